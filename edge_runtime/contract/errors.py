@@ -1,0 +1,70 @@
+"""Every error that pacplus raises on purpose, and who is to blame for it.
+
+The type decides what happens next: a user's mistake is explained, a bad peer is
+evicted, a bug crashes with a traceback::
+
+    PacplusError
+    ├── UserError                  explained in one line, then the exit code
+    │   ├── UsageError             2  wrong options
+    │   ├── BadInputError          3  a file, a line or a field is not what it must be
+    │   ├── MissingExtraError      3  a package is not installed; says what to install
+    │   ├── InfeasibleError        4  no plan fits, or no device is there
+    │   └── StoppedError           5  stopped, but a later --resume goes on
+    └── RemoteError                a peer broke the protocol: reject, log, evict
+        └── DecodeError            bytes from a peer are no valid message
+"""
+
+from __future__ import annotations
+
+
+class PacplusError(Exception):
+    """Base of all errors that pacplus raises on purpose."""
+
+    exit_code: int = 1
+
+
+class UserError(PacplusError):
+    """The user can mend it; the message says what, where and how."""
+
+    exit_code = 3
+
+
+class UsageError(UserError):
+    """An option or argument is wrong."""
+
+    exit_code = 2
+
+
+class BadInputError(UserError):
+    """A file, a line or a field is not what it must be."""
+
+    exit_code = 3
+
+
+class MissingExtraError(UserError):
+    """An optional dependency is needed and absent."""
+
+    exit_code = 3
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; install it with: pip install 'pacplus[{extra}]'")
+
+
+class InfeasibleError(UserError):
+    """No plan satisfies the constraints, or no device is available."""
+
+    exit_code = 4
+
+
+class StoppedError(UserError):
+    """The run stopped before its end and can be resumed."""
+
+    exit_code = 5
+
+
+class RemoteError(PacplusError):
+    """A peer broke the protocol."""
+
+
+class DecodeError(RemoteError):
+    """Bytes from a peer are not a valid message."""

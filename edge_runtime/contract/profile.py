@@ -1,0 +1,137 @@
+"""What a device can do, measured on the device: the planner's input."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+from .ids import DeviceId
+
+Role = Literal["backbone", "trainer"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class BlockTiming:
+    """Forward time of one block at one micro-batch shape.
+
+    Attributes:
+        batch_size: samples of the timed micro-batch.
+        sequence_length: tokens of each of its samples.
+        seconds_per_token: of the block, for one token of such a micro-batch.
+    """
+
+    batch_size: int
+    sequence_length: int
+    seconds_per_token: float
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.sequence_length < 1:
+            raise ValueError("batch_size and sequence_length must be positive")
+        if not 0 < self.seconds_per_token < math.inf:
+            raise ValueError("seconds_per_token must be positive")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerProfile:
+    """Adapter training on a device.
+
+    Attributes:
+        seconds_per_sample: one sample's part of a training step (read the cache, forward,
+            backward), at the mean length of the data.
+        seconds_per_step: what each step costs whatever its batch (optimizer, dispatch).
+        memory_bytes: resident bytes that training adds to the idle device process:
+            libraries, adapter, gradients, optimizer and one step's activations.
+    """
+
+    seconds_per_sample: float
+    seconds_per_step: float = 0.0
+    memory_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds_per_sample < math.inf:
+            raise ValueError("seconds_per_sample must be positive")
+        if not 0 <= self.seconds_per_step < math.inf or self.memory_bytes < 0:
+            raise ValueError("seconds_per_step and memory_bytes must not be negative")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LinkProfile:
+    """A device's connection, as one up rate, one down rate and one latency."""
+
+    up_bits_per_second: float
+    down_bits_per_second: float
+    latency_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not min(self.up_bits_per_second, self.down_bits_per_second) > 0:
+            raise ValueError("up_bits_per_second and down_bits_per_second must be positive")
+        if not 0 <= self.latency_seconds < math.inf:
+            raise ValueError("latency_seconds must not be negative")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceProfile:
+    """One device.
+
+    Attributes:
+        device: its id.
+        profile: name in the catalogue of devices; empty for an ordinary device.
+        roles: ``backbone`` runs stages, ``trainer`` owns samples and trains on them.
+        memory_bytes: what the device process may have resident, cgroup limit included.
+        base_memory_bytes: resident now, before any stage is loaded.
+        storage_bytes: free space for its cache, quota included.
+        cores: processors it may use, fractions included (a cgroup quota).
+        threads: threads that its inference and training use.
+        provider: execution provider of ONNX Runtime.
+        kernel_class: how its integer kernels behave, e.g. ``vnni`` or ``exact``.
+        blocks: timings by the manifest's ``alike``; empty without the backbone role.
+        trainer: None without the trainer role.
+        link: None where nothing slows it: processes of one machine.
+        measured: the times come from this device, not from a catalogue.
+    """
+
+    device: DeviceId
+    profile: str = ""
+    roles: tuple[Role, ...]
+    memory_bytes: int
+    base_memory_bytes: int
+    storage_bytes: int
+    cores: float
+    threads: int = 1
+    provider: str = "CPUExecutionProvider"
+    kernel_class: str = "native"
+    blocks: Mapping[str, tuple[BlockTiming, ...]] = dataclasses.field(default_factory=dict)
+    trainer: TrainerProfile | None = None
+    link: LinkProfile | None = None
+    measured: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.device:
+            raise ValueError("device is empty")
+        if not self.roles or len(set(self.roles)) != len(self.roles):
+            raise ValueError("roles must name backbone, trainer or both, each once")
+        if ("backbone" in self.roles) != bool(self.blocks):
+            raise ValueError("blocks must hold timings exactly when roles has backbone")
+        if ("trainer" in self.roles) != (self.trainer is not None):
+            raise ValueError("trainer must be given exactly when roles has trainer")
+        if not all(self.blocks.values()):
+            raise ValueError("blocks must hold at least one timing for each class")
+        if min(self.memory_bytes, self.threads) < 1 or not 0 < self.cores < math.inf:
+            raise ValueError("memory_bytes, threads and cores must be positive")
+        if min(self.base_memory_bytes, self.storage_bytes) < 0:
+            raise ValueError("base_memory_bytes and storage_bytes must not be negative")
+
+    @property
+    def numerics(self) -> str:
+        """What its activations were made by, as cache records say it."""
+        return f"{self.provider}/{self.kernel_class}"
+
+    def seconds_per_token(self, alike: str, sequence_length: float) -> float:
+        """Forward time of one token of a block, at the nearest length that was timed.
+
+        Raises:
+            KeyError: the profile lacks that class of blocks.
+        """
+        timings = self.blocks[alike]
+        nearest = min(timings, key=lambda timing: abs(timing.sequence_length - sequence_length))
+        return nearest.seconds_per_token

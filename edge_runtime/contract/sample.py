@@ -1,0 +1,158 @@
+"""Tokenised samples, and the key that a sample's backbone outputs are filed under."""
+
+import dataclasses
+import hashlib
+import struct
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from .ids import SampleKey, Sha256
+
+KEY_BYTES = 32
+_DOMAIN = b"pacplus sample 1\0"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Ragged:
+    """Rows of unequal lengths, one after the other, without padding.
+
+    Attributes:
+        values: all rows, (T,) int32.
+        offsets: row i is ``values[offsets[i]:offsets[i + 1]]``, (N + 1,) int64.
+    """
+
+    values: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if self.values.dtype != np.int32 or self.values.ndim != 1:
+            raise ValueError("values must be one-dimensional int32")
+        if self.offsets.dtype != np.int64 or self.offsets.ndim != 1 or not len(self.offsets):
+            raise ValueError("offsets must be one-dimensional int64 with at least one entry")
+        ends = (int(self.offsets[0]), int(self.offsets[-1]))
+        if ends != (0, len(self.values)) or (np.diff(self.offsets) < 0).any():
+            raise ValueError(f"offsets must rise from 0 to {len(self.values)}")
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[npt.ArrayLike]) -> "Ragged":
+        """Joins rows of integers."""
+        arrays = [np.asarray(row, np.int32) for row in rows]
+        offsets = np.zeros(len(arrays) + 1, np.int64)
+        np.cumsum([len(array) for array in arrays], out=offsets[1:])
+        values = np.concatenate(arrays) if arrays else np.empty(0, np.int32)
+        return cls(values=values, offsets=offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.int32]:
+        """Row ``index``, a view."""
+        return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Length of every row, (N,) int64."""
+        return np.diff(self.offsets)
+
+    def take(self, indices: npt.ArrayLike) -> "Ragged":
+        """The rows ``indices``, in that order."""
+        return Ragged.from_rows([self[index] for index in np.asarray(indices, np.int64).tolist()])
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Samples:
+    """N tokenised samples, as devices receive them.
+
+    Attributes:
+        inputs: the backbone inputs of kind ``tokens`` by name, in the manifest's order.
+            Inputs of kind ``mask`` follow from the lengths and are not stored.
+        second_starts: index of the first token of ``text_pair``'s segment; 0 when there
+            is none; (N,) int32.
+        keys: sample keys, (N, 32) uint8.
+    """
+
+    inputs: Mapping[str, Ragged]
+    second_starts: npt.NDArray[np.int32]
+    keys: npt.NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        if not self.inputs:
+            raise ValueError("inputs is empty")
+        count = len(self.keys)
+        if self.keys.dtype != np.uint8 or self.keys.shape != (count, KEY_BYTES):
+            raise ValueError("keys must be (N, 32) uint8")
+        if self.second_starts.dtype != np.int32 or self.second_starts.shape != (count,):
+            raise ValueError(f"second_starts must be int32 of shape ({count},)")
+        for name, ragged in self.inputs.items():
+            if len(ragged) != count:
+                raise ValueError(f"input {name!r} has {len(ragged)} rows for {count} keys")
+        if ((self.second_starts < 0) | (self.second_starts > self.lengths)).any():
+            raise ValueError("second_starts points outside of its sample")
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of every sample in its first input, (N,) int64."""
+        return next(iter(self.inputs.values())).lengths
+
+    def key(self, index: int) -> SampleKey:
+        """Key of one sample."""
+        return SampleKey(self.keys[index].tobytes())
+
+    def take(self, indices: npt.ArrayLike) -> "Samples":
+        """The samples ``indices``, in that order."""
+        chosen = np.asarray(indices, np.int64)
+        return Samples(
+            inputs={name: ragged.take(chosen) for name, ragged in self.inputs.items()},
+            second_starts=self.second_starts[chosen],
+            keys=self.keys[chosen],
+        )
+
+
+def sample_keys(backbone_digest: Sha256, inputs: Mapping[str, Ragged]) -> npt.NDArray[np.uint8]:
+    """Keys of all samples.
+
+    A key is SHA-256 over a domain tag, the backbone digest and, by ascending name, every
+    input's name, length and values: all that decides the backbone's outputs, and nothing
+    else (no label, task, seed, padding or batch).
+
+    Args:
+        backbone_digest: of the manifest.
+        inputs: the model inputs of kind ``tokens``, all with N rows.
+
+    Returns:
+        (N, 32) uint8.
+    """
+    prefix = hashlib.sha256(_DOMAIN + _framed(backbone_digest.encode()))
+    streams = [
+        (_framed(name.encode()), ragged.values.astype("<i4").tobytes(), ragged.offsets.tolist())
+        for name, ragged in sorted(inputs.items())
+    ]
+    count = len(streams[0][2]) - 1
+    keys = bytearray()
+    for i in range(count):
+        digest = prefix.copy()
+        for name, values, offsets in streams:
+            digest.update(name + _framed(values[4 * offsets[i] : 4 * offsets[i + 1]]))
+        keys += digest.digest()
+    return np.frombuffer(bytes(keys), np.uint8).reshape(count, KEY_BYTES)
+
+
+def sample_key(backbone_digest: Sha256, streams: Mapping[str, npt.ArrayLike]) -> SampleKey:
+    """Key of one sample; see :func:`sample_keys`.
+
+    Args:
+        backbone_digest: of the manifest.
+        streams: the unpadded token ids of every input of kind ``tokens``, by name.
+    """
+    inputs = {name: Ragged.from_rows([ids]) for name, ids in streams.items()}
+    return SampleKey(sample_keys(backbone_digest, inputs).tobytes())
+
+
+def _framed(data: bytes) -> bytes:
+    """``data`` behind its length, so that no two lists of parts read alike."""
+    return struct.pack("<Q", len(data)) + data

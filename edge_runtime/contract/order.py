@@ -94,6 +94,9 @@ def shard_slots(num_samples: int, batch_size: int, shard: int) -> Ints:
 def shard_order(lengths: npt.ArrayLike, *, seed: int, epoch: int, shard: int) -> Ints:
     """Order of one shard's samples over its slots: by length bucket, shuffled within.
 
+    Then neighbours trade places at random, or samples that are alone in their bucket
+    would meet the same samples of the other shards in every epoch.
+
     Args:
         lengths: tokens of the shard's samples, in the order of their numbers.
         seed: of the run.
@@ -104,7 +107,12 @@ def shard_order(lengths: npt.ArrayLike, *, seed: int, epoch: int, shard: int) ->
         Indices into ``lengths``, in the order of the slots.
     """
     buckets = length_bucket(lengths)
-    return np.lexsort((_random_words(len(buckets), seed, _SHARD_DOMAIN, epoch, shard), buckets))
+    words = _random_words(2 * len(buckets), seed, _SHARD_DOMAIN, epoch, shard)
+    shuffled, jitter = words[: len(buckets)], words[len(buckets) :] >> np.uint64(31)
+    by_bucket = np.lexsort((shuffled, buckets))
+    # Jitter is below two places, in integers: rounding must not differ between devices.
+    places = (np.arange(len(buckets), dtype=np.uint64) << np.uint64(32)) + jitter
+    return by_bucket[np.argsort(places, kind="stable")]
 
 
 def slot_order(num_samples: int, batch_size: int, *, seed: int, epoch: int) -> Ints:

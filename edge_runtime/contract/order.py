@@ -44,8 +44,8 @@ def length_bucket(lengths: npt.ArrayLike) -> Ints:
     return buckets
 
 
-def assign_shards(keys_N32: npt.NDArray[np.uint8], lengths: npt.ArrayLike, batch_size: int) -> Ints:
-    """Logical shard, 0..S-1, of every sample.
+def rank_samples(keys_N32: npt.NDArray[np.uint8], lengths: npt.ArrayLike, batch_size: int) -> Ints:
+    """Rank of every sample: its place when sorted by (shard, bucket, key, line).
 
     Args:
         keys_N32: sample keys in the order of the lines, (N, 32) uint8.
@@ -53,21 +53,36 @@ def assign_shards(keys_N32: npt.NDArray[np.uint8], lengths: npt.ArrayLike, batch
         batch_size: S.
 
     Returns:
-        (N,) int64. With n samples, the first ``n % S`` shards hold one more than the rest.
+        (N,) int64, a permutation of 0..N-1. Shards are runs of ranks, see :func:`shard_of`.
     """
     if keys_N32.ndim != 2 or keys_N32.shape[1] != 32 or keys_N32.dtype != np.uint8:
         raise ValueError(f"keys must be (N, 32) uint8, not {keys_N32.shape} {keys_N32.dtype}")
+    count = len(keys_N32)
     words_N4 = np.ascontiguousarray(keys_N32).view(">u8")
     buckets = length_bucket(lengths)
     by_bucket = np.lexsort((*words_N4.T[::-1], buckets))
-    dealt = np.arange(len(keys_N32), dtype=np.int64) % batch_size
-    shards = np.empty(len(keys_N32), np.int64)
-    shards[by_bucket] = dealt[np.lexsort((dealt, buckets[by_bucket]))]
-    return shards
+    buckets = buckets[by_bucket]
+    dealt = np.arange(count, dtype=np.int64) % batch_size
+    shards = dealt[np.lexsort((dealt, buckets))]
+    ranks = np.empty(count, np.int64)
+    ranks[by_bucket[np.argsort(shards, kind="stable")]] = np.arange(count)
+    return ranks
+
+
+def shard_of(ranks: npt.ArrayLike, num_samples: int, batch_size: int) -> Ints:
+    """Logical shard, 0..S-1, of each rank; same shape as ``ranks``."""
+    ends = np.cumsum(shard_sizes(num_samples, batch_size))
+    return np.searchsorted(ends, np.asarray(ranks, np.int64), side="right").astype(np.int64)
+
+
+def assign_shards(keys_N32: npt.NDArray[np.uint8], lengths: npt.ArrayLike, batch_size: int) -> Ints:
+    """Logical shard of every sample, (N,) int64; arguments as for :func:`rank_samples`."""
+    ranks = rank_samples(keys_N32, lengths, batch_size)
+    return shard_of(ranks, len(ranks), batch_size)
 
 
 def shard_sizes(num_samples: int, batch_size: int) -> Ints:
-    """Samples of each shard, (S,)."""
+    """Samples of each shard, (S,): the first ``n % S`` shards hold one more than the rest."""
     return (num_samples + batch_size - 1 - np.arange(batch_size, dtype=np.int64)) // batch_size
 
 
@@ -98,7 +113,7 @@ def shard_order(lengths: npt.ArrayLike, *, seed: int, epoch: int, shard: int) ->
     would meet the same samples of the other shards in every epoch.
 
     Args:
-        lengths: tokens of the shard's samples, in the order of their numbers.
+        lengths: tokens of the shard's samples, in the order of their ranks.
         seed: of the run.
         epoch: from 1.
         shard: the logical shard.
@@ -130,8 +145,7 @@ def step_counts(num_samples: int, batch_size: int, *, seed: int, epoch: int) -> 
 
 
 def epoch_order(
-    numbers: npt.ArrayLike,
-    shards: npt.ArrayLike,
+    ranks: npt.ArrayLike,
     lengths: npt.ArrayLike,
     *,
     num_samples: int,
@@ -142,8 +156,7 @@ def epoch_order(
     """Which of the held samples take part in each step of an epoch.
 
     Args:
-        numbers: what numbers the samples over all devices (their lines, say); distinct.
-        shards: their logical shards; whole shards are held.
+        ranks: of the samples held, in any order; whole shards.
         lengths: their tokens.
         num_samples: training samples over all devices, n.
         batch_size: S.
@@ -151,18 +164,18 @@ def epoch_order(
         epoch: from 1. The fill phase follows epoch 1.
 
     Returns:
-        For every step, indices into ``numbers`` by ascending shard; possibly none.
+        For every step, indices into ``ranks`` by ascending shard; possibly none.
 
     Raises:
         ValueError: a held shard is not complete.
     """
-    by_number = np.argsort(np.asarray(numbers, np.int64), kind="stable")
-    sorted_shards = np.asarray(shards, np.int64)[by_number]
+    by_rank = np.argsort(np.asarray(ranks, np.int64), kind="stable")
+    shards = shard_of(np.asarray(ranks, np.int64)[by_rank], num_samples, batch_size)
     tokens = np.asarray(lengths, np.int64)
     sizes = shard_sizes(num_samples, batch_size)
     table = np.full((steps_per_epoch(num_samples, batch_size), batch_size), -1, np.int64)
-    for shard in np.unique(sorted_shards).tolist():
-        members = by_number[sorted_shards == shard]
+    for shard in np.unique(shards).tolist():
+        members = by_rank[shards == shard]
         if len(members) != sizes[shard]:
             raise ValueError(f"shard {shard} has {len(members)} samples, not {sizes[shard]}")
         order = shard_order(tokens[members], seed=seed, epoch=epoch, shard=shard)

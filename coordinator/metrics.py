@@ -1,0 +1,97 @@
+"""Metrics of a task from its outputs, by the keys of the design. N samples, C classes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from edge_runtime.contract.manifest import Task
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+
+
+def metrics(task: Task, outputs_NC: npt.ArrayLike, targets_N: npt.ArrayLike) -> dict[str, float]:
+    """All metrics of a task.
+
+    Args:
+        task: ``classification`` or ``regression``.
+        outputs_NC: logits, or predicted values with C = 1.
+        targets_N: class indices, or values.
+
+    Returns:
+        ``accuracy, macro_f1, loss`` and, with two classes, ``f1``; or ``pearson,
+        spearman, loss``. Always finite for finite outputs.
+
+    Raises:
+        ValueError: no samples, or another task.
+    """
+    outputs = np.asarray(outputs_NC, np.float64)
+    if not len(outputs):
+        raise ValueError("no samples to evaluate")
+    if task == "classification":
+        return _classification(outputs, np.asarray(targets_N, np.int64))
+    if task == "regression":
+        return _regression(outputs.reshape(-1), np.asarray(targets_N, np.float64))
+    raise ValueError(f"no metrics for {task}")
+
+
+def _classification(logits: Floats, targets: npt.NDArray[np.int64]) -> dict[str, float]:
+    predicted = logits.argmax(axis=1)
+    result = {
+        "accuracy": float((predicted == targets).mean()),
+        "macro_f1": macro_f1(predicted, targets),
+        "loss": cross_entropy(logits, targets),
+    }
+    if logits.shape[1] == 2:
+        result["f1"] = f1(predicted, targets, positive=1)
+    return result
+
+
+def _regression(values: Floats, targets: Floats) -> dict[str, float]:
+    return {
+        "pearson": pearson(values, targets),
+        "spearman": spearman(values, targets),
+        "loss": float(np.square(values - targets).mean()),
+    }
+
+
+def f1(predicted: npt.ArrayLike, targets: npt.ArrayLike, *, positive: int) -> float:
+    """Harmonic mean of precision and recall of one class; 0 when it never occurs."""
+    chosen, true = np.asarray(predicted) == positive, np.asarray(targets) == positive
+    total = int(chosen.sum() + true.sum())
+    return 2 * int((chosen & true).sum()) / total if total else 0.0
+
+
+def macro_f1(predicted: npt.ArrayLike, targets: npt.ArrayLike) -> float:
+    """Mean F1 of the classes that occur among predictions or targets."""
+    classes = np.union1d(np.asarray(predicted), np.asarray(targets)).tolist()
+    return sum(f1(predicted, targets, positive=label) for label in classes) / len(classes)
+
+
+def cross_entropy(logits_NC: Floats, targets_N: npt.NDArray[np.int64]) -> float:
+    """Mean negative log-likelihood of the targets, in nats."""
+    shifted = logits_NC - logits_NC.max(axis=1, keepdims=True)
+    log_normalizer = np.log(np.exp(shifted).sum(axis=1))
+    return float((log_normalizer - shifted[np.arange(len(shifted)), targets_N]).mean())
+
+
+def pearson(left: npt.ArrayLike, right: npt.ArrayLike) -> float:
+    """Linear correlation; 0 where it is undefined (one side is constant)."""
+    x, y = np.asarray(left, np.float64), np.asarray(right, np.float64)
+    x, y = x - x.mean(), y - y.mean()
+    scale = float(np.sqrt(np.square(x).sum() * np.square(y).sum()))
+    return float((x * y).sum()) / scale if scale > 0 else 0.0
+
+
+def spearman(left: npt.ArrayLike, right: npt.ArrayLike) -> float:
+    """Correlation of ranks; equal values share the mean of their ranks."""
+    return pearson(_mean_ranks(left), _mean_ranks(right))
+
+
+def _mean_ranks(values: npt.ArrayLike) -> Floats:
+    _, inverse, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[inverse]

@@ -1,0 +1,1 @@
+"""A catalogue of edge devices, and their emulation on one machine."""

@@ -1,0 +1,249 @@
+"""A slow link in user space: a TCP relay with a bandwidth and a latency.
+
+Kernel traffic shaping is not available everywhere, so a device's connections pass
+through a relay instead. It copies bytes and knows no protocol: encrypted streams pass
+opaque.
+
+Each direction of a link is a :class:`Shaper`, shared by all of the link's connections: a
+chunk takes ``size / rate`` on the wire, one chunk after the other, and arrives a latency
+later. A chunk is read only when the wire is about to be free, so a relay holds little
+more than what is on its way (rate x latency), and TCP's own flow control holds up the
+sender.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import math
+import socket
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from types import TracebackType
+
+_logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+Address = tuple[str, int]
+_Arrivals = asyncio.Queue[tuple[float, bytes]]
+
+_LOOKAHEAD_SECONDS = 0.004
+"""Reading starts this much before the wire is free, since timers are late by 1 ms or so."""
+
+_CHUNK_SECONDS = 0.004
+_MIN_CHUNK_BYTES = 1_500
+_MAX_CHUNK_BYTES = 65_536
+_SOCKET_BUFFER_BYTES = 131_072
+_CLOSE_SECONDS = 5.0
+
+
+class Shaper:
+    """When bytes arrive that are sent over a link: arithmetic, no clock."""
+
+    def __init__(self, bytes_per_second: float, latency_seconds: float) -> None:
+        self.bytes_per_second = bytes_per_second
+        self.latency_seconds = latency_seconds
+        self.free_at = -math.inf
+
+    def send(self, now: float, size_bytes: int) -> float:
+        """Puts ``size_bytes`` on the wire at ``now`` or when it is free; returns the arrival."""
+        self.free_at = max(now, self.free_at) + size_bytes / self.bytes_per_second
+        return self.free_at + self.latency_seconds
+
+    @property
+    def chunk_bytes(self) -> int:
+        """A chunk that takes a few milliseconds."""
+        wanted = int(self.bytes_per_second * _CHUNK_SECONDS)
+        return min(max(wanted, _MIN_CHUNK_BYTES), _MAX_CHUNK_BYTES)
+
+    @property
+    def chunks_in_flight(self) -> int:
+        """As many chunks as are on their way at full rate, and a few more."""
+        in_flight_bytes = self.bytes_per_second * (self.latency_seconds + _LOOKAHEAD_SECONDS)
+        return math.ceil(in_flight_bytes / self.chunk_bytes) + 2
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """Bytes that a link has carried, from and to its device."""
+
+    sent_bytes: int
+    received_bytes: int
+
+
+class Link:
+    """One device's link, with a thread of its own; a context manager.
+
+    The rate holds for each direction, over all relayed connections together. A dilated
+    emulation passes rate / dilation and latency x dilation.
+    """
+
+    def __init__(self, *, rate_bits_per_second: float, latency_seconds: float) -> None:
+        """Starts the thread; nothing is relayed yet.
+
+        Args:
+            rate_bits_per_second: of each direction; must be positive.
+            latency_seconds: one way.
+        """
+        if not rate_bits_per_second > 0 or not latency_seconds >= 0:
+            raise ValueError("the rate must be positive and the latency not negative")
+        self._up = Shaper(rate_bits_per_second / 8, latency_seconds)
+        self._down = Shaper(rate_bits_per_second / 8, latency_seconds)
+        self._carried = {"up": 0, "down": 0}
+        self._servers: list[asyncio.Server] = []
+        self._connections: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="link", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Link:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def traffic(self) -> Traffic:
+        """What it has carried so far."""
+        return Traffic(sent_bytes=self._carried["up"], received_bytes=self._carried["down"])
+
+    def relay(
+        self,
+        target: Address,
+        *,
+        listen: Address = ("127.0.0.1", 0),
+        to_device: bool = False,
+    ) -> Address:
+        """Relays connections made to ``listen`` on to ``target``.
+
+        Args:
+            target: where connections go.
+            listen: where they come; port 0 takes any free one.
+            to_device: the device is at ``target``; otherwise it is the one that connects.
+
+        Returns:
+            The address that it listens at.
+
+        Raises:
+            OSError: ``listen`` is in use or not an address of this machine.
+        """
+        return self._call(self._serve(target, listen, to_device))
+
+    def close(self) -> None:
+        """Closes all connections and ends the thread."""
+        if self._loop.is_closed():
+            return
+        self._call(self._shut())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_CLOSE_SECONDS)
+        self._loop.close()
+
+    def _call(self, work: Coroutine[Any, Any, _T]) -> _T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _serve(self, target: Address, listen: Address, to_device: bool) -> Address:
+        listener = socket.create_server(listen)
+        # Kernel buffers hide the sender's bytes from the wire; they are inherited.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER_BYTES)
+
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = self._loop.create_task(self._join(target, to_device, reader, writer))
+            self._connections.add(task)
+            task.add_done_callback(self._connections.discard)
+
+        server = await asyncio.start_server(accept, sock=listener, limit=_MAX_CHUNK_BYTES)
+        self._servers.append(server)
+        host, port = listener.getsockname()[:2]
+        return host, port
+
+    async def _join(
+        self,
+        target: Address,
+        to_device: bool,
+        near_reader: asyncio.StreamReader,
+        near_writer: asyncio.StreamWriter,
+    ) -> None:
+        writers = [near_writer]
+        finished = False
+        try:
+            far_reader, far_writer = await asyncio.open_connection(*target, limit=_MAX_CHUNK_BYTES)
+            writers.append(far_writer)
+            onward, back = ("down", "up") if to_device else ("up", "down")
+            await _all_or_none(
+                self._pump(onward, near_reader, far_writer),
+                self._pump(back, far_reader, near_writer),
+            )
+            finished = True
+        except OSError as error:
+            _logger.debug("relayed connection to %s ended: %s", target, error)
+        finally:
+            for writer in writers:
+                writer.close() if finished else writer.transport.abort()
+
+    async def _pump(
+        self, direction: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Carries one direction of one connection until its end, and passes the end on."""
+        shaper = self._up if direction == "up" else self._down
+        arrivals = _Arrivals(shaper.chunks_in_flight)
+        await _all_or_none(
+            self._read(direction, shaper, reader, arrivals), self._deliver(arrivals, writer)
+        )
+
+    async def _read(
+        self, direction: str, shaper: Shaper, reader: asyncio.StreamReader, arrivals: _Arrivals
+    ) -> None:
+        while True:
+            data = await reader.read(shaper.chunk_bytes)
+            arrival = shaper.send(self._loop.time(), len(data))
+            await arrivals.put((arrival, data))
+            if not data:
+                return
+            self._carried[direction] += len(data)
+            await self._sleep_until(shaper.free_at - _LOOKAHEAD_SECONDS)
+
+    async def _deliver(self, arrivals: _Arrivals, writer: asyncio.StreamWriter) -> None:
+        while True:
+            arrival, data = await arrivals.get()
+            await self._sleep_until(arrival)
+            if not data:
+                writer.write_eof()
+                return
+            writer.write(data)
+            await writer.drain()
+
+    async def _sleep_until(self, when: float) -> None:
+        delay = when - self._loop.time()
+        if delay > 0:
+            await asyncio.sleep(delay)
+
+    async def _shut(self) -> None:
+        for server in self._servers:
+            server.close()
+        for task in tuple(self._connections):
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        with contextlib.suppress(asyncio.TimeoutError):
+            for server in self._servers:
+                await asyncio.wait_for(server.wait_closed(), _CLOSE_SECONDS)
+
+
+async def _all_or_none(*works: Coroutine[Any, Any, None]) -> None:
+    """Runs ``works`` together; when one fails the others are cancelled."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

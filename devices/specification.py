@@ -1,0 +1,179 @@
+"""What ``--emulate`` says: which devices to start, and how they differ from the catalogue.
+
+Grammar: ``NAME[:key=value[,key=value]...]`` and commas between devices, so an item with
+``=`` and without ``:`` goes on with the options of the device before it::
+
+    jetson-nano,raspberry-pi-5:memory=400M,cpu=0.5,laptop:trainer=no
+
+K, M, G and T are powers of 1000, as in data sheets and link rates; Ki, Mi, Gi and Ti are
+powers of 1024.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+from edge_runtime.contract.errors import UsageError
+from edge_runtime.contract.ids import DeviceId
+
+from .catalogue import Role, load_device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+MIN_MEMORY_BYTES = 32_000_000
+"""Less than this, Python with numpy, ONNX Runtime and ZeroMQ does not even start."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EmulatedDevice:
+    """One device to emulate.
+
+    Attributes:
+        id: ``NAME-N``, N counting the devices of that name from 1.
+        profile: its name in the catalogue.
+        memory_bytes: the cap on its memory.
+        cores: threads are never more than this.
+        compute_cores: its speed, in cores of the reference laptop.
+        link_bits_per_second: of its link, each way.
+        latency_seconds: of its link, one way.
+        roles: what it may be given to do.
+    """
+
+    id: DeviceId
+    profile: str
+    memory_bytes: int
+    cores: int
+    compute_cores: float
+    link_bits_per_second: float
+    latency_seconds: float
+    roles: tuple[Role, ...]
+
+
+def parse_emulate(text: str) -> tuple[EmulatedDevice, ...]:
+    """Parses the value of ``--emulate``.
+
+    Raises:
+        UsageError: names the item that is wrong and says what is allowed there.
+    """
+    counts: collections.Counter[str] = collections.Counter()
+    devices = []
+    for name, options in _split_devices(text):
+        counts[name] += 1
+        devices.append(_device(name, counts[name], options))
+    return tuple(devices)
+
+
+def _split_devices(text: str) -> list[tuple[str, list[str]]]:
+    devices: list[tuple[str, list[str]]] = []
+    for item in (part.strip() for part in text.split(",")):
+        name, colon, option = (part.strip() for part in item.partition(":"))
+        if not colon and "=" in item:
+            if not devices:
+                raise UsageError(f"--emulate: {item!r} comes before any device; write NAME:{item}")
+            devices[-1][1].append(item)
+        elif not name or (colon and not option):
+            raise UsageError(
+                f"--emulate: {item!r} in {text[:200]!r} is no device; write NAME or NAME:key=value"
+            )
+        else:
+            devices.append((name, [option] if colon else []))
+    return devices
+
+
+def _device(name: str, count: int, items: Sequence[str]) -> EmulatedDevice:
+    spec = load_device(name)
+    options = _options(name, items)
+    cores = options.get("cores", spec.cores)
+    trains = options.get("trainer", "trainer" in spec.roles)
+    return EmulatedDevice(
+        id=DeviceId(f"{name}-{count}"),
+        profile=name,
+        memory_bytes=options.get("memory", spec.memory_bytes),
+        cores=cores,
+        compute_cores=options.get("cpu", cores * spec.relative_speed),
+        link_bits_per_second=options.get("link", spec.link_bits_per_second),
+        latency_seconds=options.get("latency", spec.latency_seconds),
+        roles=("backbone", "trainer") if trains else ("backbone",),
+    )
+
+
+def _options(name: str, items: Iterable[str]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for item in items:
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or key not in _PARSERS:
+            allowed = ", ".join(f"{key}={shape}" for key, (_, shape) in _PARSERS.items())
+            raise UsageError(f"--emulate {name}: {item!r} is no option; there are: {allowed}")
+        if key in options:
+            raise UsageError(f"--emulate {name}: {key} is given twice")
+        parse, shape = _PARSERS[key]
+        parsed = parse(value)
+        if parsed is None:
+            raise UsageError(f"--emulate {name}: {item!r} is wrong; write {key}={shape}")
+        options[key] = parsed
+    return options
+
+
+_PREFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_PREFIXES |= {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+
+
+def _scaled(value: str, pattern: str) -> float | None:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)" + pattern, value, re.IGNORECASE)
+    return float(match[1]) * _PREFIXES[match[2].upper()] if match else None
+
+
+def _memory(value: str) -> int | None:
+    size = _scaled(value, r"([KMGT]i?|)B?")
+    return int(size) if size is not None and size >= MIN_MEMORY_BYTES else None
+
+
+def _rate(value: str) -> float | None:
+    return _scaled(value, r"([KMGT]i?|)(?:bit)?") or None
+
+
+def _latency(value: str) -> float | None:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(us|ms|s)", value)
+    return float(match[1]) * _SECONDS[match[2]] if match else None
+
+
+def _compute(value: str) -> float | None:
+    return float(value) or None if re.fullmatch(r"\d+(\.\d+)?", value) else None
+
+
+def _cores(value: str) -> int | None:
+    return int(value) or None if re.fullmatch(r"\d{1,4}", value) else None
+
+
+def _yes_no(value: str) -> bool | None:
+    return {"yes": True, "no": False}.get(value)
+
+
+_PARSERS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "memory": (_memory, f"BYTES, e.g. 400M or 2Gi, at least {MIN_MEMORY_BYTES // 10**6}M"),
+    "cpu": (_compute, "CORES of the reference laptop, e.g. 0.5"),
+    "cores": (_cores, "COUNT, e.g. 4"),
+    "link": (_rate, "BITS-PER-SECOND, e.g. 100M"),
+    "latency": (_latency, "TIME, e.g. 5ms"),
+    "trainer": (_yes_no, "yes|no"),
+}
+
+
+def dilation(devices: Sequence[EmulatedDevice], host_cores: float) -> float:
+    """The factor, at least 1, by which all devices run slower than they would in truth.
+
+    Above 1 when they need more together than this machine's ``host_cores``; compute,
+    links and latencies are then stretched alike, so their proportions stay.
+    """
+    return max(1.0, sum(device.compute_cores for device in devices) / host_cores)
+
+
+def thread_count(device: EmulatedDevice, quota_cores: float) -> int:
+    """Threads worth having: one for each begun core of the quota, at most the device's cores."""
+    return max(1, min(device.cores, math.ceil(quota_cores)))

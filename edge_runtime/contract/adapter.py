@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal
 
 from .ids import Sha256
 from .manifest import Task
+from .tensors import read_tensors, write_tensors
 
 AdapterKind = Literal["attention", "mlp"]
 
@@ -20,11 +22,16 @@ class AdapterConfig:
         hidden_size: backbone width d.
         reduction: r; the adapter width is ``hidden_size // reduction``.
         num_heads: attention heads of a side block.
+        feed_forward_ratio: hidden channels of a side block's MLP, in adapter widths.
+        initial_gate: g_i before training; mu_i = sigmoid(g_i) is the share of s_{i-1}.
         layers: indices of the backbone hidden states that are read, ascending; the last
             one is always the backbone's last. Index 0 is the embeddings block's output.
         task: decides head and loss.
         num_outputs: classes, or 1 for regression.
         pair: the data has ``text_pair``; each segment is pooled apart.
+        target_mean: regression's targets are standardised by it and ``target_scale``, so
+            that the learning rate does not depend on their unit.
+        target_scale: standard deviation of the training targets.
         base_model: model id of the backbone.
         bundle_digest: the bundle that the adapter belongs to.
         labels: class names in output order; empty for regression.
@@ -33,11 +40,15 @@ class AdapterConfig:
     kind: AdapterKind = "attention"
     hidden_size: int
     reduction: int = 8
-    num_heads: int = 4
+    num_heads: int = 2
+    feed_forward_ratio: int = 1
+    initial_gate: float = 0.0
     layers: tuple[int, ...]
     task: Task
     num_outputs: int
     pair: bool = False
+    target_mean: float = 0.0
+    target_scale: float = 1.0
     base_model: str = ""
     bundle_digest: Sha256 = Sha256("")
     labels: tuple[str, ...] = ()
@@ -54,10 +65,22 @@ class AdapterConfig:
         if not self.layers or list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0:
             raise ValueError("layers must be ascending, distinct and not negative")
 
+        if self.feed_forward_ratio < 1:
+            raise ValueError("feed_forward_ratio must be positive")
+        if not (math.isfinite(self.initial_gate) and math.isfinite(self.target_mean)):
+            raise ValueError("initial_gate and target_mean must be finite")
+        if not 0 < self.target_scale < math.inf:
+            raise ValueError("target_scale must be positive and finite")
+
     @property
     def width(self) -> int:
         """Adapter width w."""
         return self.hidden_size // self.reduction // self.num_heads * self.num_heads
+
+    @property
+    def head_features(self) -> int:
+        """What the pooled head reads: one segment, or u, v, |u - v| and u * v of two."""
+        return self.hidden_size * (4 if self.pair else 1)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,3 +116,18 @@ class TrainingOptions:
             raise ValueError("warmup_fraction must be between 0 and 1")
         if self.weight_decay < 0 or self.max_gradient_norm < 0:
             raise ValueError("weight_decay and max_gradient_norm must not be negative")
+
+
+OPTIMIZER_PREFIX = "optimizer."
+
+
+def adapter_weights(state: bytes) -> bytes:
+    """``adapter_model.safetensors`` out of a trainer's state: the weights alone.
+
+    Raises:
+        BadInputError: ``state`` is damaged.
+    """
+    tensors = read_tensors(state, "trainer state")
+    return write_tensors(
+        {name: array for name, array in tensors.items() if not name.startswith(OPTIMIZER_PREFIX)}
+    )

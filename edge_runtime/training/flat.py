@@ -1,0 +1,97 @@
+"""Parameters and gradients as named views into one flat buffer each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from edge_runtime.contract.errors import BadInputError
+
+from .parameters import initial_values, matrix_specs, vector_specs
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edge_runtime.contract.adapter import AdapterConfig
+
+
+class Weight(NamedTuple):
+    """A parameter and where its gradient goes."""
+
+    value: torch.Tensor
+    gradient: torch.Tensor
+
+
+class FlatParameters:
+    """All parameters of an adapter.
+
+    Attributes:
+        values: (P,) float32.
+        gradients: (P,) float32.
+        decayed: number of leading values that weight decay applies to.
+    """
+
+    def __init__(self, config: AdapterConfig, seed: int) -> None:
+        matrices, vectors = matrix_specs(config), vector_specs(config)
+        self._specs = matrices + vectors
+        self.decayed = sum(spec.size for spec in matrices)
+        total = sum(spec.size for spec in self._specs)
+        self.values = torch.zeros(total)
+        self.gradients = torch.zeros(total)
+        self._weights: dict[str, Weight] = {}
+        offset = 0
+        for spec, initial in initial_values(self._specs, seed):
+            span = slice(offset, offset + spec.size)
+            offset += spec.size
+            self._weights[spec.name] = Weight(
+                self.values[span].view(spec.shape), self.gradients[span].view(spec.shape)
+            )
+            self._weights[spec.name].value.copy_(torch.from_numpy(initial))
+
+    def __getitem__(self, name: str) -> Weight:
+        return self._weights[name]
+
+    def named(self) -> dict[str, NDArray[np.float32]]:
+        """Every parameter by name, as views."""
+        return {name: weight.value.numpy() for name, weight in self._weights.items()}
+
+    def named_gradients(self) -> dict[str, NDArray[np.float32]]:
+        """Every gradient by its parameter's name, as views."""
+        return {name: weight.gradient.numpy() for name, weight in self._weights.items()}
+
+    def load(self, tensors: dict[str, NDArray[np.float32]], where: str) -> None:
+        """Overwrites every parameter.
+
+        Raises:
+            BadInputError: a tensor is missing, or its shape or dtype differs. Nothing is
+                overwritten then.
+        """
+        for spec in self._specs:
+            check_tensor(tensors, spec.name, spec.shape, np.dtype(np.float32), where)
+        for spec in self._specs:
+            np.copyto(self._weights[spec.name].value.numpy(), tensors[spec.name])
+
+
+def check_tensor(
+    tensors: dict[str, NDArray[np.float32]],
+    name: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[np.generic],
+    where: str,
+) -> None:
+    """Checks that ``tensors[name]`` is there and is what the adapter needs.
+
+    Raises:
+        BadInputError: it is not.
+    """
+    if name not in tensors:
+        raise BadInputError(f"{where}: tensor {name!r} is missing; is it of another adapter?")
+    found = tensors[name]
+    if found.shape != shape or found.dtype != dtype:
+        raise BadInputError(
+            f"{where}: {name!r} is {found.dtype} {found.shape}, this adapter needs {dtype} {shape}"
+        )
+    if not np.isfinite(found).all():
+        raise BadInputError(f"{where}: {name!r} holds values that are not finite")

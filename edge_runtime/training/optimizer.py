@@ -1,0 +1,134 @@
+"""AdamW over the flat buffer, with warm-up, linear decay and clipping."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.optim.adamw import adamw
+
+from edge_runtime.contract.errors import BadInputError
+
+from .flat import FlatParameters, check_tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edge_runtime.contract.adapter import TrainingOptions
+
+logger = logging.getLogger(__name__)
+
+_FIRST, _SECOND, _STEP = "optimizer.first_moment", "optimizer.second_moment", "optimizer.step"
+
+
+def learning_rate(step: int, total_steps: int, options: TrainingOptions) -> float:
+    """Rate of the 0-based ``step``: linear warm-up to the peak, then linear decay to 0."""
+    warmup_steps = max(1, round(options.warmup_fraction * total_steps))
+    rising = (step + 1) / warmup_steps
+    falling = (total_steps - step) / max(1, total_steps - warmup_steps + 1)
+    return options.learning_rate * max(0.0, min(rising, falling, 1.0))
+
+
+class AdamW:
+    """Decoupled weight decay on the matrices (Loshchilov and Hutter, 2019).
+
+    Attributes:
+        step: updates applied so far.
+    """
+
+    def __init__(
+        self, parameters: FlatParameters, options: TrainingOptions, total_steps: int
+    ) -> None:
+        size = parameters.values.numel()
+        self.step = 0
+        self._options = options
+        self._total_steps = total_steps
+        self._gradient = torch.zeros(size)
+        self._first = torch.zeros(size)
+        self._second = torch.zeros(size)
+        # One counter for each range: the fused kernel advances them itself.
+        self._counters = [torch.zeros(()), torch.zeros(())]
+        self._sizes = [parameters.decayed, size - parameters.decayed]
+        self._values = parameters.values
+
+    def apply(self, mean_gradient: NDArray[np.float32]) -> None:
+        """Clips by the global norm and updates the parameters in place.
+
+        A gradient that is not finite is left out (every trainer sees the same one and
+        does the same); the step counts all the same.
+
+        Raises:
+            ValueError: ``mean_gradient`` is not (P,) float32.
+        """
+        if mean_gradient.shape != self._gradient.shape or mean_gradient.dtype != np.float32:
+            raise ValueError(f"mean_gradient must be float32 of shape {self._gradient.shape}")
+        np.copyto(self._gradient.numpy(), mean_gradient)
+        norm = float(torch.linalg.vector_norm(self._gradient))
+        if np.isfinite(norm):
+            limit = self._options.max_gradient_norm
+            if limit and norm > limit:
+                self._gradient.mul_(limit / norm)
+            self._update()
+        else:
+            logger.warning("step %d: the gradient is not finite; it is left out", self.step)
+        self.step += 1
+
+    def _update(self) -> None:
+        rate = learning_rate(self.step, self._total_steps, self._options)
+        ranges = zip(
+            *(torch.split(buffer, self._sizes) for buffer in self._buffers()),
+            self._counters,
+            (self._options.weight_decay, 0.0),
+            strict=True,
+        )
+        for values, gradient, first, second, counter, decay in ranges:
+            adamw(
+                [values],
+                [gradient],
+                [first],
+                [second],
+                [],
+                [counter],
+                fused=True,
+                amsgrad=False,
+                beta1=0.9,
+                beta2=0.999,
+                lr=rate,
+                weight_decay=decay,
+                eps=1e-8,
+                maximize=False,
+            )
+
+    def _buffers(self) -> tuple[torch.Tensor, ...]:
+        return self._values, self._gradient, self._first, self._second
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Moments and counters, as views."""
+        counters = [self.step, int(self._counters[0])]
+        return {
+            _FIRST: self._first.numpy(),
+            _SECOND: self._second.numpy(),
+            _STEP: np.array(counters, np.int64),
+        }
+
+    def check(self, tensors: dict[str, np.ndarray], where: str) -> None:
+        """Checks what :meth:`load` needs.
+
+        Raises:
+            BadInputError: a tensor is missing or of another shape.
+        """
+        for name in (_FIRST, _SECOND):
+            check_tensor(tensors, name, tuple(self._first.shape), np.dtype(np.float32), where)
+        check_tensor(tensors, _STEP, (2,), np.dtype(np.int64), where)
+        if not 0 <= tensors[_STEP][1] <= tensors[_STEP][0] < 1 << 24:
+            raise BadInputError(f"{where}: {_STEP!r} is out of range")
+
+    def load(self, tensors: dict[str, np.ndarray]) -> None:
+        """Takes over what :meth:`check` has accepted."""
+        np.copyto(self._first.numpy(), tensors[_FIRST])
+        np.copyto(self._second.numpy(), tensors[_SECOND])
+        self.step, updates = map(int, tensors[_STEP])
+        for counter in self._counters:
+            counter.fill_(updates)

@@ -1,0 +1,104 @@
+"""Which parameters a Parallel Adapter has, and where they lie in the flat buffer.
+
+All parameters share one float32 buffer and all gradients another, so that an optimizer
+step and a gradient exchange each touch a single array. Matrices come first: weight decay
+then is one contiguous range.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from edge_runtime.contract.adapter import AdapterConfig
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterSpec:
+    """One named tensor.
+
+    Attributes:
+        name: its name in ``adapter_model.safetensors``.
+        shape: matrices are (inputs, outputs), applied as ``x @ W``.
+        std: standard deviation of its initial values; 0 starts at ``constant``.
+        constant: initial value where ``std`` is 0.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    std: float = 0.0
+    constant: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+
+def matrix_specs(config: AdapterConfig) -> tuple[ParameterSpec, ...]:
+    """The tensors that weight decay applies to, in buffer order."""
+    d, w, blocks = config.hidden_size, config.width, len(config.layers) - 1
+    ff = w * config.feed_forward_ratio
+    specs = [
+        ParameterSpec(name="down.weight", shape=(blocks + 1, d, w), std=d**-0.5),
+        # Zero, so that an untrained adapter leaves the backbone's output as it is.
+        ParameterSpec(name="up.weight", shape=(w, d)),
+        ParameterSpec(
+            name="head.weight",
+            shape=(config.head_features, config.num_outputs),
+            std=config.head_features**-0.5,
+        ),
+    ]
+    for i in range(blocks):
+        if config.kind == "attention":
+            specs += [
+                ParameterSpec(name=f"blocks.{i}.qkv.weight", shape=(w, 3 * w), std=w**-0.5),
+                ParameterSpec(name=f"blocks.{i}.out.weight", shape=(w, w), std=w**-0.5),
+            ]
+        specs += [
+            ParameterSpec(name=f"blocks.{i}.fc1.weight", shape=(w, ff), std=w**-0.5),
+            ParameterSpec(name=f"blocks.{i}.fc2.weight", shape=(ff, w), std=ff**-0.5),
+        ]
+    return tuple(specs)
+
+
+def vector_specs(config: AdapterConfig) -> tuple[ParameterSpec, ...]:
+    """The tensors that never decay, in buffer order, after the matrices."""
+    w, blocks = config.width, len(config.layers) - 1
+    specs = [
+        ParameterSpec(name="down.bias", shape=(blocks + 1, w)),
+        ParameterSpec(name="gate", shape=(blocks,), constant=config.initial_gate),
+        ParameterSpec(name="head.bias", shape=(config.num_outputs,)),
+    ]
+    specs += [
+        ParameterSpec(name=f"blocks.{i}.fc1.bias", shape=(w * config.feed_forward_ratio,))
+        for i in range(blocks)
+    ]
+    return tuple(specs)
+
+
+def initial_values(
+    specs: tuple[ParameterSpec, ...], seed: int
+) -> Iterator[tuple[ParameterSpec, NDArray[np.float32]]]:
+    """Initial values, the same on every machine and for every version of numpy.
+
+    Uniform values are made from Philox's raw bits, whose stream numpy guarantees; a
+    framework's normal distribution is promised by nobody.
+    """
+    bits = np.random.Philox(key=seed)
+    for spec in specs:
+        if spec.std == 0:
+            yield spec, np.full(spec.shape, spec.constant, np.float32)
+            continue
+        # 24 bits are exact in float32; a uniform value in [-a, a) has variance a^2 / 3.
+        unit = (bits.random_raw(spec.size) >> np.uint64(40)).astype(np.float32) / np.float32(2**23)
+        scaled = (unit - np.float32(1)) * np.float32(math.sqrt(3) * spec.std)
+        yield spec, scaled.reshape(spec.shape)

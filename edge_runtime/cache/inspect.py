@@ -1,0 +1,104 @@
+"""What caches a device has, for ``pacplus-device cache``: list them, remove them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edge_runtime.contract.errors import BadInputError
+
+from .record import scan
+from .segments import last_used_seconds, remove_folder, segment_files
+from .store import FOLDER_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheDescription:
+    """One cache on this device.
+
+    Attributes:
+        backbone_digest: which backbone's states these are.
+        dtype: how they are encoded.
+        samples: distinct samples.
+        bytes: size on disk.
+        last_used_seconds: when it was last opened, seconds since the epoch.
+    """
+
+    backbone_digest: str
+    dtype: str
+    samples: int
+    bytes: int
+    last_used_seconds: float
+
+
+def describe(root: Path) -> list[CacheDescription]:
+    """Every cache under ``root``, last used first. Reads only; a cache may be in use.
+
+    Raises:
+        BadInputError: a file cannot be read.
+    """
+    try:
+        found = [_describe(folder, *parts) for folder, parts in _folders(root)]
+    except OSError as error:
+        raise BadInputError(f"cannot read the activation caches in {root}: {error}") from error
+    return sorted(found, key=lambda one: one.last_used_seconds, reverse=True)
+
+
+def remove(root: Path, digest: str) -> int:
+    """Removes the caches of one backbone, every dtype.
+
+    Args:
+        root: folder of all caches.
+        digest: the backbone's digest, or so much of its beginning that it is the only one.
+
+    Returns:
+        Bytes freed.
+
+    Raises:
+        BadInputError: no such cache, several that begin so, or one in use.
+    """
+    folders = [(path, parts[0]) for path, parts in _folders(root) if parts[0].startswith(digest)]
+    backbones = {backbone for _, backbone in folders}
+    if not digest or len(backbones) != 1:
+        raise BadInputError(
+            f"{len(backbones)} backbones under {root} have a digest that begins with {digest!r}; "
+            "pacplus-device cache lists them"
+        )
+    try:
+        return sum(remove_folder(path) for path, _ in folders)
+    except OSError as error:
+        raise BadInputError(f"cannot remove an activation cache in {root}: {error}") from error
+
+
+def _folders(root: Path) -> Iterator[tuple[Path, tuple[str, str]]]:
+    if not root.is_dir():
+        return
+    for path in sorted(root.iterdir()):
+        match = FOLDER_NAME.fullmatch(path.name)
+        if match and path.is_dir():
+            yield path, (match[1], match[2])
+
+
+def _describe(folder: Path, backbone_digest: str, dtype: str) -> CacheDescription:
+    keys: set[bytes] = set()
+    total = 0
+    for number, path in segment_files(folder):
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(file).st_size
+            keys.update(key for key, _ in scan(file, number, size, None))
+        finally:
+            os.close(file)
+        total += size
+    return CacheDescription(
+        backbone_digest=backbone_digest,
+        dtype=dtype,
+        samples=len(keys),
+        bytes=total,
+        last_used_seconds=last_used_seconds(folder),
+    )

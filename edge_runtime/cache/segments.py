@@ -1,0 +1,224 @@
+"""The files of one cache folder: appended to, read at offsets, locked against a second writer.
+
+Reading uses ``preadv``, not a mapping: mapped pages would count as the process's resident
+memory (its cap on a small device), a mapping must be renewed as the file grows, and a
+failing SD card would raise SIGBUS instead of an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+from typing import TYPE_CHECKING, TypeAlias
+
+from edge_runtime.contract.errors import BadInputError
+
+from .encoding import Encoded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+Buffer: TypeAlias = bytes | Encoded
+
+_LOCK_NAME = "lock"
+_SEGMENT_NAME = re.compile(r"([0-9]{6,9})\.records")
+_MAX_BUFFERS = 512
+"""Buffers a call; POSIX systems take 1,024."""
+
+
+class CacheLock:
+    """An exclusive claim on a cache folder. Its file's time says when the cache was last used."""
+
+    def __init__(self, folder: Path) -> None:
+        """Creates the folder where needed.
+
+        Raises:
+            BadInputError: another process has the claim.
+            OSError: the folder cannot be written.
+        """
+        path = folder / _LOCK_NAME
+        while True:
+            folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(self._file)
+                raise BadInputError(
+                    f"the activation cache {folder} is in use by another process; "
+                    "wait for it to end or stop it"
+                ) from None
+            # A file that was removed between opening and locking excludes nobody.
+            if os.fstat(self._file).st_nlink:
+                break
+            os.close(self._file)
+        os.utime(path)
+
+    def release(self) -> None:
+        """Gives the claim up; twice does no harm."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def segment_files(folder: Path) -> list[tuple[int, Path]]:
+    """Number and path of each segment, oldest first."""
+    matches = [(_SEGMENT_NAME.fullmatch(path.name), path) for path in folder.iterdir()]
+    return sorted((int(match[1]), path) for match, path in matches if match)
+
+
+def last_used_seconds(folder: Path) -> float:
+    """When the cache was last opened, seconds since the epoch; 0 when that is not known."""
+    try:
+        return (folder / _LOCK_NAME).stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+class Segments:
+    """Append-only files with a size limit each. The caller holds the folder's lock."""
+
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
+        self._folder = folder
+        self._limit_bytes = limit_bytes
+        self._files: dict[int, int] = {}
+        self._sizes: dict[int, int] = {}
+        self._unsynced: set[int] = set()
+        for number, path in segment_files(folder):
+            self._files[number] = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            self._sizes[number] = os.fstat(self._files[number]).st_size
+
+    @property
+    def bytes_used(self) -> int:
+        """Sizes of the files together."""
+        return sum(self._sizes.values())
+
+    @property
+    def last(self) -> int | None:
+        """Number of the newest file."""
+        return max(self._sizes, default=None)
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        """Number, descriptor and size of each file, oldest first."""
+        return iter([(number, self._files[number], size) for number, size in self._sizes.items()])
+
+    def truncate(self, number: int, size: int) -> None:
+        """Cuts off what follows the last whole record."""
+        if size < self._sizes[number]:
+            os.ftruncate(self._files[number], size)
+            self._sizes[number] = size
+
+    def append(self, buffers: Sequence[Buffer]) -> tuple[int, int]:
+        """Writes the buffers one after another into one file.
+
+        Returns:
+            The file's number and the offset of the first byte.
+
+        Raises:
+            OSError: not written; what had been written of it is cut off again.
+        """
+        number = self._writable()
+        start = position = self._sizes[number]
+        try:
+            for first in range(0, len(buffers), _MAX_BUFFERS):
+                some = buffers[first : first + _MAX_BUFFERS]
+                position += _write(self._files[number], some, position)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._files[number], start)
+            raise
+        self._sizes[number] = position
+        self._unsynced.add(number)
+        return number, start
+
+    def read_into(self, number: int, offset: int, buffer: Encoded) -> bool:
+        """Fills a contiguous buffer; False when the file ends before it or cannot be read."""
+        wanted, got = buffer.nbytes, 0
+        view = buffer.reshape(-1).data
+        while got < wanted:
+            try:
+                count = os.preadv(self._files[number], [view[got:]], offset + got)
+            except OSError:
+                return False
+            if count == 0:
+                return False
+            got += count
+        return True
+
+    def sync(self) -> None:
+        """Waits until everything appended is on the disk."""
+        if not self._unsynced:
+            return
+        for number in sorted(self._unsynced):
+            os.fsync(self._files[number])
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        self._unsynced.clear()
+
+    def clear(self) -> None:
+        """Removes every file."""
+        self.close()
+        for _, path in segment_files(self._folder):
+            path.unlink()
+        self._sizes.clear()
+
+    def close(self) -> None:
+        """Closes the files; twice does no harm."""
+        while self._files:
+            os.close(self._files.popitem()[1])
+        self._unsynced.clear()
+
+    def _writable(self) -> int:
+        """Number of the file to append to: the last one, or a new one when that is full."""
+        last = self.last or 0
+        if last and self._sizes[last] < self._limit_bytes:
+            return last
+        path = self._folder / f"{last + 1:06d}.records"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._files[last + 1] = os.open(path, flags, 0o600)
+        self._sizes[last + 1] = 0
+        return last + 1
+
+
+def _write(file: int, buffers: Sequence[Buffer], position: int) -> int:
+    """Writes all buffers at ``position``; returns their bytes."""
+    total = sum(map(_size, buffers))
+    written = os.pwritev(
+        file,
+        [memoryview(item) if isinstance(item, bytes) else item.data for item in buffers],
+        position,
+    )
+    if written < total:
+        # Rare (a disk that is nearly full): the rest goes out from one joined buffer.
+        rest = memoryview(b"".join(map(bytes, buffers)))
+        while written < total:
+            written += os.pwrite(file, rest[written:], position + written)
+    return total
+
+
+def _size(item: Buffer) -> int:
+    return len(item) if isinstance(item, bytes) else item.nbytes
+
+
+def remove_folder(folder: Path) -> int:
+    """Deletes a cache folder that nobody uses; returns the bytes freed.
+
+    Raises:
+        BadInputError: a process uses it.
+        OSError: it cannot be deleted.
+    """
+    lock = CacheLock(folder)
+    try:
+        freed = sum(path.stat().st_size for _, path in segment_files(folder))
+        shutil.rmtree(folder)
+    finally:
+        lock.release()
+    return freed

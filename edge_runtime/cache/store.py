@@ -1,0 +1,368 @@
+"""The store: whole micro-batches in, padded batches out.
+
+Opening scans the record headers; there is no separate index on disk that could disagree
+with the records. Appending and closing belong to one thread at a time; other threads may
+read meanwhile (a prefetcher, say).
+
+Shapes: N or B samples, L layers, T padded tokens, d channels, R bytes of an encoded row.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import re
+import threading
+import zlib
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.contract.errors import BadInputError, PacplusError
+
+from .encoding import CACHE_DTYPES, Encoded, Hidden, decode_into, row_bytes
+from .index import Index, Located
+from .packing import MicroBatch, Pending, pack
+from .record import KEY_BYTES, Record, scan
+from .segments import Buffer, CacheLock, Segments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from edge_runtime.contract.messages import CacheDtype
+
+logger = logging.getLogger(__name__)
+
+Keys = npt.NDArray[np.uint8]
+Lengths = npt.NDArray[np.int64]
+
+SEGMENT_BYTES = 256 << 20
+
+FOLDER_NAME = re.compile(rf"([0-9a-f]{{64}})-({'|'.join(CACHE_DTYPES)})")
+
+
+class CacheMiss(PacplusError):  # noqa: N818 - an event to react to, not a failure
+    """Layers of some samples are not in the cache, or their record was damaged.
+
+    Attributes:
+        keys: (M, 32) uint8, the samples to compute again.
+    """
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        super().__init__(f"{len(keys)} samples are not in the activation cache")
+        self.keys = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
+
+
+class ActivationCache:
+    """Hidden states of one backbone in one dtype, under ``root``.
+
+    Args:
+        root: folder of all caches of this device.
+        backbone_digest: 64 hexadecimal digits.
+        dtype: how states are encoded.
+        hidden_size: channels of a state.
+        quota_bytes: most bytes on disk; ``None`` for no limit. What does not fit is not
+            stored, and nothing fails.
+        numerics: what computes the states here, e.g. ``ort-1.31/vnni``.
+        segment_bytes: a file that has reached this size is not appended to.
+
+    Raises:
+        BadInputError: the folder cannot be used, or another process uses it.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        backbone_digest: str,
+        dtype: CacheDtype,
+        hidden_size: int,
+        *,
+        quota_bytes: int | None = None,
+        numerics: str,
+        segment_bytes: int = SEGMENT_BYTES,
+    ) -> None:
+        self.dtype: CacheDtype = dtype
+        self.hidden_size = hidden_size
+        self.quota_bytes = quota_bytes
+        self.numerics = numerics
+        self.row_bytes = row_bytes(dtype, hidden_size)
+        self.folder = root / folder_name(backbone_digest, dtype)
+        self._segment_bytes = segment_bytes
+        self._index = Index()
+        self._writing = threading.Lock()
+        with _explained(self.folder, "open"):
+            self._lock = CacheLock(self.folder)
+            try:
+                self._segments = Segments(self.folder, segment_bytes)
+                self._load()
+            except BaseException:
+                self._lock.release()
+                raise
+
+    def __enter__(self) -> ActivationCache:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def bytes_used(self) -> int:
+        """Bytes on disk."""
+        return self._segments.bytes_used
+
+    @property
+    def samples(self) -> int:
+        """Samples that have at least one record."""
+        return len(self._index)
+
+    @property
+    def bytes_per_sample(self) -> float:
+        """Bytes on disk for each sample; 0 when empty."""
+        return self.bytes_used / self.samples if self.samples else 0.0
+
+    def numerics_of(self, key: bytes) -> tuple[str, ...]:
+        """What computed the sample's states, newest record first, each once."""
+        return tuple(dict.fromkeys(record.numerics for record in self._index.records(key)))
+
+    def held(self, keys: Keys, layers: Sequence[int]) -> npt.NDArray[np.bool_]:
+        """(N,) bool: every one of ``layers`` of the sample is there."""
+        wanted = tuple(layers)
+        found = (self._index.locate(key, wanted) is not None for key in _split(keys))
+        return np.fromiter(found, np.bool_, len(keys))
+
+    def append(
+        self,
+        keys: Keys,
+        lengths: npt.NDArray[np.integer],
+        layers: Sequence[int],
+        encoded: Encoded,
+        numerics: str | None = None,
+    ) -> npt.NDArray[np.bool_]:
+        """Stores a micro-batch; layers already held are skipped.
+
+        Args:
+            keys: (N, 32) uint8.
+            lengths: (N,) tokens of each sample, unpadded.
+            layers: which hidden states, L of them.
+            encoded: (L, lengths.sum(), R) uint8, the samples' rows one after another.
+            numerics: what computed them; this device's by default.
+
+        Returns:
+            (N,) bool, true where all of the sample's layers are held now; false where the
+            quota left no room.
+
+        Raises:
+            ValueError: the arguments do not belong together.
+            BadInputError: the disk is full or cannot be written; nothing was stored.
+        """
+        wanted = tuple(int(layer) for layer in layers)
+        tag = self.numerics if numerics is None else numerics
+        batch = MicroBatch(_split(keys), lengths.tolist(), wanted, encoded, tag)
+        batch.check(self.row_bytes)
+        with self._writing, _explained(self.folder, "write"):
+            room = math.inf if self.quota_bytes is None else self.quota_bytes - self.bytes_used
+            pending = pack(batch, functools.partial(self._index.missing, layers=wanted), room)
+            if pending:
+                self._write(pending)
+        return self.held(keys, wanted)
+
+    def read_batch(
+        self, keys: Keys, layers: Sequence[int], out: Hidden | None = None
+    ) -> tuple[Hidden, Lengths]:
+        """Decodes a batch.
+
+        Args:
+            keys: (B, 32) uint8.
+            layers: which hidden states, L of them, in the order wanted.
+            out: contiguous float32 memory to decode into, of any shape; not used when it
+                has fewer than L*B*T*d values.
+
+        Returns:
+            hidden (L, B, T, d) float32, zero after each sample's end, T the longest length
+            (a view of ``out`` where that was used); lengths (B,) int64.
+
+        Raises:
+            CacheMiss: samples are missing or, when none is, damaged; it names all of those.
+        """
+        located, lengths = self._locate(keys, layers)
+        longest = int(lengths.max(initial=0))
+        hidden = _shaped(out, (len(layers), len(located), longest, self.hidden_size))
+        for at, (_, sample) in enumerate(located):
+            if sample.tokens < longest:
+                hidden[:, at, sample.tokens :] = 0
+
+        def decode(at: int, targets: slice, rows: Encoded) -> None:
+            decode_into(rows, hidden[targets, at, : rows.shape[1]], self.dtype)
+
+        self._deliver(located, decode)
+        return hidden, lengths
+
+    def read_encoded(self, keys: Keys, layers: Sequence[int]) -> tuple[Lengths, Encoded]:
+        """Rows as they were appended, for another device.
+
+        Returns:
+            lengths (N,) int64; encoded (L, lengths.sum(), R) uint8.
+
+        Raises:
+            CacheMiss: as for :meth:`read_batch`.
+        """
+        located, lengths = self._locate(keys, layers)
+        ends = np.cumsum(lengths)
+        encoded = np.empty((len(layers), int(lengths.sum()), self.row_bytes), np.uint8)
+
+        def copy(at: int, targets: slice, rows: Encoded) -> None:
+            end = int(ends[at])
+            encoded[targets, end - rows.shape[1] : end] = rows
+
+        self._deliver(located, copy)
+        return lengths, encoded
+
+    def flush(self) -> None:
+        """Makes what was appended survive a power cut. A killed process loses nothing."""
+        with self._writing, _explained(self.folder, "write"):
+            self._segments.sync()
+
+    def clear(self) -> None:
+        """Removes every record."""
+        with self._writing, _explained(self.folder, "clear"):
+            self._index.clear()
+            self._segments.clear()
+
+    def close(self) -> None:
+        """Flushes, and lets another process open the cache; twice does no harm."""
+        try:
+            self.flush()
+        finally:
+            self._segments.close()
+            self._lock.release()
+
+    def _load(self) -> None:
+        whole = 0
+        for number, file, size in self._segments:
+            whole = 0
+            for key, record in scan(file, number, size, self.row_bytes):
+                self._index.add(key, record)
+                whole = record.end(self.row_bytes)
+        if self._segments.last is not None:
+            self._segments.truncate(self._segments.last, whole)
+
+    def _write(self, pending: list[Pending]) -> None:
+        buffers: list[Buffer] = []
+        for item in pending:
+            buffers.append(item.header)
+            buffers.extend(item.payload)
+        segment, start = self._segments.append(buffers)
+        for item in pending:
+            item.record.segment = segment
+            item.record.offset += start
+            self._index.add(item.key, item.record)
+
+    def _locate(
+        self, keys: Keys, layers: Sequence[int]
+    ) -> tuple[list[tuple[bytes, Located]], Lengths]:
+        wanted = tuple(layers)
+        located: list[tuple[bytes, Located]] = []
+        misses: list[bytes] = []
+        for key in _split(keys):
+            sample = self._index.locate(key, wanted)
+            if sample is None:
+                misses.append(key)
+            else:
+                located.append((key, sample))
+        if misses:
+            raise CacheMiss(misses)
+        return located, np.array([sample.tokens for _, sample in located], np.int64)
+
+    def _deliver(
+        self,
+        located: list[tuple[bytes, Located]],
+        take: Callable[[int, slice, Encoded], None],
+    ) -> None:
+        """Gives each run of layers to ``take`` (sample, layers' places, rows (l, n, R))."""
+        misses: dict[bytes, None] = {}
+        for at, (key, sample) in enumerate(located):
+            for run in sample.runs:
+                record = sample.records[run.number]
+                rows = self._rows(record, run.source, run.count)
+                if rows is None:
+                    logger.warning(
+                        "record of sample %s in segment %d at byte %d of %s is damaged",
+                        key.hex()[:16],
+                        record.segment,
+                        record.offset,
+                        self.folder.name,
+                    )
+                    self._index.drop(key, record)
+                    misses[key] = None
+                    break
+                take(at, slice(run.target, run.target + run.count), rows)
+        if misses:
+            raise CacheMiss(list(misses))
+
+    def _rows(self, record: Record, first: int, count: int) -> Encoded | None:
+        """(count, tokens, R) of a record's layers, or ``None`` when the record is damaged."""
+        if not record.verified:
+            whole = self._fetch(record, 0, len(record.layers))
+            if whole is None or zlib.crc32(whole.data) != record.payload_crc:
+                return None
+            record.verified = True
+            return whole[first : first + count]
+        return self._fetch(record, first, count)
+
+    def _fetch(self, record: Record, first: int, count: int) -> Encoded | None:
+        rows = np.empty((count, record.tokens, self.row_bytes), np.uint8)
+        offset = record.offset + first * record.tokens * self.row_bytes
+        return rows if self._segments.read_into(record.segment, offset, rows) else None
+
+
+def folder_name(backbone_digest: str, dtype: CacheDtype) -> str:
+    """Name of a cache's folder.
+
+    Raises:
+        BadInputError: the digest is not one; it may come from a peer and must not be a path.
+    """
+    name = f"{backbone_digest}-{dtype}"
+    if not FOLDER_NAME.fullmatch(name):
+        raise BadInputError(
+            f"backbone digest {backbone_digest[:80]!r} is not 64 hexadecimal digits"
+        )
+    return name
+
+
+def _split(keys: Keys) -> list[bytes]:
+    if keys.ndim != 2 or keys.shape[1] != KEY_BYTES or keys.dtype != np.uint8:
+        raise ValueError(f"keys are {keys.dtype} {keys.shape}, not uint8 (N, {KEY_BYTES})")
+    raw = keys.tobytes()
+    return [raw[at : at + KEY_BYTES] for at in range(0, len(raw), KEY_BYTES)]
+
+
+def _shaped(out: Hidden | None, shape: tuple[int, ...]) -> Hidden:
+    """The front of ``out`` in this shape, or new memory where it is too small."""
+    size = math.prod(shape)
+    if out is None or out.size < size:
+        return np.empty(shape, np.float32)
+    if out.dtype != np.float32 or not out.flags.c_contiguous:
+        raise ValueError("out must be contiguous float32")
+    return out.reshape(-1)[:size].reshape(shape)
+
+
+@contextmanager
+def _explained(folder: Path, doing: str) -> Iterator[None]:
+    """Turns the system's refusals into an error that says how to mend it."""
+    try:
+        yield
+    except OSError as error:
+        raise BadInputError(
+            f"cannot {doing} the activation cache {folder}: {error.strerror}; "
+            "free space or permissions there, lower --cache-quota, or set PACPLUS_HOME"
+        ) from error

@@ -110,6 +110,8 @@ def split_shards(problem: Problem, trainers: tuple[DeviceProfile, ...]) -> Shard
         storage of all together does not suffice.
     """
     shard_bytes = max(1, costs.shard_storage_bytes(problem))
+    # Evaluation alone has no training samples, and yet its work is to be shared by speed.
+    counted = dataclasses.replace(problem, num_samples=problem.num_samples or problem.batch_size)
     shards = dict.fromkeys((profile.device for profile in trainers), 0)
     for _ in range(problem.batch_size):
         open_to = [
@@ -121,7 +123,7 @@ def split_shards(problem: Problem, trainers: tuple[DeviceProfile, ...]) -> Shard
             return None
         soonest = min(
             open_to,
-            key=lambda p: costs.shards_epoch_seconds(problem, p, shards[p.device] + 1),
+            key=lambda p: costs.shards_epoch_seconds(counted, p, shards[p.device] + 1),
         )
         shards[soonest.device] += 1
     return {device: count for device, count in shards.items() if count}

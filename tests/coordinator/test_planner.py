@@ -120,6 +120,11 @@ def test_shards_are_owned_in_proportion_to_speed() -> None:
     )
 
 
+def test_evaluation_alone_is_shared_by_speed_too() -> None:
+    case = problem(profile("a"), profile("b"), num_samples=0, epochs=0, fill_samples=872)
+    assert [len(owner.shards) for owner in planner.make_plan(case).owners] == [8, 8]
+
+
 def test_only_trainers_own_shards() -> None:
     plan = planner.make_plan(problem(profile("a", train=None), profile("b")))
     assert [owner.device for owner in plan.owners] == ["b"]

@@ -208,14 +208,15 @@ def _abs_max(values: Hidden) -> Hidden:
     """
     width = values.shape[-1]
     largest: Hidden = np.abs(values)
-    if width != GROUP_CHANNELS:
+    if width == GROUP_CHANNELS:
+        largest = largest.reshape(-1)
+        while width > 1:
+            largest = np.maximum(largest[0::2], largest[1::2])
+            width //= 2
+        largest = largest.reshape(values.shape[:-1])
+    else:
         largest = largest.max(axis=-1)
-        return largest
-    largest = largest.reshape(-1)
-    while width > 1:
-        largest = np.maximum(largest[0::2], largest[1::2])
-        width //= 2
-    return largest.reshape(values.shape[:-1])
+    return largest
 
 
 def _decode_int8(encoded: Encoded, out: Hidden) -> None:

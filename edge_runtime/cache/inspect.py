@@ -91,7 +91,7 @@ def _describe(folder: Path, backbone_digest: str, dtype: str) -> CacheDescriptio
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             size = os.fstat(file).st_size
-            keys.update(key for key, _ in scan(file, number, size, None))
+            keys.update(key for key, _ in scan(file, number, size))
         finally:
             os.close(file)
         total += size

@@ -103,6 +103,8 @@ def pack(
         for rows in payload:
             crc = zlib.crc32(rows.data, crc)
         header = pack_header(key, layers, tokens, row_bytes, crc, batch.numerics)
-        record = Record(0, payload_at, layers, tokens, crc, batch.numerics, verified=True)
+        record = Record(
+            0, payload_at, layers, tokens, row_bytes, crc, batch.numerics, verified=True
+        )
         pending.append(Pending(key, header, payload, record))
     return pending

@@ -45,6 +45,7 @@ class Record:
         offset: of the payload, in bytes.
         layers: which hidden states, in the payload's order.
         tokens: of the sample.
+        row_bytes: of one token at one layer.
         payload_crc: CRC-32 of the payload.
         numerics: what computed the states.
         verified: True once this process has written the payload or checked it.
@@ -54,13 +55,20 @@ class Record:
     offset: int
     layers: tuple[int, ...]
     tokens: int
+    row_bytes: int
     payload_crc: int
     numerics: str
     verified: bool = False
 
-    def end(self, row_bytes: int) -> int:
+    @property
+    def layer_bytes(self) -> int:
+        """Bytes of one layer in the payload."""
+        return self.tokens * self.row_bytes
+
+    @property
+    def end(self) -> int:
         """Where the next record begins."""
-        return self.offset + len(self.layers) * self.tokens * row_bytes
+        return self.offset + len(self.layers) * self.layer_bytes
 
 
 def header_bytes(layer_count: int, numerics: str) -> int:
@@ -98,9 +106,7 @@ def _unpack_tail(tail: bytes, layer_count: int) -> tuple[tuple[int, ...], str]:
     return layers, tail[2 * layer_count :].decode()
 
 
-def scan(
-    file: int, segment: int, size: int, row_bytes: int | None
-) -> Iterator[tuple[bytes, Record]]:
+def scan(file: int, segment: int, size: int) -> Iterator[tuple[bytes, Record]]:
     """Yields (key, record) of every record whose header is intact and that is all there.
 
     Payloads are not read. Each field is bounded before it is used.
@@ -109,41 +115,37 @@ def scan(
         file: descriptor of the segment file.
         segment: its number.
         size: bytes of the file.
-        row_bytes: what a row must have; ``None`` takes any.
 
     Raises:
         OSError: the file cannot be read.
     """
     position = 0
     while position < size:
-        found = _parse(file, segment, position, size, row_bytes)
+        found = _parse(file, segment, position, size)
         if found is None:
             position = _next_magic(file, position + 1, size)
-            continue
-        key, record, position = found
-        yield key, record
+        else:
+            yield found
+            position = found[1].end
 
 
-def _parse(
-    file: int, segment: int, position: int, size: int, row_bytes: int | None
-) -> tuple[bytes, Record, int] | None:
-    """The record at ``position`` and where it ends, or ``None``."""
+def _parse(file: int, segment: int, position: int, size: int) -> tuple[bytes, Record] | None:
     head = os.pread(file, _FIRST_READ_BYTES, position)
     if len(head) < _LAYOUT.size or not head.startswith(MAGIC):
         return None
-    _, header_crc, payload_crc, tokens, row, layer_count, numerics_bytes, key = _LAYOUT.unpack_from(
-        head
+    _, header_crc, payload_crc, tokens, row_bytes, layer_count, numerics_bytes, key = (
+        _LAYOUT.unpack_from(head)
     )
     if not (
         0 < tokens <= MAX_TOKENS
         and 0 < layer_count <= MAX_LAYERS
         and numerics_bytes <= MAX_NUMERICS_BYTES
-        and (row == row_bytes or row_bytes is None)
+        and row_bytes > 0
     ):
         return None
     header_size = _LAYOUT.size + 2 * layer_count + numerics_bytes
-    end = position + header_size + layer_count * tokens * row
-    if end > size:
+    offset = position + header_size
+    if offset + layer_count * tokens * row_bytes > size:
         return None
     if header_size > len(head):
         head = os.pread(file, header_size, position)
@@ -153,8 +155,7 @@ def _parse(
         layers, numerics = _unpack_tail(head[_LAYOUT.size : header_size], layer_count)
     except (ValueError, struct.error):
         return None
-    offset = position + header_size
-    return key, Record(segment, offset, layers, tokens, payload_crc, numerics), end
+    return key, Record(segment, offset, layers, tokens, row_bytes, payload_crc, numerics)
 
 
 def _next_magic(file: int, start: int, size: int) -> int:

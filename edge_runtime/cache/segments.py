@@ -89,7 +89,10 @@ class Segments:
         self._files: dict[int, int] = {}
         self._sizes: dict[int, int] = {}
         self._unsynced: set[int] = set()
-        for number, path in segment_files(folder):
+
+    def open(self) -> None:
+        """Opens the files that are there."""
+        for number, path in segment_files(self._folder):
             self._files[number] = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             self._sizes[number] = os.fstat(self._files[number]).st_size
 

@@ -92,15 +92,16 @@ class ActivationCache:
         self.numerics = numerics
         self.row_bytes = row_bytes(dtype, hidden_size)
         self.folder = root / folder_name(backbone_digest, dtype)
-        self._segment_bytes = segment_bytes
         self._index = Index()
         self._writing = threading.Lock()
         with _explained(self.folder, "open"):
             self._lock = CacheLock(self.folder)
+            self._segments = Segments(self.folder, segment_bytes)
             try:
-                self._segments = Segments(self.folder, segment_bytes)
+                self._segments.open()
                 self._load()
             except BaseException:
+                self._segments.close()
                 self._lock.release()
                 raise
 
@@ -250,9 +251,10 @@ class ActivationCache:
         whole = 0
         for number, file, size in self._segments:
             whole = 0
-            for key, record in scan(file, number, size, self.row_bytes):
-                self._index.add(key, record)
-                whole = record.end(self.row_bytes)
+            for key, record in scan(file, number, size):
+                whole = record.end
+                if record.row_bytes == self.row_bytes:
+                    self._index.add(key, record)
         if self._segments.last is not None:
             self._segments.truncate(self._segments.last, whole)
 
@@ -321,7 +323,7 @@ class ActivationCache:
 
     def _fetch(self, record: Record, first: int, count: int) -> Encoded | None:
         rows = np.empty((count, record.tokens, self.row_bytes), np.uint8)
-        offset = record.offset + first * record.tokens * self.row_bytes
+        offset = record.offset + first * record.layer_bytes
         return rows if self._segments.read_into(record.segment, offset, rows) else None
 
 

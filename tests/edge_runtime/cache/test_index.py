@@ -5,7 +5,7 @@ KEY = b"k" * 32
 
 
 def record(*layers, tokens=3):
-    return Record(1, 0, layers, tokens, 0, "n")
+    return Record(1, 0, layers, tokens, 8, 0, "n")
 
 
 def test_consecutive_layers_of_a_record_are_one_run():

@@ -220,9 +220,18 @@ def test_a_killed_writer_loses_at_most_the_record_that_it_was_writing(tmp_path):
         with open_cache(tmp_path) as cache:
             assert cache.samples == len(survivors)
             assert_reads(cache, survivors)
-            append(cache, [12])
-        with open_cache(tmp_path) as cache:
-            assert_reads(cache, [*survivors, 12])
+
+
+@pytest.mark.parametrize("lost_bytes", [1, 100, 200, 201])
+def test_appending_goes_on_after_a_kill(tmp_path, lost_bytes):
+    with open_cache(tmp_path) as cache:
+        append(cache, [0, 4, 8])
+    path = only_segment(tmp_path)
+    os.truncate(path, path.stat().st_size - lost_bytes)
+    with open_cache(tmp_path) as cache:
+        append(cache, [12, 3])
+    with open_cache(tmp_path) as cache:
+        assert_reads(cache, [0, 12, 3])
 
 
 def test_a_flipped_byte_costs_its_own_record_only(tmp_path):
@@ -268,6 +277,8 @@ def test_records_of_another_hidden_size_are_not_taken(tmp_path):
         folder = cache.folder
     with ActivationCache(tmp_path, folder.name[:64], "fp32", 16, numerics="n") as cache:
         assert cache.samples == 0
+    with open_cache(tmp_path) as cache:
+        assert_reads(cache, [1])
 
 
 def test_random_bytes_are_an_empty_cache(tmp_path):

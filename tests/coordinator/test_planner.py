@@ -145,7 +145,7 @@ def test_storage_limits_what_a_trainer_owns() -> None:
 
 
 def test_trainers_that_would_slow_an_epoch_down_much_stay_out() -> None:
-    far = LinkProfile(up_bits_per_second=1e5, down_bits_per_second=1e5, latency_seconds=0.2)
+    far = LinkProfile(up_bits_per_second=1e9, down_bits_per_second=1e9, latency_seconds=0.02)
     plan = planner.make_plan(problem(profile("a"), profile("b", link=far)))
     assert [owner.device for owner in plan.owners] == ["a"]
 

@@ -101,9 +101,11 @@ def test_long_texts_are_cut_and_counted(tmp_path: Path) -> None:
 
 def test_the_longer_text_of_a_pair_is_cut_first(tmp_path: Path) -> None:
     tokenizer = SampleTokenizer(bundle(tmp_path), manifest(IDS, max_length=7))
-    result = tokenizer.encode(["a b c d a b c d"], ["d"])
-    assert result.num_truncated == 1
-    assert result.samples.inputs["input_ids"][0].tolist() == [CLS, 4, 5, 6, SEP, 7, SEP]
+    result = tokenizer.encode(["a b c d a b c d", "d"], ["d", "a b c d a b c d"])
+    assert result.num_truncated == 2
+    ids = result.samples.inputs["input_ids"]
+    assert ids[0].tolist() == [CLS, 4, 5, 6, SEP, 7, SEP]
+    assert ids[1].tolist() == [CLS, 7, SEP, 4, 5, 6, SEP]
 
 
 def test_a_text_without_tokens_becomes_one_filler_token(tmp_path: Path) -> None:

@@ -3,3 +3,5 @@
 Needs numpy, msgpack, pyzmq and onnxruntime. PyTorch is used by
 :mod:`edge_runtime.training` alone, and only where it is installed.
 """
+
+__version__ = "0.1.0"

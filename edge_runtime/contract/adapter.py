@@ -92,6 +92,7 @@ class TrainingOptions:
         batch_size: samples of a global batch, and the number S of logical shards.
         learning_rate: peak of the schedule (linear warm-up, then linear decay to 0).
         warmup_fraction: share of all steps that warm up.
+        epsilon: AdamW's; added to the root of the second moment.
         weight_decay: AdamW's, on matrices only.
         max_gradient_norm: clipping after the division by the global count; 0 is off.
         seed: decides the adapter's initial weights and the order of samples.
@@ -101,6 +102,7 @@ class TrainingOptions:
     batch_size: int = 16
     learning_rate: float = 1e-3
     warmup_fraction: float = 0.06
+    epsilon: float = 1e-8
     weight_decay: float = 0.01
     max_gradient_norm: float = 1.0
     seed: int = 0
@@ -112,6 +114,8 @@ class TrainingOptions:
             raise ValueError("batch_size must be between 1 and 4096")
         if not self.learning_rate > 0:
             raise ValueError("learning_rate must be positive")
+        if not self.epsilon > 0:
+            raise ValueError("epsilon must be positive")
         if not 0 <= self.warmup_fraction <= 1:
             raise ValueError("warmup_fraction must be between 0 and 1")
         if self.weight_decay < 0 or self.max_gradient_norm < 0:

@@ -47,7 +47,9 @@ class MissingExtraError(UserError):
     exit_code = 3
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed; install it with: pip install 'pacplus[{extra}]'")
+        super().__init__(
+            f"{package} is not installed; install it with: pip install 'pacplus[{extra}]'"
+        )
 
 
 class InfeasibleError(UserError):

@@ -18,6 +18,7 @@ from .ids import Sha256
 from .plain import from_plain, to_plain
 
 FORMAT_VERSION = 1
+UNSEALED = Sha256("")
 
 Quantization = Literal["none", "int8", "int4"]
 Task = Literal["classification", "regression", "causal-lm", "seq2seq"]
@@ -136,7 +137,7 @@ class Manifest:
     files: tuple[FileSpec, ...]
     parity: Parity
     backbone_digest: Sha256
-    digest: Sha256 = Sha256("")
+    digest: Sha256 = UNSEALED
 
     def __post_init__(self) -> None:
         if self.format_version != FORMAT_VERSION:
@@ -194,6 +195,6 @@ class Manifest:
 
 def manifest_digest(manifest: Manifest) -> Sha256:
     """SHA-256 over the canonical manifest without its own digest."""
-    plain = to_plain(dataclasses.replace(manifest, digest=Sha256("")))
+    plain = to_plain(dataclasses.replace(manifest, digest=UNSEALED))
     canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     return Sha256(hashlib.sha256(canonical.encode()).hexdigest())

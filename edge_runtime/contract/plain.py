@@ -117,6 +117,8 @@ def _convert_generic(origin: Any, args: tuple[Any, ...], value: Any, where: str)
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
             raise _wrong(where, "an object", value)
         return {key: _convert(args[1], item, f"{where}.{key}") for key, item in value.items()}
+    if origin is np.ndarray:
+        return _convert_scalar(np.ndarray, value, where)
     raise TypeError(f"{where}: annotation {origin!r} is not supported")
 
 

@@ -41,11 +41,13 @@ class TrainerProfile:
         seconds_per_step: what each step costs whatever its batch (optimizer, dispatch).
         memory_bytes: resident bytes that training adds to the idle device process:
             libraries, adapter, gradients, optimizer and one step's activations.
+        parameters: trainable values of the adapter.
     """
 
     seconds_per_sample: float
     seconds_per_step: float = 0.0
     memory_bytes: int = 0
+    parameters: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.seconds_per_sample < math.inf:

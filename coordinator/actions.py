@@ -1,0 +1,93 @@
+"""What the session is told (events) and what it asks for (actions)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeAlias
+
+from edge_runtime.contract.errors import UserError
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.messages import Hello, Message
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Joined:
+    """A paired device said hello; ``public_key`` is what its peers will admit."""
+
+    device: DeviceId
+    hello: Hello
+    public_key: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """A device is gone: its process ended, or it was silent for too long."""
+
+    device: DeviceId
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """An authenticated message, already decoded."""
+
+    device: DeviceId
+    message: Message
+
+
+Event: TypeAlias = Joined | Lost | Received
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Send:
+    """Send a message to a device."""
+
+    device: DeviceId
+    message: Message
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SendProfileRequest:
+    """Cut what has to be timed and ask the device for its profile."""
+
+    device: DeviceId
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SendStage:
+    """Cut blocks ``[first, last)`` and send the stage to the device."""
+
+    device: DeviceId
+    first: int
+    last: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """Something happened: one line of ``events.jsonl``."""
+
+    event: str
+    fields: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SaveCheckpoint:
+    """Keep the state after ``epoch`` epochs."""
+
+    epoch: int
+    state: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """The session reached its end."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Fail:
+    """The session cannot go on."""
+
+    error: UserError
+
+
+Action: TypeAlias = Send | SendProfileRequest | SendStage | Record | SaveCheckpoint | Finish | Fail

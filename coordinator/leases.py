@@ -1,0 +1,99 @@
+"""Micro-batches on their way: who still has to store what, and what may start next.
+
+A micro-batch is *leased* when it is sent out and done when every owner has stored every
+layer. A window bounds the leases, and thereby the activations in flight on all devices.
+Pure: no sockets, no clock.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.messages import Message, Stored
+from edge_runtime.contract.plan import Plan
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Errand:
+    """Something to send to ``device`` that ends with states stored at the owners.
+
+    Attributes:
+        number: names it; ``Stored`` repeats it.
+        device: who starts it.
+        message: what is sent.
+        stored_by: owner -> number of samples that it will store.
+    """
+
+    number: int
+    device: DeviceId
+    message: Message
+    stored_by: Mapping[DeviceId, int]
+
+
+class LeaseBook:
+    """Starts errands while the window has room and ticks off what is stored."""
+
+    def __init__(self, errands: Iterable[Errand], *, layers: Sequence[int], window: int) -> None:
+        """Each owner has to store every one of ``layers`` for an errand to be done."""
+        self._waiting = collections.deque(errands)
+        self._layers, self._window = frozenset(layers), window
+        self._missing: dict[int, dict[DeviceId, set[int]]] = {}
+        self._leased: dict[int, Errand] = {}
+        self.total = sum(_samples(errand) for errand in self._waiting)
+        self.stored = 0
+
+    @property
+    def done(self) -> bool:
+        """True when nothing waits and nothing is leased."""
+        return not self._waiting and not self._leased
+
+    def start(self) -> list[Errand]:
+        """Errands to send now."""
+        started = []
+        while self._waiting and len(self._leased) < self._window:
+            errand = self._waiting.popleft()
+            self._leased[errand.number] = errand
+            self._missing[errand.number] = {owner: set(self._layers) for owner in errand.stored_by}
+            started.append(errand)
+        return started
+
+    def record(self, device: DeviceId, stored: Stored) -> bool:
+        """Ticks off; False if nobody waits for it (late, twice, or made up)."""
+        owners = self._missing.get(stored.number, {})
+        layers = owners.get(device)
+        if layers is None or not layers.issuperset(stored.layers):
+            return False
+        layers.difference_update(stored.layers)
+        if not layers:
+            del owners[device]
+        if not owners:
+            self.stored += _samples(self._leased.pop(stored.number))
+            del self._missing[stored.number]
+        return True
+
+
+def _samples(errand: Errand) -> int:
+    return max(errand.stored_by.values())
+
+
+class Router:
+    """Chooses the device of each stage for one micro-batch after the other, by shares."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._stages = [
+            {member.device: member.share for member in stage.devices} for stage in plan.stages
+        ]
+        self._served = [dict.fromkeys(shares, 0) for shares in self._stages]
+
+    def route(self) -> tuple[DeviceId, ...]:
+        """The devices of the next micro-batch: of each stage, the one furthest behind its share."""
+        chosen = []
+        for shares, served in zip(self._stages, self._served, strict=True):
+            total = sum(served.values()) + 1
+            device = max(shares, key=lambda name: shares[name] * total - served[name])
+            served[device] += 1
+            chosen.append(device)
+        return tuple(chosen)

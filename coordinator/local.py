@@ -1,0 +1,183 @@
+"""Device processes on this machine: emulated ones, or this machine as it is.
+
+They are started, paired and talked to exactly like devices elsewhere: own home, own
+keys, encrypted sockets on loopback, weights over the wire.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from devices.emulation import EmulatedCluster, EmulatedProcess, available_cores
+from devices.hierarchy import Hierarchy
+from devices.specification import EmulatedDevice
+from edge_runtime.contract.errors import StoppedError
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.transport import (
+    Address,
+    KeyPair,
+    PairedDevices,
+    PairingServer,
+    SecureContext,
+    SecureRouter,
+)
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
+PAIRING_SECONDS = 90.0
+THIS_MACHINE = "this-machine"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LocalPlace:
+    """Where local devices are paired and connect to."""
+
+    context: SecureContext
+    keypair: KeyPair
+    router: SecureRouter
+    control: Address
+    paired: PairedDevices
+    home: Path
+
+
+class LocalDevices:
+    """Running local devices.
+
+    Attributes:
+        names: local device -> the id that the coordinator gave it.
+    """
+
+    def __init__(
+        self, cluster: EmulatedCluster, processes: Mapping[DeviceId, EmulatedProcess], logs: Path
+    ) -> None:
+        self._cluster, self._processes, self._logs = cluster, dict(processes), logs
+        self._reported: set[DeviceId] = set()
+
+    @property
+    def ids(self) -> tuple[DeviceId, ...]:
+        """Ids of the devices, in the order asked for."""
+        return tuple(self._processes)
+
+    @property
+    def dilation(self) -> float:
+        """How many times slower than in truth everything runs."""
+        return self._cluster.dilation
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Limits that are not in force, for the user."""
+        return self._cluster.enforcement.warnings
+
+    def profile_of(self, device: DeviceId) -> str:
+        """Name in the catalogue of devices."""
+        process = self._processes.get(device)
+        return process.device.profile if process else ""
+
+    def ended(self) -> dict[DeviceId, str]:
+        """Devices whose process has ended since the last call, and why."""
+        gone = {}
+        for device, process in self._processes.items():
+            if device not in self._reported and process.poll() is not None:
+                self._reported.add(device)
+                log = self._logs / f"{process.device.id}.log"
+                gone[device] = f"{process.describe_end()}{last_words(log)}"
+        return gone
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Gives the processes time to end by themselves after ``Shutdown``."""
+        deadline = time.monotonic() + timeout_seconds
+        for process in self._processes.values():
+            with contextlib.suppress(TimeoutError):
+                process.wait(max(0.0, deadline - time.monotonic()))
+
+
+def last_words(log: Path) -> str:
+    """The last line of a log, to be appended to an explanation."""
+    try:
+        lines = log.read_text(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return f" ({lines[-1][-200:]}; see {log})" if lines else ""
+
+
+def this_machine() -> EmulatedDevice:
+    """This machine as one device, neither slowed nor capped."""
+    cores = max(1, int(available_cores()))
+    return EmulatedDevice(
+        id=DeviceId(THIS_MACHINE),
+        profile="",
+        memory_bytes=1 << 62,
+        cores=cores,
+        compute_cores=float(cores),
+        link_bits_per_second=1e12,
+        latency_seconds=0.0,
+        roles=("backbone", "trainer"),
+    )
+
+
+@contextlib.contextmanager
+def local_devices(place: LocalPlace, devices: tuple[EmulatedDevice, ...]) -> Iterator[LocalDevices]:
+    """Starts and pairs local devices; none is left when the context ends.
+
+    Raises:
+        StoppedError: a device did not start.
+    """
+    emulated = any(device.profile for device in devices)
+    # Without a place for groups the cluster starts plain processes.
+    hierarchy = None if emulated else Hierarchy(version=2, cpu=None, memory=None)
+    logs = place.home / "logs"
+    logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with EmulatedCluster(devices, hierarchy=hierarchy) as cluster:
+        processes = {}
+        for device in devices:
+            paired, process = _start(place, cluster, device, logs, emulated=emulated)
+            processes[paired] = process
+        yield LocalDevices(cluster, processes, logs)
+
+
+def _start(
+    place: LocalPlace,
+    cluster: EmulatedCluster,
+    device: EmulatedDevice,
+    logs: Path,
+    *,
+    emulated: bool,
+) -> tuple[DeviceId, EmulatedProcess]:
+    """Starts one device and pairs it."""
+    server = PairingServer(
+        place.context,
+        place.keypair,
+        listen=Address(host=LOOPBACK, port=0),
+        devices=place.paired,
+        allow_list=place.router.allow_list,
+        control_address=place.control,
+    )
+    log = logs / f"{device.id}.log"
+    log.unlink(missing_ok=True)
+    threads = cluster.threads(device) if emulated else device.cores
+    command = [sys.executable, "-m", "edge_runtime", "start", "--once"]
+    command += ["--home", str(place.home / "emulated" / device.id)]
+    command += ["--pair", str(server.address), "--name", device.id]
+    command += ["--listen", LOOPBACK, "--threads", str(threads)]
+    if "trainer" not in device.roles:
+        command.append("--no-train")
+    try:
+        process = cluster.start(
+            device, command, log_path=log, stdin=(server.token.text() + "\n").encode()
+        )
+        deadline = time.monotonic() + PAIRING_SECONDS
+        while (paired := server.handle(0.1)) is None:
+            if process.poll() is not None:
+                raise StoppedError(f"{process.describe_end()}{last_words(log)}")
+            if time.monotonic() > deadline:
+                raise StoppedError(f"{device.id} did not start in {PAIRING_SECONDS:.0f} seconds")
+    finally:
+        server.close()
+    return paired.device_id, process

@@ -1,0 +1,183 @@
+"""Who keeps which sample, what is cached where, and hence what to move and what to compute.
+
+Pure: arrays in, arrays out. K is the number of *distinct* samples of training and
+evaluation together; two lines with the same model inputs are one distinct sample, which
+both of their owners keep if those differ.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.messages import SampleSet
+from edge_runtime.contract.order import epoch_order, rank_samples, shard_of
+from edge_runtime.contract.plan import Plan
+from edge_runtime.contract.sample import Samples
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SampleTable:
+    """The lines of one data file, tokenised.
+
+    Attributes:
+        samples: N tokenised lines.
+        targets: (N,) int64 classes or float32 values.
+        ranks: (N,) int64; see :mod:`edge_runtime.contract.order`.
+        shards: (N,) int64 logical shards.
+    """
+
+    samples: Samples
+    targets: Array
+    ranks: Array
+    shards: Array
+
+    @classmethod
+    def make(cls, samples: Samples, targets: Array, batch_size: int) -> SampleTable:
+        """Ranks the samples and assigns their shards."""
+        ranks = rank_samples(samples.keys, samples.lengths, batch_size)
+        return cls(
+            samples=samples,
+            targets=targets,
+            ranks=ranks,
+            shards=shard_of(ranks, len(ranks), batch_size),
+        )
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def owned_by(self, plan: Plan, device: DeviceId) -> Array:
+        """Indices of the lines whose shard the device owns, ascending."""
+        mine = np.isin(self.shards, np.asarray(plan.shards_of(device), np.int64))
+        return np.flatnonzero(mine)
+
+    def fill_order(self, batch_size: int, seed: int) -> Array:
+        """All lines in the order in which epoch 1 visits them."""
+        if not len(self):
+            return np.empty(0, np.int64)
+        steps = epoch_order(
+            self.ranks,
+            self.samples.lengths,
+            num_samples=len(self),
+            batch_size=batch_size,
+            seed=seed,
+            epoch=1,
+        )
+        return np.concatenate(steps)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Catalogue:
+    """The distinct samples of all tables.
+
+    Attributes:
+        tables: by data set.
+        keys: (K, 32) uint8, distinct.
+        distinct: for each table, (N,) int64: which distinct sample a line is.
+    """
+
+    tables: Mapping[SampleSet, SampleTable]
+    keys: Array
+    distinct: Mapping[SampleSet, Array]
+
+    @classmethod
+    def make(cls, tables: Mapping[SampleSet, SampleTable]) -> Catalogue:
+        """Finds the distinct samples."""
+        keys = np.concatenate([table.samples.keys for table in tables.values()])
+        rows = np.ascontiguousarray(keys).view(np.dtype((np.void, keys.shape[1])))[:, 0]
+        _, firsts, inverse = np.unique(rows, return_index=True, return_inverse=True)
+        bounds = np.cumsum([0, *(len(table) for table in tables.values())])
+        return cls(
+            tables=dict(tables),
+            keys=keys[firsts],
+            distinct={name: inverse[bounds[i] : bounds[i + 1]] for i, name in enumerate(tables)},
+        )
+
+    def needed_by(self, plan: Plan, device: DeviceId, which: SampleSet) -> Array:
+        """(K,) bool: what the device must have cached for its lines of a data set."""
+        needed = np.zeros(len(self.keys), bool)
+        needed[self.distinct[which][self.tables[which].owned_by(plan, device)]] = True
+        return needed
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Move:
+    """Distinct samples that ``source`` holds and ``owner`` needs."""
+
+    source: DeviceId
+    owner: DeviceId
+    distinct: Array
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Work:
+    """What has to happen before a data set's lines can be trained on or evaluated.
+
+    Attributes:
+        moves: cached at one device, needed at another.
+        lines: lines to compute, one for each distinct sample, in the order of the fill.
+        wanted_by: for each of ``lines``, the devices that keep it.
+        distinct: number of distinct samples of the data set.
+    """
+
+    moves: tuple[Move, ...]
+    lines: Array
+    wanted_by: tuple[tuple[DeviceId, ...], ...]
+    distinct: int
+
+    @property
+    def computed(self) -> int:
+        """Distinct samples that the backbone must compute."""
+        return len(self.lines)
+
+
+def plan_work(
+    catalogue: Catalogue,
+    which: SampleSet,
+    *,
+    plan: Plan,
+    held: Mapping[DeviceId, Array],
+    order: Array,
+) -> Work:
+    """Compares what owners need with what devices hold.
+
+    Args:
+        catalogue: all distinct samples.
+        which: the data set.
+        plan: says who owns what.
+        held: (K,) bool for each device with a cache.
+        order: the lines of the data set in the order of the fill.
+    """
+    lacking = {
+        owner.device: catalogue.needed_by(plan, owner.device, which) & ~held[owner.device]
+        for owner in plan.owners
+    }
+    nowhere = ~np.logical_or.reduce(list(held.values()))
+    moves = [
+        move for owner, lacks in lacking.items() for move in _moves(owner, lacks & ~nowhere, held)
+    ]
+    of_line = catalogue.distinct[which]
+    _, first_visits = np.unique(of_line[order], return_index=True)
+    visited = order[np.sort(first_visits)]
+    lines = visited[nowhere[of_line[visited]]]
+    wanted = tuple(
+        tuple(owner for owner, lacks in lacking.items() if lacks[sample])
+        for sample in of_line[lines].tolist()
+    )
+    return Work(moves=tuple(moves), lines=lines, wanted_by=wanted, distinct=len(np.unique(of_line)))
+
+
+def _moves(owner: DeviceId, lacks: Array, held: Mapping[DeviceId, Array]) -> Sequence[Move]:
+    moves = []
+    for source, holds in held.items():
+        here = lacks & holds
+        if source != owner and here.any():
+            moves.append(Move(source=source, owner=owner, distinct=np.flatnonzero(here)))
+            lacks = lacks & ~here
+    return moves

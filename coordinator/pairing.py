@@ -1,0 +1,95 @@
+"""Pairing from the laptop's side, and the list of paired devices."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+from edge_runtime.contract.errors import BadInputError, StoppedError
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.transport import (
+    Address,
+    PairedDevices,
+    PairingServer,
+    SecureContext,
+    SecureRouter,
+    fingerprint,
+    home_directory,
+    load_or_create_keypair,
+)
+
+TOKEN_SECONDS = 600.0
+
+
+def pair_one(listen: str, name: str, *, announce: Callable[[str], None]) -> DeviceId:
+    """Waits until one device has paired.
+
+    Args:
+        listen: address of the control socket, that later sessions listen on. Pairing has
+            a socket of its own, on the next port.
+        name: host that devices reach this machine by; guessed when empty.
+        announce: is given the command to type on the device.
+
+    Raises:
+        StoppedError: nobody paired while the token lived.
+    """
+    home = home_directory()
+    control = Address.parse(listen)
+    keypair = load_or_create_keypair(home / "coordinator.json")
+    with SecureContext() as context:
+        router = SecureRouter(context, keypair, domain="control")
+        port = 0 if control.port in (0, 65535) else control.port + 1
+        server = PairingServer(
+            context,
+            keypair,
+            listen=Address(host=control.host, port=port),
+            devices=PairedDevices(home / "devices.json"),
+            allow_list=router.allow_list,
+            control_address=control,
+            lifetime_seconds=TOKEN_SECONDS,
+        )
+        try:
+            host = name or (_own_host() if control.is_wildcard else control.host)
+            address = Address(host=host, port=server.address.port)
+            announce(
+                f"on the device, type:\n\n  pacplus-device pair {address} {server.token.text()}"
+            )
+            announce(f"\nwaiting; the token works once, within {TOKEN_SECONDS / 60:.0f} minutes")
+            while server.is_open:
+                device = server.handle(1.0)
+                if device is not None:
+                    return device.device_id
+        finally:
+            server.close()
+            router.close()
+    raise StoppedError("no device paired; run `pacplus pair` again for a new token")
+
+
+def _own_host() -> str:
+    """This machine's address on the network, as devices would dial it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # a documentation address; nothing is sent
+            return str(probe.getsockname()[0])
+        except OSError:
+            return socket.gethostname()
+
+
+def paired_devices() -> list[dict[str, str]]:
+    """Every paired device and the fingerprint of its key."""
+    return [
+        {"device": device.device_id, "key": fingerprint(device.public_key)}
+        for device in PairedDevices(home_directory() / "devices.json")
+    ]
+
+
+def unpair(name: str) -> None:
+    """Trusts a device no longer.
+
+    Raises:
+        BadInputError: there is no such device.
+    """
+    devices = PairedDevices(home_directory() / "devices.json")
+    if not devices.remove(DeviceId(name)):
+        known = ", ".join(device.device_id for device in devices) or "none"
+        raise BadInputError(f"{name!r} is not paired; paired are: {known}")

@@ -1,0 +1,73 @@
+"""From a bundle, data and measured profiles to the planner's problem, and its plan."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from edge_runtime.cache.encoding import row_bytes
+from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
+from edge_runtime.contract.manifest import Manifest
+from edge_runtime.contract.messages import CacheDtype, SampleSet
+from edge_runtime.contract.plan import Plan
+from edge_runtime.contract.profile import BlockTiming, DeviceProfile
+
+from .costs import Problem
+from .ownership import SampleTable
+from .planner import make_plan
+
+
+def planner(
+    manifest: Manifest,
+    config: AdapterConfig,
+    options: TrainingOptions,
+    tables: Mapping[SampleSet, SampleTable],
+    cache_dtype: CacheDtype,
+) -> Callable[[Sequence[DeviceProfile]], Plan]:
+    """A function from measured profiles to a plan, for this bundle and these data."""
+    lengths = np.concatenate([table.samples.lengths for table in tables.values()])
+    keys = np.concatenate([table.samples.keys for table in tables.values()])
+    train = tables.get("train")
+
+    def plan(profiles: Sequence[DeviceProfile]) -> Plan:
+        problem = Problem(
+            manifest=manifest,
+            profiles=tuple(complete(manifest, profile) for profile in profiles),
+            num_samples=len(train) if train is not None else 0,
+            fill_samples=len(np.unique(keys, axis=0)),
+            mean_tokens=float(lengths.mean()),
+            max_tokens=int(lengths.max()),
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            num_blocks=config.layers[-1] + 1,
+            cached_layers=config.layers,
+            cache_row_bytes=row_bytes(cache_dtype, manifest.hidden_size),
+            adapter_parameters=max(
+                (profile.trainer.parameters for profile in profiles if profile.trainer), default=0
+            ),
+        )
+        return make_plan(problem)
+
+    return plan
+
+
+def complete(manifest: Manifest, profile: DeviceProfile) -> DeviceProfile:
+    """Adds blocks that were not timed (embeddings), scaled by FLOPs from one that was."""
+    if not profile.blocks:
+        return profile
+    measured = {block.alike: block for block in manifest.blocks if block.alike in profile.blocks}
+    if not measured:
+        return profile
+    alike, reference = next(iter(measured.items()))
+    timings = dict(profile.blocks)
+    for block in manifest.blocks:
+        if block.alike not in timings:
+            scale = max(block.flops_per_token, 1) / max(reference.flops_per_token, 1)
+            timings[block.alike] = tuple(_scaled(timing, scale) for timing in timings[alike])
+    return dataclasses.replace(profile, blocks=timings)
+
+
+def _scaled(timing: BlockTiming, scale: float) -> BlockTiming:
+    return dataclasses.replace(timing, seconds_per_token=timing.seconds_per_token * scale)

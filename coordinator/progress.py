@@ -1,0 +1,98 @@
+"""What a session has seen so far: read by the report and by the live display."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.messages import (
+    BatchServed,
+    EpochDone,
+    Progress,
+    SampleSet,
+    Usage,
+)
+from edge_runtime.contract.plan import Plan
+from edge_runtime.contract.profile import DeviceProfile
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+@dataclasses.dataclass(slots=True)
+class DeviceRecord:
+    """One device's part."""
+
+    roles: tuple[str, ...]
+    profile: DeviceProfile | None = None
+    usage: Usage | None = None
+    served_batches: int = 0
+    served_seconds: float = 0.0
+    received_weight_bytes: int = 0
+    cache_bytes: int = 0
+    cache_samples: int = 0
+    progress: Progress | None = None
+
+
+@dataclasses.dataclass(slots=True)
+class FillRecord:
+    """The fill of one data set; samples are distinct ones."""
+
+    began: float
+    samples: int
+    computed: int
+    tokens: int
+    seconds: float = 0.0
+
+    @property
+    def reused(self) -> int:
+        """Samples that some device had cached already."""
+        return self.samples - self.computed
+
+
+@dataclasses.dataclass(slots=True)
+class EpochRecord:
+    """One adapter epoch, summed over the trainers."""
+
+    epoch: int
+    began: float
+    seconds: float = 0.0
+    samples: int = 0
+    loss_sum: float = 0.0
+
+    def add(self, done: EpochDone) -> None:
+        """Adds one trainer's part."""
+        self.samples += done.samples
+        self.loss_sum += done.loss_sum
+
+    @property
+    def train_loss(self) -> float:
+        """Mean loss of a sample, at the step in which it was trained on."""
+        return self.loss_sum / max(1, self.samples)
+
+
+@dataclasses.dataclass(slots=True)
+class SessionRecord:
+    """Everything a report needs."""
+
+    plan: Plan | None = None
+    devices: dict[DeviceId, DeviceRecord] = dataclasses.field(default_factory=dict)
+    fills: dict[SampleSet, FillRecord] = dataclasses.field(default_factory=dict)
+    stored: int = 0
+    to_store: int = 0
+    epochs: list[EpochRecord] = dataclasses.field(default_factory=list)
+    parameters: int = 0
+    state: bytes = b""
+    outputs_before: Array | None = None
+    outputs_after: Array | None = None
+
+    def observe(self, device: DeviceId, message: BatchServed | Progress) -> None:
+        """Telemetry that changes no state of the session."""
+        record = self.devices[device]
+        if isinstance(message, BatchServed):
+            record.served_batches += 1
+            record.served_seconds += message.seconds
+        else:
+            record.progress = message

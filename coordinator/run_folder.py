@@ -1,0 +1,220 @@
+"""A RUN folder: settings, events, plan, checkpoints, adapter and report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.contract.adapter import AdapterConfig
+from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.messages import CacheDtype
+from edge_runtime.contract.plain import from_plain, to_plain
+from edge_runtime.contract.plan import Plan
+from edge_runtime.transport.files import write_private
+
+from .actions import Record
+from .report import EpochReport
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What decides a run's result; a resumed run must be given the same.
+
+    Attributes:
+        bundle: folder of the bundle; may move, so it is not compared.
+        bundle_digest: of the bundle.
+        data_sha256: of the training file.
+        eval_sha256: of the evaluation file; empty for none.
+        fields: names of text, text_pair and label.
+        task: classification or regression.
+        adapter: kind of side block.
+        adapter_layers: hidden states that are read.
+        reduction: of the adapter.
+        epochs: in all.
+        batch_size: global.
+        learning_rate: peak.
+        seed: of weights and order.
+        cache_dtype: how states are stored.
+    """
+
+    bundle: str
+    bundle_digest: str
+    data_sha256: str
+    eval_sha256: str
+    fields: tuple[str, ...]
+    task: str
+    adapter: str
+    adapter_layers: tuple[int, ...]
+    reduction: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+    cache_dtype: CacheDtype
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """State after some epochs.
+
+    Attributes:
+        epochs_done: whole epochs behind it.
+        epochs: what the report says of them.
+        eval_before: metrics before training.
+        state: trainer state.
+    """
+
+    epochs_done: int
+    epochs: tuple[EpochReport, ...]
+    eval_before: dict[str, float]
+    state: bytes
+
+
+class RunFolder:
+    """Reads and writes the files of a run; every file appears whole or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, settings: Settings) -> RunFolder:
+        """Makes a new run folder.
+
+        Raises:
+            BadInputError: the folder exists and is not empty, or cannot be made.
+        """
+        check_new(path)
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInputError(f"{path}: cannot be made: {error.strerror}") from None
+        run = cls(path)
+        run._write_json("run.json", to_plain(settings))
+        return run
+
+    @classmethod
+    def resume(cls, path: Path, settings: Settings) -> RunFolder:
+        """Opens a run that stopped.
+
+        Raises:
+            BadInputError: no such run, it is finished, or it was started differently.
+        """
+        run = cls(path)
+        before = to_plain(run.settings())
+        if (path / "report.json").exists():
+            raise BadInputError(f"{path}: this run is finished; start a new one with another -o")
+        now = to_plain(settings)
+        for name, value in before.items():
+            if name != "bundle" and now.get(name) != value:
+                raise BadInputError(
+                    f"{path}: was started with {name} {_shown(value)}, not {_shown(now.get(name))};"
+                    " resume with the same, or start a new run with another -o"
+                )
+        return run
+
+    def settings(self) -> Settings:
+        """What the run was started with.
+
+        Raises:
+            BadInputError: the folder is no run.
+        """
+        return from_plain(Settings, self._read_json("run.json"), str(self.path / "run.json"))
+
+    def record(self, record: Record) -> None:
+        """Appends one line to ``events.jsonl``."""
+        line = json.dumps({"time": time.time(), "event": record.event, **record.fields})
+        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def write_plan(self, plan: Plan) -> None:
+        """Writes ``plan.json``."""
+        self._write_json("plan.json", to_plain(plan))
+
+    def write_report(self, report: dict[str, Any]) -> None:
+        """Writes ``report.json``: the run is finished."""
+        self._write_json("report.json", report)
+
+    def read_report(self) -> dict[str, Any]:
+        """What ``report.json`` says.
+
+        Raises:
+            BadInputError: the run has not finished.
+        """
+        report = self._read_json("report.json")
+        if not isinstance(report, dict):
+            raise BadInputError(f"{self.path / 'report.json'}: is not a report")
+        return report
+
+    def write_adapter(self, config: AdapterConfig, weights: bytes) -> None:
+        """Writes ``adapter/``."""
+        folder = self.path / "adapter"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        write_private(folder / WEIGHTS, weights)
+        self._write_json(f"adapter/{CONFIG}", to_plain(config))
+
+    def read_adapter(self) -> tuple[AdapterConfig, bytes]:
+        """Configuration and weights of the trained adapter.
+
+        Raises:
+            BadInputError: the run has not got so far, or a file is damaged.
+        """
+        where = self.path / "adapter" / CONFIG
+        config = from_plain(AdapterConfig, self._read_json(f"adapter/{CONFIG}"), str(where))
+        try:
+            return config, (self.path / "adapter" / WEIGHTS).read_bytes()
+        except OSError:
+            raise BadInputError(f"{self.path / 'adapter' / WEIGHTS}: cannot be read") from None
+
+    def write_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Writes a checkpoint and removes the one before."""
+        folder = self.path / "checkpoints"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        name = f"epoch-{checkpoint.epochs_done:04d}"
+        write_private(folder / f"{name}.safetensors", checkpoint.state)
+        plain = to_plain(dataclasses.replace(checkpoint, state=b""))
+        self._write_json(f"checkpoints/{name}.json", {**plain, "state": ""})
+        for old in folder.iterdir():
+            if old.stem != name:
+                old.unlink()
+
+    def last_checkpoint(self) -> Checkpoint | None:
+        """The newest checkpoint that is whole."""
+        # The JSON is written last: without it the checkpoint does not count.
+        for path in sorted((self.path / "checkpoints").glob("epoch-*.json"), reverse=True):
+            plain = self._read_json(f"checkpoints/{path.name}")
+            plain["state"] = path.with_suffix(".safetensors").read_bytes()
+            return from_plain(Checkpoint, plain, str(path))
+        return None
+
+    def _write_json(self, name: str, value: Any) -> None:
+        text = json.dumps(value, indent=1, sort_keys=False) + "\n"
+        write_private(self.path / name, text.encode())
+
+    def _read_json(self, name: str) -> Any:
+        path = self.path / name
+        try:
+            return json.loads(path.read_bytes())
+        except FileNotFoundError:
+            raise BadInputError(
+                f"{path}: is missing; give the -o folder of a `pacplus train` that has got so far"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise BadInputError(f"{path}: cannot be read: {error}") from None
+
+
+def check_new(path: Path) -> None:
+    """Raises BadInputError if ``path`` exists and is not an empty folder."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise BadInputError(
+            f"{path}: exists and is not empty; choose another -o, or go on with --resume"
+        )
+
+
+def _shown(value: object) -> str:
+    return str(value)[:40]

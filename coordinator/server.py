@@ -1,0 +1,200 @@
+"""The thin ZeroMQ server around the session: messages in, actions carried out, files served."""
+
+from __future__ import annotations
+
+import collections
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from export.stages import Bundle
+
+from edge_runtime.contract.codec import Frame, decode, encode
+from edge_runtime.contract.errors import DecodeError, UserError
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.messages import FileChunk, FileRequest, Hello, Message, Shutdown
+from edge_runtime.transport import Delivery, SecureRouter
+
+from .actions import (
+    Action,
+    Event,
+    Fail,
+    Finish,
+    Joined,
+    Lost,
+    Received,
+    Record,
+    SaveCheckpoint,
+    Send,
+    SendProfileRequest,
+    SendStage,
+)
+from .session import Session
+from .stage_files import StageCutter
+
+logger = logging.getLogger(__name__)
+
+WAIT_SECONDS = 0.1
+SILENCE_SECONDS = 30.0
+MAX_CHUNK_BYTES = 4 << 20
+
+Ended: TypeAlias = Callable[[], Mapping[DeviceId, str]]
+
+
+class Server:
+    """Runs one session over a router socket."""
+
+    def __init__(
+        self,
+        router: SecureRouter,
+        bundle: Bundle,
+        *,
+        public_keys: Mapping[DeviceId, str],
+        record: Callable[[Record], None],
+        save: Callable[[SaveCheckpoint], None],
+    ) -> None:
+        """Prepares.
+
+        Args:
+            router: admits the paired devices.
+            bundle: whose stages and weight files are sent.
+            public_keys: of the paired devices, for their peers.
+            record: keeps an event.
+            save: keeps a checkpoint.
+        """
+        self._router, self._bundle = router, bundle
+        self._public_keys = public_keys
+        self._record, self._save = record, save
+        self._cutter = StageCutter(bundle)
+        self._queues: dict[DeviceId, collections.deque[list[Frame]]] = {}
+        self._heard: dict[DeviceId, float] = {}
+
+    def run(
+        self,
+        session: Session,
+        *,
+        profile_shape: tuple[int, int],
+        ended: Ended,
+        watch: Callable[[], None],
+    ) -> None:
+        """Runs the session to its end.
+
+        Args:
+            session: the state machine.
+            profile_shape: batch size and tokens at which blocks are timed.
+            ended: local device processes that have ended, and why.
+            watch: called several times a second, for the display.
+
+        Raises:
+            UserError: the session failed; the message says why.
+        """
+        self._session, self._shape = session, profile_shape
+        self._finished = False
+        while not self._finished:
+            received = self._router.recv(WAIT_SECONDS)
+            while received is not None:
+                self._heard[received.device] = time.monotonic()
+                self._take_in(received.device, received.frames)
+                self._flush()
+                received = self._router.recv(0.0)
+            for device, reason in ended().items():
+                self._handle(Lost(device=device, reason=reason))
+            self._notice_silence()
+            self._flush()
+            watch()
+
+    def end(self, devices: Iterable[DeviceId]) -> None:
+        """Tells devices that the session is over, also after an interruption; does not wait."""
+        for device in devices:
+            self._router.send(device, encode(Shutdown()))
+
+    def _take_in(self, device: DeviceId, frames: list[memoryview]) -> None:
+        try:
+            message = decode(frames)
+        except DecodeError as error:
+            logger.warning("rejected a message of %s: %s", device, error)
+            return
+        if isinstance(message, FileRequest):
+            self._serve_file(device, message)
+        elif isinstance(message, Hello):
+            key = self._public_keys.get(device)
+            if key is not None:
+                self._handle(Joined(device=device, hello=message, public_key=key))
+        else:
+            self._handle(Received(device=device, message=message))
+
+    def _notice_silence(self) -> None:
+        now = time.monotonic()
+        for device, heard in list(self._heard.items()):
+            if now - heard > SILENCE_SECONDS:
+                del self._heard[device]
+                reason = f"silent for {SILENCE_SECONDS:.0f} seconds"
+                self._handle(Lost(device=device, reason=reason))
+
+    def _handle(self, event: Event) -> None:
+        for action in self._session.handle(event, time.monotonic()):
+            self._carry_out(action)
+
+    def _carry_out(self, action: Action) -> None:
+        match action:
+            case Send():
+                self._send(action.device, action.message)
+            case SendProfileRequest():
+                request = self._cutter.profile_request(self._session.adapter_config, *self._shape)
+                self._send(action.device, request)
+            case SendStage():
+                stage = self._cutter.load_stage(
+                    action.first,
+                    action.last,
+                    layers=self._session.adapter_config.layers,
+                    dtype=self._session.cache_dtype,
+                )
+                self._send(action.device, stage)
+            case Record():
+                self._record(action)
+            case SaveCheckpoint():
+                self._save(action)
+            case Finish():
+                self._finished = True
+            case Fail():
+                self._flush()
+                raise action.error
+
+    # ---- sending
+
+    def _send(self, device: DeviceId, message: Message) -> None:
+        queue = self._queues.setdefault(device, collections.deque())
+        queue.append(encode(message))
+        self._flush_to(device)
+
+    def _flush(self) -> None:
+        for device in self._queues:
+            self._flush_to(device)
+
+    def _flush_to(self, device: DeviceId) -> None:
+        """Sends what the socket takes; the rest waits (a device that is gone is noticed
+        by its silence or its process).
+        """  # noqa: D205
+        queue = self._queues[device]
+        while queue and self._router.send(device, queue[0]) is Delivery.QUEUED:
+            queue.popleft()
+
+    def _serve_file(self, device: DeviceId, request: FileRequest) -> None:
+        """Sends a piece of a weight file; only files of this bundle's weights are served."""
+        try:
+            data = self._read(request)
+        except (UserError, OSError, KeyError) as error:
+            logger.warning("%s asked for a piece that is not there: %s", device, error)
+            return
+        chunk = FileChunk(sha256=request.sha256, offset=request.offset, data=data)
+        self._send(device, chunk)
+
+    def _read(self, request: FileRequest) -> np.ndarray[Any, Any]:
+        spec = self._cutter.weight_file(request.sha256)
+        if not 0 <= request.offset < spec.bytes or not 0 < request.length <= MAX_CHUNK_BYTES:
+            raise KeyError("offset or length is out of range")
+        with self._bundle.file_path(spec).open("rb") as file:
+            file.seek(request.offset)
+            return np.frombuffer(file.read(request.length), np.uint8)

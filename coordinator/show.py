@@ -1,0 +1,138 @@
+"""Results for people: the report of a run, a plan, predictions. Everything goes to stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from edge_runtime.contract.manifest import Manifest
+from edge_runtime.contract.plan import Plan
+
+from .report import DeviceReport, Report
+
+if TYPE_CHECKING:
+    from .api import Prediction
+
+MEGA = 1e6
+
+
+def show_report(report: Report, run: Path, console: Console | None = None) -> None:
+    """Before and after, where the time went, what each device did."""
+    console = console or Console()
+    console.print(_quality(report))
+    console.print(_time(report))
+    console.print(_devices(report))
+    cache, fill = report.cache, report.fill
+    console.print(
+        f"cache: {cache.bytes / MEGA:.1f} MB in {cache.dtype}, "
+        f"{cache.bytes_per_sample / 1000:.1f} kB a sample; "
+        f"{fill.computed + fill.eval_computed} samples computed, "
+        f"{fill.reused + fill.eval_reused} reused"
+    )
+    console.print(f"adapter: {report.parameters / 1000:.0f}k parameters, in {run / 'adapter'}")
+
+
+def _quality(report: Report) -> Table:
+    table = Table("", "before", "after", title="evaluation")
+    before, after = report.eval.get("before", {}), report.eval.get("after", {})
+    for name in after or before:
+        table.add_row(
+            name, *(f"{part[name]:.4f}" if name in part else "-" for part in (before, after))
+        )
+    for epoch in report.epochs:
+        table.add_row(f"loss of epoch {epoch.epoch}", "", f"{epoch.train_loss:.4f}")
+    return table
+
+
+def _time(report: Report) -> Table:
+    table = Table("phase", "seconds", "predicted", title="where the time went")
+    predicted = report.plan.predicted
+    epochs = sum(epoch.seconds for epoch in report.epochs)
+    rest = max(0.0, report.total_seconds - report.fill.seconds - epochs)
+    # The prediction is for filling everything: it does not speak of a cache that was full.
+    whole = report.fill.reused == 0 and predicted is not None
+    table.add_row(
+        "fill (backbone forward, once)",
+        f"{report.fill.seconds:.1f}",
+        f"{predicted.fill_seconds:.1f}" if predicted and whole else "-",
+    )
+    table.add_row(
+        f"{len(report.epochs)} adapter epochs",
+        f"{epochs:.1f}",
+        f"{len(report.epochs) * predicted.epoch_seconds:.1f}" if predicted else "-",
+    )
+    table.add_row("start, profile, weights, evaluation", f"{rest:.1f}", "")
+    table.add_row("total", f"{report.total_seconds:.1f}", "")
+    return table
+
+
+def _devices(report: Report) -> Table:
+    table = Table(title="devices")
+    for column in ("device", "roles", "blocks", "shards", "peak memory", "sent", "received", "CPU"):
+        table.add_column(column, justify="left" if column in ("device", "roles") else "right")
+    for device in report.devices:
+        table.add_row(device.id, ", ".join(device.roles), *_device_cells(device))
+    return table
+
+
+def _device_cells(device: DeviceReport) -> tuple[str, ...]:
+    blocks = f"{device.blocks[0]}..{device.blocks[1] - 1}" if device.blocks else "-"
+    return (
+        blocks,
+        str(device.shards or "-"),
+        f"{device.peak_rss_bytes / MEGA:.0f} MB",
+        f"{device.sent_bytes / MEGA:.1f} MB",
+        f"{device.received_bytes / MEGA:.1f} MB",
+        f"{sum(device.cpu_seconds.values()):.1f} s",
+    )
+
+
+def show_plan(plan: Plan, manifest: Manifest, console: Console | None = None) -> None:
+    """Stages, owners and predictions, and a drawing of the pipeline."""
+    console = console or Console()
+    table = Table(title="plan")
+    for column in ("device", "blocks", "shards", "memory", "cache", "fill", "an epoch"):
+        table.add_column(column, justify="left" if column == "device" else "right")
+    predicted = plan.predicted
+    for device in plan.devices:
+        stage = plan.stage_of(device)
+        part = predicted.devices.get(device) if predicted else None
+        names = [block.name for block in manifest.blocks[stage.first : stage.last]] if stage else []
+        table.add_row(
+            device,
+            f"{names[0]} to {names[-1]}" if names else "-",
+            str(len(plan.shards_of(device)) or "-"),
+            f"{part.memory_bytes / MEGA:.0f} MB" if part else "-",
+            f"{part.storage_bytes / MEGA:.0f} MB" if part else "-",
+            f"{part.fill_seconds:.2f} s" if part else "-",
+            f"{part.epoch_seconds:.2f} s" if part else "-",
+        )
+    console.print(table)
+    stages = [" + ".join(member.device for member in stage.devices) for stage in plan.stages]
+    console.print("text -> " + " -> ".join(stages) + " -> owners: " + _owners(plan))
+    if predicted:
+        console.print(
+            f"predicted: fill {predicted.fill_seconds:.1f} s, an epoch "
+            f"{predicted.epoch_seconds:.1f} s, total {predicted.total_seconds:.1f} s"
+        )
+
+
+def _owners(plan: Plan) -> str:
+    return ", ".join(
+        f"{owner.device} {100 * len(owner.shards) / plan.num_shards:.0f} %" for owner in plan.owners
+    )
+
+
+def show_predictions(predictions: Sequence[Prediction]) -> None:
+    """One line a text."""
+    console = Console()
+    for prediction in predictions:
+        if prediction.scores is None:
+            console.print(f"{prediction.value:.4f}")
+        else:
+            score = max(prediction.scores.values())
+            console.print(f"{prediction.label}  ({score:.3f})")

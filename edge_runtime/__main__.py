@@ -1,0 +1,7 @@
+"""``python -m edge_runtime`` is ``pacplus-device``."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,123 @@
+"""The backbone role: serves one stage, passes activations on, sends states to their owners."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from .cache.encoding import encode, row_bytes
+from .contract.errors import RemoteError
+from .contract.ids import DeviceId
+from .contract.messages import (
+    BatchServed,
+    Boundary,
+    CacheDtype,
+    Destination,
+    LoadStage,
+    MicroBatch,
+    StageFiles,
+    States,
+)
+from .files import WeightStore
+from .inference import StageSession, numerics
+from .outbox import Outbox
+from .stage import Stage, StageResult
+
+logger = logging.getLogger(__name__)
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+def write_stage_graph(stage: StageFiles, store: WeightStore) -> Path:
+    """Stores the form of the stage's graph that is exact on this processor."""
+    graph = stage.graph if numerics().kernel == "fast" else stage.exact_graph
+    return store.write_graph(graph.tobytes())
+
+
+class BackboneRole:
+    """Runs micro-batches through this device's stage. Compute thread only."""
+
+    def __init__(
+        self,
+        *,
+        me: DeviceId,
+        threads: int,
+        outbox: Outbox,
+        keep: Callable[[States], None],
+    ) -> None:
+        """``keep`` stores states that this device owns itself."""
+        self._me, self._threads, self._outbox, self._keep = me, threads, outbox, keep
+        self._stage: Stage | None = None
+        self._dtype: CacheDtype = "fp32"
+
+    def load(self, request: LoadStage, store: WeightStore) -> None:
+        """Loads the stage; its weight files are in ``store`` already."""
+        files = request.stage
+        self._stage = None  # the old stage's memory goes before the new one's comes
+        session = StageSession(write_stage_graph(files, store), self._threads)
+        self._stage = Stage(
+            session,
+            first=files.first,
+            last=files.last,
+            layers=request.layers,
+            inputs=files.inputs,
+        )
+        self._dtype = request.dtype
+
+    def run(self, batch: MicroBatch, index: int, rows: Mapping[str, Array] | Array) -> None:
+        """Serves a micro-batch as stage number ``index`` of its route.
+
+        Raises:
+            RemoteError: this device is not that stage.
+        """
+        if self._stage is None or not 0 <= index < len(batch.route):
+            raise RemoteError(f"micro-batch {batch.number} came before its stage was loaded")
+        if batch.route[index] != self._me:
+            raise RemoteError(f"micro-batch {batch.number} was routed to the wrong device")
+        self._outbox.wait_for_room()
+        began = time.perf_counter()
+        result = self._stage.run(batch.lengths, rows)
+        seconds = time.perf_counter() - began
+        # The next stage waits for this, the owners do not.
+        if index + 1 < len(batch.route):
+            boundary = Boundary(batch=batch, stage=index + 1, hidden=result.boundary)
+            self._outbox.to_peer(batch.route[index + 1], boundary)
+        if result.states:
+            self._deliver(batch, result)
+        self._outbox.to_coordinator(BatchServed(number=batch.number, stage=index, seconds=seconds))
+
+    def _deliver(self, batch: MicroBatch, result: StageResult) -> None:
+        layers = tuple(result.states)
+        tokens, channels = result.boundary.shape
+        encoded = np.empty((len(layers), tokens, row_bytes(self._dtype, channels)), np.uint8)
+        for rows, out in zip(result.states.values(), encoded, strict=True):
+            encode(rows, self._dtype, out)
+        for destination in batch.destinations:
+            states = _select(batch, destination, layers, encoded)
+            if destination.device == self._me:
+                self._keep(states)
+            else:
+                self._outbox.to_peer(destination.device, states)
+
+
+def _select(
+    batch: MicroBatch, destination: Destination, layers: tuple[int, ...], encoded: Array
+) -> States:
+    """The part of ``encoded`` (L, tokens, R) that one owner keeps."""
+    positions = np.sort(destination.positions)
+    if len(positions) < len(batch.lengths):
+        sample_of_row = np.repeat(np.arange(len(batch.lengths)), batch.lengths)
+        encoded = encoded[:, np.isin(sample_of_row, positions)]
+    return States(
+        number=batch.number,
+        keys=batch.keys[positions],
+        lengths=batch.lengths[positions],
+        layers=layers,
+        encoded=encoded,
+        numerics=str(numerics()),
+    )

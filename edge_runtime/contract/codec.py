@@ -1,0 +1,111 @@
+"""Messages to frames and back: a msgpack header, then raw array frames.
+
+The header is ``[protocol version, message type, fields]``. An array field is an
+extension value that gives dtype, shape and the index of the frame that holds its
+bytes, so large tensors are neither copied into the header nor parsed.
+
+Whatever comes from a peer is checked before use: version, type, every field, and that
+each array's frame has exactly the bytes which dtype and shape call for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import msgpack
+import numpy as np
+
+from .errors import BadInputError, DecodeError
+from .messages import MESSAGE_TYPES, Message
+from .plain import from_plain, to_plain
+
+PROTOCOL_VERSION = 1
+MAX_HEADER_BYTES = 4 << 20
+MAX_FRAMES = 64
+
+Frame: TypeAlias = "bytes | memoryview"
+
+_ARRAY = 1
+_DTYPES = ("uint8", "int8", "int32", "int64", "float16", "float32", "bool")
+
+
+def encode(message: Message) -> list[Frame]:
+    """Frames of ``message``; arrays are sent without a copy where they are contiguous.
+
+    Raises:
+        ValueError: an array has a dtype that never crosses the wire (a bug of ours).
+    """
+    frames: list[Frame] = [b""]
+
+    def pack_array(value: Any) -> msgpack.ExtType:
+        if not isinstance(value, np.ndarray):
+            raise TypeError(f"cannot send a {type(value).__name__}")
+        array = np.ascontiguousarray(value)
+        description = msgpack.packb([_DTYPES.index(array.dtype.name), len(frames), *value.shape])
+        frames.append(array.data.cast("B") if array.size else b"")
+        return msgpack.ExtType(_ARRAY, description)
+
+    header = [PROTOCOL_VERSION, type(message).__name__, to_plain(message)]
+    frames[0] = msgpack.packb(header, default=pack_array)
+    return frames
+
+
+def decode(frames: Sequence[Frame]) -> Message:
+    """The message in ``frames``. Arrays are read-only views of the frames.
+
+    Raises:
+        DecodeError: the frames are not a valid message; the text says why.
+    """
+    if not 1 <= len(frames) <= MAX_FRAMES:
+        raise DecodeError(f"{len(frames)} frames")
+    if len(frames[0]) > MAX_HEADER_BYTES:
+        raise DecodeError(f"header of {len(frames[0])} bytes")
+
+    def unpack_extension(code: int, data: bytes) -> np.ndarray[Any, Any]:
+        if code != _ARRAY:
+            raise DecodeError(f"unknown extension {code}")
+        return _array(msgpack.unpackb(data), frames)
+
+    try:
+        header = msgpack.unpackb(
+            frames[0], ext_hook=unpack_extension, strict_map_key=True, max_ext_len=256
+        )
+    except DecodeError:
+        raise
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise DecodeError(f"header is not msgpack: {error}") from None
+    return _message(header)
+
+
+def _message(header: Any) -> Message:
+    if not isinstance(header, list) or len(header) != 3:
+        raise DecodeError("header is not [version, type, fields]")
+    version, name, fields = header
+    if version != PROTOCOL_VERSION:
+        raise DecodeError(
+            f"protocol version {version!r}, this side speaks {PROTOCOL_VERSION}; update pacplus"
+        )
+    message_type = MESSAGE_TYPES.get(name) if isinstance(name, str) else None
+    if message_type is None:
+        raise DecodeError(f"unknown message type {str(name)[:40]!r}")
+    try:
+        return from_plain(message_type, fields, name)
+    except BadInputError as error:
+        raise DecodeError(str(error)) from None
+
+
+def _array(description: Any, frames: Sequence[Frame]) -> np.ndarray[Any, Any]:
+    whole = isinstance(description, list) and all(type(item) is int for item in description)
+    if not whole or not 2 <= len(description) <= 10 or min(description) < 0:
+        raise DecodeError("array description is not valid")
+    dtype_index, frame_index, *shape = description
+    if dtype_index >= len(_DTYPES) or not 1 <= frame_index < len(frames):
+        raise DecodeError("array description is out of range")
+    dtype = np.dtype(_DTYPES[dtype_index])
+    frame = memoryview(frames[frame_index])
+    if math.prod(shape) * dtype.itemsize != frame.nbytes:
+        raise DecodeError(f"array of shape {shape} does not fit a frame of {frame.nbytes} bytes")
+    array: np.ndarray[Any, Any] = np.frombuffer(frame, dtype).reshape(shape)
+    return array

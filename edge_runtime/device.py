@@ -1,0 +1,313 @@
+"""The device process: takes requests and activations in, has them worked on, answers.
+
+Two threads. This one owns the sockets and never computes; the worker computes and never
+touches a socket. Messages from a peer are credited once they are dealt with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import edge_runtime
+
+from .backbone import BackboneRole
+from .contract.errors import RemoteError, StoppedError, UserError
+from .contract.ids import DeviceId
+from .contract.manifest import FileSpec
+from .contract.messages import (
+    BeginPhase,
+    Boundary,
+    Evaluate,
+    Failed,
+    FileChunk,
+    GradientPart,
+    Heartbeat,
+    Hello,
+    LoadStage,
+    Message,
+    MoveSamples,
+    OpenCache,
+    OwnSamples,
+    Peers,
+    PeersReady,
+    ProfileDone,
+    ProfileRequest,
+    ReducedPart,
+    RunBatch,
+    SendState,
+    SetUpTraining,
+    Shutdown,
+    StageReady,
+    States,
+    TrainEpoch,
+    Usage,
+    Welcome,
+)
+from .contract.profile import Role
+from .files import FileFetch, WeightStore
+from .profiler import measure
+from .session_link import SessionLink
+from .trainer import TrainerRole
+from .transport import Address
+from .usage import CpuClock, peak_resident_bytes
+from .worker import Worker
+
+logger = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 30.0
+SILENCE_SECONDS = 30.0
+STOP_SECONDS = 5.0
+
+Ended = Literal["shutdown", "disconnected"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceOptions:
+    """What this process is.
+
+    Attributes:
+        device: its id at the coordinator.
+        home: where its files are.
+        roles: what it offers.
+        threads: for inference and training.
+        data_address: where peers reach it; the port is filled in.
+        process_id: of this process.
+    """
+
+    device: DeviceId
+    home: Path
+    roles: tuple[Role, ...]
+    threads: int
+    data_address: Address
+    process_id: int
+
+
+@dataclasses.dataclass(slots=True)
+class _Fetching:
+    fetch: FileFetch
+    then: Callable[[], None]
+
+
+class Device:
+    """One device in one session."""
+
+    def __init__(self, options: DeviceOptions, link: SessionLink) -> None:
+        self._options, self._link = options, link
+        self._store = WeightStore(options.home / "weights")
+        self._clock = CpuClock()
+        self._worker = Worker(lambda reason: link.to_coordinator(Failed(reason=reason)))
+        self._trainer = TrainerRole(
+            me=options.device, home=options.home, threads=options.threads, outbox=link
+        )
+        self._backbone = BackboneRole(
+            me=options.device, threads=options.threads, outbox=link, keep=self._trainer.store
+        )
+        self._fetching: _Fetching | None = None
+        self._received_weight_bytes = 0
+        self._heartbeat_seconds = 2.0
+        self._welcomed = False
+        self._over = False
+
+    def run(self) -> Ended:
+        """Serves until the coordinator ends the session or is gone.
+
+        Raises:
+            StoppedError: the coordinator could not be reached at all.
+        """
+        self._link.to_coordinator(self._hello())
+        began = heard = beaten = time.monotonic()
+        try:
+            while not self._over:
+                self._link.wait(self._heartbeat_seconds / 4)
+                now = time.monotonic()
+                if self._take_in():
+                    heard = now
+                if now - beaten >= self._heartbeat_seconds:
+                    beaten = now
+                    self._link.to_coordinator(Heartbeat())
+                if self._link.connected:
+                    heard = max(heard, now - 1.0)
+                elif now - heard > SILENCE_SECONDS and self._welcomed:
+                    return "disconnected"
+                if not self._welcomed and now - began > CONNECT_SECONDS:
+                    raise StoppedError(self._explain_silence())
+            return "shutdown"
+        finally:
+            self._trainer.close()
+            self._link.set_peers(())
+            self._worker.stop(STOP_SECONDS)
+
+    def _hello(self) -> Hello:
+        address = dataclasses.replace(self._options.data_address, port=self._link.data_address.port)
+        return Hello(
+            software=edge_runtime.__version__,
+            roles=self._options.roles,
+            data_address=address.endpoint,
+            process_id=self._options.process_id,
+        )
+
+    def _explain_silence(self) -> str:
+        if self._link.failed_handshakes:
+            return "the coordinator no longer knows this device; pair it again"
+        return "the coordinator does not answer; start `pacplus train` there, or check the network"
+
+    def _take_in(self) -> bool:
+        """Handles everything that has come in; returns whether the coordinator spoke."""
+        spoke = False
+        try:
+            for message in self._link.from_coordinator():
+                spoke = True
+                self._on_request(message)
+            for peer, message, size in self._link.from_peers():
+                self._on_peer(peer, message, size)
+        except (RemoteError, UserError) as error:
+            logger.warning("%s", error)
+            self._link.to_coordinator(Failed(reason=str(error)))
+        return spoke
+
+    # ---- the coordinator's requests
+
+    def _on_request(self, message: Message) -> None:
+        match message:
+            case Welcome():
+                self._welcomed = True
+                self._heartbeat_seconds = message.heartbeat_seconds
+            case Shutdown():
+                self._over = True
+            case BeginPhase():
+                self._link.to_coordinator(self._usage(message))
+            case Peers():
+                self._link.set_peers(message.peers)
+                self._link.to_coordinator(PeersReady())
+            case FileChunk():
+                self._on_chunk(message)
+            case ProfileRequest():
+                files = [spec for stage in message.stages for spec in stage.files]
+                self._fetch(files, lambda: self._profile(message))
+            case LoadStage():
+                began = time.monotonic()
+                self._fetch(message.stage.files, lambda: self._load(message, began))
+            case RunBatch():
+                self._submit(partial(self._backbone.run, message.batch, 0, message.inputs))
+            case _:
+                self._on_trainer_request(message)
+
+    def _on_trainer_request(self, message: Message) -> None:
+        trainer = self._trainer
+        match message:
+            case OpenCache():
+                self._submit(partial(trainer.open_cache, message))
+            case MoveSamples():
+                self._submit(partial(trainer.move, message))
+            case OwnSamples():
+                self._submit(partial(trainer.own, message))
+            case SetUpTraining():
+                self._submit(partial(trainer.set_up, message))
+            case TrainEpoch():
+                self._submit(partial(trainer.train_epoch, message.epoch))
+            case Evaluate():
+                self._submit(trainer.evaluate)
+            case SendState():
+                self._submit(trainer.send_state)
+            case _:
+                raise RemoteError(f"the coordinator sent {type(message).__name__}")
+
+    def _submit(self, job: Callable[[], None]) -> None:
+        self._worker.submit(job)
+
+    def _usage(self, request: BeginPhase) -> Usage:
+        ended = self._clock.begin(request.phase)
+        return Usage(
+            phase=ended,
+            cpu_seconds=self._clock.seconds(),
+            peak_rss_bytes=peak_resident_bytes(),
+            sent_bytes=self._link.sent_bytes,
+            received_bytes=self._link.received_bytes,
+        )
+
+    # ---- weight files
+
+    def _fetch(
+        self, files: list[FileSpec] | tuple[FileSpec, ...], then: Callable[[], None]
+    ) -> None:
+        if self._fetching is not None:
+            raise RemoteError("asked for a stage while another one is being fetched")
+        self._fetching = _Fetching(FileFetch(self._store, files), then)
+        self._advance_fetch()
+
+    def _on_chunk(self, chunk: FileChunk) -> None:
+        if self._fetching is None:
+            raise RemoteError("a file chunk came that was not asked for")
+        self._fetching.fetch.receive(chunk)
+        self._advance_fetch()
+
+    def _advance_fetch(self) -> None:
+        fetching = self._fetching
+        if fetching is None:
+            return
+        if not fetching.fetch.done:
+            for request in fetching.fetch.requests():
+                self._link.to_coordinator(request)
+            return
+        self._fetching = None
+        self._received_weight_bytes = fetching.fetch.received_bytes
+        self._submit(fetching.then)
+
+    def _profile(self, request: ProfileRequest) -> None:
+        profile = measure(
+            request,
+            device=self._options.device,
+            roles=self._options.roles,
+            threads=self._options.threads,
+            store=self._store,
+            home=self._options.home,
+        )
+        self._link.to_coordinator(ProfileDone(profile=profile))
+
+    def _load(self, request: LoadStage, began: float) -> None:
+        self._backbone.load(request, self._store)
+        ready = StageReady(
+            first=request.stage.first,
+            last=request.stage.last,
+            received_bytes=self._received_weight_bytes,
+            seconds=time.monotonic() - began,
+        )
+        self._link.to_coordinator(ready)
+
+    # ---- peers
+
+    def _on_peer(self, peer: DeviceId, message: Message, size: int) -> None:
+        try:
+            match message:
+                case Boundary():
+                    self._submit(partial(self._serve, peer, message, size))
+                    return  # credited when served: until then it takes memory here
+                case States():
+                    self._trainer.store(message)
+                case GradientPart() | ReducedPart():
+                    self._trainer.deliver(peer, message)
+                case _:
+                    raise RemoteError(f"{type(message).__name__} is not for peers to send")
+        except RemoteError as error:
+            logger.warning("rejected a message of %s: %s", peer, error)
+        self._link.dealt_with(peer, size)
+
+    def _serve(self, peer: DeviceId, message: Boundary, size: int) -> None:
+        try:
+            self._backbone.run(message.batch, message.stage, message.hidden)
+        finally:
+            self._link.credit_later(peer, size)
+
+
+def run_device(options: DeviceOptions, link: SessionLink) -> Ended:
+    """Runs a device to the end of its session and closes its sockets."""
+    try:
+        return Device(options, link).run()
+    finally:
+        link.close()

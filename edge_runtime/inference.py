@@ -1,0 +1,92 @@
+"""ONNX Runtime, and nothing else: the one module that imports it.
+
+Weights stay in their files and are mapped; the graph itself is small. Spinning is off
+everywhere, since an idle phone must not burn its battery waiting for work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from .contract.errors import BadInputError, MissingExtraError
+
+try:
+    import onnxruntime as ort
+except ImportError:  # pragma: no cover - exercised in an environment without the extra
+    raise MissingExtraError("onnxruntime", "edge") from None
+
+logger = logging.getLogger(__name__)
+
+Array: TypeAlias = np.ndarray[Any, Any]
+Kernel = Literal["fast", "exact"]
+
+
+class StageSession:
+    """One stage's graph, loaded and ready to run.
+
+    Attributes:
+        input_names: what the graph is fed with.
+        output_names: the hidden states it makes, in block order.
+    """
+
+    def __init__(self, graph: Path, threads: int) -> None:
+        """Loads ``graph``; its weight files lie in the same folder.
+
+        Raises:
+            BadInputError: ONNX Runtime refuses the graph or its weights.
+        """
+        try:
+            self._session = ort.InferenceSession(
+                str(graph), _options(threads), providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's exceptions share no base of their own
+            raise BadInputError(f"{graph.name}: ONNX Runtime cannot load it: {error}") from error
+        self.input_names = tuple(item.name for item in self._session.get_inputs())
+        self.output_names = tuple(item.name for item in self._session.get_outputs())
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """Runs the graph and returns the asked ``outputs`` in order."""
+        results: list[Array] = self._session.run(list(outputs), dict(feeds))
+        return results
+
+
+def _options(threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Shapes change with every micro-batch: patterns would be planned for each anew, and an
+    # arena would keep the largest one's memory for good.
+    options.enable_mem_pattern = False
+    options.enable_cpu_mem_arena = False
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return options
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Numerics:
+    """What decides the last bits of a result on this device."""
+
+    runtime: str
+    kernel: Kernel
+
+    def __str__(self) -> str:
+        return f"{self.runtime}/{self.kernel}"
+
+
+@functools.cache
+def numerics() -> Numerics:
+    """Checks the integer kernels once a process; see :func:`matmul_integer_is_exact`."""
+    kernel: Kernel = "fast" if matmul_integer_is_exact() else "exact"
+    if kernel == "exact":
+        logger.info("uint8 x int8 saturates on this processor; using the exact form")
+    version = ".".join(ort.__version__.split(".")[:2])
+    return Numerics(runtime=f"ort-{version}", kernel=kernel)

@@ -1,0 +1,243 @@
+"""The trainer role: owns samples, keeps their states, trains the adapter on them.
+
+Does not import torch; :mod:`edge_runtime.training` does, when an adapter is made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from .cache.store import ActivationCache
+from .contract.adapter import AdapterConfig, TrainingOptions
+from .contract.errors import RemoteError
+from .contract.ids import DeviceId
+from .contract.messages import (
+    CacheStatus,
+    EpochDone,
+    GradientPart,
+    MoveSamples,
+    OpenCache,
+    Outputs,
+    OwnSamples,
+    Progress,
+    ReducedPart,
+    SampleSet,
+    SamplesReady,
+    SetUpTraining,
+    States,
+    Stored,
+    TrainerState,
+    TrainingReady,
+)
+from .contract.order import epoch_order, step_counts
+from .exchange import GradientExchange
+from .inference import numerics
+from .outbox import Outbox
+from .training import Batch
+
+if TYPE_CHECKING:
+    from .training import Trainer
+
+logger = logging.getLogger(__name__)
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+PROGRESS_SECONDS = 0.25
+EVALUATION_BATCH = 32
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Training:
+    config: AdapterConfig
+    options: TrainingOptions
+    trainer: Trainer
+    exchange: GradientExchange
+
+
+class TrainerRole:
+    """One trainer. ``store`` and ``deliver`` may be called by the I/O thread, the rest by the
+    compute thread.
+    """  # noqa: D205
+
+    def __init__(self, *, me: DeviceId, home: Path, threads: int, outbox: Outbox) -> None:
+        self._me, self._home, self._threads, self._outbox = me, home, threads, outbox
+        self._cache: ActivationCache | None = None
+        self._cache_lock = threading.Lock()
+        self._layers: tuple[int, ...] = ()
+        self._owned: dict[SampleSet, OwnSamples] = {}
+        self._training: _Training | None = None
+
+    # ---- cache
+
+    def open_cache(self, request: OpenCache) -> None:
+        """Opens the cache and says which of the asked samples it holds."""
+        with self._cache_lock:
+            if self._cache is not None:
+                self._cache.close()
+            self._cache = ActivationCache(
+                self._home / "cache",
+                request.backbone_digest,
+                request.dtype,
+                request.hidden_size,
+                quota_bytes=request.quota_bytes,
+                numerics=str(numerics()),
+            )
+            self._layers = request.layers
+            held = self._cache.held(request.keys, request.layers)
+            used = self._cache.bytes_used
+        self._outbox.to_coordinator(CacheStatus(held=held, bytes_used=used))
+
+    def store(self, states: States) -> None:
+        """Keeps states and tells the coordinator."""
+        with self._cache_lock:
+            self._opened().append(
+                states.keys,
+                states.lengths,
+                states.layers,
+                states.encoded,
+                numerics=states.numerics,
+            )
+        self._outbox.to_coordinator(
+            Stored(number=states.number, layers=states.layers, samples=len(states.keys))
+        )
+
+    def move(self, request: MoveSamples) -> None:
+        """Sends cached states to their new owner."""
+        with self._cache_lock:
+            cache = self._opened()
+            lengths, encoded = cache.read_encoded(request.keys, request.layers)
+        states = States(
+            number=request.number,
+            keys=request.keys,
+            lengths=lengths,
+            layers=request.layers,
+            encoded=encoded,
+            numerics="+".join(cache.numerics_of(request.keys[0].tobytes())),
+        )
+        self._outbox.wait_for_room()
+        self._outbox.to_peer(request.to, states)
+
+    def own(self, request: OwnSamples) -> None:
+        """Takes note of the samples, makes the cache durable and says which it lacks."""
+        with self._cache_lock:
+            cache = self._opened()
+            cache.flush()
+            held = cache.held(request.keys, self._layers)
+            ready = SamplesReady(
+                which=request.which,
+                missing=request.indices[~held],
+                cache_bytes=cache.bytes_used,
+                cache_samples=cache.samples,
+            )
+        self._owned[request.which] = request
+        self._outbox.to_coordinator(ready)
+
+    def _opened(self) -> ActivationCache:
+        if self._cache is None:
+            raise RemoteError("the activation cache is not open")
+        return self._cache
+
+    # ---- adapter
+
+    def set_up(self, request: SetUpTraining) -> None:
+        """Makes the adapter, new or from a state."""
+        from .training import Trainer
+
+        trainer = Trainer(
+            request.config, request.options, request.total_steps, threads=self._threads
+        )
+        if request.state.size:
+            trainer.load_state(request.state.tobytes())
+        exchange = GradientExchange(
+            me=self._me,
+            trainers=request.trainers,
+            size=trainer.parameters,
+            send=self._outbox.to_peer,
+        )
+        self._training = _Training(request.config, request.options, trainer, exchange)
+        self._outbox.to_coordinator(TrainingReady(parameters=trainer.parameters))
+
+    def deliver(self, sender: DeviceId, part: GradientPart | ReducedPart) -> None:
+        """A peer's part of a step."""
+        if self._training is None:
+            raise RemoteError(f"{sender} sent a gradient before training was set up")
+        self._training.exchange.deliver(sender, part)
+
+    def train_epoch(self, epoch: int) -> None:
+        """Trains one epoch, in step with the other trainers."""
+        training, samples = self._ready("train")
+        options = training.options
+        shape = {"num_samples": samples.total, "batch_size": options.batch_size}
+        steps = epoch_order(samples.ranks, samples.lengths, **shape, seed=options.seed, epoch=epoch)
+        counts = step_counts(**shape, seed=options.seed, epoch=epoch)
+        gradient = training.trainer.flat_gradient
+        began = reported = time.monotonic()
+        seen, loss_sum = 0, 0.0
+        for chosen, count in zip(steps, counts.tolist(), strict=True):
+            if len(chosen):
+                loss_sum += training.trainer.gradients(self._batch(samples, chosen))
+            else:
+                gradient[:] = 0
+            training.exchange.reduce(gradient)
+            gradient /= count
+            training.trainer.apply(gradient)
+            seen += len(chosen)
+            if time.monotonic() - reported > PROGRESS_SECONDS:
+                reported = time.monotonic()
+                self._outbox.to_coordinator(Progress(epoch=epoch, samples=seen, loss_sum=loss_sum))
+        self._outbox.to_coordinator(
+            EpochDone(
+                epoch=epoch, samples=seen, loss_sum=loss_sum, seconds=time.monotonic() - began
+            )
+        )
+
+    def evaluate(self) -> None:
+        """Computes the outputs of this device's evaluation samples."""
+        training, samples = self._ready("eval")
+        by_length = np.argsort(samples.lengths, kind="stable")
+        width = training.config.num_outputs
+        outputs = np.zeros((len(by_length), width), np.float32)
+        for start in range(0, len(by_length), EVALUATION_BATCH):
+            chosen = by_length[start : start + EVALUATION_BATCH]
+            outputs[chosen] = training.trainer.outputs(self._batch(samples, chosen))
+        self._outbox.to_coordinator(Outputs(indices=samples.indices, outputs=outputs))
+
+    def send_state(self) -> None:
+        """Sends adapter and optimizer."""
+        training, _ = self._ready(None)
+        data = np.frombuffer(training.trainer.state(), np.uint8)
+        self._outbox.to_coordinator(TrainerState(data=data))
+
+    def close(self) -> None:
+        """Ends a waiting step and makes the cache durable."""
+        if self._training is not None:
+            self._training.exchange.close()
+        with self._cache_lock:
+            if self._cache is not None:
+                self._cache.close()
+                self._cache = None
+
+    def _ready(self, which: SampleSet | None) -> tuple[_Training, OwnSamples]:
+        if self._training is None:
+            raise RemoteError("training was not set up")
+        samples = self._owned.get(which) if which else next(iter(self._owned.values()), None)
+        if samples is None:
+            raise RemoteError(f"this device owns no {which or ''} samples")
+        return self._training, samples
+
+    def _batch(self, samples: OwnSamples, chosen: Array) -> Batch:
+        with self._cache_lock:
+            hidden, lengths = self._opened().read_batch(samples.keys[chosen], self._layers)
+        return Batch(
+            hidden=hidden,
+            lengths=lengths,
+            second_starts=samples.second_starts[chosen].astype(np.int64),
+            targets=samples.targets[chosen],
+        )

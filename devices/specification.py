@@ -25,8 +25,8 @@ from .catalogue import Role, load_device
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-MIN_MEMORY_BYTES = 32_000_000
-"""Less than this, Python with numpy, ONNX Runtime and ZeroMQ does not even start."""
+MIN_MEMORY_BYTES = 40_000_000
+"""The least in which Python with numpy, ONNX Runtime and ZeroMQ starts without thrashing."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

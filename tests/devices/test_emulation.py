@@ -74,13 +74,23 @@ print((time.process_time() - cpu) / (time.perf_counter() - wall))
 """
 
 
+def cpu_share(cluster: EmulatedCluster, at_least: float, log: Path) -> float:
+    """CPU seconds a second that a busy device gets: the first of three tries that suffices.
+
+    A machine that is busy otherwise can lower the share, but never raise it.
+    """
+    share = 0.0
+    for attempt in range(3):
+        share = float(run(cluster, BUSY, log.with_name(f"{attempt}.log")))
+        if share >= at_least:
+            break
+    return share
+
+
 def test_a_quarter_of_a_core_computes_four_times_slower(log: Path) -> None:
     with EmulatedCluster([one("laptop:cpu=0.25")], host_cores=1) as cluster:
-        share = float(run(cluster, BUSY, log))
         if is_enforced(cluster, "cpu"):
-            # CPU time over wall time: a machine that is busy otherwise can only lower it.
-            assert share <= 1 / 3.5
-            assert share >= 1 / 4.5
+            assert 3.5 <= 1 / cpu_share(cluster, 1 / 4.5, log) <= 4.5
 
 
 def test_when_the_host_is_too_small_every_device_slows_alike(log: Path) -> None:
@@ -88,9 +98,8 @@ def test_when_the_host_is_too_small_every_device_slows_alike(log: Path) -> None:
     with EmulatedCluster(pair, host_cores=0.5) as cluster:
         assert cluster.dilation == pytest.approx(2)
         assert [cluster.quota_cores(device) for device in pair] == pytest.approx([0.4, 0.1])
-        share = float(run(cluster, BUSY, log))
         if is_enforced(cluster, "cpu"):
-            assert share == pytest.approx(0.4, rel=0.125)
+            assert cpu_share(cluster, 0.36, log) == pytest.approx(0.4, abs=0.04)
 
 
 def test_a_device_that_takes_more_than_its_memory_is_killed_and_it_is_said_why(

@@ -65,9 +65,14 @@ def mbit_per_second(near: socket.socket, far: socket.socket, size_bytes: int) ->
 @pytest.mark.parametrize("to_device", [False, True])
 def test_a_100_mbit_link_carries_100_mbit(listener: socket.socket, to_device: bool) -> None:
     with Link(rate_bits_per_second=100e6, latency_seconds=0.005) as link:
-        near, far = connect(link, listener, to_device=to_device)
-        with near, far:
-            assert mbit_per_second(near, far, 8_000_000) == pytest.approx(100, abs=10)
+        rate = 0.0
+        for _ in range(3):  # a busy machine can slow a transfer, but nothing can speed it up
+            near, far = connect(link, listener, to_device=to_device)
+            with near, far:
+                rate = mbit_per_second(near, far, 8_000_000)
+            if rate >= 90:
+                break
+        assert 90 <= rate <= 110
 
 
 def test_connections_share_the_rate_of_their_link(listener: socket.socket) -> None:

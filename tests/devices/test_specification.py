@@ -95,7 +95,7 @@ def test_a_phone_can_be_told_to_train() -> None:
         ("laptop:cpu=0", "'cpu=0' is wrong; write cpu=CORES"),
         ("laptop:cpu=nan", "'cpu=nan' is wrong"),
         ("laptop:cpu=-1", "'cpu=-1' is wrong"),
-        ("laptop:memory=400", "'memory=400' is wrong; write memory=BYTES.*at least 32M"),
+        ("laptop:memory=400", "'memory=400' is wrong; write memory=BYTES.*at least 40M"),
         ("laptop:memory=4X", "'memory=4X' is wrong"),
         ("laptop:link=0", "'link=0' is wrong"),
         ("laptop:latency=5", "'latency=5' is wrong; write latency=TIME, e.g. 5ms"),

@@ -1,0 +1,60 @@
+"""Encrypted sockets between coordinator and devices; the only place that knows ZeroMQ.
+
+Every socket is CURVE-encrypted and every listening socket asks a ZAP allow-list, so a
+process speaks only with keys that it knows. The parts, from the bottom up:
+
+* :mod:`.keys` and :mod:`.peers`: long-term keys, who is paired with whom (files).
+* :mod:`.context`: one :class:`SecureContext` a process; owns the I/O and ZAP threads.
+* :mod:`.router` and :mod:`.dealer`: the listening and the connecting end.
+* :mod:`.poller`: waiting on several ends, and waking the waiting thread from another.
+* :mod:`.pairing`: how a device that nobody knows yet becomes a known one.
+
+A frame is any bytes-like object; what frames mean is decided by the callers.
+"""
+
+from __future__ import annotations
+
+from edge_runtime.contract.errors import MissingExtraError
+
+try:
+    import zmq as _zmq  # noqa: F401
+except ImportError:
+    raise MissingExtraError("pyzmq", "edge") from None
+
+from .address import Address
+from .context import SecureContext, SocketLimits
+from .dealer import SecureDealer
+from .delivery import Delivery
+from .keys import KeyPair, PublicKey, fingerprint, home_directory, load_or_create_keypair
+from .pairing import Pairing, PairingServer, pair
+from .peers import KnownCoordinator, KnownCoordinators, PairedDevice, PairedDevices
+from .poller import SocketPoller, Wakeup
+from .router import Received, SecureRouter
+from .token import PairingToken
+from .zap import AllowList
+
+__all__ = [
+    "Address",
+    "AllowList",
+    "Delivery",
+    "KeyPair",
+    "KnownCoordinator",
+    "KnownCoordinators",
+    "PairedDevice",
+    "PairedDevices",
+    "Pairing",
+    "PairingServer",
+    "PairingToken",
+    "PublicKey",
+    "Received",
+    "SecureContext",
+    "SecureDealer",
+    "SecureRouter",
+    "SocketLimits",
+    "SocketPoller",
+    "Wakeup",
+    "fingerprint",
+    "home_directory",
+    "load_or_create_keypair",
+    "pair",
+]

@@ -1,0 +1,194 @@
+"""The connecting end: one encrypted connection to one pinned key."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+import zmq
+
+from .context import SecureContext, SocketLimits
+from .delivery import Delivery
+from .events import HANDSHAKE_FAILURES, Deadline, SocketEvent, drain_events
+from .frames import Buffer, receive_frames, send_frames, views
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .address import Address
+    from .keys import KeyPair, PublicKey
+
+logger = logging.getLogger(__name__)
+
+DealerState = Literal["connecting", "connected", "refused"]
+"""``refused``: the last handshake failed, for a wrong key on either side; tries go on."""
+
+_RETRIES = zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_CONNECT_DELAYED | zmq.EVENT_CONNECTED
+_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | HANDSHAKE_FAILURES | _RETRIES
+
+
+class SecureDealer:
+    """A connection to the holder of ``server_key``; reconnects by itself, for ever.
+
+    After every connect it greets the router with an empty message, so that the router
+    can send at once. Every connection starts empty: what was queued when the former one
+    broke is lost, so say again what must be known when :meth:`take_connected` is true.
+
+    ZeroMQ redials after a lost connection, but gives up after a refusal or a protocol
+    error. A device may be refused just because it was faster than the message that
+    announced it, so this class redials then; that is why ``recv``, ``send`` or a
+    :class:`.SocketPoller` must be called now and then.
+
+    Not thread-safe: one thread owns the socket.
+
+    Args:
+        context: the process's context.
+        keypair: proves to the router who this is.
+        address: where to connect.
+        server_key: the only key that is talked to.
+        limits: what the peer may cost.
+    """
+
+    def __init__(
+        self,
+        context: SecureContext,
+        keypair: KeyPair,
+        *,
+        address: Address,
+        server_key: PublicKey,
+        limits: SocketLimits | None = None,
+    ) -> None:
+        limits = limits if limits is not None else SocketLimits()
+        self.address = address
+        self._state: DealerState = "connecting"
+        self._is_new = False
+        self._failed_handshakes = 0
+        self._shortest_pause_seconds = limits.reconnect_seconds
+        self._pause_seconds = limits.reconnect_seconds
+        self._redial_at: float | None = None
+        self._socket = context.client_socket(zmq.DEALER, keypair, server_key, limits)
+        self._socket.setsockopt(zmq.PROBE_ROUTER, 1)
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)
+        self._socket.setsockopt(zmq.IPV6, int(address.needs_ipv6()))
+        self._monitor = context.monitor(self._socket, _EVENTS)
+        self._socket.connect(address.endpoint)
+
+    @property
+    def state(self) -> DealerState:
+        """How the connection is."""
+        self._update()
+        return self._state
+
+    @property
+    def failed_handshakes(self) -> int:
+        """How often a peer was reached but the handshake failed."""
+        self._update()
+        return self._failed_handshakes
+
+    def take_connected(self) -> bool:
+        """Whether a new connection was made since the previous call, and still is there."""
+        is_new = self.state == "connected" and self._is_new
+        self._is_new = self._is_new and not is_new
+        return is_new
+
+    def wait_connected(self, timeout: float | None) -> bool:
+        """Waits until the connection is made and both keys are accepted.
+
+        Args:
+            timeout: seconds; None waits for ever.
+        """
+        deadline = Deadline(timeout)
+        while self.state != "connected":
+            if deadline.is_over:
+                return False
+            deadline.wait_readable(self._monitor, at_most=self.poll_timeout())
+        return True
+
+    def send(self, frames: Sequence[Buffer]) -> Delivery:
+        """Queues one message; never waits.
+
+        Args:
+            frames: one or more; copied, so they may be reused at once.
+
+        Returns:
+            ``UNREACHABLE`` while there is no connection, ``FULL`` when the peer reads too
+            slowly.
+        """
+        if self.state != "connected":
+            return Delivery.UNREACHABLE
+        try:
+            send_frames(self._socket, frames)
+        except zmq.Again:
+            return Delivery.FULL
+        return Delivery.QUEUED
+
+    def recv(self, timeout: float | None = 0.0) -> list[memoryview] | None:
+        """Takes the next message.
+
+        Args:
+            timeout: seconds to wait; 0 does not wait, None waits for ever.
+
+        Returns:
+            Its frames, as views of received memory that the receiver owns, or None.
+        """
+        deadline = Deadline(timeout)
+        while True:
+            parts = receive_frames(self._socket)
+            self._update()
+            if parts is not None:
+                return views(parts)
+            if deadline.is_over:
+                return None
+            deadline.wait_readable(self._socket, self._monitor, at_most=self.poll_timeout())
+
+    def poll_handles(self) -> tuple[Any, ...]:
+        """What :class:`.SocketPoller` waits on."""
+        return (self._socket, self._monitor)
+
+    def poll_timeout(self) -> float | None:
+        """Seconds until this end needs a call even when nothing arrives; None: never."""
+        return None if self._redial_at is None else max(0.0, self._redial_at - time.monotonic())
+
+    def close(self) -> None:
+        """Ends the connection; unsent messages have ``linger_seconds`` to leave.
+
+        Harmless when repeated.
+        """
+        if self._socket.closed:
+            return
+        self._socket.disable_monitor()
+        self._monitor.close()
+        self._socket.close()
+
+    def _update(self) -> None:
+        for event in drain_events(self._monitor):
+            self._note(event)
+        if self._redial_at is not None and time.monotonic() >= self._redial_at:
+            self._redial_at = None
+            with contextlib.suppress(zmq.ZMQError):  # ZeroMQ may have dropped it already
+                self._socket.disconnect(self.address.endpoint)
+            self._socket.connect(self.address.endpoint)
+
+    def _note(self, event: SocketEvent) -> None:
+        if event.kind & _RETRIES:
+            self._redial_at = None  # ZeroMQ is at it
+        elif event.kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self._state = "connected"
+            self._is_new = True
+            self._pause_seconds = self._shortest_pause_seconds
+            self._socket.getsockopt(zmq.EVENTS)  # lets ZeroMQ notice, and greet
+        elif event.kind & HANDSHAKE_FAILURES:
+            self._state = "refused"
+            self._failed_handshakes += 1
+            self._plan_redial()
+            logger.debug("the handshake with %s failed", self.address)
+        else:
+            self._state = "connecting" if self._state == "connected" else self._state
+            self._plan_redial()
+
+    def _plan_redial(self) -> None:
+        if self._redial_at is None:
+            self._redial_at = time.monotonic() + self._pause_seconds
+            self._pause_seconds = min(2 * self._pause_seconds, 10 * self._shortest_pause_seconds)

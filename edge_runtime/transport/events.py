@@ -1,0 +1,82 @@
+"""Reading ZeroMQ's socket events and waiting on its sockets."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import struct
+import time
+from typing import TYPE_CHECKING, cast
+
+import zmq
+
+if TYPE_CHECKING:
+    from .context import RawSocket
+
+HANDSHAKE_FAILURES = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+_HEADER = struct.Struct("=HI")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SocketEvent:
+    """One event of a connection.
+
+    Attributes:
+        kind: one of ``zmq.EVENT_...``.
+        value: its value; the connection's descriptor for ``EVENT_DISCONNECTED``.
+    """
+
+    kind: int
+    value: int
+
+
+def drain_events(monitor: RawSocket) -> list[SocketEvent]:
+    """All events that have been reported so far, oldest first; never waits."""
+    events = []
+    while cast(int, monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        header, _endpoint = monitor.recv_multipart(zmq.NOBLOCK)
+        events.append(SocketEvent(*_HEADER.unpack(header)))
+    return events
+
+
+class Deadline:
+    """A bound on waiting.
+
+    Args:
+        timeout_seconds: 0 does not wait, None waits for ever.
+    """
+
+    def __init__(self, timeout_seconds: float | None) -> None:
+        self._end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+
+    def wait_readable(self, *sockets: RawSocket, at_most: float | None = None) -> bool:
+        """Waits until one of ``sockets`` has something to read; False when time is up.
+
+        Args:
+            sockets: what to wait on.
+            at_most: seconds after which to return in any case; None is no such bound.
+        """
+        waits = [wait for wait in (self.remaining(), at_most) if wait is not None]
+        poller = zmq.Poller()
+        for socket in sockets:
+            poller.register(socket, zmq.POLLIN)
+        return bool(poller.poll(poll_milliseconds(min(waits, default=None))))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is up."""
+        remaining = self.remaining()
+        return remaining is not None and remaining <= 0
+
+    def remaining(self) -> float | None:
+        """Seconds left, negative when over; None: for ever."""
+        return None if self._end is None else self._end - time.monotonic()
+
+
+def poll_milliseconds(seconds: float | None) -> int | None:
+    """``seconds`` as ZeroMQ's poll wants it, rounded up so that no poll spins."""
+    return None if seconds is None else max(0, math.ceil(seconds * 1000))

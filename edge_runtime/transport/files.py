@@ -1,0 +1,122 @@
+"""Private files: 0600 in a 0700 folder, written whole or not at all.
+
+Permission bits are set and checked on POSIX systems. Elsewhere the user's profile
+folder is private by the system's own rules.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from typing import TYPE_CHECKING
+
+from edge_runtime.contract.errors import BadInputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_POSIX = os.name == "posix"
+_GROUP_OR_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_GROUP_OR_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+def make_private_directory(path: Path) -> None:
+    """Creates ``path`` (0700) and its parents, or checks what is there.
+
+    Raises:
+        BadInputError: it cannot be created, is no folder, or others may write to it.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be used as a folder: {error.strerror}") from None
+    if _POSIX and mode & _GROUP_OR_OTHERS_WRITE:
+        raise BadInputError(f"{path}: others may write to this folder; run: chmod 700 '{path}'")
+
+
+def read_private(path: Path) -> bytes:
+    """Reads a file that only its owner may read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        BadInputError: it cannot be read, or others may read it.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = file.read()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read: {error.strerror}") from None
+    if _POSIX and mode & _GROUP_OR_OTHERS:
+        raise BadInputError(f"{path}: others may read this file; run: chmod 600 '{path}'")
+    return content
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Replaces ``path`` by ``content`` in one step; a kill leaves the old or the new file.
+
+    Raises:
+        BadInputError: the folder cannot be used or the disk refuses.
+    """
+    make_private_directory(path.parent)
+    try:
+        temporary = _write_temporary(path, content)
+        temporary.replace(path)
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def create_private(path: Path, content: bytes) -> bool:
+    """Creates ``path`` with ``content`` unless it exists; of several callers one wins.
+
+    Returns:
+        Whether this call created it.
+
+    Raises:
+        BadInputError: the folder cannot be used or the disk refuses.
+    """
+    make_private_directory(path.parent)
+    try:
+        temporary = _write_temporary(path, content)
+        try:
+            os.link(temporary, path)  # unlike a rename, never replaces
+        except FileExistsError:
+            return False
+        except OSError:
+            # Android and FAT know no hard links: O_EXCL still lets one caller win.
+            return _create_exclusive(path, content)
+        finally:
+            temporary.unlink()
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be written: {error.strerror}") from None
+    return True
+
+
+def _write_temporary(path: Path, content: bytes) -> Path:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    if not _create_exclusive(temporary, content):
+        raise FileExistsError(f"{temporary} exists")
+    return temporary
+
+
+def _create_exclusive(path: Path, content: bytes) -> bool:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except FileExistsError:
+        return False
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
+    return True

@@ -1,0 +1,158 @@
+"""Long-term CURVE key pairs and where a user's state lives."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import struct
+import sys
+from pathlib import Path
+from typing import NewType
+
+import zmq
+from zmq.utils import z85
+
+from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.plain import from_plain
+
+from .files import create_private, make_private_directory, read_private
+
+PublicKey = NewType("PublicKey", str)
+"""A CURVE public key as 40 characters of Z85 text; no secret."""
+
+_Z85_KEY_CHARACTERS = 40
+
+
+def check_public_key(text: str) -> PublicKey:
+    """Checks that ``text`` is a CURVE public key.
+
+    Raises:
+        ValueError: it is not 40 characters of Z85.
+    """
+    decode_key(text)
+    return PublicKey(text)
+
+
+def decode_key(text: str) -> bytes:
+    """Decodes a Z85 key to its 32 bytes.
+
+    Raises:
+        ValueError: it is not 40 characters of Z85.
+    """
+    if len(text) == _Z85_KEY_CHARACTERS:
+        try:
+            raw = z85.decode(text.encode("ascii"))
+        except (ValueError, KeyError, struct.error):
+            raw = b""
+        # An encoding that does not come back would give one key several names.
+        if len(raw) == 32 and z85.encode(raw).decode("ascii") == text:
+            return raw
+    raise ValueError("a public key is 40 characters of Z85")
+
+
+def encode_key(raw: bytes) -> PublicKey:
+    """Encodes the 32 bytes of a public key."""
+    return PublicKey(z85.encode(raw).decode("ascii"))
+
+
+def fingerprint(public_key: PublicKey) -> str:
+    """Short name of a public key for logs and people, e.g. ``3fa1:09bc:77de:1200``."""
+    digest = hashlib.sha256(public_key.encode("utf-8")).hexdigest()
+    return ":".join(digest[start : start + 4] for start in range(0, 16, 4))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class KeyPair:
+    """A CURVE key pair.
+
+    Attributes:
+        public: may be shown to anyone.
+        secret: 40 characters of Z85; never shown, not even by ``repr``.
+    """
+
+    public: PublicKey
+    secret: bytes = dataclasses.field(repr=False)
+
+    def __post_init__(self) -> None:
+        if zmq.curve_public(self.secret).decode("ascii") != self.public:
+            raise ValueError("public and secret key do not belong together")
+
+    @classmethod
+    def generate(cls) -> KeyPair:
+        """Makes a new key pair from the system's randomness."""
+        public, secret = zmq.curve_keypair()
+        return cls(public=PublicKey(public.decode("ascii")), secret=secret)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _KeyFile:
+    format_version: int
+    public_key: str
+    secret_key: str = dataclasses.field(repr=False)
+
+
+def load_or_create_keypair(path: Path) -> KeyPair:
+    """Loads the key pair at ``path``; makes and stores one (0600) when there is none.
+
+    Raises:
+        BadInputError: the file is broken, readable by others, or cannot be written.
+    """
+    try:
+        return _parse(read_private(path), path)
+    except FileNotFoundError:
+        pass
+    keypair = KeyPair.generate()
+    content = {
+        "format_version": 1,
+        "public_key": keypair.public,
+        "secret_key": keypair.secret.decode("ascii"),
+    }
+    if create_private(path, json.dumps(content, indent=2).encode() + b"\n"):
+        return keypair
+    return _parse(read_private(path), path)  # another process was first
+
+
+def _parse(content: bytes, path: Path) -> KeyPair:
+    # No cause is chained: a parser's message may quote the secret.
+    try:
+        stored = from_plain(_KeyFile, json.loads(content))
+        if stored.format_version == 1:
+            decode_key(stored.secret_key)
+            public = check_public_key(stored.public_key)
+            return KeyPair(public=public, secret=stored.secret_key.encode("ascii"))
+    except (ValueError, RecursionError, BadInputError):
+        pass
+    raise BadInputError(
+        f"{path}: not a key file of this version; restore it from a backup, "
+        "or delete it and pair again"
+    )
+
+
+def home_directory() -> Path:
+    """The folder of keys, paired devices and caches; created (0700) when absent.
+
+    ``$PACPLUS_HOME``, else the platform's folder for user data.
+
+    Raises:
+        BadInputError: it cannot be created, or others may write to it.
+    """
+    path = _home_path()
+    make_private_directory(path)
+    return path
+
+
+def _home_path() -> Path:
+    chosen = os.environ.get("PACPLUS_HOME")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA")
+        return (Path(local) if local else Path.home() / "AppData" / "Local") / "pacplus"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "pacplus"
+    data = os.environ.get("XDG_DATA_HOME", "")
+    # The XDG specification says to ignore a relative path.
+    base = Path(data) if Path(data).is_absolute() else Path.home() / ".local" / "share"
+    return base / "pacplus"

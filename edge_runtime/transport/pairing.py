@@ -1,0 +1,297 @@
+"""Pairing: how a coordinator and a device that never met come to trust each other.
+
+A person carries a token from the coordinator's screen to the device. The token's key
+lets the device recognise the coordinator (CURVE), its secret lets the coordinator
+recognise the device, once. Any key may connect to the pairing socket, which is why it
+is a socket of its own, with tiny limits, open only while its token lives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hmac
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgpack
+import zmq
+
+from edge_runtime.contract.errors import BadInputError, DecodeError
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.plain import from_plain, to_plain
+
+from .address import Address
+from .context import SecureContext, SocketLimits
+from .dealer import SecureDealer
+from .events import Deadline
+from .frames import receive_frames, send_frames, user_id
+from .keys import KeyPair, PublicKey, fingerprint
+from .router import bind_socket
+from .token import PairingToken
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .peers import PairedDevice, PairedDevices
+    from .zap import AllowList
+
+logger = logging.getLogger(__name__)
+
+_DOMAIN = "pairing"
+_LIMITS = SocketLimits(max_frame_bytes=1024, high_water_messages=8, handshake_seconds=5.0)
+_MAX_NAME_CHARACTERS = 64
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    protocol: Literal[1] = 1
+    secret: bytes = dataclasses.field(repr=False)
+    name: str
+
+    def __post_init__(self) -> None:
+        if len(self.name) > _MAX_NAME_CHARACTERS:
+            raise ValueError(f"name is longer than {_MAX_NAME_CHARACTERS} characters")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Reply:
+    device_id: str | None
+    control_address: str | None
+    refusal: str | None
+
+
+class PairingServer:
+    """The coordinator's end: pairs one device, then closes.
+
+    Call :meth:`handle` until it returns the device or :attr:`is_open` turns false. Not
+    thread-safe.
+
+    Args:
+        context: the process's context.
+        keypair: the coordinator's long-term key pair.
+        listen: where to listen; port 0 picks a free one.
+        devices: gets the new device, on disk before the device is told.
+        allow_list: of the control socket; gets the new device too.
+        control_address: where the device is to connect afterwards.
+        lifetime_seconds: after which the token is worthless.
+        max_wrong_secrets: guesses after which the token is worthless.
+        clock: seconds, monotonic; the token's age is measured by it.
+
+    Raises:
+        BadInputError: the address cannot be listened on.
+    """
+
+    def __init__(
+        self,
+        context: SecureContext,
+        keypair: KeyPair,
+        *,
+        listen: Address,
+        devices: PairedDevices,
+        allow_list: AllowList,
+        control_address: Address,
+        lifetime_seconds: float = 600.0,
+        max_wrong_secrets: int = 5,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.token = PairingToken.generate(keypair.public)
+        self._devices = devices
+        self._allow_list = allow_list
+        self._control_address = control_address
+        self._guesses_left = max_wrong_secrets
+        self._clock = clock
+        self._expires_at = clock() + lifetime_seconds
+        self._closed = False
+        self._zap = context.zap
+        # The ZAP thread reads the clock too: an expired token admits nobody, even when
+        # handle() is not being called.
+        self._zap.serve(_DOMAIN, lambda _: self._is_token_alive())
+        self._socket = context.server_socket(zmq.ROUTER, keypair, _DOMAIN, _LIMITS)
+        try:
+            self.address = bind_socket(self._socket, listen)
+        except BadInputError:
+            self.close()
+            raise
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a device can still pair; an expired token closes the socket here."""
+        if not self._is_token_alive():
+            self.close()
+        return not self._closed
+
+    def handle(self, timeout: float | None = 0.0) -> PairedDevice | None:
+        """Serves at most one request.
+
+        Args:
+            timeout: seconds to wait for it; 0 does not wait, None waits for ever.
+
+        Returns:
+            The device that was paired, which also closes the socket, or None.
+
+        Raises:
+            BadInputError: the file of paired devices cannot be written.
+        """
+        if not self.is_open:
+            return None
+        Deadline(timeout).wait_readable(self._socket)
+        parts = receive_frames(self._socket) if self.is_open else None
+        if parts is None or len(parts) != 2:
+            return None
+        routing_id, body = parts[0].bytes, parts[1]
+        key = user_id(body)
+        if key is None or len(body) == 0:
+            return None  # empty: a dealer's greeting after it connected
+        return self._serve(routing_id, PublicKey(key), body.bytes)
+
+    def poll_handles(self) -> tuple[Any, ...]:
+        """What :class:`.SocketPoller` waits on; unregister before :meth:`handle` may close."""
+        return (self._socket,)
+
+    def poll_timeout(self) -> float | None:
+        """Seconds until the token expires."""
+        return max(0.0, self._expires_at - self._clock())
+
+    def close(self) -> None:
+        """Drops the token and closes the socket. Harmless when repeated."""
+        if not self._closed:
+            self._closed = True
+            self._zap.withdraw(_DOMAIN)
+            self._socket.close()
+
+    def _is_token_alive(self) -> bool:
+        return not self._closed and self._guesses_left > 0 and self._clock() < self._expires_at
+
+    def _serve(self, routing_id: bytes, public_key: PublicKey, body: bytes) -> PairedDevice | None:
+        try:
+            request = _decode(_Request, body)
+        except DecodeError as error:
+            logger.warning("pairing: %s sent no valid request: %s", fingerprint(public_key), error)
+            request = None
+        if request is None or not hmac.compare_digest(request.secret, self.token.secret):
+            self._refuse(routing_id, public_key)
+            return None
+        self._guesses_left = 0  # spent, whatever happens next
+        device = self._devices.add(request.name, public_key, paired_at=time.time())
+        self._allow_list.allow(device.device_id, public_key)
+        self._reply(routing_id, device_id=device.device_id, control=str(self._control_address))
+        self.close()
+        logger.info("paired %s (key %s)", device.device_id, fingerprint(public_key))
+        return device
+
+    def _refuse(self, routing_id: bytes, public_key: PublicKey) -> None:
+        self._guesses_left -= 1
+        logger.warning(
+            "pairing: wrong token from key %s, %d tries left",
+            fingerprint(public_key),
+            self._guesses_left,
+        )
+        self._reply(routing_id, refusal="the token is wrong or was used before")
+        if self._guesses_left <= 0:
+            self.close()
+
+    def _reply(
+        self,
+        routing_id: bytes,
+        *,
+        device_id: str | None = None,
+        control: str | None = None,
+        refusal: str | None = None,
+    ) -> None:
+        reply = _Reply(device_id=device_id, control_address=control, refusal=refusal)
+        try:
+            send_frames(self._socket, [routing_id, _encode(reply)])
+        except zmq.ZMQError as error:
+            logger.warning("pairing: the reply could not be sent: %s", error)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Pairing:
+    """What a device learnt by pairing.
+
+    Attributes:
+        coordinator_address: the coordinator's control socket.
+        coordinator_key: to pin.
+        device_id: what the coordinator calls this device.
+    """
+
+    coordinator_address: Address
+    coordinator_key: PublicKey
+    device_id: DeviceId
+
+
+def pair(
+    context: SecureContext,
+    keypair: KeyPair,
+    *,
+    address: Address,
+    token: PairingToken,
+    name: str,
+    timeout: float = 20.0,
+) -> Pairing:
+    """Pairs this device with the coordinator that made ``token``.
+
+    Args:
+        context: the process's context.
+        keypair: this device's long-term key pair.
+        address: the coordinator's pairing socket.
+        token: as carried here by a person.
+        name: what this device would like to be called.
+        timeout: seconds until giving up.
+
+    Raises:
+        BadInputError: nobody answered in time, the token was refused, or the answer is
+            no valid one.
+    """
+    dealer = SecureDealer(
+        context, keypair, address=address, server_key=token.coordinator_key, limits=_LIMITS
+    )
+    try:
+        deadline = Deadline(timeout)
+        if not dealer.wait_connected(deadline.remaining()):
+            raise BadInputError(_explain_silence(address, dealer))
+        dealer.send([_encode(_Request(secret=token.secret, name=name[:_MAX_NAME_CHARACTERS]))])
+        frames = dealer.recv(deadline.remaining())
+        if frames is None:
+            raise BadInputError(_explain_silence(address, dealer))
+    finally:
+        dealer.close()
+    try:
+        reply = _decode(_Reply, b"".join(frames))
+    except DecodeError as error:
+        raise BadInputError(f"{address}: the answer is no pairing reply: {error}") from None
+    if reply.device_id is None or reply.control_address is None:
+        reason = (reply.refusal or "no reason given")[:100]
+        raise BadInputError(f"{address}: refused: {reason}; run `pacplus pair` for a new token")
+    return Pairing(
+        coordinator_address=Address.parse(reply.control_address).reached_through(address),
+        coordinator_key=token.coordinator_key,
+        device_id=DeviceId(reply.device_id),
+    )
+
+
+def _explain_silence(address: Address, dealer: SecureDealer) -> str:
+    if dealer.failed_handshakes:
+        return (
+            f"{address}: the token is not of the coordinator that listens there, or it has "
+            "expired; run `pacplus pair` for a new one"
+        )
+    return (
+        f"{address}: no coordinator answered; check the address, the network, "
+        "and that `pacplus pair` is still waiting"
+    )
+
+
+def _encode(message: _Request | _Reply) -> bytes:
+    packed: bytes = msgpack.packb(to_plain(message))
+    return packed
+
+
+def _decode(cls: type[Any], body: bytes) -> Any:
+    try:
+        plain = msgpack.unpackb(body)
+        return from_plain(cls, plain)
+    except (BadInputError, ValueError, msgpack.exceptions.UnpackException) as error:
+        # Not the message itself: it may quote a secret.
+        raise DecodeError(type(error).__name__) from None

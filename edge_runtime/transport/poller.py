@@ -1,0 +1,79 @@
+"""Waiting on several sockets at once."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, Protocol, TypeVar
+
+import zmq
+
+from .events import poll_milliseconds
+from .wakeup import Wakeup
+
+__all__ = ["Pollable", "SocketPoller", "Wakeup"]
+
+
+class Pollable(Protocol):
+    """An end of the transport."""
+
+    def poll_handles(self) -> tuple[Any, ...]:
+        """Its sockets."""
+        ...
+
+    def poll_timeout(self) -> float | None:
+        """Seconds until it needs a call even when nothing arrives; None: never."""
+        ...
+
+
+P = TypeVar("P", bound=Pollable)
+
+
+class SocketPoller(Generic[P]):
+    """Waits until one of several routers and dealers needs attention, or a wake-up comes.
+
+    Belongs to the thread that owns the sockets; others call ``wakeup.signal()``.
+
+    Args:
+        wakeup: signalled by other threads; cleared here before :meth:`wait` returns.
+    """
+
+    def __init__(self, wakeup: Wakeup) -> None:
+        self._wakeup = wakeup
+        self._poller = zmq.Poller()
+        self._poller.register(wakeup.fileno(), zmq.POLLIN)
+        self._ends: dict[Any, P] = {}
+
+    def register(self, end: P) -> None:
+        """Waits on ``end`` too, from now on."""
+        for handle in end.poll_handles():
+            self._poller.register(handle, zmq.POLLIN)
+            self._ends[handle] = end
+
+    def unregister(self, end: P) -> None:
+        """Waits no longer on ``end``; call it before closing it."""
+        for handle in end.poll_handles():
+            self._poller.unregister(handle)
+            del self._ends[handle]
+
+    def wait(self, timeout: float | None) -> list[P]:
+        """Waits for messages, changes of a connection, or a wake-up.
+
+        Args:
+            timeout: seconds; None waits for ever.
+
+        Returns:
+            The ends to call ``recv`` on, once each; empty after a wake-up or when time
+            is up.
+        """
+        timeouts = {id(end): (end, end.poll_timeout()) for end in self._ends.values()}
+        waits = [wait for _, wait in timeouts.values() if wait is not None]
+        if timeout is not None:
+            waits.append(timeout)
+        handles = self._poller.poll(poll_milliseconds(min(waits, default=None)))
+        ready = {key: end for key, (end, _) in timeouts.items() if end.poll_timeout() == 0}
+        for handle, _ in handles:
+            end = self._ends.get(handle)
+            if end is None:
+                self._wakeup.clear()
+            else:
+                ready[id(end)] = end
+        return list(ready.values())

@@ -1,0 +1,215 @@
+"""The listening end: one encrypted socket, many authenticated devices."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import TYPE_CHECKING, Any
+
+import zmq
+
+from edge_runtime.contract.errors import BadInputError
+
+from .address import Address
+from .context import RawSocket, SecureContext, SocketLimits
+from .delivery import Delivery
+from .events import Deadline, drain_events
+from .frames import Buffer, descriptor, receive_frames, send_frames, user_id, views
+from .routes import Routes
+from .zap import AllowList
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edge_runtime.contract.ids import DeviceId
+
+    from .keys import KeyPair, PublicKey
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Received:
+    """One message.
+
+    Attributes:
+        device: who sent it, by the key that authenticated its connection.
+        frames: at least one view of received memory, owned by the receiver.
+    """
+
+    device: DeviceId
+    frames: list[memoryview]
+
+
+def bind_socket(socket: RawSocket, address: Address) -> Address:
+    """Binds ``socket`` and returns the address with the port that it got.
+
+    Raises:
+        BadInputError: the address cannot be listened on.
+    """
+    socket.setsockopt(zmq.IPV6, int(address.needs_ipv6()))
+    try:
+        socket.bind(address.endpoint)
+    except zmq.ZMQError as error:
+        raise BadInputError(f"cannot listen on {address}: {error.strerror}") from None
+    endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+    return Address(host=address.host, port=int(endpoint.rpartition(":")[2]))
+
+
+class SecureRouter:
+    """Receives from and sends to the devices on its allow-list.
+
+    A DeviceId comes from the key that ZAP authenticated, looked up on every message;
+    what a peer calls itself counts for nothing. A connection is known from the first
+    message, which :class:`.SecureDealer` sends by itself. Since a peer may choose its
+    routing id, and could choose one that a device had before, a route is dropped as soon
+    as its connection ends; while it lasts, ZeroMQ does not serve a second of that id.
+
+    Not thread-safe: one thread owns the socket.
+
+    Args:
+        context: the process's context.
+        keypair: proves to devices that this is the party they pinned.
+        domain: name of this socket in logs, unique within the context.
+        limits: what a peer may cost.
+    """
+
+    def __init__(
+        self,
+        context: SecureContext,
+        keypair: KeyPair,
+        *,
+        domain: str,
+        limits: SocketLimits | None = None,
+    ) -> None:
+        self.allow_list = AllowList()
+        self._domain = domain
+        self._zap = context.zap
+        self._zap.serve(domain, self.allow_list.admits)
+        self._socket = context.server_socket(
+            zmq.ROUTER, keypair, domain, limits if limits is not None else SocketLimits()
+        )
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._monitor = context.monitor(self._socket, zmq.EVENT_DISCONNECTED)
+        self._routes = Routes()
+        self._departed: list[DeviceId] = []
+
+    def bind(self, address: Address) -> Address:
+        """Listens on ``address``; port 0 picks a free one.
+
+        Returns:
+            The address with the real port; its host is the one asked for.
+
+        Raises:
+            BadInputError: the address cannot be listened on.
+        """
+        return bind_socket(self._socket, address)
+
+    def allow(self, device: DeviceId, public_key: PublicKey) -> None:
+        """Lets ``public_key`` in as ``device``, from now on.
+
+        Raises:
+            ValueError: it is no public key, or it belongs to another device.
+        """
+        if self.allow_list.key_of(device) != public_key:
+            self._routes.forget(device)
+        self.allow_list.allow(device, public_key)
+
+    def revoke(self, device: DeviceId) -> None:
+        """Shuts ``device`` out: nothing more is taken from it or sent to it."""
+        self.allow_list.revoke(device)
+        self._routes.forget(device)
+
+    def recv(self, timeout: float | None = 0.0) -> Received | None:
+        """Takes the next message.
+
+        Args:
+            timeout: seconds to wait; 0 does not wait, None waits for ever.
+
+        Returns:
+            The message, or None when none came in time (also when what came was refused).
+        """
+        deadline = Deadline(timeout)
+        while True:
+            parts = receive_frames(self._socket)
+            self._note_departures()
+            message = None if parts is None else self._accept(parts)
+            if message is not None or deadline.is_over:
+                return message
+            if parts is None:
+                deadline.wait_readable(self._socket)
+
+    def send(self, device: DeviceId, frames: Sequence[Buffer]) -> Delivery:
+        """Queues one message for ``device``; never waits.
+
+        Args:
+            device: whom to send to.
+            frames: one or more; copied, so they may be reused at once.
+        """
+        self._note_departures()
+        routing_id = self._routes.to(device)
+        if routing_id is None or self.allow_list.key_of(device) is None:
+            return Delivery.UNREACHABLE
+        try:
+            send_frames(self._socket, [routing_id, *frames])
+        except zmq.Again:
+            return Delivery.FULL
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            return Delivery.UNREACHABLE
+        return Delivery.QUEUED
+
+    def connected_devices(self) -> frozenset[DeviceId]:
+        """Devices that can be sent to at this moment."""
+        self._note_departures()
+        return self._routes.devices()
+
+    def take_departed(self) -> list[DeviceId]:
+        """Devices whose last connection ended since the previous call.
+
+        A hint that comes at once when a process dies, and after the heartbeat timeout
+        when a cable is pulled. The device may reconnect.
+        """
+        self._note_departures()
+        departed, self._departed = self._departed, []
+        return departed
+
+    def poll_handles(self) -> tuple[Any, ...]:
+        """What :class:`.SocketPoller` waits on."""
+        return (self._socket, self._monitor)
+
+    def poll_timeout(self) -> float | None:
+        """Seconds until this end needs a call even when nothing arrives: never."""
+        return None
+
+    def close(self) -> None:
+        """Stops listening and drops all connections. Harmless when repeated."""
+        if self._socket.closed:
+            return
+        self._zap.withdraw(self._domain)
+        self._socket.disable_monitor()
+        self._monitor.close()
+        self._socket.close()
+
+    def _accept(self, parts: list[zmq.Frame]) -> Received | None:
+        """The message in ``parts`` if its sender may speak."""
+        if len(parts) < 2:
+            return None
+        routing_id, first = parts[0].bytes, parts[1]
+        key = user_id(first)
+        device = None if key is None else self.allow_list.device_of(key)
+        if device is None:
+            logger.debug("discarded a message on the %s socket", self._domain)
+            return None
+        self._routes.arrived(device, routing_id, descriptor(first))
+        if len(parts) == 2 and len(first) == 0:
+            return None  # a dealer's greeting after it connected
+        return Received(device, views(parts[1:]))
+
+    def _note_departures(self) -> None:
+        # ZeroMQ reports the end of a connection before it frees the routing id and the
+        # descriptor. So: let it free them, read the reports, and only then note or send.
+        self._socket.getsockopt(zmq.EVENTS)
+        for event in drain_events(self._monitor):
+            self._departed += self._routes.disconnected(event.value)

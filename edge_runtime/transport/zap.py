@@ -1,0 +1,198 @@
+"""Who may connect: ZAP (ZeroMQ RFC 27) allow-lists that can change at any moment.
+
+The User-Id that ZAP gives a connection is the peer's public key, not its DeviceId.
+The DeviceId is looked up by that key on every message, so revoking a device, or
+pairing another one under a name that was freed, takes effect on live connections too.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import zmq
+
+from .keys import PublicKey, check_public_key, encode_key, fingerprint
+from .wakeup import Wakeup
+
+if TYPE_CHECKING:
+    from edge_runtime.contract.ids import DeviceId
+
+logger = logging.getLogger(__name__)
+
+_ENDPOINT = "inproc://zeromq.zap.01"
+_VERSION = b"1.0"
+
+Admit = Callable[[PublicKey], bool]
+"""Decides whether a key may connect; called on the ZAP thread."""
+
+
+class AllowList:
+    """Public keys that may connect, and the device that each belongs to. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._device_by_key: dict[PublicKey, DeviceId] = {}
+
+    def allow(self, device: DeviceId, public_key: PublicKey) -> None:
+        """Lets ``public_key`` in as ``device``; the device's former key is out.
+
+        Raises:
+            ValueError: it is no public key, or it belongs to another device.
+        """
+        check_public_key(public_key)
+        with self._lock:
+            holder = self._device_by_key.get(public_key, device)
+            if holder != device:
+                raise ValueError(f"key {fingerprint(public_key)} belongs to {holder}")
+            self._remove(device)
+            self._device_by_key[public_key] = device
+
+    def revoke(self, device: DeviceId) -> None:
+        """Shuts ``device`` out; unknown devices are shut out already."""
+        with self._lock:
+            self._remove(device)
+
+    def device_of(self, public_key: str) -> DeviceId | None:
+        """The device that holds ``public_key`` at this moment."""
+        with self._lock:
+            return self._device_by_key.get(PublicKey(public_key))
+
+    def key_of(self, device: DeviceId) -> PublicKey | None:
+        """The key that ``device`` holds at this moment."""
+        with self._lock:
+            return next((key for key, name in self._device_by_key.items() if name == device), None)
+
+    def admits(self, public_key: PublicKey) -> bool:
+        """Whether ``public_key`` may connect now."""
+        return self.device_of(public_key) is not None
+
+    def _remove(self, device: DeviceId) -> None:
+        kept = {key: name for key, name in self._device_by_key.items() if name != device}
+        self._device_by_key = kept
+
+
+class DenialLog:
+    """Warns of refused keys, a few a minute: a stranger must not fill the disk.
+
+    Args:
+        burst: warnings per window; the rest is counted and told with the next one.
+        window_seconds: length of a window.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        *,
+        burst: int = 5,
+        window_seconds: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._burst = burst
+        self._window_seconds = window_seconds
+        self._clock = clock
+        self._window_start = clock()
+        self._written = 0
+        self._suppressed = 0
+
+    def denied(self, domain: str, peer: str, who: str) -> None:
+        """Notes one refusal of ``who`` (a fingerprint or mechanism) coming from ``peer``."""
+        now = self._clock()
+        if now - self._window_start >= self._window_seconds:
+            self._window_start, self._written = now, 0
+        if self._written >= self._burst:
+            self._suppressed += 1
+            return
+        self._written += 1
+        before, self._suppressed = self._suppressed, 0
+        more = f" ({before} more were not logged)" if before else ""
+        logger.warning("refused %s from %s on the %s socket%s", who, peer, domain, more)
+
+
+class ZapHandler:
+    """Answers the ZAP requests of one context, on a small thread of its own.
+
+    A thread, because a handshake waits for the answer while the owner of the sockets
+    may be deep in a computation.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        self._lock = threading.Lock()
+        self._admit_by_domain: dict[str, Admit] = {}
+        self._denials = DenialLog()
+        self._wakeup = Wakeup()
+        self._closing = False
+        self._socket = context.socket(zmq.REP)
+        self._socket.linger = 0
+        self._socket.bind(_ENDPOINT)
+        self._thread = threading.Thread(target=self._run, name="pacplus-zap", daemon=True)
+        self._thread.start()
+
+    def serve(self, domain: str, admit: Admit) -> None:
+        """Decides about ``domain`` by ``admit`` from now on.
+
+        Raises:
+            ValueError: the domain is empty or taken.
+        """
+        with self._lock:
+            if not domain or domain in self._admit_by_domain:
+                raise ValueError(f"ZAP domain {domain!r} is empty or taken")
+            self._admit_by_domain[domain] = admit
+
+    def withdraw(self, domain: str) -> None:
+        """Admits nobody to ``domain`` from now on."""
+        with self._lock:
+            self._admit_by_domain.pop(domain, None)
+
+    def close(self) -> None:
+        """Ends the thread; later handshakes fail. Harmless when repeated."""
+        if self._closing:
+            return
+        self._closing = True
+        self._wakeup.signal()
+        self._thread.join()
+        self._wakeup.close()
+
+    def _run(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._wakeup.fileno(), zmq.POLLIN)
+        try:
+            while not self._closing:
+                for handle, _ in poller.poll():
+                    if handle is self._socket:
+                        self._socket.send_multipart(self._answer(self._socket.recv_multipart()))
+        finally:
+            self._socket.close()
+
+    def _answer(self, request: list[bytes]) -> list[bytes]:
+        request_id = request[1] if len(request) > 1 else b""
+        public_key = None
+        try:
+            public_key = self._authenticate(request)
+        except Exception:
+            # A refusal is safe; a dead ZAP thread would lock everybody out for good.
+            logger.exception("the ZAP handler failed; the connection is refused")
+        if public_key is None:
+            return [_VERSION, request_id, b"400", b"not allowed", b"", b""]
+        return [_VERSION, request_id, b"200", b"OK", public_key.encode("ascii"), b""]
+
+    def _authenticate(self, request: list[bytes]) -> PublicKey | None:
+        """The peer's key when it may connect."""
+        if len(request) < 6 or request[0] != _VERSION:
+            return None
+        domain, peer = (part.decode("utf-8", "replace") for part in request[2:4])
+        mechanism, credentials = request[5], request[6:]
+        if mechanism != b"CURVE" or len(credentials) != 1 or len(credentials[0]) != 32:
+            self._denials.denied(domain, peer, f"mechanism {mechanism[:20]!r}")
+            return None
+        public_key = encode_key(credentials[0])
+        with self._lock:
+            admit = self._admit_by_domain.get(domain)
+        if admit is not None and admit(public_key):
+            return public_key
+        self._denials.denied(domain, peer, f"key {fingerprint(public_key)}")
+        return None

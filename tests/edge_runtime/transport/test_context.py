@@ -1,0 +1,60 @@
+import threading
+from pathlib import Path
+
+import pytest
+import zmq
+
+from edge_runtime.contract.errors import UserError
+from edge_runtime.transport import Address, KeyPair, SecureContext, SecureDealer, SecureRouter
+from edge_runtime.transport.context import SocketLimits
+
+from .conftest import PHONE, WAIT
+
+
+def operating_system_threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc")
+def test_closing_leaves_no_thread_behind() -> None:
+    python_before, all_before = threading.active_count(), operating_system_threads()
+    server, client = KeyPair.generate(), KeyPair.generate()
+    with SecureContext(io_threads=2) as context:
+        router = SecureRouter(context, server, domain="control")
+        router.allow(PHONE, client.public)
+        address = router.bind(Address.parse("127.0.0.1:0"))
+        dealer = SecureDealer(context, client, address=address, server_key=server.public)
+        assert dealer.wait_connected(WAIT)
+        assert dealer.send([bytes(1 << 20)])
+        assert router.recv(WAIT) is not None
+        assert operating_system_threads() > all_before
+        dealer.close()
+        router.close()
+    assert (threading.active_count(), operating_system_threads()) == (python_before, all_before)
+
+
+def test_a_context_closes_in_spite_of_open_sockets_and_unsent_messages() -> None:
+    context = SecureContext()
+    router = SecureRouter(context, KeyPair.generate(), domain="control")
+    router.bind(Address.parse("127.0.0.1:0"))
+    dealer = SecureDealer(
+        context,
+        KeyPair.generate(),
+        address=Address(host="127.0.0.1", port=9),
+        server_key=KeyPair.generate().public,
+    )
+    context.close()
+    context.close()
+    dealer.close()
+    router.close()
+
+
+def test_nothing_starts_without_encryption(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zmq, "has", lambda _: False)
+    with pytest.raises(UserError, match="cannot encrypt"):
+        SecureContext()
+
+
+def test_limits_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="max_frame_bytes"):
+        SocketLimits(max_frame_bytes=0)

@@ -1,0 +1,40 @@
+from edge_runtime.transport.routes import Routes
+
+from .conftest import BOARD, PHONE
+
+
+def test_the_latest_connection_is_used_and_an_older_one_does_not_take_over() -> None:
+    routes = Routes()
+    routes.arrived(PHONE, b"old", 1)
+    routes.arrived(PHONE, b"new", 2)
+    routes.arrived(PHONE, b"old", 1)
+    assert routes.to(PHONE) == b"new"
+
+
+def test_a_device_is_gone_with_its_last_connection() -> None:
+    routes = Routes()
+    routes.arrived(PHONE, b"old", 1)
+    routes.arrived(PHONE, b"new", 2)
+    assert routes.disconnected(2) == []
+    assert routes.to(PHONE) == b"old"
+    assert routes.disconnected(1) == [PHONE]
+    assert routes.to(PHONE) is None
+    assert routes.disconnected(1) == []
+
+
+def test_a_routing_id_that_changed_hands_leads_to_the_new_holder() -> None:
+    routes = Routes()
+    routes.arrived(PHONE, b"id", 1)
+    routes.arrived(BOARD, b"id", 1)
+    assert routes.to(PHONE) is None
+    assert routes.to(BOARD) == b"id"
+    assert routes.devices() == {BOARD}
+
+
+def test_a_forgotten_device_has_no_route() -> None:
+    routes = Routes()
+    routes.arrived(PHONE, b"id", 1)
+    routes.arrived(BOARD, b"other", 2)
+    routes.forget(PHONE)
+    assert routes.devices() == {BOARD}
+    assert routes.disconnected(1) == []

@@ -1,0 +1,86 @@
+import logging
+
+import pytest
+
+from edge_runtime.transport import AllowList, KeyPair, SecureContext
+from edge_runtime.transport.keys import decode_key
+from edge_runtime.transport.zap import DenialLog
+
+from .conftest import BOARD, PHONE
+
+
+def test_a_device_has_one_key_at_a_time() -> None:
+    allow_list = AllowList()
+    old, new = KeyPair.generate().public, KeyPair.generate().public
+    allow_list.allow(PHONE, old)
+    allow_list.allow(PHONE, new)
+    assert allow_list.device_of(old) is None
+    assert allow_list.device_of(new) == PHONE
+    assert allow_list.key_of(PHONE) == new
+
+
+def test_a_key_belongs_to_one_device() -> None:
+    allow_list = AllowList()
+    key = KeyPair.generate().public
+    allow_list.allow(PHONE, key)
+    with pytest.raises(ValueError, match="belongs to phone"):
+        allow_list.allow(BOARD, key)
+    allow_list.revoke(PHONE)
+    allow_list.allow(BOARD, key)
+    assert allow_list.device_of(key) == BOARD
+
+
+def test_a_flood_of_refusals_is_counted_and_not_written(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    denials = DenialLog(burst=2, window_seconds=60, clock=lambda: now)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(100):
+            denials.denied("control", "10.0.0.9", "key 1234")
+        assert len(caplog.records) == 2
+        now = 61.0
+        denials.denied("control", "10.0.0.9", "key 1234")
+    assert len(caplog.records) == 3
+    assert "98 more" in caplog.text
+
+
+def request(domain: bytes, mechanism: bytes, *credentials: bytes) -> list[bytes]:
+    return [b"1.0", b"7", domain, b"10.0.0.9", b"", mechanism, *credentials]
+
+
+def test_the_zap_handler_admits_known_curve_keys_alone() -> None:
+    key = KeyPair.generate().public
+    with SecureContext() as context:
+        context.zap.serve("control", lambda asked: asked == key)
+        good = request(b"control", b"CURVE", decode_key(key))
+        bad = [
+            request(b"control", b"CURVE", bytes(32)),
+            request(b"control", b"CURVE", b"short"),
+            request(b"control", b"CURVE"),
+            request(b"control", b"NULL"),
+            request(b"control", b"PLAIN", b"user", b"password"),
+            request(b"data", b"CURVE", decode_key(key)),
+            request(b"", b"CURVE", decode_key(key)),
+            [b"2.0", *good[1:]],
+            [b"1.0"],
+        ]
+        assert context.zap._answer(good) == [b"1.0", b"7", b"200", b"OK", key.encode(), b""]
+        assert {context.zap._answer(each)[2] for each in bad} == {b"400"}
+
+
+def test_a_failing_decision_is_a_refusal(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_: str) -> bool:
+        raise RuntimeError("broken")
+
+    with SecureContext() as context:
+        context.zap.serve("control", fail)
+        assert context.zap._answer(request(b"control", b"CURVE", bytes(32)))[2] == b"400"
+    assert "the connection is refused" in caplog.text
+
+
+def test_a_domain_is_served_once() -> None:
+    with SecureContext() as context:
+        context.zap.serve("control", lambda _: True)
+        with pytest.raises(ValueError, match="taken"):
+            context.zap.serve("control", lambda _: True)
+        context.zap.withdraw("control")
+        context.zap.serve("control", lambda _: True)

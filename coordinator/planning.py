@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from edge_runtime.cache.encoding import row_bytes
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
+from edge_runtime.contract.cache_format import row_bytes
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.messages import CacheDtype, SampleSet
 from edge_runtime.contract.plan import Plan

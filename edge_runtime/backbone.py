@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from .cache.encoding import encode, row_bytes
+from .cache.encoding import encode
+from .contract.cache_format import row_bytes
 from .contract.errors import RemoteError
 from .contract.ids import DeviceId
 from .contract.messages import (

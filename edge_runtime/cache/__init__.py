@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .encoding import CACHE_DTYPES, decode_into, encode, row_bytes
+from edge_runtime.contract.cache_format import CACHE_DTYPES, row_bytes
+
+from .encoding import decode_into, encode
 from .store import ActivationCache, CacheMiss
 
 __all__ = [

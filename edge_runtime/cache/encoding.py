@@ -20,22 +20,20 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.contract.cache_format import GROUP_CHANNELS, row_bytes
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.messages import CacheDtype
 
 logger = logging.getLogger(__name__)
 
-CACHE_DTYPES: tuple[CacheDtype, ...] = get_args(CacheDtype)
-
 Encoded = npt.NDArray[np.uint8]
 Hidden = npt.NDArray[np.float32]
 
-GROUP_CHANNELS = 64
 FP16_MAX = 65504.0
 
 _CHUNK_VALUES = 1 << 16
@@ -46,17 +44,6 @@ _FP16_REBIAS = np.float32(2.0**112)
 
 _MIN_SCALE = np.float32(2.0**-120)
 """Keeps the reciprocal of a scale finite; groups below it encode as zeros."""
-
-
-def row_bytes(dtype: CacheDtype, hidden_size: int) -> int:
-    """Bytes of one token's state at one layer."""
-    if dtype == "fp32":
-        return 4 * hidden_size
-    if dtype == "fp16":
-        return 2 * hidden_size
-    if dtype == "int8":
-        return hidden_size + 2 * -(-hidden_size // GROUP_CHANNELS)
-    raise BadInputError(f"cache dtype {dtype!r} is not one of {', '.join(CACHE_DTYPES)}")
 
 
 def encode(hidden: npt.NDArray[Any], dtype: CacheDtype, out: Encoded | None = None) -> Encoded:

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.contract.cache_format import CACHE_DTYPES, row_bytes
 from edge_runtime.contract.errors import BadInputError, PacplusError
 
-from .encoding import CACHE_DTYPES, Encoded, Hidden, decode_into, row_bytes
+from .encoding import Encoded, Hidden, decode_into
 from .index import Index, Located
 from .packing import MicroBatch, Pending, pack
 from .record import KEY_BYTES, Record, scan

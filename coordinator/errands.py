@@ -53,7 +53,11 @@ def _move_errand(
 ) -> Errand:
     message = MoveSamples(number=number, keys=catalogue.keys[part], layers=layers, to=move.owner)
     return Errand(
-        number=number, device=move.source, message=message, stored_by={move.owner: len(part)}
+        number=number,
+        device=move.source,
+        message=message,
+        samples=len(part),
+        stored_by={move.owner: len(part)},
     )
 
 
@@ -84,5 +88,6 @@ def _batch_errand(
         number=number,
         device=batch.route[0],
         message=RunBatch(batch=batch, inputs=inputs),
+        samples=len(lines),
         stored_by={owner: len(places) for owner, places in positions.items()},
     )

@@ -24,12 +24,14 @@ class Errand:
         number: names it; ``Stored`` repeats it.
         device: who starts it.
         message: what is sent.
+        samples: distinct samples that it is about.
         stored_by: owner -> number of samples that it will store.
     """
 
     number: int
     device: DeviceId
     message: Message
+    samples: int
     stored_by: Mapping[DeviceId, int]
 
 
@@ -42,7 +44,7 @@ class LeaseBook:
         self._layers, self._window = frozenset(layers), window
         self._missing: dict[int, dict[DeviceId, set[int]]] = {}
         self._leased: dict[int, Errand] = {}
-        self.total = sum(_samples(errand) for errand in self._waiting)
+        self.total = sum(errand.samples for errand in self._waiting)
         self.stored = 0
 
     @property
@@ -66,17 +68,15 @@ class LeaseBook:
         layers = owners.get(device)
         if layers is None or not layers.issuperset(stored.layers):
             return False
+        if stored.samples != self._leased[stored.number].stored_by[device]:
+            return False
         layers.difference_update(stored.layers)
         if not layers:
             del owners[device]
         if not owners:
-            self.stored += _samples(self._leased.pop(stored.number))
+            self.stored += self._leased.pop(stored.number).samples
             del self._missing[stored.number]
         return True
-
-
-def _samples(errand: Errand) -> int:
-    return max(errand.stored_by.values())
 
 
 class Router:

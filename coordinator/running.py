@@ -18,6 +18,7 @@ from edge_runtime.contract.plain import to_plain
 from .actions import Record, SaveCheckpoint
 from .hosting import Cluster, Host, open_host
 from .inputs import Prepared
+from .job import Job
 from .metrics import metrics
 from .planning import planner
 from .progress import SessionRecord
@@ -31,7 +32,7 @@ from .report import (
 )
 from .run_folder import Checkpoint, RunFolder
 from .server import Server
-from .session import Job, Session
+from .session import Session
 from .watching import Watcher
 
 Array: TypeAlias = np.ndarray[Any, Any]

@@ -22,17 +22,16 @@ carries them out.
 
 from __future__ import annotations
 
-import dataclasses
+import collections
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
+from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.errors import StoppedError, UserError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.messages import (
     BatchServed,
     BeginPhase,
@@ -43,11 +42,7 @@ from edge_runtime.contract.messages import (
     Failed,
     Heartbeat,
     Message,
-    OpenCache,
     Outputs,
-    OwnSamples,
-    Peer,
-    Peers,
     PeersReady,
     Phase,
     ProfileDone,
@@ -55,7 +50,6 @@ from edge_runtime.contract.messages import (
     SampleSet,
     SamplesReady,
     SendState,
-    SetUpTraining,
     Shutdown,
     StageReady,
     Stored,
@@ -65,10 +59,10 @@ from edge_runtime.contract.messages import (
     Usage,
     Welcome,
 )
-from edge_runtime.contract.order import steps_per_epoch
 from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.profile import DeviceProfile
 
+from . import requests
 from .actions import (
     Action,
     Event,
@@ -81,9 +75,9 @@ from .actions import (
     SaveCheckpoint,
     Send,
     SendProfileRequest,
-    SendStage,
 )
 from .errands import make_errands
+from .job import Job
 from .leases import LeaseBook, Router
 from .ownership import Catalogue, SampleTable, Work, plan_work
 from .progress import DeviceRecord, EpochRecord, FillRecord, SessionRecord
@@ -91,43 +85,6 @@ from .progress import DeviceRecord, EpochRecord, FillRecord, SessionRecord
 logger = logging.getLogger(__name__)
 
 Array: TypeAlias = np.ndarray[Any, Any]
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Job:
-    """Everything that a session needs to know before it starts.
-
-    Attributes:
-        manifest: of the bundle.
-        config: shape of the adapter.
-        options: of the training; ``epochs`` is 0 for evaluation only.
-        tables: training samples (absent for evaluation only) and evaluation samples.
-        devices: who takes part.
-        make_plan: from profiles to a plan; pure; raises InfeasibleError.
-        cache_dtype: how states are cached.
-        cache_quota_bytes: limit of each device's cache.
-        state: trainer state or adapter weights to start from; empty for a new adapter.
-        epochs_done: epochs that ``state`` has behind it.
-        evaluate_before: compute outputs before training too.
-        heartbeat_seconds: how often devices are to be heard.
-        local: the devices run on this machine, so their process ids mean something here.
-        only_plan: end once the plan is made.
-    """
-
-    manifest: Manifest
-    config: AdapterConfig
-    options: TrainingOptions
-    tables: Mapping[SampleSet, SampleTable]
-    devices: tuple[DeviceId, ...]
-    make_plan: Callable[[Sequence[DeviceProfile]], Plan]
-    cache_dtype: CacheDtype = "fp16"
-    cache_quota_bytes: int | None = None
-    state: bytes = b""
-    epochs_done: int = 0
-    evaluate_before: bool = True
-    heartbeat_seconds: float = 5.0
-    local: bool = False
-    only_plan: bool = False
 
 
 class Session:
@@ -138,6 +95,7 @@ class Session:
         self._catalogue = Catalogue.make(job.tables)
         self._phase = "gathering"
         self._awaited: set[DeviceId] = set(job.devices)
+        self._usage_due: collections.Counter[DeviceId] = collections.Counter()
         self._then: Callable[[], list[Action]] = self._profile
         self._answer: type[Message] = Message
         self._now = 0.0
@@ -206,29 +164,50 @@ class Session:
     def _begin(
         self,
         phase: str,
-        requests: Mapping[DeviceId, Message | Action],
+        asked: Mapping[DeviceId, Message | Action],
         answer: type[Message],
         then: Callable[[], list[Action]],
     ) -> list[Action]:
-        """Sends ``requests``, then waits for one ``answer`` of each device."""
+        """Sends what is ``asked``, then waits for one ``answer`` of each device."""
         logger.info("phase %s", phase)
         self._phase, self._answer, self._then = phase, answer, then
-        self._awaited = set(requests)
+        self._awaited = set(asked)
         actions = [
             Send(device=device, message=request) if isinstance(request, Message) else request
-            for device, request in requests.items()
+            for device, request in asked.items()
         ]
-        return actions if requests else then()
+        return actions if asked else then()
 
     def _answered(self, device: DeviceId, message: Message) -> list[Action]:
-        """Ticks off an answer; the last one starts the next phase."""
-        if type(message) is not self._answer or device not in self._awaited:
+        """Keeps what an answer says and ticks it off; the last one starts the next phase."""
+        if not self._is_due(device, message):
             logger.warning("%s sent %s out of turn", device, type(message).__name__)
             return []
+        actions = self._keep(device, message)
         self._awaited.discard(device)
-        return [] if self._awaited else self._then()
+        return actions if self._awaited else actions + self._then()
+
+    def _is_due(self, device: DeviceId, message: Message) -> bool:
+        """Whether the message is the answer that is awaited of the device."""
+        if type(message) is not self._answer or device not in self._awaited:
+            return False
+        match message:
+            case StageReady():
+                stage = self.plan.stage_of(device)
+                return stage is not None and (message.first, message.last) == (
+                    stage.first,
+                    stage.last,
+                )
+            case SamplesReady():
+                return message.which == self._to_fill[0]
+            case EpochDone():
+                return message.epoch == self._epoch
+            case _:
+                return True
 
     def _count_for(self, phase: Phase) -> list[Action]:
+        """Has every device count its usage for ``phase``, and say what it has used so far."""
+        self._usage_due.update(self._job.devices)
         return [
             Send(device=device, message=BeginPhase(phase=phase)) for device in self._job.devices
         ]
@@ -236,6 +215,9 @@ class Session:
     def _on_joined(self, event: Joined) -> list[Action]:
         if event.device not in self._job.devices:
             return []
+        if event.device in self._joined:
+            # What was on the way when the connection broke is lost, answers included.
+            return self._on_lost(Lost(device=event.device, reason="its connection broke"))
         self._joined[event.device] = event
         self.record.devices[event.device] = DeviceRecord(roles=event.hello.roles)
         welcome = Welcome(heartbeat_seconds=self._job.heartbeat_seconds)
@@ -252,8 +234,8 @@ class Session:
         return actions
 
     def _profile(self) -> list[Action]:
-        requests = {device: SendProfileRequest(device=device) for device in self._job.devices}
-        begin = self._begin("profiling", requests, ProfileDone, self._make_plan)
+        asked = {device: SendProfileRequest(device=device) for device in self._job.devices}
+        begin = self._begin("profiling", asked, ProfileDone, self._make_plan)
         return [*self._count_for("profile"), *begin]
 
     def _make_plan(self) -> list[Action]:
@@ -263,14 +245,7 @@ class Session:
         return [Record(event="plan_made"), *then]
 
     def _locate(self) -> list[Action]:
-        request = OpenCache(
-            backbone_digest=self._job.manifest.backbone_digest,
-            dtype=self._job.cache_dtype,
-            hidden_size=self._job.manifest.hidden_size,
-            quota_bytes=self._job.cache_quota_bytes,
-            layers=self._job.config.layers,
-            keys=self._catalogue.keys,
-        )
+        request = requests.open_cache(self._job, self._catalogue)
         trainers = [
             device for device, profile in self._profiles.items() if "trainer" in profile.roles
         ]
@@ -280,19 +255,8 @@ class Session:
         )
 
     def _admit_peers(self) -> list[Action]:
-        peers = {
-            device: Peer(
-                device=device,
-                public_key=joined.public_key,
-                address=joined.hello.data_address,
-            )
-            for device, joined in self._joined.items()
-        }
-        requests = {
-            device: Peers(peers=tuple(peer for name, peer in peers.items() if name != device))
-            for device in peers
-        }
-        return self._begin("deploying", requests, PeersReady, self._next_fill)
+        peers = requests.admit_peers(self._joined)
+        return self._begin("deploying", peers, PeersReady, self._next_fill)
 
     def _next_fill(self) -> list[Action]:
         """Turns to the next data set; after the last one, to the adapter."""
@@ -310,15 +274,8 @@ class Session:
         )
         if self._work[which].computed and not self._deployed:
             self._deployed = True
-            return self._begin("deploying", self._stage_requests(), StageReady, self._fill)
+            return self._begin("deploying", requests.stages(self.plan), StageReady, self._fill)
         return self._fill()
-
-    def _stage_requests(self) -> dict[DeviceId, Action]:
-        return {
-            member.device: SendStage(device=member.device, first=stage.first, last=stage.last)
-            for stage in self.plan.stages
-            for member in stage.devices
-        }
 
     def _fill(self) -> list[Action]:
         which = self._to_fill[0]
@@ -361,27 +318,11 @@ class Session:
 
     def _take_samples(self) -> list[Action]:
         which = self._to_fill[0]
-        table = self._job.tables[which]
-        requests: dict[DeviceId, Message | Action] = {}
-        for owner in self.plan.owners:
-            lines = table.owned_by(self.plan, owner.device)
-            if which == "eval" and not len(lines):
-                continue
-            requests[owner.device] = OwnSamples(
-                which=which,
-                total=len(table),
-                indices=lines.astype(np.int32),
-                keys=table.samples.keys[lines],
-                ranks=table.ranks[lines],
-                lengths=table.samples.lengths[lines].astype(np.int32),
-                second_starts=table.samples.second_starts[lines].astype(np.int32),
-                targets=table.targets[lines],
-            )
-            held = self._held[owner.device]
-            self._held[owner.device] = held | self._catalogue.needed_by(
-                self.plan, owner.device, which
-            )
-        return self._begin("taking", requests, SamplesReady, self._taken)
+        owned = requests.own_samples(self._job, self.plan, which)
+        for device in owned:
+            needed = self._catalogue.needed_by(self.plan, device, which)
+            self._held[device] = self._held[device] | needed
+        return self._begin("taking", owned, SamplesReady, self._taken)
 
     def _taken(self) -> list[Action]:
         which = self._to_fill.pop(0)
@@ -394,20 +335,8 @@ class Session:
         return actions + self._next_fill()
 
     def _set_up(self) -> list[Action]:
-        job = self._job
-        train = job.tables.get("train")
-        steps = steps_per_epoch(len(train), job.options.batch_size) if train is not None else 0
-        trainers = tuple(owner.device for owner in self.plan.owners)
-        request = SetUpTraining(
-            config=job.config,
-            options=job.options,
-            trainers=trainers,
-            total_steps=steps * job.options.epochs,
-            state=np.frombuffer(job.state, np.uint8),
-        )
-        begin = self._begin(
-            "setting up", dict.fromkeys(trainers, request), TrainingReady, self._evaluate_before
-        )
+        set_up = requests.set_up_training(self._job, self.plan)
+        begin = self._begin("setting up", set_up, TrainingReady, self._evaluate_before)
         return [*self._count_for("eval"), *begin]
 
     def _evaluate_before(self) -> list[Action]:
@@ -462,6 +391,7 @@ class Session:
 
     def _collect(self) -> list[Action]:
         request = BeginPhase(phase="eval")
+        self._usage_due.update(self._job.devices)
         return self._begin(
             "collecting", dict.fromkeys(self._job.devices, request), Usage, self._finish
         )
@@ -476,6 +406,7 @@ class Session:
     def _on_lost(self, event: Lost) -> list[Action]:
         if event.device not in self._job.devices:
             return []
+        self._joined.pop(event.device, None)
         fields = {"device": event.device, "reason": event.reason}
         error = StoppedError(
             f"{event.device} was lost: {event.reason}; "
@@ -492,7 +423,6 @@ class Session:
         if device not in self._joined:
             logger.warning("%s spoke without having joined", device)
             return []
-        actions: list[Action] = []
         match message:
             case Heartbeat():
                 return []
@@ -508,26 +438,30 @@ class Session:
                 self.record.stored = self._leases.stored
                 return self._advance_fill()
             case Usage():
-                self.record.devices[device].usage = message
-                if self._phase != "collecting" or message.phase != "eval":
-                    return []
-            case TrainerState():
-                actions = self._keep_state(message)
+                return self._on_usage(device, message)
             case _:
-                self._note(device, message)
-        return actions + self._answered(device, message)
+                return self._answered(device, message)
 
-    def _keep_state(self, message: TrainerState) -> list[Action]:
-        self.record.state = message.data.tobytes()
-        return [
-            SaveCheckpoint(epoch=self._epoch, state=self.record.state),
-            Record(event="checkpoint", fields={"epoch": self._epoch}),
-        ]
+    def _on_usage(self, device: DeviceId, message: Usage) -> list[Action]:
+        """Answers come in the order of the requests, so the one to the last is final."""
+        if not self._usage_due[device]:
+            logger.warning("%s sent Usage that nobody asked for", device)
+            return []
+        self._usage_due[device] -= 1
+        self.record.devices[device].usage = message
+        final = self._phase == "collecting" and not self._usage_due[device]
+        return self._answered(device, message) if final else []
 
-    def _note(self, device: DeviceId, message: Message) -> None:
-        """Keeps what an answer says."""
+    def _keep(self, device: DeviceId, message: Message) -> list[Action]:
+        """Keeps what an answer says.
+
+        Raises:
+            StoppedError: it says what cannot be.
+        """
         match message:
             case ProfileDone():
+                if message.profile.device != device:
+                    raise StoppedError(f"{device}: sent the profile of another device")
                 self._profiles[device] = message.profile
                 self.record.devices[device].profile = message.profile
             case CacheStatus():
@@ -549,13 +483,23 @@ class Session:
                 self.record.epochs[-1].add(message)
             case Outputs():
                 self._keep_outputs(device, message)
+            case TrainerState():
+                return self._keep_state(message)
             case _:
                 pass
+        return []
+
+    def _keep_state(self, message: TrainerState) -> list[Action]:
+        self.record.state = message.data.tobytes()
+        return [
+            SaveCheckpoint(epoch=self._epoch, state=self.record.state),
+            Record(event="checkpoint", fields={"epoch": self._epoch}),
+        ]
 
     def _keep_outputs(self, device: DeviceId, message: Outputs) -> None:
         indices = message.indices
-        right_width = message.outputs.shape[1] == self._outputs.shape[1]
-        inside = not indices.size or 0 <= indices.min() <= indices.max() < len(self._outputs)
-        if not (right_width and inside):
-            raise StoppedError(f"{device}: sent outputs for samples that do not exist")
+        owned = self._job.tables["eval"].owned_by(self.plan, device)
+        right = indices.dtype.kind in "iu" and np.array_equal(np.sort(indices), owned)
+        if not right or message.outputs.shape[1] != self._outputs.shape[1]:
+            raise StoppedError(f"{device}: sent outputs for other samples than its own")
         self._outputs[indices] = message.outputs

@@ -120,12 +120,13 @@ class Device:
         Raises:
             StoppedError: the coordinator could not be reached at all.
         """
-        self._link.to_coordinator(self._hello())
         began = heard = beaten = time.monotonic()
         try:
             while not self._over:
                 self._link.wait(self._heartbeat_seconds / 4)
                 now = time.monotonic()
+                if self._link.take_connected():
+                    self._link.to_coordinator(self._hello())
                 if self._take_in():
                     heard = now
                 if now - beaten >= self._heartbeat_seconds:

@@ -23,6 +23,7 @@ from .contract.profile import BlockTiming, DeviceProfile, Role, TrainerProfile
 from .files import WeightStore
 from .inference import StageSession, numerics
 from .stage import Stage
+from .trainer import TRAINING_THREADS
 from .usage import (
     free_storage_bytes,
     memory_limit_bytes,
@@ -96,7 +97,7 @@ def _trainer_profile(
     from .training import Batch, Trainer
 
     before_bytes = resident_bytes()
-    trainer = Trainer(config, TrainingOptions(), 1, threads=threads)
+    trainer = Trainer(config, TrainingOptions(), 1, threads=TRAINING_THREADS)
     generator = np.random.default_rng(0)
 
     def batch(size: int) -> Batch:

@@ -59,6 +59,7 @@ class SessionLink:
         self._dealt_with: queue.SimpleQueue[tuple[DeviceId, int]] = queue.SimpleQueue()
         self._unsent: list[Frame] | None = None
         self._peers: dict[DeviceId, SecureDealer] = {}
+        self._reached: set[DeviceId] = set()
         self._links = PeerLinks(lambda peer, frames: bool(self._peers[peer].send(frames)))
         self.sent_bytes = 0
         self.received_bytes = 0
@@ -91,6 +92,10 @@ class SessionLink:
         """Whether the connection to the coordinator stands."""
         return self._control.state == "connected"
 
+    def take_connected(self) -> bool:
+        """Whether a new connection to the coordinator was made since the last call."""
+        return self._control.take_connected()
+
     @property
     def failed_handshakes(self) -> int:
         """How often the coordinator was reached but the keys did not fit."""
@@ -107,6 +112,7 @@ class SessionLink:
             dealer.close()
             self._data.revoke(device)
         self._peers = {}
+        self._reached.clear()
         self._links.set_peers(peer.device for peer in peers)
         for peer in peers:
             try:
@@ -153,6 +159,8 @@ class SessionLink:
     def from_peers(self) -> Iterator[tuple[DeviceId, Message, int]]:
         """Peer, message and size of what came from peers; invalid ones are logged and dropped."""
         for peer, dealer in self._peers.items():
+            if dealer.take_connected():
+                self._note_connection(peer)
             while (frames := dealer.recv(0.0)) is not None:
                 self._take_credit(peer, frames)
         while (received := self._data.recv(0.0)) is not None:
@@ -162,6 +170,12 @@ class SessionLink:
                 yield received.device, decode(received.frames), size
             except DecodeError as error:
                 logger.warning("rejected a message of %s: %s", received.device, error)
+
+    def _note_connection(self, peer: DeviceId) -> None:
+        """What was on the way is lost when a connection breaks, so a second one is a failure."""
+        if peer in self._reached:
+            raise RemoteError(f"the connection to {peer} broke")
+        self._reached.add(peer)
 
     def _take_credit(self, peer: DeviceId, frames: list[memoryview]) -> None:
         try:

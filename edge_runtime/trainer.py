@@ -52,6 +52,9 @@ Array: TypeAlias = np.ndarray[Any, Any]
 PROGRESS_SECONDS = 0.25
 EVALUATION_BATCH = 32
 
+TRAINING_THREADS = 1
+"""An adapter's matrices are small: more threads cost more in waiting than they gain."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Training:
@@ -151,7 +154,7 @@ class TrainerRole:
         from .training import Trainer
 
         trainer = Trainer(
-            request.config, request.options, request.total_steps, threads=self._threads
+            request.config, request.options, request.total_steps, threads=TRAINING_THREADS
         )
         if request.state.size:
             trainer.load_state(request.state.tobytes())

@@ -1,0 +1,82 @@
+"""How commands end: an error is one line and an exit code, an interruption says how to go on."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from edge_runtime.contract.errors import MissingExtraError, PacplusError, StoppedError
+
+_EXTRA_OF = {"torch": "export", "transformers": "export", "onnxscript": "export"}
+_COORDINATOR_NEEDS = ("zmq", "onnx", "onnx_ir", "onnxruntime", "tokenizers", "safetensors", "rich")
+
+
+class CommandGroup(TyperGroup):
+    """Ends commands as the errors that they raise demand.
+
+    It stands inside Typer, which would turn an interruption into an exit code of its own.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the chosen command.
+
+        Raises:
+            typer.Exit: the command failed; the line about it is on stderr.
+        """
+        with explained():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Turns the errors that pacplus raises on purpose into a line and ``typer.Exit``.
+
+    Bugs keep their traceback.
+    """
+    try:
+        yield
+    except PacplusError as error:
+        raise _exit(error) from None
+    except KeyboardInterrupt:
+        raise _exit(StoppedError("stopped; nothing was lost, run it again")) from None
+    except ModuleNotFoundError as error:
+        extra = missing_extra(error.name or "")
+        if extra is None:
+            raise
+        raise _exit(extra) from None
+
+
+def missing_extra(module: str) -> MissingExtraError | None:
+    """What to install when ``module`` cannot be imported; None when no extra has it."""
+    top = module.partition(".")[0]
+    extra = "coordinator" if top in _COORDINATOR_NEEDS else _EXTRA_OF.get(top)
+    return MissingExtraError(top, extra) if extra else None
+
+
+def _exit(error: PacplusError) -> typer.Exit:
+    # One line, whatever a message has taken over from a file or a library.
+    sys.stderr.write(f"pacplus: {' '.join(str(error).split())}\n")
+    return typer.Exit(error.exit_code)
+
+
+@contextlib.contextmanager
+def resumable(run: Path) -> Iterator[None]:
+    """Says how to go on when training is interrupted.
+
+    Raises:
+        StoppedError: instead of KeyboardInterrupt.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (run / "run.json").exists():
+            raise StoppedError(
+                f"stopped; to go on with {run}, run the same command again with --resume"
+            ) from None
+        raise StoppedError(f"stopped before {run} was begun; run the command again") from None

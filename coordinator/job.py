@@ -1,0 +1,61 @@
+"""What a session is to do: model, data, devices, options. Immutable, made before it starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.manifest import Manifest
+from edge_runtime.contract.messages import CacheDtype, SampleSet
+from edge_runtime.contract.order import steps_per_epoch
+from edge_runtime.contract.plan import Plan
+from edge_runtime.contract.profile import DeviceProfile
+
+from .ownership import SampleTable
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Job:
+    """Everything that a session needs to know before it starts.
+
+    Attributes:
+        manifest: of the bundle.
+        config: shape of the adapter.
+        options: of the training; ``epochs`` is 0 for evaluation only.
+        tables: training samples (absent for evaluation only) and evaluation samples.
+        devices: who takes part.
+        make_plan: from profiles to a plan; pure; raises InfeasibleError.
+        cache_dtype: how states are cached.
+        cache_quota_bytes: limit of each device's cache.
+        state: trainer state or adapter weights to start from; empty for a new adapter.
+        epochs_done: epochs that ``state`` has behind it.
+        evaluate_before: compute outputs before training too.
+        heartbeat_seconds: how often devices are to be heard.
+        local: the devices run on this machine, so their process ids mean something here.
+        only_plan: end once the plan is made.
+    """
+
+    manifest: Manifest
+    config: AdapterConfig
+    options: TrainingOptions
+    tables: Mapping[SampleSet, SampleTable]
+    devices: tuple[DeviceId, ...]
+    make_plan: Callable[[Sequence[DeviceProfile]], Plan]
+    cache_dtype: CacheDtype = "fp16"
+    cache_quota_bytes: int | None = None
+    state: bytes = b""
+    epochs_done: int = 0
+    evaluate_before: bool = True
+    heartbeat_seconds: float = 5.0
+    local: bool = False
+    only_plan: bool = False
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        train = self.tables.get("train")
+        if train is None:
+            return 0
+        return self.options.epochs * steps_per_epoch(len(train), self.options.batch_size)

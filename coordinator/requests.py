@@ -1,0 +1,88 @@
+"""Makes the requests of each phase out of a job and a plan. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.messages import (
+    OpenCache,
+    OwnSamples,
+    Peer,
+    Peers,
+    SampleSet,
+    SetUpTraining,
+)
+from edge_runtime.contract.plan import Plan
+
+from .actions import Joined, SendStage
+from .job import Job
+from .ownership import Catalogue
+
+
+def open_cache(job: Job, catalogue: Catalogue) -> OpenCache:
+    """Asks a trainer which of all distinct samples it has cached."""
+    return OpenCache(
+        backbone_digest=job.manifest.backbone_digest,
+        dtype=job.cache_dtype,
+        hidden_size=job.manifest.hidden_size,
+        quota_bytes=job.cache_quota_bytes,
+        layers=job.config.layers,
+        keys=catalogue.keys,
+    )
+
+
+def admit_peers(joined: Mapping[DeviceId, Joined]) -> dict[DeviceId, Peers]:
+    """Tells every device who the others are."""
+    peers = {
+        device: Peer(device=device, public_key=entry.public_key, address=entry.hello.data_address)
+        for device, entry in joined.items()
+    }
+    return {
+        device: Peers(peers=tuple(peer for name, peer in peers.items() if name != device))
+        for device in peers
+    }
+
+
+def stages(plan: Plan) -> dict[DeviceId, SendStage]:
+    """Has every device of a stage load it."""
+    return {
+        member.device: SendStage(device=member.device, first=stage.first, last=stage.last)
+        for stage in plan.stages
+        for member in stage.devices
+    }
+
+
+def own_samples(job: Job, plan: Plan, which: SampleSet) -> dict[DeviceId, OwnSamples]:
+    """Tells every owner its lines. Trainers without any still take part in training."""
+    table = job.tables[which]
+    requests = {}
+    for owner in plan.owners:
+        lines = table.owned_by(plan, owner.device)
+        if len(lines) or which == "train":
+            requests[owner.device] = OwnSamples(
+                which=which,
+                total=len(table),
+                indices=lines.astype(np.int32),
+                keys=table.samples.keys[lines],
+                ranks=table.ranks[lines],
+                lengths=table.samples.lengths[lines].astype(np.int32),
+                second_starts=table.samples.second_starts[lines].astype(np.int32),
+                targets=table.targets[lines],
+            )
+    return requests
+
+
+def set_up_training(job: Job, plan: Plan) -> dict[DeviceId, SetUpTraining]:
+    """Has every trainer make the same adapter."""
+    trainers = tuple(owner.device for owner in plan.owners)
+    request = SetUpTraining(
+        config=job.config,
+        options=job.options,
+        trainers=trainers,
+        total_steps=job.total_steps,
+        state=np.frombuffer(job.state, np.uint8),
+    )
+    return dict.fromkeys(trainers, request)

@@ -11,8 +11,13 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import (
     BatchServed,
     EpochDone,
+    Message,
+    ProfileDone,
     Progress,
     SampleSet,
+    SamplesReady,
+    StageReady,
+    TrainingReady,
     Usage,
 )
 from edge_runtime.contract.plan import Plan
@@ -88,11 +93,27 @@ class SessionRecord:
     outputs_before: Array | None = None
     outputs_after: Array | None = None
 
-    def observe(self, device: DeviceId, message: BatchServed | Progress) -> None:
-        """Telemetry that changes no state of the session."""
+    def observe(self, device: DeviceId, message: Message) -> None:
+        """Takes down what a message says of a device or of the run."""
         record = self.devices[device]
-        if isinstance(message, BatchServed):
-            record.served_batches += 1
-            record.served_seconds += message.seconds
-        else:
-            record.progress = message
+        match message:
+            case BatchServed():
+                record.served_batches += 1
+                record.served_seconds += message.seconds
+            case Progress():
+                record.progress = message
+            case Usage():
+                record.usage = message
+            case ProfileDone():
+                record.profile = message.profile
+            case StageReady():
+                record.received_weight_bytes = message.received_bytes
+            case SamplesReady():
+                record.cache_bytes = message.cache_bytes
+                record.cache_samples = message.cache_samples
+            case TrainingReady():
+                self.parameters = message.parameters
+            case EpochDone():
+                self.epochs[-1].add(message)
+            case _:
+                pass

@@ -448,7 +448,7 @@ class Session:
             logger.warning("%s sent Usage that nobody asked for", device)
             return []
         self._usage_due[device] -= 1
-        self.record.devices[device].usage = message
+        self.record.observe(device, message)
         final = self._phase == "collecting" and not self._usage_due[device]
         return self._answered(device, message) if final else []
 
@@ -458,29 +458,21 @@ class Session:
         Raises:
             StoppedError: it says what cannot be.
         """
+        self.record.observe(device, message)
         match message:
             case ProfileDone():
                 if message.profile.device != device:
                     raise StoppedError(f"{device}: sent the profile of another device")
                 self._profiles[device] = message.profile
-                self.record.devices[device].profile = message.profile
             case CacheStatus():
                 if message.held.shape != (len(self._catalogue.keys),):
                     raise StoppedError(f"{device}: answered for other samples than asked")
                 self._held[device] = message.held.astype(bool)
-            case StageReady():
-                self.record.devices[device].received_weight_bytes = message.received_bytes
             case SamplesReady():
-                self.record.devices[device].cache_bytes = message.cache_bytes
-                self.record.devices[device].cache_samples = message.cache_samples
                 if message.missing.size:
                     raise StoppedError(
                         f"{device}: {message.missing.size} samples did not stay in its cache"
                     )
-            case TrainingReady():
-                self.record.parameters = message.parameters
-            case EpochDone():
-                self.record.epochs[-1].add(message)
             case Outputs():
                 self._keep_outputs(device, message)
             case TrainerState():

@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 _DOMAIN = "pairing"
 _LIMITS = SocketLimits(max_frame_bytes=1024, high_water_messages=8, handshake_seconds=5.0)
 _MAX_NAME_CHARACTERS = 64
+_THANKS_SECONDS = 2.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +177,7 @@ class PairingServer:
         device = self._devices.add(request.name, public_key, paired_at=time.time())
         self._allow_list.allow(device.device_id, public_key)
         self._reply(routing_id, device_id=device.device_id, control=str(self._control_address))
-        self.close()
+        self._close_when_read()
         logger.info("paired %s (key %s)", device.device_id, fingerprint(public_key))
         return device
 
@@ -189,7 +190,15 @@ class PairingServer:
         )
         self._reply(routing_id, refusal="the token is wrong or was used before")
         if self._guesses_left <= 0:
-            self.close()
+            self._close_when_read()
+
+    def _close_when_read(self) -> None:
+        """Closes once the peer has thanked for the reply, or after a moment.
+
+        A socket that closes right behind a message loses it now and then, despite lingering.
+        """
+        Deadline(_THANKS_SECONDS).wait_readable(self._socket)
+        self.close()
 
     def _reply(
         self,
@@ -255,6 +264,7 @@ def pair(
         frames = dealer.recv(deadline.remaining())
         if frames is None:
             raise BadInputError(_explain_silence(address, dealer))
+        dealer.send([b"thanks"])  # the coordinator waits for it before it closes the socket
     finally:
         dealer.close()
     try:

@@ -143,7 +143,7 @@ class PairingServer:
         routing_id, body = parts[0].bytes, parts[1]
         key = user_id(body)
         if key is None or len(body) == 0:
-            return None  # empty: a dealer's greeting after it connected
+            return None  # empty: a greeting after it connected, or thanks for a refusal
         return self._serve(routing_id, PublicKey(key), body.bytes)
 
     def poll_handles(self) -> tuple[Any, ...]:
@@ -264,7 +264,7 @@ def pair(
         frames = dealer.recv(deadline.remaining())
         if frames is None:
             raise BadInputError(_explain_silence(address, dealer))
-        dealer.send([b"thanks"])  # the coordinator waits for it before it closes the socket
+        dealer.send([b""])  # thanks: the coordinator waits for it before it closes the socket
     finally:
         dealer.close()
     try:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .blocks import normalize, normalize_backward
+from .parameters import head_scale
 
 if TYPE_CHECKING:
     from edge_runtime.contract.adapter import AdapterConfig
@@ -48,6 +49,7 @@ class PooledHead:
         self._pair = config.pair
         self._up = parameters["up.weight"]
         self._head = parameters["head.weight"]
+        self._scale = head_scale(config)
         self._head_bias = parameters["head.bias"]
         self._saved: tuple[Tensor, ...] = ()
 
@@ -63,13 +65,14 @@ class PooledHead:
         embedding, *moments = normalize(pooled)
         features = self._features(embedding)
         self._saved = (pool_BST, state, mean, rstd, side, pooled, embedding, *moments, features)
-        return torch.addmm(self._head_bias.value, features, self._head.value)
+        return torch.addmm(self._head_bias.value, features, self._head.value, alpha=self._scale)
 
     def backward(self, gradient: Tensor) -> Tensor:
         """Gradient with respect to s_L, (B*T, w), given that of the outputs."""
         pool_BST, state, mean, rstd, side, pooled, embedding, *moments, features = self._saved
-        torch.mm(features.t(), gradient, out=self._head.gradient)
         torch.sum(gradient, 0, out=self._head_bias.gradient)
+        gradient = gradient * self._scale
+        torch.mm(features.t(), gradient, out=self._head.gradient)
         d_features = torch.mm(gradient, self._head.value.t())
         d_embedding = self._features_backward(d_features, embedding)
         d_pooled = normalize_backward(d_embedding, pooled, *moments)

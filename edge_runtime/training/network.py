@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .blocks import MASKED, FeedForward, Part, SelfAttention, normalize
+from .parameters import down_scale
 
 if TYPE_CHECKING:
     from edge_runtime.contract.adapter import AdapterConfig
@@ -26,6 +27,7 @@ class SideNetwork:
 
     def __init__(self, config: AdapterConfig, parameters: FlatParameters) -> None:
         self._down = parameters["down.weight"]
+        self._scale = down_scale(config)
         self._down_bias = parameters["down.bias"]
         self._gate = parameters["gate"]
         self._blocks = [_block(config, parameters, i) for i in range(len(config.layers) - 1)]
@@ -41,7 +43,9 @@ class SideNetwork:
         """
         flat_LNd = hidden_LBTd.view(hidden_LBTd.shape[0], -1, hidden_LBTd.shape[-1])
         normed_LNd = normalize(flat_LNd)[0]
-        down_LNw = torch.baddbmm(self._down_bias.value[:, None], normed_LNd, self._down.value)
+        down_LNw = torch.baddbmm(
+            self._down_bias.value[:, None], normed_LNd, self._down.value, alpha=self._scale
+        )
         bias = torch.zeros(mask_BT.shape).masked_fill_(~mask_BT, MASKED)[..., None]
         self._mus = self._gate.value.sigmoid().tolist()
         state = down_LNw[0]
@@ -69,8 +73,9 @@ class SideNetwork:
         if d_mus:
             mu = self._gate.value.sigmoid()
             torch.mul(torch.stack(d_mus[::-1]), mu * (1 - mu), out=self._gate.gradient)
-        torch.bmm(normed_LNd.transpose(1, 2), d_down_LNw, out=self._down.gradient)
         torch.sum(d_down_LNw, 1, out=self._down_bias.gradient)
+        d_down_LNw.mul_(self._scale)
+        torch.bmm(normed_LNd.transpose(1, 2), d_down_LNw, out=self._down.gradient)
 
 
 def _block(config: AdapterConfig, parameters: FlatParameters, index: int) -> list[Part]:

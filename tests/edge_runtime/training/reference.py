@@ -41,7 +41,8 @@ def outputs(
     positions = torch.arange(hidden.shape[2])
     keep = positions < lengths[:, None]
     down = [
-        _norm(h) @ w + b for h, w, b in zip(hidden, p["down.weight"], p["down.bias"], strict=True)
+        _norm(h) * (96 / config.hidden_size) @ w + b
+        for h, w, b in zip(hidden, p["down.weight"], p["down.bias"], strict=True)
     ]
     state = down[0]
     for i in range(len(config.layers) - 1):
@@ -57,4 +58,5 @@ def outputs(
         features = torch.cat([u, v, (u - v).abs(), u * v], 1)
     else:
         features = _norm(_mean(out, keep))
+    features = features * (48 / features.shape[1])
     return features @ p["head.weight"] + p["head.bias"]

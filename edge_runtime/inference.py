@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.resources
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,10 @@ logger = logging.getLogger(__name__)
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Kernel = Literal["fast", "exact"]
+
+PROBE = "matmul_integer_probe.onnx"
+PROBE_INPUTS = 128
+PROBE_ZERO_POINT = 128
 
 
 class StageSession:
@@ -69,6 +74,24 @@ def _options(threads: int) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     return options
+
+
+def matmul_integer_is_exact() -> bool:
+    """Whether this processor's product of uint8 and int8 equals int64 arithmetic.
+
+    Some x86 kernels (no VNNI) add pairs of products in saturating 16 bits. The probe has
+    the very operator of the int8 backbones, with weights at both ends of their range.
+    """
+    data = importlib.resources.files(__package__).joinpath(PROBE).read_bytes()
+    session = ort.InferenceSession(data, _options(1), providers=["CPUExecutionProvider"])
+    generator = np.random.default_rng(0)
+    extremes = np.array([[0], [255]], np.uint8).repeat(PROBE_INPUTS, axis=1)
+    rows = np.concatenate(
+        [extremes, generator.integers(0, 256, (15, PROBE_INPUTS)).astype(np.uint8)]
+    )
+    product, weights = session.run(["y", "w"], {"a": rows})
+    exact = (rows.astype(np.int64) - PROBE_ZERO_POINT) @ weights.astype(np.int64)
+    return bool((product == exact).all())
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -78,7 +80,7 @@ def _root(
 @app.command()
 def train(
     bundle: Bundle,
-    data: Annotated[Path, typer.Option(help="JSONL with text, [text_pair,] label.")],
+    data: Annotated[Path, typer.Option(help="JSONL with text, optionally text_pair, and label.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="New folder of the run.")],
     evaluation: Annotated[
         Path | None, typer.Option("--eval", help="JSONL to evaluate on, before and after.")
@@ -152,7 +154,7 @@ def train(
 @app.command()
 def plan(
     bundle: Bundle,
-    data: Annotated[Path, typer.Option(help="JSONL with text, [text_pair,] label.")],
+    data: Annotated[Path, typer.Option(help="JSONL with text, optionally text_pair, and label.")],
     task: Annotated[
         Literal["classification", "regression"], typer.Option(help="Kind of labels.")
     ] = "classification",
@@ -317,6 +319,7 @@ def demo(
         _print(result)
 
 
+@functools.cache
 def _add_export_commands() -> None:
     """`export` needs PyTorch and transformers, `inspect` does not; both live in export/."""
     from export.cli import export_command, inspect_command
@@ -373,8 +376,8 @@ def _print(value: Any) -> None:
     typer.echo(json.dumps(value))
 
 
-def main() -> None:
-    """Runs the command line; see :mod:`.exits` for how it ends."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and ends the process; see :mod:`.exits` for how it ends."""
     # A service manager that asks to stop gets the same tidy end as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -382,7 +385,7 @@ def main() -> None:
             _add_export_commands()
     except typer.Exit as failed:
         sys.exit(failed.exit_code)
-    app(prog_name="pacplus")
+    app(args=arguments, prog_name="pacplus")
 
 
 if __name__ == "__main__":

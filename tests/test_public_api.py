@@ -1,0 +1,76 @@
+"""What may be imported from outside; a change here is a change for users."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import coordinator
+
+
+def test_the_public_names_are_these() -> None:
+    assert coordinator.__all__ == [
+        "AdapterChoice",
+        "Cluster",
+        "FieldNames",
+        "PlanResult",
+        "Prediction",
+        "Report",
+        "TrainResult",
+        "TrainingOptions",
+        "Watcher",
+        "evaluate",
+        "parse_emulate",
+        "plan",
+        "predict",
+        "train",
+    ]
+
+
+@pytest.mark.parametrize("name", coordinator.__all__)
+def test_every_public_name_is_there_and_explained(name: str) -> None:
+    assert inspect.getdoc(getattr(coordinator, name))
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'tarin'"):
+        _ = coordinator.tarin
+
+
+def test_options_of_the_functions_have_names() -> None:
+    arguments = {
+        name: [
+            parameter.name + ("" if parameter.kind is parameter.POSITIONAL_OR_KEYWORD else "=")
+            for parameter in inspect.signature(getattr(coordinator, name)).parameters.values()
+        ]
+        for name in ("train", "plan", "evaluate", "predict")
+    }
+    how = ["task=", "cluster=", "adapter=", "options=", "fields=", "cache_dtype="]
+    run = ["cache_quota_bytes=", "resume=", "watcher="]
+    assert arguments == {
+        "train": ["bundle", "data", "output=", "evaluation=", *how, *run],
+        "plan": ["bundle", "data", *how, "watcher="],
+        "evaluate": ["run", "data", "bundle=", "cluster=", "watcher="],
+        "predict": ["run", "texts", "bundle=", "cluster=", "watcher="],
+    }
+
+
+@pytest.mark.parametrize("name", ["TrainResult", "PlanResult", "Prediction", "Report", "Cluster"])
+def test_results_are_frozen_values(name: str) -> None:
+    cls = getattr(coordinator, name)
+    assert dataclasses.is_dataclass(cls)
+    assert cls.__dataclass_params__.frozen
+    assert "__dict__" not in dir(cls)
+
+
+def test_the_package_is_imported_without_what_it_needs_later() -> None:
+    code = (
+        "import coordinator, sys; "
+        "print(sorted({'numpy', 'zmq', 'torch', 'onnx_ir'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,123 @@
+"""Rules of the layout that import-linter cannot say; its contracts are in pyproject.toml."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("coordinator", "devices", "edge_runtime", "export")
+
+ON_A_DEVICE = {"numpy", "msgpack", "zmq", "onnxruntime"}
+OUTSIDE_WORLD = {
+    *("asyncio", "datetime", "fcntl", "glob", "http", "io", "multiprocessing", "os", "pathlib"),
+    *(
+        "random",
+        "secrets",
+        "select",
+        "selectors",
+        "shutil",
+        "signal",
+        "socket",
+        "ssl",
+        "subprocess",
+    ),
+    *("sys", "tempfile", "threading", "time", "urllib", "zmq"),
+}
+PURE_MODULES = [
+    *("coordinator/actions.py", "coordinator/costs.py", "coordinator/errands.py"),
+    *("coordinator/infeasible.py", "coordinator/job.py", "coordinator/leases.py"),
+    *("coordinator/ownership.py", "coordinator/planner.py", "coordinator/planning.py"),
+    *("coordinator/progress.py", "coordinator/requests.py", "coordinator/session.py"),
+    *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("edge_runtime/contract/*.py")),
+]
+UNSAFE_CALLS = {"eval", "exec", "compile", "open", "print", "input", "__import__"}
+
+
+def sources(folder: str) -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*.py"))
+
+
+def imports(file: str) -> Iterator[str]:
+    """Full names of all modules that a file imports, anywhere in it."""
+    package = file.split("/")[:-1]
+    for node in ast.walk(ast.parse((ROOT / file).read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = [*base, *(node.module.split(".") if node.module else [])]
+            yield ".".join(module)
+            yield from (".".join([*module, alias.name]) for alias in node.names)
+
+
+def third_parties(file: str) -> set[str]:
+    tops = {name.partition(".")[0] for name in imports(file)}
+    return tops - set(sys.stdlib_module_names) - set(PACKAGES) - {"__future__"}
+
+
+def calls(file: str) -> set[str]:
+    """Names that a file calls plainly, ``open(...)`` but not ``path.open(...)``."""
+    nodes = ast.walk(ast.parse((ROOT / file).read_text("utf-8")))
+    return {
+        node.func.id
+        for node in nodes
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+
+
+@pytest.mark.parametrize("file", sources("edge_runtime"))
+def test_a_device_needs_four_packages_and_torch_only_for_training(file: str) -> None:
+    trains = file.startswith("edge_runtime/training/")
+    assert third_parties(file) <= ON_A_DEVICE | ({"torch"} if trains else set())
+
+
+@pytest.mark.parametrize("file", sources("edge_runtime/contract"))
+def test_the_contract_imports_itself_numpy_and_msgpack(file: str) -> None:
+    own = {name for name in imports(file) if name.startswith("edge_runtime")}
+    assert all(name.startswith("edge_runtime.contract") for name in own)
+    assert third_parties(file) <= {"numpy", "msgpack"}
+
+
+@pytest.mark.parametrize("file", PURE_MODULES)
+def test_pure_modules_touch_neither_files_nor_sockets_nor_clocks(file: str) -> None:
+    tops = {name.partition(".")[0] for name in imports(file)}
+    assert not tops & OUTSIDE_WORLD
+    assert not calls(file) & UNSAFE_CALLS
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_nothing_unpickles(package: str) -> None:
+    for file in sources(package):
+        assert not {"pickle", "shelve", "marshal", "dill", "joblib"} & set(imports(file)), file
+        text = (ROOT / file).read_text("utf-8")
+        assert "allow_pickle=True" not in text, file
+        assert "torch.load(" not in text, file
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_package_is_typed_and_whole(package: str) -> None:
+    assert (ROOT / package / "py.typed").is_file()
+    for folder in {(ROOT / file).parent for file in sources(package)}:
+        assert (folder / "__init__.py").is_file(), folder
+
+
+def test_every_folder_of_tests_is_a_package() -> None:
+    for folder in {path.parent for path in (ROOT / "tests").rglob("*.py")}:
+        assert (folder / "__init__.py").is_file(), folder
+
+
+def test_an_import_inside_a_function_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "module.py").write_text(
+        "def work():\n    from ..other import thing\n    import time as clock\n    open('x')\n"
+    )
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    assert set(imports("package/module.py")) >= {"other", "other.thing", "time"}
+    assert calls("package/module.py") == {"open"}

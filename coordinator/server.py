@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
-from export.stages import Bundle
 
 from edge_runtime.contract.codec import Frame, decode, encode
 from edge_runtime.contract.errors import DecodeError, UserError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import FileChunk, FileRequest, Hello, Message, Shutdown
 from edge_runtime.transport import Delivery, SecureRouter
+from export.stages import Bundle
 
 from .actions import (
     Action,

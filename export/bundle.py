@@ -1,0 +1,179 @@
+"""Making a bundle: load, trace, tidy, quantise, split, check, write."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx_ir as ir
+
+from edge_runtime.contract.errors import BadInputError, UsageError
+from edge_runtime.contract.ids import Sha256
+from edge_runtime.contract.manifest import (
+    FORMAT_VERSION,
+    FileSpec,
+    Manifest,
+    Quantization,
+    Task,
+)
+
+from . import passes
+from .blocks import MASK, block_slices, describe, write_weights
+from .calibrate import channel_factors
+from .checkpoint import (
+    Checkpoint,
+    find_checkpoint,
+    load_model,
+    save_tokenizer,
+    tokenizer_limit,
+)
+from .families import check_task, input_specs, position_limit
+from .parity import LIMITS, check_parity, measure_parity
+from .quantize import quantize_int8
+from .samples import check_samples
+from .stages import GRAPH, MANIFEST, Bundle, open_bundle, sha256_of
+from .trace import trace
+
+_log = logging.getLogger(__name__)
+
+Progress = Callable[[str], None]
+
+
+def export_model(
+    model: str,
+    output: Path,
+    *,
+    task: Task = "classification",
+    quantize: Quantization = "none",
+    max_length: int | None = None,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Exports a checkpoint as a bundle and checks it against PyTorch.
+
+    Args:
+        model: a local Hugging Face folder, or a hub id.
+        output: the bundle's folder; new or empty. Nothing is left there on failure.
+        task: what the bundle is for.
+        quantize: form of the backbone's weights.
+        max_length: longest sample, in tokens; by default what model and tokenizer allow.
+        progress: called with a few words when a step begins.
+
+    Raises:
+        BadInputError: ``model`` is no usable model, or ``output`` is not empty.
+        UsageError: an option does not fit the model.
+        PacplusError: the graph is further from PyTorch than the limit.
+    """
+    say = progress or _log.info
+    if quantize not in LIMITS:
+        raise UsageError(f"--quantize {quantize}: choose one of {', '.join(LIMITS)}")
+    _check_output(output)
+    checkpoint = find_checkpoint(model)
+    check_task(task, checkpoint.config.model_type, checkpoint.family)
+    length = _max_length(checkpoint, max_length)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.parent / f".{output.name}.partial-{os.getpid()}"
+    partial.mkdir()
+    try:
+        _write_bundle(checkpoint, partial, task, quantize, length, say)
+        partial.replace(output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return open_bundle(output, verify=False)
+
+
+def _check_output(output: Path) -> None:
+    if output.is_dir() and not any(output.iterdir()):
+        return
+    if output.exists():
+        raise BadInputError(f"{output}: exists and is not an empty folder; choose another")
+
+
+def _max_length(checkpoint: Checkpoint, wanted: int | None) -> int:
+    limit = position_limit(checkpoint.config, checkpoint.family)
+    if wanted is None:
+        return min(limit, tokenizer_limit(checkpoint) or limit)
+    if not 1 <= wanted <= limit:
+        raise UsageError(f"--max-length {wanted}: must be between 1 and {limit}")
+    return wanted
+
+
+def _write_bundle(
+    checkpoint: Checkpoint,
+    root: Path,
+    task: Task,
+    quantize: Quantization,
+    max_length: int,
+    say: Progress,
+) -> None:
+    config = checkpoint.config
+    inputs = input_specs(config, checkpoint.family)
+    save_tokenizer(checkpoint, root / "tokenizer")
+    samples = check_samples(
+        root / "tokenizer" / "tokenizer.json", inputs, config.vocab_size, max_length
+    )
+    say("loading the checkpoint")
+    module = load_model(checkpoint)
+    say("exporting the graph")
+    graph = _prepare(trace(module, inputs, config.num_hidden_layers + 1))
+    if quantize == "int8":
+        say("quantising to int8")
+        scratch = root / "calibration"
+        scratch.mkdir()
+        factors = channel_factors(graph, samples, inputs, scratch)
+        shutil.rmtree(scratch)
+        quantize_int8(graph, factors)
+        passes.tidy(graph)
+    say("writing the weights")
+    slices = block_slices(graph)
+    weights, files = write_weights(slices, root)
+    ir.save(graph, root / GRAPH)
+    say("checking against PyTorch")
+    parity = measure_parity(module, root / GRAPH, samples, inputs, quantize)
+    check_parity(parity)
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        model_id=checkpoint.model_id,
+        architecture=config.model_type,
+        task=task,
+        quantization=quantize,
+        hidden_size=config.hidden_size,
+        num_heads=config.num_attention_heads,
+        max_length=max_length,
+        inputs=inputs,
+        blocks=tuple(describe(graph, piece, weights[piece.name], files) for piece in slices),
+        files=_all_files(root),
+        parity=parity,
+        backbone_digest=_backbone_digest(root, files),
+    )
+    (root / MANIFEST).write_text(manifest.to_json(), "utf-8")
+
+
+def _prepare(graph: ir.Model) -> ir.Model:
+    passes.strip_metadata(graph)
+    passes.tidy(graph)
+    passes.read_shapes_from(graph, MASK)
+    passes.keep_kernels_apart(graph)
+    passes.tidy(graph)
+    return graph
+
+
+def _all_files(root: Path) -> tuple[FileSpec, ...]:
+    paths = sorted(path for path in root.rglob("*") if path.is_file())
+    return tuple(
+        FileSpec(
+            path=path.relative_to(root).as_posix(),
+            bytes=path.stat().st_size,
+            sha256=sha256_of(path),
+        )
+        for path in paths
+    )
+
+
+def _backbone_digest(root: Path, weights: tuple[FileSpec, ...]) -> Sha256:
+    """Covers the graph and, by their content-made names and digests, the weights."""
+    parts = [sha256_of(root / GRAPH), *sorted(file.sha256 for file in weights)]
+    return Sha256(hashlib.sha256("\n".join(parts).encode()).hexdigest())

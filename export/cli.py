@@ -1,0 +1,139 @@
+"""``pacplus export`` and ``pacplus inspect``; only the former needs torch."""
+
+from __future__ import annotations
+
+import json as json_text
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from edge_runtime.contract.errors import MissingExtraError
+from edge_runtime.contract.manifest import Manifest
+from edge_runtime.contract.plain import to_plain
+
+from .stages import Bundle, open_bundle
+
+
+class TaskOption(str, Enum):
+    """What the bundle is for."""
+
+    CLASSIFICATION = "classification"
+    REGRESSION = "regression"
+    CAUSAL_LM = "causal-lm"
+    SEQ2SEQ = "seq2seq"
+
+
+class QuantizeOption(str, Enum):
+    """Form of the backbone's weights."""
+
+    NONE = "none"
+    INT8 = "int8"
+
+
+def export_command(
+    model: Annotated[str, typer.Argument(help="A local Hugging Face folder, or a hub id.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The bundle's folder; new or empty.")
+    ],
+    task: Annotated[TaskOption, typer.Option(help="What to fine-tune for.")] = (
+        TaskOption.CLASSIFICATION
+    ),
+    quantize: Annotated[QuantizeOption, typer.Option(help="Form of the weights.")] = (
+        QuantizeOption.NONE
+    ),
+    max_length: Annotated[
+        int | None,
+        typer.Option(min=1, help="Longest sample in tokens. Default: what the model allows."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Turn a checkpoint into a bundle, and check it against PyTorch.
+
+    Example: pacplus export ./all-MiniLM-L6-v2 -o minilm.bundle --quantize int8
+    """
+    try:
+        from .bundle import export_model
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "a package", "export") from None
+    console = Console(stderr=True)
+    with console.status("starting") as status:
+        bundle = export_model(
+            model,
+            output,
+            task=task.value,
+            quantize=quantize.value,
+            max_length=max_length,
+            progress=lambda step: status.update(f"{step} ..."),
+        )
+    _show(bundle, json)
+
+
+def inspect_command(
+    bundle: Annotated[Path, typer.Argument(help="A folder that pacplus export wrote.")],
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show what a bundle holds, after checking every file.
+
+    Example: pacplus inspect minilm.bundle
+    """
+    _show(open_bundle(bundle), json)
+
+
+def summary(manifest: Manifest) -> dict[str, Any]:
+    """What ``--json`` prints of a manifest: blocks, sizes, digests and ``parity``."""
+    return {
+        "model_id": manifest.model_id,
+        "architecture": manifest.architecture,
+        "task": manifest.task,
+        "quantization": manifest.quantization,
+        "hidden_size": manifest.hidden_size,
+        "max_length": manifest.max_length,
+        "blocks": [
+            {
+                "name": block.name,
+                "kind": block.kind,
+                "weight_bytes": block.weight_bytes,
+                "flops_per_token": block.flops_per_token,
+                "weights": list(block.weights),
+            }
+            for block in manifest.blocks
+        ],
+        "bytes": sum(file.bytes for file in manifest.files),
+        "files": len(manifest.files),
+        "backbone_digest": manifest.backbone_digest,
+        "digest": manifest.digest,
+        "parity": to_plain(manifest.parity),
+    }
+
+
+def _show(bundle: Bundle, as_json: bool) -> None:
+    fields = summary(bundle.manifest)
+    if as_json:
+        typer.echo(json_text.dumps({"bundle": str(bundle.path), **fields}))
+        return
+    console = Console()
+    table = Table(
+        title=f"{fields['model_id']} ({fields['architecture']}, {fields['quantization']})"
+    )
+    table.add_column("block")
+    table.add_column("weights MB", justify="right")
+    table.add_column("MFLOP per token", justify="right")
+    for block in bundle.manifest.blocks:
+        megabytes, megaflops = block.weight_bytes / 1e6, block.flops_per_token / 1e6
+        table.add_row(block.name, f"{megabytes:.2f}", f"{megaflops:.2f}")
+    console.print(table)
+    parity = bundle.manifest.parity
+    console.print(
+        f"{bundle.path}: {fields['files']} files, {fields['bytes'] / 1e6:.1f} MB, "
+        f"up to {fields['max_length']} tokens, digest {fields['digest'][:12]}",
+        highlight=False,
+    )
+    console.print(
+        f"parity with PyTorch: worst {parity.worst:.3g} of {parity.limit:.3g} allowed "
+        f"(relative RMS per token after layer normalisation, {parity.tokens} tokens)",
+        highlight=False,
+    )

@@ -1,0 +1,94 @@
+"""How far the exported graph is from PyTorch, as an adapter sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edge_runtime.contract.errors import PacplusError
+from edge_runtime.contract.manifest import InputSpec, Parity, Quantization
+
+from .graph import hidden_name
+from .samples import Sample, pad_batch
+from .session import Array, Graph
+
+LIMITS: dict[Quantization, float] = {"none": 1e-3, "int8": 0.12}
+
+_BATCH_SIZE = 8
+_EPSILON = 1e-12
+
+
+def normalised(hidden: Array) -> Array:
+    """Layer normalisation without parameters, over the last axis, in float64."""
+    centred = hidden.astype(np.float64)
+    centred = centred - centred.mean(-1, keepdims=True)
+    scaled: Array = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + _EPSILON)
+    return scaled
+
+
+def relative_error(hidden: Array, reference: Array) -> Array:
+    """Root mean square of the difference, relative to that of the reference, per token.
+
+    Args:
+        hidden: (..., channels).
+        reference: as ``hidden``.
+
+    Returns:
+        (...), after layer normalisation of both.
+    """
+    expected = normalised(reference)
+    difference = ((normalised(hidden) - expected) ** 2).mean(-1)
+    error: Array = np.sqrt(difference / np.maximum((expected**2).mean(-1), _EPSILON))
+    return error
+
+
+def measure_parity(
+    model: torch.nn.Module,
+    graph_file: Path,
+    samples: Sequence[Sample],
+    inputs: Sequence[InputSpec],
+    quantization: Quantization,
+) -> Parity:
+    """Compares all hidden states on batches of unequal lengths.
+
+    The figures are rounded to three digits, so that exporting again gives the same bundle.
+    """
+    graph = Graph(graph_file)
+    errors: list[list[Array]] = [[] for _ in graph.outputs]
+    for start in range(0, len(samples), _BATCH_SIZE):
+        batch = pad_batch(samples[start : start + _BATCH_SIZE], inputs)
+        tokens = batch["attention_mask"] > 0
+        states = graph.run(batch)
+        for block, expected in enumerate(_reference(model, batch)):
+            errors[block].append(
+                relative_error(states[hidden_name(block)][tokens], expected[tokens])
+            )
+    per_state = tuple(float(f"{np.concatenate(error).max():.3g}") for error in errors)
+    return Parity(
+        worst=max(per_state),
+        limit=LIMITS[quantization],
+        per_state=per_state,
+        tokens=sum(len(sample["input_ids"]) for sample in samples),
+    )
+
+
+def check_parity(parity: Parity) -> None:
+    """Raises PacplusError when the graph is further from PyTorch than its limit."""
+    # Written so that NaN is refused as well.
+    if not parity.worst <= parity.limit:
+        states = parity.per_state
+        block = next(i for i, error in enumerate(states) if not error <= parity.limit)
+        raise PacplusError(
+            f"the exported graph is off: hidden state {block} differs from PyTorch by "
+            f"{states[block]:.3g}, the limit is {parity.limit:.2g}; nothing was written"
+        )
+
+
+def _reference(model: torch.nn.Module, batch: dict[str, Array]) -> list[Array]:
+    tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
+    with torch.inference_mode():
+        states = model(**tensors, output_hidden_states=True).hidden_states
+    return [state.numpy() for state in states]

@@ -97,7 +97,7 @@ class AdamW:
                 beta2=0.999,
                 lr=rate,
                 weight_decay=decay,
-                eps=self._options.epsilon,
+                eps=1e-8,
                 maximize=False,
             )
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.tensors import read_tensors, write_tensors
 
-from .flat import FlatParameters
+from .averaging import update_average
+from .flat import FlatParameters, check_tensor
 from .head import PooledHead
 from .loss import cross_entropy, squared_error
 from .network import SideNetwork
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
     from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 
-    from .batch import Batch
+from .batch import Batch
+
+# The weights that training goes on from; in the state only.
+_CURRENT = "optimizer.current_weights"
 
 
 class _Model:
@@ -84,12 +88,14 @@ class Trainer:
     Neither networking nor cache I/O: a device calls :meth:`gradients`, sums
     ``flat_gradient`` over all trainers, divides by the global count and calls
     :meth:`apply` with the same values everywhere. Initial weights are a function of
-    ``options.seed`` alone.
+    ``options.seed`` alone. Outputs and saved weights are those of a running mean
+    (``options.average_fraction``).
 
     Attributes:
         step: updates applied so far.
         flat_gradient: (P,) float32, written by :meth:`gradients`; may be modified.
-        flat_parameters: (P,) float32, the current parameters in the same order.
+        flat_parameters: (P,) float32, the current parameters in the same order, before
+            averaging.
     """
 
     def __init__(
@@ -101,7 +107,10 @@ class Trainer:
     ) -> None:
         _configure_torch(threads)
         self._parameters = FlatParameters(config, options.seed)
+        self._average = FlatParameters(config, options.seed)
+        self._average_steps = options.average_fraction * total_steps
         self._model = _Model(config, self._parameters)
+        self._average_model = _Model(config, self._average)
         self._optimizer = AdamW(self._parameters, options, total_steps)
         self.flat_gradient: NDArray[np.float32] = self._parameters.gradients.numpy()
         self.flat_parameters: NDArray[np.float32] = self._parameters.values.numpy()
@@ -148,14 +157,18 @@ class Trainer:
         """
         with torch.inference_mode():
             self._optimizer.apply(mean_gradient)
+            update_average(
+                self._average.values, self._parameters.values, self.step, self._average_steps
+            )
 
     def outputs(self, batch: Batch) -> NDArray[np.float32]:
-        """(B, C) logits, or (B, 1) values in the targets' units."""
-        return self._model.outputs(batch)
+        """(B, C) logits, or (B, 1) values in the targets' units, by the averaged weights."""
+        return self._average_model.outputs(batch)
 
     def state(self) -> bytes:
-        """Weights, moments and step, as safetensors."""
-        return write_tensors({**self._parameters.named(), **self._optimizer.state()})
+        """Averaged weights by name, and all that training needs to go on, as safetensors."""
+        own = {_CURRENT: self.flat_parameters}
+        return write_tensors({**self._average.named(), **self._optimizer.state(), **own})
 
     def load_state(self, data: bytes) -> None:
         """Takes over what :meth:`state` wrote; unchanged if it raises.
@@ -166,7 +179,10 @@ class Trainer:
         where = "trainer state"
         tensors = read_tensors(data, where)
         self._optimizer.check(tensors, where)
-        self._parameters.load(tensors, where)
+        shape = self.flat_parameters.shape
+        check_tensor(tensors, _CURRENT, shape, self.flat_parameters.dtype, where)
+        self._average.load(tensors, where)
+        np.copyto(self.flat_parameters, tensors[_CURRENT])
         self._optimizer.load(tensors)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from edge_runtime.contract.adapter import AdapterConfig, AdapterKind, TrainingOptions
+from edge_runtime.contract.tensors import read_tensors, write_tensors
 from edge_runtime.training import Batch, Trainer
 
 HIDDEN_SIZE = 24
@@ -55,8 +56,16 @@ def rows(whole: Batch, index: slice, extra_padding: int = 0) -> Batch:
 
 def moved(trainer: Trainer, scale: float = 0.1) -> Trainer:
     """Moves every parameter off its initial value, so that no gradient is zero by chance."""
-    noise = np.random.default_rng(9).normal(size=trainer.parameters)
-    trainer.flat_parameters[:] += (scale * noise).astype(np.float32)
+    noise = (scale * np.random.default_rng(9).normal(size=trainer.parameters)).astype(np.float32)
+    tensors = {n: t.copy() for n, t in read_tensors(trainer.state()).items()}
+    current = tensors["optimizer.current_weights"]
+    current += noise
+    offset = 0
+    for name, gradient in trainer.named_gradients().items():
+        span = current[offset : offset + gradient.size]
+        tensors[name] = span.reshape(gradient.shape)
+        offset += gradient.size
+    trainer.load_state(write_tensors(tensors))
     return trainer
 
 

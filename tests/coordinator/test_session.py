@@ -25,6 +25,10 @@ ORDER = re.compile(
     "setting-up (evaluating )?(training )?(evaluating )?collecting finished "
 )
 
+SAMPLES_READY = m.SamplesReady(
+    which="eval", missing=np.zeros(1, np.int32), cache_bytes=0, cache_samples=0
+)
+
 seeds = st.integers(0, 2**32)
 generated = settings(max_examples=50, deadline=None, derandomize=True)
 
@@ -455,6 +459,29 @@ def test_an_answer_that_cannot_be_true_stops_the_session(phase, message, reason)
     cluster.tell(Received(device=DeviceId("d0"), message=message))
     assert isinstance(cluster.failure, StoppedError)
     assert reason in str(cluster.failure)
+
+
+@pytest.mark.parametrize(
+    ("phase", "message"),
+    [
+        ("taking", SAMPLES_READY),
+        ("training", m.EpochDone(epoch=2, samples=3, loss_sum=1.0, seconds=0.0)),
+        ("loading", m.StageReady(first=0, last=1, received_bytes=0, seconds=0.0)),
+        ("filling", m.Stored(number=0, layers=(0, 1, 2), samples=2)),
+        ("filling", m.Stored(number=0, layers=(0,), samples=1)),
+        ("filling", m.Stored(number=9, layers=(0,), samples=2)),
+    ],
+)
+def test_an_answer_to_another_question_is_ignored(phase, message):
+    cluster = scenario_of(plan_of((0, 1)), train=[1, 2, 3], evaluation=[4, 5]).cluster()
+    chance, device = random.Random(3), DeviceId("d0")
+    while cluster.session.phase != phase and not (
+        phase == "loading" and cluster.owed[device, m.StageReady]
+    ):
+        assert cluster.advance(chance)
+    assert cluster.tell(Received(device=device, message=message)) == []
+    cluster.run(chance)
+    assert cluster.finished
 
 
 def test_a_device_that_joins_again_has_lost_its_place():

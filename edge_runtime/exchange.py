@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -29,6 +29,16 @@ class ExchangeClosedError(PacplusError):
     """The session ended while a step waited for its peers."""
 
 
+class Rounding(Protocol):
+    """How values travel; :class:`edge_runtime.training.rounding.HalfPrecision` in truth."""
+
+    def shrink(self, values: Array) -> tuple[Array, float]:
+        """Encodes (n,) float32; returns the code, element by element, and its scale."""
+
+    def add(self, total: Array, values: Array, scale: float) -> None:
+        """Adds what :meth:`shrink` made to ``total``, (n,) float32."""
+
+
 class GradientExchange:
     """One trainer's side. ``reduce`` runs in the compute thread, ``deliver`` in the I/O thread."""
 
@@ -39,6 +49,7 @@ class GradientExchange:
         trainers: Sequence[DeviceId],
         size: int,
         send: Callable[[DeviceId, Part], None],
+        rounding: Rounding,
     ) -> None:
         """Sets the parts.
 
@@ -47,6 +58,7 @@ class GradientExchange:
             trainers: all trainers, in the session's order.
             size: number of values in the flat gradient.
             send: hands a message over for sending; must not block for long.
+            rounding: how values travel.
 
         Raises:
             RemoteError: this device is not among the trainers.
@@ -54,6 +66,7 @@ class GradientExchange:
         if me not in trainers:
             raise RemoteError("a device was told to train but is not among the trainers")
         self._me, self._trainers, self._send = me, tuple(trainers), send
+        self._rounding = rounding
         self._peers = [trainer for trainer in trainers if trainer != me]
         bounds = np.linspace(0, size, len(trainers) + 1).astype(int)
         self._parts = {
@@ -89,30 +102,29 @@ class GradientExchange:
 
         Raises:
             ExchangeClosedError: the session ended first.
+            PacplusError: the gradient is not finite.
         """
+        if not self._peers:
+            return
         step = self._step
+        rounded, scale = self._rounding.shrink(gradient)
         for peer in self._peers:
-            values, scale = shrink(gradient[self._parts[peer]])
-            self._send(peer, GradientPart(step=step, values=values, scale=scale))
-        mine = self._parts[self._me]
-        total = np.zeros(mine.stop - mine.start, np.float32)
+            part = GradientPart(step=step, values=rounded[self._parts[peer]], scale=scale)
+            self._send(peer, part)
+        mine = gradient[self._parts[self._me]]
+        # One's own part is rounded like the others', or the sum would depend on who sums.
+        own = rounded[self._parts[self._me]].copy(), scale
+        mine[:] = 0
         for trainer in self._trainers:
-            # One's own part is rounded like the others', or the sum would depend on who sums.
-            part = (
-                shrink(gradient[mine])
-                if trainer == self._me and self._peers
-                else self._take(GradientPart, step, trainer)
-                if trainer != self._me
-                else (gradient[mine], 1.0)
-            )
-            grow_into(total, *part)
-        values, scale = shrink(total) if self._peers else (total, 1.0)
+            part_of = own if trainer == self._me else self._take(GradientPart, step, trainer)
+            self._rounding.add(mine, *part_of)
+        total, scale = self._rounding.shrink(mine)
         for peer in self._peers:
-            self._send(peer, ReducedPart(step=step, values=values, scale=scale))
+            self._send(peer, ReducedPart(step=step, values=total, scale=scale))
         gradient[:] = 0
-        grow_into(gradient[mine], values, scale)
+        self._rounding.add(mine, total, scale)
         for peer in self._peers:
-            grow_into(gradient[self._parts[peer]], *self._take(ReducedPart, step, peer))
+            self._rounding.add(gradient[self._parts[peer]], *self._take(ReducedPart, step, peer))
         with self._changed:
             self._step += 1
 
@@ -130,22 +142,3 @@ class GradientExchange:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-
-
-def shrink(values: Array) -> tuple[Array, float]:
-    """Rounds (n,) float32 to float16 under one power-of-two scale: half the bytes.
-
-    The largest value lands within a factor of two below 2^15, so nothing overflows, and
-    what falls below 2^-24 of that scale is lost, as it would be in the float32 sum.
-    """
-    largest = float(np.abs(values).max(initial=0.0))
-    if not np.isfinite(largest):
-        raise PacplusError("the gradient is not finite; lower the learning rate")
-    exponent = 14 - int(np.frexp(np.float32(largest))[1]) if largest else 0
-    scale = float(2.0 ** max(-120, min(120, exponent)))
-    return (values * np.float32(scale)).astype(np.float16), scale
-
-
-def grow_into(total: Array, values: Array, scale: float) -> None:
-    """Adds what :func:`shrink` made to ``total``, (n,) float32."""
-    total += values.astype(np.float32) * np.float32(1 / scale)

@@ -152,6 +152,7 @@ class TrainerRole:
     def set_up(self, request: SetUpTraining) -> None:
         """Makes the adapter, new or from a state."""
         from .training import Trainer
+        from .training.rounding import HalfPrecision
 
         trainer = Trainer(
             request.config, request.options, request.total_steps, threads=TRAINING_THREADS
@@ -163,6 +164,7 @@ class TrainerRole:
             trainers=request.trainers,
             size=trainer.parameters,
             send=self._outbox.to_peer,
+            rounding=HalfPrecision(),
         )
         self._training = _Training(request.config, request.options, trainer, exchange)
         self._outbox.to_coordinator(TrainingReady(parameters=trainer.parameters))

@@ -60,7 +60,11 @@ class FileFetch:
 
     def __init__(self, store: WeightStore, files: Sequence[FileSpec]) -> None:
         self._store = store
-        self._todo = [spec for spec in dict.fromkeys(files) if not store.has(spec)]
+        missing = [spec for spec in dict.fromkeys(files) if not store.has(spec)]
+        for spec in missing:
+            if not spec.bytes:  # no chunk will ever come for it
+                _Part(store.path(spec), spec).finish()
+        self._todo = [spec for spec in missing if spec.bytes]
         self._part: _Part | None = None
         self._asked = 0
         self.received_bytes = 0

@@ -98,15 +98,22 @@ class TrainerRole:
         self._outbox.to_coordinator(CacheStatus(held=held, bytes_used=used))
 
     def store(self, states: States) -> None:
-        """Keeps states and tells the coordinator."""
+        """Keeps states and tells the coordinator.
+
+        Raises:
+            RemoteError: they do not fit the cache that is open, or none is.
+        """
         with self._cache_lock:
-            self._opened().append(
-                states.keys,
-                states.lengths,
-                states.layers,
-                states.encoded,
-                numerics=states.numerics,
-            )
+            try:
+                self._opened().append(
+                    states.keys,
+                    states.lengths,
+                    states.layers,
+                    states.encoded,
+                    numerics=states.numerics,
+                )
+            except ValueError as error:
+                raise RemoteError(f"micro-batch {states.number}: {error}") from None
         self._outbox.to_coordinator(
             Stored(number=states.number, layers=states.layers, samples=len(states.keys))
         )

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from export.stages import Bundle, open_bundle
 
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.contract.errors import BadInputError, StoppedError
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.messages import CacheDtype, SampleSet
 from edge_runtime.contract.plan import Plan
+from export.stages import Bundle, open_bundle
 
 from .data import DataSet, DataTask, FieldNames, read_evaluation_data, read_texts
 from .hosting import Cluster, open_host

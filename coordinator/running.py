@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
-from export.stages import Bundle
 
 from edge_runtime.contract.adapter import adapter_weights
 from edge_runtime.contract.errors import StoppedError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import CacheDtype
 from edge_runtime.contract.plain import to_plain
+from export.stages import Bundle
 
 from .actions import Record, SaveCheckpoint
 from .hosting import Cluster, Host, open_host

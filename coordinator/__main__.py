@@ -1,0 +1,5 @@
+"""``python -m coordinator`` is ``pacplus``."""
+
+from .cli import main
+
+main()

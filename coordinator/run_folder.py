@@ -73,7 +73,7 @@ class Checkpoint:
     epochs_done: int
     epochs: tuple[EpochReport, ...]
     eval_before: dict[str, float]
-    state: bytes
+    state: bytes = b""
 
 
 class RunFolder:
@@ -178,7 +178,8 @@ class RunFolder:
         name = f"epoch-{checkpoint.epochs_done:04d}"
         write_private(folder / f"{name}.safetensors", checkpoint.state)
         plain = to_plain(dataclasses.replace(checkpoint, state=b""))
-        self._write_json(f"checkpoints/{name}.json", {**plain, "state": ""})
+        del plain["state"]
+        self._write_json(f"checkpoints/{name}.json", plain)
         for old in folder.iterdir():
             if old.stem != name:
                 old.unlink()
@@ -187,9 +188,12 @@ class RunFolder:
         """The newest checkpoint that is whole."""
         # The JSON is written last: without it the checkpoint does not count.
         for path in sorted((self.path / "checkpoints").glob("epoch-*.json"), reverse=True):
+            state = path.with_suffix(".safetensors")
+            if not state.exists():
+                continue
             plain = self._read_json(f"checkpoints/{path.name}")
-            plain["state"] = path.with_suffix(".safetensors").read_bytes()
-            return from_plain(Checkpoint, plain, str(path))
+            checkpoint = from_plain(Checkpoint, plain, str(path))
+            return dataclasses.replace(checkpoint, state=state.read_bytes())
         return None
 
     def _write_json(self, name: str, value: Any) -> None:

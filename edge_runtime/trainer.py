@@ -9,13 +9,14 @@ import dataclasses
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from .cache.store import ActivationCache
-from .contract.adapter import AdapterConfig, TrainingOptions
+from .contract.adapter import TrainingOptions
 from .contract.errors import RemoteError
 from .contract.ids import DeviceId
 from .contract.messages import (
@@ -37,6 +38,7 @@ from .contract.messages import (
     TrainingReady,
 )
 from .contract.order import epoch_order, step_counts
+from .contract.tensors import read_tensors
 from .exchange import GradientExchange
 from .inference import numerics
 from .outbox import Outbox
@@ -58,7 +60,6 @@ TRAINING_THREADS = 1
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Training:
-    config: AdapterConfig
     options: TrainingOptions
     trainer: Trainer
     exchange: GradientExchange
@@ -76,6 +77,7 @@ class TrainerRole:
         self._layers: tuple[int, ...] = ()
         self._owned: dict[SampleSet, OwnSamples] = {}
         self._training: _Training | None = None
+        self._predict: Callable[[Batch], Array] | None = None
 
     # ---- cache
 
@@ -157,7 +159,24 @@ class TrainerRole:
     # ---- adapter
 
     def set_up(self, request: SetUpTraining) -> None:
-        """Makes the adapter, new or from a state."""
+        """Makes the adapter, new or from a state.
+
+        Where nothing will be trained, the state is an adapter's weights: no optimizer then.
+        """
+        if request.state.size and not request.total_steps:
+            self._set_up_predictor(request)
+        else:
+            self._set_up_trainer(request)
+
+    def _set_up_predictor(self, request: SetUpTraining) -> None:
+        from .training import Predictor
+
+        weights = request.state.tobytes()
+        self._predict = Predictor(request.config, weights, threads=TRAINING_THREADS).outputs
+        parameters = sum(array.size for array in read_tensors(weights).values())
+        self._outbox.to_coordinator(TrainingReady(parameters=parameters))
+
+    def _set_up_trainer(self, request: SetUpTraining) -> None:
         from .training import Trainer
         from .training.rounding import HalfPrecision
 
@@ -173,7 +192,8 @@ class TrainerRole:
             send=self._outbox.to_peer,
             rounding=HalfPrecision(),
         )
-        self._training = _Training(request.config, request.options, trainer, exchange)
+        self._training = _Training(request.options, trainer, exchange)
+        self._predict = trainer.outputs
         self._outbox.to_coordinator(TrainingReady(parameters=trainer.parameters))
 
     def deliver(self, sender: DeviceId, part: GradientPart | ReducedPart) -> None:
@@ -184,7 +204,7 @@ class TrainerRole:
 
     def train_epoch(self, epoch: int) -> None:
         """Trains one epoch, in step with the other trainers."""
-        training, samples = self._ready("train")
+        training, samples = self._trained(), self._samples("train")
         options = training.options
         shape = {"num_samples": samples.total, "batch_size": options.batch_size}
         steps = epoch_order(samples.ranks, samples.lengths, **shape, seed=options.seed, epoch=epoch)
@@ -212,19 +232,22 @@ class TrainerRole:
 
     def evaluate(self) -> None:
         """Computes the outputs of this device's evaluation samples."""
-        training, samples = self._ready("eval")
+        samples = self._samples("eval")
+        if self._predict is None:
+            raise RemoteError("training was not set up")
         by_length = np.argsort(samples.lengths, kind="stable")
-        width = training.config.num_outputs
-        outputs = np.zeros((len(by_length), width), np.float32)
-        for start in range(0, len(by_length), EVALUATION_BATCH):
-            chosen = by_length[start : start + EVALUATION_BATCH]
-            outputs[chosen] = training.trainer.outputs(self._batch(samples, chosen))
+        chunks = [
+            by_length[start : start + EVALUATION_BATCH]
+            for start in range(0, len(by_length), EVALUATION_BATCH)
+        ]
+        found = np.concatenate([self._predict(self._batch(samples, chunk)) for chunk in chunks])
+        outputs = np.empty_like(found)
+        outputs[by_length] = found
         self._outbox.to_coordinator(Outputs(indices=samples.indices, outputs=outputs))
 
     def send_state(self) -> None:
         """Sends adapter and optimizer."""
-        training, _ = self._ready(None)
-        data = np.frombuffer(training.trainer.state(), np.uint8)
+        data = np.frombuffer(self._trained().trainer.state(), np.uint8)
         self._outbox.to_coordinator(TrainerState(data=data))
 
     def close(self) -> None:
@@ -236,13 +259,16 @@ class TrainerRole:
                 self._cache.close()
                 self._cache = None
 
-    def _ready(self, which: SampleSet | None) -> tuple[_Training, OwnSamples]:
+    def _trained(self) -> _Training:
         if self._training is None:
             raise RemoteError("training was not set up")
-        samples = self._owned.get(which) if which else next(iter(self._owned.values()), None)
+        return self._training
+
+    def _samples(self, which: SampleSet) -> OwnSamples:
+        samples = self._owned.get(which)
         if samples is None:
-            raise RemoteError(f"this device owns no {which or ''} samples")
-        return self._training, samples
+            raise RemoteError(f"this device owns no {which} samples")
+        return samples
 
     def _batch(self, samples: OwnSamples, chosen: Array) -> Batch:
         with self._cache_lock:

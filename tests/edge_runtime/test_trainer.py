@@ -1,0 +1,389 @@
+import queue
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_runtime.cache.encoding import encode as encode_states
+from edge_runtime.contract import messages as m
+from edge_runtime.contract.adapter import TrainingOptions, adapter_weights
+from edge_runtime.contract.codec import decode, encode
+from edge_runtime.contract.errors import PacplusError, RemoteError
+from edge_runtime.contract.ids import DeviceId, Sha256
+from edge_runtime.contract.order import rank_samples, shard_of, steps_per_epoch
+from edge_runtime.contract.tensors import read_tensors
+from edge_runtime.exchange import ExchangeClosedError
+from edge_runtime.trainer import TrainerRole
+
+from .training.samples import HIDDEN_SIZE, LAYERS, config
+
+BOUND_SECONDS = 30.0
+DIGEST = Sha256("ab" * 32)
+COUNT, SHARDS = 18, 4
+A, B, C = DeviceId("a"), DeviceId("b"), DeviceId("c")
+OPTIONS = TrainingOptions(epochs=2, batch_size=SHARDS, learning_rate=1e-2, seed=5)
+
+
+class Data:
+    """Samples with their states, as a backbone would make them."""
+
+    def __init__(self, count: int = COUNT) -> None:
+        random = np.random.default_rng(1)
+        self.keys = random.integers(0, 256, (count, 32)).astype(np.uint8)
+        self.lengths = random.integers(2, 9, count).astype(np.int32)
+        self.targets = random.integers(0, 3, count)
+        self.ranks = rank_samples(self.keys, self.lengths, SHARDS)
+        self.shards = shard_of(self.ranks, count, SHARDS)
+        shape = (LAYERS, int(self.lengths.sum()), HIDDEN_SIZE)
+        states = random.normal(size=shape).astype(np.float32)
+        states += self.targets.repeat(self.lengths)[None, :, None]  # something to learn
+        self.encoded = encode_states(states, "fp32")
+
+    def states(self, lines, number: int = 0, layers=tuple(range(LAYERS))) -> m.States:
+        rows = np.isin(np.arange(len(self.keys)).repeat(self.lengths), lines)
+        return m.States(
+            number=number,
+            keys=self.keys[lines],
+            lengths=self.lengths[lines],
+            layers=layers,
+            encoded=self.encoded[list(layers)][:, rows],
+            numerics="test",
+        )
+
+    def own(self, lines, which="train") -> m.OwnSamples:
+        return m.OwnSamples(
+            which=which,
+            total=len(self.keys),
+            indices=np.asarray(lines, np.int32),
+            keys=self.keys[lines],
+            ranks=self.ranks[lines],
+            lengths=self.lengths[lines],
+            second_starts=np.zeros(len(lines), np.int32),
+            targets=self.targets[lines],
+        )
+
+    def lines_of(self, shards) -> np.ndarray:
+        return np.flatnonzero(np.isin(self.shards, shards))
+
+
+class Mesh:
+    """Hands messages to the other roles at once, as their I/O threads would."""
+
+    def __init__(self, folder: Path, *names: DeviceId) -> None:
+        self.sent: dict[DeviceId, queue.SimpleQueue] = {}
+        self.roles: dict[DeviceId, TrainerRole] = {}
+        for name in names:
+            self.sent[name] = queue.SimpleQueue()
+            home = folder / name
+            home.mkdir()
+            self.roles[name] = TrainerRole(
+                me=name, home=home, threads=1, outbox=MeshOutbox(self, name)
+            )
+
+    def answer(self, name: DeviceId, kind: type[m.Message]) -> m.Message:
+        """The next message of that kind to the coordinator; skips telemetry."""
+        while True:
+            message = self.sent[name].get(timeout=BOUND_SECONDS)
+            if not isinstance(message, m.Progress):
+                assert isinstance(message, kind), message
+                return message
+
+    def close(self) -> None:
+        for role in self.roles.values():
+            role.close()
+
+
+class MeshOutbox:
+    def __init__(self, mesh: Mesh, me: DeviceId) -> None:
+        self._mesh, self._me = mesh, me
+
+    def to_coordinator(self, message):
+        self._mesh.sent[self._me].put(decode(encode(message)))
+
+    def to_peer(self, peer, message):
+        role, received = self._mesh.roles[peer], decode(encode(message))
+        if isinstance(received, m.States):
+            role.store(received)
+        else:
+            role.deliver(self._me, received)
+
+    def wait_for_room(self):
+        pass
+
+
+@pytest.fixture
+def data() -> Data:
+    return Data()
+
+
+@pytest.fixture
+def mesh(tmp_path):
+    made = []
+
+    def make(*names: DeviceId) -> Mesh:
+        folder = tmp_path / f"mesh{len(made)}"
+        folder.mkdir()
+        made.append(Mesh(folder, *names))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def open_cache(data: Data) -> m.OpenCache:
+    return m.OpenCache(
+        backbone_digest=DIGEST,
+        dtype="fp32",
+        hidden_size=HIDDEN_SIZE,
+        quota_bytes=None,
+        layers=tuple(range(LAYERS)),
+        keys=data.keys,
+    )
+
+
+def set_up(
+    data: Data, *trainers: DeviceId, state: bytes = b"", steps: int | None = None
+) -> m.SetUpTraining:
+    whole = OPTIONS.epochs * steps_per_epoch(len(data.keys), SHARDS)
+    return m.SetUpTraining(
+        config=config(),
+        options=OPTIONS,
+        trainers=trainers,
+        total_steps=whole if steps is None else steps,
+        state=np.frombuffer(state, np.uint8),
+    )
+
+
+def prepare(mesh: Mesh, data: Data, shards: dict[DeviceId, tuple[int, ...]], state=b"") -> None:
+    """Fills the caches and makes the adapters."""
+    for name, mine in shards.items():
+        role, lines = mesh.roles[name], data.lines_of(mine)
+        role.open_cache(open_cache(data))
+        assert not mesh.answer(name, m.CacheStatus).held.any()
+        if len(lines):
+            role.store(data.states(lines))
+            mesh.answer(name, m.Stored)
+        role.own(data.own(lines))
+        assert mesh.answer(name, m.SamplesReady).missing.size == 0
+        role.set_up(set_up(data, *shards, state=state))
+        mesh.answer(name, m.TrainingReady)
+
+
+def train(mesh: Mesh, epoch: int) -> dict[DeviceId, m.EpochDone]:
+    """One epoch of all roles, each in a thread of its own."""
+    threads = [
+        threading.Thread(target=role.train_epoch, args=(epoch,), daemon=True)
+        for role in mesh.roles.values()
+    ]
+    for thread in threads:
+        thread.start()
+    done = {name: mesh.answer(name, m.EpochDone) for name in mesh.roles}
+    for thread in threads:
+        thread.join(BOUND_SECONDS)
+        assert not thread.is_alive()
+    return done
+
+
+def parameters_of(mesh: Mesh) -> int:
+    return sum(array.size for array in read_tensors(adapter_weights(state_of(mesh, A))).values())
+
+
+def state_of(mesh: Mesh, name: DeviceId) -> bytes:
+    mesh.roles[name].send_state()
+    return mesh.answer(name, m.TrainerState).data.tobytes()
+
+
+def run(mesh: Mesh, data: Data, shards) -> tuple[list[float], list[dict[str, np.ndarray]]]:
+    """Mean losses of the epochs, and every role's state after them."""
+    prepare(mesh, data, shards)
+    losses = []
+    for epoch in range(1, OPTIONS.epochs + 1):
+        done = train(mesh, epoch)
+        assert sum(part.samples for part in done.values()) == len(data.keys)
+        losses.append(sum(part.loss_sum for part in done.values()) / len(data.keys))
+    return losses, [read_tensors(state_of(mesh, name)) for name in mesh.roles]
+
+
+SPLITS = [
+    {A: (0, 1), B: (2, 3)},
+    {A: (3,), B: (0, 1, 2)},
+    {B: (0,), A: (1, 3), C: (2,)},
+]
+
+
+@pytest.mark.parametrize("shards", SPLITS, ids=["halves", "unequal", "three"])
+def test_several_trainers_compute_what_one_alone_would(mesh, data, shards):
+    alone_losses, (alone,) = run(mesh(A), data, {A: (0, 1, 2, 3)})
+    losses, states = run(mesh(*shards), data, shards)
+    # Gradients travel as float16, hence not to the bit.
+    np.testing.assert_allclose(losses, alone_losses, rtol=1e-3)
+    assert alone_losses[1] < 0.9 * alone_losses[0], "nothing was learnt, so nothing was tested"
+    for name, expected in alone.items():
+        if not name.startswith("optimizer."):
+            distance = np.linalg.norm(states[0][name] - expected)
+            assert distance <= 5e-3 * max(np.linalg.norm(expected), 0.1), name
+    for other in states[1:]:
+        assert all((other[name] == states[0][name]).all() for name in alone), "replicas differ"
+
+
+def test_a_trainer_without_a_sample_stays_in_step(mesh):
+    few = Data(2)
+    empty = [shard for shard in range(SHARDS) if not len(few.lines_of([shard]))]
+    full = [shard for shard in range(SHARDS) if shard not in empty]
+    losses, states = run(mesh(A, B), few, {A: tuple(full), B: tuple(empty)})
+    assert all(np.isfinite(losses))
+    assert all((states[0][name] == states[1][name]).all() for name in states[0])
+
+
+def test_a_resumed_trainer_goes_on_as_if_it_had_never_stopped(mesh, data):
+    losses, (whole,) = run(mesh(A), data, {A: (0, 1, 2, 3)})
+    first = mesh(A)
+    prepare(first, data, {A: (0, 1, 2, 3)})
+    train(first, 1)
+    state = state_of(first, A)
+    second = mesh(A)
+    prepare(second, data, {A: (0, 1, 2, 3)}, state=state)
+    again = train(second, 2)[A]
+    assert again.loss_sum / COUNT == losses[1]
+    resumed = read_tensors(state_of(second, A))
+    assert all((resumed[name] == whole[name]).all() for name in whole)
+
+
+def test_an_adapters_weights_alone_can_be_evaluated(mesh, data):
+    first = mesh(A)
+    prepare(first, data, {A: (0, 1, 2, 3)})
+    train(first, 1)
+    state, trained = state_of(first, A), parameters_of(first)
+    found = []
+    for each in (first, mesh(A)):
+        if each is not first:  # a device that only evaluates
+            each.roles[A].open_cache(open_cache(data))
+            each.roles[A].store(data.states(np.arange(5)))
+            each.roles[A].set_up(set_up(data, A, state=adapter_weights(state), steps=0))
+            for kind in (m.CacheStatus, m.Stored, m.TrainingReady):
+                answer = each.answer(A, kind)
+            assert answer.parameters == trained
+        each.roles[A].own(data.own(np.arange(5), "eval"))
+        each.answer(A, m.SamplesReady)
+        each.roles[A].evaluate()
+        found.append(each.answer(A, m.Outputs))
+    assert found[0].indices.tolist() == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal(found[0].outputs, found[1].outputs)
+
+
+def test_outputs_are_in_the_order_of_the_indices_whatever_their_lengths(mesh, data):
+    only = mesh(A)
+    prepare(only, data, {A: (0, 1, 2, 3)})
+    rows = {}
+    for lines in ([3, 0, 7, 12], [12], [0, 3]):
+        only.roles[A].own(data.own(lines, "eval"))
+        only.answer(A, m.SamplesReady)
+        only.roles[A].evaluate()
+        outputs = only.answer(A, m.Outputs)
+        assert outputs.indices.tolist() == lines
+        for line, row in zip(lines, outputs.outputs, strict=True):
+            np.testing.assert_allclose(row, rows.setdefault(line, row), rtol=1e-4, atol=1e-5)
+
+
+def test_moved_samples_arrive_as_they_were(mesh, data):
+    two = mesh(A, B)
+    for role in two.roles.values():
+        role.open_cache(open_cache(data))
+    two.roles[A].store(data.states([1, 4, 6]))
+    request = m.MoveSamples(number=9, keys=data.keys[[6, 1]], layers=(0, 1, 2), to=B)
+    two.roles[A].move(request)
+    two.answer(B, m.CacheStatus)
+    stored = two.answer(B, m.Stored)
+    assert (stored.number, stored.layers, stored.samples) == (9, (0, 1, 2), 2)
+    two.roles[B].own(data.own([1, 4, 6]))
+    ready = two.answer(B, m.SamplesReady)
+    assert ready.missing.tolist() == [4]
+    assert ready.cache_samples == 2
+    assert ready.cache_bytes > 0
+
+
+def test_a_cache_outlives_its_session(mesh, data):
+    only = mesh(A)
+    role = only.roles[A]
+    role.open_cache(open_cache(data))
+    role.store(data.states([2, 3]))
+    role.close()
+    role.open_cache(open_cache(data))
+    assert not only.answer(A, m.CacheStatus).held.any()
+    only.answer(A, m.Stored)
+    assert np.flatnonzero(only.answer(A, m.CacheStatus).held).tolist() == [2, 3]
+
+
+def test_samples_whose_layers_are_not_all_there_are_missing(mesh, data):
+    only = mesh(A)
+    role = only.roles[A]
+    role.open_cache(open_cache(data))
+    role.store(data.states([2, 3]))
+    role.store(data.states([5], layers=(0, 2)))
+    role.own(data.own([2, 3, 5]))
+    for kind in (m.CacheStatus, m.Stored, m.Stored):
+        only.answer(A, kind)
+    assert only.answer(A, m.SamplesReady).missing.tolist() == [5]
+
+
+def test_what_comes_before_its_time_is_refused(mesh, data):
+    role = mesh(A).roles[A]
+    part = m.GradientPart(step=0, values=np.zeros(1, np.float16))
+    with pytest.raises(RemoteError, match="cache is not open"):
+        role.store(data.states([0]))
+    with pytest.raises(RemoteError, match="before training was set up"):
+        role.deliver(B, part)
+    for ask in (role.send_state, lambda: role.train_epoch(1)):
+        with pytest.raises(RemoteError, match="not set up"):
+            ask()
+    with pytest.raises(RemoteError, match="owns no eval samples"):
+        role.evaluate()
+
+
+def test_states_of_another_size_are_refused_and_not_kept(mesh, data):
+    only = mesh(A)
+    role = only.roles[A]
+    role.open_cache(open_cache(data))
+    states = data.states([0])
+    wrong = m.States(
+        number=1,
+        keys=states.keys,
+        lengths=states.lengths,
+        layers=states.layers,
+        encoded=states.encoded[:, :, :-1],
+        numerics="test",
+    )
+    with pytest.raises(RemoteError, match="micro-batch 1"):
+        role.store(wrong)
+    only.answer(A, m.CacheStatus)
+    assert only.sent[A].empty()
+
+
+def test_training_on_a_sample_that_is_missing_is_an_error_of_ours(mesh, data):
+    only = mesh(A)
+    prepare(only, data, {A: (0, 1, 2, 3)})
+    only.roles[A].close()
+    with pytest.raises(PacplusError):
+        only.roles[A].train_epoch(1)
+
+
+def test_closing_ends_a_step_that_waits_for_a_peer(mesh, data):
+    two = mesh(A, B)
+    prepare(two, data, {A: (0, 1), B: (2, 3)})
+    ended = queue.SimpleQueue()
+
+    def wait():
+        try:
+            two.roles[A].train_epoch(1)  # B never starts
+        except PacplusError as error:
+            ended.put(error)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    two.roles[A].close()
+    error = ended.get(timeout=BOUND_SECONDS)
+    thread.join(BOUND_SECONDS)
+    # Closed before the step began to wait: then its cache was gone already.
+    assert isinstance(error, ExchangeClosedError | RemoteError)

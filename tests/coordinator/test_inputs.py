@@ -1,7 +1,125 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 
-from coordinator.inputs import parse_layers
+from coordinator.data import FieldNames
+from coordinator.inputs import AdapterChoice, field_names, parse_layers, prepare, run_settings
+from edge_runtime.contract.adapter import TrainingOptions
 from edge_runtime.contract.errors import BadInputError
+
+from .test_tokenize import IDS, MASK, bundle, manifest
+
+OPTIONS = TrainingOptions(batch_size=4, epochs=2, seed=7)
+CHOICE = AdapterChoice(reduction=2)
+LINES = [{"text": "a b", "label": "no"}, {"text": "c", "label": "yes"}]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A bundle of three blocks of four channels, with a tokenizer."""
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    plain = manifest(IDS, MASK)
+    blocks = tuple(dataclasses.replace(plain.blocks[0], name=f"layer.{i}") for i in range(3))
+    (bundle(folder) / "manifest.json").write_text(
+        dataclasses.replace(plain, blocks=blocks).to_json()
+    )
+    return folder
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(name: str, lines) -> Path:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return path
+
+    return write
+
+
+def prepared(model, data, evaluation=None, task="classification", choice=CHOICE, fields=None):
+    return prepare(model, data, evaluation, task, choice, OPTIONS, fields)
+
+
+def test_labels_decide_the_outputs_and_the_bundle_the_layers(model, write):
+    found = prepared(model, write("train", LINES))
+    assert found.config.labels == ("no", "yes")
+    assert (found.config.num_outputs, found.config.layers, found.config.pair) == (2, (0, 1, 2), 0)
+    assert found.config.bundle_digest == found.bundle.manifest.digest
+    assert list(found.tables) == ["train"]
+    table = found.tables["train"]
+    assert table.targets.tolist() == [0, 1]
+    assert table.samples.lengths.tolist() == [4, 3]
+    assert sorted(table.ranks.tolist()) == [0, 1]
+    assert table.shards.max() < OPTIONS.batch_size
+
+
+def test_evaluation_lines_get_a_table_of_their_own(model, write):
+    evaluation = write("eval", [{"text": "d", "label": "yes"}])
+    found = prepared(model, write("train", LINES), evaluation)
+    assert found.tables["eval"].targets.tolist() == [1]
+
+
+def test_texts_that_are_too_long_are_counted_over_both_files(model, write):
+    long = {"text": "a " * 30, "label": "no"}
+    found = prepared(model, write("train", [*LINES, long]), write("eval", [long, LINES[0]]))
+    assert found.truncated == 2
+    assert found.tables["train"].samples.lengths.max() == 8
+
+
+def test_regression_targets_are_standardised_by_those_of_training(model, write):
+    lines = [{"text": "a", "label": value} for value in (1.0, 2.0, 6.0)]
+    config = prepared(model, write("train", lines), task="regression").config
+    assert (config.num_outputs, config.labels) == (1, ())
+    assert config.target_mean == pytest.approx(3.0)
+    assert config.target_scale == pytest.approx(np.std([1.0, 2.0, 6.0]))
+
+
+def test_equal_regression_targets_are_not_divided_by_zero(model, write):
+    lines = [{"text": text, "label": 2.5} for text in "ab"]
+    assert prepared(model, write("train", lines), task="regression").config.target_scale == 1.0
+
+
+def test_pairs_must_be_in_both_files_or_in_neither(model, write):
+    pairs = write("train", [{**line, "text_pair": "d"} for line in LINES])
+    assert prepared(model, pairs).config.pair
+    with pytest.raises(BadInputError, match="text_pair must be in both"):
+        prepared(model, pairs, write("eval", LINES))
+
+
+def test_an_adapter_that_cannot_be_is_bad_input(model, write):
+    with pytest.raises(BadInputError, match="adapter: reduction 4 leaves 1 channels"):
+        prepared(model, write("train", LINES), choice=AdapterChoice(reduction=4))
+
+
+def test_an_unknown_label_in_evaluation_is_bad_input(model, write):
+    evaluation = write("eval", [{"text": "a", "label": "maybe"}])
+    with pytest.raises(BadInputError, match="maybe"):
+        prepared(model, write("train", LINES), evaluation)
+
+
+def test_settings_tell_apart_what_changes_the_result(model, write):
+    names = FieldNames(label="intent")
+    data = write("train", [{"text": line["text"], "intent": line["label"]} for line in LINES])
+    found = prepared(model, data, fields=names)
+
+    def settings(data=data, evaluation=None):
+        return run_settings(found, data, evaluation, "classification", CHOICE, names, "int8")
+
+    first = settings()
+    assert field_names(first) == names
+    assert (first.epochs, first.batch_size, first.seed, first.cache_dtype) == (2, 4, 7, "int8")
+    assert first == settings()
+    copy = data.with_name("copy")
+    copy.write_bytes(data.read_bytes())
+    assert settings(copy) == first, "only the content of the data counts"
+    copy.write_bytes(data.read_bytes() + b"\n")
+    assert settings(copy).data_sha256 != first.data_sha256
+    assert first.eval_sha256 == ""
+    assert settings(evaluation=data).eval_sha256 == first.data_sha256
 
 
 @pytest.mark.parametrize(

@@ -91,8 +91,8 @@ def test_pairs_must_be_in_both_files_or_in_neither(model, write):
 
 
 def test_an_adapter_that_cannot_be_is_bad_input(model, write):
-    with pytest.raises(BadInputError, match="adapter: reduction 4 leaves 1 channels"):
-        prepared(model, write("train", LINES), choice=AdapterChoice(reduction=4))
+    with pytest.raises(BadInputError, match="adapter: reduction 8 leaves 0 channels"):
+        prepared(model, write("train", LINES), choice=AdapterChoice(reduction=8))
 
 
 def test_an_unknown_label_in_evaluation_is_bad_input(model, write):

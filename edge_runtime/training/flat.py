@@ -9,7 +9,7 @@ import torch
 
 from edge_runtime.contract.errors import BadInputError
 
-from .parameters import initial_values, matrix_specs, vector_specs
+from .parameters import decayed_specs, initial_values, undecayed_specs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,9 +34,9 @@ class FlatParameters:
     """
 
     def __init__(self, config: AdapterConfig, seed: int) -> None:
-        matrices, vectors = matrix_specs(config), vector_specs(config)
-        self._specs = matrices + vectors
-        self.decayed = sum(spec.size for spec in matrices)
+        decayed, undecayed = decayed_specs(config), undecayed_specs(config)
+        self._specs = decayed + undecayed
+        self.decayed = sum(spec.size for spec in decayed)
         total = sum(spec.size for spec in self._specs)
         self.values = torch.zeros(total)
         self.gradients = torch.zeros(total)

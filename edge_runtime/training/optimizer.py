@@ -32,7 +32,7 @@ def learning_rate(step: int, total_steps: int, options: TrainingOptions) -> floa
 
 
 class AdamW:
-    """Decoupled weight decay on the matrices (Loshchilov and Hutter, 2019).
+    """Decoupled weight decay on the side network's matrices (Loshchilov and Hutter, 2019).
 
     Attributes:
         step: updates applied so far.

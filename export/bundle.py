@@ -36,6 +36,7 @@ from .parity import LIMITS, check_parity, measure_parity
 from .quantize import quantize_int8
 from .samples import check_samples
 from .stages import GRAPH, MANIFEST, Bundle, open_bundle, sha256_of
+from .tables import quantize_tables
 from .trace import trace
 
 _log = logging.getLogger(__name__)
@@ -126,6 +127,7 @@ def _write_bundle(
         factors = channel_factors(graph, samples, inputs, scratch)
         shutil.rmtree(scratch)
         quantize_int8(graph, factors)
+        quantize_tables(graph)
         passes.tidy(graph)
     say("writing the weights")
     slices = block_slices(graph)

@@ -18,6 +18,8 @@ from typing import Any
 from . import __version__
 from .contract.errors import BadInputError, PacplusError, UserError
 from .contract.plain import to_plain
+from .memory import tune_allocator
+from .memory import tune_allocator
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +140,8 @@ def _start(options: argparse.Namespace) -> int:
     from .transport import KnownCoordinators
 
     signal.signal(signal.SIGTERM, _stop)
+    tune_allocator()
+    tune_allocator()
     home = _home(options)
     if options.threads is not None and options.threads < 1:
         raise BadInputError("--threads must be at least 1")

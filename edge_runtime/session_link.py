@@ -53,6 +53,7 @@ class SessionLink:
         self.data_address = self._data.bind(listen)
         self._wakeup = Wakeup()
         self._poller: SocketPoller[SecureDealer | SecureRouter] = SocketPoller(self._wakeup)
+        self._ready: list[SecureDealer | SecureRouter] = []
         self._poller.register(self._control)
         self._poller.register(self._data)
         self._outgoing: queue.SimpleQueue[Message] = queue.SimpleQueue()
@@ -127,7 +128,7 @@ class SessionLink:
     def wait(self, timeout_seconds: float) -> None:
         """Sends what can be sent, then waits for something to come in."""
         self.flush()
-        self._poller.wait(timeout_seconds)
+        self._ready = self._poller.wait(timeout_seconds)
         self.flush()
 
     def flush(self) -> None:
@@ -152,18 +153,20 @@ class SessionLink:
         Raises:
             DecodeError: one of them is not valid.
         """
-        while (frames := self._control.recv(0.0)) is not None:
+        while self._control in self._ready and (frames := self._control.recv(0.0)) is not None:
             self.received_bytes += size_bytes(frames)
             yield decode(frames)
 
     def from_peers(self) -> Iterator[tuple[DeviceId, Message, int]]:
         """Peer, message and size of what came from peers; invalid ones are logged and dropped."""
         for peer, dealer in self._peers.items():
+            if dealer not in self._ready:
+                continue
             if dealer.take_connected():
                 self._note_connection(peer)
             while (frames := dealer.recv(0.0)) is not None:
                 self._take_credit(peer, frames)
-        while (received := self._data.recv(0.0)) is not None:
+        while self._data in self._ready and (received := self._data.recv(0.0)) is not None:
             size = size_bytes(received.frames)
             self.received_bytes += size
             try:

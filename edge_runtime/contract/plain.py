@@ -17,8 +17,8 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -32,15 +32,27 @@ def to_plain(value: Any) -> Any:
 
     Arrays and bytes stay as they are. Fields that are ``None`` are left out.
     """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = dataclasses.fields(value)
-        plain = {field.name: to_plain(getattr(value, field.name)) for field in fields}
+    if value is None or type(value) in _SCALARS:
+        return value
+    names = _field_names(type(value))
+    if names is not None:
+        plain = {name: to_plain(getattr(value, name)) for name in names}
         return {name: item for name, item in plain.items() if item is not None}
     if isinstance(value, tuple | list):
         return [to_plain(item) for item in value]
     if isinstance(value, Mapping):
         return {key: to_plain(item) for key, item in value.items()}
     return value
+
+
+_SCALARS = frozenset((bool, int, float, str, bytes, np.ndarray))
+
+
+@functools.cache
+def _field_names(cls: type) -> tuple[str, ...] | None:
+    if not dataclasses.is_dataclass(cls):
+        return None
+    return tuple(field.name for field in dataclasses.fields(cls))
 
 
 def from_plain(cls: type[T], value: Any, where: str = "") -> T:
@@ -55,38 +67,57 @@ def from_plain(cls: type[T], value: Any, where: str = "") -> T:
         BadInputError: a field is missing, unknown, of a wrong type, or refused by the
             dataclass's ``__post_init__``. The message starts with the field's path.
     """
-    result: T = _convert(cls, value, where or getattr(cls, "__name__", "value"))
+    try:
+        result: T = _converter(cls)(value)
+    except _Wrong as wrong:
+        raise BadInputError(wrong.text(where or getattr(cls, "__name__", "value"))) from None
     return result
 
 
-def _convert(annotation: Any, value: Any, where: str) -> Any:
-    annotation = _strip_newtype(annotation)
-    if dataclasses.is_dataclass(annotation):
-        return _convert_dataclass(annotation, value, where)
-    origin = typing.get_origin(annotation)
-    if origin is not None:
-        return _convert_generic(origin, typing.get_args(annotation), value, where)
-    return _convert_scalar(annotation, value, where)
+class _Wrong(Exception):  # noqa: N818 - never leaves this module
+    """What is wrong; the path to it grows as the error passes the containers outwards."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.path = ""
+
+    def within(self, step: str) -> _Wrong:
+        self.path = step + self.path
+        return self
+
+    def text(self, where: str) -> str:
+        return f"{where}{self.path}: {self.problem}"
 
 
-def _strip_newtype(annotation: Any) -> Any:
-    while hasattr(annotation, "__supertype__"):
+def _expected(what: str, value: Any) -> _Wrong:
+    return _Wrong(f"expected {what}, got {repr(value)[:60]}")
+
+
+Converter: TypeAlias = "Callable[[Any], Any]"
+
+
+@functools.cache
+def _converter(annotation: Any) -> Converter:
+    """Compiles an annotation, once: messages are decoded thousands of times."""
+    while hasattr(annotation, "__supertype__"):  # a NewType
         annotation = annotation.__supertype__
-    return annotation
-
-
-def _convert_scalar(annotation: Any, value: Any, where: str) -> Any:
-    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if annotation is int and isinstance(value, bool):
-        raise _wrong(where, "an integer", value)
-    if annotation is bytes and isinstance(value, bytearray | memoryview):
-        return bytes(value)
-    if annotation in (bool, int, float, str, bytes, np.ndarray):
-        if isinstance(value, annotation):
-            return value
-        raise _wrong(where, _NAMES[annotation], value)
-    raise TypeError(f"{where}: annotation {annotation!r} is not supported")
+    if dataclasses.is_dataclass(annotation):
+        return _dataclass_converter(annotation)
+    origin = typing.get_origin(annotation)
+    args = typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return _optional_converter(args)
+    if origin is Literal:
+        return _literal_converter(args)
+    if origin is tuple:
+        return _tuple_converter(args)
+    if origin in (dict, Mapping):
+        return _mapping_converter(args[1])
+    kind = np.ndarray if origin is np.ndarray else annotation
+    if kind not in _NAMES:
+        raise TypeError(f"annotation {annotation!r} is not supported")
+    return _scalar_converter(kind)
 
 
 _NAMES = {
@@ -99,68 +130,107 @@ _NAMES = {
 }
 
 
-def _convert_generic(origin: Any, args: tuple[Any, ...], value: Any, where: str) -> Any:
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        inner = [arg for arg in args if arg is not type(None)]
-        if len(inner) != 1:
-            raise TypeError(f"{where}: only X | None is supported")
-        return _convert(inner[0], value, where)
-    if origin is Literal:
-        if isinstance(value, str | int) and value in args:
+def _scalar_converter(kind: type) -> Converter:
+    name = _NAMES[kind]
+
+    def convert(value: Any) -> Any:
+        if type(value) is kind or (isinstance(value, kind) and not isinstance(value, bool)):
             return value
-        raise _wrong(where, "one of " + ", ".join(map(str, args)), value)
-    if origin is tuple:
-        return _convert_tuple(args, value, where)
-    if origin in (dict, Mapping):
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if kind is bytes and isinstance(value, bytearray | memoryview):
+            return bytes(value)
+        raise _expected(name, value)
+
+    return convert
+
+
+def _optional_converter(args: tuple[Any, ...]) -> Converter:
+    inner = [arg for arg in args if arg is not type(None)]
+    if len(inner) != 1 or len(args) != 2:
+        raise TypeError(f"only X | None is supported, not {args}")
+    convert = _converter(inner[0])
+    return lambda value: None if value is None else convert(value)
+
+
+def _literal_converter(choices: tuple[Any, ...]) -> Converter:
+    names = "one of " + ", ".join(map(str, choices))
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, str | int) and value in choices:
+            return value
+        raise _expected(names, value)
+
+    return convert
+
+
+def _tuple_converter(args: tuple[Any, ...]) -> Converter:
+    any_length = len(args) == 2 and args[1] is Ellipsis
+    fixed = None if any_length else [_converter(arg) for arg in args]
+    each = _converter(args[0]) if any_length else None
+
+    def convert(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple):
+            raise _expected("a list", value)
+        if fixed is not None and len(value) != len(fixed):
+            raise _expected(f"a list of {len(fixed)}", value)
+        items = []
+        for i, item in enumerate(value):
+            try:
+                items.append(each(item) if each else fixed[i](item) if fixed else item)
+            except _Wrong as wrong:
+                raise wrong.within(f"[{i}]") from None
+        return tuple(items)
+
+    return convert
+
+
+def _mapping_converter(annotation: Any) -> Converter:
+    each = _converter(annotation)
+
+    def convert(value: Any) -> dict[str, Any]:
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            raise _wrong(where, "an object", value)
-        return {key: _convert(args[1], item, f"{where}.{key}") for key, item in value.items()}
-    if origin is np.ndarray:
-        return _convert_scalar(np.ndarray, value, where)
-    raise TypeError(f"{where}: annotation {origin!r} is not supported")
+            raise _expected("an object", value)
+        converted = {}
+        for key, item in value.items():
+            try:
+                converted[key] = each(item)
+            except _Wrong as wrong:
+                raise wrong.within(f".{key}") from None
+        return converted
+
+    return convert
 
 
-def _convert_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
-    if not isinstance(value, list | tuple):
-        raise _wrong(where, "a list", value)
-    if len(args) == 2 and args[1] is Ellipsis:
-        return tuple(_convert(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if len(value) != len(args):
-        raise _wrong(where, f"a list of {len(args)}", value)
-    pairs = zip(args, value, strict=True)
-    return tuple(_convert(arg, item, f"{where}[{i}]") for i, (arg, item) in enumerate(pairs))
+def _dataclass_converter(cls: Any) -> Converter:
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: _converter(hints[field.name]) for field in dataclasses.fields(cls)}
+    nothing = dataclasses.MISSING
+    required = {
+        field.name
+        for field in dataclasses.fields(cls)
+        if field.default is nothing and field.default_factory is nothing
+    }
+    optional = {name for name in required if type(None) in typing.get_args(hints[name])}
 
+    def convert(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise _expected("an object", value)
+        arguments: dict[str, Any] = dict.fromkeys(optional)
+        for name, item in value.items():
+            field = fields.get(name)
+            if field is None:
+                raise _Wrong(f"unknown field {str(name)[:80]!r}")
+            try:
+                arguments[name] = field(item)
+            except _Wrong as wrong:
+                raise wrong.within(f".{name}") from None
+        missing = required - arguments.keys()
+        if missing:
+            raise _Wrong(f"field {min(missing)!r} is missing")
+        try:
+            return cls(**arguments)
+        except ValueError as error:
+            raise _Wrong(str(error)) from None
 
-@functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-def _convert_dataclass(cls: Any, value: Any, where: str) -> Any:
-    if not isinstance(value, Mapping):
-        raise _wrong(where, "an object", value)
-    hints = _hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    unknown = [key for key in value if key not in fields]
-    if unknown:
-        raise BadInputError(f"{where}: unknown field {str(unknown[0])[:80]!r}")
-    arguments = {}
-    for name, field in fields.items():
-        if name in value:
-            arguments[name] = _convert(hints[name], value[name], f"{where}.{name}")
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            if type(None) in typing.get_args(hints[name]):
-                arguments[name] = None
-            else:
-                raise BadInputError(f"{where}: field {name!r} is missing")
-    try:
-        return cls(**arguments)
-    except ValueError as error:
-        raise BadInputError(f"{where}: {error}") from None
-
-
-def _wrong(where: str, expected: str, value: Any) -> BadInputError:
-    shown = repr(value)
-    return BadInputError(f"{where}: expected {expected}, got {shown[:60]}")
+    return convert

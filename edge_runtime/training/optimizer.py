@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,7 +66,8 @@ class AdamW:
         if mean_gradient.shape != self._gradient.shape or mean_gradient.dtype != np.float32:
             raise ValueError(f"mean_gradient must be float32 of shape {self._gradient.shape}")
         np.copyto(self._gradient.numpy(), mean_gradient)
-        norm = float(torch.linalg.vector_norm(self._gradient))
+        # A dot product, since PyTorch's norm of a vector is not vectorised.
+        norm = math.sqrt(float(torch.dot(self._gradient, self._gradient)))
         if np.isfinite(norm):
             limit = self._options.max_gradient_norm
             if limit and norm > limit:

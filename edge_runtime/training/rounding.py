@@ -32,7 +32,8 @@ class HalfPrecision:
             BadInputError: a value is not finite.
         """
         tensor = torch.from_numpy(values)
-        largest = float(torch.linalg.vector_norm(tensor, math.inf)) if len(values) else 0.0
+        # numpy's reductions are vectorised, and PyTorch's largest absolute value is not.
+        largest = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
         if not math.isfinite(largest):
             raise BadInputError("the gradient is not finite; lower the learning rate")
         exponent = 15 - math.frexp(largest)[1] if largest else 0

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import zmq
 
+from .events import has_message
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -32,6 +34,8 @@ def send_frames(socket: RawSocket, frames: Sequence[Buffer]) -> None:
 
 def receive_frames(socket: RawSocket) -> list[zmq.Frame] | None:
     """Takes one message without waiting; None when there is none."""
+    if not has_message(socket):
+        return None
     try:
         frames: list[zmq.Frame] = socket.recv_multipart(zmq.NOBLOCK, copy=False)
     except zmq.Again:

@@ -80,7 +80,7 @@ def _open_folder(path: Path, hub_id: str | None) -> Checkpoint:
     known = isinstance(name, str) and name.count("/") <= 1 and not name.startswith((".", "/"))
     model_id = hub_id or (name if known and name else path.resolve().name)
     with quiet():
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     return Checkpoint(path=path, model_id=model_id, config=config, family=family)
 
 
@@ -97,6 +97,7 @@ def load_model(checkpoint: Checkpoint) -> torch.nn.Module:
                 dtype=torch.float32,
                 use_safetensors=True,
                 output_loading_info=True,
+                trust_remote_code=False,
                 **checkpoint.family.load_options,
             )
         except Exception as error:
@@ -128,7 +129,8 @@ def save_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
         source = folder / "converted"
         with quiet():
             try:
-                AutoTokenizer.from_pretrained(checkpoint.path).save_pretrained(source)
+                tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, trust_remote_code=False)
+                tokenizer.save_pretrained(source)
             except Exception as error:
                 # As above: whatever a converter raises.
                 raise _no_tokenizer(checkpoint.path, str(error)) from None

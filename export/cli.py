@@ -1,21 +1,24 @@
-"""``pacplus export`` and ``pacplus inspect``; only the former needs torch."""
+"""``pacplus export`` and ``pacplus inspect``; only the former needs torch.
+
+``pacplus --help`` reads this module, so what takes long to import is imported by the
+commands.
+"""
 
 from __future__ import annotations
 
 import json as json_text
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from edge_runtime.contract.errors import MissingExtraError
-from edge_runtime.contract.manifest import Manifest
-from edge_runtime.contract.plain import to_plain
 
-from .stages import Bundle, open_bundle
+if TYPE_CHECKING:
+    from edge_runtime.contract.manifest import Manifest
+
+    from .stages import Bundle
 
 
 class TaskOption(str, Enum):
@@ -55,6 +58,8 @@ def export_command(
 
     Example: pacplus export ./all-MiniLM-L6-v2 -o minilm.bundle --quantize int8
     """
+    from rich.console import Console
+
     try:
         from .bundle import export_model
     except ModuleNotFoundError as error:
@@ -80,11 +85,15 @@ def inspect_command(
 
     Example: pacplus inspect minilm.bundle
     """
+    from .stages import open_bundle
+
     _show(open_bundle(bundle), json)
 
 
 def summary(manifest: Manifest) -> dict[str, Any]:
     """What ``--json`` prints of a manifest: blocks, sizes, digests and ``parity``."""
+    from edge_runtime.contract.plain import to_plain
+
     return {
         "model_id": manifest.model_id,
         "architecture": manifest.architecture,
@@ -111,6 +120,9 @@ def summary(manifest: Manifest) -> dict[str, Any]:
 
 
 def _show(bundle: Bundle, as_json: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     fields = summary(bundle.manifest)
     if as_json:
         typer.echo(json_text.dumps({"bundle": str(bundle.path), **fields}))

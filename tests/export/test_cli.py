@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -67,3 +68,10 @@ def test_a_tiny_model_has_a_tokenizer_that_works(tmp_path):
 
     tokenizer = Tokenizer.from_file(str(tiny_model_dir(tmp_path, "bert") / "tokenizer.json"))
     assert tokenizer.encode("the cat was good").tokens[1:3] == ["the", "cat"]
+
+
+def test_the_commands_are_listed_without_importing_what_they_use():
+    heavy = {"numpy", "onnx_ir", "torch", "rich.table"}
+    code = f"import sys, export.cli; print(sorted({heavy!r} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert run.stdout.strip() == "[]"

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
-from edge_runtime.contract.errors import BadInputError, StoppedError
+from edge_runtime.contract.errors import BadInputError, InfeasibleError, StoppedError
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.messages import CacheDtype, SampleSet
 from edge_runtime.contract.plan import Plan
@@ -109,12 +109,17 @@ def train(
     if not resume:
         check_new(output)
     prepared = prepare(bundle, data, evaluation, task, choice, options, fields)
-    watcher.prepared(len(prepared.data), prepared.truncated)
     settings = run_settings(prepared, data, evaluation, task, choice, fields, cache_dtype)
     run = (RunFolder.resume if resume else RunFolder.create)(output, settings)
+    watcher.prepared(len(prepared.data), prepared.truncated)
     checkpoint = run.last_checkpoint() if resume else None
     training = TrainingRun(run, prepared, checkpoint, cluster or Cluster(), watcher)
-    report = training.run(cache_dtype, cache_quota_bytes)
+    try:
+        report = training.run(cache_dtype, cache_quota_bytes)
+    except (BadInputError, InfeasibleError):
+        if not resume:
+            run.discard_unplanned()
+        raise
     return TrainResult(run=output, report=report)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -20,6 +21,12 @@ from .report import EpochReport
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+
+_FILES = {
+    "bundle_digest": "contents of the bundle",
+    "data_sha256": "training data (--data)",
+    "eval_sha256": "evaluation data (--eval)",
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,8 +120,8 @@ class RunFolder:
         for name, value in before.items():
             if name != "bundle" and now.get(name) != value:
                 raise BadInputError(
-                    f"{path}: was started with {name} {_shown(value)}, not {_shown(now.get(name))};"
-                    " resume with the same, or start a new run with another -o"
+                    f"{path}: was started with {_difference(name, value, now.get(name))}; "
+                    "resume with the same, or start a new run with another -o"
                 )
         return run
 
@@ -125,6 +132,15 @@ class RunFolder:
             BadInputError: the folder is no run.
         """
         return from_plain(Settings, self._read_json("run.json"), str(self.path / "run.json"))
+
+    def discard_unplanned(self) -> None:
+        """Removes a new run that failed before it had a plan: there is nothing to go on with."""
+        if (self.path / "plan.json").exists():
+            return
+        for name in ("run.json", "events.jsonl"):
+            (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty: something there is not ours
+            self.path.rmdir()
 
     def record(self, record: Record) -> None:
         """Appends one line to ``events.jsonl``."""
@@ -220,5 +236,8 @@ def check_new(path: Path) -> None:
         )
 
 
-def _shown(value: object) -> str:
-    return str(value)[:40]
+def _difference(name: str, before: object, now: object) -> str:
+    """What a run was started with, for the user, to whom a digest says nothing."""
+    if name in _FILES:
+        return f"other {_FILES[name]}"
+    return f"{name} {str(before)[:40]}, not {str(now)[:40]}"

@@ -192,6 +192,7 @@ def serve(
     try:
         server.run(
             session,
+            devices=host.devices,
             profile_shape=(PROFILE_BATCH, tokens),
             ended=host.local.ended if host.local else dict,
             watch=watcher.tick,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import collections
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from edge_runtime.contract.codec import Frame, decode, encode
-from edge_runtime.contract.errors import DecodeError, UserError
+from edge_runtime.contract.errors import DecodeError, InfeasibleError, UserError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import FileChunk, FileRequest, Hello, Message, Shutdown
 from edge_runtime.transport import Delivery, SecureRouter
@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 0.1
 SILENCE_SECONDS = 30.0
+GATHER_SECONDS = 120.0
 MAX_CHUNK_BYTES = 4 << 20
 
 Ended: TypeAlias = Callable[[], Mapping[DeviceId, str]]
@@ -75,6 +76,7 @@ class Server:
         self,
         session: Session,
         *,
+        devices: Sequence[DeviceId],
         profile_shape: tuple[int, int],
         ended: Ended,
         watch: Callable[[], None],
@@ -83,13 +85,16 @@ class Server:
 
         Args:
             session: the state machine.
+            devices: that must join before anything begins.
             profile_shape: batch size and tokens at which blocks are timed.
             ended: local device processes that have ended, and why.
             watch: called several times a second, for the display.
 
         Raises:
+            InfeasibleError: a device did not join in time.
             UserError: the session failed; the message says why.
         """
+        gather_until = time.monotonic() + GATHER_SECONDS
         self._session, self._shape = session, profile_shape
         self._finished = False
         while not self._finished:
@@ -102,6 +107,8 @@ class Server:
             for device, reason in ended().items():
                 self._handle(Lost(device=device, reason=reason))
             self._notice_silence()
+            if session.phase == "gathering" and time.monotonic() > gather_until:
+                raise InfeasibleError(_absence(set(devices) - session.record.devices.keys()))
             self._flush()
             watch()
 
@@ -198,3 +205,11 @@ class Server:
         with self._bundle.file_path(spec).open("rb") as file:
             file.seek(request.offset)
             return np.frombuffer(file.read(request.length), np.uint8)
+
+
+def _absence(devices: Set[DeviceId]) -> str:
+    names = ", ".join(sorted(devices))
+    return (
+        f"{names} did not join within {GATHER_SECONDS:.0f} seconds; "
+        "run `pacplus-device start` there, or leave it out with --devices"
+    )

@@ -51,12 +51,12 @@ class Enforcement:
 
 
 def enforcement(hierarchy: Hierarchy) -> Enforcement:
-    """What groups in ``hierarchy`` can enforce."""
+    """What groups in ``hierarchy`` can enforce; where no problem is named, none were wanted."""
     why = "; ".join(hierarchy.problems)
     warnings = []
-    if hierarchy.cpu is None:
+    if why and hierarchy.cpu is None:
         warnings.append(f"emulated devices are not slowed down, only held to one thread: {why}")
-    if hierarchy.memory is None:
+    if why and hierarchy.memory is None:
         # RLIMIT_DATA is no stand-in: it counts what is reserved, not what is used.
         warnings.append(f"the memory of emulated devices is not capped: {why}")
     return Enforcement(
@@ -180,8 +180,6 @@ class EmulatedCluster:
         self._running: dict[DeviceId, EmulatedProcess] = {}
         # The kernel ties a child to the thread that forked it, so one thread forks them all.
         self._spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
-        for warning in self.enforcement.warnings:
-            _logger.warning("%s", warning)
 
     def __enter__(self) -> EmulatedCluster:
         return self

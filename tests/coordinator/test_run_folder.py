@@ -99,7 +99,9 @@ def test_every_setting_but_the_bundles_place_is_compared():
 @pytest.mark.parametrize("field", sorted(OTHERS))
 def test_resuming_with_another_setting_names_it(run, field):
     changed = dataclasses.replace(SETTINGS, **{field: OTHERS[field]})
-    with pytest.raises(BadInputError, match=f"was started with {field} "):
+    files = {"bundle_digest": "bundle", "data_sha256": "--data", "eval_sha256": "--eval"}
+    said = f"other .*{files[field]}" if field in files else f"{field} .*, not "
+    with pytest.raises(BadInputError, match=f"was started with {said}"):
         RunFolder.resume(run.path, changed)
 
 

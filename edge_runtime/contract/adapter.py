@@ -12,6 +12,18 @@ from .tensors import read_tensors, write_tensors
 
 AdapterKind = Literal["attention", "mlp"]
 
+NORM_EPSILON = 1e-5
+"""Of every layer normalisation in side network and head."""
+
+# Adam moves every weight by about the learning rate, whatever its gradient, so an output
+# with many inputs jumps. Wide matrices therefore see their n inputs scaled by REACH / n (and
+# start larger in proportion), as in the maximal update parametrisation (Yang et al., 2021):
+# one update then moves an output by some REACH learning rates for backbones of any width.
+# Without it training is chaotic: rounding errors of one epoch grew to 0.5 % of the next
+# one's loss; with it they stay below 0.001 % (MiniLM, SST-2, learning rate 2e-3).
+DOWN_REACH = 96.0
+HEAD_REACH = 48.0
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterConfig:
@@ -81,6 +93,16 @@ class AdapterConfig:
     def head_features(self) -> int:
         """What the pooled head reads: one segment, or u, v, |u - v| and u * v of two."""
         return self.hidden_size * (4 if self.pair else 1)
+
+    @property
+    def down_scale(self) -> float:
+        """What the normalised hidden states are multiplied by before ``down.weight``."""
+        return DOWN_REACH / self.hidden_size
+
+    @property
+    def head_scale(self) -> float:
+        """What the head's features are multiplied by before ``head.weight``."""
+        return HEAD_REACH / self.head_features
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

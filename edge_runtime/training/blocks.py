@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from edge_runtime.contract.adapter import NORM_EPSILON
+
 if TYPE_CHECKING:
     from .flat import FlatParameters
 
-NORM_EPSILON = 1e-5
 # Added to the scores of padding; its exponential is exactly 0.
 MASKED = -1e30
 

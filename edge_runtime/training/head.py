@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from .blocks import normalize, normalize_backward
-from .parameters import head_scale
 
 if TYPE_CHECKING:
     from edge_runtime.contract.adapter import AdapterConfig
@@ -49,7 +48,7 @@ class PooledHead:
         self._pair = config.pair
         self._up = parameters["up.weight"]
         self._head = parameters["head.weight"]
-        self._scale = head_scale(config)
+        self._scale = config.head_scale
         self._head_bias = parameters["head.bias"]
         self._saved: tuple[Tensor, ...] = ()
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from .blocks import MASKED, FeedForward, Part, SelfAttention, normalize
-from .parameters import down_scale
 
 if TYPE_CHECKING:
     from edge_runtime.contract.adapter import AdapterConfig
@@ -27,7 +26,7 @@ class SideNetwork:
 
     def __init__(self, config: AdapterConfig, parameters: FlatParameters) -> None:
         self._down = parameters["down.weight"]
-        self._scale = down_scale(config)
+        self._scale = config.down_scale
         self._down_bias = parameters["down.bias"]
         self._gate = parameters["gate"]
         self._blocks = [_block(config, parameters, i) for i in range(len(config.layers) - 1)]

@@ -20,14 +20,6 @@ if TYPE_CHECKING:
 
     from edge_runtime.contract.adapter import AdapterConfig
 
-# Adam moves every weight by about the learning rate, whatever its gradient, so an output
-# with many inputs jumps. Wide matrices therefore see their n inputs scaled by REACH / n (and
-# start larger in proportion), as in the maximal update parametrisation (Yang et al., 2021):
-# one update then moves an output by some REACH learning rates for backbones of any width.
-# Without it training is chaotic: rounding errors of one epoch grew to 0.5 % of the next
-# one's loss; with it they stay below 0.001 % (MiniLM, SST-2, learning rate 2e-3).
-DOWN_REACH = 96.0
-HEAD_REACH = 48.0
 # Parts of a side block start close to the identity, and the head close to indifference.
 RESIDUAL_GAIN = 0.3
 HEAD_GAIN = 0.3
@@ -55,23 +47,13 @@ class ParameterSpec:
         return math.prod(self.shape)
 
 
-def down_scale(config: AdapterConfig) -> float:
-    """What the normalised hidden states are multiplied by before ``down.weight``."""
-    return DOWN_REACH / config.hidden_size
-
-
-def head_scale(config: AdapterConfig) -> float:
-    """What the head's features are multiplied by before ``head.weight``."""
-    return HEAD_REACH / config.head_features
-
-
 def decayed_specs(config: AdapterConfig) -> tuple[ParameterSpec, ...]:
     """The tensors that weight decay applies to, in buffer order."""
     d, w, blocks = config.hidden_size, config.width, len(config.layers) - 1
     ff = w * config.feed_forward_ratio
     specs = [
         ParameterSpec(
-            name="down.weight", shape=(blocks + 1, d, w), std=d**-0.5 / down_scale(config)
+            name="down.weight", shape=(blocks + 1, d, w), std=d**-0.5 / config.down_scale
         ),
         # Zero, so that an untrained adapter leaves the backbone's output as it is.
         ParameterSpec(name="up.weight", shape=(w, d)),
@@ -106,7 +88,7 @@ def undecayed_specs(config: AdapterConfig) -> tuple[ParameterSpec, ...]:
         ParameterSpec(
             name="head.weight",
             shape=(config.head_features, config.num_outputs),
-            std=HEAD_GAIN * config.head_features**-0.5 / head_scale(config),
+            std=HEAD_GAIN * config.head_features**-0.5 / config.head_scale,
         ),
         ParameterSpec(name="head.bias", shape=(config.num_outputs,)),
     ]

@@ -15,12 +15,14 @@ from edge_runtime.contract.messages import CacheDtype
 from edge_runtime.contract.plain import from_plain, to_plain
 from edge_runtime.contract.plan import Plan
 from edge_runtime.transport.files import write_private
+from export.adapter_graph import adapter_onnx
 
 from .actions import Record
 from .report import EpochReport
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+ADAPTER_GRAPH = "adapter.onnx"
 
 _FILES = {
     "bundle_digest": "contents of the bundle",
@@ -168,10 +170,16 @@ class RunFolder:
         return report
 
     def write_adapter(self, config: AdapterConfig, weights: bytes) -> None:
-        """Writes ``adapter/``."""
+        """Writes ``adapter/``.
+
+        Raises:
+            BadInputError: ``weights`` are damaged or of another adapter.
+        """
+        graph = adapter_onnx(config, weights)
         folder = self.path / "adapter"
         folder.mkdir(mode=0o700, exist_ok=True)
         write_private(folder / WEIGHTS, weights)
+        write_private(folder / ADAPTER_GRAPH, graph)
         self._write_json(f"adapter/{CONFIG}", to_plain(config))
 
     def read_adapter(self) -> tuple[AdapterConfig, bytes]:

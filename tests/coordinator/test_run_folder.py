@@ -3,6 +3,7 @@ import json
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from coordinator.actions import Record
@@ -13,6 +14,8 @@ from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plain import from_plain
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
+from edge_runtime.contract.tensors import write_tensors
+from export.adapter_graph import adapter_onnx
 
 SETTINGS = Settings(
     bundle="/a/bundle",
@@ -46,6 +49,26 @@ OTHERS = {
     "cache_dtype": "int8",
 }
 CONFIG = AdapterConfig(hidden_size=8, reduction=2, layers=(0, 1), task="regression", num_outputs=1)
+
+
+WEIGHTS = write_tensors(
+    {
+        name: np.ones(shape, np.float32)
+        for name, shape in {
+            "down.weight": (2, 8, 4),
+            "down.bias": (2, 4),
+            "gate": (1,),
+            "blocks.0.qkv.weight": (4, 12),
+            "blocks.0.out.weight": (4, 4),
+            "blocks.0.fc1.weight": (4, 4),
+            "blocks.0.fc1.bias": (4,),
+            "blocks.0.fc2.weight": (4, 4),
+            "up.weight": (4, 8),
+            "head.weight": (8, 1),
+            "head.bias": (1,),
+        }.items()
+    }
+)
 
 
 @pytest.fixture
@@ -160,11 +183,17 @@ def test_the_plan_is_written_as_it_is(run):
 
 
 def test_the_adapter_comes_back_as_it_was(run):
-    run.write_adapter(CONFIG, b"weights")
-    assert run.read_adapter() == (CONFIG, b"weights")
+    run.write_adapter(CONFIG, WEIGHTS)
+    assert run.read_adapter() == (CONFIG, WEIGHTS)
     (run.path / "adapter" / "adapter_model.safetensors").unlink()
     with pytest.raises(BadInputError, match="cannot be read"):
         run.read_adapter()
+
+
+def test_the_adapter_lies_beside_its_onnx_form(run):
+    run.write_adapter(CONFIG, WEIGHTS)
+    graph = (run.path / "adapter" / "adapter.onnx").read_bytes()
+    assert graph == adapter_onnx(CONFIG, WEIGHTS)
 
 
 def test_the_last_checkpoint_comes_back_and_is_the_only_one(run):
@@ -194,7 +223,7 @@ def test_a_damaged_checkpoint_is_bad_input(run):
 
 def test_files_are_private_and_leave_no_pieces(run):
     run.write_report({})
-    run.write_adapter(CONFIG, b"weights")
+    run.write_adapter(CONFIG, WEIGHTS)
     run.write_checkpoint(checkpoint(1))
     for path in run.path.rglob("*"):
         assert not path.name.startswith(".")

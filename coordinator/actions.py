@@ -21,10 +21,17 @@ class Joined:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Lost:
-    """A device is gone: its process ended, or it was silent for too long."""
+    """A device is gone: its process ended, or it was silent for too long.
+
+    Attributes:
+        device: the lost one.
+        reason: for the user.
+        out_of_memory: it was killed for holding more memory than it has.
+    """
 
     device: DeviceId
     reason: str
+    out_of_memory: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from edge_runtime.contract.errors import BadInputError, InfeasibleError, Stopped
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.messages import CacheDtype, SampleSet
 from edge_runtime.contract.plan import Plan
+from edge_runtime.contract.profile import DeviceProfile
 from export.stages import Bundle, open_bundle
 
 from .data import DataSet, DataTask, FieldNames, read_evaluation_data, read_texts
@@ -57,12 +58,13 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PlanResult:
-    """A plan and the session that measured for it."""
+    """A plan, the session that measured for it, and what was measured, by device in order."""
 
     plan: Plan
     record: SessionRecord
     manifest: Manifest
     dilation: float
+    profiles: tuple[DeviceProfile, ...]
 
 
 def train(
@@ -155,7 +157,15 @@ def plan(
         serve(host, prepared.bundle, session, watcher)
         dilation = host.local.dilation if host.local else 1.0
     return PlanResult(
-        plan=session.plan, record=session.record, manifest=manifest, dilation=dilation
+        plan=session.plan,
+        record=session.record,
+        manifest=manifest,
+        dilation=dilation,
+        profiles=tuple(
+            profile
+            for device in job.devices
+            if (profile := session.record.devices[device].profile) is not None
+        ),
     )
 
 

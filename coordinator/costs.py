@@ -31,8 +31,10 @@ WEIGHT_FACTOR = 1.05
 """Resident bytes of a byte of weights. Measured with 96 MB of fp32 and 24 MB of int8:
 1.0; ONNX Runtime's packed copy replaces the mapped pages. The rest is for what it keeps."""
 
-SESSION_BYTES = 10 << 20
-"""A session without its weights. Measured: 9 MB after its first run."""
+SESSION_BYTES = 40 << 20
+"""Serving a stage without its weights and activations. Measured on MiniLM, int8: a session
+takes 9 MB; what it, the codec and the sockets allocate and free in 300 micro-batches leaves
+25 to 35 MB more resident."""
 
 LIVE_TENSORS = 12
 """Float tensors of a token's width alive at a block's peak: residual, q, k, v or, worse,

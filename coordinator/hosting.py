@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator
 
 from devices.specification import EmulatedDevice
-from edge_runtime.contract.errors import InfeasibleError, UsageError
+from edge_runtime.contract.errors import BadInputError, InfeasibleError, UsageError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.transport import (
     Address,
@@ -45,6 +45,10 @@ class Cluster:
     def __post_init__(self) -> None:
         if self.emulate and self.devices:
             raise UsageError("--emulate and --devices exclude each other")
+        try:
+            Address.parse(self.listen)
+        except BadInputError as error:
+            raise UsageError(f"--listen: {error}") from None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

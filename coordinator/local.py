@@ -28,6 +28,8 @@ from edge_runtime.transport import (
     SecureRouter,
 )
 
+from .actions import Lost
+
 logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
@@ -80,14 +82,15 @@ class LocalDevices:
         process = self._processes.get(device)
         return process.device.profile if process else ""
 
-    def ended(self) -> dict[DeviceId, str]:
+    def ended(self) -> list[Lost]:
         """Devices whose process has ended since the last call, and why."""
-        gone = {}
+        gone = []
         for device, process in self._processes.items():
             if device not in self._reported and process.poll() is not None:
                 self._reported.add(device)
                 log = self._logs / f"{process.device.id}.log"
-                gone[device] = f"{process.describe_end()}{last_words(log)}"
+                reason = f"{process.describe_end()}{last_words(log)}"
+                gone.append(Lost(device=device, reason=reason, out_of_memory=process.oom_killed()))
         return gone
 
     def wait(self, timeout_seconds: float) -> None:

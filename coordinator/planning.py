@@ -27,30 +27,44 @@ def planner(
     cache_dtype: CacheDtype,
 ) -> Callable[[Sequence[DeviceProfile]], Plan]:
     """A function from measured profiles to a plan, for this bundle and these data."""
+    problem = unmeasured_problem(manifest, config, options, tables, cache_dtype)
+
+    def plan(profiles: Sequence[DeviceProfile]) -> Plan:
+        trainers = [profile.trainer for profile in profiles if profile.trainer]
+        measured = dataclasses.replace(
+            problem,
+            profiles=tuple(complete(manifest, profile) for profile in profiles),
+            adapter_parameters=max((trainer.parameters for trainer in trainers), default=0),
+        )
+        return make_plan(measured)
+
+    return plan
+
+
+def unmeasured_problem(
+    manifest: Manifest,
+    config: AdapterConfig,
+    options: TrainingOptions,
+    tables: Mapping[SampleSet, SampleTable],
+    cache_dtype: CacheDtype,
+) -> Problem:
+    """All of the problem that is known before any device is measured."""
     lengths = np.concatenate([table.samples.lengths for table in tables.values()])
     keys = np.concatenate([table.samples.keys for table in tables.values()])
     train = tables.get("train")
-
-    def plan(profiles: Sequence[DeviceProfile]) -> Plan:
-        problem = Problem(
-            manifest=manifest,
-            profiles=tuple(complete(manifest, profile) for profile in profiles),
-            num_samples=len(train) if train is not None else 0,
-            fill_samples=len(np.unique(keys, axis=0)),
-            mean_tokens=float(lengths.mean()),
-            max_tokens=int(lengths.max()),
-            epochs=options.epochs,
-            batch_size=options.batch_size,
-            num_blocks=config.layers[-1] + 1,
-            cached_layers=config.layers,
-            cache_row_bytes=row_bytes(cache_dtype, manifest.hidden_size),
-            adapter_parameters=max(
-                (profile.trainer.parameters for profile in profiles if profile.trainer), default=0
-            ),
-        )
-        return make_plan(problem)
-
-    return plan
+    return Problem(
+        manifest=manifest,
+        profiles=(),
+        num_samples=len(train) if train is not None else 0,
+        fill_samples=len(np.unique(keys, axis=0)),
+        mean_tokens=float(lengths.mean()),
+        max_tokens=int(lengths.max()),
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        num_blocks=config.layers[-1] + 1,
+        cached_layers=config.layers,
+        cache_row_bytes=row_bytes(cache_dtype, manifest.hidden_size),
+    )
 
 
 def complete(manifest: Manifest, profile: DeviceProfile) -> DeviceProfile:

@@ -194,7 +194,7 @@ def serve(
             session,
             devices=host.devices,
             profile_shape=(PROFILE_BATCH, tokens),
-            ended=host.local.ended if host.local else dict,
+            ended=host.local.ended if host.local else list,
             watch=watcher.tick,
         )
     finally:

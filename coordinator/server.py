@@ -41,7 +41,7 @@ SILENCE_SECONDS = 30.0
 GATHER_SECONDS = 120.0
 MAX_CHUNK_BYTES = 4 << 20
 
-Ended: TypeAlias = Callable[[], Mapping[DeviceId, str]]
+Ended: TypeAlias = Callable[[], Iterable[Lost]]
 
 
 class Server:
@@ -87,7 +87,7 @@ class Server:
             session: the state machine.
             devices: that must join before anything begins.
             profile_shape: batch size and tokens at which blocks are timed.
-            ended: local device processes that have ended, and why.
+            ended: tells which local device processes have ended.
             watch: called several times a second, for the display.
 
         Raises:
@@ -104,8 +104,8 @@ class Server:
                 self._take_in(received.device, received.frames)
                 self._flush()
                 received = self._router.recv(0.0)
-            for device, reason in ended().items():
-                self._handle(Lost(device=device, reason=reason))
+            for lost in ended():
+                self._handle(lost)
             self._notice_silence()
             if session.phase == "gathering" and time.monotonic() > gather_until:
                 raise InfeasibleError(_absence(set(devices) - session.record.devices.keys()))

@@ -30,7 +30,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from edge_runtime.contract.adapter import AdapterConfig
-from edge_runtime.contract.errors import StoppedError, UserError
+from edge_runtime.contract.errors import InfeasibleError, StoppedError, UserError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import (
     BatchServed,
@@ -408,10 +408,12 @@ class Session:
             return []
         self._joined.pop(event.device, None)
         fields = {"device": event.device, "reason": event.reason}
-        error = StoppedError(
+        error: UserError = StoppedError(
             f"{event.device} was lost: {event.reason}; "
             "run the same command again with --resume to go on"
         )
+        if event.out_of_memory and self.record.plan is None:
+            error = InfeasibleError(f"{event.reason}; give it more, or leave it out")
         return [Record(event="device_lost", fields=fields), *self._fail(error)]
 
     def _fail(self, error: UserError) -> list[Action]:

@@ -19,7 +19,6 @@ from . import __version__
 from .contract.errors import BadInputError, PacplusError, UserError
 from .contract.plain import to_plain
 from .memory import tune_allocator
-from .memory import tune_allocator
 
 logger = logging.getLogger(__name__)
 

@@ -61,7 +61,7 @@ def measure(
         timings[alike] = (timing,)
     trainer = None
     if "trainer" in roles and request.adapter is not None:
-        trainer = _trainer_profile(request, request.adapter, threads)
+        trainer = _trainer_profile(request, request.adapter)
     return DeviceProfile(
         device=device,
         roles=roles,
@@ -91,12 +91,10 @@ def _stage_seconds(
     return _seconds_per_run(lambda: stage.run(lengths, states))
 
 
-def _trainer_profile(
-    request: ProfileRequest, config: AdapterConfig, threads: int
-) -> TrainerProfile:
+def _trainer_profile(request: ProfileRequest, config: AdapterConfig) -> TrainerProfile:
+    before_bytes = resident_bytes()  # PyTorch itself is most of what training adds
     from .training import Batch, Trainer
 
-    before_bytes = resident_bytes()
     trainer = Trainer(config, TrainingOptions(), 1, threads=TRAINING_THREADS)
     generator = np.random.default_rng(0)
 

@@ -137,8 +137,10 @@ class TrainingOptions:
             raise ValueError("epochs must not be negative")
         if not 1 <= self.batch_size <= 4096:
             raise ValueError("batch_size must be between 1 and 4096")
-        if not self.learning_rate > 0:
-            raise ValueError("learning_rate must be positive")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError("learning_rate must be positive and finite")
+        if not 0 <= self.seed < 1 << 63:
+            raise ValueError("seed must be between 0 and 2**63 - 1")
         if not (0 <= self.warmup_fraction <= 1 and 0 <= self.average_fraction <= 1):
             raise ValueError("warmup_fraction and average_fraction must be between 0 and 1")
         if self.weight_decay < 0 or self.max_gradient_norm < 0:

@@ -17,8 +17,8 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeAlias, TypeVar
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import numpy as np
 
@@ -34,7 +34,7 @@ def to_plain(value: Any) -> Any:
     """
     if value is None or type(value) in _SCALARS:
         return value
-    names = _field_names(type(value))
+    names = _field_names(cast(Hashable, type(value)))
     if names is not None:
         plain = {name: to_plain(getattr(value, name)) for name in names}
         return {name: item for name, item in plain.items() if item is not None}
@@ -49,8 +49,8 @@ _SCALARS = frozenset((bool, int, float, str, bytes, np.ndarray))
 
 
 @functools.cache
-def _field_names(cls: type) -> tuple[str, ...] | None:
-    if not dataclasses.is_dataclass(cls):
+def _field_names(cls: Hashable) -> tuple[str, ...] | None:
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         return None
     return tuple(field.name for field in dataclasses.fields(cls))
 
@@ -68,7 +68,7 @@ def from_plain(cls: type[T], value: Any, where: str = "") -> T:
             dataclass's ``__post_init__``. The message starts with the field's path.
     """
     try:
-        result: T = _converter(cls)(value)
+        result: T = _converter(cast(Hashable, cls))(value)
     except _Wrong as wrong:
         raise BadInputError(wrong.text(where or getattr(cls, "__name__", "value"))) from None
     return result

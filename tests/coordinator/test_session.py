@@ -214,6 +214,23 @@ def test_a_device_that_fails_stops_the_session_and_its_reason_is_told(scenario, 
     cluster.run(chance)
 
 
+@generated
+@given(scenarios(), seeds, st.integers(1, 200), st.data())
+def test_out_of_memory_before_the_plan_cannot_be_resumed_and_after_it_can(
+    scenario, seed, steps, data
+):
+    cluster, chance = scenario.cluster(), random.Random(seed)
+    for _ in range(steps):
+        cluster.advance(chance)
+    if cluster.finished:
+        return
+    device = data.draw(st.sampled_from(sorted(cluster.joined)))
+    planned = cluster.session.record.plan is not None
+    cluster.tell(Lost(device=device, reason=f"{device} is too small", out_of_memory=True))
+    assert f"{device} is too small" in str(cluster.failure)
+    assert isinstance(cluster.failure, StoppedError if planned else InfeasibleError)
+
+
 def noise(scenario: Scenario) -> st.SearchStrategy[m.Message]:
     """Any message that a device can send, with contents that may be true or not."""
     numbers = st.integers(0, 30)

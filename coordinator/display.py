@@ -105,10 +105,10 @@ class LiveDisplay:
                 for seen in record.devices.values()
                 if seen.progress and seen.progress.epoch == epoch
             ]
-            done, total = sum(part.samples for part in parts), len(session.tables["train"])
+            done, total = sum(part.samples for part in parts), len(session.job.tables["train"])
             loss = sum(part.loss_sum for part in parts) / max(1, done)
             text = (
-                f"epoch {epoch} of {session.epochs}: {done} of {total} samples, "
+                f"epoch {epoch} of {session.job.options.epochs}: {done} of {total} samples, "
                 f"{done / elapsed:.0f} samples/s, loss {loss:.4f}"
             )
         else:

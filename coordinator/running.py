@@ -187,7 +187,7 @@ def serve(
         record=on_record,
         save=on_checkpoint,
     )
-    lengths = [table.samples.lengths for table in session.tables.values()]
+    lengths = [table.samples.lengths for table in session.job.tables.values()]
     tokens = max(1, round(float(np.concatenate(lengths).mean())))
     try:
         server.run(

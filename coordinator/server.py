@@ -149,14 +149,14 @@ class Server:
             case Send():
                 self._send(action.device, action.message)
             case SendProfileRequest():
-                request = self._cutter.profile_request(self._session.adapter_config, *self._shape)
+                request = self._cutter.profile_request(self._session.job.config, *self._shape)
                 self._send(action.device, request)
             case SendStage():
                 stage = self._cutter.load_stage(
                     action.first,
                     action.last,
-                    layers=self._session.adapter_config.layers,
-                    dtype=self._session.cache_dtype,
+                    layers=self._session.job.config.layers,
+                    dtype=self._session.job.cache_dtype,
                 )
                 self._send(action.device, stage)
             case Record():

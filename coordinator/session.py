@@ -25,17 +25,13 @@ from __future__ import annotations
 import collections
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
-
-from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.errors import InfeasibleError, StoppedError, UserError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import (
     BatchServed,
     BeginPhase,
-    CacheDtype,
     CacheStatus,
     EpochDone,
     Evaluate,
@@ -60,7 +56,6 @@ from edge_runtime.contract.messages import (
     Welcome,
 )
 from edge_runtime.contract.plan import Plan
-from edge_runtime.contract.profile import DeviceProfile
 
 from . import requests
 from .actions import (
@@ -76,15 +71,16 @@ from .actions import (
     Send,
     SendProfileRequest,
 )
+from .answers import Answers, answers_question
 from .errands import make_errands
 from .job import Job
 from .leases import LeaseBook, Router
-from .ownership import Catalogue, SampleTable, Work, plan_work
+from .ownership import Catalogue, Work, plan_work
 from .progress import DeviceRecord, EpochRecord, FillRecord, SessionRecord
 
 logger = logging.getLogger(__name__)
 
-Array: TypeAlias = np.ndarray[Any, Any]
+RESUME = "run the same command again with --resume to go on"
 
 
 class Session:
@@ -100,16 +96,14 @@ class Session:
         self._answer: type[Message] = Message
         self._now = 0.0
         self._joined: dict[DeviceId, Joined] = {}
-        self._profiles: dict[DeviceId, DeviceProfile] = {}
-        self._held: dict[DeviceId, Array] = {}
         self._to_fill: list[SampleSet] = []
         self._work: dict[SampleSet, Work] = {}
         self._deployed = False
         self._leases: LeaseBook | None = None
         self._errand_number = 0
         self._epoch = job.epochs_done
-        self._outputs: Array = np.zeros((0, 0), np.float32)
         self.record = SessionRecord()
+        self._answers = Answers(job, self._catalogue, self.record)
 
     @property
     def phase(self) -> str:
@@ -117,24 +111,9 @@ class Session:
         return self._phase
 
     @property
-    def adapter_config(self) -> AdapterConfig:
-        """Shape of the adapter."""
-        return self._job.config
-
-    @property
-    def tables(self) -> Mapping[SampleSet, SampleTable]:
-        """The samples of each data set."""
-        return self._job.tables
-
-    @property
-    def epochs(self) -> int:
-        """Epochs of the whole run."""
-        return self._job.options.epochs
-
-    @property
-    def cache_dtype(self) -> CacheDtype:
-        """How states are cached."""
-        return self._job.cache_dtype
+    def job(self) -> Job:
+        """What this session is to do."""
+        return self._job
 
     @property
     def plan(self) -> Plan:
@@ -180,30 +159,20 @@ class Session:
 
     def _answered(self, device: DeviceId, message: Message) -> list[Action]:
         """Keeps what an answer says and ticks it off; the last one starts the next phase."""
-        if not self._is_due(device, message):
+        due = type(message) is self._answer and device in self._awaited
+        asked = due and answers_question(
+            device,
+            message,
+            plan=self.record.plan,
+            which=self._to_fill[0] if self._to_fill else None,
+            epoch=self._epoch,
+        )
+        if not asked:
             logger.warning("%s sent %s out of turn", device, type(message).__name__)
             return []
-        actions = self._keep(device, message)
+        self._answers.keep(device, message)
         self._awaited.discard(device)
-        return actions if self._awaited else actions + self._then()
-
-    def _is_due(self, device: DeviceId, message: Message) -> bool:
-        """Whether the message is the answer that is awaited of the device."""
-        if type(message) is not self._answer or device not in self._awaited:
-            return False
-        match message:
-            case StageReady():
-                stage = self.plan.stage_of(device)
-                return stage is not None and (message.first, message.last) == (
-                    stage.first,
-                    stage.last,
-                )
-            case SamplesReady():
-                return message.which == self._to_fill[0]
-            case EpochDone():
-                return message.epoch == self._epoch
-            case _:
-                return True
+        return [] if self._awaited else self._then()
 
     def _count_for(self, phase: Phase) -> list[Action]:
         """Has every device count its usage for ``phase``, and say what it has used so far."""
@@ -239,7 +208,7 @@ class Session:
         return [*self._count_for("profile"), *begin]
 
     def _make_plan(self) -> list[Action]:
-        profiles = [self._profiles[device] for device in self._job.devices]
+        profiles = [self._answers.profiles[device] for device in self._job.devices]
         self.record.plan = self._job.make_plan(profiles)
         then = self._collect() if self._job.only_plan else self._locate()
         return [Record(event="plan_made"), *then]
@@ -247,7 +216,9 @@ class Session:
     def _locate(self) -> list[Action]:
         request = requests.open_cache(self._job, self._catalogue)
         trainers = [
-            device for device, profile in self._profiles.items() if "trainer" in profile.roles
+            device
+            for device, profile in self._answers.profiles.items()
+            if "trainer" in profile.roles
         ]
         self._to_fill = list(self._job.tables)
         return self._begin(
@@ -269,7 +240,7 @@ class Session:
             self._catalogue,
             which,
             plan=self.plan,
-            held=self._held,
+            held=self._answers.held,
             order=table.fill_order(options.batch_size, options.seed),
         )
         if self._work[which].computed and not self._deployed:
@@ -321,7 +292,7 @@ class Session:
         owned = requests.own_samples(self._job, self.plan, which)
         for device in owned:
             needed = self._catalogue.needed_by(self.plan, device, which)
-            self._held[device] = self._held[device] | needed
+            self._answers.held[device] = self._answers.held[device] | needed
         return self._begin("taking", owned, SamplesReady, self._taken)
 
     def _taken(self) -> list[Action]:
@@ -344,7 +315,7 @@ class Session:
             return self._next_epoch()
 
         def then() -> list[Action]:
-            self.record.outputs_before = self._outputs
+            self.record.outputs_before = self._answers.outputs
             return self._next_epoch()
 
         return self._evaluate(then)
@@ -353,7 +324,7 @@ class Session:
         table = self._job.tables.get("eval")
         if table is None:
             return then()
-        self._outputs = np.full((len(table), self._job.config.num_outputs), np.nan, np.float32)
+        self._answers.expect_outputs()
         owners = [
             owner.device
             for owner in self.plan.owners
@@ -379,12 +350,19 @@ class Session:
         fields = {"epoch": epoch.epoch, "train_loss": epoch.train_loss, "seconds": epoch.seconds}
         finished = Record(event="epoch_finished", fields=fields)
         keeper = self.plan.owners[0].device
-        begin = self._begin("training", {keeper: SendState()}, TrainerState, self._next_epoch)
+        begin = self._begin("training", {keeper: SendState()}, TrainerState, self._checkpointed)
         return [finished, *begin]
+
+    def _checkpointed(self) -> list[Action]:
+        return [
+            SaveCheckpoint(epoch=self._epoch, state=self.record.state),
+            Record(event="checkpoint", fields={"epoch": self._epoch}),
+            *self._next_epoch(),
+        ]
 
     def _evaluate_after(self) -> list[Action]:
         def then() -> list[Action]:
-            self.record.outputs_after = self._outputs
+            self.record.outputs_after = self._answers.outputs
             return self._collect()
 
         return self._evaluate(then) if self._job.options.epochs else self._collect()
@@ -408,10 +386,7 @@ class Session:
             return []
         self._joined.pop(event.device, None)
         fields = {"device": event.device, "reason": event.reason}
-        error: UserError = StoppedError(
-            f"{event.device} was lost: {event.reason}; "
-            "run the same command again with --resume to go on"
-        )
+        error: UserError = StoppedError(f"{event.device} was lost: {event.reason}; {RESUME}")
         if event.out_of_memory and self.record.plan is None:
             error = InfeasibleError(f"{event.reason}; give it more, or leave it out")
         return [Record(event="device_lost", fields=fields), *self._fail(error)]
@@ -429,7 +404,7 @@ class Session:
             case Heartbeat():
                 return []
             case Failed():
-                return self._fail(StoppedError(f"{device}: {message.reason}"))
+                return self._fail(StoppedError(f"{device}: {message.reason}; {RESUME}"))
             case BatchServed() | Progress():
                 self.record.observe(device, message)
                 return []
@@ -453,47 +428,3 @@ class Session:
         self.record.observe(device, message)
         final = self._phase == "collecting" and not self._usage_due[device]
         return self._answered(device, message) if final else []
-
-    def _keep(self, device: DeviceId, message: Message) -> list[Action]:
-        """Keeps what an answer says.
-
-        Raises:
-            StoppedError: it says what cannot be.
-        """
-        self.record.observe(device, message)
-        match message:
-            case ProfileDone():
-                if message.profile.device != device:
-                    raise StoppedError(f"{device}: sent the profile of another device")
-                self._profiles[device] = message.profile
-            case CacheStatus():
-                if message.held.shape != (len(self._catalogue.keys),):
-                    raise StoppedError(f"{device}: answered for other samples than asked")
-                self._held[device] = message.held.astype(bool)
-            case SamplesReady():
-                if message.missing.size:
-                    raise StoppedError(
-                        f"{device}: {message.missing.size} samples did not stay in its cache"
-                    )
-            case Outputs():
-                self._keep_outputs(device, message)
-            case TrainerState():
-                return self._keep_state(message)
-            case _:
-                pass
-        return []
-
-    def _keep_state(self, message: TrainerState) -> list[Action]:
-        self.record.state = message.data.tobytes()
-        return [
-            SaveCheckpoint(epoch=self._epoch, state=self.record.state),
-            Record(event="checkpoint", fields={"epoch": self._epoch}),
-        ]
-
-    def _keep_outputs(self, device: DeviceId, message: Outputs) -> None:
-        indices = message.indices
-        owned = self._job.tables["eval"].owned_by(self.plan, device)
-        right = indices.dtype.kind in "iu" and np.array_equal(np.sort(indices), owned)
-        if not right or message.outputs.shape[1] != self._outputs.shape[1]:
-            raise StoppedError(f"{device}: sent outputs for other samples than its own")
-        self._outputs[indices] = message.outputs

@@ -349,7 +349,7 @@ class Cluster:
             case SendProfileRequest():
                 self._send(action.device, _profile_request())
             case SendStage():
-                layers = self.session.adapter_config.layers
+                layers = self.session.job.config.layers
                 self._send(action.device, _load_stage(action.first, action.last, layers))
             case Record():
                 self.events.append(action)

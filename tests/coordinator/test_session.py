@@ -209,7 +209,8 @@ def test_a_device_that_fails_stops_the_session_and_its_reason_is_told(scenario, 
         return
     device = data.draw(st.sampled_from(sorted(cluster.joined)))
     cluster.tell(Received(device=device, message=m.Failed(reason="out of memory")))
-    assert str(cluster.failure) == f"{device}: out of memory"
+    assert str(cluster.failure).startswith(f"{device}: out of memory; ")
+    assert "--resume" in str(cluster.failure)
     assert cluster.shut_down == cluster.joined
     cluster.run(chance)
 

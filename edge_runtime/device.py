@@ -61,6 +61,7 @@ from .worker import Worker
 logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 30.0
+REFUSED_SECONDS = 8.0
 SILENCE_SECONDS = 30.0
 STOP_SECONDS = 5.0
 
@@ -136,7 +137,9 @@ class Device:
                     heard = max(heard, now - 1.0)
                 elif now - heard > SILENCE_SECONDS and self._welcomed:
                     return "disconnected"
-                if not self._welcomed and now - began > CONNECT_SECONDS:
+                # A coordinator that answers but refuses will not know this device later either.
+                patience = REFUSED_SECONDS if self._link.failed_handshakes else CONNECT_SECONDS
+                if not self._welcomed and now - began > patience:
                     raise StoppedError(self._explain_silence())
             return "shutdown"
         finally:

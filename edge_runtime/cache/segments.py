@@ -153,6 +153,12 @@ class Segments:
             got += count
         return True
 
+    def void(self, number: int, offset: int, count: int) -> None:
+        """Zeroes bytes, so that what begins there is not found when the file is opened again."""
+        # A disk that refuses this too has lost the record already.
+        with contextlib.suppress(OSError):
+            os.pwrite(self._files[number], bytes(count), offset)
+
     def sync(self) -> None:
         """Waits until everything appended is on the disk."""
         if not self._unsynced:

@@ -27,7 +27,7 @@ from edge_runtime.contract.errors import BadInputError, PacplusError
 from .encoding import Encoded, Hidden, decode_into
 from .index import Index, Located
 from .packing import MicroBatch, Pending, pack
-from .record import KEY_BYTES, Record, scan
+from .record import KEY_BYTES, MAGIC, Record, header_bytes, scan
 from .segments import Buffer, CacheLock, Segments
 
 if TYPE_CHECKING:
@@ -306,6 +306,8 @@ class ActivationCache:
                         self.folder.name,
                     )
                     self._index.drop(key, record)
+                    header = header_bytes(len(record.layers), record.numerics)
+                    self._segments.void(record.segment, record.offset - header, len(MAGIC))
                     misses[key] = None
                     break
                 take(at, slice(run.target, run.target + run.count), rows)

@@ -271,6 +271,21 @@ def test_a_damaged_record_is_replaced_by_appending_it_again(tmp_path, caplog):
         assert_reads(cache, [1, 2])
 
 
+def test_a_record_found_damaged_is_not_offered_again_after_reopening(tmp_path):
+    with open_cache(tmp_path) as cache:
+        append(cache, [1, 2, 3])
+    path = only_segment(tmp_path)
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1  # in the payload of the second of three equal records
+    path.write_bytes(damaged)
+    with open_cache(tmp_path) as cache, pytest.raises(CacheMiss):
+        cache.read_encoded(keys_of([1, 2, 3]), ALL_LAYERS)
+    with open_cache(tmp_path) as cache:
+        assert cache.held(keys_of([1, 2, 3]), ALL_LAYERS).tolist() == [True, False, True]
+        append(cache, [2])
+        assert_reads(cache, [1, 2, 3])
+
+
 def test_records_of_another_hidden_size_are_not_taken(tmp_path):
     with open_cache(tmp_path) as cache:
         append(cache, [1])

@@ -26,7 +26,7 @@ def test_where_the_kernel_saturates_the_exact_form_is_taken_and_agrees(minilm_bu
     if qemu is None:
         pytest.fail(f"{QEMU} is missing; apt-get install qemu-user-static")
     bundle = minilm_bundle("int8")
-    blocks = len(bundle.manifest.blocks)
+    blocks = 4  # the embeddings and three layers have every operator; all take twice as long
     plain = helpers.lay_out(bundle, 0, blocks, tmp_path / "plain")
     exact = helpers.lay_out(bundle, 0, blocks, tmp_path / "exact", exact=True)
     inputs = bundle.manifest.inputs

@@ -24,8 +24,8 @@ def test_the_states_of_a_sample_do_not_depend_on_its_batch(family, quantize, tin
 def test_the_states_of_a_sample_do_not_depend_on_its_batch_with_minilm(
     quantize, minilm_bundle, tmp_path
 ):
-    lengths = [2, 3, 7, 14, 16, 31, 50, 127, 129, 260]
-    check_independence(minilm_bundle(quantize), lengths, 300, tmp_path)
+    # Padded to more than 256 as well: kernels split sums into parts of 128 or 256.
+    check_independence(minilm_bundle(quantize), [2, 7, 14, 33, 129], 260, tmp_path)
 
 
 def check_independence(bundle, lengths, longest, tmp_path):

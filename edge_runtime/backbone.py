@@ -41,7 +41,11 @@ def write_stage_graph(stage: StageFiles, store: WeightStore) -> Path:
 
 
 class BackboneRole:
-    """Runs micro-batches through this device's stage. Compute thread only."""
+    """Runs micro-batches through this device's stage. Compute thread only.
+
+    Attributes:
+        threads: that a stage is loaded with.
+    """
 
     def __init__(
         self,
@@ -52,7 +56,8 @@ class BackboneRole:
         keep: Callable[[States], None],
     ) -> None:
         """``keep`` stores states that this device owns itself."""
-        self._me, self._threads, self._outbox, self._keep = me, threads, outbox, keep
+        self.threads = threads
+        self._me, self._outbox, self._keep = me, outbox, keep
         self._stage: Stage | None = None
         self._dtype: CacheDtype = "fp32"
 
@@ -60,7 +65,7 @@ class BackboneRole:
         """Loads the stage; its weight files are in ``store`` already."""
         files = request.stage
         self._stage = None  # the old stage's memory goes before the new one's comes
-        session = StageSession(write_stage_graph(files, store), self._threads)
+        session = StageSession(write_stage_graph(files, store), self.threads)
         self._stage = Stage(
             session,
             first=files.first,

@@ -76,7 +76,7 @@ class DeviceOptions:
         device: its id at the coordinator.
         home: where its files are.
         roles: what it offers.
-        threads: for inference and training.
+        threads: the most that it computes with.
         data_address: where peers reach it; the port is filled in.
         process_id: of this process.
     """
@@ -272,6 +272,7 @@ class Device:
             store=self._store,
             home=self._options.home,
         )
+        self._backbone.threads = profile.threads
         self._link.to_coordinator(ProfileDone(profile=profile))
 
     def _load(self, request: LoadStage, began: float) -> None:

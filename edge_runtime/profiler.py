@@ -38,6 +38,10 @@ Array: TypeAlias = np.ndarray[Any, Any]
 MEASURE_SECONDS = 0.25
 MAX_RUNS = 50
 
+WORTHWHILE_SPEEDUP = 1.4
+"""What more threads must bring: below it they mostly wait for each other, and a device that
+also trains, serves peers or runs on a battery has better use for its cores."""
+
 
 def measure(
     request: ProfileRequest,
@@ -48,17 +52,25 @@ def measure(
     store: WeightStore,
     home: Path,
 ) -> DeviceProfile:
-    """The profile of this device; takes about a second and a half."""
-    timings = {}
+    """The profile of this device; takes about two seconds.
+
+    Args:
+        request: what to time, and at which shape.
+        device: this device's id.
+        roles: what it offers.
+        threads: the most that a stage may use; fewer are chosen where they do as well.
+        store: has the weight files of the request's stages.
+        home: where its files are.
+    """
     base_bytes = resident_bytes()
-    for stage, alike in zip(request.stages, request.alike, strict=True):
-        seconds = _stage_seconds(request, stage, threads, store)
-        timing = BlockTiming(
-            batch_size=request.batch,
-            sequence_length=request.tokens,
-            seconds_per_token=seconds / (request.batch * request.tokens),
-        )
-        timings[alike] = (timing,)
+    seconds = [_stage_seconds(request, stage, 1, store) for stage in request.stages]
+    if threads > 1:
+        parallel = [_stage_seconds(request, stage, threads, store) for stage in request.stages]
+        worthwhile = sum(seconds) >= WORTHWHILE_SPEEDUP * sum(parallel)
+        seconds, threads = (parallel, threads) if worthwhile else (seconds, 1)
+    timings = {
+        alike: (_timing(request, each),) for alike, each in zip(request.alike, seconds, strict=True)
+    }
     trainer = None
     if "trainer" in roles and request.adapter is not None:
         trainer = _trainer_profile(request, request.adapter)
@@ -73,6 +85,14 @@ def measure(
         kernel_class=numerics().kernel,
         blocks=timings if "backbone" in roles else {},
         trainer=trainer,
+    )
+
+
+def _timing(request: ProfileRequest, seconds: float) -> BlockTiming:
+    return BlockTiming(
+        batch_size=request.batch,
+        sequence_length=request.tokens,
+        seconds_per_token=seconds / (request.batch * request.tokens),
     )
 
 

@@ -1,0 +1,168 @@
+"""A model is fine-tuned by device processes, and the result is used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from tests.conftest import TinyBundleMaker
+from tests.processes import events, pacplus, succeed, write_jsonl
+
+from .conftest import lines
+
+REPORT_FIELDS = {
+    *("task", "model", "bundle_digest", "seed", "labels", "dilation", "plan", "total_seconds"),
+    *("fill", "epochs", "eval", "cache", "devices", "recoveries"),
+}
+
+
+@pytest.fixture
+def bundle(tiny_bundle: TinyBundleMaker) -> Path:
+    return tiny_bundle("bert", "int8").path
+
+
+def train(home: Path, bundle: Path, data: Path, run: Path, *more: str) -> dict:
+    return succeed(
+        home,
+        *("train", bundle, "--data", data / "train.jsonl", "--eval", data / "eval.jsonl"),
+        *("-o", run, "--epochs", "5", "--batch-size", "8", "--reduction", "1"),
+        *("--learning-rate", "0.003", "--json", *more),
+    ).report
+
+
+def test_this_machine_alone_trains_evaluates_and_predicts(
+    home: Path, bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    report = train(home, bundle, data, run)
+
+    assert report.keys() >= REPORT_FIELDS
+    assert report == json.loads((run / "report.json").read_text())
+    assert report["eval"]["after"]["accuracy"] > 0.9 > report["eval"]["before"]["accuracy"]
+    assert report["fill"]["computed"] == 300
+    assert report["fill"]["eval_computed"] == 60
+    assert [epoch["epoch"] for epoch in report["epochs"]] == [1, 2, 3, 4, 5]
+    losses = [epoch["train_loss"] for epoch in report["epochs"]]
+    assert losses == sorted(losses, reverse=True)
+    (device,) = report["devices"]
+    assert set(device["cpu_seconds"]) == {"start", "profile", "fill", "eval", "train"}
+    assert device["peak_rss_bytes"] > 50e6
+
+    names = [event["event"] for event in events(run)]
+    wanted = ["coordinator_listening", "device_joined", "plan_made", "fill_started"]
+    wanted += ["fill_finished", *["epoch_finished", "checkpoint"] * 5, "finished"]
+    assert names == wanted
+    assert all(event["time"] > 1.7e9 for event in events(run))
+    assert json.loads((run / "plan.json").read_text()) == report["plan"]
+    config = json.loads((run / "adapter" / "adapter_config.json").read_text())
+    assert config["peft_type"] == "PARALLEL_ADAPTER"
+    assert config["labels"] == ["bad", "good", "stop"]
+    weights = load_file(run / "adapter" / "adapter_model.safetensors")
+    assert sum(array.size for array in weights.values()) == report["parameters"]
+
+    found = succeed(home, "evaluate", run, "--data", data / "eval.jsonl", "--json").report
+    assert found["accuracy"] == pytest.approx(report["eval"]["after"]["accuracy"])
+    assert found["loss"] == pytest.approx(report["eval"]["after"]["loss"], rel=1e-5)
+    said = succeed(home, "predict", run, "--text", "the cat is good", "--json").report
+    (prediction,) = said["predictions"]
+    assert prediction["label"] == "good"
+    assert sum(prediction["scores"].values()) == pytest.approx(1)
+
+
+def test_three_trainers_learn_what_one_learns(
+    home: Path, bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    alone = train(home, bundle, data, tmp_path / "one")
+    three = train(home, bundle, data, tmp_path / "three", "--emulate", "laptop,laptop,laptop")
+
+    assert [device["shards"] > 0 for device in three["devices"]] == [True] * 3
+    for one, many in zip(alone["epochs"], three["epochs"], strict=True):
+        assert many["train_loss"] == pytest.approx(one["train_loss"], rel=1e-3)
+    assert three["eval"]["after"]["accuracy"] == pytest.approx(
+        alone["eval"]["after"]["accuracy"], abs=0.005
+    )
+
+
+def test_stages_go_to_devices_over_the_wire_and_nothing_else_does(
+    home: Path, bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    """Two backbone-only devices and a trainer; each gets the weights of its own blocks."""
+    report = train(
+        *(home, bundle, data, tmp_path / "run", "--emulate"),
+        "pixel-8:memory=300M,pixel-8:memory=300M,raspberry-pi-5:memory=1G",
+    )
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    sizes = {file["path"]: file["bytes"] for file in manifest["files"]}
+    served = [device for device in report["devices"] if device["blocks"]]
+    assert sorted(block for device in served for block in range(*device["blocks"])) == list(
+        range(len(manifest["blocks"]))
+    )
+    for device in served:
+        first, last = device["blocks"]
+        paths = {path for block in manifest["blocks"][first:last] for path in block["weights"]}
+        stored = home / "emulated" / device["id"] / "weights"
+        # Profiling needs one layer's weights, which may not be of the device's own stage.
+        names = {Path(path).name for path in paths}
+        assert names <= {path.name for path in stored.glob("*.bin")}
+        own = sum(sizes[path] for path in paths)
+        profiled = max(block["weight_bytes"] for block in manifest["blocks"][1:2])
+        assert own - profiled <= device["received_weight_bytes"] <= own
+        assert device["received_bytes"] >= own
+    pixels = [device for device in report["devices"] if device["profile"] == "pixel-8"]
+    assert all(device["roles"] == ["backbone"] for device in pixels)
+    assert all(device["shards"] == 0 for device in pixels)
+
+
+def test_what_was_computed_once_is_never_computed_again(
+    home: Path, bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    cluster = ("--emulate", "laptop,laptop")
+    first = train(home, bundle, data, tmp_path / "1", *cluster)
+    again = train(home, bundle, data, tmp_path / "2", *cluster, "--seed", "7")
+    assert first["fill"]["computed"] == 300
+    assert (again["fill"]["computed"], again["fill"]["reused"]) == (0, 300)
+    assert (again["fill"]["eval_computed"], again["fill"]["eval_reused"]) == (0, 60)
+
+    more = tmp_path / "more"
+    more.mkdir()
+    known = (data / "train.jsonl").read_text()
+    seen = {json.loads(line)["text"] for line in known.splitlines()}
+    seen |= {json.loads(line)["text"] for line in (data / "eval.jsonl").open()}
+    new = [line for line in lines(500, 2) if line["text"] not in seen][:40]
+    write_jsonl(more / "train.jsonl", [*map(json.loads, known.splitlines()), *new])
+    (more / "eval.jsonl").write_bytes((data / "eval.jsonl").read_bytes())
+    added = train(home, bundle, more, tmp_path / "3", *cluster)
+    assert (added["fill"]["computed"], added["fill"]["reused"]) == (40, 300)
+
+    numbers = tmp_path / "numbers"
+    numbers.mkdir()
+    for name in ("train.jsonl", "eval.jsonl"):
+        texts = [json.loads(line)["text"] for line in (more / name).open()]
+        write_jsonl(numbers / name, [{"text": t, "label": float(len(t))} for t in texts])
+    report = train(home, bundle, numbers, tmp_path / "4", *cluster, "--task", "regression")
+    assert report["fill"]["computed"] == report["fill"]["eval_computed"] == 0
+    assert report["eval"]["after"]["pearson"] > 0.8
+
+
+def test_plan_measures_and_trains_nothing(home: Path, bundle: Path, data: Path) -> None:
+    ended = succeed(
+        *(home, "plan", bundle, "--data", data / "train.jsonl", "--emulate", "laptop,pixel-8"),
+        "--json",
+    )
+    assert ended.report["predicted"]["total_seconds"] > 0
+    assert {owner["device"] for owner in ended.report["owners"]} == {"laptop-1"}
+    assert not (home / "emulated" / "laptop-1" / "cache").exists()
+
+
+def test_a_cluster_that_cannot_hold_the_model_is_told_what_is_missing(
+    home: Path, bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    ended = pacplus(
+        *(home, "train", bundle, "--data", data / "train.jsonl", "-o", tmp_path / "run"),
+        *("--emulate", "pixel-8:memory=200M"),
+    )
+    assert ended.code == 4
+    assert "trainer" in ended.err.strip().splitlines()[-1]

@@ -35,6 +35,10 @@ logger = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
 PAIRING_SECONDS = 90.0
 THIS_MACHINE = "this-machine"
+LINKS = (
+    "links between emulated devices run at this machine's speed; only compute and memory are "
+    "emulated (link= and latency= have no effect yet)"
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,17 +54,14 @@ class LocalPlace:
 
 
 class LocalDevices:
-    """Running local devices.
-
-    Attributes:
-        names: local device -> the id that the coordinator gave it.
-    """
+    """Running local devices."""
 
     def __init__(
         self, cluster: EmulatedCluster, processes: Mapping[DeviceId, EmulatedProcess], logs: Path
     ) -> None:
         self._cluster, self._processes, self._logs = cluster, dict(processes), logs
         self._reported: set[DeviceId] = set()
+        self._emulated = any(process.device.profile for process in processes.values())
 
     @property
     def ids(self) -> tuple[DeviceId, ...]:
@@ -75,7 +76,7 @@ class LocalDevices:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Limits that are not in force, for the user."""
-        return self._cluster.enforcement.warnings
+        return (*self._cluster.enforcement.warnings, *((LINKS,) if self._emulated else ()))
 
     def profile_of(self, device: DeviceId) -> str:
         """Name in the catalogue of devices."""
@@ -89,7 +90,8 @@ class LocalDevices:
             if device not in self._reported and process.poll() is not None:
                 self._reported.add(device)
                 log = self._logs / f"{process.device.id}.log"
-                reason = f"{process.describe_end()}{last_words(log)}"
+                end = process.describe_end().removeprefix(f"{process.device.id} ")
+                reason = f"its process {end}{last_words(log)}"
                 gone.append(Lost(device=device, reason=reason, out_of_memory=process.oom_killed()))
         return gone
 

@@ -30,7 +30,9 @@ class Mesh:
             self.sent_bytes[name] += part.values.nbytes
             self.members[peer].deliver(name, part)
 
-        return GradientExchange(me=name, trainers=self.names, size=size, send=send, rounding=HalfPrecision())
+        return GradientExchange(
+            me=name, trainers=self.names, size=size, send=send, rounding=HalfPrecision()
+        )
 
     def reduce(self, gradients: list[np.ndarray]) -> list[np.ndarray]:
         results = [gradient.copy() for gradient in gradients]

@@ -1,0 +1,133 @@
+"""Every message that crosses a socket, as frozen dataclasses.
+
+Three flows:
+
+- *to a device*: what the coordinator asks for (``Profile``, ``LoadStage``, ``RunBatch``,
+  ``TrainEpoch``, ...). Each request is answered by exactly one message or by ``Failed``.
+- *to the coordinator*: those answers, and telemetry.
+- *device to device*: hidden states between stages (``Boundary``), states to their owners
+  (``States``), gradients (``GradientPart``, ``ReducedPart``), and ``Credit`` back.
+
+The sender is never a field: a DeviceId comes from the transport's authentication only.
+
+Shapes: N samples, L layers, R bytes of an encoded row, P adapter parameters, C outputs.
+"""
+
+from __future__ import annotations
+
+from .answers import (
+    BatchServed,
+    CacheStatus,
+    EpochDone,
+    Failed,
+    FileRequest,
+    Heartbeat,
+    Hello,
+    Outputs,
+    PeersReady,
+    ProfileDone,
+    Progress,
+    SamplesReady,
+    StageReady,
+    Stored,
+    TrainerState,
+    TrainingReady,
+    Usage,
+)
+from .base import (
+    Array,
+    CacheDtype,
+    Message,
+    Phase,
+    SampleSet,
+    StageFiles,
+)
+from .mesh import (
+    Boundary,
+    Credit,
+    GradientPart,
+    ReducedPart,
+    States,
+)
+from .requests import (
+    BeginPhase,
+    Destination,
+    Evaluate,
+    FileChunk,
+    LoadStage,
+    MicroBatch,
+    MoveSamples,
+    OpenCache,
+    OwnSamples,
+    Peer,
+    Peers,
+    ProfileRequest,
+    RunBatch,
+    SendState,
+    SetUpTraining,
+    Shutdown,
+    TrainEpoch,
+    Welcome,
+)
+
+__all__ = [
+    "MESSAGE_TYPES",
+    "Array",
+    "BatchServed",
+    "BeginPhase",
+    "Boundary",
+    "CacheDtype",
+    "CacheStatus",
+    "Credit",
+    "Destination",
+    "EpochDone",
+    "Evaluate",
+    "Failed",
+    "FileChunk",
+    "FileRequest",
+    "GradientPart",
+    "Heartbeat",
+    "Hello",
+    "LoadStage",
+    "Message",
+    "MicroBatch",
+    "MoveSamples",
+    "OpenCache",
+    "Outputs",
+    "OwnSamples",
+    "Peer",
+    "Peers",
+    "PeersReady",
+    "Phase",
+    "ProfileDone",
+    "ProfileRequest",
+    "Progress",
+    "ReducedPart",
+    "RunBatch",
+    "SampleSet",
+    "SamplesReady",
+    "SendState",
+    "SetUpTraining",
+    "Shutdown",
+    "StageFiles",
+    "StageReady",
+    "States",
+    "Stored",
+    "TrainEpoch",
+    "TrainerState",
+    "TrainingReady",
+    "Usage",
+    "Welcome",
+]
+
+MESSAGE_TYPES: dict[str, type[Message]] = {
+    message.__name__: message
+    for message in (
+        *(Welcome, ProfileRequest, FileChunk, Peers, OpenCache, LoadStage, RunBatch, MoveSamples),
+        *(OwnSamples, SetUpTraining, TrainEpoch, Evaluate, SendState, BeginPhase, Shutdown),
+        *(Hello, Heartbeat, FileRequest, ProfileDone, PeersReady, CacheStatus, StageReady),
+        *(BatchServed, Stored, SamplesReady, TrainingReady, Progress, EpochDone, Outputs),
+        *(TrainerState, Usage, Failed),
+        *(Boundary, States, GradientPart, ReducedPart, Credit),
+    )
+}

@@ -1,0 +1,175 @@
+"""From a device to the coordinator: answers and telemetry."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from edge_runtime.contract.ids import Sha256
+from edge_runtime.contract.profile import DeviceProfile
+
+from .base import Array, Message, Phase, SampleSet
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Hello(Message):
+    """First message of a device.
+
+    Attributes:
+        software: version of pacplus on the device.
+        roles: what the device can do.
+        data_address: where its data socket listens.
+        process_id: for local devices.
+    """
+
+    software: str
+    roles: tuple[Literal["backbone", "trainer"], ...]
+    data_address: str
+    process_id: int
+
+    def __post_init__(self) -> None:
+        if not self.data_address.startswith("tcp://") or len(self.data_address) > 256:
+            raise ValueError("data_address is not a tcp:// address")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat(Message):
+    """The device lives."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FileRequest(Message):
+    """Asks for up to ``length`` bytes of a file, from ``offset``."""
+
+    sha256: Sha256
+    offset: int
+    length: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileDone(Message):
+    """What was measured."""
+
+    profile: DeviceProfile
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PeersReady(Message):
+    """The data socket admits the peers."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CacheStatus(Message):
+    """Which of the asked keys are held with all layers: (N,) bool, and the cache's size."""
+
+    held: Array
+    bytes_used: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StageReady(Message):
+    """A stage is loaded. ``received_bytes`` counts weight bytes that came over the wire."""
+
+    first: int
+    last: int
+    received_bytes: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class BatchServed(Message):
+    """A stage finished its part of a micro-batch."""
+
+    number: int
+    stage: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Stored(Message):
+    """States of a micro-batch are in this owner's cache: ``layers`` of ``samples`` samples."""
+
+    number: int
+    layers: tuple[int, ...]
+    samples: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SamplesReady(Message):
+    """The samples are known; ``missing`` (M,) int32 are indices that the cache lacks."""
+
+    which: SampleSet
+    missing: Array
+    cache_bytes: int
+    cache_samples: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingReady(Message):
+    """The adapter is made and has so many trainable parameters."""
+
+    parameters: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Progress(Message):
+    """So far in this epoch: this trainer's samples and their summed loss."""
+
+    epoch: int
+    samples: int
+    loss_sum: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EpochDone(Message):
+    """This trainer's part of an epoch: samples, summed loss, seconds."""
+
+    epoch: int
+    samples: int
+    loss_sum: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs(Message):
+    """Task outputs (N, C) float32 of the evaluation samples ``indices`` (N,) int32."""
+
+    indices: Array
+    outputs: Array
+
+    def __post_init__(self) -> None:
+        if self.outputs.ndim != 2 or self.indices.shape != self.outputs.shape[:1]:
+            raise ValueError("outputs must be (N, C) and indices (N,)")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerState(Message):
+    """Adapter and optimizer state: the bytes of a safetensors file."""
+
+    data: Array
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Usage(Message):
+    """What this device has used since its process started.
+
+    Attributes:
+        phase: the phase that ended.
+        cpu_seconds: user + system time per phase.
+        peak_rss_bytes: largest resident set so far.
+        sent_bytes: payload bytes sent to the coordinator and to peers.
+        received_bytes: payload bytes received.
+    """
+
+    phase: Phase
+    cpu_seconds: dict[str, float]
+    peak_rss_bytes: int
+    sent_bytes: int
+    received_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Failed(Message):
+    """The device could not do what was asked; ``reason`` is one line for the user."""
+
+    reason: str

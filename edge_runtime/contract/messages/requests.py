@@ -1,0 +1,215 @@
+"""From the coordinator to a device."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
+from edge_runtime.contract.ids import DeviceId, Sha256
+
+from .base import Array, CacheDtype, Message, Phase, SampleSet, StageFiles
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Welcome(Message):
+    """Answer to ``Hello``: the session has room for this device."""
+
+    heartbeat_seconds: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileRequest(Message):
+    """Measure this device. Answered by ``ProfileDone``.
+
+    ``adapter`` set asks for training speed too, where the device can train.
+    """
+
+    stages: tuple[StageFiles, ...]
+    alike: tuple[str, ...]
+    batch: int
+    tokens: int
+    hidden_size: int
+    adapter: AdapterConfig | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FileChunk(Message):
+    """Answer to ``FileRequest``: bytes ``[offset, offset + len(data))`` of a file."""
+
+    sha256: Sha256
+    offset: int
+    data: Array
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """Another device of the session and how to reach its data socket."""
+
+    device: DeviceId
+    public_key: str
+    address: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Peers(Message):
+    """Who may talk to this device's data socket, and where they are. Answered by ``PeersReady``."""
+
+    peers: tuple[Peer, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OpenCache(Message):
+    """Open the cache, and say which of ``keys`` it holds. Answered by ``CacheStatus``."""
+
+    backbone_digest: Sha256
+    dtype: CacheDtype
+    hidden_size: int
+    quota_bytes: int | None
+    layers: tuple[int, ...]
+    keys: Array
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LoadStage(Message):
+    """Load a stage; states of ``layers`` go to their owners. Answered by ``StageReady``."""
+
+    stage: StageFiles
+    layers: tuple[int, ...]
+    dtype: CacheDtype
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """An owner and the positions, within a micro-batch, of the samples that it owns."""
+
+    device: DeviceId
+    positions: Array
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class MicroBatch:
+    """What every stage must know of a micro-batch.
+
+    Attributes:
+        number: names it within the session.
+        route: the device of each stage, in order.
+        keys: (N, 32) uint8.
+        lengths: (N,) int32, tokens of each sample.
+        destinations: who keeps which samples.
+    """
+
+    number: int
+    route: tuple[DeviceId, ...]
+    keys: Array
+    lengths: Array
+    destinations: tuple[Destination, ...]
+
+    def __post_init__(self) -> None:
+        count = len(self.lengths)
+        if not self.route or count < 1 or self.lengths.ndim != 1 or self.lengths.min() < 1:
+            raise ValueError("a micro-batch needs a route and samples of at least one token")
+        if self.keys.shape != (count, 32) or self.keys.dtype != np.uint8:
+            raise ValueError("keys must be (N, 32) uint8")
+        for destination in self.destinations:
+            positions = destination.positions
+            if positions.size and not 0 <= positions.min() <= positions.max() < count:
+                raise ValueError("positions are out of range")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RunBatch(Message):
+    """Start a micro-batch at the first stage.
+
+    ``inputs`` maps each token input to the samples' ids one after another, unpadded.
+    """
+
+    batch: MicroBatch
+    inputs: dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class MoveSamples(Message):
+    """Send cached states of ``keys`` to ``to``, as micro-batch ``number``."""
+
+    number: int
+    keys: Array
+    layers: tuple[int, ...]
+    to: DeviceId
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OwnSamples(Message):
+    """The samples that this device trains on or evaluates. Answered by ``SamplesReady``.
+
+    Attributes:
+        which: training or evaluation samples.
+        total: number of samples over all devices.
+        indices: (N,) int32, each sample's number in its data file.
+        keys: (N, 32) uint8.
+        ranks: (N,) int64, place of each sample in the order of keys; see :mod:`.order`.
+        lengths: (N,) int32, tokens.
+        second_starts: (N,) int32, first token of ``text_pair``'s segment, 0 for none.
+        targets: (N,) float32 values or int64 classes.
+    """
+
+    which: SampleSet
+    total: int
+    indices: Array
+    keys: Array
+    ranks: Array
+    lengths: Array
+    second_starts: Array
+    targets: Array
+
+    def __post_init__(self) -> None:
+        count = len(self.keys)
+        columns = (self.indices, self.ranks, self.lengths, self.second_starts, self.targets)
+        if self.keys.shape != (count, 32) or any(c.shape != (count,) for c in columns):
+            raise ValueError("columns differ in length")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SetUpTraining(Message):
+    """Make the adapter. Answered by ``TrainingReady``.
+
+    Attributes:
+        trainers: all trainers, in the order that fixes who reduces which part.
+        state: a trainer state to go on from, or an adapter's weights; empty for a new one.
+    """
+
+    config: AdapterConfig
+    options: TrainingOptions
+    trainers: tuple[DeviceId, ...]
+    total_steps: int
+    state: Array
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TrainEpoch(Message):
+    """Train one epoch with the other trainers. Answered by ``EpochDone``."""
+
+    epoch: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluate(Message):
+    """Compute the outputs of the evaluation samples. Answered by ``Outputs``."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SendState(Message):
+    """Send adapter and optimizer state. Answered by ``TrainerState``."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class BeginPhase(Message):
+    """From now on CPU time counts for ``phase``. Answered by ``Usage``."""
+
+    phase: Phase
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Shutdown(Message):
+    """The session is over."""

@@ -200,7 +200,7 @@ def test_a_killed_device_stops_the_run_which_names_it_and_goes_on(
     os.kill(joined["laptop-2"]["pid"], signal.SIGKILL)
     ended = finish(process)
     assert_stopped_tidily(ended, home, run)
-    assert "laptop-2 was killed by SIGKILL" in ended.err.splitlines()[-1]
+    assert "laptop-2 was lost: its process was killed by SIGKILL" in ended.err.splitlines()[-1]
     (lost,) = [event for event in events(run) if event["event"] == "device_lost"]
     assert lost["device"] == "laptop-2"
     before = [event["train_loss"] for event in events(run) if event["event"] == "epoch_finished"]

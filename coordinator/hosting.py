@@ -19,7 +19,7 @@ from edge_runtime.transport import (
     load_or_create_keypair,
 )
 
-from .local import LOOPBACK, LocalDevices, LocalPlace, local_devices, this_machine
+from .local import EMULATED, LOOPBACK, LocalDevices, LocalPlace, local_devices, this_machine
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,9 @@ class Cluster:
     def __post_init__(self) -> None:
         if self.emulate and self.devices:
             raise UsageError("--emulate and --devices exclude each other")
+        twice = sorted({name for name in self.devices if self.devices.count(name) > 1})
+        if twice:
+            raise UsageError(f"--devices names {twice[0]} twice; name each device once")
         try:
             Address.parse(self.listen)
         except BadInputError as error:
@@ -59,7 +62,7 @@ class Host:
         router: the control socket.
         address: where it listens.
         devices: who takes part.
-        public_keys: of all paired devices.
+        public_keys: of all paired devices, or of all local ones.
         local: processes on this machine; None for devices elsewhere.
     """
 
@@ -80,37 +83,33 @@ def open_host(cluster: Cluster) -> Iterator[Host]:
     """
     home = home_directory()
     keypair = load_or_create_keypair(home / "coordinator.json")
-    paired = PairedDevices(home / "devices.json")
+    # Local devices come and go with a run: `--devices all` must not wait for them.
+    paired = PairedDevices((home if cluster.devices else home / EMULATED) / "devices.json")
     with SecureContext() as context, contextlib.ExitStack() as stack:
         router = SecureRouter(context, keypair, domain="control")
         stack.callback(router.close)
         for device in paired:
             router.allow(device.device_id, device.public_key)
+        local = None
         if cluster.devices:
             chosen = _paired(cluster.devices, paired)
             address = router.bind(Address.parse(cluster.listen))
-            yield Host(
+        else:
+            address = router.bind(Address(host=LOOPBACK, port=0))
+            place = LocalPlace(
+                context=context,
+                keypair=keypair,
                 router=router,
-                address=address,
-                devices=chosen,
-                public_keys=_keys(paired),
-                local=None,
+                control=address,
+                paired=paired,
+                home=home,
             )
-            return
-        address = router.bind(Address(host=LOOPBACK, port=0))
-        place = LocalPlace(
-            context=context,
-            keypair=keypair,
-            router=router,
-            control=address,
-            paired=paired,
-            home=home,
-        )
-        local = stack.enter_context(local_devices(place, cluster.emulate or (this_machine(),)))
+            local = stack.enter_context(local_devices(place, cluster.emulate or (this_machine(),)))
+            chosen = local.ids
         yield Host(
             router=router,
             address=address,
-            devices=local.ids,
+            devices=chosen,
             public_keys=_keys(paired),
             local=local,
         )

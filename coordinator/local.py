@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
 PAIRING_SECONDS = 90.0
 THIS_MACHINE = "this-machine"
+EMULATED = "emulated"
+"""Folder of the coordinator's home with the homes of local devices, and who they are."""
 LINKS = (
     "links between emulated devices run at this machine's speed; only compute and memory are "
     "emulated (link= and latency= have no effect yet)"
@@ -168,7 +170,7 @@ def _start(
     log.unlink(missing_ok=True)
     threads = cluster.threads(device) if emulated else device.cores
     command = [sys.executable, "-m", "edge_runtime", "start", "--once"]
-    command += ["--home", str(place.home / "emulated" / device.id)]
+    command += ["--home", str(place.home / EMULATED / device.id)]
     command += ["--pair", str(server.address), "--name", device.id]
     command += ["--listen", LOOPBACK, "--threads", str(threads)]
     if "trainer" not in device.roles:

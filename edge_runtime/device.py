@@ -61,6 +61,7 @@ from .worker import Worker
 logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 30.0
+REACH_PEERS_SECONDS = 30.0
 REFUSED_SECONDS = 8.0
 SILENCE_SECONDS = 30.0
 STOP_SECONDS = 5.0
@@ -112,6 +113,7 @@ class Device:
         self._fetching: _Fetching | None = None
         self._received_weight_bytes = 0
         self._heartbeat_seconds = 2.0
+        self._reach_peers_until: float | None = None
         self._welcomed = False
         self._over = False
 
@@ -130,6 +132,7 @@ class Device:
                     self._link.to_coordinator(self._hello())
                 if self._take_in():
                     heard = now
+                self._answer_peers(now)
                 if now - beaten >= self._heartbeat_seconds:
                     beaten = now
                     self._link.to_coordinator(Heartbeat())
@@ -188,7 +191,7 @@ class Device:
                 self._link.to_coordinator(self._usage(message))
             case Peers():
                 self._link.set_peers(message.peers)
-                self._link.to_coordinator(PeersReady())
+                self._reach_peers_until = time.monotonic() + REACH_PEERS_SECONDS
             case FileChunk():
                 self._on_chunk(message)
             case ProfileRequest():
@@ -287,6 +290,21 @@ class Device:
 
     # ---- peers
 
+    def _answer_peers(self, now: float) -> None:
+        """Answers ``Peers`` once each of them is connected, or has not been in time."""
+        if self._reach_peers_until is None:
+            return
+        unreached = self._link.unreached_peers()
+        if not unreached:
+            self._link.to_coordinator(PeersReady())
+        elif now > self._reach_peers_until:
+            where = ", ".join(f"{peer} at {address}" for peer, address in unreached.items())
+            reason = f"cannot reach {where}; check its firewall or its --listen"
+            self._link.to_coordinator(Failed(reason=reason))
+        else:
+            return
+        self._reach_peers_until = None
+
     def _on_peer(self, peer: DeviceId, message: Message, size: int) -> None:
         try:
             match message:
@@ -299,8 +317,11 @@ class Device:
                     self._trainer.deliver(peer, message)
                 case _:
                     raise RemoteError(f"{type(message).__name__} is not for peers to send")
-        except RemoteError as error:
-            logger.warning("rejected a message of %s: %s", peer, error)
+        except (RemoteError, UserError) as error:
+            # Whoever waits for what the message should have brought would wait for ever.
+            reason = f"rejected a message of {peer}: {error}"
+            logger.warning("%s", reason)
+            self._link.to_coordinator(Failed(reason=reason))
         self._link.dealt_with(peer, size)
 
     def _serve(self, peer: DeviceId, message: Boundary, size: int) -> None:

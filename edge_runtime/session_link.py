@@ -59,6 +59,7 @@ class SessionLink:
         self._outgoing: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._dealt_with: queue.SimpleQueue[tuple[DeviceId, int]] = queue.SimpleQueue()
         self._unsent: list[Frame] | None = None
+        self._unsent_credit_bytes: dict[DeviceId, int] = {}
         self._peers: dict[DeviceId, SecureDealer] = {}
         self._reached: set[DeviceId] = set()
         self._links = PeerLinks(lambda peer, frames: bool(self._peers[peer].send(frames)))
@@ -114,6 +115,7 @@ class SessionLink:
             self._data.revoke(device)
         self._peers = {}
         self._reached.clear()
+        self._unsent_credit_bytes.clear()
         self._links.set_peers(peer.device for peer in peers)
         for peer in peers:
             try:
@@ -125,6 +127,14 @@ class SessionLink:
             self._peers[peer.device] = dealer
             self._poller.register(dealer)
 
+    def unreached_peers(self) -> dict[DeviceId, Address]:
+        """Peers to which there is no connection now, and where they should be."""
+        return {
+            peer: dealer.address
+            for peer, dealer in self._peers.items()
+            if dealer.state != "connected"
+        }
+
     def wait(self, timeout_seconds: float) -> None:
         """Sends what can be sent, then waits for something to come in."""
         self.flush()
@@ -135,6 +145,7 @@ class SessionLink:
         """Hands queued messages to the sockets."""
         while not self._dealt_with.empty():
             self.dealt_with(*self._dealt_with.get_nowait())
+        self._send_credit()
         while True:
             if self._unsent is None:
                 try:
@@ -158,21 +169,26 @@ class SessionLink:
             yield decode(frames)
 
     def from_peers(self) -> Iterator[tuple[DeviceId, Message, int]]:
-        """Peer, message and size of what came from peers; invalid ones are logged and dropped."""
+        """Peer, message and size of what came from peers.
+
+        Raises:
+            RemoteError: a message is not valid (it is credited nevertheless), credit is
+                wrong, or a connection broke. The next call goes on behind it.
+        """
         for peer, dealer in self._peers.items():
-            if dealer not in self._ready:
-                continue
             if dealer.take_connected():
                 self._note_connection(peer)
-            while (frames := dealer.recv(0.0)) is not None:
+            while dealer in self._ready and (frames := dealer.recv(0.0)) is not None:
                 self._take_credit(peer, frames)
         while self._data in self._ready and (received := self._data.recv(0.0)) is not None:
             size = size_bytes(received.frames)
             self.received_bytes += size
             try:
-                yield received.device, decode(received.frames), size
+                message = decode(received.frames)
             except DecodeError as error:
-                logger.warning("rejected a message of %s: %s", received.device, error)
+                self.dealt_with(received.device, size)
+                raise _rejected(received.device, error) from None
+            yield received.device, message, size
 
     def _note_connection(self, peer: DeviceId) -> None:
         """What was on the way is lost when a connection breaks, so a second one is a failure."""
@@ -187,13 +203,21 @@ class SessionLink:
                 raise RemoteError(f"{type(message).__name__} instead of credit")
             self._links.credited(peer, message)
         except RemoteError as error:
-            logger.warning("rejected a message of %s: %s", peer, error)
+            raise _rejected(peer, error) from None
 
     def dealt_with(self, peer: DeviceId, size: int) -> None:
         """Gives credit back to ``peer`` for a message of ``size`` bytes."""
         credit = self._links.dealt_with(peer, size)
         if credit is not None:
-            self._data.send(peer, encode(credit))
+            unsent = self._unsent_credit_bytes.get(peer, 0)
+            self._unsent_credit_bytes[peer] = unsent + credit.size_bytes
+            self._send_credit()
+
+    def _send_credit(self) -> None:
+        """Sends what credit the socket takes; the rest stays for the next flush."""
+        for peer, size in list(self._unsent_credit_bytes.items()):
+            if self._data.send(peer, encode(Credit(size_bytes=size))):
+                del self._unsent_credit_bytes[peer]
 
     def close(self) -> None:
         """Closes all sockets; what is queued for the coordinator has a moment to leave."""
@@ -203,3 +227,7 @@ class SessionLink:
         self._control.close()
         self._data.close()
         self._wakeup.close()
+
+
+def _rejected(peer: DeviceId, error: RemoteError) -> RemoteError:
+    return RemoteError(f"rejected a message of {peer}: {error}")

@@ -11,14 +11,18 @@ import platform
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .contract.errors import BadInputError, PacplusError, UserError
 from .contract.plain import to_plain
 from .memory import tune_allocator
+
+if TYPE_CHECKING:
+    from .transport import Address
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +144,6 @@ def _start(options: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, _stop)
     tune_allocator()
-    tune_allocator()
     home = _home(options)
     if options.threads is not None and options.threads < 1:
         raise BadInputError("--threads must be at least 1")
@@ -162,17 +165,26 @@ def _start(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace, home: Path, known: Any) -> int:
     """Takes part in one session after the other."""
     from .contract.errors import StoppedError
+    from .transport import Address, load_or_create_keypair
 
+    # What these find wrong will not mend itself, so they come before the loop.
+    Address.parse(known.address)
+    load_or_create_keypair(home / "keypair.json")
+    pause, warned = threading.Event(), ""
     while True:
         try:
             ended = _one_session(options, home, known)
-        except StoppedError as error:
+        except (StoppedError, BadInputError) as error:  # refused, or the network is down
             if options.once:
                 raise
-            logger.warning("%s; trying again", error)
+            if str(error) != warned:
+                warned = str(error)
+                logger.warning("%s; trying again every %g seconds", error, RECONNECT_SECONDS)
+            pause.wait(RECONNECT_SECONDS)  # never set: SIGTERM's handler raises out of it
             continue
         if options.once:
             return 0
+        warned = ""
         logger.info("session ended: %s", ended)
 
 
@@ -183,21 +195,21 @@ def _one_session(options: argparse.Namespace, home: Path, known: Any) -> str:
     from .usage import usable_threads
 
     coordinator = Address.parse(known.address)
-    host = options.listen or local_host_towards(coordinator.host, coordinator.port)
+    listen, announced = data_addresses(options.listen, coordinator)
     with SecureContext() as context:
         link = SessionLink(
             context,
             load_or_create_keypair(home / "keypair.json"),
             coordinator=coordinator,
             coordinator_key=known.public_key,
-            listen=Address(host=host, port=0),
+            listen=listen,
         )
         device_options = DeviceOptions(
             device=known.device_id,
             home=home,
             roles=_roles(options.no_train),
             threads=options.threads or usable_threads(),
-            data_address=Address(host=host, port=0),
+            data_address=announced,
             process_id=os.getpid(),
         )
         return run_device(device_options, link)
@@ -208,6 +220,27 @@ def _roles(no_train: bool) -> tuple[Any, ...]:
 
     trains = not no_train and is_available()
     return ("backbone", "trainer") if trains else ("backbone",)
+
+
+def data_addresses(wanted: str | None, coordinator: Address) -> tuple[Address, Address]:
+    """Where to listen for peers, and what to tell them; the ports are not chosen yet.
+
+    Args:
+        wanted: host to listen on, maybe a wildcard; None is the one that leads to
+            ``coordinator``.
+        coordinator: in whose network the peers are.
+
+    Raises:
+        BadInputError: that network cannot be reached now.
+    """
+    from .transport import Address
+
+    listen = Address(host=wanted, port=0) if wanted else None
+    if listen is not None and not listen.is_wildcard:
+        return listen, listen
+    host = local_host_towards(coordinator.host, coordinator.port)
+    announced = Address(host=host, port=0)
+    return listen or announced, announced
 
 
 def local_host_towards(host: str, port: int) -> str:

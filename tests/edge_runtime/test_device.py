@@ -45,7 +45,9 @@ class ScriptedLink:
     data_address = WHERE
 
     def __init__(self, *turns: Turn) -> None:
-        self._turns = collections.deque([([WELCOME], []), *turns, ([Shutdown()], [])])
+        first: Turn = ([WELCOME], [])
+        last: Turn = ([Shutdown()], [])
+        self._turns: collections.deque[Turn] = collections.deque([first, *turns, last])
         self._turn: Turn = ([], [])
         self.unreached: dict[DeviceId, Address] = {}
         self.sent: list[Message] = []

@@ -11,9 +11,17 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from edge_runtime.contract.codec import Frame, decode, encode
-from edge_runtime.contract.errors import DecodeError, InfeasibleError, UserError
+from edge_runtime.contract.errors import BadInputError, DecodeError, InfeasibleError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import FileChunk, FileRequest, Hello, Message, Shutdown
+from edge_runtime.contract.manifest import FileSpec
+from edge_runtime.contract.messages import (
+    FileChunk,
+    FileRequest,
+    Hello,
+    Message,
+    Shutdown,
+    answers,
+)
 from edge_runtime.transport import Delivery, SecureRouter
 from export.stages import Bundle
 
@@ -40,6 +48,15 @@ WAIT_SECONDS = 0.1
 SILENCE_SECONDS = 30.0
 GATHER_SECONDS = 120.0
 MAX_CHUNK_BYTES = 4 << 20
+MAX_CHUNKS_QUEUED = 8
+MAX_MESSAGES_A_ROUND = 256
+
+FROM_DEVICES = frozenset(
+    kind
+    for kind in vars(answers).values()
+    if isinstance(kind, type) and issubclass(kind, Message) and kind is not Message
+)
+"""What a device may send to the coordinator."""
 
 Ended: TypeAlias = Callable[[], Iterable[Lost]]
 
@@ -70,6 +87,7 @@ class Server:
         self._record, self._save = record, save
         self._cutter = StageCutter(bundle)
         self._queues: dict[DeviceId, collections.deque[list[Frame]]] = {}
+        self._chunks: dict[DeviceId, collections.deque[list[Frame]]] = {}
         self._heard: dict[DeviceId, float] = {}
 
     def run(
@@ -98,12 +116,7 @@ class Server:
         self._session, self._shape = session, profile_shape
         self._finished = False
         while not self._finished:
-            received = self._router.recv(WAIT_SECONDS)
-            while received is not None:
-                self._heard[received.device] = time.monotonic()
-                self._take_in(received.device, received.frames)
-                self._flush()
-                received = self._router.recv(0.0)
+            self._receive()
             for lost in ended():
                 self._handle(lost)
             self._notice_silence()
@@ -111,6 +124,18 @@ class Server:
                 raise InfeasibleError(_absence(set(devices) - session.record.devices.keys()))
             self._flush()
             watch()
+
+    def _receive(self) -> None:
+        """Takes in what has come; a flood must not keep the server from its other duties."""
+        timeout_seconds = WAIT_SECONDS
+        for _ in range(MAX_MESSAGES_A_ROUND):
+            received = self._router.recv(timeout_seconds)
+            if received is None:
+                return
+            self._heard[received.device] = time.monotonic()
+            self._take_in(received.device, received.frames)
+            self._flush()
+            timeout_seconds = 0.0
 
     def end(self, devices: Iterable[DeviceId]) -> None:
         """Tells devices that the session is over, also after an interruption; does not wait."""
@@ -123,7 +148,9 @@ class Server:
         except DecodeError as error:
             logger.warning("rejected a message of %s: %s", device, error)
             return
-        if isinstance(message, FileRequest):
+        if type(message) not in FROM_DEVICES:
+            logger.warning("%s sent %s, not for devices to send", device, type(message).__name__)
+        elif isinstance(message, FileRequest):
             self._serve_file(device, message)
         elif isinstance(message, Hello):
             key = self._public_keys.get(device)
@@ -177,34 +204,58 @@ class Server:
         self._flush_to(device)
 
     def _flush(self) -> None:
-        for device in self._queues:
+        for device in self._queues.keys() | self._chunks.keys():
             self._flush_to(device)
 
     def _flush_to(self, device: DeviceId) -> None:
         """Sends what the socket takes; the rest waits (a device that is gone is noticed
         by its silence or its process).
         """  # noqa: D205
-        queue = self._queues[device]
-        while queue and self._router.send(device, queue[0]) is Delivery.QUEUED:
-            queue.popleft()
+        for queues in (self._queues, self._chunks):
+            queue = queues.get(device)
+            while queue and self._router.send(device, queue[0]) is Delivery.QUEUED:
+                queue.popleft()
 
     def _serve_file(self, device: DeviceId, request: FileRequest) -> None:
-        """Sends a piece of a weight file; only files of this bundle's weights are served."""
-        try:
-            data = self._read(request)
-        except (UserError, OSError, KeyError) as error:
-            logger.warning("%s asked for a piece that is not there: %s", device, error)
-            return
-        chunk = FileChunk(sha256=request.sha256, offset=request.offset, data=data)
-        self._send(device, chunk)
+        """Sends a piece of a weight file; only files of this bundle's weights are served.
 
-    def _read(self, request: FileRequest) -> np.ndarray[Any, Any]:
-        spec = self._cutter.weight_file(request.sha256)
+        Raises:
+            BadInputError: the file cannot be read, so the device would wait for ever.
+        """
+        if device not in self._session.record.devices:
+            logger.warning("%s asked for a file without having joined", device)
+            return
+        queue = self._chunks.setdefault(device, collections.deque())
+        if len(queue) >= MAX_CHUNKS_QUEUED:
+            logger.warning("%s asks for files faster than it takes them", device)
+            return
+        try:
+            spec = self._cutter.weight_file(request.sha256)
+        except KeyError:
+            logger.warning("%s asked for a file that no stage needs", device)
+            return
         if not 0 <= request.offset < spec.bytes or not 0 < request.length <= MAX_CHUNK_BYTES:
-            raise KeyError("offset or length is out of range")
-        with self._bundle.file_path(spec).open("rb") as file:
-            file.seek(request.offset)
-            return np.frombuffer(file.read(request.length), np.uint8)
+            logger.warning("%s asked for a piece outside of %s", device, spec.path)
+            return
+        data = self._read(spec, request)
+        queue.append(encode(FileChunk(sha256=request.sha256, offset=request.offset, data=data)))
+        self._flush_to(device)
+
+    def _read(self, spec: FileSpec, request: FileRequest) -> np.ndarray[Any, Any]:
+        """The piece asked for, (n,) uint8."""
+        path = self._bundle.file_path(spec)
+        length = min(request.length, spec.bytes - request.offset)
+        try:
+            with path.open("rb") as file:
+                file.seek(request.offset)
+                data = file.read(length)
+        except OSError as error:
+            raise BadInputError(f"{path}: cannot be read ({error.strerror})") from None
+        if len(data) < length:
+            raise BadInputError(
+                f"{path}: is shorter than {spec.bytes} bytes; export the bundle again"
+            )
+        return np.frombuffer(data, np.uint8)
 
 
 def _absence(devices: Set[DeviceId]) -> str:

@@ -103,9 +103,14 @@ class Answers:
     def _keep_samples(self, device: DeviceId, message: SamplesReady) -> None:
         missing = message.missing.size
         if missing and self._job.cache_quota_bytes is not None:
-            raise InfeasibleError(
-                f"{device}: the cache quota leaves no room for {missing} of its samples; "
+            trains = "train" in self._job.tables
+            advice = (
                 "raise --cache-quota, or use a smaller --cache-dtype"
+                if trains
+                else "give fewer lines at a time (the quota is that of the training run)"
+            )
+            raise InfeasibleError(
+                f"{device}: the cache quota leaves no room for {missing} of its samples; {advice}"
             )
         if missing:
             raise StoppedError(f"{device}: {missing} samples did not stay in its cache")

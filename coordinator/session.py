@@ -27,7 +27,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from edge_runtime.contract.errors import InfeasibleError, StoppedError, UserError
+from edge_runtime.contract.errors import StoppedError, UserError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import (
     BatchServed,
@@ -77,10 +77,9 @@ from .job import Job
 from .leases import LeaseBook, Router
 from .ownership import Catalogue, Work, plan_work
 from .progress import DeviceRecord, EpochRecord, FillRecord, SessionRecord
+from .stopping import check_software, lost, with_advice
 
 logger = logging.getLogger(__name__)
-
-RESUME = "run the same command again with --resume to go on"
 
 
 class Session:
@@ -188,6 +187,7 @@ class Session:
             # What was on the way when the connection broke is lost, answers included.
             return self._on_lost(Lost(device=event.device, reason="its connection broke"))
         self._joined[event.device] = event
+        check_software(event.device, event.hello)
         self.record.devices[event.device] = DeviceRecord(roles=event.hello.roles)
         welcome = Welcome(heartbeat_seconds=self._job.heartbeat_seconds)
         fields: dict[str, Any] = {"device": event.device}
@@ -386,15 +386,13 @@ class Session:
             return []
         self._joined.pop(event.device, None)
         fields = {"device": event.device, "reason": event.reason}
-        error: UserError = StoppedError(f"{event.device} was lost: {event.reason}; {RESUME}")
-        if event.out_of_memory and self.record.plan is None:
-            error = InfeasibleError(f"{event.reason}; give it more, or leave it out")
+        error = lost(event, planned=self.record.plan is not None)
         return [Record(event="device_lost", fields=fields), *self._fail(error)]
 
     def _fail(self, error: UserError) -> list[Action]:
         self._phase = "failed"
         shutdown = [Send(device=device, message=Shutdown()) for device in self._joined]
-        return [*shutdown, Fail(error=error)]
+        return [*shutdown, Fail(error=with_advice(error, self._job))]
 
     def _on_message(self, device: DeviceId, message: Message) -> list[Action]:
         if device not in self._joined:
@@ -404,7 +402,7 @@ class Session:
             case Heartbeat():
                 return []
             case Failed():
-                return self._fail(StoppedError(f"{device}: {message.reason}; {RESUME}"))
+                return self._fail(StoppedError(f"{device}: {message.reason}"))
             case BatchServed() | Progress():
                 self.record.observe(device, message)
                 return []

@@ -23,6 +23,7 @@ from coordinator.actions import (
 )
 from coordinator.job import Job
 from coordinator.session import Session
+from edge_runtime import __version__
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.codec import decode, encode
 from edge_runtime.contract.ids import DeviceId
@@ -77,7 +78,7 @@ class FakeDevice:
 
     def hello(self) -> m.Hello:
         return m.Hello(
-            software="0",
+            software=__version__,
             roles=self.profile.roles,
             data_address=f"tcp://{self.device}:1",
             process_id=7,

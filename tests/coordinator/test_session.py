@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from coordinator.actions import Fail, Joined, Lost, Received
 from coordinator.session import Session
 from edge_runtime.contract import messages as m
-from edge_runtime.contract.errors import InfeasibleError, StoppedError
+from edge_runtime.contract.errors import BadInputError, InfeasibleError, StoppedError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 
@@ -176,6 +176,13 @@ def test_the_final_usage_is_the_one_after_all_work(scenario, seed):
 # ---- faults
 
 
+def says_how_to_go_on(cluster: Cluster) -> bool:
+    """Training is resumed, anything else is tried again."""
+    trains = cluster.session.job.options.epochs > 0
+    said = str(cluster.failure)
+    return ("--resume" in said, said.endswith("try again")) == (trains, not trains)
+
+
 @generated
 @given(scenarios(), seeds, st.integers(0, 400), st.data())
 def test_a_lost_device_stops_the_session_for_a_resume(scenario, seed, steps, data):
@@ -189,7 +196,7 @@ def test_a_lost_device_stops_the_session_for_a_resume(scenario, seed, steps, dat
     actions = lose(cluster, lost, "its process ended")
     assert isinstance(cluster.failure, StoppedError)
     assert lost in str(cluster.failure)
-    assert "--resume" in str(cluster.failure)
+    assert says_how_to_go_on(cluster)
     assert cluster.events[-1].event == "device_lost"
     assert cluster.events[-1].fields == {"device": lost, "reason": "its process ended"}
     assert cluster.shut_down == joined - {lost}
@@ -210,7 +217,7 @@ def test_a_device_that_fails_stops_the_session_and_its_reason_is_told(scenario, 
     device = data.draw(st.sampled_from(sorted(cluster.joined)))
     cluster.tell(Received(device=device, message=m.Failed(reason="out of memory")))
     assert str(cluster.failure).startswith(f"{device}: out of memory; ")
-    assert "--resume" in str(cluster.failure)
+    assert says_how_to_go_on(cluster)
     assert cluster.shut_down == cluster.joined
     cluster.run(chance)
 
@@ -510,6 +517,29 @@ def test_a_device_that_joins_again_has_lost_its_place():
     cluster.tell(Joined(device=device, hello=hello, public_key="key"))
     assert isinstance(cluster.failure, StoppedError)
     assert "--resume" in str(cluster.failure)
+
+
+def test_a_plan_that_stops_is_not_resumed():
+    scenario = scenario_of(plan_of((0,), (1,)), train=[1, 2])
+    job = dataclasses.replace(scenario.job, only_plan=True)
+    cluster = dataclasses.replace(scenario, job=job).cluster()
+    until(cluster, "profiling")
+    lose(cluster, DeviceId("d1"), "its process ended")
+    assert str(cluster.failure) == "d1 was lost: its process ended; try again"
+
+
+@pytest.mark.parametrize(("software", "alike"), [("0.1.9", True), ("0.2.0", False), ("", False)])
+def test_a_device_of_another_minor_version_is_refused(monkeypatch, software, alike):
+    monkeypatch.setattr("coordinator.stopping.__version__", "0.1.0")
+    cluster = scenario_of(plan_of((0,)), train=[1]).cluster()
+    device = DeviceId("d0")
+    hello = dataclasses.replace(cluster.devices[device].hello(), software=software)
+    actions = cluster.session.handle(Joined(device=device, hello=hello, public_key="key"), 0.0)
+    failures = [action.error for action in actions if isinstance(action, Fail)]
+    assert [type(error) for error in failures] == [BadInputError] * (not alike)
+    for error in failures:
+        assert str(error).startswith(f"d0 runs pacplus {software}")
+        assert "0.1.0" in str(error)
 
 
 def test_strangers_are_not_answered():

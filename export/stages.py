@@ -158,9 +158,8 @@ def _flatten_locations(graph: ir.Graph) -> None:
 def _forget_shapes(graph: ir.Graph) -> None:
     """Removes the types of all values between the inputs and the outputs.
 
-    From them ONNX Runtime plans which value re-uses whose buffer. With its arena that is
-    worse than no plan: the planned buffers are cold in the cache and live longer. Without
-    shapes MiniLM in int8 took 12 % less processor time, and 34 MB instead of 55 MB.
+    From them ONNX Runtime plans which value re-uses whose buffer. Beside its arena that plan
+    keeps buffers for longer: MiniLM in int8 took 55 MB with it and takes 34 MB without.
     """
     for node in graph:
         for value in node.outputs:

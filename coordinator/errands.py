@@ -18,7 +18,7 @@ from edge_runtime.contract.messages import (
 from .leases import Errand, Router
 from .ownership import Catalogue, Move, SampleTable, Work
 
-MOVE_SAMPLES = 64
+MOVE_SAMPLES = 32
 
 
 def make_errands(

@@ -176,7 +176,7 @@ class Server:
             case Send():
                 self._send(action.device, action.message)
             case SendProfileRequest():
-                request = self._cutter.profile_request(self._session.job.config, *self._shape)
+                request = self._cutter.profile_request(self._session.job, *self._shape)
                 self._send(action.device, request)
             case SendStage():
                 stage = self._cutter.load_stage(

@@ -6,10 +6,11 @@ import functools
 
 import numpy as np
 
-from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.manifest import FileSpec
 from edge_runtime.contract.messages import CacheDtype, LoadStage, ProfileRequest, StageFiles
 from export.stages import Bundle, cut_stage
+
+from .job import Job
 
 
 class StageCutter:
@@ -35,7 +36,7 @@ class StageCutter:
         """The message that makes a device load blocks ``[first, last)``."""
         return LoadStage(stage=self._cut(first, last), layers=layers, dtype=dtype)
 
-    def profile_request(self, config: AdapterConfig, batch: int, tokens: int) -> ProfileRequest:
+    def profile_request(self, job: Job, batch: int, tokens: int) -> ProfileRequest:
         """Times one block of each class. The embeddings are a look-up, whose time is noise
         beside a layer's, while its weights are the largest file: they are not sent for that.
         """  # noqa: D205
@@ -51,7 +52,10 @@ class StageCutter:
             batch=batch,
             tokens=tokens,
             hidden_size=manifest.hidden_size,
-            adapter=config,
+            adapter=job.config,
+            backbone_digest=manifest.backbone_digest,
+            cache_dtype=job.cache_dtype,
+            cache_quota_bytes=job.cache_quota_bytes,
         )
 
     def _cut_stage(self, first: int, last: int) -> StageFiles:

@@ -25,7 +25,7 @@ def with_advice(error: UserError, job: Job) -> UserError:
 def lost(event: Lost, *, planned: bool) -> UserError:
     """A device is gone; before there is a plan, too little memory is a matter of planning."""
     if event.out_of_memory and not planned:
-        return InfeasibleError(f"{event.reason}; give it more, or leave it out")
+        return InfeasibleError(f"{event.device}: {event.reason}; give it more, or leave it out")
     return StoppedError(f"{event.device} was lost: {event.reason}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -38,6 +38,18 @@ def write_stage_graph(stage: StageFiles, store: WeightStore) -> Path:
     """Stores the form of the stage's graph that is exact on this processor."""
     graph = stage.graph if numerics().kernel == "fast" else stage.exact_graph
     return store.write_graph(graph.tobytes())
+
+
+STATES_BYTES = 8 << 20
+"""Most payload of one ``States`` message, if one layer is not more: far below what a socket
+takes, and little enough to share a link with others."""
+
+
+def split_layers(layers: tuple[int, ...], layer_bytes: int) -> Iterator[tuple[int, ...]]:
+    """Splits layers into groups whose states fit one message."""
+    count = max(1, STATES_BYTES // max(1, layer_bytes))
+    for start in range(0, len(layers), count):
+        yield layers[start : start + count]
 
 
 class BackboneRole:
@@ -98,17 +110,18 @@ class BackboneRole:
         self._outbox.to_coordinator(BatchServed(number=batch.number, stage=index, seconds=seconds))
 
     def _deliver(self, batch: MicroBatch, result: StageResult) -> None:
-        layers = tuple(result.states)
         tokens, channels = result.boundary.shape
-        encoded = np.empty((len(layers), tokens, row_bytes(self._dtype, channels)), np.uint8)
-        for rows, out in zip(result.states.values(), encoded, strict=True):
-            encode(rows, self._dtype, out)
-        for destination in batch.destinations:
-            states = _select(batch, destination, layers, encoded)
-            if destination.device == self._me:
-                self._keep(states)
-            else:
-                self._outbox.to_peer(destination.device, states)
+        size = row_bytes(self._dtype, channels)
+        for layers in split_layers(tuple(result.states), tokens * size):
+            encoded = np.empty((len(layers), tokens, size), np.uint8)
+            for layer, out in zip(layers, encoded, strict=True):
+                encode(result.states[layer], self._dtype, out)
+            for destination in batch.destinations:
+                states = _select(batch, destination, layers, encoded)
+                if destination.device == self._me:
+                    self._keep(states)
+                else:
+                    self._outbox.to_peer(destination.device, states)
 
 
 def _select(

@@ -11,6 +11,7 @@ be at most one step ahead, since it cannot pass a step without everyone's part.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
@@ -92,6 +93,8 @@ class GradientExchange:
                 raise RemoteError(f"unexpected gradient part of step {part.step}")
             if part.values.shape != (place.stop - place.start,):
                 raise RemoteError(f"gradient part of {part.values.shape} values")
+            if part.values.dtype != np.float16 or not 0 < part.scale < math.inf:
+                raise RemoteError("gradient part of another dtype or without a scale")
             self._inbox[key] = part
             self._changed.notify_all()
 

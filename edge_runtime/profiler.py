@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .backbone import write_stage_graph
+from .cache.inspect import describe
 from .contract.adapter import AdapterConfig, TrainingOptions
 from .contract.ids import DeviceId
 from .contract.messages import ProfileRequest, StageFiles
@@ -79,13 +80,24 @@ def measure(
         roles=roles,
         memory_bytes=memory_limit_bytes(),
         base_memory_bytes=base_bytes,
-        storage_bytes=free_storage_bytes(home),
+        storage_bytes=_cache_room_bytes(request, home / "cache"),
         cores=float(usable_threads()),
         threads=threads,
         kernel_class=numerics().kernel,
         blocks=timings if "backbone" in roles else {},
         trainer=trainer,
     )
+
+
+def _cache_room_bytes(request: ProfileRequest, root: Path) -> int:
+    """What this backbone's cache may come to: what it has, what is free, within the quota."""
+    used = sum(
+        cache.bytes
+        for cache in describe(root)
+        if (cache.backbone_digest, cache.dtype) == (request.backbone_digest, request.cache_dtype)
+    )
+    room = used + free_storage_bytes(root.parent)
+    return room if request.cache_quota_bytes is None else min(room, request.cache_quota_bytes)
 
 
 def _timing(request: ProfileRequest, seconds: float) -> BlockTiming:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from .backbone import split_layers
 from .cache.store import ActivationCache
 from .contract.adapter import TrainingOptions
-from .contract.errors import RemoteError
+from .contract.errors import BadInputError, RemoteError
 from .contract.ids import DeviceId
 from .contract.messages import (
     CacheStatus,
@@ -54,6 +56,9 @@ Array: TypeAlias = np.ndarray[Any, Any]
 PROGRESS_SECONDS = 0.25
 EVALUATION_BATCH = 32
 
+MIXED_NUMERICS = "mixed"
+"""Tag of moved states that several kinds of processors computed."""
+
 TRAINING_THREADS = 1
 """An adapter's matrices are small: more threads cost more in waiting than they gain."""
 
@@ -75,6 +80,7 @@ class TrainerRole:
         self._cache: ActivationCache | None = None
         self._cache_lock = threading.Lock()
         self._layers: tuple[int, ...] = ()
+        self._expected: set[bytes] = set()
         self._owned: dict[SampleSet, OwnSamples] = {}
         self._training: _Training | None = None
         self._predict: Callable[[Batch], Array] | None = None
@@ -95,6 +101,7 @@ class TrainerRole:
                 numerics=str(numerics()),
             )
             self._layers = request.layers
+            self._expected = {key.tobytes() for key in request.keys}
             held = self._cache.held(request.keys, request.layers)
             used = self._cache.bytes_used
         self._outbox.to_coordinator(CacheStatus(held=held, bytes_used=used))
@@ -103,11 +110,15 @@ class TrainerRole:
         """Keeps states and tells the coordinator.
 
         Raises:
-            RemoteError: they do not fit the cache that is open, or none is.
+            RemoteError: nobody asked for them, they do not fit the cache, or none is open.
         """
+        cache = self._opened()
+        known = all(key.tobytes() in self._expected for key in states.keys)
+        if not known or not set(states.layers) <= set(self._layers):
+            raise RemoteError(f"micro-batch {states.number}: states that nobody asked for")
         with self._cache_lock:
             try:
-                self._opened().append(
+                cache.append(
                     states.keys,
                     states.lengths,
                     states.layers,
@@ -124,17 +135,23 @@ class TrainerRole:
         """Sends cached states to their new owner."""
         with self._cache_lock:
             cache = self._opened()
-            lengths, encoded = cache.read_encoded(request.keys, request.layers)
-        states = States(
-            number=request.number,
-            keys=request.keys,
-            lengths=lengths,
-            layers=request.layers,
-            encoded=encoded,
-            numerics="+".join(cache.numerics_of(request.keys[0].tobytes())),
-        )
-        self._outbox.wait_for_room()
-        self._outbox.to_peer(request.to, states)
+            tags = {tag for key in request.keys for tag in cache.numerics_of(key.tobytes())}
+            lengths, _ = cache.read_encoded(request.keys, request.layers[:1])
+        layer_bytes = int(lengths.sum()) * cache.row_bytes
+        for layers in split_layers(request.layers, layer_bytes):
+            with self._cache_lock:
+                _, encoded = cache.read_encoded(request.keys, layers)
+            states = States(
+                number=request.number,
+                keys=request.keys,
+                lengths=lengths,
+                layers=layers,
+                encoded=encoded,
+                numerics=tags.pop() if len(tags) == 1 else MIXED_NUMERICS,
+            )
+            tags.add(states.numerics)
+            self._outbox.wait_for_room()
+            self._outbox.to_peer(request.to, states)
 
     def own(self, request: OwnSamples) -> None:
         """Takes note of the samples, makes the cache durable and says which it lacks."""
@@ -215,6 +232,8 @@ class TrainerRole:
         for chosen, count in zip(steps, counts.tolist(), strict=True):
             if len(chosen):
                 loss_sum += training.trainer.gradients(self._batch(samples, chosen))
+                if not math.isfinite(loss_sum):
+                    raise BadInputError("the loss is not finite; lower the learning rate")
             else:
                 gradient[:] = 0
             training.exchange.reduce(gradient)

@@ -94,6 +94,10 @@ def _message(header: Any) -> Message:
         return from_plain(message_type, fields, name)
     except BadInputError as error:
         raise DecodeError(str(error)) from None
+    except (TypeError, ArithmeticError, IndexError) as error:
+        # A message's own checks may stumble over arrays of a shape or dtype that none of
+        # ours has; whatever they raise, the message is not one.
+        raise DecodeError(f"{name}: {error}") from None
 
 
 def _array(description: Any, frames: Sequence[Frame]) -> np.ndarray[Any, Any]:

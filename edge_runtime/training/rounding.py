@@ -42,7 +42,14 @@ class HalfPrecision:
         return rounded, scale
 
     def add(self, total: Array, values: Array, scale: float) -> None:
-        """Adds ``values`` / ``scale`` to ``total``, (n,) float32, in place."""
+        """Adds ``values`` / ``scale`` to ``total``, (n,) float32, in place.
+
+        Raises:
+            BadInputError: a value is not finite.
+        """
         # Messages are read-only views, which PyTorch warns of; nothing here writes to them.
         source = values if values.flags.writeable else values.copy()
-        torch.from_numpy(total).add_(torch.from_numpy(source).float(), alpha=1 / scale)
+        addend = torch.from_numpy(source).float()
+        if not math.isfinite(float(addend.sum())):
+            raise BadInputError("a trainer's gradient is not finite; lower the learning rate")
+        torch.from_numpy(total).add_(addend, alpha=1 / scale)

@@ -28,7 +28,8 @@ class SocketLimits:
 
     Attributes:
         max_frame_bytes: a longer frame from a peer closes its connection. It bounds
-            frames, not messages: ZeroMQ has no limit for the frames of one message.
+            frames, not messages: ZeroMQ has no limit for the frames of one message. The
+            largest is a trainer's state, 16 bytes a parameter; activations are split.
         high_water_messages: messages queued per peer and direction.
         handshake_seconds: a connection that is not authenticated by then is closed.
         heartbeat_seconds: interval of ZMTP pings on an idle connection.
@@ -38,7 +39,7 @@ class SocketLimits:
         reconnect_seconds: pause before a connecting end tries again.
     """
 
-    max_frame_bytes: int = 64 << 20
+    max_frame_bytes: int = 512 << 20
     high_water_messages: int = 256
     handshake_seconds: float = 5.0
     heartbeat_seconds: float = 5.0

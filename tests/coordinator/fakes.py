@@ -26,7 +26,7 @@ from coordinator.session import Session
 from edge_runtime import __version__
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.codec import decode, encode
-from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.profile import DeviceProfile
 
 CacheEntry = tuple[bytes, int]
@@ -392,7 +392,17 @@ def _over_the_wire(message: m.Message) -> m.Message:
 
 
 def _profile_request() -> m.ProfileRequest:
-    return m.ProfileRequest(stages=(), alike=(), batch=1, tokens=1, hidden_size=8, adapter=None)
+    return m.ProfileRequest(
+        stages=(),
+        alike=(),
+        batch=1,
+        tokens=1,
+        hidden_size=8,
+        adapter=None,
+        backbone_digest=Sha256("0" * 64),
+        cache_dtype="fp16",
+        cache_quota_bytes=None,
+    )
 
 
 def _load_stage(first: int, last: int, layers: tuple[int, ...]) -> m.LoadStage:

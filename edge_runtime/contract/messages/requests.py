@@ -32,6 +32,9 @@ class ProfileRequest(Message):
     tokens: int
     hidden_size: int
     adapter: AdapterConfig | None
+    backbone_digest: Sha256
+    cache_dtype: CacheDtype
+    cache_quota_bytes: int | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

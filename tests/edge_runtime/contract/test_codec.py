@@ -20,6 +20,8 @@ from edge_runtime.contract.messages import (
     Heartbeat,
     Hello,
     MicroBatch,
+    Outputs,
+    OwnSamples,
     RunBatch,
     States,
 )
@@ -155,3 +157,43 @@ def test_a_heartbeat_is_one_small_frame() -> None:
     frames = encode(Heartbeat())
     assert len(frames) == 1
     assert len(frames[0]) < 32
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("States", {"lengths": np.array(3, np.int32)}),
+        ("States", {"keys": np.zeros((), np.uint8)}),
+        ("States", {"lengths": np.array([np.inf], np.float32)}),
+        ("OwnSamples", {"keys": np.array(1, np.uint8)}),
+        ("Outputs", {"indices": np.array(1, np.int32)}),
+    ],
+)
+def test_arrays_that_no_sender_makes_are_rejected_and_break_nothing(
+    name: str, fields: dict[str, np.ndarray]
+) -> None:
+    good = {
+        "States": States(
+            number=0,
+            keys=np.zeros((1, 32), np.uint8),
+            lengths=np.array([2], np.int32),
+            layers=(0,),
+            encoded=np.zeros((1, 2, 4), np.uint8),
+            numerics="x",
+        ),
+        "OwnSamples": OwnSamples(
+            which="train",
+            total=1,
+            indices=np.zeros(1, np.int32),
+            keys=np.zeros((1, 32), np.uint8),
+            ranks=np.zeros(1, np.int64),
+            lengths=np.ones(1, np.int32),
+            second_starts=np.zeros(1, np.int32),
+            targets=np.zeros(1, np.int64),
+        ),
+        "Outputs": Outputs(indices=np.zeros(1, np.int32), outputs=np.zeros((1, 2), np.float32)),
+    }[name]
+    for field, value in fields.items():
+        object.__setattr__(good, field, value)
+    with pytest.raises(DecodeError):
+        decode([bytes(frame) for frame in encode(good)])

@@ -129,7 +129,8 @@ def test_a_token_works_once(network: Network, pairing: PairingServer) -> None:
     again, error = pair_with(network, pairing, KeyPair.generate(), timeout=0.5)
     assert again is None
     assert isinstance(error, BadInputError)
-    assert "no coordinator answered" in str(error)
+    # Whether the closed port still takes the connection is up to the kernel.
+    assert "no coordinator answered" in str(error) or "it has expired" in str(error)
 
 
 def test_an_expired_token_admits_nobody(

@@ -21,9 +21,9 @@ from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.profile import DeviceProfile
 from export.stages import Bundle, open_bundle
 
-from .data import DataSet, DataTask, FieldNames, read_evaluation_data, read_texts
+from .data import DataTask, FieldNames, Targets, Texts, read_evaluation_data, read_texts
 from .hosting import Cluster, open_host
-from .inputs import AdapterChoice, field_names, prepare, run_settings
+from .inputs import AdapterChoice, check_pairs, field_names, prepare, run_settings
 from .job import Job
 from .metrics import metrics
 from .ownership import SampleTable
@@ -37,6 +37,9 @@ from .tokenize import SampleTokenizer
 from .watching import Silent, Watcher
 
 Array: TypeAlias = np.ndarray[Any, Any]
+
+BATCH_SIZE = 16
+"""Samples of a batch where nothing is trained."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +99,7 @@ def train(
         options: how to train.
         fields: other names of the data's fields.
         cache_dtype: how activations are stored.
-        cache_quota_bytes: limit of each device's cache.
+        cache_quota_bytes: limit of each device's cache; when going on, None keeps the run's.
         resume: go on with the run in ``output``.
         watcher: is told of progress.
 
@@ -111,13 +114,15 @@ def train(
     if not resume:
         check_new(output)
     prepared = prepare(bundle, data, evaluation, task, choice, options, fields)
-    settings = run_settings(prepared, data, evaluation, task, choice, fields, cache_dtype)
+    settings = run_settings(
+        *(prepared, data, evaluation, task, choice, fields, cache_dtype, cache_quota_bytes)
+    )
     run = (RunFolder.resume if resume else RunFolder.create)(output, settings)
     watcher.prepared(len(prepared.data), prepared.truncated)
     checkpoint = run.last_checkpoint() if resume else None
     training = TrainingRun(run, prepared, checkpoint, cluster or Cluster(), watcher)
     try:
-        report = training.run(cache_dtype, cache_quota_bytes)
+        report = training.run(cache_dtype, run.settings().cache_quota_bytes)
     except (BadInputError, InfeasibleError):
         if not resume:
             run.discard_unplanned()
@@ -194,8 +199,11 @@ def evaluate(
     settings = folder.settings()
     opened = _bundle_of(folder, config, bundle)
     task = _data_task(config)
-    found = read_evaluation_data(data, task, config.labels, field_names(settings))
-    table = _table(opened, found, 16)
+    names = field_names(settings)
+    found = read_evaluation_data(data, task, config.labels, names)
+    check_pairs(config, found.inputs, data, names.text_pair)
+    watcher = watcher or Silent()
+    table = _table(opened, found.inputs, found.targets, watcher)
     outputs = _outputs(opened, config, weights, settings, table, cluster, watcher)
     return metrics(config.task, outputs, table.targets)
 
@@ -212,20 +220,23 @@ def predict(
 
     Raises:
         BadInputError: the run, the bundle or the data is wrong.
+        UsageError: the run takes pairs, which strings are not.
     """
     folder = RunFolder(run)
     config, weights = folder.read_adapter()
     settings = folder.settings()
     opened = _bundle_of(folder, config, bundle)
-    pairs: Sequence[str] | None = None
+    names = field_names(settings)
     if isinstance(texts, Path):
-        found = read_texts(texts, field_names(settings))
-        texts, pairs = found.texts, found.pairs
-    if not texts:
+        inputs, data = read_texts(texts, names), texts
+    else:
+        numbers = tuple(range(1, len(texts) + 1))
+        inputs, data = Texts(texts=tuple(texts), pairs=None, line_numbers=numbers), None
+    check_pairs(config, inputs, data, names.text_pair)
+    if not len(inputs):
         return ()
-    tokenized = SampleTokenizer(opened.path, opened.manifest).encode(texts, pairs)
-    targets = np.zeros(len(texts), np.int64)
-    table = SampleTable.make(tokenized.samples, targets, 16)
+    watcher = watcher or Silent()
+    table = _table(opened, inputs, np.zeros(len(inputs), np.int64), watcher)
     outputs = _outputs(opened, config, weights, settings, table, cluster, watcher)
     return tuple(_prediction(config, row) for row in outputs)
 
@@ -244,10 +255,11 @@ def _bundle_of(folder: RunFolder, config: AdapterConfig, bundle: Path | None) ->
     return opened
 
 
-def _table(bundle: Bundle, data: DataSet, batch_size: int) -> SampleTable:
+def _table(bundle: Bundle, inputs: Texts, targets: Targets, watcher: Watcher) -> SampleTable:
     tokenizer = SampleTokenizer(bundle.path, bundle.manifest)
-    tokenized = tokenizer.encode(data.inputs.texts, data.inputs.pairs)
-    return SampleTable.make(tokenized.samples, data.targets, batch_size)
+    tokenized = tokenizer.encode(inputs.texts, inputs.pairs)
+    watcher.prepared(len(inputs), tokenized.num_truncated)
+    return SampleTable.make(tokenized.samples, targets, BATCH_SIZE)
 
 
 def _outputs(
@@ -257,10 +269,10 @@ def _outputs(
     settings: Settings,
     table: SampleTable,
     cluster: Cluster | None,
-    watcher: Watcher | None,
+    watcher: Watcher,
 ) -> Array:
     """Outputs (N, C) of an adapter for the samples of a table."""
-    options = TrainingOptions(epochs=0, batch_size=16)
+    options = TrainingOptions(epochs=0, batch_size=BATCH_SIZE)
     tables: dict[SampleSet, SampleTable] = {"eval": table}
     cache_dtype: CacheDtype = settings.cache_dtype
     with open_host(cluster or Cluster()) as host:
@@ -272,10 +284,11 @@ def _outputs(
             devices=host.devices,
             make_plan=planner(bundle.manifest, config, options, tables, cache_dtype),
             cache_dtype=cache_dtype,
+            cache_quota_bytes=settings.cache_quota_bytes,
             state=weights,
         )
         session = Session(job)
-        serve(host, bundle, session, watcher or Silent())
+        serve(host, bundle, session, watcher)
     outputs = session.record.outputs_before
     if outputs is None:
         raise StoppedError("the session ended without outputs")

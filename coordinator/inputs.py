@@ -7,12 +7,12 @@ import hashlib
 from pathlib import Path
 
 from edge_runtime.contract.adapter import AdapterConfig, AdapterKind, TrainingOptions
-from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.errors import BadInputError, UsageError
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.messages import CacheDtype, SampleSet
 from export.stages import Bundle, open_bundle
 
-from .data import DataSet, DataTask, FieldNames, read_evaluation_data, read_training_data
+from .data import DataSet, DataTask, FieldNames, Texts, read_evaluation_data, read_training_data
 from .ownership import SampleTable
 from .run_folder import Settings
 from .tokenize import SampleTokenizer
@@ -115,6 +115,34 @@ def _adapter_config(
         raise BadInputError(f"adapter: {error}") from None
 
 
+def check_pairs(config: AdapterConfig, texts: Texts, data: Path | None, field: str) -> None:
+    """A run on pairs takes pairs, any other takes single texts.
+
+    Args:
+        config: of the run's adapter.
+        texts: to be given to it.
+        data: where they are from; None for texts of the command line.
+        field: what the second text is called in the data.
+
+    Raises:
+        BadInputError: they are of the other kind; the message says what to give.
+        UsageError: so are texts of the command line, where pairs cannot be given.
+    """
+    if config.pair == (texts.pairs is not None):
+        return
+    if data is None:
+        raise UsageError(
+            f"the run was trained on pairs of texts; give a file with text and {field} (--data)"
+        )
+    if config.pair:
+        raise BadInputError(
+            f"{data}: the run was trained on pairs of texts; give the field {field!r} on every line"
+        )
+    raise BadInputError(
+        f"{data}: the run was trained on single texts; leave the field {field!r} out"
+    )
+
+
 def parse_layers(text: str, last: int) -> tuple[int, ...]:
     """Hidden states that an adapter reads, out of 0..last; the last one is always read.
 
@@ -145,8 +173,9 @@ def run_settings(
     choice: AdapterChoice,
     fields: FieldNames | None,
     cache_dtype: CacheDtype,
+    cache_quota_bytes: int | None = None,
 ) -> Settings:
-    """What decides the run's result."""
+    """What decides the run's result, and what later commands go by."""
     names = fields or FieldNames()
     options = prepared.options
     return Settings(
@@ -164,6 +193,7 @@ def run_settings(
         learning_rate=options.learning_rate,
         seed=options.seed,
         cache_dtype=cache_dtype,
+        cache_quota_bytes=cache_quota_bytes,
     )
 
 

@@ -67,7 +67,11 @@ class DeviceReport:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The whole report. ``parameters`` counts trainable ones."""
+    """The whole report.
+
+    ``parameters`` counts trainable ones; ``total_seconds`` and ``epochs`` are of all sessions
+    of a resumed run.
+    """
 
     task: str
     model: str
@@ -100,6 +104,13 @@ def fill_report(record: SessionRecord) -> FillReport:
         eval_computed=evaluation.computed if evaluation else 0,
         eval_reused=evaluation.reused if evaluation else 0,
     )
+
+
+def fill_of_sessions(earlier: FillReport | None, now: FillReport) -> FillReport:
+    """The fill of a resumed run: that of the session that computed most of it."""
+    if earlier is None:
+        return now
+    return max(earlier, now, key=lambda fill: fill.computed + fill.eval_computed)
 
 
 def epoch_reports(record: SessionRecord) -> tuple[EpochReport, ...]:

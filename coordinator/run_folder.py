@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from edge_runtime.transport.files import write_private
 from export.adapter_graph import adapter_onnx
 
 from .actions import Record
-from .report import EpochReport
+from .report import EpochReport, FillReport
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 ADAPTER_GRAPH = "adapter.onnx"
 
+_NOT_COMPARED = ("bundle", "cache_quota_bytes")
 _FILES = {
     "bundle_digest": "contents of the bundle",
     "data_sha256": "training data (--data)",
@@ -35,8 +37,10 @@ _FILES = {
 class Settings:
     """What decides a run's result; a resumed run must be given the same.
 
+    Bundle folder and quota are kept for later commands and not compared.
+
     Attributes:
-        bundle: folder of the bundle; may move, so it is not compared.
+        bundle: folder of the bundle; may move.
         bundle_digest: of the bundle.
         data_sha256: of the training file.
         eval_sha256: of the evaluation file; empty for none.
@@ -50,6 +54,7 @@ class Settings:
         learning_rate: peak.
         seed: of weights and order.
         cache_dtype: how states are stored.
+        cache_quota_bytes: limit of each device's cache; may be another when going on.
     """
 
     bundle: str
@@ -66,6 +71,7 @@ class Settings:
     learning_rate: float
     seed: int
     cache_dtype: CacheDtype
+    cache_quota_bytes: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +83,16 @@ class Checkpoint:
         epochs: what the report says of them.
         eval_before: metrics before training.
         state: trainer state.
+        seconds: that all sessions up to here took.
+        fill: of the session that computed most.
     """
 
     epochs_done: int
     epochs: tuple[EpochReport, ...]
     eval_before: dict[str, float]
     state: bytes = b""
+    seconds: float = 0.0
+    fill: FillReport | None = None
 
 
 class RunFolder:
@@ -109,22 +119,28 @@ class RunFolder:
 
     @classmethod
     def resume(cls, path: Path, settings: Settings) -> RunFolder:
-        """Opens a run that stopped.
+        """Opens a run that stopped; a cache quota that is given replaces the one before.
 
         Raises:
             BadInputError: no such run, it is finished, or it was started differently.
         """
         run = cls(path)
-        before = to_plain(run.settings())
+        started = run.settings()
+        before = to_plain(started)
         if (path / "report.json").exists():
             raise BadInputError(f"{path}: this run is finished; start a new one with another -o")
         now = to_plain(settings)
         for name, value in before.items():
-            if name != "bundle" and now.get(name) != value:
+            if name not in _NOT_COMPARED and now.get(name) != value:
                 raise BadInputError(
                     f"{path}: was started with {_difference(name, value, now.get(name))}; "
                     "resume with the same, or start a new run with another -o"
                 )
+        if settings.cache_quota_bytes is not None:
+            quota = settings.cache_quota_bytes
+            run._write_json(
+                "run.json", to_plain(dataclasses.replace(started, cache_quota_bytes=quota))
+            )
         return run
 
     def settings(self) -> Settings:
@@ -146,7 +162,8 @@ class RunFolder:
 
     def record(self, record: Record) -> None:
         """Appends one line to ``events.jsonl``."""
-        line = json.dumps({"time": time.time(), "event": record.event, **record.fields})
+        event = {"time": time.time(), "event": record.event, **record.fields}
+        line = json.dumps(finite(event), allow_nan=False)
         with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
@@ -155,8 +172,8 @@ class RunFolder:
         self._write_json("plan.json", to_plain(plan))
 
     def write_report(self, report: dict[str, Any]) -> None:
-        """Writes ``report.json``: the run is finished."""
-        self._write_json("report.json", report)
+        """Writes ``report.json``: the run is finished. What is no number becomes null."""
+        self._write_json("report.json", finite(report))
 
     def read_report(self) -> dict[str, Any]:
         """What ``report.json`` says.
@@ -234,6 +251,17 @@ class RunFolder:
             ) from None
         except (OSError, ValueError) as error:
             raise BadInputError(f"{path}: cannot be read: {error}") from None
+
+
+def finite(value: Any) -> Any:
+    """Plain values with None for NaN and infinities, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
 
 
 def check_new(path: Path) -> None:

@@ -24,10 +24,12 @@ from .planning import planner
 from .progress import SessionRecord
 from .report import (
     EpochReport,
+    FillReport,
     Report,
     cache_report,
     device_reports,
     epoch_reports,
+    fill_of_sessions,
     fill_report,
 )
 from .run_folder import Checkpoint, RunFolder
@@ -107,8 +109,18 @@ class TrainingRun:
                 epochs=self._epochs(session),
                 eval_before=self._before(session),
                 state=action.state,
+                seconds=self._seconds(),
+                fill=self._fill(session),
             )
         )
+
+    def _seconds(self) -> float:
+        earlier = self._checkpoint.seconds if self._checkpoint else 0.0
+        return earlier + time.monotonic() - self._began
+
+    def _fill(self, session: SessionRecord) -> FillReport:
+        earlier = self._checkpoint.fill if self._checkpoint else None
+        return fill_of_sessions(earlier, fill_report(session))
 
     def _epochs(self, session: SessionRecord) -> tuple[EpochReport, ...]:
         earlier = self._checkpoint.epochs if self._checkpoint else ()
@@ -147,8 +159,8 @@ class TrainingRun:
             dilation=dilation,
             plan=session.plan,
             parameters=session.parameters,
-            total_seconds=time.monotonic() - self._began,
-            fill=fill_report(session),
+            total_seconds=self._seconds(),
+            fill=self._fill(session),
             epochs=self._epochs(session),
             eval={"before": self._before(session), "after": self._metrics(session.outputs_after)},
             cache=cache_report(session, job.cache_dtype),

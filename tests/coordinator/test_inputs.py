@@ -5,10 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coordinator.data import FieldNames
-from coordinator.inputs import AdapterChoice, field_names, parse_layers, prepare, run_settings
+from coordinator.data import FieldNames, Texts
+from coordinator.inputs import (
+    AdapterChoice,
+    check_pairs,
+    field_names,
+    parse_layers,
+    prepare,
+    run_settings,
+)
 from edge_runtime.contract.adapter import TrainingOptions
-from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.errors import BadInputError, UsageError
 
 from .test_tokenize import IDS, MASK, bundle, manifest
 
@@ -143,3 +150,24 @@ def test_layers_are_ascending_and_end_with_the_last(text, layers):
 def test_layers_that_are_not_there_are_bad_input(text):
     with pytest.raises(BadInputError, match=r"all, every:K, or numbers from 0 to 6"):
         parse_layers(text, 6)
+
+
+@pytest.mark.parametrize(
+    ("trained", "given", "data", "error", "said"),
+    [
+        (True, False, "test.jsonl", BadInputError, "test.jsonl: .* on pairs.*'second' on every"),
+        (False, True, "test.jsonl", BadInputError, "test.jsonl: .* single texts; leave .*'second'"),
+        (True, False, None, UsageError, "on pairs.* second .*--data"),
+    ],
+)
+def test_a_run_on_pairs_takes_pairs_and_no_other_run_does(
+    model, write, trained, given, data, error, said
+):
+    config = prepared(model, write("train", LINES)).config
+    single = Texts(texts=("a",), pairs=None, line_numbers=(1,))
+    texts = {False: single, True: dataclasses.replace(single, pairs=("b",))}
+    path = Path(data) if data else None
+    config = dataclasses.replace(config, pair=trained)
+    with pytest.raises(error, match=said):
+        check_pairs(config, texts[given], path, "second")
+    check_pairs(config, texts[trained], path, "second")

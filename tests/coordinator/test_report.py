@@ -3,7 +3,13 @@ import json
 import pytest
 
 from coordinator.progress import DeviceRecord, EpochRecord, FillRecord, SessionRecord
-from coordinator.report import cache_report, device_reports, epoch_reports, fill_report
+from coordinator.report import (
+    cache_report,
+    device_reports,
+    epoch_reports,
+    fill_of_sessions,
+    fill_report,
+)
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import BatchServed, EpochDone, SamplesReady, Usage
 from edge_runtime.contract.plain import to_plain
@@ -43,6 +49,17 @@ def test_the_fill_counts_distinct_samples_and_adds_what_evaluation_cost():
         "eval_computed": 1,
         "eval_reused": 4,
     }
+
+
+def test_a_resumed_run_reports_the_fill_that_computed():
+    seen = record()
+    seen.fills["train"] = FillRecord(began=0.0, samples=10, computed=9, tokens=50, seconds=8.0)
+    first = fill_report(seen)
+    seen.fills["train"] = FillRecord(began=0.0, samples=10, computed=0, tokens=0, seconds=0.1)
+    second = fill_report(seen)
+    assert fill_of_sessions(None, second) == second
+    assert fill_of_sessions(first, second) == first
+    assert fill_of_sessions(second, first) == first
 
 
 def test_without_a_fill_everything_is_zero():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from coordinator.actions import Record
-from coordinator.report import EpochReport
+from coordinator.report import EpochReport, FillReport
 from coordinator.run_folder import Checkpoint, RunFolder, Settings, check_new
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.errors import BadInputError
@@ -86,6 +86,16 @@ def checkpoint(epochs_done: int) -> Checkpoint:
         epochs=epochs,
         eval_before={"accuracy": 0.25},
         state=b"state %d" % epochs_done,
+        seconds=7.5,
+        fill=FillReport(
+            seconds=2.0,
+            samples=5,
+            tokens=9,
+            computed=4,
+            reused=1,
+            eval_computed=0,
+            eval_reused=0,
+        ),
     )
 
 
@@ -115,8 +125,9 @@ def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path):
         RunFolder.create(tmp_path / "file" / "run", SETTINGS)
 
 
-def test_every_setting_but_the_bundles_place_is_compared():
-    assert {field.name for field in dataclasses.fields(Settings)} == {*OTHERS, "bundle"}
+def test_every_setting_but_the_bundles_place_and_the_quota_is_compared():
+    fields = {field.name for field in dataclasses.fields(Settings)}
+    assert fields == {*OTHERS, "bundle", "cache_quota_bytes"}
 
 
 @pytest.mark.parametrize("field", sorted(OTHERS))
@@ -130,6 +141,31 @@ def test_resuming_with_another_setting_names_it(run, field):
 
 def test_the_bundle_may_have_moved(run):
     RunFolder.resume(run.path, dataclasses.replace(SETTINGS, bundle="/elsewhere"))
+
+
+def test_the_quota_is_kept_until_another_one_is_given(run):
+    for given, kept in ((None, None), (5000, 5000), (None, 5000), (9000, 9000)):
+        changed = dataclasses.replace(SETTINGS, cache_quota_bytes=given)
+        assert RunFolder.resume(run.path, changed).settings().cache_quota_bytes == kept
+
+
+def test_what_json_cannot_hold_is_null(run):
+    run.record(Record(event="epoch_finished", fields={"train_loss": float("nan"), "epoch": 1}))
+    run.write_report({"epochs": [{"train_loss": float("inf")}], "eval": {"loss": -1.5}})
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    event = json.loads((run.path / "events.jsonl").read_text(), parse_constant=refuse)
+    report = json.loads((run.path / "report.json").read_text(), parse_constant=refuse)
+    assert (event["train_loss"], event["epoch"]) == (None, 1)
+    assert report == {"epochs": [{"train_loss": None}], "eval": {"loss": -1.5}}
+
+
+def test_a_run_whose_loss_is_no_number_can_be_resumed(run):
+    lost = EpochReport(epoch=1, seconds=1.0, train_loss=float("nan"), samples_per_second=1.0)
+    run.write_checkpoint(dataclasses.replace(checkpoint(1), epochs=(lost,)))
+    assert np.isnan(run.last_checkpoint().epochs[0].train_loss)
 
 
 def test_a_finished_run_is_not_resumed(run):

@@ -206,7 +206,11 @@ def test_a_killed_device_stops_the_run_which_names_it_and_goes_on(
     before = [event["train_loss"] for event in events(run) if event["event"] == "epoch_finished"]
 
     report = succeed(home, *command, "--resume").report
-    assert report["fill"]["computed"] == 0
+    fills = [event["computed"] for event in events(run) if event["event"] == "fill_finished"]
+    assert fills == [SAMPLES, 0]
+    assert report["fill"]["computed"] == SAMPLES
+    epochs = sum(epoch["seconds"] for epoch in report["epochs"])
+    assert report["total_seconds"] > report["fill"]["seconds"] + epochs
     assert len(report["epochs"]) == EPOCHS
     assert losses(report)[:2] == before[:2]
     assert losses(report)[-1] < 0.1

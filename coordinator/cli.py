@@ -312,9 +312,11 @@ def demo(
 
     Example: pacplus demo
     """
+    from rich.console import Console
+
     from .demo import run_demo
 
-    result = run_demo(output)
+    result = run_demo(output, Console(stderr=as_json))
     if as_json:
         _print(result)
 
@@ -373,7 +375,9 @@ def _watcher() -> Any:
 
 
 def _print(value: Any) -> None:
-    typer.echo(json.dumps(value))
+    from .run_folder import finite
+
+    typer.echo(json.dumps(finite(value), allow_nan=False))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

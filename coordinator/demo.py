@@ -18,6 +18,7 @@ from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.plain import to_plain
 
 from .api import plan, predict, train
+from .console import cell, say
 from .costs import MEMORY_USE, stage_memory_bytes, trainer_memory_bytes
 from .display import LiveDisplay
 from .hosting import Cluster
@@ -125,19 +126,23 @@ def demo_devices(caps: dict[str, int]) -> tuple[EmulatedDevice, ...]:
     )
 
 
-def run_demo(output: Path) -> dict[str, Any]:
+def run_demo(output: Path, results: Console | None = None) -> dict[str, Any]:
     """Exports, fine-tunes, evaluates and predicts; returns what ``--json`` prints.
+
+    Args:
+        output: folder for bundle and runs.
+        results: where the results for people go; by default to stdout.
 
     Raises:
         UserError: the model is not installed, or a device was lost.
     """
-    console = Console(stderr=True)
+    console, results = Console(stderr=True), results or Console()
     bundle = _bundle(output / "bundle", console)
     console.rule("[bold]fine-tuning on three emulated devices")
     data = demo_data()
     caps = memory_caps(bundle, data, console)
     for name, cap in caps.items():
-        console.print(f"{name}: {cap / 1e6:.0f} MB of memory, too little for the whole backbone")
+        say(console, f"{name}: {cap / 1e6:.0f} MB of memory, too little for the whole backbone")
     run = output / time.strftime("run-%Y%m%d-%H%M%S")
     result = train(
         bundle,
@@ -148,15 +153,16 @@ def run_demo(output: Path) -> dict[str, Any]:
         options=TrainingOptions(epochs=EPOCHS),
         watcher=LiveDisplay(console),
     )
-    show_report(result.report, run)
+    show_report(result.report, run, results)
     console.rule("[bold]using the result")
     predictions = predict(run, SENTENCES)
     table = Table("sentence", "intent", "score")
     for sentence, prediction in zip(SENTENCES, predictions, strict=True):
         scores = prediction.scores or {}
-        table.add_row(sentence, prediction.label, f"{max(scores.values(), default=0):.3f}")
-    Console().print(table)
-    console.print(f"the run is in {run}; try: pacplus predict {run} --text '...'")
+        label = cell(prediction.label or "")
+        table.add_row(sentence, label, f"{max(scores.values(), default=0):.3f}")
+    results.print(table)
+    say(console, f"the run is in {run}; try: pacplus predict {run} --text '...'")
     return {
         "report": to_plain(result.report),
         "predictions": to_plain(predictions),
@@ -167,7 +173,7 @@ def run_demo(output: Path) -> dict[str, Any]:
 def _bundle(path: Path, console: Console) -> Path:
     """Exports the model, once."""
     if (path / "manifest.json").exists():
-        console.print(f"using the bundle in {path}")
+        say(console, f"using the bundle in {path}")
         return path
     from export.bundle import export_model
 
@@ -177,8 +183,8 @@ def _bundle(path: Path, console: Console) -> Path:
         path,
         task="classification",
         quantize="int8",
-        progress=lambda text: console.print(text),
+        progress=lambda text: say(console, text),
     )
     parity = bundle.manifest.parity
-    console.print(f"parity with PyTorch: {parity.worst:.4f} (limit {parity.limit})")
+    say(console, f"parity with PyTorch: {parity.worst:.4f} (limit {parity.limit})")
     return path

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .actions import Record
+from .console import cell, say
 from .hosting import Host
 from .progress import DeviceRecord
 from .session import Session
@@ -31,11 +32,12 @@ class LiveDisplay:
 
     def prepared(self, lines: int, truncated: int) -> None:
         """Says what was read."""
-        self._console.print(f"{lines} lines of data")
+        say(self._console, f"{lines} lines of data")
         if truncated:
-            self._console.print(
-                f"[yellow]{truncated} texts are longer than the model's max_length "
-                "and were truncated[/]"
+            say(
+                self._console,
+                f"{truncated} texts are longer than the model's max_length and were truncated",
+                style="yellow",
             )
 
     def started(self, session: Session, host: Host) -> None:
@@ -44,11 +46,12 @@ class LiveDisplay:
         self._began = self._phase_began = time.monotonic()
         local = host.local
         for warning in local.warnings if local else ():
-            self._console.print(f"[yellow]{warning}[/]")
+            say(self._console, warning, style="yellow")
         if local and local.dilation > 1:
-            self._console.print(
+            say(
+                self._console,
                 f"the emulated devices need more than this machine has: "
-                f"everything runs {local.dilation:.1f}x slower than on the real ones"
+                f"everything runs {local.dilation:.1f}x slower than on the real ones",
             )
         self._live = Live(console=self._console, refresh_per_second=5, transient=True)
         self._live.start()
@@ -57,17 +60,20 @@ class LiveDisplay:
         """Prints what should stay on the screen."""
         fields = record.fields
         if record.event == "fill_finished":
-            self._console.print(
+            say(
+                self._console,
                 f"fill: {fields['computed']} samples computed, {fields['reused']} reused "
-                f"from the cache, {fields['seconds']:.1f} s"
+                f"from the cache, {fields['seconds']:.1f} s",
             )
         elif record.event == "epoch_finished":
-            self._console.print(
+            say(
+                self._console,
                 f"epoch {fields['epoch']}: loss {fields['train_loss']:.4f}, "
-                f"{fields['seconds']:.1f} s"
+                f"{fields['seconds']:.1f} s",
             )
         elif record.event == "device_lost":
-            self._console.print(f"[red]{fields['device']} was lost: {fields['reason']}[/]")
+            text = f"{fields['device']} was lost: {fields['reason']}"
+            say(self._console, text, style="red")
 
     def tick(self) -> None:
         """Redraws, if it is time."""
@@ -86,17 +92,20 @@ class LiveDisplay:
             self._live = None
 
     def _draw(self, session: Session, now: float) -> RenderableType:
-        devices = Table("device", "roles", "blocks", "shards", "batches", "ms/batch", box=None)
+        devices = Table(box=None)
+        devices.add_column("device", no_wrap=True)
+        for column in ("roles", "blocks", "shards", "batches", "ms/batch"):
+            devices.add_column(column)
         for name, seen in session.record.devices.items():
-            devices.add_row(name, ", ".join(seen.roles), *_part(session, name, seen))
+            devices.add_row(cell(name), cell(", ".join(seen.roles)), *_part(session, name, seen))
         head = Text(f"{session.phase}  {now - self._began:.0f} s", style="bold")
         return Group(head, self._progress(session, now), devices)
 
     def _progress(self, session: Session, now: float) -> RenderableType:
         record = session.record
-        elapsed = max(1e-3, now - self._phase_began)
         if session.phase == "filling":
             done, total = record.stored, record.to_store
+            elapsed = max(1e-3, now - self._phase_began)
             text = f"{done} of {total} samples cached, {done / elapsed:.0f} samples/s"
         elif session.phase == "training" and record.epochs:
             epoch = record.epochs[-1].epoch
@@ -106,6 +115,7 @@ class LiveDisplay:
                 if seen.progress and seen.progress.epoch == epoch
             ]
             done, total = sum(part.samples for part in parts), len(session.job.tables["train"])
+            elapsed = max(1e-3, now - record.epochs[-1].began)
             loss = sum(part.loss_sum for part in parts) / max(1, done)
             text = (
                 f"epoch {epoch} of {session.job.options.epochs}: {done} of {total} samples, "

@@ -1,4 +1,4 @@
-"""Results for people: the report of a run, a plan, predictions. Everything goes to stdout."""
+"""Results for people: the report of a run, a plan, predictions; on stdout by default."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.table import Table
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.plan import Plan
 
+from .console import cell, say
 from .report import DeviceReport, Report
 
 if TYPE_CHECKING:
@@ -27,13 +28,14 @@ def show_report(report: Report, run: Path, console: Console | None = None) -> No
     console.print(_time(report))
     console.print(_devices(report))
     cache, fill = report.cache, report.fill
-    console.print(
+    say(
+        console,
         f"cache: {cache.bytes / MEGA:.1f} MB in {cache.dtype}, "
         f"{cache.bytes_per_sample / 1000:.1f} kB a sample; "
         f"{fill.computed + fill.eval_computed} samples computed, "
-        f"{fill.reused + fill.eval_reused} reused"
+        f"{fill.reused + fill.eval_reused} reused",
     )
-    console.print(f"adapter: {report.parameters / 1000:.0f}k parameters, in {run / 'adapter'}")
+    say(console, f"adapter: {report.parameters / 1000:.0f}k parameters, in {run / 'adapter'}")
 
 
 def _quality(report: Report) -> Table:
@@ -41,7 +43,7 @@ def _quality(report: Report) -> Table:
     before, after = report.eval.get("before", {}), report.eval.get("after", {})
     for name in after or before:
         table.add_row(
-            name, *(f"{part[name]:.4f}" if name in part else "-" for part in (before, after))
+            cell(name), *(f"{part[name]:.4f}" if name in part else "-" for part in (before, after))
         )
     for epoch in report.epochs:
         table.add_row(f"loss of epoch {epoch.epoch}", "", f"{epoch.train_loss:.4f}")
@@ -55,10 +57,12 @@ def _time(report: Report) -> Table:
     rest = max(0.0, report.total_seconds - report.fill.seconds - epochs)
     # The prediction is for filling everything: it does not speak of a cache that was full.
     whole = report.fill.reused == 0 and predicted is not None
+    # It is for evaluation samples too, of which `eval_computed` were not among the others.
+    share = report.fill.samples / max(1, report.fill.samples + report.fill.eval_computed)
     table.add_row(
-        "fill (backbone forward, once)",
+        "fill with training samples (once)",
         f"{report.fill.seconds:.1f}",
-        f"{predicted.fill_seconds:.1f}" if predicted and whole else "-",
+        f"{share * predicted.fill_seconds:.1f}" if predicted and whole else "-",
     )
     table.add_row(
         f"{len(report.epochs)} adapter epochs",
@@ -71,11 +75,20 @@ def _time(report: Report) -> Table:
 
 
 def _devices(report: Report) -> Table:
-    table = Table(title="devices")
-    for column in ("device", "roles", "blocks", "shards", "peak memory", "sent", "received", "CPU"):
-        table.add_column(column, justify="left" if column in ("device", "roles") else "right")
+    columns = ("blocks", "shards", "peak memory", "network", "CPU")
+    table = _table_of_devices("devices", "roles", *columns)
     for device in report.devices:
-        table.add_row(device.id, ", ".join(device.roles), *_device_cells(device))
+        table.add_row(cell(device.id), cell("\n".join(device.roles)), *_device_cells(device))
+    return table
+
+
+def _table_of_devices(title: str, left: str, *right: str) -> Table:
+    """Narrow enough for 80 columns; names, which people type, are never cut off."""
+    table = Table(title=title, box=None, collapse_padding=True, pad_edge=False)
+    table.add_column("device", no_wrap=True)
+    table.add_column(left)
+    for column in right:
+        table.add_column(column, justify="right")
     return table
 
 
@@ -85,8 +98,7 @@ def _device_cells(device: DeviceReport) -> tuple[str, ...]:
         blocks,
         str(device.shards or "-"),
         f"{device.peak_rss_bytes / MEGA:.0f} MB",
-        f"{device.sent_bytes / MEGA:.1f} MB",
-        f"{device.received_bytes / MEGA:.1f} MB",
+        f"{device.sent_bytes / MEGA:.1f} MB out\n{device.received_bytes / MEGA:.1f} MB in",
         f"{sum(device.cpu_seconds.values()):.1f} s",
     )
 
@@ -94,17 +106,16 @@ def _device_cells(device: DeviceReport) -> tuple[str, ...]:
 def show_plan(plan: Plan, manifest: Manifest, console: Console | None = None) -> None:
     """Stages, owners and predictions, and a drawing of the pipeline."""
     console = console or Console()
-    table = Table(title="plan")
-    for column in ("device", "blocks", "shards", "memory", "cache", "fill", "an epoch"):
-        table.add_column(column, justify="left" if column == "device" else "right")
+    columns = ("shards", "memory", "cache", "fill", "an epoch")
+    table = _table_of_devices("plan", "blocks", *columns)
     predicted = plan.predicted
     for device in plan.devices:
         stage = plan.stage_of(device)
         part = predicted.devices.get(device) if predicted else None
         names = [block.name for block in manifest.blocks[stage.first : stage.last]] if stage else []
         table.add_row(
-            device,
-            f"{names[0]} to {names[-1]}" if names else "-",
+            cell(device),
+            cell(f"{names[0]} to {names[-1]}" if names else "-"),
             str(len(plan.shards_of(device)) or "-"),
             f"{part.memory_bytes / MEGA:.0f} MB" if part else "-",
             f"{part.storage_bytes / MEGA:.0f} MB" if part else "-",
@@ -113,11 +124,12 @@ def show_plan(plan: Plan, manifest: Manifest, console: Console | None = None) ->
         )
     console.print(table)
     stages = [" + ".join(member.device for member in stage.devices) for stage in plan.stages]
-    console.print("text -> " + " -> ".join(stages) + " -> owners: " + _owners(plan))
+    say(console, "text -> " + " -> ".join(stages) + " -> owners: " + _owners(plan))
     if predicted:
-        console.print(
+        say(
+            console,
             f"predicted: fill {predicted.fill_seconds:.1f} s, an epoch "
-            f"{predicted.epoch_seconds:.1f} s, total {predicted.total_seconds:.1f} s"
+            f"{predicted.epoch_seconds:.1f} s, total {predicted.total_seconds:.1f} s",
         )
 
 
@@ -127,12 +139,12 @@ def _owners(plan: Plan) -> str:
     )
 
 
-def show_predictions(predictions: Sequence[Prediction]) -> None:
+def show_predictions(predictions: Sequence[Prediction], console: Console | None = None) -> None:
     """One line a text."""
-    console = Console()
+    console = console or Console()
     for prediction in predictions:
         if prediction.scores is None:
-            console.print(f"{prediction.value:.4f}")
+            say(console, f"{prediction.value:.4f}")
         else:
             score = max(prediction.scores.values())
-            console.print(f"{prediction.label}  ({score:.3f})")
+            say(console, f"{prediction.label}  ({score:.3f})")

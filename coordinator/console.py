@@ -1,0 +1,21 @@
+"""Text for people: what data and devices say is shown as it is, never taken for markup."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+
+def say(console: Console, text: str, *, style: str | None = None) -> None:
+    """Prints a line; no markup, no emoji, no line breaks inside paths."""
+    console.print(printable(text), style=style, markup=False, emoji=False, soft_wrap=True)
+
+
+def cell(text: str) -> Text:
+    """A table's cell with just these characters."""
+    return Text(printable(text))
+
+
+def printable(text: str) -> str:
+    """The text without escape sequences, which would speak to the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

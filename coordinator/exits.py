@@ -61,7 +61,9 @@ def missing_extra(module: str) -> MissingExtraError | None:
 
 def _exit(error: PacplusError) -> typer.Exit:
     # One line, whatever a message has taken over from a file or a library.
-    sys.stderr.write(f"pacplus: {' '.join(str(error).split())}\n")
+    line = " ".join(str(error).split())
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+    sys.stderr.write(f"pacplus: {shown}\n")
     return typer.Exit(error.exit_code)
 
 

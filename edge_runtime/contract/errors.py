@@ -9,7 +9,7 @@ evicted, a bug crashes with a traceback::
     │   ├── BadInputError          3  a file, a line or a field is not what it must be
     │   ├── MissingExtraError      3  a package is not installed; says what to install
     │   ├── InfeasibleError        4  no plan fits, or no device is there
-    │   └── StoppedError           5  stopped, but a later --resume goes on
+    │   └── StoppedError           5  stopped before the end; a run goes on with --resume
     └── RemoteError                a peer broke the protocol: reject, log, evict
         └── DecodeError            bytes from a peer are no valid message
 """
@@ -59,7 +59,7 @@ class InfeasibleError(UserError):
 
 
 class StoppedError(UserError):
-    """The run stopped before its end and can be resumed."""
+    """A session stopped before its end; the message says how to go on."""
 
     exit_code = 5
 

@@ -147,6 +147,9 @@ class Server:
             message = decode(frames)
         except DecodeError as error:
             logger.warning("rejected a message of %s: %s", device, error)
+            # It may have been an answer, which nobody would then wait for in vain.
+            if device in self._session.record.devices:
+                self._handle(Lost(device=device, reason=f"it sent no valid message ({error})"))
             return
         if type(message) not in FROM_DEVICES:
             logger.warning("%s sent %s, not for devices to send", device, type(message).__name__)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from .contract.errors import RemoteError
+from .contract.errors import BadInputError, RemoteError
 from .contract.manifest import FileSpec
 from .contract.messages import FileChunk, FileRequest
 
@@ -118,7 +118,12 @@ class _Part:
         self._file = open_private(self._temporary)
 
     def append(self, data: memoryview) -> None:
-        self._file.write(data)
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise BadInputError(
+                f"{self._temporary}: cannot be written: {error.strerror}; free space there"
+            ) from None
         self._digest.update(data)
         self.size += data.nbytes
 

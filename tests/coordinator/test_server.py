@@ -169,3 +169,20 @@ def test_answers_are_all_that_devices_may_send() -> None:
     assert {m.Hello, m.Heartbeat, m.FileRequest, m.Usage, m.Failed} < FROM_DEVICES
     assert set(m.MESSAGE_TYPES.values()) > FROM_DEVICES
     assert not FROM_DEVICES & {m.Welcome, m.FileChunk, m.Boundary, m.States, m.Credit}
+
+
+class GarbledRouter(FakeRouter):
+    """Its messages are damaged on the way."""
+
+    def recv(self, timeout: float) -> Received | None:
+        received = super().recv(timeout)
+        return received and Received(received.device, [memoryview(b"\xc1")])
+
+
+@pytest.mark.parametrize(("sender", "lost"), [(BOARD, True), (STRANGER, False)])
+def test_a_device_of_the_session_that_sends_no_valid_message_is_lost(
+    tmp_path: Path, sender: DeviceId, lost: bool
+) -> None:
+    session = serve(GarbledRouter([(sender, m.Heartbeat())]), tmp_path)
+    reasons = [event.reason for event in session.events if isinstance(event, Lost)]
+    assert any("no valid message" in reason for reason in reasons) is lost

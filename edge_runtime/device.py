@@ -104,9 +104,7 @@ class Device:
         self._store = WeightStore(options.home / "weights")
         self._clock = CpuClock()
         self._worker = Worker(lambda reason: link.to_coordinator(Failed(reason=reason)))
-        self._trainer = TrainerRole(
-            me=options.device, home=options.home, threads=options.threads, outbox=link
-        )
+        self._trainer = TrainerRole(me=options.device, home=options.home, outbox=link)
         self._backbone = BackboneRole(
             me=options.device, threads=options.threads, outbox=link, keep=self._trainer.store
         )
@@ -263,7 +261,7 @@ class Device:
                 self._link.to_coordinator(request)
             return
         self._fetching = None
-        self._received_weight_bytes = fetching.fetch.received_bytes
+        self._received_weight_bytes += fetching.fetch.received_bytes
         self._submit(fetching.then)
 
     def _profile(self, request: ProfileRequest) -> None:

@@ -75,8 +75,8 @@ class TrainerRole:
     compute thread.
     """  # noqa: D205
 
-    def __init__(self, *, me: DeviceId, home: Path, threads: int, outbox: Outbox) -> None:
-        self._me, self._home, self._threads, self._outbox = me, home, threads, outbox
+    def __init__(self, *, me: DeviceId, home: Path, outbox: Outbox) -> None:
+        self._me, self._home, self._outbox = me, home, outbox
         self._cache: ActivationCache | None = None
         self._cache_lock = threading.Lock()
         self._layers: tuple[int, ...] = ()

@@ -77,9 +77,7 @@ class Mesh:
             self.sent[name] = queue.SimpleQueue()
             home = folder / name
             home.mkdir()
-            self.roles[name] = TrainerRole(
-                me=name, home=home, threads=1, outbox=MeshOutbox(self, name)
-            )
+            self.roles[name] = TrainerRole(me=name, home=home, outbox=MeshOutbox(self, name))
 
     def answer(self, name: DeviceId, kind: type[m.Message]) -> m.Message:
         """The next message of that kind to the coordinator; skips telemetry."""

@@ -2,7 +2,7 @@
 
 Three flows:
 
-- *to a device*: what the coordinator asks for (``Profile``, ``LoadStage``, ``RunBatch``,
+- *to a device*: what the coordinator asks for (``ProfileRequest``, ``LoadStage``, ``RunBatch``,
   ``TrainEpoch``, ...). Each request is answered by exactly one message or by ``Failed``.
 - *to the coordinator*: those answers, and telemetry.
 - *device to device*: hidden states between stages (``Boundary``), states to their owners

@@ -68,7 +68,7 @@ class CacheStatus(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StageReady(Message):
-    """A stage is loaded. ``received_bytes`` counts weight bytes that came over the wire."""
+    """A stage is loaded. ``received_bytes`` counts all weight bytes of this session."""
 
     first: int
     last: int

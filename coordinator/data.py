@@ -150,7 +150,7 @@ def _read_lines(path: Path) -> list[_Line]:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise BadInputError(f"{path}: no such file") from None
+        raise BadInputError(f"{path}: no such file; give the path of a JSONL file") from None
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read ({error.strerror})") from None
     raw = data.removeprefix(codecs.BOM_UTF8).split(b"\n")

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from edge_runtime.contract.manifest import HIDDEN_PREFIX
+
 INLINE_BYTES = 1024
 """Constants up to this size (shapes, axes, scalars) stay inside the graph file."""
-
-HIDDEN_PREFIX = "hidden."
-"""Graph output ``hidden.<i>`` is the hidden state that block i makes."""
 
 
 def hidden_name(block: int) -> str:

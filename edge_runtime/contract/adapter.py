@@ -11,6 +11,7 @@ from .manifest import Task
 from .tensors import read_tensors, write_tensors
 
 AdapterKind = Literal["attention", "mlp"]
+Initialization = Literal["random", "pruned"]
 
 NORM_EPSILON = 1e-5
 """Of every layer normalisation in side network and head."""
@@ -38,8 +39,16 @@ class AdapterConfig:
         initial_gate: g_i before training; mu_i = sigmoid(g_i) is the share of s_{i-1}.
         layers: indices of the backbone hidden states that are read, ascending; the last
             one is always the backbone's last. Index 0 is the embeddings block's output.
+        encoder_layers: how many of ``layers``, the first ones, belong to the encoder of an
+            encoder-decoder: it has a side network of its own, to whose last state the
+            other's blocks attend. 0 where there is one stack only.
+        causal: tokens of the (last) stack see earlier ones only.
+        initialization: where the weights that are neither zero nor constant come from:
+            a generator, or the backbone's own layers, pruned.
         task: decides head and loss.
-        num_outputs: classes, or 1 for regression.
+        num_outputs: classes; 1 for regression; the vocabulary of a language model.
+        logit_scale: of the frozen language-model head, see ``HeadSpec``.
+        logit_softcap: likewise.
         pair: the data has ``text_pair``; each segment is pooled apart.
         target_mean: regression's targets are standardised by it and ``target_scale``, so
             that the learning rate does not depend on their unit.
@@ -56,8 +65,13 @@ class AdapterConfig:
     feed_forward_ratio: int = 1
     initial_gate: float = 0.0
     layers: tuple[int, ...]
+    encoder_layers: int = 0
+    causal: bool = False
+    initialization: Initialization = "random"
     task: Task
     num_outputs: int
+    logit_scale: float = 1.0
+    logit_softcap: float = 0.0
     pair: bool = False
     target_mean: float = 0.0
     target_scale: float = 1.0
@@ -76,7 +90,8 @@ class AdapterConfig:
             )
         if not self.layers or list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0:
             raise ValueError("layers must be ascending, distinct and not negative")
-
+        if not 0 <= self.encoder_layers < len(self.layers):
+            raise ValueError("encoder_layers must leave a layer for the decoder")
         if self.feed_forward_ratio < 1:
             raise ValueError("feed_forward_ratio must be positive")
         if not (math.isfinite(self.initial_gate) and math.isfinite(self.target_mean)):
@@ -88,6 +103,11 @@ class AdapterConfig:
     def width(self) -> int:
         """Adapter width w."""
         return self.hidden_size // self.reduction // self.num_heads * self.num_heads
+
+    @property
+    def generative(self) -> bool:
+        """A language model: its outputs are logits of every token, by the frozen head."""
+        return self.task in ("causal-lm", "seq2seq")
 
     @property
     def head_features(self) -> int:

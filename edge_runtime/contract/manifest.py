@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from typing import Any, Literal
 
@@ -17,12 +18,17 @@ from .errors import BadInputError
 from .ids import Sha256
 from .plain import from_plain, to_plain
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 UNSEALED = Sha256("")
 
 Quantization = Literal["none", "int8", "int4"]
 Task = Literal["classification", "regression", "causal-lm", "seq2seq"]
 BlockKind = Literal["embeddings", "layer", "head"]
+Stream = Literal["encoder", "decoder"]
+"""A sequence that a sample has: encoders read one, decoders one, encoder-decoders both."""
+
+HIDDEN_PREFIX = "hidden."
+"""Tensor ``hidden.<i>`` is the hidden state that block i makes."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}(/[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199})*")
 _SHA = re.compile(r"[0-9a-f]{64}")
@@ -60,7 +66,7 @@ class InputSpec:
     dtype: str
     kind: Literal["tokens", "mask"]
     pad: int = 0
-    stream: Literal["encoder", "decoder"] = "encoder"
+    stream: Stream = "encoder"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +93,10 @@ class BlockSpec:
     Attributes:
         name: e.g. ``embeddings``, ``layer.3``.
         kind: what it is.
+        stream: the sequence whose tokens its hidden state has rows for.
         alike: blocks of equal ``alike`` cost the same; profiling times one of them.
-        inputs: what a stage that starts here is fed with (boundary tensor, graph inputs).
+        inputs: what the block alone is fed with: hidden states of earlier blocks (an
+            encoder's last one for every decoder layer), graph inputs.
         outputs: the block's hidden state.
         weights: paths of the weight files it needs.
         weight_bytes: their sizes together.
@@ -103,6 +111,29 @@ class BlockSpec:
     weights: tuple[str, ...]
     weight_bytes: int
     flops_per_token: int
+    stream: Stream = "encoder"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class HeadSpec:
+    """The frozen language-model head: logits = cap(scale * (x W^T) + b).
+
+    Attributes:
+        path: the bundle's safetensors file: ``weight`` (V, d) float32, or int8 with
+            ``scale`` (V, 1) float32; ``bias`` (V,) float32 where the model has one.
+        vocab_size: V.
+        scale: what the product is multiplied by, before the bias.
+        softcap: c of c * tanh(logits / c); 0 for none.
+    """
+
+    path: str
+    vocab_size: int
+    scale: float = 1.0
+    softcap: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.vocab_size < 1 or not 0 < self.scale < math.inf or not 0 <= self.softcap < math.inf:
+            raise ValueError("vocab_size and scale must be positive, softcap not negative")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +153,17 @@ class Parity:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """The whole manifest. ``blocks`` are in order; block i makes hidden state i."""
+    """The whole manifest. ``blocks`` are in order; block i makes hidden state i.
+
+    An encoder-decoder's encoder blocks come before its decoder blocks.
+
+    Attributes:
+        head: the frozen head of a language model; None where there is none.
+        adapter_init: path of the initial adapter weights; empty for none.
+        eos_token_ids: generation ends at any of them.
+        decoder_start_token_id: first decoder input of an encoder-decoder.
+        notes: what quantisation did, one line each, for people.
+    """
 
     format_version: int
     model_id: str
@@ -137,6 +178,11 @@ class Manifest:
     files: tuple[FileSpec, ...]
     parity: Parity
     backbone_digest: Sha256
+    head: HeadSpec | None = None
+    adapter_init: str = ""
+    eos_token_ids: tuple[int, ...] = ()
+    decoder_start_token_id: int | None = None
+    notes: tuple[str, ...] = ()
     digest: Sha256 = UNSEALED
 
     def __post_init__(self) -> None:
@@ -154,6 +200,38 @@ class Manifest:
             missing = [path for path in block.weights if path not in paths]
             if missing:
                 raise ValueError(f"block {block.name!r} needs {missing[0]!r}, which files lacks")
+        for path in filter(None, (self.head.path if self.head else "", self.adapter_init)):
+            if path not in paths:
+                raise ValueError(f"files lacks {path!r}")
+        order = [block.stream for block in self.blocks]
+        if order != sorted(order, key=("encoder", "decoder").index):
+            raise ValueError("encoder blocks must come before decoder blocks")
+
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """The sequences of a sample: one of them, or encoder and decoder."""
+        return tuple(dict.fromkeys(block.stream for block in self.blocks))
+
+    @property
+    def output_stream(self) -> Stream:
+        """The sequence that the last hidden state belongs to."""
+        return self.blocks[-1].stream
+
+    def layers_of(self, stream: Stream) -> range:
+        """Hidden states, by index, of one sequence."""
+        members = [i for i, block in enumerate(self.blocks) if block.stream == stream]
+        return range(members[0], members[-1] + 1) if members else range(0)
+
+    def carried(self, cut: int) -> tuple[str, ...]:
+        """What must travel from the blocks before ``cut`` to those behind it.
+
+        Hidden states by block, then token inputs in the graph's order. Masks are made from
+        the lengths and never travel.
+        """
+        needed = {spec.name for block in self.blocks[cut:] for spec in block.inputs}
+        hidden = [f"{HIDDEN_PREFIX}{i}" for i in range(cut)]
+        tokens = [spec.name for spec in self.inputs if spec.kind == "tokens"]
+        return tuple(name for name in (*hidden, *tokens) if name in needed)
 
     def file(self, path: str) -> FileSpec:
         """The entry of ``path``.

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .ids import SampleKey, Sha256
+from .manifest import Stream
 
 KEY_BYTES = 32
 _DOMAIN = b"pacplus sample 1\0"
@@ -68,6 +69,8 @@ class Samples:
     Attributes:
         inputs: the backbone inputs of kind ``tokens`` by name, in the manifest's order.
             Inputs of kind ``mask`` follow from the lengths and are not stored.
+        streams: the sequence that each input belongs to; inputs of one sequence have equal
+            lengths. Inputs that it lacks belong to the encoder's.
         second_starts: index of the first token of ``text_pair``'s segment; 0 when there
             is none; (N,) int32.
         keys: sample keys, (N, 32) uint8.
@@ -76,6 +79,7 @@ class Samples:
     inputs: Mapping[str, Ragged]
     second_starts: npt.NDArray[np.int32]
     keys: npt.NDArray[np.uint8]
+    streams: Mapping[str, Stream] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.inputs:
@@ -95,9 +99,18 @@ class Samples:
         return len(self.keys)
 
     @property
+    def lengths_of(self) -> dict[Stream, npt.NDArray[np.int64]]:
+        """Tokens of every sample in each of its sequences, (N,) int64."""
+        found: dict[Stream, npt.NDArray[np.int64]] = {}
+        for name, ragged in self.inputs.items():
+            found.setdefault(self.streams.get(name, "encoder"), ragged.lengths)
+        return found
+
+    @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of every sample in its first input, (N,) int64."""
-        return next(iter(self.inputs.values())).lengths
+        """Tokens of every sample, over all of its sequences, (N,) int64."""
+        total: npt.NDArray[np.int64] = np.sum(list(self.lengths_of.values()), axis=0)
+        return total
 
     def key(self, index: int) -> SampleKey:
         """Key of one sample."""
@@ -110,6 +123,7 @@ class Samples:
             inputs={name: ragged.take(chosen) for name, ragged in self.inputs.items()},
             second_starts=self.second_starts[chosen],
             keys=self.keys[chosen],
+            streams=self.streams,
         )
 
 

@@ -23,7 +23,6 @@ from edge_runtime.contract.manifest import (
 
 from . import passes
 from .blocks import MASK, block_slices, describe, write_weights
-from .calibrate import channel_factors
 from .checkpoint import (
     Checkpoint,
     find_checkpoint,
@@ -33,10 +32,9 @@ from .checkpoint import (
 )
 from .families import check_task, input_specs, position_limit
 from .parity import LIMITS, check_parity, measure_parity
-from .quantize import quantize_int8
+from .quantisation import quantise
 from .samples import check_samples
 from .stages import GRAPH, MANIFEST, Bundle, open_bundle, sha256_of
-from .tables import quantize_tables
 from .trace import trace
 
 _log = logging.getLogger(__name__)
@@ -120,14 +118,13 @@ def _write_bundle(
     module = load_model(checkpoint)
     say("exporting the graph")
     graph = _prepare(trace(module, inputs, config.num_hidden_layers + 1))
-    if quantize == "int8":
-        say("quantising to int8")
-        scratch = root / "calibration"
+    notes: tuple[str, ...] = ()
+    if quantize != "none":
+        say(f"quantising to {quantize}")
+        scratch = root / "scratch"
         scratch.mkdir()
-        factors = channel_factors(graph, samples, inputs, scratch)
+        notes = quantise(graph, quantize, samples, inputs, scratch)
         shutil.rmtree(scratch)
-        quantize_int8(graph, factors)
-        quantize_tables(graph)
         passes.tidy(graph)
     say("writing the weights")
     slices = block_slices(graph)
@@ -150,6 +147,7 @@ def _write_bundle(
         files=_all_files(root),
         parity=parity,
         backbone_digest=_backbone_digest(root, files),
+        notes=notes,
     )
     (root / MANIFEST).write_text(manifest.to_json(), "utf-8")
 

@@ -161,13 +161,13 @@ def test_an_output_folder_with_something_in_it_is_left_alone(tiny_model, tmp_pat
 
 
 def test_an_export_that_is_off_fails_and_leaves_nothing(tiny_model, tmp_path, monkeypatch):
-    def wrong(model, factors):
+    def wrong(model, *_arguments):
         for value in model.graph.initializers.values():
             if value.shape is not None and value.shape.rank() == 2:
                 value.const_value = ir.Tensor(value.const_value.numpy() * 2, name=value.name)
-        return 0
+        return ()
 
-    monkeypatch.setattr(bundle_module, "quantize_int8", wrong)
+    monkeypatch.setattr(bundle_module, "quantise", wrong)
     with pytest.raises(PacplusError, match="the exported graph is off"):
         export_model(str(tiny_model("bert")), tmp_path / "out", quantize="int8")
     assert not list(tmp_path.iterdir())

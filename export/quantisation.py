@@ -1,0 +1,45 @@
+"""Which passes a quantisation mode stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+
+from edge_runtime.contract.manifest import InputSpec, Quantization
+
+from .calibrate import channel_factors
+from .quantize import quantize_int8
+from .samples import Sample
+from .tables import quantize_tables
+
+
+def quantise(
+    graph: ir.Model,
+    mode: Quantization,
+    samples: Sequence[Sample],
+    inputs: Sequence[InputSpec],
+    scratch: Path,
+) -> tuple[str, ...]:
+    """Quantises the backbone in place.
+
+    Args:
+        graph: the float graph.
+        mode: what to make of it; ``none`` changes nothing.
+        samples: what calibration runs the graph on.
+        inputs: the graph's inputs.
+        scratch: an empty folder for temporary files; the caller removes it.
+
+    Returns:
+        What was done, one line each, for people.
+    """
+    if mode == "none":
+        return ()
+    factors = channel_factors(graph, samples, inputs, scratch)
+    layers = quantize_int8(graph, factors)
+    tables = quantize_tables(graph)
+    return (
+        f"{layers} linear layers: int8 weights per output channel, activations per token",
+        f"{tables} embedding tables: int8 per row",
+    )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from .errors import BadInputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 MAX_HEADER_BYTES = 8 << 20
 
@@ -70,7 +72,24 @@ def write_tensors(
     return b"".join([struct.pack("<Q", len(text)), text, *chunks])
 
 
-def read_tensors(data: bytes, where: str = "tensors") -> dict[str, np.ndarray]:
+def map_tensors(path: Path) -> dict[str, np.ndarray]:
+    """As :func:`read_tensors`, of a file that is mapped, not read.
+
+    The operating system may drop pages that it can read again, so a large frozen tensor
+    need not stay in memory. The file must not change while an array of it is in use.
+
+    Raises:
+        BadInputError: the file is missing, truncated or not safetensors.
+    """
+    try:
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"{path}: cannot be read ({error})") from None
+    return read_tensors(data, str(path))
+
+
+def read_tensors(data: bytes | mmap.mmap, where: str = "tensors") -> dict[str, np.ndarray]:
     """Parses ``data``; the arrays are read-only views into it.
 
     Args:
@@ -107,7 +126,7 @@ def read_metadata(data: bytes, where: str = "tensors") -> dict[str, str]:
     return metadata
 
 
-def _split(data: bytes, where: str) -> tuple[dict[str, Any], memoryview]:
+def _split(data: bytes | mmap.mmap, where: str) -> tuple[dict[str, Any], memoryview]:
     if len(data) < 8:
         raise BadInputError(f"{where}: {len(data)} bytes are too few for safetensors")
     (length,) = struct.unpack_from("<Q", data)

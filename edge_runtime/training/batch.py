@@ -10,40 +10,99 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+NOT_COUNTED = -1
+"""Target of a token that no loss is counted for."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """Cached hidden states of some samples, right-padded to the longest of them.
 
     Attributes:
-        hidden: (L, B, T, d) float32, one slice for each of ``AdapterConfig.layers``; what
+        hidden: (L, B, T, d) float32, one slice for each of ``AdapterConfig.layers`` that
+            belongs to the stack with the outputs (an encoder-decoder's decoder); what
             padding holds must be finite and has no effect.
-        lengths: (B,) int64, tokens of each sample, at least 1.
+        lengths: (B,) int64, tokens of each sample in that stack, at least 1.
         second_starts: (B,) int64, index of the first token of ``text_pair``'s segment;
             0 where there is none.
-        targets: (B,) int64 class indices, or float32 values for regression.
+        targets: (B,) int64 class indices, or float32 values for regression; for language
+            models (B, T) int64, the token that must follow, or ``NOT_COUNTED``.
+        encoder_hidden: (Le, B, Te, d) float32, the first ``AdapterConfig.encoder_layers``
+            of the layers; with encoder-decoders only.
+        encoder_lengths: (B,) int64; with ``encoder_hidden`` only.
     """
 
     hidden: NDArray[np.float32]
     lengths: NDArray[np.int64]
     second_starts: NDArray[np.int64]
     targets: NDArray[Any]
+    encoder_hidden: NDArray[np.float32] | None = None
+    encoder_lengths: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
-        if self.hidden.ndim != 4 or self.hidden.dtype != np.float32:
-            raise ValueError("hidden must be float32 of shape (layers, batch, tokens, channels)")
+        _check_states("hidden", self.hidden, self.lengths)
         size, tokens = self.hidden.shape[1:3]
-        for name in ("lengths", "second_starts", "targets"):
-            if getattr(self, name).shape != (size,):
-                raise ValueError(f"{name} must have shape ({size},)")
-        if size and not (self.lengths.min() >= 1 and self.lengths.max() <= tokens):
-            raise ValueError(f"lengths must be between 1 and {tokens}")
+        if self.second_starts.shape != (size,):
+            raise ValueError(f"second_starts must have shape ({size},)")
         if size and not (
             self.second_starts.min() >= 0 and np.all(self.second_starts <= self.lengths)
         ):
             raise ValueError("second_starts must lie within the samples")
+        if self.targets.shape not in ((size,), (size, tokens)):
+            raise ValueError(f"targets must have shape ({size},) or ({size}, {tokens})")
+        if self.targets.ndim == 2:
+            padding = np.arange(tokens) >= self.lengths[:, None]
+            if np.any(self.targets[padding] != NOT_COUNTED):
+                raise ValueError(f"targets of padding must be {NOT_COUNTED}")
+        if (self.encoder_hidden is None) != (self.encoder_lengths is None):
+            raise ValueError("encoder_hidden and encoder_lengths must be given together")
+        if self.encoder_hidden is not None and self.encoder_lengths is not None:
+            _check_states("encoder_hidden", self.encoder_hidden, self.encoder_lengths)
+            if self.encoder_hidden.shape[1] != size:
+                raise ValueError(f"encoder_hidden must be of {size} samples")
 
     @property
     def size(self) -> int:
         """Number of samples B."""
         return int(self.hidden.shape[1])
+
+    @property
+    def count(self) -> int:
+        """What a mean loss divides by: samples, or a language model's counted tokens."""
+        if self.targets.ndim == 1:
+            return self.size
+        return int(np.count_nonzero(self.targets != NOT_COUNTED))
+
+    def rows(self, span: slice) -> Batch:
+        """The samples of ``span``, without the padding that only the others need."""
+        lengths = self.lengths[span]
+        tokens = int(lengths.max(initial=0))
+        targets = self.targets[span]
+        batch = dataclasses.replace(
+            self,
+            hidden=self.hidden[:, span, :tokens],
+            lengths=lengths,
+            second_starts=self.second_starts[span],
+            targets=targets if targets.ndim == 1 else targets[:, :tokens],
+            encoder_hidden=None,
+            encoder_lengths=None,
+        )
+        if self.encoder_hidden is None or self.encoder_lengths is None:
+            return batch
+        encoder_lengths = self.encoder_lengths[span]
+        tokens = int(encoder_lengths.max(initial=0))
+        return dataclasses.replace(
+            batch,
+            encoder_hidden=self.encoder_hidden[:, span, :tokens],
+            encoder_lengths=encoder_lengths,
+        )
+
+
+def _check_states(name: str, hidden: NDArray[np.float32], lengths: NDArray[np.int64]) -> None:
+    if hidden.ndim != 4 or hidden.dtype != np.float32:
+        raise ValueError(f"{name} must be float32 of shape (layers, batch, tokens, channels)")
+    size, tokens = hidden.shape[1:3]
+    if lengths.shape != (size,):
+        raise ValueError(f"lengths of {name} must have shape ({size},)")
+    if size and not (lengths.min() >= 1 and lengths.max() <= tokens):
+        raise ValueError(f"lengths of {name} must be between 1 and {tokens}")

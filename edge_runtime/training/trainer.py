@@ -104,7 +104,19 @@ class Trainer:
         options: TrainingOptions,
         total_steps: int,
         threads: int = 1,
+        head: FrozenHead | None = None,
+        initial: bytes | None = None,
     ) -> None:
+        """Makes the adapter.
+
+        Args:
+            config: shape of the adapter.
+            options: how to train it.
+            total_steps: updates in all, which the schedule is made for.
+            threads: of PyTorch.
+            head: the frozen head, for language models.
+            initial: safetensors with initial values of some or all of the adapter's tensors.
+        """
         _configure_torch(threads)
         self._parameters = FlatParameters(config, options.seed)
         self._average = FlatParameters(config, options.seed)
@@ -189,7 +201,13 @@ class Trainer:
 class Predictor:
     """A trained adapter, for evaluation and use."""
 
-    def __init__(self, config: AdapterConfig, weights: bytes, threads: int = 1) -> None:
+    def __init__(
+        self,
+        config: AdapterConfig,
+        weights: bytes,
+        threads: int = 1,
+        head: FrozenHead | None = None,
+    ) -> None:
         """Loads ``adapter_model.safetensors``.
 
         Raises:

@@ -105,23 +105,39 @@ class FrozenHead:
         """Channels d."""
         return int(self.weight.shape[1])
 
-    def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(N, V) float32 logits of (N, d) features; meant for few rows."""
-        result = np.empty((len(features), self.vocabulary), np.float32)
-        for span in self._spans():
-            rows = self.weight[span].astype(np.float32, copy=False)
-            np.matmul(features, rows.T, out=result[:, span])
-        if self.row_scale is not None:
-            result *= self.row_scale[:, 0]
-        result *= np.float32(self.scale)
-        if self.bias is not None:
-            result += self.bias
-        if self.softcap:
-            result /= np.float32(self.softcap)
-            np.tanh(result, out=result)
-            result *= np.float32(self.softcap)
+    def rows(self, span: slice) -> NDArray[np.float32]:
+        """Weights of the tokens ``span``, (C, d) float32; maybe a read-only view."""
+        return self._unscaled(self.weight[span], span)
+
+    def rows_of(self, tokens_N: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Weights of some tokens, (N, d) float32."""
+        return self._unscaled(self.weight[tokens_N], tokens_N)
+
+    def _unscaled(
+        self, rows: NDArray[Any], index: slice | NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        if self.row_scale is None:
+            return rows
+        # Two steps: numpy's product of mixed types is several times slower.
+        result = rows.astype(np.float32)
+        result *= self.row_scale[index]
         return result
 
-    def _spans(self) -> Iterator[slice]:
-        for first in range(0, self.vocabulary, CHUNK_TOKENS):
-            yield slice(first, first + CHUNK_TOKENS)
+    def spans(self, size: int = CHUNK_TOKENS) -> Iterator[slice]:
+        """The vocabulary in pieces of ``size`` tokens."""
+        for first in range(0, self.vocabulary, size):
+            yield slice(first, min(first + size, self.vocabulary))
+
+    def logits(self, features_Nd: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(N, V) float32; meant for few rows."""
+        logits_NV = np.empty((len(features_Nd), self.vocabulary), np.float32)
+        for span in self.spans():
+            np.matmul(features_Nd, self.rows(span).T, out=logits_NV[:, span])
+        logits_NV *= np.float32(self.scale)
+        if self.bias is not None:
+            logits_NV += self.bias
+        if self.softcap:
+            logits_NV /= np.float32(self.softcap)
+            np.tanh(logits_NV, out=logits_NV)
+            logits_NV *= np.float32(self.softcap)
+        return logits_NV

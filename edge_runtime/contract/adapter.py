@@ -24,6 +24,8 @@ NORM_EPSILON = 1e-5
 # one's loss; with it they stay below 0.001 % (MiniLM, SST-2, learning rate 2e-3).
 DOWN_REACH = 96.0
 HEAD_REACH = 48.0
+# Of the normalised last side state before a language model's ``up.weight``.
+UP_REACH = 16.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +120,11 @@ class AdapterConfig:
     def down_scale(self) -> float:
         """What the normalised hidden states are multiplied by before ``down.weight``."""
         return DOWN_REACH / self.hidden_size
+
+    @property
+    def up_scale(self) -> float:
+        """What a language model's last side state is multiplied by before ``up.weight``."""
+        return UP_REACH / self.width
 
     @property
     def head_scale(self) -> float:

@@ -12,6 +12,8 @@ from edge_runtime.contract.errors import BadInputError
 from .parameters import decayed_specs, initial_values, undecayed_specs
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from edge_runtime.contract.adapter import AdapterConfig
@@ -33,7 +35,24 @@ class FlatParameters:
         decayed: number of leading values that weight decay applies to.
     """
 
-    def __init__(self, config: AdapterConfig, seed: int) -> None:
+    def __init__(
+        self,
+        config: AdapterConfig,
+        seed: int,
+        initial: Mapping[str, NDArray[np.float32]] | None = None,
+    ) -> None:
+        """Makes the parameters and gives them their initial values.
+
+        Args:
+            config: shape of the adapter.
+            seed: of the generated values.
+            initial: values to start from in place of generated ones, for some or all of
+                the tensors.
+
+        Raises:
+            BadInputError: ``initial`` has a tensor that this adapter has not, or one of
+                another shape or dtype.
+        """
         decayed, undecayed = decayed_specs(config), undecayed_specs(config)
         self._specs = decayed + undecayed
         self.decayed = sum(spec.size for spec in decayed)
@@ -42,16 +61,26 @@ class FlatParameters:
         self.gradients = torch.zeros(total)
         self._weights: dict[str, Weight] = {}
         offset = 0
-        for spec, initial in initial_values(self._specs, seed):
+        for spec, generated in initial_values(self._specs, seed):
             span = slice(offset, offset + spec.size)
             offset += spec.size
             self._weights[spec.name] = Weight(
                 self.values[span].view(spec.shape), self.gradients[span].view(spec.shape)
             )
-            self._weights[spec.name].value.copy_(torch.from_numpy(initial))
+            self._weights[spec.name].value.copy_(torch.from_numpy(generated))
+        self._start_from(initial or {})
 
     def __getitem__(self, name: str) -> Weight:
         return self._weights[name]
+
+    def _start_from(self, initial: Mapping[str, NDArray[np.float32]]) -> None:
+        where = "initial adapter weights"
+        for name in initial:
+            if name not in self._weights:
+                raise BadInputError(f"{where}: this adapter has no tensor {name[:80]!r}")
+            value = self._weights[name].value.numpy()
+            check_tensor(initial, name, value.shape, value.dtype, where)
+            np.copyto(value, initial[name])
 
     def named(self) -> dict[str, NDArray[np.float32]]:
         """Every parameter by name, as views."""
@@ -75,7 +104,7 @@ class FlatParameters:
 
 
 def check_tensor(
-    tensors: dict[str, NDArray[np.float32]],
+    tensors: Mapping[str, NDArray[np.float32]],
     name: str,
     shape: tuple[int, ...],
     dtype: np.dtype[np.generic],

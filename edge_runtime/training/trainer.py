@@ -6,74 +6,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.tensors import read_tensors, write_tensors
 
 from .averaging import update_average
 from .flat import FlatParameters, check_tensor
-from .head import PooledHead
-from .loss import cross_entropy, squared_error
-from .network import SideNetwork
+from .model import Model
 from .optimizer import AdamW
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
+    from edge_runtime.lm_head import FrozenHead
 
 from .batch import Batch
 
 # The weights that training goes on from; in the state only.
 _CURRENT = "optimizer.current_weights"
-
-
-class _Model:
-    """Side network and head as one function of a batch."""
-
-    def __init__(self, config: AdapterConfig, parameters: FlatParameters) -> None:
-        if config.task not in ("classification", "regression"):
-            raise BadInputError(f"adapters for task {config.task!r} cannot be trained yet")
-        self.config = config
-        self._network = SideNetwork(config, parameters)
-        self._head = PooledHead(config, parameters)
-
-    def forward(self, batch: Batch) -> Tensor:
-        self._check(batch)
-        hidden = torch.from_numpy(np.ascontiguousarray(batch.hidden))
-        lengths = torch.from_numpy(batch.lengths)
-        mask = torch.arange(hidden.shape[2]) < lengths[:, None]
-        state = self._network.forward(hidden, mask)
-        return self._head.forward(hidden[-1], state, mask, torch.from_numpy(batch.second_starts))
-
-    def loss_and_gradients(self, batch: Batch) -> float:
-        outputs = self.forward(batch)
-        targets = torch.from_numpy(batch.targets)
-        if self.config.task == "regression":
-            scaled = (targets - self.config.target_mean) / self.config.target_scale
-            loss, gradient = squared_error(outputs, scaled)
-        else:
-            loss, gradient = cross_entropy(outputs, targets)
-        self._network.backward(self._head.backward(gradient))
-        return loss
-
-    def outputs(self, batch: Batch) -> NDArray[np.float32]:
-        config = self.config
-        if not batch.size:
-            return np.zeros((0, config.num_outputs), np.float32)
-        with torch.inference_mode():
-            outputs = self.forward(batch)
-            if config.task == "regression":
-                outputs = outputs * config.target_scale + config.target_mean
-            result: NDArray[np.float32] = outputs.numpy()
-            return result
-
-    def _check(self, batch: Batch) -> None:
-        layers, _, _, channels = batch.hidden.shape
-        expected = (len(self.config.layers), self.config.hidden_size)
-        if (layers, channels) != expected:
-            raise ValueError(f"hidden has (L, d) = {(layers, channels)}, the adapter {expected}")
 
 
 def _configure_torch(threads: int) -> None:
@@ -115,14 +65,20 @@ class Trainer:
             total_steps: updates in all, which the schedule is made for.
             threads: of PyTorch.
             head: the frozen head, for language models.
-            initial: safetensors with initial values of some or all of the adapter's tensors.
+            initial: safetensors with values to start from in place of generated ones, for
+                some or all of the adapter's tensors.
+
+        Raises:
+            BadInputError: ``initial`` is damaged or of an adapter of another shape.
+            ValueError: a language model without the head that fits it.
         """
         _configure_torch(threads)
-        self._parameters = FlatParameters(config, options.seed)
-        self._average = FlatParameters(config, options.seed)
+        given = read_tensors(initial, "initial adapter weights") if initial else None
+        self._parameters = FlatParameters(config, options.seed, given)
+        self._average = FlatParameters(config, options.seed, given)
         self._average_steps = options.average_fraction * total_steps
-        self._model = _Model(config, self._parameters)
-        self._average_model = _Model(config, self._average)
+        self._model = Model(config, self._parameters, head)
+        self._average_model = Model(config, self._average, head)
         self._optimizer = AdamW(self._parameters, options, total_steps)
         self.flat_gradient: NDArray[np.float32] = self._parameters.gradients.numpy()
         self.flat_parameters: NDArray[np.float32] = self._parameters.values.numpy()
@@ -140,20 +96,18 @@ class Trainer:
     def gradients(self, batch: Batch) -> float:
         """Summed loss; its gradient replaces ``flat_gradient``.
 
-        The loss is in nats for classification, and in squared standardised units
-        (``target_scale``) for regression. An empty batch has loss 0 and gradient 0.
+        The loss is in nats for classification, in nats summed over the counted tokens for
+        language models, and in squared standardised units (``target_scale``) for
+        regression. The mean is over ``batch.count``. An empty batch has loss 0 and
+        gradient 0.
 
         Raises:
             ValueError: the batch does not fit the adapter.
-            IndexError: a target is no class.
+            IndexError: a target is no class, or not in the vocabulary.
         """
         if not batch.size:
             self.flat_gradient.fill(0)
             return 0.0
-        if self._model.config.task == "classification" and not (
-            batch.targets.min() >= 0 and batch.targets.max() < self._model.config.num_outputs
-        ):
-            raise IndexError(f"a target is not below {self._model.config.num_outputs}")
         with torch.inference_mode():
             return self._model.loss_and_gradients(batch)
 
@@ -174,7 +128,12 @@ class Trainer:
             )
 
     def outputs(self, batch: Batch) -> NDArray[np.float32]:
-        """(B, C) logits, or (B, 1) values in the targets' units, by the averaged weights."""
+        """What the averaged weights say of a batch, float32.
+
+        (B, C) logits; (B, 1) values in the targets' units; for language models (B, 3): the
+        loss in nats summed over the counted tokens of each sample, how many these are, and
+        how many of them have the largest logit.
+        """
         return self._average_model.outputs(batch)
 
     def state(self) -> bytes:
@@ -217,8 +176,8 @@ class Predictor:
         parameters = FlatParameters(config, seed=0)
         where = "adapter_model.safetensors"
         parameters.load(read_tensors(weights, where), where)
-        self._model = _Model(config, parameters)
+        self._model = Model(config, parameters, head)
 
     def outputs(self, batch: Batch) -> NDArray[np.float32]:
-        """(B, C) logits, or (B, 1) values in the targets' units."""
+        """As :meth:`Trainer.outputs`."""
         return self._model.outputs(batch)

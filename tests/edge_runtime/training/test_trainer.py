@@ -242,8 +242,3 @@ def test_a_batch_that_does_not_fit_is_refused() -> None:
     data.targets[0] = 3
     with pytest.raises(IndexError, match="target"):
         trainer().gradients(data)
-
-
-def test_tasks_without_a_head_are_refused() -> None:
-    with pytest.raises(BadInputError, match="causal-lm"):
-        trainer(task="causal-lm")

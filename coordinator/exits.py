@@ -14,7 +14,9 @@ from typer.core import TyperGroup
 from edge_runtime.contract.errors import MissingExtraError, PacplusError, StoppedError
 
 _EXTRA_OF = {"torch": "export", "transformers": "export", "onnxscript": "export"}
-_COORDINATOR_NEEDS = ("zmq", "onnx", "onnx_ir", "onnxruntime", "tokenizers", "safetensors", "rich")
+_COORDINATOR_NEEDS = (
+    *("zmq", "onnx", "onnx_ir", "onnxruntime", "tokenizers", "safetensors", "rich", "jinja2"),
+)
 
 
 class CommandGroup(TyperGroup):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+from edge_runtime.contract.sample import Ragged
 
 if TYPE_CHECKING:
     from edge_runtime.contract.manifest import Task
@@ -13,29 +17,59 @@ if TYPE_CHECKING:
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 
-def metrics(task: Task, outputs_NC: npt.ArrayLike, targets_N: npt.ArrayLike) -> dict[str, float]:
+def metrics(
+    task: Task, outputs_NC: npt.ArrayLike, targets_N: npt.ArrayLike | Ragged
+) -> dict[str, float]:
     """All metrics of a task.
 
     Args:
-        task: ``classification`` or ``regression``.
-        outputs_NC: logits, or predicted values with C = 1.
-        targets_N: class indices, or values.
+        task: what the outputs are of.
+        outputs_NC: logits; or predicted values with C = 1; or, for language models, each
+            sample's summed loss in nats, its counted tokens, and how many of them were
+            given the highest probability.
+        targets_N: class indices, or values; not looked at for language models.
 
     Returns:
         ``accuracy, macro_f1, loss`` and, with two classes, ``f1``; or ``pearson,
-        spearman, loss``. Always finite for finite outputs.
+        spearman, loss``; or ``loss, perplexity, token_accuracy``. Always finite for finite
+        outputs, but for the perplexity of a loss above 709.
 
     Raises:
-        ValueError: no samples, or another task.
+        ValueError: no samples.
     """
     outputs = np.asarray(outputs_NC, np.float64)
     if not len(outputs):
         raise ValueError("no samples to evaluate")
+    if isinstance(targets_N, Ragged) or task in ("causal-lm", "seq2seq"):
+        return _language(outputs)
     if task == "classification":
         return _classification(outputs, np.asarray(targets_N, np.int64))
-    if task == "regression":
-        return _regression(outputs.reshape(-1), np.asarray(targets_N, np.float64))
-    raise ValueError(f"no metrics for {task}")
+    return _regression(outputs.reshape(-1), np.asarray(targets_N, np.float64))
+
+
+def exact_match(generated: Sequence[str], expected: Sequence[str]) -> float:
+    """Share of texts that are as they must be, but for blanks at their ends.
+
+    Raises:
+        ValueError: no texts, or not as many of both.
+    """
+    pairs = list(zip(generated, expected, strict=True))
+    if not pairs:
+        raise ValueError("no texts to compare")
+    return sum(left.strip() == right.strip() for left, right in pairs) / len(pairs)
+
+
+def _language(outputs_N3: Floats) -> dict[str, float]:
+    """Every token counts alike, in whichever sample it is."""
+    loss_sum, tokens, correct = outputs_N3.sum(axis=0).tolist()
+    if not tokens:
+        raise ValueError("no counted tokens to evaluate")
+    loss = loss_sum / tokens
+    return {
+        "loss": loss,
+        "perplexity": math.exp(loss) if loss < 709 else math.inf,
+        "token_accuracy": correct / tokens,
+    }
 
 
 def _classification(logits: Floats, targets: npt.NDArray[np.int64]) -> dict[str, float]:

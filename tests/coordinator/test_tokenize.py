@@ -8,7 +8,7 @@ from tokenizers import models, pre_tokenizers, processors
 from coordinator.tokenize import SampleTokenizer
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import Sha256
-from edge_runtime.contract.manifest import BlockSpec, InputSpec, Manifest, Parity
+from edge_runtime.contract.manifest import FORMAT_VERSION, BlockSpec, InputSpec, Manifest, Parity
 from edge_runtime.contract.sample import sample_key
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d"]
@@ -31,7 +31,7 @@ def manifest(*inputs: InputSpec, max_length: int = 8) -> Manifest:
         flops_per_token=0,
     )
     return Manifest(
-        format_version=1,
+        format_version=FORMAT_VERSION,
         model_id="tiny",
         architecture="BertModel",
         task="classification",

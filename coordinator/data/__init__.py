@@ -1,0 +1,41 @@
+"""Reads JSONL data, each task's forms of it."""
+
+from .labelled import (
+    DataSet,
+    DataTask,
+    Targets,
+    Texts,
+    read_evaluation_data,
+    read_texts,
+    read_training_data,
+)
+from .language import (
+    Completions,
+    Conversations,
+    Documents,
+    LanguageData,
+    LanguageTask,
+    Message,
+    Transformations,
+    read_language_data,
+)
+from .lines import FieldNames
+
+__all__ = [
+    "Completions",
+    "Conversations",
+    "DataSet",
+    "DataTask",
+    "Documents",
+    "FieldNames",
+    "LanguageData",
+    "LanguageTask",
+    "Message",
+    "Targets",
+    "Texts",
+    "Transformations",
+    "read_evaluation_data",
+    "read_language_data",
+    "read_texts",
+    "read_training_data",
+]

@@ -1,0 +1,179 @@
+"""Lines with labels: classification and regression.
+
+Labels may be strings, integers or booleans (``1`` and ``"1"`` are one label), numbers may
+be quoted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.contract.errors import BadInputError
+
+from .lines import SHOWN, FieldNames, Line, read_lines
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DataTask: TypeAlias = Literal["classification", "regression"]
+Targets: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Texts:
+    """The inputs of a data file.
+
+    Attributes:
+        texts: one a line.
+        pairs: the second texts; None when the data has none.
+        line_numbers: where each came from, from 1.
+    """
+
+    texts: tuple[str, ...]
+    pairs: tuple[str, ...] | None
+    line_numbers: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def num_duplicates(self) -> int:
+        """Lines whose texts occurred on an earlier line."""
+        seen = set(zip(self.texts, self.pairs, strict=True) if self.pairs else self.texts)
+        return len(self.texts) - len(seen)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DataSet:
+    """Inputs with what is to be learnt.
+
+    Attributes:
+        inputs: the texts.
+        targets: (N,) int64 indices into ``labels``, or float32 values for regression.
+        labels: class names in output order; empty for regression.
+    """
+
+    inputs: Texts
+    targets: Targets
+    labels: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+def read_training_data(path: Path, task: DataTask, fields: FieldNames | None = None) -> DataSet:
+    """Reads training data; the labels are the sorted set found in it.
+
+    Raises:
+        BadInputError: the file or a line is not what it must be, or has one label only.
+    """
+    names = fields or FieldNames()
+    lines = read_lines(path)
+    inputs = _texts(lines, names)
+    if task == "regression":
+        return DataSet(inputs=inputs, targets=_numbers(lines, names), labels=())
+    found = _labels(lines, names)
+    labels = tuple(sorted(set(found)))
+    if len(labels) == 1:
+        raise BadInputError(
+            f"{path}: field {names.label!r} is {labels[0]!r} on every line; "
+            "classification needs at least two labels"
+        )
+    return DataSet(inputs=inputs, targets=_indices(found, labels), labels=labels)
+
+
+def read_evaluation_data(
+    path: Path, task: DataTask, labels: Sequence[str], fields: FieldNames | None = None
+) -> DataSet:
+    """Reads evaluation data.
+
+    Args:
+        path: the file.
+        task: of the run.
+        labels: those that training knows, in output order; empty for regression.
+        fields: what the fields are called.
+
+    Raises:
+        BadInputError: the file or a line is not what it must be, or has a label that
+            training does not know.
+    """
+    names = fields or FieldNames()
+    lines = read_lines(path)
+    inputs = _texts(lines, names)
+    if task == "regression":
+        return DataSet(inputs=inputs, targets=_numbers(lines, names), labels=())
+    found = _labels(lines, names)
+    known = set(labels)
+    for line, label in zip(lines, found, strict=True):
+        if label not in known:
+            shown = ", ".join(map(repr, labels[:SHOWN]))
+            more = f" and {len(labels) - SHOWN} more" * (len(labels) > SHOWN)
+            raise line.error(
+                f"field {names.label!r} is {label!r}, which training does not know; "
+                f"it knows {shown}{more}"
+            )
+    return DataSet(inputs=inputs, targets=_indices(found, labels), labels=tuple(labels))
+
+
+def read_texts(path: Path, fields: FieldNames | None = None) -> Texts:
+    """Reads inputs alone; labels, if there are any, are not looked at.
+
+    Raises:
+        BadInputError: the file or a line is not what it must be.
+    """
+    return _texts(read_lines(path), fields or FieldNames())
+
+
+def _texts(lines: Sequence[Line], names: FieldNames) -> Texts:
+    texts = tuple(line.text(names.text, names) for line in lines)
+    paired = names.text_pair in lines[0].values
+    for line in lines:
+        if (names.text_pair in line.values) != paired:
+            first = "has" if paired else "lacks"
+            raise line.error(
+                f"{'lacks' if paired else 'has'} the field {names.text_pair!r}, which line "
+                f"{lines[0].number} {first}; give it on every line or on none"
+            )
+    pairs = tuple(line.text(names.text_pair, names) for line in lines if paired)
+    numbers = tuple(line.number for line in lines)
+    return Texts(texts=texts, pairs=pairs if paired else None, line_numbers=numbers)
+
+
+def _labels(lines: Sequence[Line], names: FieldNames) -> list[str]:
+    return [_label(line, names) for line in lines]
+
+
+def _label(line: Line, names: FieldNames) -> str:
+    value = line.field(names.label, names)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int) or (isinstance(value, str) and value):
+        return str(value)
+    raise line.wrong(names.label, "a label (a string or an integer)", value)
+
+
+def _numbers(lines: Sequence[Line], names: FieldNames) -> npt.NDArray[np.float32]:
+    return np.array([_number(line, names) for line in lines], np.float32)
+
+
+def _number(line: Line, names: FieldNames) -> float:
+    value = line.field(names.label, names)
+    try:
+        result = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        result = math.nan
+    # Beyond float32 the target would turn into infinity.
+    if not abs(result) <= float(np.finfo(np.float32).max):
+        raise line.wrong(names.label, "a finite number, as regression needs", value)
+    return result
+
+
+def _indices(found: Sequence[str], labels: Sequence[str]) -> npt.NDArray[np.int64]:
+    index = {label: i for i, label in enumerate(labels)}
+    return np.array([index[label] for label in found], np.int64)

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from devices.specification import parse_emulate
     from edge_runtime.contract.adapter import TrainingOptions
 
+    from .adapter_shape import AdapterChoice
     from .api import PlanResult, Prediction, TrainResult, evaluate, plan, predict, train
     from .data import FieldNames
     from .hosting import Cluster
-    from .inputs import AdapterChoice
     from .report import Report
     from .watching import Watcher
 
@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "AdapterChoice": "coordinator.inputs",
+    "AdapterChoice": "coordinator.adapter_shape",
     "Cluster": "coordinator.hosting",
     "FieldNames": "coordinator.data",
     "Report": "coordinator.report",

@@ -14,16 +14,30 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
-from edge_runtime.contract.errors import BadInputError, InfeasibleError, StoppedError
-from edge_runtime.contract.manifest import Manifest
+from edge_runtime.contract.errors import (
+    BadInputError,
+    InfeasibleError,
+    StoppedError,
+    UsageError,
+)
+from edge_runtime.contract.manifest import Manifest, Task
 from edge_runtime.contract.messages import CacheDtype, SampleSet
 from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.profile import DeviceProfile
 from export.stages import Bundle, open_bundle
 
-from .data import DataTask, FieldNames, Targets, Texts, read_evaluation_data, read_texts
+from .adapter_shape import AdapterChoice
+from .data import DataSet, FieldNames, Texts, read_evaluation_data, read_texts
 from .hosting import Cluster, open_host
-from .inputs import AdapterChoice, check_pairs, field_names, prepare, run_settings
+from .inputs import (
+    Prepared,
+    Tabled,
+    check_pairs,
+    prepare,
+    run_settings,
+    tabled_labelled,
+    tabled_language,
+)
 from .job import Job
 from .metrics import metrics
 from .ownership import SampleTable
@@ -33,7 +47,6 @@ from .report import Report
 from .run_folder import RunFolder, Settings, check_new
 from .running import TrainingRun, serve
 from .session import Session
-from .tokenize import SampleTokenizer
 from .watching import Silent, Watcher
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -76,7 +89,7 @@ def train(
     *,
     output: Path,
     evaluation: Path | None = None,
-    task: DataTask = "classification",
+    task: Task | None = None,
     cluster: Cluster | None = None,
     adapter: AdapterChoice | None = None,
     options: TrainingOptions | None = None,
@@ -90,10 +103,10 @@ def train(
 
     Args:
         bundle: folder that ``pacplus export`` wrote.
-        data: JSONL with ``text``, optionally ``text_pair``, and ``label``.
+        data: JSONL with the fields that the task needs.
         output: new folder of the run.
         evaluation: JSONL to evaluate on before and after.
-        task: classification or regression.
+        task: what is learnt; None takes the bundle's own.
         cluster: which devices take part; by default this machine alone.
         adapter: shape of the adapter.
         options: how to train.
@@ -114,11 +127,9 @@ def train(
     if not resume:
         check_new(output)
     prepared = prepare(bundle, data, evaluation, task, choice, options, fields)
-    settings = run_settings(
-        *(prepared, data, evaluation, task, choice, fields, cache_dtype, cache_quota_bytes)
-    )
+    settings = run_settings(prepared, data, evaluation, fields, cache_dtype, cache_quota_bytes)
     run = (RunFolder.resume if resume else RunFolder.create)(output, settings)
-    watcher.prepared(len(prepared.data), prepared.truncated)
+    _announce(watcher, prepared)
     checkpoint = run.last_checkpoint() if resume else None
     training = TrainingRun(run, prepared, checkpoint, cluster or Cluster(), watcher)
     try:
@@ -134,7 +145,7 @@ def plan(
     bundle: Path,
     data: Path,
     *,
-    task: DataTask = "classification",
+    task: Task | None = None,
     cluster: Cluster | None = None,
     adapter: AdapterChoice | None = None,
     options: TrainingOptions | None = None,
@@ -198,12 +209,15 @@ def evaluate(
     config, weights = folder.read_adapter()
     settings = folder.settings()
     opened = _bundle_of(folder, config, bundle)
-    task = _data_task(config)
-    names = field_names(settings)
-    found = read_evaluation_data(data, task, config.labels, names)
-    check_pairs(config, found.inputs, data, names.text_pair)
     watcher = watcher or Silent()
-    table = _table(opened, found.inputs, found.targets, watcher)
+    names = settings.fields
+    if config.task == "classification" or config.task == "regression":
+        found = read_evaluation_data(data, config.task, config.labels, names)
+        check_pairs(config, found.inputs, data, names.text_pair)
+        tabled = tabled_labelled(opened, found, BATCH_SIZE)
+    else:
+        tabled = tabled_language(opened, data, config.task, names, BATCH_SIZE)
+    table = _announced(watcher, tabled)
     outputs = _outputs(opened, config, weights, settings, table, cluster, watcher)
     return metrics(config.task, outputs, table.targets)
 
@@ -226,7 +240,11 @@ def predict(
     config, weights = folder.read_adapter()
     settings = folder.settings()
     opened = _bundle_of(folder, config, bundle)
-    names = field_names(settings)
+    names = settings.fields
+    if config.generative:
+        raise UsageError(
+            f"predict: {run} is a language model; only labels and values are predicted"
+        )
     if isinstance(texts, Path):
         inputs, data = read_texts(texts, names), texts
     else:
@@ -236,13 +254,10 @@ def predict(
     if not len(inputs):
         return ()
     watcher = watcher or Silent()
-    table = _table(opened, inputs, np.zeros(len(inputs), np.int64), watcher)
+    nothing = DataSet(inputs=inputs, targets=np.zeros(len(inputs), np.int64), labels=())
+    table = _announced(watcher, tabled_labelled(opened, nothing, BATCH_SIZE))
     outputs = _outputs(opened, config, weights, settings, table, cluster, watcher)
     return tuple(_prediction(config, row) for row in outputs)
-
-
-def _data_task(config: AdapterConfig) -> DataTask:
-    return "regression" if config.task == "regression" else "classification"
 
 
 def _bundle_of(folder: RunFolder, config: AdapterConfig, bundle: Path | None) -> Bundle:
@@ -255,11 +270,17 @@ def _bundle_of(folder: RunFolder, config: AdapterConfig, bundle: Path | None) ->
     return opened
 
 
-def _table(bundle: Bundle, inputs: Texts, targets: Targets, watcher: Watcher) -> SampleTable:
-    tokenizer = SampleTokenizer(bundle.path, bundle.manifest)
-    tokenized = tokenizer.encode(inputs.texts, inputs.pairs)
-    watcher.prepared(len(inputs), tokenized.num_truncated)
-    return SampleTable.make(tokenized.samples, targets, BATCH_SIZE)
+def _announce(watcher: Watcher, prepared: Prepared) -> None:
+    watcher.prepared(len(prepared.tables["train"]), prepared.truncated)
+    for note in prepared.notes:
+        watcher.note(note)
+
+
+def _announced(watcher: Watcher, tabled: Tabled) -> SampleTable:
+    watcher.prepared(len(tabled.table), tabled.truncated)
+    for note in tabled.notes:
+        watcher.note(note)
+    return tabled.table
 
 
 def _outputs(

@@ -17,12 +17,13 @@ from edge_runtime.contract.adapter import TrainingOptions
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.plain import to_plain
 
+from .adapter_shape import AdapterChoice
 from .api import plan, predict, train
 from .console import cell, say
 from .costs import MEMORY_USE, stage_memory_bytes, trainer_memory_bytes
 from .display import LiveDisplay
 from .hosting import Cluster
-from .inputs import AdapterChoice, prepare
+from .inputs import prepare
 from .planning import unmeasured_problem
 from .show import show_report
 

@@ -34,11 +34,11 @@ class LiveDisplay:
         """Says what was read."""
         say(self._console, f"{lines} lines of data")
         if truncated:
-            say(
-                self._console,
-                f"{truncated} texts are longer than the model's max_length and were truncated",
-                style="yellow",
-            )
+            self.note(f"{truncated} texts are longer than the model's max_length and were cut")
+
+    def note(self, text: str) -> None:
+        """Prints it."""
+        say(self._console, text, style="yellow")
 
     def started(self, session: Session, host: Host) -> None:
         """Starts drawing."""
@@ -116,7 +116,7 @@ class LiveDisplay:
             ]
             done, total = sum(part.samples for part in parts), len(session.job.tables["train"])
             elapsed = max(1e-3, now - record.epochs[-1].began)
-            loss = sum(part.loss_sum for part in parts) / max(1, done)
+            loss = sum(part.loss_sum for part in parts) / max(1, sum(part.count for part in parts))
             text = (
                 f"epoch {epoch} of {session.job.options.epochs}: {done} of {total} samples, "
                 f"{done / elapsed:.0f} samples/s, loss {loss:.4f}"

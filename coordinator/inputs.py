@@ -5,29 +5,32 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from pathlib import Path
+from typing import TypeAlias
 
-from edge_runtime.contract.adapter import AdapterConfig, AdapterKind, TrainingOptions
+import numpy as np
+
+from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.contract.errors import BadInputError, UsageError
-from edge_runtime.contract.manifest import Manifest
+from edge_runtime.contract.manifest import Manifest, Task
 from edge_runtime.contract.messages import CacheDtype, SampleSet
 from export.stages import Bundle, open_bundle
 
-from .data import DataSet, DataTask, FieldNames, Texts, read_evaluation_data, read_training_data
+from .adapter_shape import AdapterChoice, Learnt, adapter_config, added_layers, task_for
+from .data import (
+    DataSet,
+    DataTask,
+    FieldNames,
+    LanguageTask,
+    Texts,
+    read_evaluation_data,
+    read_language_data,
+    read_training_data,
+)
 from .ownership import SampleTable
 from .run_folder import Settings
-from .tokenize import SampleTokenizer
+from .tokenize import LanguageTokenizer, SampleTokenizer
 
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterChoice:
-    """What the user chooses of the adapter; None takes the kind's measured default.
-
-    ``layers`` is ``"all"``, ``"every:K"`` or a comma-separated list of hidden states.
-    """
-
-    kind: AdapterKind = "attention"
-    reduction: int = 8
-    layers: str = "all"
+Tables: TypeAlias = dict[SampleSet, SampleTable]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,83 +39,145 @@ class Prepared:
 
     Attributes:
         bundle: opened and verified.
-        data: the training lines.
         tables: training and, if given, evaluation samples.
         config: shape of the adapter.
         options: how to train.
-        truncated: texts longer than the bundle's ``max_length``.
+        truncated: samples that were longer than the bundle's ``max_length``.
+        notes: what the user should know besides.
     """
 
     bundle: Bundle
-    data: DataSet
-    tables: dict[SampleSet, SampleTable]
+    tables: Tables
     config: AdapterConfig
     options: TrainingOptions
     truncated: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Tabled:
+    """A data file as a table of samples.
+
+    Attributes:
+        table: the samples.
+        truncated: how many of them were cut.
+        notes: what the user should know besides.
+    """
+
+    table: SampleTable
+    truncated: int
+    notes: tuple[str, ...] = ()
 
 
 def prepare(
     bundle: Path,
     data: Path,
     evaluation: Path | None,
-    task: DataTask,
+    task: Task | None,
     choice: AdapterChoice,
     options: TrainingOptions,
     fields: FieldNames | None,
 ) -> Prepared:
     """Opens the bundle, reads and tokenises the data.
 
+    Args:
+        bundle: folder of the bundle.
+        data: file to train on.
+        evaluation: file to evaluate on, if any.
+        task: None takes the bundle's own.
+        choice: of the adapter.
+        options: how to train.
+        fields: other names of the data's fields.
+
     Raises:
         BadInputError: something is wrong with one of them; the message says what and where.
     """
     opened = open_bundle(bundle)
-    train_data = read_training_data(data, task, fields)
-    tokenizer = SampleTokenizer(opened.path, opened.manifest)
-    found: dict[SampleSet, DataSet] = {"train": train_data}
+    manifest = opened.manifest
+    chosen = task_for(manifest, task)
+    files: dict[SampleSet, Path] = {"train": data}
     if evaluation is not None:
-        found["eval"] = read_evaluation_data(evaluation, task, train_data.labels, fields)
-        if (found["eval"].inputs.pairs is None) != (train_data.inputs.pairs is None):
-            raise BadInputError(f"{evaluation}: text_pair must be in both data files or in neither")
-    tables, truncated = {}, 0
-    for which, dataset in found.items():
-        tokenized = tokenizer.encode(dataset.inputs.texts, dataset.inputs.pairs)
-        truncated += tokenized.num_truncated
-        tables[which] = SampleTable.make(tokenized.samples, dataset.targets, options.batch_size)
-    config = _adapter_config(opened.manifest, train_data, task, choice)
+        files["eval"] = evaluation
+    size = options.batch_size
+    if chosen == "classification" or chosen == "regression":
+        found = _labelled(files, chosen, fields)
+        learnt = _learnt(found["train"], chosen)
+        tabled = {which: tabled_labelled(opened, found[which], size) for which in found}
+    else:
+        learnt = Learnt()
+        tabled = {
+            which: tabled_language(opened, path, chosen, fields, size)
+            for which, path in files.items()
+        }
+    config = adapter_config(manifest, chosen, choice, learnt)
     return Prepared(
         bundle=opened,
-        data=train_data,
-        tables=tables,
+        tables={which: part.table for which, part in tabled.items()},
         config=config,
         options=options,
-        truncated=truncated,
+        truncated=sum(part.truncated for part in tabled.values()),
+        notes=(*_notes_on(choice, config), *(n for part in tabled.values() for n in part.notes)),
     )
 
 
-def _adapter_config(
-    manifest: Manifest, data: DataSet, task: DataTask, choice: AdapterChoice
-) -> AdapterConfig:
-    mean, scale = 0.0, 1.0
-    if task == "regression":
-        mean = float(data.targets.mean())
-        scale = float(data.targets.std()) or 1.0
-    try:
-        return AdapterConfig(
-            kind=choice.kind,
-            hidden_size=manifest.hidden_size,
-            reduction=choice.reduction,
-            layers=parse_layers(choice.layers, len(manifest.blocks) - 1),
-            task=task,
-            num_outputs=len(data.labels) if task == "classification" else 1,
-            pair=data.inputs.pairs is not None,
-            target_mean=mean,
-            target_scale=scale,
-            base_model=manifest.model_id,
-            bundle_digest=manifest.digest,
-            labels=data.labels,
-        )
-    except ValueError as error:
-        raise BadInputError(f"adapter: {error}") from None
+def _labelled(
+    files: dict[SampleSet, Path], task: DataTask, fields: FieldNames | None
+) -> dict[SampleSet, DataSet]:
+    train = read_training_data(files["train"], task, fields)
+    found: dict[SampleSet, DataSet] = {"train": train}
+    if "eval" in files:
+        found["eval"] = read_evaluation_data(files["eval"], task, train.labels, fields)
+        if (found["eval"].inputs.pairs is None) != (train.inputs.pairs is None):
+            raise BadInputError(
+                f"{files['eval']}: text_pair must be in both data files or in neither"
+            )
+    return found
+
+
+def _learnt(data: DataSet, task: DataTask) -> Learnt:
+    values = np.asarray(data.targets, np.float32) if task == "regression" else None
+    return Learnt(labels=data.labels, pair=data.inputs.pairs is not None, values=values)
+
+
+def _notes_on(choice: AdapterChoice, config: AdapterConfig) -> tuple[str, ...]:
+    added = ", ".join(map(str, added_layers(choice.layers, config.layers)))
+    return (f"adapter layers: added {added}, the last of a stack",) if added else ()
+
+
+def tabled_labelled(bundle: Bundle, data: DataSet, batch_size: int) -> Tabled:
+    """Tokenises lines with labels.
+
+    Raises:
+        BadInputError: the bundle's tokenizer cannot be used.
+    """
+    tokenizer = SampleTokenizer(bundle.path, bundle.manifest)
+    tokenized = tokenizer.encode(data.inputs.texts, data.inputs.pairs)
+    table = SampleTable.make(tokenized.samples, data.targets, batch_size)
+    return Tabled(table=table, truncated=tokenized.num_truncated)
+
+
+def tabled_language(
+    bundle: Bundle, path: Path, task: LanguageTask, fields: FieldNames | None, batch_size: int
+) -> Tabled:
+    """Reads and tokenises lines for a language model.
+
+    Raises:
+        BadInputError: a line is not what it must be, or the bundle's tokenizer cannot be used.
+    """
+    data = read_language_data(path, task, fields)
+    tokenized = LanguageTokenizer(bundle.path, bundle.manifest).encode(data, path)
+    table = SampleTable.make(tokenized.samples, tokenized.targets, batch_size)
+    skipped = _skipped(path, tokenized.num_skipped, bundle.manifest)
+    return Tabled(table=table, truncated=tokenized.num_truncated, notes=skipped)
+
+
+def _skipped(path: Path, count: int, manifest: Manifest) -> tuple[str, ...]:
+    if not count:
+        return ()
+    return (
+        f"{path}: {count} lines have no token to learn within the model's "
+        f"{manifest.max_length} tokens and were skipped",
+    )
 
 
 def check_pairs(config: AdapterConfig, texts: Texts, data: Path | None, field: str) -> None:
@@ -143,51 +208,28 @@ def check_pairs(config: AdapterConfig, texts: Texts, data: Path | None, field: s
     )
 
 
-def parse_layers(text: str, last: int) -> tuple[int, ...]:
-    """Hidden states that an adapter reads, out of 0..last; the last one is always read.
-
-    Raises:
-        BadInputError: the text is none of ``all``, ``every:K`` and a list of numbers.
-    """
-    if text == "all":
-        return tuple(range(last + 1))
-    try:
-        if text.startswith("every:"):
-            chosen = set(range(last, -1, -int(text.removeprefix("every:"))))
-        else:
-            chosen = {int(item) for item in text.split(",")}
-    except ValueError:
-        chosen = {-1}
-    if not chosen or min(chosen) < 0 or max(chosen) > last:
-        raise BadInputError(
-            f"adapter layers {text!r}: write all, every:K, or numbers from 0 to {last}"
-        )
-    return tuple(sorted(chosen | {last}))
-
-
 def run_settings(
     prepared: Prepared,
     data: Path,
     evaluation: Path | None,
-    task: DataTask,
-    choice: AdapterChoice,
     fields: FieldNames | None,
     cache_dtype: CacheDtype,
     cache_quota_bytes: int | None = None,
 ) -> Settings:
     """What decides the run's result, and what later commands go by."""
-    names = fields or FieldNames()
-    options = prepared.options
+    options, config = prepared.options, prepared.config
     return Settings(
         bundle=str(prepared.bundle.path.resolve()),
         bundle_digest=prepared.bundle.manifest.digest,
         data_sha256=_sha256(data),
         eval_sha256=_sha256(evaluation) if evaluation else "",
-        fields=(names.text, names.text_pair, names.label),
-        task=task,
-        adapter=choice.kind,
-        adapter_layers=prepared.config.layers,
-        reduction=choice.reduction,
+        fields=fields or FieldNames(),
+        task=config.task,
+        adapter=config.kind,
+        adapter_layers=config.layers,
+        adapter_heads=config.num_heads,
+        adapter_init=config.initialization,
+        reduction=config.reduction,
         epochs=options.epochs,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
@@ -199,9 +241,3 @@ def run_settings(
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def field_names(settings: Settings) -> FieldNames:
-    """Names of the data's fields."""
-    text, text_pair, label = settings.fields
-    return FieldNames(text=text, text_pair=text_pair, label=label)

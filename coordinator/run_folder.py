@@ -19,6 +19,7 @@ from edge_runtime.transport.files import write_private
 from export.adapter_graph import adapter_onnx
 
 from .actions import Record
+from .data import FieldNames
 from .report import EpochReport, FillReport
 
 CONFIG = "adapter_config.json"
@@ -44,10 +45,12 @@ class Settings:
         bundle_digest: of the bundle.
         data_sha256: of the training file.
         eval_sha256: of the evaluation file; empty for none.
-        fields: names of text, text_pair and label.
-        task: classification or regression.
+        fields: names of the data's fields.
+        task: what is learnt.
         adapter: kind of side block.
         adapter_layers: hidden states that are read.
+        adapter_heads: attention heads of a side block.
+        adapter_init: where the first weights come from.
         reduction: of the adapter.
         epochs: in all.
         batch_size: global.
@@ -61,10 +64,12 @@ class Settings:
     bundle_digest: str
     data_sha256: str
     eval_sha256: str
-    fields: tuple[str, ...]
+    fields: FieldNames
     task: str
     adapter: str
     adapter_layers: tuple[int, ...]
+    adapter_heads: int
+    adapter_init: str
     reduction: int
     epochs: int
     batch_size: int
@@ -276,4 +281,7 @@ def _difference(name: str, before: object, now: object) -> str:
     """What a run was started with, for the user, to whom a digest says nothing."""
     if name in _FILES:
         return f"other {_FILES[name]}"
+    if isinstance(before, dict) and isinstance(now, dict):
+        key = next(key for key in before if before[key] != now.get(key))
+        return _difference(f"{name} {key}", before[key], now.get(key))
     return f"{name} {str(before)[:40]}, not {str(now)[:40]}"

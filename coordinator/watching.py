@@ -15,6 +15,9 @@ class Watcher(Protocol):
     def prepared(self, lines: int, truncated: int) -> None:
         """The data are read; so many texts were longer than the model takes."""
 
+    def note(self, text: str) -> None:
+        """Something about the inputs that the user should know."""
+
     def started(self, session: Session, host: Host) -> None:
         """The devices are started, the session begins."""
 
@@ -32,6 +35,9 @@ class Silent:
     """Wants to know nothing."""
 
     def prepared(self, lines: int, truncated: int) -> None:
+        """Ignored."""
+
+    def note(self, text: str) -> None:
         """Ignored."""
 
     def started(self, session: Session, host: Host) -> None:

@@ -5,15 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from coordinator.adapter_shape import AdapterChoice
 from coordinator.data import FieldNames, Texts
-from coordinator.inputs import (
-    AdapterChoice,
-    check_pairs,
-    field_names,
-    parse_layers,
-    prepare,
-    run_settings,
-)
+from coordinator.inputs import check_pairs, prepare, run_settings
 from edge_runtime.contract.adapter import TrainingOptions
 from edge_runtime.contract.errors import BadInputError, UsageError
 
@@ -114,10 +108,10 @@ def test_settings_tell_apart_what_changes_the_result(model, write):
     found = prepared(model, data, fields=names)
 
     def settings(data=data, evaluation=None):
-        return run_settings(found, data, evaluation, "classification", CHOICE, names, "int8")
+        return run_settings(found, data, evaluation, names, "int8")
 
     first = settings()
-    assert field_names(first) == names
+    assert (first.fields, first.task) == (names, "classification")
     assert (first.epochs, first.batch_size, first.seed, first.cache_dtype) == (2, 4, 7, "int8")
     assert first == settings()
     copy = data.with_name("copy")
@@ -127,29 +121,6 @@ def test_settings_tell_apart_what_changes_the_result(model, write):
     assert settings(copy).data_sha256 != first.data_sha256
     assert first.eval_sha256 == ""
     assert settings(evaluation=data).eval_sha256 == first.data_sha256
-
-
-@pytest.mark.parametrize(
-    ("text", "layers"),
-    [
-        ("all", (0, 1, 2, 3, 4, 5, 6)),
-        ("every:1", (0, 1, 2, 3, 4, 5, 6)),
-        ("every:2", (0, 2, 4, 6)),
-        ("every:4", (2, 6)),
-        ("every:9", (6,)),
-        ("6", (6,)),
-        ("3,1", (1, 3, 6)),
-        ("1, 1 ,6", (1, 6)),
-    ],
-)
-def test_layers_are_ascending_and_end_with_the_last(text, layers):
-    assert parse_layers(text, 6) == layers
-
-
-@pytest.mark.parametrize("text", ["", "some", "every:", "every:0", "every:-1", "7", "-1", "1,,2"])
-def test_layers_that_are_not_there_are_bad_input(text):
-    with pytest.raises(BadInputError, match=r"all, every:K, or numbers from 0 to 6"):
-        parse_layers(text, 6)
 
 
 @pytest.mark.parametrize(

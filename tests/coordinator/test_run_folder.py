@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from coordinator.actions import Record
+from coordinator.data import FieldNames
 from coordinator.report import EpochReport, FillReport
 from coordinator.run_folder import Checkpoint, RunFolder, Settings, check_new
 from edge_runtime.contract.adapter import AdapterConfig
@@ -22,10 +23,12 @@ SETTINGS = Settings(
     bundle_digest="ab",
     data_sha256="cd",
     eval_sha256="",
-    fields=("text", "text_pair", "label"),
+    fields=FieldNames(),
     task="classification",
     adapter="attention",
     adapter_layers=(0, 1, 2),
+    adapter_heads=1,
+    adapter_init="random",
     reduction=8,
     epochs=3,
     batch_size=16,
@@ -37,10 +40,12 @@ OTHERS = {
     "bundle_digest": "ac",
     "data_sha256": "ce",
     "eval_sha256": "ef",
-    "fields": ("sentence", "text_pair", "label"),
+    "fields": FieldNames(text="sentence"),
     "task": "regression",
     "adapter": "mlp",
     "adapter_layers": (0, 2),
+    "adapter_heads": 2,
+    "adapter_init": "pruned",
     "reduction": 4,
     "epochs": 4,
     "batch_size": 8,
@@ -136,6 +141,12 @@ def test_resuming_with_another_setting_names_it(run, field):
     files = {"bundle_digest": "bundle", "data_sha256": "--data", "eval_sha256": "--eval"}
     said = f"other .*{files[field]}" if field in files else f"{field} .*, not "
     with pytest.raises(BadInputError, match=f"was started with {said}"):
+        RunFolder.resume(run.path, changed)
+
+
+def test_of_renamed_fields_the_first_that_differs_is_named(run):
+    changed = dataclasses.replace(SETTINGS, fields=FieldNames(label="intent"))
+    with pytest.raises(BadInputError, match="with fields label label, not intent"):
         RunFolder.resume(run.path, changed)
 
 

@@ -128,7 +128,7 @@ def test_escape_sequences_do_not_reach_the_terminal():
 
 
 def test_the_rate_of_an_epoch_is_counted_from_its_own_start():
-    progress = Progress(epoch=2, samples=50, loss_sum=1.0)
+    progress = Progress(epoch=2, samples=50, count=400, loss_sum=600.0)
     record = SessionRecord(
         devices={NAMES[0]: DeviceRecord(roles=("trainer",), progress=progress)},
         epochs=[EpochRecord(epoch=1, began=100.0), EpochRecord(epoch=2, began=190.0)],
@@ -139,7 +139,7 @@ def test_the_rate_of_an_epoch_is_counted_from_its_own_start():
     session = SimpleNamespace(phase="training", record=record, job=job)
     seen = console()
     seen.print(LiveDisplay(seen)._progress(session, 200.0))
-    assert "50 of 100 samples, 5 samples/s" in text_of(seen)
+    assert "50 of 100 samples, 5 samples/s, loss 1.5000" in text_of(seen)
 
 
 def test_the_demo_with_json_keeps_stdout_for_the_object(monkeypatch, capsys, tmp_path):

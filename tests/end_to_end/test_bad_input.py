@@ -56,7 +56,8 @@ def finished_run(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A run that knows the labels ``bad`` and ``good``; commands read it, nothing trains."""
     import numpy as np
 
-    from coordinator.inputs import AdapterChoice, prepare, run_settings
+    from coordinator.adapter_shape import AdapterChoice
+    from coordinator.inputs import prepare, run_settings
     from coordinator.run_folder import RunFolder
     from edge_runtime.contract.adapter import TrainingOptions
     from edge_runtime.training import Trainer
@@ -65,7 +66,7 @@ def finished_run(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     data = write_jsonl(folder / "train.jsonl", GOOD)
     options, choice = TrainingOptions(), AdapterChoice()
     prepared = prepare(bundle, data, None, "classification", choice, options, None)
-    settings = run_settings(prepared, data, None, "classification", choice, None, "fp16")
+    settings = run_settings(prepared, data, None, None, "fp16")
     run = RunFolder.create(folder / "run", settings)
     trainer = Trainer(prepared.config, options, 1)
     assert np.isfinite(trainer.flat_parameters).all()

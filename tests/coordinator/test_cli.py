@@ -30,7 +30,9 @@ OPTIONS = {
     "train": {
         *("bundle", "--data", "--eval", "-o", "--output", "--task", "--epochs", "--batch-size"),
         *("--learning-rate", "--adapter", "--adapter-layers", "--reduction", "--seed", "--resume"),
-        *("--cache-dtype", "--cache-quota", "--text-field", "--text-pair-field", "--label-field"),
+        *("--adapter-heads", "--adapter-init", "--cache-dtype", "--cache-quota"),
+        *("--text-field", "--text-pair-field", "--label-field", "--prompt-field"),
+        *("--completion-field", "--messages-field", "--source-field", "--target-field"),
         *CLUSTER,
     },
 }
@@ -114,6 +116,9 @@ def test_help_has_an_example(name: str, pacplus: Callable[..., Ended]) -> None:
         [*TRAIN, "--batch-size", "0"],
         [*TRAIN, "--learning-rate", "-1"],
         [*TRAIN, "--reduction", "0"],
+        [*TRAIN, "--adapter-heads", "0"],
+        [*TRAIN, "--adapter-init", "zero"],
+        [*TRAIN, "--task", "chat"],
         [*TRAIN, "--cache-quota", "2Q"],
         [*TRAIN, "--emulate", "toaster"],
         [*TRAIN, "--emulate", "laptop", "--devices", "all"],

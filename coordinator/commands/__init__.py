@@ -1,0 +1,1 @@
+"""The commands of ``pacplus``, one module for each group."""

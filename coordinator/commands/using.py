@@ -1,0 +1,77 @@
+"""``pacplus evaluate`` and ``pacplus predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_runtime.contract.errors import UsageError
+
+from . import options as o
+
+
+def evaluate(
+    run: o.Run,
+    data: Annotated[Path, typer.Option(help="JSONL like the training data.")],
+    bundle: o.BundleMoved = None,
+    as_json: o.Json = False,
+    emulate: o.Emulate = "",
+    devices: o.Devices = "",
+    listen: o.Listen = o.LISTEN,
+) -> None:
+    """Compute a run's metrics on data.
+
+    Example: pacplus evaluate run --data test.jsonl
+    """
+    from coordinator.api import evaluate as compute
+
+    found = compute(
+        run,
+        data,
+        bundle=bundle,
+        cluster=o.cluster(emulate, devices, listen),
+        watcher=o.display(),
+    )
+    if as_json:
+        o.print_json(found)
+    else:
+        for name, value in found.items():
+            typer.echo(f"{name:14} {value:.4f}")
+
+
+def predict(
+    run: o.Run,
+    text: Annotated[
+        list[str] | None, typer.Option("--text", help="A text; may be given several times.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="JSONL with texts.")] = None,
+    bundle: o.BundleMoved = None,
+    as_json: o.Json = False,
+    emulate: o.Emulate = "",
+    devices: o.Devices = "",
+    listen: o.Listen = o.LISTEN,
+) -> None:
+    """Use a run's adapter on texts.
+
+    Example: pacplus predict run --text "wake me at seven"
+    """
+    from coordinator.api import predict as compute
+    from coordinator.show import show_predictions
+
+    if bool(text) == bool(data):
+        raise UsageError("give either --text or --data")
+    found = compute(
+        run,
+        data if data is not None else tuple(text or ()),
+        bundle=bundle,
+        cluster=o.cluster(emulate, devices, listen),
+        watcher=o.display(),
+    )
+    if as_json:
+        from edge_runtime.contract.plain import to_plain
+
+        o.print_json({"predictions": to_plain(found)})
+    else:
+        show_predictions(found)

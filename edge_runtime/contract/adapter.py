@@ -24,8 +24,24 @@ NORM_EPSILON = 1e-5
 # one's loss; with it they stay below 0.001 % (MiniLM, SST-2, learning rate 2e-3).
 DOWN_REACH = 96.0
 HEAD_REACH = 48.0
-# Of the normalised last side state before a language model's ``up.weight``.
-UP_REACH = 16.0
+# Of the normalised last side state before a language model's ``up.weight``, whose zeros
+# must grow into logits within few steps.
+UP_REACH = 192.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SideStack:
+    """The part of a side network along one stack of the backbone.
+
+    Attributes:
+        prefix: of its tensors' names; empty where there is one stack only.
+        layers: hidden states that it reads; it has a block for each but the first.
+        cross: its blocks attend to the encoder's last side state, whatever their kind.
+    """
+
+    prefix: str
+    layers: int
+    cross: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +121,17 @@ class AdapterConfig:
     def width(self) -> int:
         """Adapter width w."""
         return self.hidden_size // self.reduction // self.num_heads * self.num_heads
+
+    @property
+    def stacks(self) -> tuple[SideStack, ...]:
+        """The side network's stacks; the last one is the one that outputs."""
+        if not self.encoder_layers:
+            return (SideStack(prefix="", layers=len(self.layers)),)
+        own = len(self.layers) - self.encoder_layers
+        return (
+            SideStack(prefix="encoder.", layers=self.encoder_layers),
+            SideStack(prefix="decoder.", layers=own, cross=True),
+        )
 
     @property
     def generative(self) -> bool:

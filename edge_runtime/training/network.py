@@ -9,10 +9,9 @@ from torch import Tensor
 
 from .attention import CrossAttention, Memory, SelfAttention, Sight, score_bias
 from .blocks import FeedForward, Part, normalize, normalize_backward
-from .parameters import Stack, stacks
 
 if TYPE_CHECKING:
-    from edge_runtime.contract.adapter import AdapterConfig
+    from edge_runtime.contract.adapter import AdapterConfig, SideStack
 
     from .flat import FlatParameters
 
@@ -25,9 +24,9 @@ class SideNetwork:
     """
 
     def __init__(self, config: AdapterConfig, parameters: FlatParameters) -> None:
-        *encoder, own = stacks(config)
-        self._encoder = SideStack(config, parameters, encoder[0]) if encoder else None
-        self._own = SideStack(config, parameters, own)
+        *encoder, own = config.stacks
+        self._encoder = StackNetwork(config, parameters, encoder[0]) if encoder else None
+        self._own = StackNetwork(config, parameters, own)
         self._causal = config.causal
         self._heads = config.num_heads
         self._memory: tuple[Memory, tuple[Tensor, ...]] | None = None
@@ -65,7 +64,7 @@ class SideNetwork:
             self._encoder.backward(normalize_backward(memory.gradient, *saved))
 
 
-class SideStack:
+class StackNetwork:
     """s_0 = D_0(norm(h_0));  s_i = A_i(mu_i s_{i-1} + (1 - mu_i) D_i(norm(h_i))).
 
     mu_i = sigmoid(g_i). The fusion follows Ladder Side-Tuning (Sung et al., 2022); what is
@@ -74,7 +73,7 @@ class SideStack:
     propagated into the hidden states.
     """
 
-    def __init__(self, config: AdapterConfig, parameters: FlatParameters, stack: Stack) -> None:
+    def __init__(self, config: AdapterConfig, parameters: FlatParameters, stack: SideStack) -> None:
         self._down = parameters[f"{stack.prefix}down.weight"]
         self._scale = config.down_scale
         self._down_bias = parameters[f"{stack.prefix}down.bias"]
@@ -122,7 +121,7 @@ class SideStack:
 
 
 def _block(
-    config: AdapterConfig, parameters: FlatParameters, stack: Stack, index: int
+    config: AdapterConfig, parameters: FlatParameters, stack: SideStack, index: int
 ) -> list[Part]:
     prefix = f"{stack.prefix}blocks.{index}"
     parts: list[Part] = []

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edge_runtime.contract.adapter import AdapterConfig
+    from edge_runtime.contract.adapter import AdapterConfig, SideStack
 
 # Parts of a side block start close to the identity, and the head close to indifference.
 RESIDUAL_GAIN = 0.3
@@ -47,32 +47,6 @@ class ParameterSpec:
         return math.prod(self.shape)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Stack:
-    """One side stack.
-
-    Attributes:
-        prefix: of its tensors' names; empty where there is one stack only.
-        layers: hidden states that it reads; it has a block for each but the first.
-        cross: its blocks attend to the encoder's last side state, whatever their kind.
-    """
-
-    prefix: str
-    layers: int
-    cross: bool
-
-
-def stacks(config: AdapterConfig) -> tuple[Stack, ...]:
-    """The side stacks; the last one is the one that outputs."""
-    layers = len(config.layers)
-    if not config.encoder_layers:
-        return (Stack(prefix="", layers=layers, cross=False),)
-    return (
-        Stack(prefix="encoder.", layers=config.encoder_layers, cross=False),
-        Stack(prefix="decoder.", layers=layers - config.encoder_layers, cross=True),
-    )
-
-
 def decayed_specs(config: AdapterConfig) -> tuple[ParameterSpec, ...]:
     """The tensors that weight decay applies to, in buffer order."""
     d, w = config.hidden_size, config.width
@@ -82,17 +56,17 @@ def decayed_specs(config: AdapterConfig) -> tuple[ParameterSpec, ...]:
             shape=(stack.layers, d, w),
             std=d**-0.5 / config.down_scale,
         )
-        for stack in stacks(config)
+        for stack in config.stacks
     ]
     # Zero, so that an untrained adapter leaves the backbone's output as it is.
     specs.append(ParameterSpec(name="up.weight", shape=(w, d)))
-    for stack in stacks(config):
+    for stack in config.stacks:
         for i in range(stack.layers - 1):
             specs += _block_specs(config, stack, f"{stack.prefix}blocks.{i}")
     return tuple(specs)
 
 
-def _block_specs(config: AdapterConfig, stack: Stack, prefix: str) -> list[ParameterSpec]:
+def _block_specs(config: AdapterConfig, stack: SideStack, prefix: str) -> list[ParameterSpec]:
     """The matrices of one side block."""
     w = config.width
     shapes = []
@@ -118,7 +92,7 @@ def undecayed_specs(config: AdapterConfig) -> tuple[ParameterSpec, ...]:
     """
     w = config.width
     specs = []
-    for stack in stacks(config):
+    for stack in config.stacks:
         blocks = stack.layers - 1
         specs += [
             ParameterSpec(name=f"{stack.prefix}down.bias", shape=(stack.layers, w)),
@@ -139,7 +113,7 @@ def undecayed_specs(config: AdapterConfig) -> tuple[ParameterSpec, ...]:
         ParameterSpec(
             name=f"{stack.prefix}blocks.{i}.fc1.bias", shape=(w * config.feed_forward_ratio,)
         )
-        for stack in stacks(config)
+        for stack in config.stacks
         for i in range(stack.layers - 1)
     ]
     return tuple(specs)

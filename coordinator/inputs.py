@@ -175,8 +175,8 @@ def _skipped(path: Path, count: int, manifest: Manifest) -> tuple[str, ...]:
     if not count:
         return ()
     return (
-        f"{path}: {count} lines have no token to learn within the model's "
-        f"{manifest.max_length} tokens and were skipped",
+        f"{path}: skipped {count} of its lines, without a token to learn within the model's "
+        f"{manifest.max_length} tokens",
     )
 
 

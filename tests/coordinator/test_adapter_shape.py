@@ -15,7 +15,7 @@ from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import Sha256
 from edge_runtime.contract.manifest import FileSpec, HeadSpec, Manifest
 
-from .test_tokenize import IDS, MASK, manifest
+from .bundles import IDS, MASK, manifest
 
 HEAD = HeadSpec(path="head.safetensors", vocab_size=50, scale=0.5, softcap=30.0)
 FILES = tuple(

@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from coordinator.data import FieldNames, Texts
 from coordinator.inputs import check_pairs, prepare, run_settings
 from edge_runtime.contract.adapter import TrainingOptions
 from edge_runtime.contract.errors import BadInputError, UsageError
+from edge_runtime.contract.ids import Sha256
+from edge_runtime.contract.manifest import FileSpec, HeadSpec, Manifest
 
-from .test_tokenize import IDS, MASK, bundle, manifest
+from .bundles import CLS, IDS, MASK, SEP, bundle, manifest
 
 OPTIONS = TrainingOptions(batch_size=4, epochs=2, seed=7)
 CHOICE = AdapterChoice(reduction=2)
@@ -142,3 +145,67 @@ def test_a_run_on_pairs_takes_pairs_and_no_other_run_does(
     with pytest.raises(error, match=said):
         check_pairs(config, texts[given], path, "second")
     check_pairs(config, texts[trained], path, "second")
+
+
+@pytest.fixture
+def decoder(model) -> Path:
+    """The same bundle as a decoder-only language model."""
+    plain = Manifest.from_json((model / "manifest.json").read_text())
+    streams = {"stream": "decoder"}
+    (model / "head.safetensors").write_bytes(b"x")
+    digest = Sha256(hashlib.sha256(b"x").hexdigest())
+    changed = dataclasses.replace(
+        plain,
+        task="causal-lm",
+        blocks=tuple(dataclasses.replace(block, **streams) for block in plain.blocks),
+        inputs=tuple(dataclasses.replace(spec, **streams) for spec in plain.inputs),
+        files=(FileSpec(path="head.safetensors", bytes=1, sha256=digest),),
+        head=HeadSpec(path="head.safetensors", vocab_size=8),
+        eos_token_ids=(SEP,),
+    )
+    (model / "manifest.json").write_text(changed.to_json())
+    return model
+
+
+def test_a_language_models_targets_are_its_next_tokens(decoder, write):
+    data = write("train", [{"prompt": "a", "completion": "b c"}, {"prompt": "a", "completion": ""}])
+    found = prepared(decoder, data, data, task=None)
+    assert (found.config.task, found.config.num_outputs, found.config.labels) == (
+        "causal-lm",
+        8,
+        (),
+    )
+    for table in found.tables.values():
+        assert [row.tolist() for row in table.samples.inputs["input_ids"]] == [
+            [CLS, 4, 5, 6, SEP],
+            [CLS, 4, SEP],
+        ]
+        assert [row.tolist() for row in table.targets] == [[-1, 5, 6, SEP, -1], [-1, SEP, -1]]
+    assert (found.truncated, found.notes) == (0, ())
+
+
+def test_the_same_bundle_may_be_trained_to_classify(decoder, write):
+    found = prepared(decoder, write("train", LINES), task="classification")
+    assert (found.config.task, found.config.causal) == ("classification", False)
+
+
+def test_a_task_that_the_bundle_cannot_do_is_bad_input(model, write):
+    with pytest.raises(BadInputError, match=r"exported for classification .* --task causal-lm"):
+        prepared(model, write("train", [{"text": "a"}]), task="causal-lm")
+
+
+def test_lines_and_layers_that_are_not_as_given_are_noted(decoder, write):
+    choice = AdapterChoice(reduction=2, layers="0,1")
+    (decoder / "tokenizer" / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.content + ' ' }}{% endfor %}"
+    )
+    answer = {"role": "assistant", "content": "c"}
+    chats = [
+        {"messages": [{"role": "user", "content": asked}, answer]} for asked in ("a", "a " * 20)
+    ]
+    found = prepared(decoder, write("train", chats), task=None, choice=choice)
+    assert found.config.layers == (0, 1, 2)
+    added, skipped = found.notes
+    assert added == "adapter layers: added 2, the last of a stack"
+    assert "train: skipped 1 of its lines, without a token to learn within the model's 8" in skipped
+    assert len(found.tables["train"]) == 1

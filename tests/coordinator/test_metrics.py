@@ -3,7 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from coordinator.metrics import cross_entropy, f1, macro_f1, metrics, pearson, spearman
+from coordinator.metrics import cross_entropy, exact_match, f1, macro_f1, metrics, pearson, spearman
+from edge_runtime.contract.sample import Ragged
 
 
 def test_f1_of_a_hand_counted_case() -> None:
@@ -69,3 +70,30 @@ def test_regression_has_correlations_and_squared_error() -> None:
 def test_no_samples_have_no_metrics() -> None:
     with pytest.raises(ValueError, match="no samples"):
         metrics("classification", np.empty((0, 2)), [])
+
+
+@pytest.mark.parametrize("task", ["causal-lm", "seq2seq"])
+def test_every_counted_token_of_a_language_model_weighs_the_same(task) -> None:
+    result = metrics(task, [[6.0, 2, 1], [0.0, 4, 4]], Ragged.from_rows([[1, 2], [1, 2, 3, 4]]))
+    assert result == {
+        "loss": pytest.approx(1),
+        "perplexity": pytest.approx(math.e),
+        "token_accuracy": pytest.approx(5 / 6),
+    }
+
+
+def test_the_perplexity_of_a_hopeless_model_is_infinite() -> None:
+    assert metrics("causal-lm", [[1e6, 1, 0]], Ragged.from_rows([[1]]))["perplexity"] == math.inf
+
+
+def test_without_counted_tokens_there_are_no_metrics() -> None:
+    with pytest.raises(ValueError, match="no counted tokens"):
+        metrics("seq2seq", [[0.0, 0, 0]], Ragged.from_rows([[-1]]))
+
+
+def test_texts_match_but_for_blanks_around_them() -> None:
+    assert exact_match([" a\n", "b", "C"], ["a", "b", "c"]) == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match="no texts"):
+        exact_match([], [])
+    with pytest.raises(ValueError, match="zip"):
+        exact_match(["a"], [])

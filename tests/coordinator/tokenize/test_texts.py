@@ -2,63 +2,12 @@ import os
 from pathlib import Path
 
 import pytest
-import tokenizers
-from tokenizers import models, pre_tokenizers, processors
 
 from coordinator.tokenize import SampleTokenizer
 from edge_runtime.contract.errors import BadInputError
-from edge_runtime.contract.ids import Sha256
-from edge_runtime.contract.manifest import FORMAT_VERSION, BlockSpec, InputSpec, Manifest, Parity
+from edge_runtime.contract.manifest import InputSpec
 from edge_runtime.contract.sample import sample_key
-
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d"]
-CLS, SEP = 2, 3
-DIGEST = Sha256("ab" * 32)
-IDS = InputSpec(name="input_ids", dtype="int64", kind="tokens", pad=1)
-TYPES = InputSpec(name="token_type_ids", dtype="int64", kind="tokens")
-MASK = InputSpec(name="attention_mask", dtype="int64", kind="mask")
-
-
-def manifest(*inputs: InputSpec, max_length: int = 8) -> Manifest:
-    block = BlockSpec(
-        name="embeddings",
-        kind="embeddings",
-        alike="embeddings",
-        inputs=(),
-        outputs=(),
-        weights=(),
-        weight_bytes=0,
-        flops_per_token=0,
-    )
-    return Manifest(
-        format_version=FORMAT_VERSION,
-        model_id="tiny",
-        architecture="BertModel",
-        task="classification",
-        quantization="none",
-        hidden_size=4,
-        num_heads=1,
-        max_length=max_length,
-        inputs=inputs,
-        blocks=(block,),
-        files=(),
-        parity=Parity(worst=0.0, limit=1.0, per_state=(), tokens=1),
-        backbone_digest=DIGEST,
-    )
-
-
-def bundle(folder: Path, *, style: str = "bert") -> Path:
-    vocabulary = {word: i for i, word in enumerate(WORDS)}
-    tokenizer = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    if style == "bert":
-        tokenizer.post_processor = processors.BertProcessing(("[SEP]", SEP), ("[CLS]", CLS))
-    if style == "roberta":
-        tokenizer.post_processor = processors.RobertaProcessing(("[SEP]", SEP), ("[CLS]", CLS))
-    tokenizer.enable_padding(length=20)  # as some checkpoints have it; must not matter
-    (folder / "tokenizer").mkdir()
-    tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
-    return folder
+from tests.coordinator.bundles import CLS, DIGEST, IDS, MASK, SEP, TYPES, bundle, manifest
 
 
 def test_samples_are_unpadded_and_keyed_by_every_token_input(tmp_path: Path) -> None:
@@ -143,3 +92,10 @@ def test_an_input_that_no_text_gives_is_refused(tmp_path: Path) -> None:
     pixels = InputSpec(name="pixel_values", dtype="float32", kind="tokens")
     with pytest.raises(BadInputError, match="pixel_values"):
         SampleTokenizer(bundle(tmp_path), manifest(IDS, pixels))
+
+
+def test_samples_know_the_sequence_of_their_inputs(tmp_path: Path) -> None:
+    ids = InputSpec(name="input_ids", dtype="int64", kind="tokens", stream="decoder")
+    samples = SampleTokenizer(bundle(tmp_path), manifest(ids, MASK)).encode(["a b"]).samples
+    assert dict(samples.streams) == {"input_ids": "decoder"}
+    assert samples.lengths_of["decoder"].tolist() == [4]

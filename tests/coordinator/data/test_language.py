@@ -1,0 +1,95 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from coordinator.data import (
+    Completions,
+    Conversations,
+    Documents,
+    FieldNames,
+    Transformations,
+    read_language_data,
+)
+from edge_runtime.contract.errors import BadInputError
+
+USER = {"role": "user", "content": "hi"}
+ASSISTANT = {"role": "assistant", "content": "hello", "name": "pac"}
+
+
+def jsonl(folder: Path, *lines: object) -> Path:
+    path = folder / "data.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def test_texts_are_learnt_whole(tmp_path: Path) -> None:
+    data = read_language_data(jsonl(tmp_path, {"text": "a", "id": 1}, {"text": ""}), "causal-lm")
+    assert data == Documents(texts=("a", ""), line_numbers=(1, 2))
+
+
+def test_prompts_have_completions(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, {"prompt": "a", "completion": " b"}, {"prompt": "", "completion": "c"})
+    assert read_language_data(path, "causal-lm") == Completions(
+        prompts=("a", ""), completions=(" b", "c"), line_numbers=(1, 2)
+    )
+
+
+def test_messages_keep_what_a_template_may_read(tmp_path: Path) -> None:
+    data = read_language_data(jsonl(tmp_path, {"messages": [USER, ASSISTANT]}), "causal-lm")
+    assert data == Conversations(conversations=((USER, ASSISTANT),), line_numbers=(1,))
+
+
+def test_an_encoder_decoder_has_sources_and_targets(tmp_path: Path) -> None:
+    data = read_language_data(jsonl(tmp_path, {"source": "a", "target": "b"}), "seq2seq")
+    assert data == Transformations(sources=("a",), targets=("b",), line_numbers=(1,))
+
+
+@pytest.mark.parametrize(
+    ("task", "line", "names"),
+    [
+        ("causal-lm", {"t": "a"}, FieldNames(text="t")),
+        ("causal-lm", {"q": "a", "a": "b"}, FieldNames(prompt="q", completion="a")),
+        ("causal-lm", {"chat": [ASSISTANT]}, FieldNames(messages="chat")),
+        ("seq2seq", {"en": "a", "de": "b"}, FieldNames(source="en", target="de")),
+        # Another form's usual name does not matter once it is renamed.
+        ("causal-lm", {"question": "a", "text": "b"}, FieldNames(text="question")),
+    ],
+)
+def test_fields_can_be_renamed(tmp_path: Path, task, line, names) -> None:
+    assert read_language_data(jsonl(tmp_path, line), task, names).line_numbers == (1,)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ({"txt": "a"}, "has 'txt'; language modelling needs 'text', or 'prompt' and 'completion'"),
+        ({}, "has no field; language modelling needs"),
+        ({"text": "a", "prompt": "b", "completion": "c"}, "'text' and 'prompt', .* leave one out"),
+        ({"messages": [ASSISTANT], "text": "b"}, "'text' and 'messages'"),
+        ({"prompt": "a"}, "'completion' is missing .*--completion-field renames"),
+        ({"completion": "a"}, "'prompt' is missing .*--prompt-field renames"),
+        ({"text": 1}, "'text' must be a string, got 1"),
+        ({"messages": []}, "'messages' must be a list of messages"),
+        ({"messages": "hi"}, "'messages' must be a list of messages"),
+        ({"messages": ["hi"]}, r"'messages\[0\]' must be an object with 'role' and 'content'"),
+        ({"messages": [USER, {"role": "assistant"}]}, r"'messages\[1\]' lacks 'content'"),
+        ({"messages": [{**USER, "content": None}]}, r"'messages\[0\].content' must be a string"),
+        ({"messages": [{**USER, "role": 1}]}, r"'messages\[0\].role' must be a string"),
+        ({"messages": [USER]}, "no turn of the role 'assistant'"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line, said: str) -> None:
+    with pytest.raises(BadInputError, match=rf"data\.jsonl, line 1: .*{said}"):
+        read_language_data(jsonl(tmp_path, line), "causal-lm")
+
+
+def test_all_lines_have_the_form_of_the_first(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, {"text": "a"}, {"text": "b"}, {"prompt": "a", "completion": "b"})
+    with pytest.raises(BadInputError, match="line 3: has 'prompt', but line 1 has 'text'; give"):
+        read_language_data(path, "causal-lm")
+
+
+def test_a_missing_target_names_its_option(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=r"'target' is missing .*--target-field renames"):
+        read_language_data(jsonl(tmp_path, {"source": "a", "text": "b"}), "seq2seq")

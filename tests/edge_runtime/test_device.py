@@ -133,7 +133,9 @@ def test_an_unreachable_peer_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     "message",
     [
         pytest.param(states(), id="states before a cache is open"),
-        pytest.param(GradientPart(step=0, values=np.zeros(1, np.uint8)), id="an early gradient"),
+        pytest.param(
+            GradientPart(step=0, count=1, values=np.zeros(1, np.uint8)), id="an early gradient"
+        ),
         pytest.param(Credit(size_bytes=1), id="credit on the wrong socket"),
         pytest.param(Shutdown(), id="what only the coordinator may send"),
         pytest.param(Failed(reason="no"), id="what only the coordinator may get"),

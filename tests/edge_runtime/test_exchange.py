@@ -35,20 +35,32 @@ class Mesh:
         )
 
     def reduce(self, gradients: list[np.ndarray]) -> list[np.ndarray]:
+        return self.reduce_counted(gradients, [1] * len(gradients))[0]
+
+    def reduce_counted(
+        self, gradients: list[np.ndarray], counts: list[int]
+    ) -> tuple[list[np.ndarray], list[int]]:
         results = [gradient.copy() for gradient in gradients]
         with ThreadPoolExecutor(len(self.names)) as pool:
             jobs = [
-                pool.submit(self.members[name].reduce, result)
-                for name, result in zip(self.names, results, strict=True)
+                pool.submit(self.members[name].reduce, result, count)
+                for name, result, count in zip(self.names, results, counts, strict=True)
             ]
-            for job in jobs:
-                job.result(WAIT_SECONDS)
-        return results
+            return results, [job.result(WAIT_SECONDS) for job in jobs]
 
 
 def gradients(count: int, size: int, seed: int = 0) -> list[np.ndarray]:
     generator = np.random.default_rng(seed)
     return [generator.standard_normal(size).astype(np.float32) for _ in range(count)]
+
+
+@pytest.mark.parametrize("counts", [[7], [3, 40], [0, 5, 1], [0, 0]])
+def test_every_trainer_learns_the_global_count(counts: list[int]) -> None:
+    mesh = Mesh(len(counts), 10)
+    for step in range(3):
+        stepped = [count * (step + 1) for count in counts]
+        _, totals = mesh.reduce_counted(gradients(len(counts), 10, step), stepped)
+        assert totals == [sum(stepped)] * len(counts)
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
@@ -91,7 +103,7 @@ def test_closing_ends_a_step_that_waits_for_a_lost_peer() -> None:
         rounding=HalfPrecision(),
     )
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(exchange.reduce, np.zeros(10, np.float32))
+        waiting = pool.submit(exchange.reduce, np.zeros(10, np.float32), 1)
         assert sent.wait(WAIT_SECONDS)
         exchange.close()
         with pytest.raises(ExchangeClosedError):
@@ -114,14 +126,14 @@ def _exchange() -> GradientExchange:
     [("stranger", 0, 5), ("a", 0, 5), ("b", 2, 5), ("b", -1, 5), ("b", 0, 6)],
 )
 def test_parts_out_of_turn_are_rejected(sender: str, step: int, size: int) -> None:
-    part = GradientPart(step=step, values=np.zeros(size, np.float16))
+    part = GradientPart(step=step, values=np.zeros(size, np.float16), count=1)
     with pytest.raises(RemoteError):
         _exchange().deliver(DeviceId(sender), part)
 
 
 def test_the_same_part_twice_is_rejected() -> None:
     exchange = _exchange()
-    part = GradientPart(step=0, values=np.zeros(5, np.float16))
+    part = GradientPart(step=0, values=np.zeros(5, np.float16), count=1)
     exchange.deliver(DeviceId("b"), part)
     with pytest.raises(RemoteError):
         exchange.deliver(DeviceId("b"), part)

@@ -21,7 +21,7 @@ WAIT_SECONDS = 20
 
 
 def message(size: int) -> GradientPart:
-    return GradientPart(step=0, values=np.zeros(size, np.uint8))
+    return GradientPart(step=0, count=1, values=np.zeros(size, np.uint8))
 
 
 class Wire:
@@ -127,7 +127,7 @@ def test_every_message_arrives_whatever_its_size(sizes: list[int]) -> None:
     receiver.set_peers([PEER])
     buffer = np.zeros(3 * WINDOW_BYTES, np.uint8)
     for size in sizes:
-        sender.put(PEER, GradientPart(step=0, values=buffer[:size]))
+        sender.put(PEER, GradientPart(step=0, count=1, values=buffer[:size]))
     handled = 0
     while handled < len(sizes):
         sender.pump()

@@ -82,7 +82,7 @@ def connect(board: Side, phone: Side) -> None:
 
 
 def part(size: int) -> GradientPart:
-    return GradientPart(step=0, values=np.zeros(size, np.uint8))
+    return GradientPart(step=0, count=1, values=np.zeros(size, np.uint8))
 
 
 def test_a_peer_is_unreached_until_it_admits_this_device(sides: tuple[Side, Side]) -> None:

@@ -1,19 +1,25 @@
+import dataclasses
+import hashlib
 import queue
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edge_runtime import owned_samples
 from edge_runtime.cache.encoding import encode as encode_states
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.adapter import TrainingOptions, adapter_weights
 from edge_runtime.contract.codec import decode, encode
 from edge_runtime.contract.errors import PacplusError, RemoteError
 from edge_runtime.contract.ids import DeviceId, Sha256
+from edge_runtime.contract.manifest import FileSpec, Stream
 from edge_runtime.contract.order import rank_samples, shard_of, steps_per_epoch
-from edge_runtime.contract.tensors import read_tensors
+from edge_runtime.contract.tensors import read_tensors, write_tensors
 from edge_runtime.exchange import ExchangeClosedError
+from edge_runtime.files import WeightStore
 from edge_runtime.trainer import TrainerRole
 
 from .training.samples import HIDDEN_SIZE, LAYERS, config
@@ -28,26 +34,38 @@ OPTIONS = TrainingOptions(epochs=2, batch_size=SHARDS, learning_rate=1e-2, seed=
 class Data:
     """Samples with their states, as a backbone would make them."""
 
+    config = config()
+    layers: Mapping[Stream, tuple[int, ...]] = {"encoder": tuple(range(LAYERS))}
+    head: bytes = b""
+
     def __init__(self, count: int = COUNT) -> None:
         random = np.random.default_rng(1)
         self.keys = random.integers(0, 256, (count, 32)).astype(np.uint8)
-        self.lengths = random.integers(2, 9, count).astype(np.int32)
+        self.lengths = {
+            stream: random.integers(2, 9, count).astype(np.int32) for stream in self.layers
+        }
         self.targets = random.integers(0, 3, count)
-        self.ranks = rank_samples(self.keys, self.lengths, SHARDS)
+        self.ranks = rank_samples(self.keys, sum(self.lengths.values()), SHARDS)
         self.shards = shard_of(self.ranks, count, SHARDS)
-        shape = (LAYERS, int(self.lengths.sum()), HIDDEN_SIZE)
-        states = random.normal(size=shape).astype(np.float32)
-        states += self.targets.repeat(self.lengths)[None, :, None]  # something to learn
-        self.encoded = encode_states(states, "fp32")
+        self.encoded: dict[Stream, np.ndarray] = {}
+        for stream, layers in self.layers.items():
+            shape = (len(layers), int(self.lengths[stream].sum()), HIDDEN_SIZE)
+            states = random.normal(size=shape).astype(np.float32)
+            # Something to learn.
+            states += self.targets.repeat(self.lengths[stream])[None, :, None]
+            self.encoded[stream] = encode_states(states, "fp32")
 
-    def states(self, lines, number: int = 0, layers=tuple(range(LAYERS))) -> m.States:
-        rows = np.isin(np.arange(len(self.keys)).repeat(self.lengths), lines)
+    def states(self, lines, number: int = 0, layers=None, stream=None) -> m.States:
+        stream = stream or next(iter(self.layers))
+        layers = self.layers[stream] if layers is None else layers
+        rows = np.isin(np.arange(len(self.keys)).repeat(self.lengths[stream]), lines)
+        places = [self.layers[stream].index(layer) for layer in layers]
         return m.States(
             number=number,
             keys=self.keys[lines],
-            lengths=self.lengths[lines],
+            lengths=self.lengths[stream][lines],
             layers=layers,
-            encoded=self.encoded[list(layers)][:, rows],
+            encoded=self.encoded[stream][places][:, rows],
             numerics="test",
         )
 
@@ -58,19 +76,48 @@ class Data:
             indices=np.asarray(lines, np.int32),
             keys=self.keys[lines],
             ranks=self.ranks[lines],
-            lengths=self.lengths[lines],
+            lengths={stream: each[lines] for stream, each in self.lengths.items()},
             second_starts=np.zeros(len(lines), np.int32),
-            targets=self.targets[lines],
+            targets=self.targets_of(lines),
         )
+
+    def targets_of(self, lines) -> np.ndarray:
+        return self.targets[lines]
+
+    def count(self, lines) -> int:
+        """What a mean loss divides by."""
+        return len(lines)
 
     def lines_of(self, shards) -> np.ndarray:
         return np.flatnonzero(np.isin(self.shards, shards))
+
+
+class Transformations(Data):
+    """An encoder-decoder's samples; the last token of an odd line's target is not counted."""
+
+    config = config(
+        task="seq2seq", layers=(0, 2, 3, 4), encoder_layers=2, causal=True, num_outputs=7
+    )
+    layers: Mapping[Stream, tuple[int, ...]] = {"encoder": (0, 2), "decoder": (3, 4)}
+    head = write_tensors(
+        {"weight": np.random.default_rng(4).normal(size=(7, HIDDEN_SIZE)).astype(np.float32)}
+    )
+
+    def targets_of(self, lines) -> np.ndarray:
+        rows = [np.full(self.lengths["decoder"][line], self.targets[line]) for line in lines]
+        for line, row in zip(lines, rows, strict=True):
+            row[len(row) - line % 2 :] = -1
+        return np.concatenate([np.zeros(0), *rows]).astype(np.int32)
+
+    def count(self, lines) -> int:
+        return int((self.targets_of(lines) >= 0).sum())
 
 
 class Mesh:
     """Hands messages to the other roles at once, as their I/O threads would."""
 
     def __init__(self, folder: Path, *names: DeviceId) -> None:
+        self.folder = folder
         self.sent: dict[DeviceId, queue.SimpleQueue] = {}
         self.roles: dict[DeviceId, TrainerRole] = {}
         for name in names:
@@ -115,6 +162,9 @@ def data() -> Data:
     return Data()
 
 
+both_kinds = pytest.mark.parametrize("data", [Data(), Transformations()], ids=["classes", "tokens"])
+
+
 @pytest.fixture
 def mesh(tmp_path):
     made = []
@@ -136,7 +186,7 @@ def open_cache(data: Data) -> m.OpenCache:
         dtype="fp32",
         hidden_size=HIDDEN_SIZE,
         quota_bytes=None,
-        layers=tuple(range(LAYERS)),
+        layers=dict(data.layers),
         keys=data.keys,
     )
 
@@ -146,12 +196,26 @@ def set_up(
 ) -> m.SetUpTraining:
     whole = OPTIONS.epochs * steps_per_epoch(len(data.keys), SHARDS)
     return m.SetUpTraining(
-        config=config(),
+        config=data.config,
         options=OPTIONS,
         trainers=trainers,
         total_steps=whole if steps is None else steps,
         state=np.frombuffer(state, np.uint8),
+        head=spec_of(data.head) if data.head else None,
     )
+
+
+def spec_of(content: bytes) -> FileSpec:
+    sha256 = Sha256(hashlib.sha256(content).hexdigest())
+    return FileSpec(path="head.safetensors", bytes=len(content), sha256=sha256)
+
+
+def files_of(mesh: Mesh, data: Data) -> WeightStore:
+    """What a device has fetched before it sets training up."""
+    store = WeightStore(mesh.folder / "weights")
+    if data.head:
+        store.path(spec_of(data.head)).write_bytes(data.head)
+    return store
 
 
 def prepare(mesh: Mesh, data: Data, shards: dict[DeviceId, tuple[int, ...]], state=b"") -> None:
@@ -160,12 +224,12 @@ def prepare(mesh: Mesh, data: Data, shards: dict[DeviceId, tuple[int, ...]], sta
         role, lines = mesh.roles[name], data.lines_of(mine)
         role.open_cache(open_cache(data))
         assert not mesh.answer(name, m.CacheStatus).held.any()
-        if len(lines):
-            role.store(data.states(lines))
+        for stream in data.layers if len(lines) else ():
+            role.store(data.states(lines, stream=stream))
             mesh.answer(name, m.Stored)
         role.own(data.own(lines))
         assert mesh.answer(name, m.SamplesReady).missing.size == 0
-        role.set_up(set_up(data, *shards, state=state))
+        role.set_up(set_up(data, *shards, state=state), files_of(mesh, data))
         mesh.answer(name, m.TrainingReady)
 
 
@@ -200,7 +264,9 @@ def run(mesh: Mesh, data: Data, shards) -> tuple[list[float], list[dict[str, np.
     for epoch in range(1, OPTIONS.epochs + 1):
         done = train(mesh, epoch)
         assert sum(part.samples for part in done.values()) == len(data.keys)
-        losses.append(sum(part.loss_sum for part in done.values()) / len(data.keys))
+        count = sum(part.count for part in done.values())
+        assert count == data.count(np.arange(len(data.keys)))
+        losses.append(sum(part.loss_sum for part in done.values()) / count)
     return losses, [read_tensors(state_of(mesh, name)) for name in mesh.roles]
 
 
@@ -211,6 +277,7 @@ SPLITS = [
 ]
 
 
+@both_kinds
 @pytest.mark.parametrize("shards", SPLITS, ids=["halves", "unequal", "three"])
 def test_several_trainers_compute_what_one_alone_would(mesh, data, shards):
     alone_losses, (alone,) = run(mesh(A), data, {A: (0, 1, 2, 3)})
@@ -224,6 +291,50 @@ def test_several_trainers_compute_what_one_alone_would(mesh, data, shards):
             assert distance <= 5e-3 * max(np.linalg.norm(expected), 0.1), name
     for other in states[1:]:
         assert all((other[name] == states[0][name]).all() for name in alone), "replicas differ"
+
+
+@pytest.mark.parametrize("limit", [1, 4000], ids=["one by one", "some"])
+@both_kinds
+def test_a_batch_that_is_split_to_save_memory_gives_the_same_gradient(
+    mesh, data, monkeypatch, limit
+):
+    everything = {A: (0, 1, 2, 3)}
+    whole_losses, (whole,) = run(mesh(A), data, everything)
+    monkeypatch.setattr(owned_samples, "BATCH_BYTES", limit)
+    losses, (split,) = run(mesh(A), data, everything)
+    np.testing.assert_allclose(losses, whole_losses, rtol=1e-4)
+    for name, expected in whole.items():
+        np.testing.assert_allclose(split[name], expected, rtol=1e-2, atol=1e-4, err_msg=name)
+
+
+def test_a_step_without_a_counted_token_changes_nothing_but_the_schedule(mesh):
+    data = Transformations(SHARDS)
+    data.lengths["decoder"][:] = 1
+    data.encoded["decoder"] = data.encoded["decoder"][:, :SHARDS]
+    data.targets_of = lambda lines: np.full(len(lines), -1, np.int32)
+    only = mesh(A)
+    prepare(only, data, {A: (0, 1, 2, 3)})
+    before = adapter_weights(state_of(only, A))
+    done = train(only, 1)[A]
+    assert (done.samples, done.count, done.loss_sum) == (SHARDS, 0, 0.0)
+    after = read_tensors(adapter_weights(state_of(only, A)))
+    assert all(np.isfinite(array).all() for array in after.values())
+    assert after.keys() == read_tensors(before).keys()
+
+
+def test_outputs_of_a_language_model_are_loss_count_and_hits(mesh):
+    data = Transformations()
+    only = mesh(A)
+    prepare(only, data, {A: (0, 1, 2, 3)})
+    lines = [3, 0, 7, 12]
+    only.roles[A].own(data.own(lines, "eval"))
+    only.answer(A, m.SamplesReady)
+    only.roles[A].evaluate()
+    outputs = only.answer(A, m.Outputs)
+    assert outputs.indices.tolist() == lines
+    assert outputs.outputs.shape == (4, 3)
+    assert outputs.outputs[:, 1].tolist() == [data.count([line]) for line in lines]
+    assert (outputs.outputs[:, 2] <= outputs.outputs[:, 1]).all()
 
 
 def test_a_trainer_without_a_sample_stays_in_step(mesh):
@@ -259,7 +370,8 @@ def test_an_adapters_weights_alone_can_be_evaluated(mesh, data):
         if each is not first:  # a device that only evaluates
             each.roles[A].open_cache(open_cache(data))
             each.roles[A].store(data.states(np.arange(5)))
-            each.roles[A].set_up(set_up(data, A, state=adapter_weights(state), steps=0))
+            request = set_up(data, A, state=adapter_weights(state), steps=0)
+            each.roles[A].set_up(request, files_of(each, data))
             for kind in (m.CacheStatus, m.Stored, m.TrainingReady):
                 answer = each.answer(A, kind)
             assert answer.parameters == trained
@@ -302,6 +414,46 @@ def test_moved_samples_arrive_as_they_were(mesh, data):
     assert ready.cache_bytes > 0
 
 
+def test_both_sequences_of_a_sample_are_moved_and_counted_as_one_sample(mesh):
+    data, two = Transformations(), mesh(A, B)
+    for role in two.roles.values():
+        role.open_cache(open_cache(data))
+    for stream in data.layers:
+        two.roles[A].store(data.states([1, 4, 6], stream=stream))
+    two.roles[B].store(data.states([4], stream="decoder"))
+    layers = (0, 2, 3, 4)
+    two.roles[A].move(m.MoveSamples(number=9, keys=data.keys[[6, 1]], layers=layers, to=B))
+    for kind in (m.CacheStatus, m.Stored):
+        two.answer(B, kind)
+    moved = [two.answer(B, m.Stored) for _ in data.layers]
+    assert [stored.layers for stored in moved] == [(0, 2), (3, 4)]
+    two.roles[B].own(data.own([1, 4, 6]))
+    ready = two.answer(B, m.SamplesReady)
+    assert ready.missing.tolist() == [4]
+    assert ready.cache_samples == 3
+    keys = data.keys[[1, 6]]
+    for stream in data.layers:
+        sent = two.roles[A]._opened().read(keys, stream)
+        received = two.roles[B]._opened().read(keys, stream)
+        for mine, theirs in zip(sent, received, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
+def test_states_of_two_sequences_in_one_message_are_refused(mesh):
+    data, role = Transformations(), mesh(A).roles[A]
+    role.open_cache(open_cache(data))
+    states = data.states([0], stream="decoder")
+    with pytest.raises(RemoteError, match="nobody asked for"):
+        role.store(dataclasses.replace(states, layers=(2, 3)))
+
+
+def test_samples_without_a_sequence_that_is_cached_are_refused(mesh):
+    role = mesh(A).roles[A]
+    role.open_cache(open_cache(Transformations()))
+    with pytest.raises(RemoteError, match="lack a sequence"):
+        role.own(Data().own([0]))
+
+
 def test_a_cache_outlives_its_session(mesh, data):
     only = mesh(A)
     role = only.roles[A]
@@ -328,7 +480,7 @@ def test_samples_whose_layers_are_not_all_there_are_missing(mesh, data):
 
 def test_what_comes_before_its_time_is_refused(mesh, data):
     role = mesh(A).roles[A]
-    part = m.GradientPart(step=0, values=np.zeros(1, np.float16))
+    part = m.GradientPart(step=0, values=np.zeros(1, np.float16), count=1)
     with pytest.raises(RemoteError, match="cache is not open"):
         role.store(data.states([0]))
     with pytest.raises(RemoteError, match="before training was set up"):

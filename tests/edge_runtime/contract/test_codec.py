@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 
 import msgpack
 import numpy as np
@@ -13,16 +14,19 @@ from hypothesis import strategies as st
 from edge_runtime.contract.codec import MAX_HEADER_BYTES, PROTOCOL_VERSION, decode, encode
 from edge_runtime.contract.errors import DecodeError
 from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.manifest import InputSpec
 from edge_runtime.contract.messages import (
     Boundary,
     Destination,
     GradientPart,
     Heartbeat,
     Hello,
+    LoadStage,
     MicroBatch,
     Outputs,
     OwnSamples,
     RunBatch,
+    StageFiles,
     States,
 )
 
@@ -32,28 +36,33 @@ def micro_batch(lengths: list[int]) -> MicroBatch:
         number=3,
         route=(DeviceId("a"), DeviceId("b")),
         keys=np.arange(32 * len(lengths), dtype=np.uint8).reshape(-1, 32),
-        lengths=np.array(lengths, np.int32),
+        lengths={"encoder": np.array(lengths, np.int32)},
         destinations=(Destination(device=DeviceId("b"), positions=np.array([0], np.int32)),),
     )
 
 
 def test_a_message_with_nested_arrays_survives() -> None:
     hidden = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
-    sent = Boundary(batch=micro_batch([2, 3]), stage=1, hidden=hidden)
+    ids = np.array([7, 8], np.int32)
+    lengths = {"encoder": np.array([2, 3], np.int32), "decoder": np.array([1, 1], np.int32)}
+    batch = dataclasses.replace(micro_batch([2, 3]), lengths=lengths)
+    sent = Boundary(batch=batch, stage=1, rows={"hidden.2": hidden, "decoder_input_ids": ids})
     frames = [bytes(frame) for frame in encode(sent)]
 
     received = decode(frames)
 
     assert isinstance(received, Boundary)
     assert received.batch.route == ("a", "b")
-    np.testing.assert_array_equal(received.hidden, hidden)
+    np.testing.assert_array_equal(received.rows["hidden.2"], hidden)
+    np.testing.assert_array_equal(received.rows["decoder_input_ids"], ids)
+    assert list(received.batch.lengths) == ["encoder", "decoder"]
     np.testing.assert_array_equal(received.batch.keys, sent.batch.keys)
     np.testing.assert_array_equal(received.batch.destinations[0].positions, [0])
 
 
 def test_arrays_are_sent_without_a_copy_and_received_as_views() -> None:
     values = np.zeros(1000, np.float32)
-    frames = encode(GradientPart(step=1, values=values))
+    frames = encode(GradientPart(step=1, values=values, count=1))
     values[0] = 7
     received = decode(frames)
     assert isinstance(received, GradientPart)
@@ -112,7 +121,9 @@ def test_bytes_that_are_no_message_are_rejected_with_the_reason(
 )
 def test_an_array_must_fit_its_frame(description: list[object]) -> None:
     values = msgpack.ExtType(1, msgpack.packb(description))
-    header = msgpack.packb([1, "GradientPart", {"step": 0, "values": values, "scale": 1.0}])
+    header = msgpack.packb(
+        [1, "GradientPart", {"step": 0, "values": values, "count": 1, "scale": 1.0}]
+    )
     with pytest.raises(DecodeError):
         decode([header, bytes(8)])
 
@@ -147,7 +158,7 @@ def test_random_bytes_never_do_anything_but_fail_to_decode(frames: list[bytes]) 
 
 @given(st.binary(max_size=60), st.integers(0, 59))
 def test_a_damaged_message_decodes_or_is_rejected(junk: bytes, place: int) -> None:
-    good = bytes(encode(GradientPart(step=1, values=np.zeros(2, np.float32)))[0])
+    good = bytes(encode(GradientPart(step=1, values=np.zeros(2, np.float32), count=1))[0])
     damaged = good[:place] + junk + good[place + len(junk) :]
     with contextlib.suppress(DecodeError):
         decode([damaged, bytes(8)])
@@ -166,6 +177,9 @@ def test_a_heartbeat_is_one_small_frame() -> None:
         ("States", {"keys": np.zeros((), np.uint8)}),
         ("States", {"lengths": np.array([np.inf], np.float32)}),
         ("OwnSamples", {"keys": np.array(1, np.uint8)}),
+        ("OwnSamples", {"lengths": {"encoder": np.array(1, np.int32)}}),
+        ("OwnSamples", {"targets": np.zeros((1, 1), np.int64)}),
+        ("OwnSamples", {"targets": np.zeros(1, np.int32)}),
         ("Outputs", {"indices": np.array(1, np.int32)}),
     ],
 )
@@ -187,7 +201,7 @@ def test_arrays_that_no_sender_makes_are_rejected_and_break_nothing(
             indices=np.zeros(1, np.int32),
             keys=np.zeros((1, 32), np.uint8),
             ranks=np.zeros(1, np.int64),
-            lengths=np.ones(1, np.int32),
+            lengths={"encoder": np.ones(1, np.int32)},
             second_starts=np.zeros(1, np.int32),
             targets=np.zeros(1, np.int64),
         ),
@@ -197,3 +211,90 @@ def test_arrays_that_no_sender_makes_are_rejected_and_break_nothing(
         object.__setattr__(good, field, value)
     with pytest.raises(DecodeError):
         decode([bytes(frame) for frame in encode(good)])
+
+
+ONE = np.ones(1, np.int32)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "reason"),
+    [
+        ({}, "must be encoder, decoder or both"),
+        ({"middle": ONE}, "must be encoder, decoder or both"),
+        ({"encoder": ONE, "x" * 99: ONE}, "must be encoder, decoder or both"),
+        ({"encoder": np.ones(2, np.int32)}, r"int32 of shape \(1,\)"),
+        ({"encoder": ONE, "decoder": np.ones(2, np.int32)}, "lengths of decoder"),
+        ({"encoder": np.ones(1, np.int64)}, "int32"),
+        ({"encoder": np.array([0], np.int32)}, "at least one token"),
+        ({"encoder": ONE, "decoder": np.array([-5], np.int32)}, "at least one token"),
+        ({"encoder": np.array(1, np.int32)}, "int32"),
+    ],
+)
+def test_lengths_that_no_sender_makes_are_rejected(
+    lengths: dict[str, np.ndarray], reason: str
+) -> None:
+    batch = micro_batch([1])
+    object.__setattr__(batch, "lengths", lengths)
+    frames = encode(RunBatch(batch=batch, inputs={}))
+    with pytest.raises(DecodeError, match=reason):
+        decode([bytes(frame) for frame in frames])
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        {"hidden.0": np.zeros((4, 2), np.float32)},
+        {"hidden.0": np.zeros((5, 2), np.float16)},
+        {"hidden.0": np.zeros(5, np.float32)},
+        {"hidden.0": np.zeros((), np.float32)},
+        {"input_ids": np.zeros((5, 1), np.int32)},
+        {"input_ids": np.zeros(5, np.int64)},
+        {"input_ids": np.zeros(6, np.int32)},
+    ],
+)
+def test_rows_that_no_stage_makes_are_rejected(rows: dict[str, np.ndarray]) -> None:
+    boundary = Boundary(batch=micro_batch([2, 3]), stage=1, rows={})
+    object.__setattr__(boundary, "rows", rows)
+    with pytest.raises(DecodeError, match=next(iter(rows))):
+        decode([bytes(frame) for frame in encode(boundary)])
+
+
+@pytest.mark.parametrize("count", [-1, 1 << 60])
+def test_a_count_that_no_trainer_has_is_rejected(count: int) -> None:
+    part = GradientPart(step=0, values=np.zeros(1, np.float16), count=1)
+    object.__setattr__(part, "count", count)
+    with pytest.raises(DecodeError, match="count must be"):
+        decode([bytes(frame) for frame in encode(part)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"streams": ("encoder",)}, "streams must name"),
+        ({"streams": ("encoder", "middle")}, "one of encoder, decoder"),
+        ({"carries": ("hidden.2",)}, "'hidden.2', which no block makes"),
+        ({"carries": ("attention_mask",)}, "which no block makes"),
+        ({"last": 1}, "is empty"),
+    ],
+)
+def test_a_stage_that_carries_what_it_cannot_have_is_rejected(
+    changes: dict[str, object], reason: str
+) -> None:
+    empty = np.zeros(0, np.uint8)
+    stage = StageFiles(
+        first=1,
+        last=2,
+        streams=("encoder", "encoder"),
+        carries=("hidden.0", "hidden.1", "input_ids"),
+        inputs=(
+            InputSpec(name="input_ids", dtype="int64", kind="tokens"),
+            InputSpec(name="attention_mask", dtype="int64", kind="mask"),
+        ),
+        graph=empty,
+        exact_graph=empty,
+        files=(),
+    )
+    for name, value in changes.items():
+        object.__setattr__(stage, name, value)
+    with pytest.raises(DecodeError, match=reason):
+        decode([bytes(f) for f in encode(LoadStage(stage=stage, layers=(), dtype="fp16"))])

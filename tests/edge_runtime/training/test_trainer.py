@@ -242,3 +242,28 @@ def test_a_batch_that_does_not_fit_is_refused() -> None:
     data.targets[0] = 3
     with pytest.raises(IndexError, match="target"):
         trainer().gradients(data)
+
+
+def test_given_initial_weights_replace_generated_ones() -> None:
+    generated = read_tensors(trainer().state())
+    given = {"blocks.1.fc1.weight": np.full((8, 8), 0.5, np.float32)}
+    started = Trainer(config(), TrainingOptions(seed=3), 10, initial=write_tensors(given))
+
+    for name, tensor in read_tensors(adapter_weights(started.state())).items():
+        np.testing.assert_array_equal(tensor, given.get(name, generated[name]), err_msg=name)
+    assert (started.flat_parameters == 0.5).sum() == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("blocks.1.fc1.weight", (8, 9), r"this adapter needs float32 \(8, 8\)"),
+        ("blocks.7.fc1.weight", (8, 8), r"no tensor 'blocks\.7\.fc1\.weight'"),
+    ],
+)
+def test_initial_weights_of_another_adapter_are_refused(
+    name: str, shape: tuple[int, ...], message: str
+) -> None:
+    given = write_tensors({name: np.ones(shape, np.float32)})
+    with pytest.raises(BadInputError, match=message):
+        Trainer(config(), TrainingOptions(), 10, initial=given)

@@ -43,11 +43,16 @@ def _quality(report: Report) -> Table:
     before, after = report.eval.get("before", {}), report.eval.get("after", {})
     for name in after or before:
         table.add_row(
-            cell(name), *(f"{part[name]:.4f}" if name in part else "-" for part in (before, after))
+            cell(name), *(metric(part[name]) if name in part else "-" for part in (before, after))
         )
     for epoch in report.epochs:
         table.add_row(f"loss of epoch {epoch.epoch}", "", f"{epoch.train_loss:.4f}")
     return table
+
+
+def metric(value: float) -> str:
+    """A metric's value; the perplexity of a bad model can be of any size."""
+    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
 
 
 def _time(report: Report) -> Table:

@@ -26,6 +26,7 @@ def evaluate(
     Example: pacplus evaluate run --data test.jsonl
     """
     from coordinator.api import evaluate as compute
+    from coordinator.show import metric
 
     found = compute(
         run,
@@ -38,7 +39,7 @@ def evaluate(
         o.print_json(found)
     else:
         for name, value in found.items():
-            typer.echo(f"{name:14} {value:.4f}")
+            typer.echo(f"{name:14} {metric(value)}")
 
 
 def predict(

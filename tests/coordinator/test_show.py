@@ -1,4 +1,6 @@
+import dataclasses
 import io
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -96,6 +98,19 @@ def test_the_predicted_fill_is_that_of_the_training_samples():
     (line,) = [line for line in text_of(seen).splitlines() if "fill with training" in line]
     assert "9.0" in line
     assert "7.5" in line  # 60 of the 80 samples whose fill takes 10 s
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.5, "0.5000"), (12345.678, "12345.6780"), (1e300, "1e+300"), (math.inf, "inf")],
+)
+def test_a_perplexity_of_any_size_is_short(value, shown):
+    seen = console()
+    evaluated = {"before": {"perplexity": value}, "after": {"perplexity": 2.0}}
+    show_report(dataclasses.replace(REPORT, eval=evaluated), Path("run"), seen)
+    (line,) = [line for line in text_of(seen).splitlines() if "perplexity" in line]
+    assert shown in line
+    assert "2.0000" in line
 
 
 def test_a_folder_with_brackets_is_shown_unbroken():

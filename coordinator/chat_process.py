@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import IO
 
@@ -19,9 +21,8 @@ from edge_runtime.contract.errors import BadInputError
 from .chat import ChatTemplate, ChatTemplateError, Message, Rendered
 
 MEMORY_BYTES = 1 << 30
-CPU_SECONDS = 20
-CPU_SECONDS_PER_MESSAGE = 0.05
-"""A message of a long conversation takes some milliseconds on a slow board."""
+CPU_SECONDS = 10
+"""For each conversation; one of 100 messages takes milliseconds."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,7 @@ def render_conversations(
     template: TemplateSource,
     conversations: Sequence[Sequence[Message]],
     names: Sequence[str],
-    cpu_seconds: float = CPU_SECONDS,
+    cpu_seconds: int = CPU_SECONDS,
 ) -> list[Rendered]:
     """Renders every conversation.
 
@@ -51,16 +52,15 @@ def render_conversations(
         template: of the bundle.
         conversations: messages of each.
         names: what to call each of them in an error.
-        cpu_seconds: what is allowed besides the messages' share.
+        cpu_seconds: what each of them may take.
 
     Raises:
         BadInputError: the template fails, cannot be split, or takes too long or too much.
     """
-    messages = sum(map(len, conversations))
     job = {
         "source": template.source,
         "variables": dict(template.variables),
-        "cpu_seconds": round(cpu_seconds + CPU_SECONDS_PER_MESSAGE * messages),
+        "cpu_seconds": cpu_seconds,
         "conversations": [list(conversation) for conversation in conversations],
     }
     ended = subprocess.run(
@@ -76,6 +76,8 @@ def render_conversations(
     for name, result in zip(names, results, strict=False):
         if "error" in result:
             raise BadInputError(f"{name}: {result['error']} ({template.where})")
+        if not _is_unicode(result["text"]):
+            raise BadInputError(f"{name}: the messages have lone surrogates; mend the text")
         spans = tuple((start, end) for start, end in result["spans"])
         rendered.append(Rendered(text=result["text"], spans=spans))
     if len(rendered) < len(conversations):
@@ -88,16 +90,25 @@ def render_conversations(
     return rendered
 
 
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def work(read: IO[str], write: IO[str]) -> None:
     """What the process does: a job as one JSON object in, a line for each conversation out."""
     job = json.load(read)
-    resource.setrlimit(resource.RLIMIT_CPU, (job["cpu_seconds"], job["cpu_seconds"]))
+    _allow(job["cpu_seconds"])
     try:
         template = ChatTemplate(job["source"], job["variables"])
     except ChatTemplateError as error:
         write.write(json.dumps({"error": str(error)}) + "\n")
         return
     for conversation in job["conversations"]:
+        _allow(job["cpu_seconds"])
         try:
             result = dataclasses.asdict(template.conversation(conversation))
         except (ChatTemplateError, MemoryError) as error:
@@ -106,6 +117,12 @@ def work(read: IO[str], write: IO[str]) -> None:
         write.flush()
         if "error" in result:
             return
+
+
+def _allow(cpu_seconds: int) -> None:
+    """Ends the process when it has taken so much more than it has now."""
+    limit = math.ceil(time.process_time()) + cpu_seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
 def main() -> None:

@@ -84,7 +84,7 @@ def load_template(bundle: Path) -> TemplateSource | None:
     """The chat template and the special tokens that it may name; None if there is none.
 
     Raises:
-        BadInputError: the tokenizer's configuration is unreadable.
+        BadInputError: the tokenizer's configuration or the template is unreadable.
     """
     config = _config(bundle / CONFIG_PATH)
     tokens = {name: token for name, token in config.items() if name.endswith("_token")}
@@ -95,7 +95,10 @@ def load_template(bundle: Path) -> TemplateSource | None:
     variables = {name: token for name, token in contents.items() if isinstance(token, str)}
     file = bundle / TEMPLATE_PATH
     if file.is_file():
-        source: Any = file.read_text(encoding="utf-8")
+        try:
+            source: Any = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInputError(f"{file}: cannot be read ({error}); export again") from None
         return TemplateSource(where=str(file), source=source, variables=variables)
     source = config.get("chat_template")
     if isinstance(source, list):  # several, by name

@@ -6,9 +6,8 @@ import pytest
 from coordinator.chat_process import TemplateSource, render_conversations, work
 from edge_runtime.contract.errors import BadInputError
 
-CHATS = [
-    [{"role": "user", "content": name}, {"role": "assistant", "content": "ü"}] for name in "ab"
-]
+ANSWER = {"role": "assistant", "content": "ü"}
+CHATS = [[{"role": "user", "content": asked}, ANSWER] for asked in "ab"]
 LINES = ("chats.jsonl, line 1", "chats.jsonl, line 2")
 PLAIN = "{% for m in messages %}{{ bos }}{{ m.content }}{% endfor %}"
 
@@ -63,3 +62,19 @@ def test_the_process_stops_at_the_first_error(monkeypatch):
     written = io.StringIO()
     work(io.StringIO(json.dumps(job)), written)
     assert [list(json.loads(line)) for line in written.getvalue().splitlines()] == [["error"]]
+
+
+def test_each_conversation_has_its_own_time(monkeypatch):
+    limits = []
+    monkeypatch.setattr("resource.setrlimit", lambda _, limit: limits.append(limit[0]))
+    monkeypatch.setattr("time.process_time", iter([0.1, 0.2, 7.5]).__next__)
+    job = {"source": PLAIN, "variables": {}, "cpu_seconds": 10, "conversations": CHATS}
+    work(io.StringIO(json.dumps(job)), io.StringIO())
+    assert limits == [11, 11, 18]
+
+
+def test_messages_that_are_no_text_are_named():
+    broken = [{"role": "user", "content": "a", "name": "\ud800"}, ANSWER]
+    source = "{% for m in messages %}{{ m.name }}{{ m.content }}{% endfor %}"
+    with pytest.raises(BadInputError, match="line 2: the messages have lone surrogates"):
+        render_conversations(template(source), [CHATS[0], broken], LINES)

@@ -334,3 +334,10 @@ def test_a_configuration_that_is_no_json_is_named(tmp_path: Path) -> None:
     (folder / "tokenizer" / "tokenizer_config.json").write_text("{")
     with pytest.raises(BadInputError, match=r"tokenizer_config\.json: not JSON"):
         LanguageTokenizer(folder, decoder()).encode(CHAT, FILE)
+
+
+def test_a_template_that_is_no_text_is_named(tmp_path: Path) -> None:
+    folder = gpt(tmp_path / "gpt")
+    (folder / "tokenizer" / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(BadInputError, match=r"chat_template\.jinja: cannot be read"):
+        LanguageTokenizer(folder, decoder()).encode(CHAT, FILE)

@@ -28,6 +28,9 @@ from .progress import SessionRecord
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
+LANGUAGE_OUTPUTS = 3
+"""Of a sample: summed loss, counted tokens, correctly predicted tokens."""
+
 
 def answers_question(
     device: DeviceId, message: Message, *, plan: Plan | None, which: SampleSet | None, epoch: int
@@ -71,7 +74,9 @@ class Answers:
 
     def expect_outputs(self) -> None:
         """Forgets the outputs of an earlier evaluation."""
-        shape = (len(self._job.tables["eval"]), self._job.config.num_outputs)
+        config = self._job.config
+        columns = LANGUAGE_OUTPUTS if config.generative else config.num_outputs
+        shape = (len(self._job.tables["eval"]), columns)
         self.outputs = np.full(shape, np.nan, np.float32)
 
     def keep(self, device: DeviceId, message: Message) -> None:

@@ -8,11 +8,12 @@ Not counted, since nothing measures it yet: writing and reading the cache on slo
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, TypeAlias
 
 from edge_runtime.contract.order import steps_per_epoch
 from edge_runtime.contract.plan import DevicePrediction, Plan, Prediction, Stage
+
+from .problem import FLOAT_BYTES, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
 Blocks: TypeAlias = tuple[int, int]
 """Blocks ``[first, last)``."""
-
-FLOAT_BYTES = 4
-"""Boundary tensors and gradients travel in fp32."""
 
 WEIGHT_FACTOR = 1.05
 """Resident bytes of a byte of weights. Measured with 96 MB of fp32 and 24 MB of int8:
@@ -41,7 +39,8 @@ LIVE_TENSORS = 12
 the feed-forward's 4 d before and after the activation, and an integer accumulator."""
 
 LIVE_ATTENTION_MATRICES = 2
-"""Attention scores before and after the softmax."""
+"""Attention scores before and after the softmax. A decoder's self-attention is over before
+its cross-attention begins, so the larger of the two counts."""
 
 MICRO_BATCHES_IN_FLIGHT = 4
 """Per device. The session leases two a stage and one; doubled for uneven stages."""
@@ -56,61 +55,6 @@ EXCHANGE_SECONDS = 2e-3
 """What a gradient exchange costs besides the links. Estimate: two rounds of messages."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """Everything that a plan is judged by.
-
-    Attributes:
-        manifest: of the bundle.
-        profiles: the devices, each once.
-        num_samples: training samples n.
-        fill_samples: distinct samples that the fill computes, evaluation's included.
-        mean_tokens: of a sample.
-        max_tokens: of the longest sample.
-        epochs: adapter epochs.
-        batch_size: global batch and number of logical shards S.
-        num_blocks: blocks up to the last hidden state that the adapter reads.
-        cached_layers: hidden states that are cached, ascending.
-        cache_row_bytes: of one token at one layer, in the cache's dtype.
-        adapter_parameters: trainable values; 0 when not known yet.
-    """
-
-    manifest: Manifest
-    profiles: tuple[DeviceProfile, ...]
-    num_samples: int
-    fill_samples: int
-    mean_tokens: float
-    max_tokens: int
-    epochs: int
-    batch_size: int
-    num_blocks: int
-    cached_layers: tuple[int, ...]
-    cache_row_bytes: int
-    adapter_parameters: int = 0
-
-    def __post_init__(self) -> None:
-        names = [profile.device for profile in self.profiles]
-        if len(set(names)) != len(names):
-            raise ValueError("a device has two profiles")
-        if not 1 <= self.num_blocks <= len(self.manifest.blocks):
-            raise ValueError(f"num_blocks is {self.num_blocks} of {len(self.manifest.blocks)}")
-        if min(self.num_samples, self.fill_samples, self.epochs) < 0 or self.batch_size < 1:
-            raise ValueError("samples and epochs must not be negative, batch_size positive")
-        if self.mean_tokens <= 0 or self.max_tokens < self.mean_tokens:
-            raise ValueError("mean_tokens must be positive and at most max_tokens")
-
-    def profile(self, device: DeviceId) -> DeviceProfile:
-        """The profile of ``device``.
-
-        Raises:
-            KeyError: there is none.
-        """
-        for profile in self.profiles:
-            if profile.device == device:
-                return profile
-        raise KeyError(device)
-
-
 # Memory and storage, bytes.
 
 
@@ -119,21 +63,31 @@ def stage_weight_bytes(manifest: Manifest, first: int, last: int) -> int:
     return sum(file.bytes for file in manifest.weight_files(first, last))
 
 
-def activation_bytes(problem: Problem, micro_batch_size: int) -> int:
-    """Tensors alive while a block runs on the longest micro-batch."""
+def activation_bytes(problem: Problem, first: int, last: int, micro_batch_size: int) -> int:
+    """Tensors alive while a block runs on the longest micro-batch: the largest block's."""
     manifest = problem.manifest
-    tokens = micro_batch_size * problem.max_tokens
-    hidden = LIVE_TENSORS * tokens * manifest.hidden_size
-    attention = LIVE_ATTENTION_MATRICES * tokens * problem.max_tokens * manifest.num_heads
-    return FLOAT_BYTES * (hidden + attention)
+    streams = {block.stream for block in manifest.blocks[first:last]}
+    largest = 0
+    for stream in streams:
+        tokens = problem.tokens[stream].max
+        # A decoder's tokens attend to the encoder's too, whose states are there besides.
+        attended = {"decoder": manifest.streams, "encoder": ("encoder",)}[stream]
+        seen = max(problem.tokens[each].max for each in attended)
+        beside = sum(problem.tokens[each].max for each in attended if each != stream)
+        hidden = (LIVE_TENSORS * tokens + beside) * manifest.hidden_size
+        attention = LIVE_ATTENTION_MATRICES * tokens * seen * manifest.num_heads
+        largest = max(largest, FLOAT_BYTES * micro_batch_size * (hidden + attention))
+    return largest
 
 
 def in_flight_bytes(problem: Problem, first: int, last: int, micro_batch_size: int) -> int:
-    """Micro-batches that wait before or after a stage: boundary in and out, states to owners."""
-    boundaries = 2 * problem.manifest.hidden_size * FLOAT_BYTES
-    states = _layers_within(problem, first, last) * problem.cache_row_bytes
-    tokens = MICRO_BATCHES_IN_FLIGHT * micro_batch_size * problem.mean_tokens
-    return round(tokens * (boundaries + states))
+    """Micro-batches that wait before or after a stage: boundary in and out, states to owners.
+
+    Every boundary counts like the widest one, so that a stage's memory grows with it.
+    """
+    widest = max(problem.carried_bytes[1:])
+    states = cached_rows(problem, first, last) * problem.cache_row_bytes
+    return round(MICRO_BATCHES_IN_FLIGHT * micro_batch_size * (2 * widest + states))
 
 
 def stage_memory_bytes(problem: Problem, first: int, last: int, micro_batch_size: int) -> int:
@@ -142,13 +96,16 @@ def stage_memory_bytes(problem: Problem, first: int, last: int, micro_batch_size
     return (
         SESSION_BYTES
         + round(weights)
-        + activation_bytes(problem, micro_batch_size)
+        + activation_bytes(problem, first, last, micro_batch_size)
         + in_flight_bytes(problem, first, last, micro_batch_size)
     )
 
 
 def trainer_memory_bytes(profile: DeviceProfile) -> int:
-    """What training adds. It comes on top of a stage: libraries stay loaded once imported."""
+    """What training adds: libraries, adapter, a batch's states, a language model's head.
+
+    It comes on top of a stage: libraries stay loaded once imported.
+    """
     return profile.trainer.memory_bytes if profile.trainer else 0
 
 
@@ -160,7 +117,7 @@ def free_memory_bytes(profile: DeviceProfile, *, trains: bool) -> int:
 
 def cache_bytes_per_sample(problem: Problem) -> float:
     """Cached states of a sample of mean length."""
-    return len(problem.cached_layers) * problem.mean_tokens * problem.cache_row_bytes
+    return cached_rows(problem, 0, problem.num_blocks) * problem.cache_row_bytes
 
 
 def shard_storage_bytes(problem: Problem) -> int:
@@ -175,10 +132,12 @@ def shard_storage_bytes(problem: Problem) -> int:
 def stage_seconds_per_sample(
     problem: Problem, profile: DeviceProfile, first: int, last: int
 ) -> float:
-    """Forward of blocks ``[first, last)`` on one sample of mean length."""
-    tokens = problem.mean_tokens
-    blocks = problem.manifest.blocks[first:last]
-    return tokens * sum(profile.seconds_per_token(block.alike, tokens) for block in blocks)
+    """Forward of blocks ``[first, last)`` on one sample of mean length in every sequence."""
+    seconds = 0.0
+    for block in problem.manifest.blocks[first:last]:
+        tokens = problem.tokens[block.stream].mean
+        seconds += tokens * profile.seconds_per_token(block.alike, tokens)
+    return seconds
 
 
 def stage_seconds_per_micro_batch(
@@ -194,16 +153,15 @@ def micro_batches(problem: Problem, micro_batch_size: int) -> int:
     return -(-problem.fill_samples // micro_batch_size)
 
 
-def boundary_bytes(problem: Problem) -> float:
+def boundary_bytes(problem: Problem, cut: int) -> float:
     """What one cut carries over the whole fill."""
-    tokens = problem.fill_samples * problem.mean_tokens
-    return tokens * problem.manifest.hidden_size * FLOAT_BYTES
+    return problem.fill_samples * problem.carried_bytes[cut]
 
 
 def state_bytes(problem: Problem, first: int, last: int) -> float:
     """Encoded states that a stage produces over the whole fill."""
-    tokens = problem.fill_samples * problem.mean_tokens
-    return tokens * problem.cache_row_bytes * _layers_within(problem, first, last)
+    rows = problem.fill_samples * cached_rows(problem, first, last)
+    return rows * problem.cache_row_bytes
 
 
 def sent_bytes(problem: Problem, stage: Blocks | None, share: float, owned: float) -> float:
@@ -217,7 +175,7 @@ def sent_bytes(problem: Problem, stage: Blocks | None, share: float, owned: floa
     """
     if stage is None:
         return 0.0
-    boundary = boundary_bytes(problem) if stage[1] < problem.num_blocks else 0.0
+    boundary = boundary_bytes(problem, stage[1])
     return share * (boundary + state_bytes(problem, *stage) * (1 - owned))
 
 
@@ -229,7 +187,7 @@ def received_bytes(problem: Problem, stage: Blocks | None, share: float, owned: 
     states = state_bytes(problem, 0, problem.num_blocks)
     if stage is None:
         return owned * states
-    boundary = boundary_bytes(problem) if stage[0] > 0 else 0.0
+    boundary = boundary_bytes(problem, stage[0]) if stage[0] > 0 else 0.0
     return share * boundary + owned * (states - share * state_bytes(problem, *stage))
 
 
@@ -359,5 +317,11 @@ def _stage_transit(problem: Problem, plan: Plan, stage: Stage) -> float:
     return max(transit_seconds(problem, profile, blocks, size) for profile in profiles)
 
 
-def _layers_within(problem: Problem, first: int, last: int) -> int:
-    return sum(first <= layer < last for layer in problem.cached_layers)
+def cached_rows(problem: Problem, first: int, last: int) -> float:
+    """Rows that are cached of a sample of mean length, of blocks ``[first, last)``."""
+    blocks = problem.manifest.blocks
+    return sum(
+        problem.tokens[blocks[layer].stream].mean
+        for layer in problem.cached_layers
+        if first <= layer < last
+    )

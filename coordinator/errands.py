@@ -9,16 +9,23 @@ import numpy as np
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import (
     Destination,
+    Lengths,
     MicroBatch,
     MoveSamples,
     RunBatch,
     SampleSet,
 )
+from edge_runtime.contract.sample import Samples
 
 from .leases import Errand, Router
 from .ownership import Catalogue, Move, SampleTable, Work
 
 MOVE_SAMPLES = 32
+
+
+def int32_lengths(samples: Samples) -> Lengths:
+    """Tokens of every sample in each of its sequences, as messages have them."""
+    return {stream: lengths.astype(np.int32) for stream, lengths in samples.lengths_of.items()}
 
 
 def make_errands(
@@ -77,7 +84,7 @@ def _batch_errand(
         number=number,
         route=router.route(),
         keys=samples.keys,
-        lengths=samples.lengths.astype(np.int32),
+        lengths=int32_lengths(samples),
         destinations=tuple(
             Destination(device=owner, positions=np.asarray(places, np.int32))
             for owner, places in positions.items()

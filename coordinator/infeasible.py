@@ -12,7 +12,7 @@ from . import costs
 if TYPE_CHECKING:
     from edge_runtime.contract.profile import DeviceProfile
 
-    from .costs import Problem
+    from .problem import Problem
 
 _STEP_BYTES = 100_000  # how exactly a lack of memory is found
 

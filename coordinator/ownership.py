@@ -17,7 +17,7 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import SampleSet
 from edge_runtime.contract.order import epoch_order, rank_samples, shard_of
 from edge_runtime.contract.plan import Plan
-from edge_runtime.contract.sample import Samples
+from edge_runtime.contract.sample import Ragged, Samples
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -28,18 +28,19 @@ class SampleTable:
 
     Attributes:
         samples: N tokenised lines.
-        targets: (N,) int64 classes or float32 values.
+        targets: (N,) int64 classes or float32 values; of language models, the token that
+            must follow each token of the decoder's sequence, -1 where none is counted.
         ranks: (N,) int64; see :mod:`edge_runtime.contract.order`.
         shards: (N,) int64 logical shards.
     """
 
     samples: Samples
-    targets: Array
+    targets: Array | Ragged
     ranks: Array
     shards: Array
 
     @classmethod
-    def make(cls, samples: Samples, targets: Array, batch_size: int) -> SampleTable:
+    def make(cls, samples: Samples, targets: Array | Ragged, batch_size: int) -> SampleTable:
         """Ranks the samples and assigns their shards."""
         ranks = rank_samples(samples.keys, samples.lengths, batch_size)
         return cls(
@@ -51,6 +52,19 @@ class SampleTable:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def targets_of(self, lines: Array) -> Array:
+        """The targets of some lines, one after another, as ``OwnSamples`` has them."""
+        if isinstance(self.targets, Ragged):
+            return self.targets.take(lines).values
+        return self.targets[lines]
+
+    @property
+    def mean_counted_tokens(self) -> float:
+        """Tokens of a line that a language model's loss counts; 0 for other tasks."""
+        if not isinstance(self.targets, Ragged):
+            return 0.0
+        return float((self.targets.values >= 0).sum()) / max(1, len(self))
 
     def owned_by(self, plan: Plan, device: DeviceId) -> Array:
         """Indices of the lines whose shard the device owns, ascending."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edge_runtime.contract.ids import DeviceId
     from edge_runtime.contract.profile import DeviceProfile
 
-    from .costs import Problem
+    from .problem import Problem
 
 MAX_MICRO_BATCH = 32
 """Larger ones are no faster a token, and hold more memory."""

@@ -9,14 +9,14 @@ import numpy as np
 
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.contract.cache_format import row_bytes
-from edge_runtime.contract.manifest import Manifest
+from edge_runtime.contract.manifest import Manifest, Stream
 from edge_runtime.contract.messages import CacheDtype, SampleSet
 from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.profile import BlockTiming, DeviceProfile
 
-from .costs import Problem
 from .ownership import SampleTable
 from .planner import make_plan
+from .problem import Problem, Tokens
 
 
 def planner(
@@ -49,7 +49,6 @@ def unmeasured_problem(
     cache_dtype: CacheDtype,
 ) -> Problem:
     """All of the problem that is known before any device is measured."""
-    lengths = np.concatenate([table.samples.lengths for table in tables.values()])
     keys = np.concatenate([table.samples.keys for table in tables.values()])
     train = tables.get("train")
     return Problem(
@@ -57,14 +56,18 @@ def unmeasured_problem(
         profiles=(),
         num_samples=len(train) if train is not None else 0,
         fill_samples=len(np.unique(keys, axis=0)),
-        mean_tokens=float(lengths.mean()),
-        max_tokens=int(lengths.max()),
+        tokens={stream: _tokens(tables, stream) for stream in manifest.streams},
         epochs=options.epochs,
         batch_size=options.batch_size,
         num_blocks=config.layers[-1] + 1,
         cached_layers=config.layers,
         cache_row_bytes=row_bytes(cache_dtype, manifest.hidden_size),
     )
+
+
+def _tokens(tables: Mapping[SampleSet, SampleTable], stream: Stream) -> Tokens:
+    lengths = np.concatenate([table.samples.lengths_of[stream] for table in tables.values()])
+    return Tokens(mean=float(lengths.mean()), max=int(lengths.max()))
 
 
 def complete(manifest: Manifest, profile: DeviceProfile) -> DeviceProfile:

@@ -65,17 +65,19 @@ class EpochRecord:
     began: float
     seconds: float = 0.0
     samples: int = 0
+    count: int = 0
     loss_sum: float = 0.0
 
     def add(self, done: EpochDone) -> None:
         """Adds one trainer's part."""
         self.samples += done.samples
+        self.count += done.count
         self.loss_sum += done.loss_sum
 
     @property
     def train_loss(self) -> float:
-        """Mean loss of a sample, at the step in which it was trained on."""
-        return self.loss_sum / max(1, self.samples)
+        """Mean loss of a sample or counted token, at the step in which it was trained on."""
+        return self.loss_sum / max(1, self.count)
 
 
 @dataclasses.dataclass(slots=True)

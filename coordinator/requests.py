@@ -18,18 +18,23 @@ from edge_runtime.contract.messages import (
 from edge_runtime.contract.plan import Plan
 
 from .actions import Joined, SendStage
+from .errands import int32_lengths
 from .job import Job
 from .ownership import Catalogue
 
 
 def open_cache(job: Job, catalogue: Catalogue) -> OpenCache:
     """Asks a trainer which of all distinct samples it has cached."""
+    streams = {stream: job.manifest.layers_of(stream) for stream in job.manifest.streams}
     return OpenCache(
         backbone_digest=job.manifest.backbone_digest,
         dtype=job.cache_dtype,
         hidden_size=job.manifest.hidden_size,
         quota_bytes=job.cache_quota_bytes,
-        layers=job.config.layers,
+        layers={
+            stream: tuple(layer for layer in job.config.layers if layer in members)
+            for stream, members in streams.items()
+        },
         keys=catalogue.keys,
     )
 
@@ -58,6 +63,7 @@ def stages(plan: Plan) -> dict[DeviceId, SendStage]:
 def own_samples(job: Job, plan: Plan, which: SampleSet) -> dict[DeviceId, OwnSamples]:
     """Tells every owner its lines. Trainers without any still take part in training."""
     table = job.tables[which]
+    lengths = int32_lengths(table.samples)
     requests = {}
     for owner in plan.owners:
         lines = table.owned_by(plan, owner.device)
@@ -68,9 +74,9 @@ def own_samples(job: Job, plan: Plan, which: SampleSet) -> dict[DeviceId, OwnSam
                 indices=lines.astype(np.int32),
                 keys=table.samples.keys[lines],
                 ranks=table.ranks[lines],
-                lengths=table.samples.lengths[lines].astype(np.int32),
+                lengths={stream: each[lines] for stream, each in lengths.items()},
                 second_starts=table.samples.second_starts[lines].astype(np.int32),
-                targets=table.targets[lines],
+                targets=table.targets_of(lines),
             )
     return requests
 
@@ -78,11 +84,17 @@ def own_samples(job: Job, plan: Plan, which: SampleSet) -> dict[DeviceId, OwnSam
 def set_up_training(job: Job, plan: Plan) -> dict[DeviceId, SetUpTraining]:
     """Has every trainer make the same adapter."""
     trainers = tuple(owner.device for owner in plan.owners)
+    manifest = job.manifest
+    head = manifest.head.path if manifest.head and job.config.generative else ""
+    pruned = job.config.initialization == "pruned" and not job.state
+    initial = manifest.adapter_init if pruned else ""
     request = SetUpTraining(
         config=job.config,
         options=job.options,
         trainers=trainers,
         total_steps=job.total_steps,
         state=np.frombuffer(job.state, np.uint8),
+        head=manifest.file(head) if head else None,
+        adapter_init=manifest.file(initial) if initial else None,
     )
     return dict.fromkeys(trainers, request)

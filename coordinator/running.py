@@ -39,7 +39,6 @@ from .watching import Watcher
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-PROFILE_BATCH = 16
 FAREWELL_SECONDS = 3.0
 
 
@@ -199,13 +198,10 @@ def serve(
         record=on_record,
         save=on_checkpoint,
     )
-    lengths = [table.samples.lengths for table in session.job.tables.values()]
-    tokens = max(1, round(float(np.concatenate(lengths).mean())))
     try:
         server.run(
             session,
             devices=host.devices,
-            profile_shape=(PROFILE_BATCH, tokens),
             ended=host.local.ended if host.local else list,
             watch=watcher.tick,
         )

@@ -95,7 +95,6 @@ class Server:
         session: Session,
         *,
         devices: Sequence[DeviceId],
-        profile_shape: tuple[int, int],
         ended: Ended,
         watch: Callable[[], None],
     ) -> None:
@@ -104,7 +103,6 @@ class Server:
         Args:
             session: the state machine.
             devices: that must join before anything begins.
-            profile_shape: batch size and tokens at which blocks are timed.
             ended: tells which local device processes have ended.
             watch: called several times a second, for the display.
 
@@ -113,7 +111,7 @@ class Server:
             UserError: the session failed; the message says why.
         """
         gather_until = time.monotonic() + GATHER_SECONDS
-        self._session, self._shape = session, profile_shape
+        self._session = session
         self._finished = False
         while not self._finished:
             self._receive()
@@ -179,7 +177,7 @@ class Server:
             case Send():
                 self._send(action.device, action.message)
             case SendProfileRequest():
-                request = self._cutter.profile_request(self._session.job, *self._shape)
+                request = self._cutter.profile_request(self._session.job)
                 self._send(action.device, request)
             case SendStage():
                 stage = self._cutter.load_stage(
@@ -220,7 +218,7 @@ class Server:
                 queue.popleft()
 
     def _serve_file(self, device: DeviceId, request: FileRequest) -> None:
-        """Sends a piece of a weight file; only files of this bundle's weights are served.
+        """Sends a piece of a file; only weights, the head and initial adapters are served.
 
         Raises:
             BadInputError: the file cannot be read, so the device would wait for ever.
@@ -233,9 +231,9 @@ class Server:
             logger.warning("%s asks for files faster than it takes them", device)
             return
         try:
-            spec = self._cutter.weight_file(request.sha256)
+            spec = self._cutter.file(request.sha256)
         except KeyError:
-            logger.warning("%s asked for a file that no stage needs", device)
+            logger.warning("%s asked for a file that no device needs", device)
             return
         if not 0 <= request.offset < spec.bytes or not 0 < request.length <= MAX_CHUNK_BYTES:
             logger.warning("%s asked for a piece outside of %s", device, spec.path)

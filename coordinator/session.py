@@ -72,11 +72,10 @@ from .actions import (
     SendProfileRequest,
 )
 from .answers import Answers, answers_question
-from .errands import make_errands
+from .filling import Filling
 from .job import Job
-from .leases import LeaseBook, Router
-from .ownership import Catalogue, Work, plan_work
-from .progress import DeviceRecord, EpochRecord, FillRecord, SessionRecord
+from .ownership import Catalogue, Work
+from .progress import DeviceRecord, EpochRecord, SessionRecord
 from .stopping import check_software, lost, with_advice
 
 logger = logging.getLogger(__name__)
@@ -95,13 +94,10 @@ class Session:
         self._answer: type[Message] = Message
         self._now = 0.0
         self._joined: dict[DeviceId, Joined] = {}
-        self._to_fill: list[SampleSet] = []
-        self._work: dict[SampleSet, Work] = {}
         self._deployed = False
-        self._leases: LeaseBook | None = None
-        self._errand_number = 0
         self._epoch = job.epochs_done
         self.record = SessionRecord()
+        self._filling = Filling(job, self._catalogue, self.record)
         self._answers = Answers(job, self._catalogue, self.record)
 
     @property
@@ -163,7 +159,7 @@ class Session:
             device,
             message,
             plan=self.record.plan,
-            which=self._to_fill[0] if self._to_fill else None,
+            which=self._filling.which,
             epoch=self._epoch,
         )
         if not asked:
@@ -220,7 +216,6 @@ class Session:
             for device, profile in self._answers.profiles.items()
             if "trainer" in profile.roles
         ]
-        self._to_fill = list(self._job.tables)
         return self._begin(
             "locating", dict.fromkeys(trainers, request), CacheStatus, self._admit_peers
         )
@@ -231,64 +226,32 @@ class Session:
 
     def _next_fill(self) -> list[Action]:
         """Turns to the next data set; after the last one, to the adapter."""
-        if not self._to_fill:
+        which = self._filling.which
+        if which is None:
             return self._set_up()
-        which = self._to_fill[0]
-        table = self._job.tables[which]
-        options = self._job.options
-        self._work[which] = plan_work(
-            self._catalogue,
-            which,
-            plan=self.plan,
-            held=self._answers.held,
-            order=table.fill_order(options.batch_size, options.seed),
-        )
-        if self._work[which].computed and not self._deployed:
+        work = self._filling.compare(which, self.plan, self._answers.held)
+
+        def fill() -> list[Action]:
+            return self._fill(which, work)
+
+        if work.computed and not self._deployed:
             self._deployed = True
-            return self._begin("deploying", requests.stages(self.plan), StageReady, self._fill)
-        return self._fill()
+            return self._begin("deploying", requests.stages(self.plan), StageReady, fill)
+        return fill()
 
-    def _fill(self) -> list[Action]:
-        which = self._to_fill[0]
-        errands = make_errands(
-            self._catalogue,
-            which,
-            self._work[which],
-            layers=self._job.config.layers,
-            router=Router(self.plan),
-            micro_batch_size=self.plan.micro_batch_size,
-            first_number=self._errand_number,
-        )
-        self._errand_number += len(errands)
-        window = 2 * len(self.plan.stages) + 1
-        self._leases = LeaseBook(errands, layers=self._job.config.layers, window=window)
-        self.record.stored, self.record.to_store = 0, self._leases.total
+    def _fill(self, which: SampleSet, work: Work) -> list[Action]:
+        fill = self._filling.begin(which, work, self.plan, self._now)
         self._phase, self._awaited = "filling", set()
-        phase: Phase = "fill" if which == "train" else "eval"
-        work = self._work[which]
-        self.record.fills[which] = FillRecord(
-            began=self._now,
-            samples=work.distinct,
-            computed=work.computed,
-            tokens=int(self._job.tables[which].samples.lengths[work.lines].sum()),
-        )
-        actions = self._count_for(phase)
+        actions = self._count_for("fill" if which == "train" else "eval")
         if which == "train":
-            fields = {"samples": work.distinct, "to_compute": work.computed}
+            fields = {"samples": fill.samples, "to_compute": fill.computed}
             actions.append(Record(event="fill_started", fields=fields))
-        return actions + self._advance_fill()
+        return actions + self._advance_fill(which)
 
-    def _advance_fill(self) -> list[Action]:
-        if self._leases is None:
-            return []
-        if self._leases.done:
-            return self._take_samples()
-        return [
-            Send(device=errand.device, message=errand.message) for errand in self._leases.start()
-        ]
+    def _advance_fill(self, which: SampleSet) -> list[Action]:
+        return self._take_samples(which) if self._filling.done else [*self._filling.start()]
 
-    def _take_samples(self) -> list[Action]:
-        which = self._to_fill[0]
+    def _take_samples(self, which: SampleSet) -> list[Action]:
         owned = requests.own_samples(self._job, self.plan, which)
         for device in owned:
             needed = self._catalogue.needed_by(self.plan, device, which)
@@ -296,9 +259,7 @@ class Session:
         return self._begin("taking", owned, SamplesReady, self._taken)
 
     def _taken(self) -> list[Action]:
-        which = self._to_fill.pop(0)
-        fill = self.record.fills[which]
-        fill.seconds = self._now - fill.began
+        which, fill = self._filling.finish(self._now)
         actions: list[Action] = []
         if which == "train":
             fields = {"computed": fill.computed, "reused": fill.reused, "seconds": fill.seconds}
@@ -407,11 +368,11 @@ class Session:
                 self.record.observe(device, message)
                 return []
             case Stored():
-                if self._leases is None or not self._leases.record(device, message):
+                which = self._filling.which
+                if which is None or not self._filling.stored(device, message):
                     logger.warning("%s stored what nobody waits for", device)
                     return []
-                self.record.stored = self._leases.stored
-                return self._advance_fill()
+                return self._advance_fill(which)
             case Usage():
                 return self._on_usage(device, message)
             case _:

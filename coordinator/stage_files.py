@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from typing import Literal
 
 import numpy as np
 
-from edge_runtime.contract.manifest import FileSpec
+from edge_runtime.contract.manifest import FileSpec, Manifest, Stream
 from edge_runtime.contract.messages import CacheDtype, LoadStage, ProfileRequest, StageFiles
 from export.stages import Bundle, cut_stage
 
 from .job import Job
 
+PROFILE_BATCH = 16
+
 
 class StageCutter:
-    """Stage graphs in both forms, and the weight files they need."""
+    """Stage graphs in both forms, and the files that devices need."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
-        files = bundle.manifest.weight_files(0, len(bundle.manifest.blocks))
-        self._weights: dict[str, FileSpec] = {spec.sha256: spec for spec in files}
+        self._files: dict[str, FileSpec] = {
+            spec.sha256: spec for spec in files_for_devices(bundle.manifest)
+        }
         self._cut = functools.lru_cache(maxsize=None)(self._cut_stage)
 
-    def weight_file(self, sha256: str) -> FileSpec:
-        """The weight file of that content.
+    def file(self, sha256: str) -> FileSpec:
+        """The file of that content.
 
         Raises:
-            KeyError: the bundle has no such weight file.
+            KeyError: the bundle has no such file, or none that devices need.
         """
-        return self._weights[sha256]
+        return self._files[sha256]
 
     def load_stage(
         self, first: int, last: int, *, layers: tuple[int, ...], dtype: CacheDtype
@@ -36,7 +41,7 @@ class StageCutter:
         """The message that makes a device load blocks ``[first, last)``."""
         return LoadStage(stage=self._cut(first, last), layers=layers, dtype=dtype)
 
-    def profile_request(self, job: Job, batch: int, tokens: int) -> ProfileRequest:
+    def profile_request(self, job: Job) -> ProfileRequest:
         """Times one block of each class. The embeddings are a look-up, whose time is noise
         beside a layer's, while its weights are the largest file: they are not sent for that.
         """  # noqa: D205
@@ -46,13 +51,17 @@ class StageCutter:
             for i, block in reversed(list(enumerate(manifest.blocks)))
             if block.kind == "layer"
         }
+        stages = [self._cut(i, i + 1) for i in first_of.values()]
+        counted = [table.mean_counted_tokens for table in job.tables.values()]
         return ProfileRequest(
-            stages=tuple(self._cut(i, i + 1) for i in first_of.values()),
+            stages=tuple(dataclasses.replace(stage, carries=()) for stage in stages),
             alike=tuple(first_of),
-            batch=batch,
-            tokens=tokens,
+            batch=PROFILE_BATCH,
+            tokens=profile_tokens(job),
             hidden_size=manifest.hidden_size,
             adapter=job.config,
+            counted_tokens=round(max(counted)),
+            head_dtype=_head_dtype(manifest),
             backbone_digest=manifest.backbone_digest,
             cache_dtype=job.cache_dtype,
             cache_quota_bytes=job.cache_quota_bytes,
@@ -66,8 +75,34 @@ class StageCutter:
         return StageFiles(
             first=first,
             last=last,
+            streams=tuple(block.stream for block in self._bundle.manifest.blocks[:last]),
+            carries=self._bundle.manifest.carried(last),
             inputs=self._bundle.manifest.inputs,
             graph=graphs[0],
             exact_graph=graphs[1],
             files=self._bundle.manifest.weight_files(first, last),
         )
+
+
+def files_for_devices(manifest: Manifest) -> tuple[FileSpec, ...]:
+    """Weights of all blocks, and what trainers start from."""
+    more = [manifest.head.path if manifest.head else "", manifest.adapter_init]
+    weights = manifest.weight_files(0, len(manifest.blocks))
+    return (*weights, *(manifest.file(path) for path in more if path))
+
+
+def profile_tokens(job: Job) -> dict[Stream, int]:
+    """Mean tokens of the data's samples in each of their sequences."""
+    found = [table.samples.lengths_of for table in job.tables.values()]
+    return {
+        stream: max(1, round(float(np.concatenate([each[stream] for each in found]).mean())))
+        for stream in job.manifest.streams
+    }
+
+
+def _head_dtype(manifest: Manifest) -> Literal["float32", "int8"]:
+    """By its size: the bundle decides whether the head is worth quantising."""
+    if manifest.head is None:
+        return "float32"
+    float_bytes = 4 * manifest.head.vocab_size * manifest.hidden_size
+    return "float32" if manifest.file(manifest.head.path).bytes >= float_bytes else "int8"

@@ -14,6 +14,7 @@ from .cache.encoding import encode
 from .contract.cache_format import row_bytes
 from .contract.errors import RemoteError
 from .contract.ids import DeviceId
+from .contract.manifest import Stream
 from .contract.messages import (
     BatchServed,
     Boundary,
@@ -27,7 +28,7 @@ from .contract.messages import (
 from .files import WeightStore
 from .inference import StageSession, numerics
 from .outbox import Outbox
-from .stage import Stage, StageResult
+from .stage import Stage
 
 logger = logging.getLogger(__name__)
 
@@ -75,23 +76,16 @@ class BackboneRole:
 
     def load(self, request: LoadStage, store: WeightStore) -> None:
         """Loads the stage; its weight files are in ``store`` already."""
-        files = request.stage
         self._stage = None  # the old stage's memory goes before the new one's comes
-        session = StageSession(write_stage_graph(files, store), self.threads)
-        self._stage = Stage(
-            session,
-            first=files.first,
-            last=files.last,
-            layers=request.layers,
-            inputs=files.inputs,
-        )
+        session = StageSession(write_stage_graph(request.stage, store), self.threads)
+        self._stage = Stage(session, request.stage, request.layers)
         self._dtype = request.dtype
 
-    def run(self, batch: MicroBatch, index: int, rows: Mapping[str, Array] | Array) -> None:
+    def run(self, batch: MicroBatch, index: int, rows: Mapping[str, Array]) -> None:
         """Serves a micro-batch as stage number ``index`` of its route.
 
         Raises:
-            RemoteError: this device is not that stage.
+            RemoteError: this device is not that stage, or ``rows`` are not what it needs.
         """
         if self._stage is None or not 0 <= index < len(batch.route):
             raise RemoteError(f"micro-batch {batch.number} came before its stage was loaded")
@@ -103,39 +97,47 @@ class BackboneRole:
         seconds = time.perf_counter() - began
         # The next stage waits for this, the owners do not.
         if index + 1 < len(batch.route):
-            boundary = Boundary(batch=batch, stage=index + 1, hidden=result.boundary)
+            boundary = Boundary(batch=batch, stage=index + 1, rows=result.carried)
             self._outbox.to_peer(batch.route[index + 1], boundary)
-        if result.states:
-            self._deliver(batch, result)
+        for stream in batch.lengths:
+            layers = tuple(i for i in result.states if self._stage.streams[i] == stream)
+            self._deliver(batch, stream, {layer: result.states[layer] for layer in layers})
         self._outbox.to_coordinator(BatchServed(number=batch.number, stage=index, seconds=seconds))
 
-    def _deliver(self, batch: MicroBatch, result: StageResult) -> None:
-        tokens, channels = result.boundary.shape
+    def _deliver(self, batch: MicroBatch, stream: Stream, states: Mapping[int, Array]) -> None:
+        """Sends hidden states of one sequence to their owners."""
+        if not states:
+            return
+        tokens, channels = next(iter(states.values())).shape
         size = row_bytes(self._dtype, channels)
-        for layers in split_layers(tuple(result.states), tokens * size):
+        for layers in split_layers(tuple(states), tokens * size):
             encoded = np.empty((len(layers), tokens, size), np.uint8)
             for layer, out in zip(layers, encoded, strict=True):
-                encode(result.states[layer], self._dtype, out)
+                encode(states[layer], self._dtype, out)
             for destination in batch.destinations:
-                states = _select(batch, destination, layers, encoded)
+                part = _select(batch, stream, destination, layers, encoded)
                 if destination.device == self._me:
-                    self._keep(states)
+                    self._keep(part)
                 else:
-                    self._outbox.to_peer(destination.device, states)
+                    self._outbox.to_peer(destination.device, part)
 
 
 def _select(
-    batch: MicroBatch, destination: Destination, layers: tuple[int, ...], encoded: Array
+    batch: MicroBatch,
+    stream: Stream,
+    destination: Destination,
+    layers: tuple[int, ...],
+    encoded: Array,
 ) -> States:
     """The part of ``encoded`` (L, tokens, R) that one owner keeps."""
-    positions = np.sort(destination.positions)
-    if len(positions) < len(batch.lengths):
-        sample_of_row = np.repeat(np.arange(len(batch.lengths)), batch.lengths)
+    positions, lengths = np.sort(destination.positions), batch.lengths[stream]
+    if len(positions) < len(lengths):
+        sample_of_row = np.repeat(np.arange(len(lengths)), lengths)
         encoded = encoded[:, np.isin(sample_of_row, positions)]
     return States(
         number=batch.number,
         keys=batch.keys[positions],
-        lengths=batch.lengths[positions],
+        lengths=lengths[positions],
         layers=layers,
         encoded=encoded,
         numerics=str(numerics()),

@@ -213,7 +213,7 @@ class Device:
             case OwnSamples():
                 self._submit(partial(trainer.own, message))
             case SetUpTraining():
-                self._submit(partial(trainer.set_up, message))
+                self._fetch(message.files, partial(trainer.set_up, message, self._store))
             case TrainEpoch():
                 self._submit(partial(trainer.train_epoch, message.epoch))
             case Evaluate():
@@ -242,7 +242,7 @@ class Device:
         self, files: list[FileSpec] | tuple[FileSpec, ...], then: Callable[[], None]
     ) -> None:
         if self._fetching is not None:
-            raise RemoteError("asked for a stage while another one is being fetched")
+            raise RemoteError("asked for files while others are being fetched")
         self._fetching = _Fetching(FileFetch(self._store, files), then)
         self._advance_fetch()
 
@@ -324,7 +324,7 @@ class Device:
 
     def _serve(self, peer: DeviceId, message: Boundary, size: int) -> None:
         try:
-            self._backbone.run(message.batch, message.stage, message.hidden)
+            self._backbone.run(message.batch, message.stage, message.rows)
         finally:
             self._link.credit_later(peer, size)
 

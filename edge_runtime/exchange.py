@@ -3,7 +3,8 @@
 Of n trainers, trainer j reduces part j of the flat gradient. Everyone sends it that part,
 it adds the parts in the order of the trainers (so the sum has the same bits everywhere,
 whoever was first), and sends the sum to everyone. Each trainer sends and receives
-2 (n - 1) / n of the gradient a step, whatever n is.
+2 (n - 1) / n of the gradient a step, whatever n is. With its parts a trainer says what its
+sum is over, samples or counted tokens, so that all divide by the same global count.
 
 A step's parts may arrive while this trainer still computes its own gradient; a peer can
 be at most one step ahead, since it cannot pass a step without everyone's part.
@@ -14,7 +15,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from .contract.messages import GradientPart, ReducedPart
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Part: TypeAlias = GradientPart | ReducedPart
+P = TypeVar("P", GradientPart, ReducedPart)
 
 
 class ExchangeClosedError(PacplusError):
@@ -98,47 +100,59 @@ class GradientExchange:
             self._inbox[key] = part
             self._changed.notify_all()
 
-    def reduce(self, gradient: Array) -> None:
+    def reduce(self, gradient: Array, count: int) -> int:
         """Replaces ``gradient``, (P,) float32, by its sum over all trainers.
 
         Blocks until every peer has taken part in the step.
+
+        Args:
+            gradient: of this trainer's summed loss.
+            count: what that is the sum of: samples, or counted tokens.
+
+        Returns:
+            The counts of all trainers together.
 
         Raises:
             ExchangeClosedError: the session ended first.
             PacplusError: the gradient is not finite.
         """
         if not self._peers:
-            return
+            return count
         step = self._step
         rounded, scale = self._rounding.shrink(gradient)
         for peer in self._peers:
-            part = GradientPart(step=step, values=rounded[self._parts[peer]], scale=scale)
-            self._send(peer, part)
+            values = rounded[self._parts[peer]]
+            self._send(peer, GradientPart(step=step, values=values, count=count, scale=scale))
         mine = gradient[self._parts[self._me]]
         # One's own part is rounded like the others', or the sum would depend on who sums.
-        own = rounded[self._parts[self._me]].copy(), scale
+        own = rounded[self._parts[self._me]].copy()
+        parts = {self._me: GradientPart(step=step, values=own, count=count, scale=scale)}
+        for peer in self._peers:
+            parts[peer] = self._take(GradientPart, step, peer)
         mine[:] = 0
         for trainer in self._trainers:
-            part_of = own if trainer == self._me else self._take(GradientPart, step, trainer)
-            self._rounding.add(mine, *part_of)
+            self._rounding.add(mine, parts[trainer].values, parts[trainer].scale)
         total, scale = self._rounding.shrink(mine)
         for peer in self._peers:
             self._send(peer, ReducedPart(step=step, values=total, scale=scale))
         gradient[:] = 0
         self._rounding.add(mine, total, scale)
         for peer in self._peers:
-            self._rounding.add(gradient[self._parts[peer]], *self._take(ReducedPart, step, peer))
+            reduced = self._take(ReducedPart, step, peer)
+            self._rounding.add(gradient[self._parts[peer]], reduced.values, reduced.scale)
         with self._changed:
             self._step += 1
+        return sum(part.count for part in parts.values())
 
-    def _take(self, kind: type[Part], step: int, sender: DeviceId) -> tuple[Array, float]:
+    def _take(self, kind: type[P], step: int, sender: DeviceId) -> P:
         key = (kind, step, sender)
         with self._changed:
             self._changed.wait_for(lambda: key in self._inbox or self._closed)
             if key not in self._inbox:
                 raise ExchangeClosedError("the session ended during a training step")
             part = self._inbox.pop(key)
-        return part.values, part.scale
+        assert isinstance(part, kind)
+        return part
 
     def close(self) -> None:
         """Makes a waiting ``reduce`` raise."""

@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 20
 CHUNKS_IN_FLIGHT = 4
+DIGEST_DIGITS = 12
+WEIGHTS_FOLDER = "weights"
 
 
 class WeightStore:
@@ -30,8 +32,15 @@ class WeightStore:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def path(self, spec: FileSpec) -> Path:
-        """Where the file is, or will be. Its base name contains its digest."""
-        return self.folder / Path(spec.path).name
+        """Where the file is, or will be.
+
+        Stage graphs refer to weight files by their base names, which contain their digests.
+        Other files have the same name in every bundle.
+        """
+        name = Path(spec.path)
+        if name.parent.name == WEIGHTS_FOLDER:
+            return self.folder / name.name
+        return self.folder / f"{name.stem}-{spec.sha256[:DIGEST_DIGITS]}{name.suffix}"
 
     def has(self, spec: FileSpec) -> bool:
         """True if the file is there and its content is right; a broken one is removed."""

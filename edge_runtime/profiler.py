@@ -1,15 +1,8 @@
-"""Measures this device: block time, training time, memory, storage.
-
-Times are wall time over a stretch long enough to span a quota's throttling, after a
-warm-up, since that is what the planner's sums are made of.
-"""
+"""Measures this device: block time, training time, memory, storage."""
 
 from __future__ import annotations
 
-import gc
 import logging
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,14 +10,15 @@ import numpy as np
 
 from .backbone import write_stage_graph
 from .cache.inspect import describe
-from .contract.adapter import AdapterConfig, TrainingOptions
 from .contract.ids import DeviceId
+from .contract.manifest import HIDDEN_PREFIX
 from .contract.messages import ProfileRequest, StageFiles
-from .contract.profile import BlockTiming, DeviceProfile, Role, TrainerProfile
+from .contract.profile import BlockTiming, DeviceProfile, Role
 from .files import WeightStore
 from .inference import StageSession, numerics
 from .stage import Stage
-from .trainer import TRAINING_THREADS
+from .stopwatch import seconds_per_run
+from .training_profile import measure_training
 from .usage import (
     free_storage_bytes,
     memory_limit_bytes,
@@ -35,9 +29,6 @@ from .usage import (
 logger = logging.getLogger(__name__)
 
 Array: TypeAlias = np.ndarray[Any, Any]
-
-MEASURE_SECONDS = 0.25
-MAX_RUNS = 50
 
 WORTHWHILE_SPEEDUP = 1.4
 """What more threads must bring: below it they mostly wait for each other, and a device that
@@ -70,11 +61,12 @@ def measure(
         worthwhile = sum(seconds) >= WORTHWHILE_SPEEDUP * sum(parallel)
         seconds, threads = (parallel, threads) if worthwhile else (seconds, 1)
     timings = {
-        alike: (_timing(request, each),) for alike, each in zip(request.alike, seconds, strict=True)
+        alike: (_timing(request, stage, each),)
+        for alike, stage, each in zip(request.alike, request.stages, seconds, strict=True)
     }
     trainer = None
     if "trainer" in roles and request.adapter is not None:
-        trainer = _trainer_profile(request, request.adapter)
+        trainer = measure_training(request, request.adapter)
     return DeviceProfile(
         device=device,
         roles=roles,
@@ -100,11 +92,13 @@ def _cache_room_bytes(request: ProfileRequest, root: Path) -> int:
     return room if request.cache_quota_bytes is None else min(room, request.cache_quota_bytes)
 
 
-def _timing(request: ProfileRequest, seconds: float) -> BlockTiming:
+def _timing(request: ProfileRequest, files: StageFiles, seconds: float) -> BlockTiming:
+    """Of a block, by tokens of the sequence that it works on."""
+    tokens = request.tokens[files.streams[-1]]
     return BlockTiming(
         batch_size=request.batch,
-        sequence_length=request.tokens,
-        seconds_per_token=seconds / (request.batch * request.tokens),
+        sequence_length=tokens,
+        seconds_per_token=seconds / (request.batch * tokens),
     )
 
 
@@ -112,60 +106,25 @@ def _stage_seconds(
     request: ProfileRequest, files: StageFiles, threads: int, store: WeightStore
 ) -> float:
     """Wall seconds of one micro-batch through the stage."""
-    session = StageSession(write_stage_graph(files, store), threads)
-    stage = Stage(
-        session, first=files.first, last=files.last, layers=(files.last - 1,), inputs=files.inputs
-    )
-    lengths = np.full(request.batch, request.tokens, np.int32)
+    graph = StageSession(write_stage_graph(files, store), threads)
+    stage = Stage(graph, files, layers=(files.last - 1,))
+    lengths = {
+        stream: np.full(request.batch, tokens, np.int32)
+        for stream, tokens in request.tokens.items()
+    }
+    rows = _made_up_rows(request, stage)
+    return seconds_per_run(lambda: stage.run(lengths, rows))
+
+
+def _made_up_rows(request: ProfileRequest, stage: Stage) -> dict[str, Array]:
+    """What a stage is given: random hidden states, and tokens of id 0."""
     generator = np.random.default_rng(0)
-    rows = generator.standard_normal((request.batch * request.tokens, request.hidden_size))
-    states = rows.astype(np.float32)
-    return _seconds_per_run(lambda: stage.run(lengths, states))
-
-
-def _trainer_profile(request: ProfileRequest, config: AdapterConfig) -> TrainerProfile:
-    before_bytes = resident_bytes()  # PyTorch itself is most of what training adds
-    from .training import Batch, Trainer
-
-    trainer = Trainer(config, TrainingOptions(), 1, threads=TRAINING_THREADS)
-    generator = np.random.default_rng(0)
-
-    def batch(size: int) -> Batch:
-        shape = (len(config.layers), size, request.tokens, config.hidden_size)
-        return Batch(
-            hidden=generator.standard_normal(shape).astype(np.float32),
-            lengths=np.full(size, request.tokens, np.int64),
-            second_starts=np.zeros(size, np.int64),
-            targets=np.zeros(size, np.int64 if config.task == "classification" else np.float32),
-        )
-
-    def seconds(size: int) -> float:
-        prepared = batch(size)
-        return _seconds_per_run(lambda: _step(trainer, prepared))
-
-    # Two sizes separate what a sample costs from what a step costs whatever its size.
-    small, large = seconds(2), seconds(16)
-    per_sample = max((large - small) / 14, large / 160)
-    gc.collect()
-    return TrainerProfile(
-        seconds_per_sample=per_sample,
-        seconds_per_step=max(0.0, large - 16 * per_sample),
-        memory_bytes=max(0, resident_bytes() - before_bytes),
-        parameters=trainer.parameters,
-    )
-
-
-def _step(trainer: Any, batch: Any) -> None:
-    trainer.gradients(batch)
-    trainer.apply(trainer.flat_gradient)
-
-
-def _seconds_per_run(run: Callable[[], object]) -> float:
-    run()
-    runs, began = 0, time.perf_counter()
-    while True:
-        run()
-        runs += 1
-        elapsed = time.perf_counter() - began
-        if elapsed >= MEASURE_SECONDS or runs >= MAX_RUNS:
-            return elapsed / runs
+    rows: dict[str, Array] = {}
+    for name, stream in stage.inputs.items():
+        tokens = request.batch * request.tokens[stream]
+        if name.startswith(HIDDEN_PREFIX):
+            states = generator.standard_normal((tokens, request.hidden_size))
+            rows[name] = states.astype(np.float32)
+        else:
+            rows[name] = np.zeros(tokens, np.int32)
+    return rows

@@ -1,113 +1,178 @@
 """Runs one stage on micro-batches: padding in, rows out.
 
-Rows travel and are cached without padding. A graph wants rectangles, so a micro-batch is
-padded to its own longest sample just before the graph runs and cut back right after.
+Rows travel and are cached without padding. A graph wants rectangles, so each sequence of a
+micro-batch is padded to its own longest sample just before the graph runs, and cut back
+right after.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from .contract.errors import RemoteError
-from .contract.manifest import InputSpec
-from .inference import StageSession
+from .contract.manifest import HIDDEN_PREFIX, Stream
+from .contract.messages import StageFiles
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
 
+class Graph(Protocol):
+    """A loaded graph; :class:`edge_runtime.inference.StageSession` in truth."""
+
+    @property
+    def input_names(self) -> Sequence[str]:
+        """What it is fed with."""
+
+    @property
+    def output_names(self) -> Sequence[str]:
+        """The hidden states it makes, in block order."""
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """Returns the asked ``outputs`` in order."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StageResult:
-    """Rows (tokens, d) float32 of the hidden states, one after another by sample.
+    """Rows of the samples, one after another.
 
     Attributes:
-        states: hidden state index -> rows.
-        boundary: rows of the stage's last hidden state.
+        states: hidden state index -> (tokens, d) float32, of those that adapters read.
+        carried: what later stages need, by name: hidden states (tokens, d) float32, made
+            here or earlier, and token ids (tokens,) int32.
     """
 
     states: dict[int, Array]
-    boundary: Array
+    carried: dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Feed:
+    """How a graph input is made: padded rows, or the mask of a sequence."""
+
+    stream: Stream
+    dtype: np.dtype[Any]
+    pad: int = 0
+    is_mask: bool = False
 
 
 class Stage:
-    """Blocks ``[first, last)`` with the hidden states that somebody wants of them."""
+    """Blocks ``[first, last)`` with the hidden states that somebody wants of them.
 
-    def __init__(
-        self,
-        session: StageSession,
-        *,
-        first: int,
-        last: int,
-        layers: Sequence[int],
-        inputs: Sequence[InputSpec],
-    ) -> None:
-        """Binds a session to block numbers.
+    Attributes:
+        layers: hidden states of this stage that adapters read.
+        streams: the sequence that each hidden state belongs to.
+    """
+
+    def __init__(self, graph: Graph, files: StageFiles, layers: Sequence[int]) -> None:
+        """Binds a graph to block numbers.
 
         Args:
-            session: graph whose outputs are the hidden states ``first .. last - 1``.
-            first: first block.
-            last: one past the last block.
+            graph: its outputs are the hidden states ``first .. last - 1``.
+            files: says what the blocks are.
             layers: hidden states that are read by adapters, of any stage.
-            inputs: the whole backbone's inputs; those that the graph lacks are ignored.
 
         Raises:
             RemoteError: the graph's inputs and outputs are not those of such a stage.
         """
-        self.first, self.last = first, last
-        self._session = session
-        self._inputs = {spec.name: spec for spec in inputs if spec.name in session.input_names}
-        others = [name for name in session.input_names if name not in self._inputs]
-        if len(others) != (0 if first == 0 else 1) or len(session.output_names) != last - first:
-            raise RemoteError(f"stage [{first}, {last}) has unexpected inputs or outputs")
-        self._boundary_input = others[0] if others else None
-        self.layers = tuple(layer for layer in range(first, last) if layer in set(layers))
-        wanted = sorted({*self.layers, last - 1})
-        self._wanted = wanted
-        self._outputs = [session.output_names[layer - first] for layer in wanted]
+        self._graph = graph
+        self._name = f"stage [{files.first}, {files.last})"
+        self.streams = files.streams
+        own = {f"{HIDDEN_PREFIX}{i}": i for i in range(files.first, files.last)}
+        if list(graph.output_names) != list(own):
+            raise RemoteError(f"{self._name} has unexpected outputs")
+        known = _known_feeds(files)
+        if not set(graph.input_names) <= known.keys():
+            raise RemoteError(f"{self._name} has unexpected inputs")
+        self._feeds = {name: known[name] for name in graph.input_names}
+        self.layers = tuple(layer for layer in own.values() if layer in set(layers))
+        self._carries = files.carries
+        self._passed_on = {name: known[name] for name in files.carries if name not in own}
+        wanted = {f"{HIDDEN_PREFIX}{layer}" for layer in self.layers} | set(files.carries)
+        self._outputs = {name: index for name, index in own.items() if name in wanted}
 
-    def run(self, lengths: Array, rows: Mapping[str, Array] | Array) -> StageResult:
+    @property
+    def inputs(self) -> dict[str, Stream]:
+        """What the graph is fed with, apart from masks, and the sequences of those rows."""
+        return {name: feed.stream for name, feed in self._feeds.items() if not feed.is_mask}
+
+    def run(self, lengths: Mapping[Stream, Array], rows: Mapping[str, Array]) -> StageResult:
         """Runs a micro-batch.
 
         Args:
-            lengths: (N,) tokens of each sample.
-            rows: token inputs by name, (tokens,) each, for the first stage; boundary rows
-                (tokens, d) float32 for the others.
+            lengths: (N,) tokens of each sample in each of its sequences.
+            rows: by name, what the stage reads and what it has to pass on; as
+                :attr:`StageResult.carried`.
 
         Raises:
             RemoteError: an input is missing or has not one row a token.
         """
-        mask = np.arange(int(lengths.max()))[None, :] < lengths[:, None]
-        feeds = {name: self._feed(spec, mask, rows) for name, spec in self._inputs.items()}
-        if self._boundary_input is not None:
-            if isinstance(rows, Mapping):
-                raise RemoteError(f"stage [{self.first}, {self.last}) was given token inputs")
-            feeds[self._boundary_input] = _pad(rows, mask, 0, np.dtype(np.float32))
-        outputs = self._session.run(feeds, self._outputs)
-        full = bool(mask.all())
-        unpadded = [
-            hidden.reshape(-1, hidden.shape[-1]) if full else hidden[mask] for hidden in outputs
-        ]
-        states = dict(zip(self._wanted, unpadded, strict=True))
-        boundary = states[self.last - 1]
+        masks = {stream: _mask(each) for stream, each in lengths.items()}
+        feeds = {name: self._feed(name, feed, masks, rows) for name, feed in self._feeds.items()}
+        outputs = self._graph.run(feeds, list(self._outputs))
+        made = {
+            name: _unpadded(padded, self._mask_of(self.streams[index], masks))
+            for (name, index), padded in zip(self._outputs.items(), outputs, strict=True)
+        }
+        passed = {
+            name: self._given(name, feed, masks, rows) for name, feed in self._passed_on.items()
+        }
         return StageResult(
-            states={layer: states[layer] for layer in self.layers}, boundary=boundary
+            states={layer: made[f"{HIDDEN_PREFIX}{layer}"] for layer in self.layers},
+            carried={name: made[name] if name in made else passed[name] for name in self._carries},
         )
 
-    def _feed(self, spec: InputSpec, mask: Array, rows: Mapping[str, Array] | Array) -> Array:
-        if spec.kind == "mask":
-            return mask.astype(spec.dtype)
-        if not isinstance(rows, Mapping) or spec.name not in rows:
-            raise RemoteError(f"stage [{self.first}, {self.last}) lacks input {spec.name!r}")
-        return _pad(rows[spec.name], mask, spec.pad, np.dtype(spec.dtype))
+    def _feed(
+        self, name: str, feed: _Feed, masks: Mapping[Stream, Array], rows: Mapping[str, Array]
+    ) -> Array:
+        if feed.is_mask:
+            return self._mask_of(feed.stream, masks).astype(feed.dtype)
+        given = self._given(name, feed, masks, rows)
+        mask = masks[feed.stream]
+        padded = np.full((*mask.shape, *given.shape[1:]), feed.pad, feed.dtype)
+        padded[mask] = given
+        return padded
+
+    def _given(
+        self, name: str, feed: _Feed, masks: Mapping[Stream, Array], rows: Mapping[str, Array]
+    ) -> Array:
+        tokens = int(self._mask_of(feed.stream, masks).sum())
+        if name not in rows:
+            raise RemoteError(f"{self._name} lacks input {name!r}")
+        if len(rows[name]) != tokens:
+            raise RemoteError(f"{len(rows[name])} rows of {name!r} for {tokens} tokens")
+        return rows[name]
+
+    def _mask_of(self, stream: Stream, masks: Mapping[Stream, Array]) -> Array:
+        if stream not in masks:
+            raise RemoteError(f"{self._name} was given no lengths of the {stream}'s sequence")
+        return masks[stream]
 
 
-def _pad(rows: Array, mask: Array, pad: int, dtype: np.dtype[Any]) -> Array:
-    """Lays rows (tokens, ...) out as (N, T, ...), ``pad`` where ``mask`` is false."""
-    if len(rows) != int(mask.sum()):
-        raise RemoteError(f"{len(rows)} rows for {int(mask.sum())} tokens")
-    padded = np.full((*mask.shape, *rows.shape[1:]), pad, dtype)
-    padded[mask] = rows
-    return padded
+def _known_feeds(files: StageFiles) -> dict[str, _Feed]:
+    """Every input that a graph of these blocks may have."""
+    feeds = {
+        spec.name: _Feed(spec.stream, np.dtype(spec.dtype), spec.pad, spec.kind == "mask")
+        for spec in files.inputs
+    }
+    for index in range(files.first):
+        name = f"{HIDDEN_PREFIX}{index}"
+        feeds[name] = _Feed(files.streams[index], np.dtype(np.float32))
+    return feeds
+
+
+def _mask(lengths: Array) -> Array:
+    """(N, T) bool, true on tokens."""
+    mask: Array = np.arange(int(lengths.max()))[None, :] < lengths[:, None]
+    return mask
+
+
+def _unpadded(hidden: Array, mask: Array) -> Array:
+    """(tokens, d) of (N, T, d); a view where nothing is padding."""
+    if mask.all():
+        return hidden.reshape(-1, hidden.shape[-1])
+    rows: Array = hidden[mask]
+    return rows

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from .backbone import split_layers
-from .cache.store import ActivationCache
 from .contract.adapter import TrainingOptions
 from .contract.errors import BadInputError, RemoteError
 from .contract.ids import DeviceId
@@ -39,11 +36,14 @@ from .contract.messages import (
     TrainerState,
     TrainingReady,
 )
-from .contract.order import epoch_order, step_counts
+from .contract.order import epoch_order
 from .contract.tensors import read_tensors
 from .exchange import GradientExchange
-from .inference import numerics
+from .files import WeightStore
+from .lm_head import FrozenHead
 from .outbox import Outbox
+from .owned_samples import OwnedSamples
+from .sample_cache import SampleCache
 from .training import Batch
 
 if TYPE_CHECKING:
@@ -55,9 +55,6 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 PROGRESS_SECONDS = 0.25
 EVALUATION_BATCH = 32
-
-MIXED_NUMERICS = "mixed"
-"""Tag of moved states that several kinds of processors computed."""
 
 TRAINING_THREADS = 1
 """An adapter's matrices are small: more threads cost more in waiting than they gain."""
@@ -77,11 +74,8 @@ class TrainerRole:
 
     def __init__(self, *, me: DeviceId, home: Path, outbox: Outbox) -> None:
         self._me, self._home, self._outbox = me, home, outbox
-        self._cache: ActivationCache | None = None
-        self._cache_lock = threading.Lock()
-        self._layers: tuple[int, ...] = ()
-        self._expected: set[bytes] = set()
-        self._owned: dict[SampleSet, OwnSamples] = {}
+        self._cache: SampleCache | None = None
+        self._owned: dict[SampleSet, OwnedSamples] = {}
         self._training: _Training | None = None
         self._predict: Callable[[Batch], Array] | None = None
 
@@ -89,22 +83,11 @@ class TrainerRole:
 
     def open_cache(self, request: OpenCache) -> None:
         """Opens the cache and says which of the asked samples it holds."""
-        with self._cache_lock:
-            if self._cache is not None:
-                self._cache.close()
-            self._cache = ActivationCache(
-                self._home / "cache",
-                request.backbone_digest,
-                request.dtype,
-                request.hidden_size,
-                quota_bytes=request.quota_bytes,
-                numerics=str(numerics()),
-            )
-            self._layers = request.layers
-            self._expected = {key.tobytes() for key in request.keys}
-            held = self._cache.held(request.keys, request.layers)
-            used = self._cache.bytes_used
-        self._outbox.to_coordinator(CacheStatus(held=held, bytes_used=used))
+        self._close_cache()
+        cache = SampleCache(request, self._home / "cache")
+        self._cache = cache
+        status = CacheStatus(held=cache.held(request.keys), bytes_used=cache.bytes_used)
+        self._outbox.to_coordinator(status)
 
     def store(self, states: States) -> None:
         """Keeps states and tells the coordinator.
@@ -112,93 +95,81 @@ class TrainerRole:
         Raises:
             RemoteError: nobody asked for them, they do not fit the cache, or none is open.
         """
-        cache = self._opened()
-        known = all(key.tobytes() in self._expected for key in states.keys)
-        if not known or not set(states.layers) <= set(self._layers):
-            raise RemoteError(f"micro-batch {states.number}: states that nobody asked for")
-        with self._cache_lock:
-            try:
-                cache.append(
-                    states.keys,
-                    states.lengths,
-                    states.layers,
-                    states.encoded,
-                    numerics=states.numerics,
-                )
-            except ValueError as error:
-                raise RemoteError(f"micro-batch {states.number}: {error}") from None
+        self._opened().append(states)
         self._outbox.to_coordinator(
             Stored(number=states.number, layers=states.layers, samples=len(states.keys))
         )
 
     def move(self, request: MoveSamples) -> None:
         """Sends cached states to their new owner."""
-        with self._cache_lock:
-            cache = self._opened()
-            tags = {tag for key in request.keys for tag in cache.numerics_of(key.tobytes())}
-            lengths, _ = cache.read_encoded(request.keys, request.layers[:1])
-        layer_bytes = int(lengths.sum()) * cache.row_bytes
-        for layers in split_layers(request.layers, layer_bytes):
-            with self._cache_lock:
-                _, encoded = cache.read_encoded(request.keys, layers)
-            states = States(
-                number=request.number,
-                keys=request.keys,
-                lengths=lengths,
-                layers=layers,
-                encoded=encoded,
-                numerics=tags.pop() if len(tags) == 1 else MIXED_NUMERICS,
-            )
-            tags.add(states.numerics)
+        for states in self._opened().messages(request.number, request.keys, request.layers):
             self._outbox.wait_for_room()
             self._outbox.to_peer(request.to, states)
 
     def own(self, request: OwnSamples) -> None:
         """Takes note of the samples, makes the cache durable and says which it lacks."""
-        with self._cache_lock:
-            cache = self._opened()
-            cache.flush()
-            held = cache.held(request.keys, self._layers)
-            ready = SamplesReady(
-                which=request.which,
-                missing=request.indices[~held],
-                cache_bytes=cache.bytes_used,
-                cache_samples=cache.samples,
-            )
-        self._owned[request.which] = request
+        cache = self._opened()
+        if not cache.layers.keys() <= request.lengths.keys():
+            raise RemoteError("samples lack a sequence that is cached")
+        cache.flush()
+        ready = SamplesReady(
+            which=request.which,
+            missing=request.indices[~cache.held(request.keys)],
+            cache_bytes=cache.bytes_used,
+            cache_samples=cache.samples,
+        )
+        self._owned[request.which] = OwnedSamples(request, cache)
         self._outbox.to_coordinator(ready)
 
-    def _opened(self) -> ActivationCache:
+    def _opened(self) -> SampleCache:
         if self._cache is None:
             raise RemoteError("the activation cache is not open")
         return self._cache
 
+    def _close_cache(self) -> None:
+        cache, self._cache = self._cache, None
+        self._owned.clear()
+        if cache is not None:
+            cache.close()
+
     # ---- adapter
 
-    def set_up(self, request: SetUpTraining) -> None:
-        """Makes the adapter, new or from a state.
+    def set_up(self, request: SetUpTraining, files: WeightStore) -> None:
+        """Makes the adapter, new or from a state; the request's files are in ``files``.
 
         Where nothing will be trained, the state is an adapter's weights: no optimizer then.
         """
+        head = None
+        if request.head is not None:
+            head = FrozenHead.open(files.path(request.head), request.config)
         if request.state.size and not request.total_steps:
-            self._set_up_predictor(request)
+            self._set_up_predictor(request, head)
         else:
-            self._set_up_trainer(request)
+            self._set_up_trainer(request, head, files)
 
-    def _set_up_predictor(self, request: SetUpTraining) -> None:
+    def _set_up_predictor(self, request: SetUpTraining, head: FrozenHead | None) -> None:
         from .training import Predictor
 
         weights = request.state.tobytes()
-        self._predict = Predictor(request.config, weights, threads=TRAINING_THREADS).outputs
+        predictor = Predictor(request.config, weights, threads=TRAINING_THREADS, head=head)
+        self._predict = predictor.outputs
         parameters = sum(array.size for array in read_tensors(weights).values())
         self._outbox.to_coordinator(TrainingReady(parameters=parameters))
 
-    def _set_up_trainer(self, request: SetUpTraining) -> None:
+    def _set_up_trainer(
+        self, request: SetUpTraining, head: FrozenHead | None, files: WeightStore
+    ) -> None:
         from .training import Trainer
         from .training.rounding import HalfPrecision
 
+        initial = request.adapter_init
         trainer = Trainer(
-            request.config, request.options, request.total_steps, threads=TRAINING_THREADS
+            request.config,
+            request.options,
+            request.total_steps,
+            threads=TRAINING_THREADS,
+            head=head,
+            initial=files.path(initial).read_bytes() if initial is not None else None,
         )
         if request.state.size:
             trainer.load_state(request.state.tobytes())
@@ -221,48 +192,57 @@ class TrainerRole:
 
     def train_epoch(self, epoch: int) -> None:
         """Trains one epoch, in step with the other trainers."""
-        training, samples = self._trained(), self._samples("train")
+        training, owned = self._trained(), self._samples("train")
         options = training.options
-        shape = {"num_samples": samples.total, "batch_size": options.batch_size}
-        steps = epoch_order(samples.ranks, samples.lengths, **shape, seed=options.seed, epoch=epoch)
-        counts = step_counts(**shape, seed=options.seed, epoch=epoch)
+        steps = epoch_order(
+            owned.request.ranks,
+            owned.tokens,
+            num_samples=owned.request.total,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            epoch=epoch,
+        )
         gradient = training.trainer.flat_gradient
         began = reported = time.monotonic()
-        seen, loss_sum = 0, 0.0
-        for chosen, count in zip(steps, counts.tolist(), strict=True):
-            if len(chosen):
-                loss_sum += training.trainer.gradients(self._batch(samples, chosen))
-                if not math.isfinite(loss_sum):
-                    raise BadInputError("the loss is not finite; lower the learning rate")
-            else:
-                gradient[:] = 0
-            training.exchange.reduce(gradient)
-            gradient /= count
+        samples, count, loss_sum = 0, 0, 0.0
+        for chosen in steps:
+            loss, counted = _sum_gradients(training.trainer, owned, chosen)
+            loss_sum += loss
+            if not math.isfinite(loss_sum):
+                raise BadInputError("the loss is not finite; lower the learning rate")
+            # Of language models' samples, a step's may be cut before anything that counts.
+            gradient /= max(1, training.exchange.reduce(gradient, counted))
             training.trainer.apply(gradient)
-            seen += len(chosen)
+            samples, count = samples + len(chosen), count + counted
             if time.monotonic() - reported > PROGRESS_SECONDS:
                 reported = time.monotonic()
-                self._outbox.to_coordinator(Progress(epoch=epoch, samples=seen, loss_sum=loss_sum))
+                progress = Progress(epoch=epoch, samples=samples, count=count, loss_sum=loss_sum)
+                self._outbox.to_coordinator(progress)
         self._outbox.to_coordinator(
             EpochDone(
-                epoch=epoch, samples=seen, loss_sum=loss_sum, seconds=time.monotonic() - began
+                epoch=epoch,
+                samples=samples,
+                count=count,
+                loss_sum=loss_sum,
+                seconds=time.monotonic() - began,
             )
         )
 
     def evaluate(self) -> None:
         """Computes the outputs of this device's evaluation samples."""
-        samples = self._samples("eval")
+        owned = self._samples("eval")
         if self._predict is None:
             raise RemoteError("training was not set up")
-        by_length = np.argsort(samples.lengths, kind="stable")
-        chunks = [
-            by_length[start : start + EVALUATION_BATCH]
+        by_length = np.argsort(owned.tokens, kind="stable")
+        pieces = [
+            piece
             for start in range(0, len(by_length), EVALUATION_BATCH)
+            for piece in owned.pieces(by_length[start : start + EVALUATION_BATCH])
         ]
-        found = np.concatenate([self._predict(self._batch(samples, chunk)) for chunk in chunks])
+        found = np.concatenate([self._predict(owned.batch(piece)) for piece in pieces])
         outputs = np.empty_like(found)
-        outputs[by_length] = found
-        self._outbox.to_coordinator(Outputs(indices=samples.indices, outputs=outputs))
+        outputs[np.concatenate(pieces)] = found
+        self._outbox.to_coordinator(Outputs(indices=owned.request.indices, outputs=outputs))
 
     def send_state(self) -> None:
         """Sends adapter and optimizer."""
@@ -273,28 +253,33 @@ class TrainerRole:
         """Ends a waiting step and makes the cache durable."""
         if self._training is not None:
             self._training.exchange.close()
-        with self._cache_lock:
-            if self._cache is not None:
-                self._cache.close()
-                self._cache = None
+        self._close_cache()
 
     def _trained(self) -> _Training:
         if self._training is None:
             raise RemoteError("training was not set up")
         return self._training
 
-    def _samples(self, which: SampleSet) -> OwnSamples:
+    def _samples(self, which: SampleSet) -> OwnedSamples:
         samples = self._owned.get(which)
         if samples is None:
             raise RemoteError(f"this device owns no {which} samples")
         return samples
 
-    def _batch(self, samples: OwnSamples, chosen: Array) -> Batch:
-        with self._cache_lock:
-            hidden, lengths = self._opened().read_batch(samples.keys[chosen], self._layers)
-        return Batch(
-            hidden=hidden,
-            lengths=lengths,
-            second_starts=samples.second_starts[chosen].astype(np.int64),
-            targets=samples.targets[chosen],
-        )
+
+def _sum_gradients(trainer: Trainer, owned: OwnedSamples, chosen: Array) -> tuple[float, int]:
+    """Summed loss of the samples and its count; ``trainer.flat_gradient`` has its gradient."""
+    gradient = trainer.flat_gradient
+    if not len(chosen):
+        gradient[:] = 0
+        return 0.0, 0
+    loss, count = 0.0, 0
+    pieces = owned.pieces(chosen)
+    total = np.zeros_like(gradient)
+    for piece in pieces:
+        batch = owned.batch(piece)
+        loss += trainer.gradients(batch)
+        count += batch.count
+        total += gradient
+    gradient[:] = total
+    return loss, count

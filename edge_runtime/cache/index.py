@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .record import Record
 
 
@@ -79,8 +81,9 @@ class Index:
     def __init__(self) -> None:
         self._entries: dict[bytes, _Entry] = {}
 
-    def __len__(self) -> int:
-        return len(self._entries)
+    def __iter__(self) -> Iterator[bytes]:
+        """The keys that have records."""
+        return iter(self._entries)
 
     def add(self, key: bytes, record: Record) -> None:
         """Puts a record in front; forgets those that it covers or contradicts."""

@@ -11,6 +11,7 @@ from edge_runtime.contract.errors import BadInputError
 from .record import scan
 from .segments import last_used_seconds, remove_folder, segment_files
 from .store import FOLDER_NAME
+from .streams import count_samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,7 +99,7 @@ def _describe(folder: Path, backbone_digest: str, dtype: str) -> CacheDescriptio
     return CacheDescription(
         backbone_digest=backbone_digest,
         dtype=dtype,
-        samples=len(keys),
+        samples=count_samples(keys),
         bytes=total,
         last_used_seconds=last_used_seconds(folder),
     )

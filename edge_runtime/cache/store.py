@@ -29,6 +29,7 @@ from .index import Index, Located
 from .packing import MicroBatch, Pending, pack
 from .record import KEY_BYTES, MAGIC, Record, header_bytes, scan
 from .segments import Buffer, CacheLock, Segments
+from .streams import count_samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -125,7 +126,7 @@ class ActivationCache:
     @property
     def samples(self) -> int:
         """Samples that have at least one record."""
-        return len(self._index)
+        return count_samples(self._index)
 
     @property
     def bytes_per_sample(self) -> float:

@@ -3,7 +3,8 @@
 import collections
 import dataclasses
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from edge_runtime import __version__
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.codec import decode, encode
 from edge_runtime.contract.ids import DeviceId, Sha256
+from edge_runtime.contract.manifest import Manifest, Stream
 from edge_runtime.contract.profile import DeviceProfile
 
 CacheEntry = tuple[bytes, int]
@@ -54,14 +56,25 @@ def loss_of(index: int, epoch: int) -> float:
 
 
 def output_of(index: int, epochs_done: int) -> tuple[float, float]:
-    """The outputs that fake trainers compute for evaluation line ``index``."""
+    """The outputs that fake trainers compute for evaluation line ``index``.
+
+    A language model's third column is 0.
+    """
     return float(index), float(epochs_done)
+
+
+def count_of(targets: np.ndarray) -> int:
+    """What a mean loss divides by."""
+    return int((targets >= 0).sum()) if targets.dtype == np.int32 else len(targets)
 
 
 class FakeDevice:
     """Answers as a device does: sockets at once, heavy work in order when its turn comes."""
 
-    def __init__(self, profile: DeviceProfile, held: set[CacheEntry], trained: int) -> None:
+    def __init__(
+        self, profile: DeviceProfile, held: set[CacheEntry], trained: int, manifest: Manifest
+    ) -> None:
+        self._manifest = manifest
         self.device, self.profile = profile.device, profile
         self.cache = set(held)
         self.jobs: collections.deque[m.Message] = collections.deque()
@@ -73,7 +86,8 @@ class FakeDevice:
         self.epochs_done = trained
         self.counted = "start"
         self.over = False
-        self._layers: tuple[int, ...] = ()
+        self._layers: dict[Stream, tuple[int, ...]] = {}
+        self._columns = 0
         self._stage: m.LoadStage | None = None
 
     def hello(self) -> m.Hello:
@@ -117,15 +131,14 @@ class FakeDevice:
                 )
             case m.RunBatch():
                 self.computed += [key.tobytes() for key in message.batch.keys]
-                assert all(
-                    len(ids) == message.batch.lengths.sum() for ids in message.inputs.values()
-                )
-                self._serve(message.batch, 0, post, post_to)
+                self._serve(message.batch, 0, message.inputs, post, post_to)
             case m.Boundary():
-                self._serve(message.batch, message.stage, post, post_to)
+                self._serve(message.batch, message.stage, message.rows, post, post_to)
             case m.MoveSamples():
                 assert self._holds(message.keys).all(), "asked to send what is not there"
-                post_to(message.to, _states(message.number, message.keys, message.layers))
+                self._send_states(
+                    message.number, message.keys, {}, message.layers, partial(post_to, message.to)
+                )
             case m.OwnSamples():
                 self._own(message, post)
             case _:
@@ -142,33 +155,73 @@ class FakeDevice:
         )
 
     def _holds(self, keys: np.ndarray) -> np.ndarray:
-        return np.array(
-            [all((key.tobytes(), layer) in self.cache for layer in self._layers) for key in keys],
-            bool,
-        ).reshape(len(keys))
+        layers = [layer for members in self._layers.values() for layer in members]
+        held = [all((key.tobytes(), layer) in self.cache for layer in layers) for key in keys]
+        return np.array(held, bool).reshape(len(keys))
 
     def store(self, states: m.States, post: Post) -> None:
         assert self._layers, "states came before the cache was open"
+        assert any(set(states.layers) <= set(members) for members in self._layers.values())
         for key in states.keys:
             self.cache |= {(key.tobytes(), layer) for layer in states.layers}
         post(m.Stored(number=states.number, layers=states.layers, samples=len(states.keys)))
 
-    def _serve(self, batch: m.MicroBatch, index: int, post: Post, post_to: PostTo) -> None:
+    def _serve(
+        self,
+        batch: m.MicroBatch,
+        index: int,
+        rows: Mapping[str, np.ndarray],
+        post: Post,
+        post_to: PostTo,
+    ) -> None:
         assert self._stage is not None, "a micro-batch came before its stage was loaded"
         assert batch.route[index] == self.device
         self.served.append((batch.number, index))
-        if index + 1 < len(batch.route):
-            hidden = np.zeros((int(batch.lengths.sum()), 1), np.float32)
-            post_to(batch.route[index + 1], m.Boundary(batch=batch, stage=index + 1, hidden=hidden))
         stage = self._stage.stage
+        self._check_rows(batch, rows)
+        if index + 1 < len(batch.route):
+            carried = {name: rows.get(name) for name in stage.carries}
+            made = {f"hidden.{i}": i for i in range(stage.first, stage.last)}
+            for name in made.keys() & carried.keys():
+                tokens = int(batch.lengths[stage.streams[made[name]]].sum())
+                carried[name] = np.zeros((tokens, 1), np.float32)
+            post_to(batch.route[index + 1], m.Boundary(batch=batch, stage=index + 1, rows=carried))
         layers = tuple(i for i in self._stage.layers if stage.first <= i < stage.last)
-        for destination in batch.destinations if layers else ():
-            states = _states(batch.number, batch.keys[destination.positions], layers)
-            if destination.device == self.device:
-                self.store(states, post)
-            else:
-                post_to(destination.device, states)
+        for destination in batch.destinations:
+            to = destination.device
+            self._send_states(
+                batch.number,
+                batch.keys[destination.positions],
+                {stream: each[destination.positions] for stream, each in batch.lengths.items()},
+                layers,
+                partial(self.store, post=post) if to == self.device else partial(post_to, to),
+            )
         post(m.BatchServed(number=batch.number, stage=index, seconds=0.1))
+
+    def _check_rows(self, batch: m.MicroBatch, rows: Mapping[str, np.ndarray]) -> None:
+        """What came is exactly what this stage and those behind it need."""
+        assert self._stage is not None
+        stage = self._stage.stage
+        assert set(rows) == set(self._manifest.carried(stage.first))
+        streams = {spec.name: spec.stream for spec in stage.inputs}
+        streams |= {f"hidden.{i}": stream for i, stream in enumerate(stage.streams)}
+        for name, each in rows.items():
+            assert len(each) == batch.lengths[streams[name]].sum()
+
+    def _send_states(
+        self,
+        number: int,
+        keys: np.ndarray,
+        lengths: Mapping[Stream, np.ndarray],
+        layers: Sequence[int],
+        send: Callable[[m.States], None],
+    ) -> None:
+        """One message for each sequence that some of the layers belong to."""
+        for stream in self._manifest.streams:
+            members = tuple(i for i in layers if i in self._manifest.layers_of(stream))
+            if members:
+                each = lengths.get(stream, np.ones(len(keys), np.int32))
+                send(_states(number, keys, each, members))
 
     def _own(self, request: m.OwnSamples, post: Post) -> None:
         self.owned[request.which] = request
@@ -179,20 +232,28 @@ class FakeDevice:
         match message:
             case m.SetUpTraining():
                 self.trainers = message.trainers
+                config = message.config
+                assert (message.head is not None) == config.generative
+                self._columns = 3 if config.generative else config.num_outputs
                 post(m.TrainingReady(parameters=5))
             case m.TrainEpoch():
                 assert message.epoch == self.epochs_done + 1, "an epoch was skipped or repeated"
                 self.epochs_done = message.epoch
-                lines = self.owned["train"].indices.tolist()
-                loss = sum(loss_of(index, message.epoch) for index in lines)
-                post(m.Progress(epoch=message.epoch, samples=len(lines), loss_sum=loss))
-                post(
-                    m.EpochDone(epoch=message.epoch, samples=len(lines), loss_sum=loss, seconds=1.0)
-                )
+                owned = self.owned["train"]
+                lines = owned.indices.tolist()
+                done = {
+                    "epoch": message.epoch,
+                    "samples": len(lines),
+                    "count": count_of(owned.targets),
+                    "loss_sum": sum(loss_of(index, message.epoch) for index in lines),
+                }
+                post(m.Progress(**done))
+                post(m.EpochDone(**done, seconds=1.0))
             case m.Evaluate():
                 indices = self.owned["eval"].indices
-                rows = [output_of(index, self.epochs_done) for index in indices.tolist()]
-                post(m.Outputs(indices=indices, outputs=np.array(rows, np.float32)))
+                outputs = np.zeros((len(indices), self._columns), np.float32)
+                outputs[:, :2] = [output_of(index, self.epochs_done) for index in indices.tolist()]
+                post(m.Outputs(indices=indices, outputs=outputs))
             case m.SendState():
                 data = np.frombuffer(b"state %d" % self.epochs_done, np.uint8)
                 post(m.TrainerState(data=data))
@@ -200,13 +261,15 @@ class FakeDevice:
                 raise AssertionError(f"no device understands {message}")
 
 
-def _states(number: int, keys: np.ndarray, layers: tuple[int, ...]) -> m.States:
+def _states(
+    number: int, keys: np.ndarray, lengths: np.ndarray, layers: tuple[int, ...]
+) -> m.States:
     return m.States(
         number=number,
         keys=keys,
-        lengths=np.ones(len(keys), np.int32),
+        lengths=lengths,
         layers=layers,
-        encoded=np.zeros((len(layers), len(keys), 1), np.uint8),
+        encoded=np.zeros((len(layers), int(lengths.sum()), 1), np.uint8),
         numerics="fake",
     )
 
@@ -234,7 +297,7 @@ class Cluster:
     ) -> None:
         self.job, self.session = job, Session(job)
         self.devices = {
-            name: FakeDevice(profile, held.get(name, set()), job.epochs_done)
+            name: FakeDevice(profile, held.get(name, set()), job.epochs_done, job.manifest)
             for name, profile in profiles.items()
         }
         self.joined: set[DeviceId] = set()
@@ -350,8 +413,7 @@ class Cluster:
             case SendProfileRequest():
                 self._send(action.device, _profile_request())
             case SendStage():
-                layers = self.session.job.config.layers
-                self._send(action.device, _load_stage(action.first, action.last, layers))
+                self._send(action.device, _load_stage(self.job, action.first, action.last))
             case Record():
                 self.events.append(action)
             case SaveCheckpoint():
@@ -396,7 +458,7 @@ def _profile_request() -> m.ProfileRequest:
         stages=(),
         alike=(),
         batch=1,
-        tokens=1,
+        tokens={"encoder": 1},
         hidden_size=8,
         adapter=None,
         backbone_digest=Sha256("0" * 64),
@@ -405,12 +467,19 @@ def _profile_request() -> m.ProfileRequest:
     )
 
 
-def _load_stage(first: int, last: int, layers: tuple[int, ...]) -> m.LoadStage:
+def _load_stage(job: Job, first: int, last: int) -> m.LoadStage:
     empty = np.zeros(0, np.uint8)
     stage = m.StageFiles(
-        first=first, last=last, inputs=(), graph=empty, exact_graph=empty, files=()
+        first=first,
+        last=last,
+        streams=tuple(block.stream for block in job.manifest.blocks[:last]),
+        carries=job.manifest.carried(last),
+        inputs=job.manifest.inputs,
+        graph=empty,
+        exact_graph=empty,
+        files=(),
     )
-    return m.LoadStage(stage=stage, layers=layers, dtype="fp16")
+    return m.LoadStage(stage=stage, layers=job.config.layers, dtype="fp16")
 
 
 def lose(cluster: Cluster, device: DeviceId, reason: str) -> list[Action]:

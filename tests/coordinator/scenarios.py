@@ -10,6 +10,7 @@ from coordinator.job import Job
 from coordinator.ownership import SampleTable
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.contract.ids import DeviceId, Sha256
+from edge_runtime.contract.manifest import Manifest, Stream, Task
 from edge_runtime.contract.messages import SampleSet
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 from edge_runtime.contract.profile import DeviceProfile
@@ -22,13 +23,26 @@ DIGEST = Sha256("ab" * 32)
 NUM_TEXTS = 12
 
 
-def samples(texts: Sequence[int]) -> Samples:
-    """One line for each number; equal numbers are equal texts, of 1 to 3 tokens."""
-    inputs = {"input_ids": Ragged.from_rows([[7 + text] * (1 + text % 3) for text in texts])}
+def lengths_of(text: int, model: Manifest) -> dict[Stream, int]:
+    """Tokens of a text: 1 to 3 where it is read, 1 or 2 where it is written."""
+    first, *second = model.streams
+    return {first: 1 + text % 3, **dict.fromkeys(second, 1 + text % 2)}
+
+
+def samples(texts: Sequence[int], model: Manifest | None = None) -> Samples:
+    """One line for each number; equal numbers are equal texts."""
+    model = model or manifest()
+    tokens = [spec for spec in model.inputs if spec.kind == "tokens"]
     return Samples(
-        inputs=inputs,
+        inputs={
+            spec.name: Ragged.from_rows(
+                [[7 + text] * lengths_of(text, model)[spec.stream] for text in texts]
+            )
+            for spec in tokens
+        },
+        streams={spec.name: spec.stream for spec in tokens},
         second_starts=np.zeros(len(texts), np.int32),
-        keys=sample_keys(DIGEST, inputs),
+        keys=sample_keys(DIGEST, {"text": Ragged.from_rows([[text] for text in texts])}),
     )
 
 
@@ -36,8 +50,18 @@ def key_of(text: int) -> bytes:
     return samples([text]).key(0)
 
 
-def table(texts: Sequence[int], batch_size: int) -> SampleTable:
-    return SampleTable.make(samples(texts), np.zeros(len(texts), np.int64), batch_size)
+def targets(texts: Sequence[int], model: Manifest) -> np.ndarray | Ragged:
+    """Class 0; of language models, whatever follows, not counted at odd texts' beginnings."""
+    if model.head is None:
+        return np.zeros(len(texts), np.int64)
+    return Ragged.from_rows(
+        [[-(text % 2), *[text] * (lengths_of(text, model)["decoder"] - 1)] for text in texts]
+    )
+
+
+def table(texts: Sequence[int], batch_size: int, model: Manifest | None = None) -> SampleTable:
+    model = model or manifest()
+    return SampleTable.make(samples(texts, model), targets(texts, model), batch_size)
 
 
 def job_of(
@@ -49,17 +73,26 @@ def job_of(
     evaluation: Sequence[int],
     epochs: int,
     seed: int = 0,
+    model: Manifest | None = None,
 ) -> Job:
     """A job over lines with these texts, whose plan is ready."""
+    model = model or manifest()
     lines: dict[SampleSet, Sequence[int]] = {"train": train, "eval": evaluation}
+    encoder = model.layers_of("encoder") if len(model.streams) == 2 else ()
     config = AdapterConfig(
-        hidden_size=8, reduction=2, layers=layers, task="classification", num_outputs=2
+        hidden_size=8,
+        reduction=2,
+        layers=layers,
+        encoder_layers=sum(layer in encoder for layer in layers),
+        task=model.task,
+        num_outputs=model.head.vocab_size if model.head else 2,
     )
+    size = plan.num_shards
     return Job(
-        manifest=manifest(),
+        manifest=model,
         config=config,
-        options=TrainingOptions(epochs=epochs, batch_size=plan.num_shards, seed=seed),
-        tables={which: table(texts, plan.num_shards) for which, texts in lines.items() if texts},
+        options=TrainingOptions(epochs=epochs, batch_size=size, seed=seed),
+        tables={which: table(texts, size, model) for which, texts in lines.items() if texts},
         devices=tuple(profiles),
         make_plan=lambda measured: plan,
     )
@@ -133,6 +166,15 @@ def plans(draw: st.DrawFn, blocks: int, batch_size: int) -> tuple[Plan, dict]:
 
 
 @st.composite
+def models(draw: st.DrawFn, blocks: int) -> Manifest:
+    """An encoder to classify with, a decoder, or an encoder-decoder, of so many blocks."""
+    encoder_blocks = draw(st.integers(0, blocks))
+    tasks: dict[int, Task] = {blocks: "classification", 0: "causal-lm"}
+    task = tasks.get(encoder_blocks, "seq2seq")
+    return manifest([1] * blocks, encoder_blocks=encoder_blocks, task=task)
+
+
+@st.composite
 def scenarios(draw: st.DrawFn, *, training: bool | None = None) -> Scenario:
     """A job of any kind, its plan, and caches that hold nothing, parts or all of it."""
     blocks = draw(st.integers(1, 4))
@@ -152,6 +194,7 @@ def scenarios(draw: st.DrawFn, *, training: bool | None = None) -> Scenario:
         evaluation=evaluation,
         epochs=epochs,
         seed=draw(st.integers(0, 3)),
+        model=draw(models(blocks)),
     )
     done = draw(st.integers(0, epochs))
     job = dataclasses.replace(

@@ -92,10 +92,10 @@ def test_each_line_is_in_one_micro_batch_with_its_tokens_for_its_owners(wanted_b
     visited, found = [], collections.defaultdict(set)
     for errand in errands:
         batch, inputs = errand.message.batch, errand.message.inputs
-        count = len(batch.lengths)
+        count, lengths = len(batch.keys), batch.lengths["encoder"]
         assert errand.samples == count <= size
-        assert len(inputs["input_ids"]) == batch.lengths.sum()
-        rows = np.split(inputs["input_ids"], np.cumsum(batch.lengths)[:-1])
+        assert len(inputs["input_ids"]) == lengths.sum()
+        rows = np.split(inputs["input_ids"], np.cumsum(lengths)[:-1])
         for key, row in zip(batch.keys, rows, strict=True):
             visited.append(key.tobytes())
             assert key.tobytes() == key_of(int(row[0]) - 7)

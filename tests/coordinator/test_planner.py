@@ -5,8 +5,8 @@ import random
 import pytest
 
 from coordinator import costs, planner
-from coordinator.costs import Problem
 from coordinator.infeasible import is_feasible
+from coordinator.problem import Problem, Tokens
 from edge_runtime.contract.errors import InfeasibleError
 from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.profile import LinkProfile
@@ -165,7 +165,7 @@ def test_more_than_eight_devices_are_planned_with_the_fastest() -> None:
 
 
 def test_tight_memory_is_met_by_smaller_micro_batches() -> None:
-    case = problem(profile("a"), max_tokens=512)
+    case = problem(profile("a"), tokens={"encoder": Tokens(mean=13.0, max=512)})
     need = costs.stage_memory_bytes(case, 0, 7, 2) + 150 * MB
     tight = profile("a", memory=round(need / costs.MEMORY_USE) + MB)
     plan = planner.make_plan(dataclasses.replace(case, profiles=(tight,)))

@@ -66,14 +66,14 @@ def test_without_a_fill_everything_is_zero():
     assert set(to_plain(fill_report(record())).values()) == {0}
 
 
-def test_an_epochs_loss_is_that_of_all_trainers_by_samples():
+def test_an_epochs_loss_is_that_of_all_trainers_by_what_counts():
     epoch = EpochRecord(epoch=2, began=0.0, seconds=4.0)
-    epoch.add(EpochDone(epoch=2, samples=30, loss_sum=15.0, seconds=1.0))
-    epoch.add(EpochDone(epoch=2, samples=10, loss_sum=25.0, seconds=3.0))
+    epoch.add(EpochDone(epoch=2, samples=30, count=40, loss_sum=15.0, seconds=1.0))
+    epoch.add(EpochDone(epoch=2, samples=10, count=10, loss_sum=25.0, seconds=3.0))
     seen = record()
     seen.epochs = [epoch, EpochRecord(epoch=3, began=9.0)]  # the third has only begun
     (report,) = epoch_reports(seen)
-    assert (report.epoch, report.train_loss, report.samples_per_second) == (2, 1.0, 10.0)
+    assert (report.epoch, report.train_loss, report.samples_per_second) == (2, 0.8, 10.0)
 
 
 def test_an_epoch_that_took_no_time_has_no_rate():
@@ -116,5 +116,7 @@ def test_reports_are_plain_json():
 @pytest.mark.parametrize(("samples", "loss"), [(0, 0.0), (4, 0.5)])
 def test_a_loss_over_no_samples_is_no_division_by_zero(samples, loss):
     epoch = EpochRecord(epoch=1, began=0.0)
-    epoch.add(EpochDone(epoch=1, samples=samples, loss_sum=samples * loss, seconds=1.0))
+    epoch.add(
+        EpochDone(epoch=1, samples=samples, count=samples, loss_sum=samples * loss, seconds=1.0)
+    )
     assert epoch.train_loss == loss

@@ -73,7 +73,9 @@ class FakeBundle:
 
     @property
     def manifest(self) -> Any:
-        return SimpleNamespace(blocks=(), weight_files=lambda first, last: (SPEC,))
+        return SimpleNamespace(
+            blocks=(), head=None, adapter_init="", weight_files=lambda first, last: (SPEC,)
+        )
 
     def file_path(self, spec: FileSpec) -> Path:
         return self.path / "w.bin"
@@ -98,9 +100,7 @@ def serve(
         record=lambda record: None,
         save=lambda checkpoint: None,
     )
-    server.run(
-        cast(Any, session), devices=[], profile_shape=(1, 1), ended=ended, watch=lambda: None
-    )
+    server.run(cast(Any, session), devices=[], ended=ended, watch=lambda: None)
     return session
 
 

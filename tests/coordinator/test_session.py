@@ -15,9 +15,9 @@ from edge_runtime.contract.errors import BadInputError, InfeasibleError, Stopped
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 
-from .fakes import ANSWERS, Cluster, lose, loss_of, output_of
+from .fakes import ANSWERS, Cluster, count_of, lose, loss_of, output_of
 from .planning import profile
-from .scenarios import Scenario, job_of, key_of, scenarios
+from .scenarios import Scenario, job_of, key_of, lengths_of, scenarios
 
 ORDER = re.compile(
     "gathering profiling locating deploying "
@@ -109,7 +109,7 @@ def test_the_record_counts_what_was_computed_and_what_was_reused(scenario, seed)
             continue
         distinct = len(set(lines[which]))
         found = (fill.samples, fill.computed, fill.reused, fill.tokens)
-        tokens = sum(1 + text % 3 for text in new)
+        tokens = sum(sum(lengths_of(text, scenario.job.manifest).values()) for text in new)
         assert found == (distinct, len(new), distinct - len(new), tokens)
         assert fill.seconds >= 0
     record = cluster.session.record
@@ -118,16 +118,18 @@ def test_the_record_counts_what_was_computed_and_what_was_reused(scenario, seed)
 
 @generated
 @given(scenarios(training=True), seeds)
-def test_an_epochs_loss_is_the_mean_over_all_lines_of_all_trainers(scenario, seed):
+def test_an_epochs_loss_is_the_mean_over_all_that_counts_at_all_trainers(scenario, seed):
     cluster = play(scenario, seed)
     job, count = scenario.job, len(scenario.train)
+    table = job.tables["train"]
+    divisor = count_of(table.targets_of(np.arange(count)))
     epochs = cluster.session.record.epochs
     assert [epoch.epoch for epoch in epochs] == list(
         range(job.epochs_done + 1, job.options.epochs + 1)
     )
     for epoch in epochs:
-        assert epoch.samples == count
-        expected = sum(loss_of(line, epoch.epoch) for line in range(count)) / count
+        assert (epoch.samples, epoch.count) == (count, divisor)
+        expected = sum(loss_of(line, epoch.epoch) for line in range(count)) / max(1, divisor)
         assert epoch.train_loss == pytest.approx(expected)
 
 
@@ -140,10 +142,11 @@ def test_outputs_are_put_together_by_line(scenario, seed):
     lines = range(len(scenario.eval))
     if job.evaluate_before:
         expected = [output_of(line, job.epochs_done) for line in lines]
-        np.testing.assert_array_equal(record.outputs_before, np.array(expected))
+        np.testing.assert_array_equal(record.outputs_before[:, :2], np.array(expected))
     if job.options.epochs:
         expected = [output_of(line, job.options.epochs) for line in lines]
-        np.testing.assert_array_equal(record.outputs_after, np.array(expected))
+        np.testing.assert_array_equal(record.outputs_after[:, :2], np.array(expected))
+        assert record.outputs_after.shape[1] == (3 if job.config.generative else 2)
 
 
 @generated
@@ -251,6 +254,7 @@ def noise(scenario: Scenario) -> st.SearchStrategy[m.Message]:
             m.EpochDone,
             epoch=st.integers(0, 4),
             samples=numbers,
+            count=numbers,
             loss_sum=st.just(1e9),
             seconds=st.just(0.0),
         ),
@@ -490,7 +494,7 @@ def test_an_answer_that_cannot_be_true_stops_the_session(phase, message, reason)
     ("phase", "message"),
     [
         ("taking", SAMPLES_READY),
-        ("training", m.EpochDone(epoch=2, samples=3, loss_sum=1.0, seconds=0.0)),
+        ("training", m.EpochDone(epoch=2, samples=3, count=3, loss_sum=1.0, seconds=0.0)),
         ("loading", m.StageReady(first=0, last=1, received_bytes=0, seconds=0.0)),
         ("filling", m.Stored(number=0, layers=(0, 1, 2), samples=2)),
         ("filling", m.Stored(number=0, layers=(0,), samples=1)),

@@ -37,6 +37,7 @@ from .answers import (
 from .base import (
     Array,
     CacheDtype,
+    Lengths,
     Message,
     Phase,
     SampleSet,
@@ -88,6 +89,7 @@ __all__ = [
     "GradientPart",
     "Heartbeat",
     "Hello",
+    "Lengths",
     "LoadStage",
     "Message",
     "MicroBatch",

@@ -113,26 +113,34 @@ class TrainingReady(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Progress(Message):
-    """So far in this epoch: this trainer's samples and their summed loss."""
+    """So far in this epoch: this trainer's samples and their summed loss.
+
+    ``count`` is what a mean loss divides by: samples, or counted tokens.
+    """
 
     epoch: int
     samples: int
+    count: int
     loss_sum: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EpochDone(Message):
-    """This trainer's part of an epoch: samples, summed loss, seconds."""
+    """This trainer's part of an epoch: samples, their count (see ``Progress``), summed loss."""
 
     epoch: int
     samples: int
+    count: int
     loss_sum: float
     seconds: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Outputs(Message):
-    """Task outputs (N, C) float32 of the evaluation samples ``indices`` (N,) int32."""
+    """Task outputs (N, C) float32 of the evaluation samples ``indices`` (N,) int32.
+
+    Of a language model (N, 3): summed loss, counted tokens, correctly predicted tokens.
+    """
 
     indices: Array
     outputs: Array

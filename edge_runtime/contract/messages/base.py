@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
+from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from edge_runtime.contract.manifest import FileSpec, InputSpec
+from edge_runtime.contract.manifest import HIDDEN_PREFIX, FileSpec, InputSpec, Stream
 
 Array: TypeAlias = np.ndarray[Any, Any]
 CacheDtype = Literal["fp32", "fp16", "int8"]
@@ -23,10 +25,24 @@ class Message:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StageFiles:
-    """A stage graph and the weight files that it refers to by base name."""
+    """A stage graph and the weight files that it refers to by base name.
+
+    Attributes:
+        first: first block.
+        last: one past the last block.
+        streams: the sequence that each of hidden states ``0 .. last - 1`` belongs to.
+        carries: what later blocks need: hidden states, made here or earlier, and token
+            inputs.
+        inputs: the whole backbone's inputs.
+        graph: the serialized ONNX model.
+        exact_graph: the same for processors whose uint8 x int8 product saturates.
+        files: weight files.
+    """
 
     first: int
     last: int
+    streams: tuple[Stream, ...]
+    carries: tuple[str, ...]
     inputs: tuple[InputSpec, ...]
     graph: Array
     exact_graph: Array
@@ -35,3 +51,30 @@ class StageFiles:
     def __post_init__(self) -> None:
         if not 0 <= self.first < self.last:
             raise ValueError(f"stage [{self.first}, {self.last}) is empty")
+        if len(self.streams) != self.last:
+            raise ValueError("streams must name the sequence of every hidden state")
+        tokens = {spec.name for spec in self.inputs if spec.kind == "tokens"}
+        hidden = {f"{HIDDEN_PREFIX}{i}" for i in range(self.last)}
+        unknown = set(self.carries) - tokens - hidden
+        if unknown:
+            raise ValueError(f"carries names {min(unknown)[:80]!r}, which no block makes")
+
+
+Lengths: TypeAlias = dict[Stream, Array]
+"""Tokens of N samples in each of their sequences, (N,) int32 each."""
+
+
+def check_streams(named: Mapping[Stream, Any]) -> None:
+    """Raises ValueError unless ``named`` has one or both of the sequences, nothing else."""
+    if not named or not set(named) <= set(typing.get_args(Stream)):
+        raise ValueError("the sequences must be encoder, decoder or both")
+
+
+def check_lengths(lengths: Mapping[Stream, Array], count: int) -> None:
+    """Raises ValueError unless every sequence has ``count`` int32 lengths above 0."""
+    check_streams(lengths)
+    for stream, each in lengths.items():
+        if each.shape != (count,) or each.dtype != np.int32:
+            raise ValueError(f"lengths of {stream} must be int32 of shape ({count},)")
+        if count and each.min() < 1:
+            raise ValueError("samples must have at least one token in each of their sequences")

@@ -4,28 +4,40 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
+
+from edge_runtime.contract.manifest import HIDDEN_PREFIX
+
 from .base import Array, Message
 from .requests import MicroBatch
 
 MAX_NAME_LENGTH = 64
+MAX_COUNT = 1 << 32
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Boundary(Message):
     """A micro-batch on its way to stage ``stage``.
 
-    ``hidden`` is (tokens, d) float32: the samples' rows one after another, unpadded.
+    ``rows`` has, by the name of the graph input, what that stage and those behind it need, the
+    samples one after another, unpadded: hidden states (tokens, d) float32 and token ids
+    (tokens,) int32, tokens of the sequence that they belong to.
     """
 
     batch: MicroBatch
     stage: int
-    hidden: Array
+    rows: dict[str, Array]
 
     def __post_init__(self) -> None:
         if not 1 <= self.stage < len(self.batch.route):
             raise ValueError("stage is out of range")
-        if self.hidden.ndim != 2 or len(self.hidden) != int(self.batch.lengths.sum()):
-            raise ValueError("hidden must have one row a token")
+        totals = {int(lengths.sum()) for lengths in self.batch.lengths.values()}
+        for name, rows in self.rows.items():
+            hidden = name.startswith(HIDDEN_PREFIX)
+            if (rows.ndim, rows.dtype) != ((2, np.float32) if hidden else (1, np.int32)):
+                raise ValueError(f"{name[:80]!r} must be (tokens, d) float32 or (tokens,) int32")
+            if len(rows) not in totals:
+                raise ValueError(f"{name[:80]!r} must have one row a token")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +47,8 @@ class States(Message):
     Attributes:
         number: the micro-batch.
         keys: (N, 32) uint8.
-        lengths: (N,) int32.
-        layers: which hidden states.
+        lengths: (N,) int32, in the sequence that the layers belong to.
+        layers: which hidden states, all of one sequence.
         encoded: (L, tokens, R) uint8, rows of the cache dtype.
         numerics: what computed them, e.g. ``ort-1.31/fast``.
     """
@@ -59,11 +71,19 @@ class States(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class GradientPart(Message):
-    """The sender's summed gradient, the part that the receiver reduces."""
+    """The sender's summed gradient, the part that the receiver reduces.
+
+    ``count`` is what the whole sum is over: the sender's samples, or counted tokens.
+    """
 
     step: int
     values: Array
+    count: int
     scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.count <= MAX_COUNT:
+            raise ValueError(f"count must be between 0 and {MAX_COUNT}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

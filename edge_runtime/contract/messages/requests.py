@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.contract.ids import DeviceId, Sha256
+from edge_runtime.contract.manifest import FileSpec, Stream
 
-from .base import Array, CacheDtype, Message, Phase, SampleSet, StageFiles
+from .base import (
+    Array,
+    CacheDtype,
+    Lengths,
+    Message,
+    Phase,
+    SampleSet,
+    StageFiles,
+    check_lengths,
+    check_streams,
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,18 +35,38 @@ class Welcome(Message):
 class ProfileRequest(Message):
     """Measure this device. Answered by ``ProfileDone``.
 
-    ``adapter`` set asks for training speed too, where the device can train.
+    Attributes:
+        stages: one block of each class.
+        alike: the classes.
+        batch: samples of the timed micro-batch.
+        tokens: of a sample, in each of its sequences.
+        hidden_size: d.
+        adapter: set asks for training speed too, where the device can train.
+        counted_tokens: tokens of a sample that a language model's loss counts.
+        head_dtype: of a language model's frozen head. Its shape decides what it costs, its
+            values do not, so a made-up one is timed: no transfer to devices that end up
+            training nothing.
+        backbone_digest: whose cache may grow.
+        cache_dtype: likewise.
+        cache_quota_bytes: likewise.
     """
 
     stages: tuple[StageFiles, ...]
     alike: tuple[str, ...]
     batch: int
-    tokens: int
+    tokens: dict[Stream, int]
     hidden_size: int
     adapter: AdapterConfig | None
+    counted_tokens: int = 0
+    head_dtype: Literal["float32", "int8"] = "float32"
     backbone_digest: Sha256
     cache_dtype: CacheDtype
     cache_quota_bytes: int | None
+
+    def __post_init__(self) -> None:
+        check_streams(self.tokens)
+        if min(self.batch, *self.tokens.values()) < 1:
+            raise ValueError("batch and tokens must be positive")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,14 +96,20 @@ class Peers(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class OpenCache(Message):
-    """Open the cache, and say which of ``keys`` it holds. Answered by ``CacheStatus``."""
+    """Open the cache, and say which of ``keys`` it holds. Answered by ``CacheStatus``.
+
+    ``layers`` are the hidden states to cache, by the sequence that they belong to.
+    """
 
     backbone_digest: Sha256
     dtype: CacheDtype
     hidden_size: int
     quota_bytes: int | None
-    layers: tuple[int, ...]
+    layers: dict[Stream, tuple[int, ...]]
     keys: Array
+
+    def __post_init__(self) -> None:
+        check_streams(self.layers)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,22 +137,23 @@ class MicroBatch:
         number: names it within the session.
         route: the device of each stage, in order.
         keys: (N, 32) uint8.
-        lengths: (N,) int32, tokens of each sample.
+        lengths: tokens of each sample in each of its sequences, (N,) int32.
         destinations: who keeps which samples.
     """
 
     number: int
     route: tuple[DeviceId, ...]
     keys: Array
-    lengths: Array
+    lengths: Lengths
     destinations: tuple[Destination, ...]
 
     def __post_init__(self) -> None:
-        count = len(self.lengths)
-        if not self.route or count < 1 or self.lengths.ndim != 1 or self.lengths.min() < 1:
-            raise ValueError("a micro-batch needs a route and samples of at least one token")
+        count = len(self.keys)
+        if not self.route or count < 1:
+            raise ValueError("a micro-batch needs a route and samples")
         if self.keys.shape != (count, 32) or self.keys.dtype != np.uint8:
             raise ValueError("keys must be (N, 32) uint8")
+        check_lengths(self.lengths, count)
         for destination in self.destinations:
             positions = destination.positions
             if positions.size and not 0 <= positions.min() <= positions.max() < count:
@@ -152,9 +191,10 @@ class OwnSamples(Message):
         indices: (N,) int32, each sample's number in its data file.
         keys: (N, 32) uint8.
         ranks: (N,) int64, place of each sample in the order of keys; see :mod:`.order`.
-        lengths: (N,) int32, tokens.
+        lengths: tokens of each sample in each of its sequences, (N,) int32.
         second_starts: (N,) int32, first token of ``text_pair``'s segment, 0 for none.
-        targets: (N,) float32 values or int64 classes.
+        targets: (N,) float32 values or int64 classes; or, for language models, int32, one for
+            each token of the decoder's sequence, sample after sample.
     """
 
     which: SampleSet
@@ -162,15 +202,23 @@ class OwnSamples(Message):
     indices: Array
     keys: Array
     ranks: Array
-    lengths: Array
+    lengths: Lengths
     second_starts: Array
     targets: Array
 
     def __post_init__(self) -> None:
         count = len(self.keys)
-        columns = (self.indices, self.ranks, self.lengths, self.second_starts, self.targets)
+        columns = (self.indices, self.ranks, self.second_starts)
         if self.keys.shape != (count, 32) or any(c.shape != (count,) for c in columns):
             raise ValueError("columns differ in length")
+        check_lengths(self.lengths, count)
+        expected = count
+        if self.targets.dtype == np.int32:
+            if "decoder" not in self.lengths:
+                raise ValueError("targets are tokens, but no sample has a decoder's sequence")
+            expected = int(self.lengths["decoder"].sum())
+        if self.targets.shape != (expected,):
+            raise ValueError(f"targets are {self.targets.shape}, not ({expected},)")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +228,8 @@ class SetUpTraining(Message):
     Attributes:
         trainers: all trainers, in the order that fixes who reduces which part.
         state: a trainer state to go on from, or an adapter's weights; empty for a new one.
+        head: a language model's frozen head; fetched like weight files.
+        adapter_init: initial weights of a new adapter; fetched likewise.
     """
 
     config: AdapterConfig
@@ -187,6 +237,13 @@ class SetUpTraining(Message):
     trainers: tuple[DeviceId, ...]
     total_steps: int
     state: Array
+    head: FileSpec | None = None
+    adapter_init: FileSpec | None = None
+
+    @property
+    def files(self) -> tuple[FileSpec, ...]:
+        """What must be fetched before."""
+        return tuple(file for file in (self.head, self.adapter_init) if file is not None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

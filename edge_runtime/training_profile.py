@@ -1,0 +1,116 @@
+"""Measures how fast this device trains an adapter, and what memory that takes."""
+
+from __future__ import annotations
+
+import gc
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from .contract.adapter import AdapterConfig, TrainingOptions
+from .contract.manifest import Stream
+from .contract.messages import ProfileRequest
+from .contract.profile import TrainerProfile
+from .lm_head import FrozenHead
+from .owned_samples import BATCH_BYTES
+from .stopwatch import seconds_per_run
+from .trainer import TRAINING_THREADS
+from .training import Batch
+from .training.batch import NOT_COUNTED
+from .usage import resident_bytes
+
+if TYPE_CHECKING:
+    from .training import Trainer
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+LARGEST_BATCH = 16
+HEAD_PATTERN_ROWS = 256
+
+
+def measure_training(request: ProfileRequest, config: AdapterConfig) -> TrainerProfile:
+    """The profile of this trainer, by batches of made-up states as long as the data's.
+
+    Memory is taken while a batch and what its backward pass needs are there.
+    """
+    before_bytes = resident_bytes()  # PyTorch itself is most of what training adds
+    from .training import Trainer
+
+    head = made_up_head(request, config) if config.generative else None
+    trainer = Trainer(config, TrainingOptions(), 1, threads=TRAINING_THREADS, head=head)
+    # Two sizes separate what a sample costs from what a step costs whatever its size.
+    large = largest_batch(request, config)
+    small = max(1, large // 8)
+    small_seconds = _step_seconds(trainer, made_up_batch(request, config, small))
+    batch = made_up_batch(request, config, large)
+    large_seconds = _step_seconds(trainer, batch)
+    per_sample = max((large_seconds - small_seconds) / (large - small), large_seconds / large / 10)
+    gc.collect()
+    return TrainerProfile(
+        seconds_per_sample=per_sample,
+        seconds_per_step=max(0.0, large_seconds - large * per_sample),
+        memory_bytes=max(0, resident_bytes() - before_bytes),
+        parameters=trainer.parameters,
+    )
+
+
+def largest_batch(request: ProfileRequest, config: AdapterConfig) -> int:
+    """Samples that are trained on at once, 2 at least."""
+    tokens = request.tokens
+    rows = (len(config.layers) - config.encoder_layers) * tokens[_output_stream(request)]
+    rows += config.encoder_layers * tokens.get("encoder", 0)
+    sample_bytes = rows * config.hidden_size * np.dtype(np.float32).itemsize
+    return min(LARGEST_BATCH, max(2, BATCH_BYTES // sample_bytes))
+
+
+def made_up_head(request: ProfileRequest, config: AdapterConfig) -> FrozenHead:
+    """A head of the bundle's shape; every page of it is in memory."""
+    shape = (config.num_outputs, config.hidden_size)
+    generator = np.random.default_rng(0)
+    pattern = generator.integers(-100, 100, (HEAD_PATTERN_ROWS, shape[1]))
+    rows = np.arange(shape[0]) % HEAD_PATTERN_ROWS
+    if request.head_dtype == "int8":
+        scale = np.full((shape[0], 1), 1e-3, np.float32)
+        return FrozenHead(weight=pattern.astype(np.int8)[rows], row_scale=scale)
+    return FrozenHead(weight=(pattern * 1e-3).astype(np.float32)[rows])
+
+
+def made_up_batch(request: ProfileRequest, config: AdapterConfig, size: int) -> Batch:
+    """Random states, and as many counted tokens as the data's samples have."""
+    generator = np.random.default_rng(0)
+
+    def states(layers: int, tokens: int) -> Array:
+        shape = (layers, size, tokens, config.hidden_size)
+        return generator.standard_normal(shape, np.float32)
+
+    tokens = request.tokens[_output_stream(request)]
+    encoder_tokens = request.tokens["encoder"] if config.encoder_layers else 0
+    own_layers = len(config.layers) - config.encoder_layers
+    return Batch(
+        hidden=states(own_layers, tokens),
+        lengths=np.full(size, tokens, np.int64),
+        second_starts=np.zeros(size, np.int64),
+        targets=_targets(request, config, size, tokens),
+        encoder_hidden=states(config.encoder_layers, encoder_tokens) if encoder_tokens else None,
+        encoder_lengths=np.full(size, encoder_tokens, np.int64) if encoder_tokens else None,
+    )
+
+
+def _targets(request: ProfileRequest, config: AdapterConfig, size: int, tokens: int) -> Array:
+    if not config.generative:
+        return np.zeros(size, np.int64 if config.task == "classification" else np.float32)
+    targets = np.full((size, tokens), NOT_COUNTED, np.int64)
+    targets[:, tokens - min(tokens, max(1, request.counted_tokens)) :] = 0
+    return targets
+
+
+def _output_stream(request: ProfileRequest) -> Stream:
+    return "decoder" if "decoder" in request.tokens else "encoder"
+
+
+def _step_seconds(trainer: Trainer, batch: Batch) -> float:
+    def step() -> None:
+        trainer.gradients(batch)
+        trainer.apply(trainer.flat_gradient)
+
+    return seconds_per_run(step)

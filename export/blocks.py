@@ -11,11 +11,9 @@ import onnx_ir as ir
 
 from edge_runtime.contract.errors import PacplusError
 from edge_runtime.contract.ids import Sha256
-from edge_runtime.contract.manifest import BlockSpec, FileSpec, TensorSpec
+from edge_runtime.contract.manifest import BlockSpec, FileSpec, InputSpec, Stream, TensorSpec
 
 from .graph import INLINE_BYTES, hidden_name, slice_nodes
-
-MASK = "attention_mask"
 
 _PAGE_BYTES = 4096  # tensors that fill pages start on one, so that devices can map them
 _ALIGNMENT_BYTES = 64
@@ -27,43 +25,75 @@ class Slice:
     """What block ``index`` is made of.
 
     Attributes:
-        name: e.g. ``layer.3``.
-        nodes: from the previous hidden state (or the graph's inputs) to its own.
+        name: e.g. ``layer.3``, or ``decoder.layer.3`` where there are two stacks.
+        stream: the sequence that its hidden state belongs to.
+        first: it is the first block of its stack.
+        nodes: from earlier hidden states (or the graph's inputs) to its own.
         boundary: names of the values that it is fed with.
         initializers: constants that its nodes read.
     """
 
     index: int
     name: str
+    stream: Stream
+    first: bool
     nodes: tuple[ir.Node, ...]
     boundary: tuple[str, ...]
     initializers: tuple[ir.Value, ...]
 
 
-def block_slices(model: ir.Model) -> tuple[Slice, ...]:
+def block_slices(
+    model: ir.Model, inputs: Sequence[InputSpec], streams: Sequence[Stream]
+) -> tuple[Slice, ...]:
     """Cuts the graph at every hidden state.
 
+    Args:
+        model: the graph.
+        inputs: its inputs.
+        streams: the sequence of every hidden state, in order.
+
     Raises:
-        PacplusError: a layer needs more than the previous hidden state and the mask.
+        PacplusError: a block needs more than the hidden state before it, the encoder's last
+            one and masks; or, as the first of its stack, more than tokens and masks.
     """
     order = {value: position for position, value in enumerate(model.graph.initializers.values())}
+    masks = {spec.name for spec in inputs if spec.kind == "mask"}
+    rank = {hidden_name(index): index for index in range(len(streams))}
+    rank |= {spec.name: len(rank) + index for index, spec in enumerate(inputs)}
     slices = []
-    for index, output in enumerate(model.graph.outputs):
-        before = hidden_name(index - 1)
-        nodes, boundary, constants = slice_nodes([output], frozenset({before}))
-        surplus = set(boundary) - {before, MASK}
-        if index > 0 and surplus:
-            raise PacplusError(f"layer {index - 1} needs {sorted(surplus)}; it cannot be cut")
+    for index, (output, stream) in enumerate(zip(model.graph.outputs, streams, strict=True)):
+        first = stream not in streams[:index]
+        name = _block_name(index, streams)
+        stop = frozenset(hidden_name(earlier) for earlier in range(index))
+        nodes, boundary, constants = slice_nodes([output], stop)
+        if first:
+            allowed = {spec.name for spec in inputs if spec.stream == stream}
+        else:
+            allowed = {hidden_name(index - 1)}
+            if stream == "decoder" and "encoder" in streams:
+                allowed.add(hidden_name(streams.index("decoder") - 1))
+        surplus = set(boundary) - allowed - masks
+        if surplus:
+            raise PacplusError(f"block {name} needs {sorted(surplus)}; it cannot be cut")
         slices.append(
             Slice(
                 index=index,
-                name=f"layer.{index - 1}" if index else "embeddings",
+                name=name,
+                stream=stream,
+                first=first,
                 nodes=tuple(nodes),
-                boundary=tuple(sorted(boundary, key=lambda name: (name == MASK, name))),
+                boundary=tuple(sorted(boundary, key=rank.__getitem__)),
                 initializers=tuple(sorted(constants, key=order.__getitem__)),
             )
         )
     return tuple(slices)
+
+
+def _block_name(index: int, streams: Sequence[Stream]) -> str:
+    """Counts within the stack; the stack is named where there are two."""
+    place = index - streams.index(streams[index])
+    name = f"layer.{place - 1}" if place else "embeddings"
+    return f"{streams[index]}.{name}" if len(set(streams)) > 1 else name
 
 
 def write_weights(
@@ -138,13 +168,14 @@ def describe(
     sizes = {file.path: file.bytes for file in files}
     return BlockSpec(
         name=piece.name,
-        kind="layer" if piece.index else "embeddings",
+        kind="embeddings" if piece.first else "layer",
         alike=_likeness(piece),
         inputs=tuple(_tensor_spec(values[name]) for name in piece.boundary),
         outputs=(_tensor_spec(values[hidden_name(piece.index)]),),
         weights=tuple(weights),
         weight_bytes=sum(sizes[path] for path in weights),
         flops_per_token=sum(_flops_per_token(node) for node in piece.nodes),
+        stream=piece.stream,
     )
 
 

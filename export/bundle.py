@@ -6,8 +6,9 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
@@ -16,13 +17,16 @@ from edge_runtime.contract.ids import Sha256
 from edge_runtime.contract.manifest import (
     FORMAT_VERSION,
     FileSpec,
+    HeadSpec,
+    InputSpec,
     Manifest,
     Quantization,
     Task,
 )
+from edge_runtime.contract.tensors import write_tensors
 
 from . import passes
-from .blocks import MASK, block_slices, describe, write_weights
+from .blocks import block_slices, describe, write_weights
 from .checkpoint import (
     Checkpoint,
     find_checkpoint,
@@ -30,14 +34,18 @@ from .checkpoint import (
     save_tokenizer,
     tokenizer_limit,
 )
-from .families import check_task, input_specs, position_limit
+from .families import UNLIMITED_LENGTH, check_task, input_specs, position_limit
+from .head import check_head, end_tokens, head_spec, head_tensors, start_token
 from .parity import LIMITS, check_parity, measure_parity
 from .quantisation import quantise
-from .samples import check_samples
+from .samples import check_samples, pad_batch
+from .session import Array
 from .stages import GRAPH, MANIFEST, Bundle, open_bundle, sha256_of
-from .trace import trace
+from .trace import count_blocks, trace
 
 _log = logging.getLogger(__name__)
+
+_USUAL_LENGTH = 512  # of models that set no limit, neither by positions nor by the tokenizer
 
 Progress = Callable[[str], None]
 
@@ -94,7 +102,8 @@ def _check_output(output: Path) -> None:
 def _max_length(checkpoint: Checkpoint, wanted: int | None) -> int:
     limit = position_limit(checkpoint.config, checkpoint.family)
     if wanted is None:
-        return min(limit, tokenizer_limit(checkpoint) or limit)
+        known = tokenizer_limit(checkpoint)
+        return min(limit, known or (_USUAL_LENGTH if limit == UNLIMITED_LENGTH else limit))
     if not 1 <= wanted <= limit:
         raise UsageError(f"--max-length {wanted}: must be between 1 and {limit}")
     return wanted
@@ -109,15 +118,18 @@ def _write_bundle(
     say: Progress,
 ) -> None:
     config = checkpoint.config
-    inputs = input_specs(config, checkpoint.family)
+    inputs = input_specs(config, checkpoint.family, task)
     save_tokenizer(checkpoint, root / "tokenizer")
-    samples = check_samples(
-        root / "tokenizer" / "tokenizer.json", inputs, config.vocab_size, max_length
-    )
     say("loading the checkpoint")
-    module = load_model(checkpoint)
+    loaded = load_model(checkpoint, task)
+    start = start_token(loaded.language_model, str(checkpoint.path)) if task == "seq2seq" else None
+    samples = check_samples(
+        root / "tokenizer" / "tokenizer.json", inputs, config.vocab_size, max_length, start or 0
+    )
     say("exporting the graph")
-    graph = _prepare(trace(module, inputs, config.num_hidden_layers + 1))
+    streams = count_blocks(loaded.backbone, checkpoint.family, inputs)
+    graph = _prepare(trace(loaded.backbone, checkpoint.family, inputs, len(streams)), inputs)
+    _check_widths(graph, checkpoint)
     notes: tuple[str, ...] = ()
     if quantize != "none":
         say(f"quantising to {quantize}")
@@ -127,11 +139,14 @@ def _write_bundle(
         shutil.rmtree(scratch)
         passes.tidy(graph)
     say("writing the weights")
-    slices = block_slices(graph)
+    slices = block_slices(graph, inputs, streams)
     weights, files = write_weights(slices, root)
     ir.save(graph, root / GRAPH)
+    head = None
+    if loaded.language_model is not None:
+        head = _write_head(loaded.language_model, checkpoint, pad_batch(samples[:2], inputs), root)
     say("checking against PyTorch")
-    parity = measure_parity(module, root / GRAPH, samples, inputs, quantize)
+    parity = measure_parity(loaded.backbone, root / GRAPH, samples, inputs, streams, quantize)
     check_parity(parity)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
@@ -147,18 +162,44 @@ def _write_bundle(
         files=_all_files(root),
         parity=parity,
         backbone_digest=_backbone_digest(root, files),
+        head=head,
+        eos_token_ids=end_tokens(loaded.language_model) if head is not None else (),
+        decoder_start_token_id=start,
         notes=notes,
     )
     (root / MANIFEST).write_text(manifest.to_json(), "utf-8")
 
 
-def _prepare(graph: ir.Model) -> ir.Model:
+def _write_head(
+    model: Any, checkpoint: Checkpoint, batch: dict[str, Array], root: Path
+) -> HeadSpec:
+    tensors = head_tensors(model, checkpoint.family)
+    spec = head_spec(checkpoint.config, checkpoint.family, len(tensors["weight"]))
+    check_head(model, batch, tensors, spec)
+    (root / spec.path).write_bytes(write_tensors(tensors))
+    return spec
+
+
+def _prepare(graph: ir.Model, inputs: Sequence[InputSpec]) -> ir.Model:
     passes.strip_metadata(graph)
     passes.tidy(graph)
-    passes.read_shapes_from(graph, MASK)
+    passes.read_shapes_from(graph, [spec.name for spec in inputs if spec.kind == "mask"])
+    passes.unfold_gemm(graph)
+    passes.sum_by_products(graph)
     passes.keep_kernels_apart(graph)
     passes.tidy(graph)
     return graph
+
+
+def _check_widths(graph: ir.Model, checkpoint: Checkpoint) -> None:
+    """An adapter reads hidden states of one width."""
+    width = checkpoint.config.hidden_size
+    for index, output in enumerate(graph.graph.outputs):
+        if output.shape is None or output.shape[-1] != width:
+            raise BadInputError(
+                f"{checkpoint.path}: hidden state {index} is not {width} channels wide like "
+                "the others; such models are not supported"
+            )
 
 
 def _all_files(root: Path) -> tuple[FileSpec, ...]:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import logging
-import warnings
-from collections.abc import Iterator
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+)
 
 from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.manifest import Task
 
+from . import gguf
 from .families import Family, family_of
+from .quiet import first_line, quiet
 
-_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
-_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+_CLASSES = {"causal-lm": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
 # Beyond this, model_max_length is transformers' way to say "not known".
 _SANE_LENGTH = 1_000_000
 
@@ -31,7 +37,7 @@ class Checkpoint:
     """A checkpoint on disk whose architecture is supported.
 
     Attributes:
-        path: its folder.
+        path: its folder, or a GGUF file.
         model_id: what the bundle calls it; no path, so that a bundle does not depend on it.
         config: transformers' configuration.
         family: its row of the table.
@@ -42,9 +48,34 @@ class Checkpoint:
     config: Any
     family: Family
 
+    @property
+    def is_gguf(self) -> bool:
+        """One GGUF file holds everything."""
+        return self.path.suffix == gguf.SUFFIX
+
+    @property
+    def source(self) -> tuple[Path, dict[str, Any]]:
+        """What ``from_pretrained`` takes."""
+        if self.is_gguf:
+            return self.path.parent, {"gguf_file": self.path.name}
+        return self.path, {"use_safetensors": True}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model in memory, as float32, for inference.
+
+    Attributes:
+        backbone: what makes the hidden states.
+        language_model: backbone and head, for the tasks that have one.
+    """
+
+    backbone: torch.nn.Module
+    language_model: Any = None
+
 
 def find_checkpoint(model: str) -> Checkpoint:
-    """Opens a local folder, or fetches a hub id.
+    """Opens a local folder or GGUF file, or fetches a hub id.
 
     Raises:
         BadInputError: there is no such model, or its architecture is not supported.
@@ -52,15 +83,22 @@ def find_checkpoint(model: str) -> Checkpoint:
     path = Path(model)
     if path.is_dir():
         return _open_folder(path, None)
+    if path.is_file() and path.suffix == gguf.SUFFIX:
+        config = gguf.read_config(path)
+        family = family_of(config.model_type, str(path))
+        return Checkpoint(path=path, model_id=path.stem, config=config, family=family)
     if path.exists():
-        raise BadInputError(f"{model}: not a folder; give the folder that holds config.json")
+        raise BadInputError(
+            f"{model}: not a folder; give the folder that holds config.json, or a .gguf file"
+        )
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
         raise BadInputError(f"{model}: no such folder")
     try:
         fetched = snapshot_download(model, allow_patterns=_HUB_FILES)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise BadInputError(f"{model}: no such folder, and not on the hub: {reason}") from None
+        raise BadInputError(
+            f"{model}: no such folder, and not on the hub: {first_line(error)}"
+        ) from None
     return _open_folder(Path(fetched), model)
 
 
@@ -84,28 +122,30 @@ def _open_folder(path: Path, hub_id: str | None) -> Checkpoint:
     return Checkpoint(path=path, model_id=model_id, config=config, family=family)
 
 
-def load_model(checkpoint: Checkpoint) -> torch.nn.Module:
-    """Loads the weights, as float32, for inference.
+def load_model(checkpoint: Checkpoint, task: Task) -> LoadedModel:
+    """Loads the weights that the task needs.
 
     Raises:
         BadInputError: weights are missing, damaged or not those of the configuration.
     """
+    source, options = checkpoint.source
+    kind = _CLASSES.get(task, AutoModel)
+    if kind is AutoModel:
+        options |= checkpoint.family.load_options
     with quiet():
         try:
-            model, info = AutoModel.from_pretrained(
-                checkpoint.path,
+            model, info = kind.from_pretrained(
+                source,
                 dtype=torch.float32,
-                use_safetensors=True,
                 output_loading_info=True,
                 trust_remote_code=False,
-                **checkpoint.family.load_options,
+                **options,
             )
         except Exception as error:
             # transformers lets errors of its file readers through, which share no base.
-            reason = str(error).strip().split("\n")[0]
             raise BadInputError(
-                f"{checkpoint.path}: its weights cannot be loaded ({reason}); "
-                "model.safetensors must be there and whole"
+                f"{checkpoint.path}: its weights cannot be loaded ({first_line(error)}); "
+                f"{'the file' if checkpoint.is_gguf else 'model.safetensors'} must be whole"
             ) from None
     wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if wrong:
@@ -113,8 +153,11 @@ def load_model(checkpoint: Checkpoint) -> torch.nn.Module:
             f"{checkpoint.path}: {len(wrong)} weights of the architecture are not in the "
             f"checkpoint, {wrong[0]} first; it is damaged or of another model"
         )
-    module: torch.nn.Module = model.eval()
-    return module
+    model.eval().requires_grad_(False)
+    if task in _CLASSES:
+        return LoadedModel(backbone=model.base_model, language_model=model)
+    both = checkpoint.family.stack == "encoder-decoder"
+    return LoadedModel(backbone=model.get_encoder() if both else model)
 
 
 def save_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
@@ -125,55 +168,43 @@ def save_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
     """
     folder.mkdir()
     source = checkpoint.path
-    if not (source / "tokenizer.json").is_file():
+    if checkpoint.is_gguf or not (source / "tokenizer.json").is_file():
         source = folder / "converted"
-        with quiet():
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, trust_remote_code=False)
-                tokenizer.save_pretrained(source)
-            except Exception as error:
-                # As above: whatever a converter raises.
-                raise _no_tokenizer(checkpoint.path, str(error)) from None
-        if not (source / "tokenizer.json").is_file():
-            raise _no_tokenizer(checkpoint.path, "it has no fast form")
+        _convert_tokenizer(checkpoint, source)
     for name in ("tokenizer.json", *_TOKENIZER_FILES):
         if (source / name).is_file():
             (folder / name).write_bytes((source / name).read_bytes())
     if source.parent == folder:
-        for file in source.iterdir():
-            file.unlink()
-        source.rmdir()
+        shutil.rmtree(source)
+
+
+def _convert_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
+    with quiet():
+        try:
+            if checkpoint.is_gguf:
+                gguf.save_tokenizer_files(checkpoint.path, folder)
+            else:
+                AutoTokenizer.from_pretrained(
+                    checkpoint.path, trust_remote_code=False
+                ).save_pretrained(folder)
+        except Exception as error:
+            # As above: whatever a converter raises.
+            raise _no_tokenizer(checkpoint.path, first_line(error)) from None
+    if not (folder / "tokenizer.json").is_file():
+        raise _no_tokenizer(checkpoint.path, "it has no fast form")
 
 
 def _no_tokenizer(path: Path, reason: str) -> BadInputError:
-    short = reason.strip().split("\n")[0]
-    return BadInputError(f"{path}: has no tokenizer.json, and none can be made of it ({short})")
+    return BadInputError(f"{path}: has no tokenizer.json, and none can be made of it ({reason})")
 
 
 def tokenizer_limit(checkpoint: Checkpoint) -> int | None:
     """``model_max_length`` of the tokenizer, in tokens; None where it is not known."""
     file = checkpoint.path / "tokenizer_config.json"
-    if not file.is_file():
+    if checkpoint.is_gguf or not file.is_file():
         return None
     try:
         limit = json.loads(file.read_text("utf-8")).get("model_max_length")
     except (ValueError, AttributeError) as error:
         raise BadInputError(f"{file}: not a JSON object ({error})") from None
     return int(limit) if isinstance(limit, int | float) and 0 < limit < _SANE_LENGTH else None
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps transformers and the exporter from writing to the terminal."""
-    level = logging.root.manager.disable
-    bars = transformers.utils.logging.is_progress_bar_enabled()
-    logging.disable(logging.ERROR)
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
-        if bars:
-            transformers.utils.logging.enable_progress_bar()

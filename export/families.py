@@ -1,15 +1,27 @@
 """What differs between the model families that can be exported.
 
 A new family is a new row; the passes, the cutter and the runtime know none by name.
+Attention needs no column: models that ask transformers for an implementation get ours,
+see :mod:`.attention`, and a graph pass mends the softmax of those that do not.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from edge_runtime.contract.errors import BadInputError, UsageError
-from edge_runtime.contract.manifest import InputSpec, Task
+from edge_runtime.contract.manifest import InputSpec, Stream, Task
+
+Stack = Literal["encoder", "decoder", "encoder-decoder"]
+
+_TASKS: dict[Stack, tuple[Task, ...]] = {
+    "encoder": ("classification", "regression"),
+    "decoder": ("classification", "regression", "causal-lm"),
+    "encoder-decoder": ("classification", "regression", "seq2seq"),
+}
+UNLIMITED_LENGTH = 1 << 20
+"""Longest sample, in tokens, of a model without a table of positions."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,26 +29,65 @@ class Family:
     """How to export a ``model_type`` of transformers.
 
     Attributes:
-        tasks: what its hidden states can be used for.
+        stack: where the hidden states come from.
         token_types: the model reads ``token_type_ids``.
+        own_masks: the model builds its attention masks out of the 0/1 one (causal ones,
+            windows); it is given the finished additive mask otherwise.
         positions_after_padding: positions count from ``pad_token_id + 1`` (RoBERTa), which
             takes that many entries off the position table.
+        head_scaled: the head's product is multiplied by hidden_size ** -0.5 where the
+            configuration says so.
+        head_bias: buffer of the language model that is added to the logits.
         load_options: arguments of ``AutoModel.from_pretrained``.
     """
 
-    tasks: tuple[Task, ...] = ("classification", "regression")
+    stack: Stack = "encoder"
     token_types: bool = False
+    own_masks: bool = False
     positions_after_padding: bool = False
+    head_scaled: bool = False
+    head_bias: str = ""
     load_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What its hidden states can be used for."""
+        return _TASKS[self.stack]
+
+    def streams(self, task: Task) -> tuple[Stream, ...]:
+        """The sequences that its graph reads; an encoder alone serves what is pooled."""
+        if self.stack == "encoder-decoder":
+            return ("encoder", "decoder") if task == "seq2seq" else ("encoder",)
+        return (self.stack,)
 
 
 # The pooler reads the last hidden state only and is no part of the backbone.
 _NO_POOLER = {"add_pooling_layer": False}
+_ROBERTA = Family(positions_after_padding=True, load_options=_NO_POOLER)
+_DECODER = Family(stack="decoder", own_masks=True)
+_T5 = Family(stack="encoder-decoder", own_masks=True, head_scaled=True)
 
 FAMILIES = {
+    "bart": Family(stack="encoder-decoder", own_masks=True, head_bias="final_logits_bias"),
     "bert": Family(token_types=True, load_options=_NO_POOLER),
-    "roberta": Family(positions_after_padding=True, load_options=_NO_POOLER),
+    "deberta-v2": Family(token_types=True, own_masks=True),
     "distilbert": Family(),
+    "electra": Family(token_types=True),
+    "gemma": _DECODER,
+    "gemma2": _DECODER,
+    "gemma3_text": _DECODER,
+    "gpt2": _DECODER,
+    "llama": _DECODER,
+    "mistral": _DECODER,
+    "modernbert": Family(own_masks=True),
+    "mt5": _T5,
+    "opt": _DECODER,
+    "phi": _DECODER,
+    "qwen2": _DECODER,
+    "qwen3": _DECODER,
+    "roberta": _ROBERTA,
+    "t5": _T5,
+    "xlm-roberta": _ROBERTA,
 }
 
 
@@ -61,22 +112,36 @@ def check_task(task: Task, model_type: str, family: Family) -> None:
         UsageError: names the tasks that it can.
     """
     if task not in family.tasks:
+        *others, last = family.tasks
         raise UsageError(
-            f"--task {task}: a {model_type} model can do {' or '.join(family.tasks)} only"
+            f"--task {task}: a {model_type} model can do {', '.join(others)} or {last} only"
         )
 
 
-def input_specs(config: Any, family: Family) -> tuple[InputSpec, ...]:
-    """The graph's inputs, the mask last."""
-    pad = getattr(config, "pad_token_id", None) or 0
-    specs = [InputSpec(name="input_ids", dtype="int64", kind="tokens", pad=pad)]
-    if family.token_types:
-        specs.append(InputSpec(name="token_type_ids", dtype="int64", kind="tokens"))
-    specs.append(InputSpec(name="attention_mask", dtype="int64", kind="mask"))
+def input_specs(config: Any, family: Family, task: Task) -> tuple[InputSpec, ...]:
+    """The graph's inputs: of each sequence its tokens, then its mask."""
+    pad = max(getattr(config, "pad_token_id", None) or 0, 0)
+    specs: list[InputSpec] = []
+    for stream in family.streams(task):
+        prefix = "decoder_" if specs else ""
+        specs.append(
+            InputSpec(
+                name=f"{prefix}input_ids", dtype="int64", kind="tokens", pad=pad, stream=stream
+            )
+        )
+        if family.token_types:
+            specs.append(
+                InputSpec(name="token_type_ids", dtype="int64", kind="tokens", stream=stream)
+            )
+        specs.append(
+            InputSpec(name=f"{prefix}attention_mask", dtype="int64", kind="mask", stream=stream)
+        )
     return tuple(specs)
 
 
 def position_limit(config: Any, family: Family) -> int:
     """The longest sequence, in tokens, that the position table allows."""
-    positions = int(config.max_position_embeddings)
-    return positions - (config.pad_token_id + 1) if family.positions_after_padding else positions
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None:
+        return UNLIMITED_LENGTH
+    return int(positions) - (config.pad_token_id + 1 if family.positions_after_padding else 0)

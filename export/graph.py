@@ -12,6 +12,13 @@ from edge_runtime.contract.manifest import HIDDEN_PREFIX
 INLINE_BYTES = 1024
 """Constants up to this size (shapes, axes, scalars) stay inside the graph file."""
 
+SUM_COLUMNS = 8
+"""Columns of the ones that a sum over keys is a product with.
+
+One column would be computed as a matrix-vector product, whose order of summation
+differs from that of a matrix product.
+"""
+
 
 def hidden_name(block: int) -> str:
     """Name of the hidden state that block ``block`` makes."""

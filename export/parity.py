@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from edge_runtime.contract.errors import PacplusError
-from edge_runtime.contract.manifest import InputSpec, Parity, Quantization
+from edge_runtime.contract.manifest import InputSpec, Parity, Quantization, Stream
 
 from .graph import hidden_name
-from .samples import Sample, pad_batch
+from .samples import Sample, pad_batch, token_masks
 from .session import Array, Graph
 
 LIMITS: dict[Quantization, float] = {"none": 1e-3, "int8": 0.12}
@@ -46,32 +47,41 @@ def relative_error(hidden: Array, reference: Array) -> Array:
 
 
 def measure_parity(
-    model: torch.nn.Module,
+    model: Any,
     graph_file: Path,
     samples: Sequence[Sample],
     inputs: Sequence[InputSpec],
+    blocks: Sequence[Stream],
     quantization: Quantization,
 ) -> Parity:
     """Compares all hidden states on batches of unequal lengths.
 
     The figures are rounded to three digits, so that exporting again gives the same bundle.
+
+    Args:
+        model: the backbone in PyTorch.
+        graph_file: the exported graph.
+        samples: what to run both on.
+        inputs: the graph's inputs.
+        blocks: the stream of every hidden state.
+        quantization: which limit holds.
     """
     graph = Graph(graph_file)
-    errors: list[list[Array]] = [[] for _ in graph.outputs]
+    errors: list[list[Array]] = [[] for _ in blocks]
+    tokens = 0
     for start in range(0, len(samples), _BATCH_SIZE):
         batch = pad_batch(samples[start : start + _BATCH_SIZE], inputs)
-        tokens = batch["attention_mask"] > 0
+        masks = token_masks(batch, inputs)
+        tokens += sum(int(mask.sum()) for mask in masks.values())
         states = graph.run(batch)
-        for block, expected in enumerate(_reference(model, batch)):
-            errors[block].append(
-                relative_error(states[hidden_name(block)][tokens], expected[tokens])
-            )
+        for block, (stream, expected) in enumerate(
+            zip(blocks, reference_states(model, batch), strict=True)
+        ):
+            mask = masks[stream]
+            errors[block].append(relative_error(states[hidden_name(block)][mask], expected[mask]))
     per_state = tuple(float(f"{np.concatenate(error).max():.3g}") for error in errors)
     return Parity(
-        worst=max(per_state),
-        limit=LIMITS[quantization],
-        per_state=per_state,
-        tokens=sum(len(sample["input_ids"]) for sample in samples),
+        worst=max(per_state), limit=LIMITS[quantization], per_state=per_state, tokens=tokens
     )
 
 
@@ -87,8 +97,13 @@ def check_parity(parity: Parity) -> None:
         )
 
 
-def _reference(model: torch.nn.Module, batch: dict[str, Array]) -> list[Array]:
-    tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
+def reference_states(model: Any, batch: Mapping[str, Array]) -> list[Array]:
+    """All hidden states as transformers gives them, an encoder's before its decoder's."""
+    fields = {name: torch.from_numpy(array) for name, array in batch.items()}
     with torch.inference_mode():
-        states = model(**tensors, output_hidden_states=True).hidden_states
+        output = model(**fields, output_hidden_states=True)
+    if "hidden_states" in output:
+        states = output.hidden_states
+    else:
+        states = (*output.encoder_hidden_states, *output.decoder_hidden_states)
     return [state.numpy() for state in states]

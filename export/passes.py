@@ -5,10 +5,13 @@ Each takes a model, changes it in place and returns how many places it changed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from .graph import constant, constant_array, only_consumer, replace
+from .graph import SUM_COLUMNS, constant, constant_array, only_consumer, replace
 
 
 def strip_metadata(model: ir.Model) -> None:
@@ -22,24 +25,92 @@ def strip_metadata(model: ir.Model) -> None:
         value.doc_string = None
 
 
-def read_shapes_from(model: ir.Model, source: str) -> int:
-    """Takes batch and sequence length from the graph input ``source`` alone.
+def read_shapes_from(model: ir.Model, masks: Sequence[str]) -> int:
+    """Takes batch and sequence lengths from the masks among the graph's inputs alone.
 
     The exporter reads them from whichever input comes to hand. A stage must not be sent
-    token ids only for their shape, so they come from the mask, which every stage has.
+    token ids only for their shape, so they come from the masks, which every stage has.
 
     Requires: graph inputs that share a symbolic dimension's name share its value.
     """
     inputs = {value.name: value for value in model.graph.inputs}
-    mask = inputs[source]
     changed = 0
     for node in list(model.graph):
         read = node.inputs[0] if node.op_type == "Shape" else None
-        if read is None or read is mask or not read.is_graph_input():
+        if read is None or read.name in masks or not read.is_graph_input():
             continue
-        if read.shape is not None and mask.shape is not None and read.shape == mask.shape:
-            node.replace_input_with(0, mask)
-            changed += 1
+        for mask in (inputs[name] for name in masks):
+            if read.shape is not None and mask.shape is not None and read.shape == mask.shape:
+                node.replace_input_with(0, mask)
+                changed += 1
+                break
+    return changed
+
+
+def sum_by_products(model: ir.Model) -> int:
+    """Rewrites each softmax over the last axis so that it adds up by a matrix product.
+
+    See :mod:`.attention` for why; this serves models whose attention is their own.
+    """
+    graph, changed = model.graph, 0
+    for node in [node for node in graph if node.op_type == "Softmax"]:
+        scores = node.inputs[0]
+        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else -1
+        last = -1 if scores is None or scores.shape is None else scores.shape.rank() - 1
+        if scores is None or axis not in (-1, last):
+            continue
+        replace(node, _ordered_softmax(graph, scores, str(node.outputs[0].name)))
+        changed += 1
+    return changed
+
+
+def _ordered_softmax(graph: ir.Graph, scores: ir.Value, name: str) -> list[ir.Node]:
+    nodes: list[ir.Node] = []
+
+    def add(op_type: str, inputs: list[ir.Value], **attributes: int) -> ir.Value:
+        node = ir.node(op_type, inputs, attributes, name=f"{name}.{len(nodes)}")
+        node.outputs[0].name = node.name
+        nodes.append(node)
+        return node.outputs[0]
+
+    def integers(key: str, *values: int) -> ir.Value:
+        return constant(graph, f"softmax.{key}", np.array(values, np.int64))
+
+    last = integers("axis", -1)
+    highest = add("ReduceMax", [scores, last], keepdims=1)
+    weights = add("Exp", [add("Sub", [scores, highest])])
+    columns = integers("columns", SUM_COLUMNS)
+    shape = add("Concat", [add("Shape", [scores], start=-1), columns], axis=0)
+    one = constant(graph, "softmax.one", np.ones((1, 1), np.float32))
+    sums = add("MatMul", [weights, add("Expand", [one, shape])])
+    first = add("Slice", [sums, integers("zero", 0), integers("one_column", 1), last])
+    add("Div", [weights, first])
+    return nodes
+
+
+def unfold_gemm(model: ir.Model) -> int:
+    """Rewrites ``Gemm`` as a product and a sum, the form that all other linear layers have."""
+    graph, changed = model.graph, 0
+    for node in [node for node in graph if node.op_type == "Gemm"]:
+        plain = {key: attribute.value for key, attribute in node.attributes.items()}
+        transposed = plain.pop("transB", 0)
+        if plain.pop("transA", 0) or any(float(value) != 1 for value in plain.values()):
+            continue
+        left, right = node.inputs[0], node.inputs[1]
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        array = constant_array(right)
+        if left is None or right is None or bias is None or (transposed and array is None):
+            continue
+        if transposed and array is not None:
+            right = constant(graph, f"{right.name}.transposed", np.ascontiguousarray(array.T))
+        product = ir.node("MatMul", [left, right], name=f"{node.outputs[0].name}.product")
+        product.outputs[0].name = product.name
+        product.outputs[0].type, product.outputs[0].shape = (
+            node.outputs[0].type,
+            node.outputs[0].shape,
+        )
+        replace(node, [product, ir.node("Add", [product.outputs[0], bias])])
+        changed += 1
     return changed
 
 

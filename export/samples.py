@@ -14,7 +14,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from edge_runtime.contract.errors import BadInputError
-from edge_runtime.contract.manifest import InputSpec
+from edge_runtime.contract.manifest import InputSpec, Stream
 
 SENTENCES = (
     "Yes.",
@@ -60,17 +60,26 @@ SENTENCES = (
 
 Sample = dict[str, "list[int]"]
 
+FIRST_RANDOM_ID = 5
+"""The first ids are special tokens in most vocabularies; padding is one of them."""
+
 _REAL_VOCABULARY = 1000
 _RANDOM_LENGTHS = (1, 2, 3, 5, 7, 8, 11, 16, 17, 23, 30, 33)
+_OTHER_SENTENCE = 5
 
 
 def check_samples(
-    tokenizer_file: Path, inputs: Sequence[InputSpec], vocab_size: int, max_length: int
+    tokenizer_file: Path,
+    inputs: Sequence[InputSpec],
+    vocab_size: int,
+    max_length: int,
+    decoder_start: int = 0,
 ) -> list[Sample]:
     """Makes the token inputs of the built-in sentences.
 
     With a toy tokenizer (fewer than 1,000 entries) the sentences would be all unknown
-    tokens; fixed random ids take their place.
+    tokens; fixed random ids take their place. A second sequence, that of an
+    encoder-decoder's decoder, is another sentence behind the start token.
 
     Returns:
         One dict a sample: input name -> ids, unpadded.
@@ -85,43 +94,66 @@ def check_samples(
         raise BadInputError(f"tokenizer.json: cannot be read ({error})") from None
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)
-    names = [spec.name for spec in inputs if spec.kind == "tokens"]
     if min(tokenizer.get_vocab_size(), vocab_size) < _REAL_VOCABULARY:
-        return [_random_sample(names, length, vocab_size, max_length) for length in _RANDOM_LENGTHS]
+        rows = [_random_row(length, vocab_size, max_length) for length in _RANDOM_LENGTHS]
+    else:
+        encodings = tokenizer.encode_batch(list(SENTENCES))
+        rows = [(encoding.ids, encoding.type_ids) for encoding in encodings if encoding.ids]
+    largest = max(max(ids) for ids, _ in rows)
+    if largest >= vocab_size:
+        raise BadInputError(
+            f"tokenizer.json: makes token id {largest}, but the model has only "
+            f"{vocab_size} embeddings; the tokenizer belongs to another model"
+        )
+    streams = tuple(dict.fromkeys(spec.stream for spec in inputs))
     samples = []
-    for encoding in tokenizer.encode_batch(list(SENTENCES)):
-        if max(encoding.ids) >= vocab_size:
-            raise BadInputError(
-                f"tokenizer.json: makes token id {max(encoding.ids)}, but the model has only "
-                f"{vocab_size} embeddings; the tokenizer belongs to another model"
-            )
-        fields = {"input_ids": encoding.ids, "token_type_ids": encoding.type_ids}
-        samples.append({name: fields[name] for name in names})
+    for index, (ids, types) in enumerate(rows):
+        other = rows[(index + _OTHER_SENTENCE) % len(rows)][0]
+        tokens = {streams[-1]: [decoder_start, *other][:max_length]} | {streams[0]: ids}
+        samples.append(
+            {
+                spec.name: types if spec.name == "token_type_ids" else tokens[spec.stream]
+                for spec in inputs
+                if spec.kind == "tokens"
+            }
+        )
     return samples
 
 
-def _random_sample(names: list[str], length: int, vocab_size: int, max_length: int) -> Sample:
+def _random_row(length: int, vocab_size: int, max_length: int) -> tuple[list[int], list[int]]:
     length = min(length, max_length)
-    # The first ids are special tokens in most vocabularies; padding is one of them.
-    ids = np.random.default_rng(length).integers(min(5, vocab_size - 1), vocab_size, length)
-    fields = {"input_ids": ids.tolist(), "token_type_ids": [0] * length}
-    return {name: fields[name] for name in names}
+    first = min(FIRST_RANDOM_ID, vocab_size - 1)
+    ids = np.random.default_rng(length).integers(first, vocab_size, length)
+    return ids.tolist(), [0] * length
 
 
 def pad_batch(
-    samples: Sequence[Mapping[str, Sequence[int]]], inputs: Sequence[InputSpec]
+    samples: Sequence[Mapping[str, Sequence[int]]],
+    inputs: Sequence[InputSpec],
+    *,
+    left: bool = False,
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """Pads samples on the right to the longest of them.
+    """Pads each sequence to that of the longest sample, on the right unless ``left``.
 
     Returns:
         Input name -> (batch, sequence) of the input's dtype.
     """
-    lengths = [len(sample["input_ids"]) for sample in samples]
     batch = {}
     for spec in inputs:
+        tokens = next(s.name for s in inputs if s.kind == "tokens" and s.stream == spec.stream)
+        lengths = [len(sample[tokens]) for sample in samples]
+        longest = max(lengths)
         fill = spec.pad if spec.kind == "tokens" else 0
-        array = np.full((len(samples), max(lengths)), fill, spec.dtype)
+        array = np.full((len(samples), longest), fill, spec.dtype)
         for row, (sample, length) in enumerate(zip(samples, lengths, strict=True)):
-            array[row, :length] = sample[spec.name] if spec.kind == "tokens" else 1
+            place = slice(longest - length, longest) if left else slice(length)
+            array[row, place] = sample[spec.name] if spec.kind == "tokens" else 1
         batch[spec.name] = array
     return batch
+
+
+def token_masks(
+    batch: Mapping[str, np.ndarray[Any, Any]], inputs: Sequence[InputSpec]
+) -> dict[Stream, np.ndarray[Any, Any]]:
+    """Where the tokens of each sequence are, (batch, sequence) bool."""
+    return {spec.stream: batch[spec.name] > 0 for spec in inputs if spec.kind == "mask"}

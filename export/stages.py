@@ -97,10 +97,11 @@ def sha256_of(path: Path) -> Sha256:
 def cut_stage(bundle: Bundle, first: int, last: int, *, exact: bool = False) -> bytes:
     """Cuts out the blocks ``[first, last)`` as an ONNX model.
 
-    Its outputs are the hidden states ``first`` to ``last - 1``. Its inputs are the tokens
-    and the mask if ``first`` is 0, else hidden state ``first - 1`` and the mask. Weights
-    are external: ``location`` is a weight file's name without its folder, so the graph
-    must lie beside the files of ``manifest.weight_files(first, last)``.
+    Its outputs are the hidden states ``first`` to ``last - 1``. Its inputs are what its
+    blocks need from outside: earlier hidden states (the one before, and an encoder's last),
+    tokens for embeddings, masks. Weights are external: ``location`` is a weight file's name
+    without its folder, so the graph must lie beside the files of
+    ``manifest.weight_files(first, last)``.
 
     Args:
         bundle: what to cut.
@@ -120,10 +121,10 @@ def cut_stage(bundle: Bundle, first: int, last: int, *, exact: bool = False) -> 
         raise ValueError(f"blocks [{first}, {last}) of {len(blocks)}")
     model = _backbone(bundle.path / GRAPH, bundle.manifest.backbone_digest)
     outputs = [hidden_name(block) for block in range(first, last)]
-    stop = frozenset({hidden_name(first - 1)})
+    earlier = [hidden_name(block) for block in range(first)]
     targets = [value for value in model.graph.outputs if value.name in outputs]
-    _, reached, _ = slice_nodes(targets, stop)
-    names = [hidden_name(first - 1), *(spec.name for spec in bundle.manifest.inputs)]
+    _, reached, _ = slice_nodes(targets, frozenset(earlier))
+    names = [*earlier, *(spec.name for spec in bundle.manifest.inputs)]
     inputs = [name for name in names if name in reached]
     graph = ir.convenience.extract(model.graph, inputs=inputs, outputs=outputs)
     graph.name = f"blocks.{first}.{last}"

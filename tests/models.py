@@ -7,7 +7,10 @@ from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-FAMILIES = ("bert", "roberta", "distilbert")
+ENCODERS = ("bert", "roberta", "distilbert", "electra", "deberta-v2", "modernbert")
+DECODERS = ("gpt2", "opt", "llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi")
+ENCODER_DECODERS = ("t5", "flan-t5", "bart")
+FAMILIES = (*ENCODERS, *DECODERS, *ENCODER_DECODERS)
 VOCAB_SIZE = 64
 LAYERS = 3
 
@@ -19,23 +22,24 @@ _WORDS = (
 
 
 def tiny_model_dir(tmp_path: Path, family: str, *, seed: int = 0) -> Path:
-    """Writes a tiny checkpoint of ``family`` and returns its folder.
+    """Writes a tiny checkpoint of ``family``, head included, and returns its folder.
 
     Weights are spread wider than at initialisation, so that attention is not uniform.
     """
     import torch
-    from transformers import AutoModel
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     folder = tmp_path / f"tiny-{family}"
     folder.mkdir(parents=True)
     torch.manual_seed(seed)
-    model = AutoModel.from_config(_config(family))
+    kind = {"causal-lm": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
+    model = kind.get(widest_task(family), AutoModel).from_config(config_of(family))
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 2:
-                parameter.normal_(0, 0.2)
-            elif name.endswith("bias"):
+        for name, parameter in (*model.named_parameters(), *model.named_buffers()):
+            if name.endswith("bias") and parameter.numel() > 1:
                 parameter.normal_(0, 0.1)
+            elif parameter.ndim == 2 and parameter.is_floating_point():
+                parameter.normal_(0, 0.2)
     model.save_pretrained(folder)
     tiny_tokenizer().save(str(folder / "tokenizer.json"))
     return folder
@@ -54,26 +58,113 @@ def tiny_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def _config(family: str) -> Any:
-    from transformers import BertConfig, DistilBertConfig, RobertaConfig
+def widest_task(family: str) -> str:
+    """The task that exports most of a model."""
+    if family in ENCODERS:
+        return "classification"
+    return "causal-lm" if family in DECODERS else "seq2seq"
 
-    if family == "distilbert":
-        return DistilBertConfig(
-            vocab_size=VOCAB_SIZE,
-            dim=32,
-            n_layers=LAYERS,
-            n_heads=4,
-            hidden_dim=96,
-            max_position_embeddings=80,
-        )
-    shape = {
-        "vocab_size": VOCAB_SIZE,
+
+def config_of(family: str) -> Any:
+    """A tiny configuration; ``flan-t5`` is a T5 with gated layers and a head of its own."""
+    from transformers import AutoConfig
+
+    model_type = "t5" if family == "flan-t5" else family
+    return AutoConfig.for_model(model_type, **_COMMON, **_SHAPES.get(family, _SHAPE))
+
+
+_COMMON = {"vocab_size": VOCAB_SIZE, "pad_token_id": 0}
+_SHAPE = {
+    "hidden_size": 32,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "max_position_embeddings": 80,
+}
+_GROUPED = {**_SHAPE, "num_key_value_heads": 2, "head_dim": 8, "bos_token_id": 2, "eos_token_id": 3}
+_WINDOWS = {"sliding_window": 6, "layer_types": ["sliding_attention"] * 2 + ["full_attention"]}
+_T5 = {
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 96,
+    "num_layers": 2,
+    "num_decoder_layers": LAYERS,
+    "num_heads": 4,
+    "decoder_start_token_id": 0,
+    "eos_token_id": 1,
+}
+_SHAPES: dict[str, dict[str, Any]] = {
+    "distilbert": {
+        "dim": 32,
+        "n_layers": LAYERS,
+        "n_heads": 4,
+        "hidden_dim": 96,
+        "max_position_embeddings": 80,
+    },
+    "roberta": {**_SHAPE, "type_vocab_size": 1},
+    "electra": {**_SHAPE, "embedding_size": 16},
+    "deberta-v2": {
+        **_SHAPE,
+        "relative_attention": True,
+        "position_buckets": 8,
+        "pos_att_type": ["p2c", "c2p"],
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "position_biased_input": False,
+        "conv_kernel_size": 3,
+    },
+    "modernbert": {
+        **_SHAPE,
+        "local_attention": 6,
+        "layer_types": _WINDOWS["layer_types"],
+        "cls_token_id": 2,
+        "sep_token_id": 3,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+    },
+    "gpt2": {
+        "n_embd": 32,
+        "n_layer": LAYERS,
+        "n_head": 4,
+        "n_positions": 80,
+        "bos_token_id": 3,
+        "eos_token_id": 3,
+    },
+    "opt": {
         "hidden_size": 32,
+        "word_embed_proj_dim": 32,
         "num_hidden_layers": LAYERS,
         "num_attention_heads": 4,
-        "intermediate_size": 96,
+        "ffn_dim": 96,
         "max_position_embeddings": 80,
-    }
-    if family == "roberta":
-        return RobertaConfig(pad_token_id=0, type_vocab_size=1, **shape)
-    return BertConfig(**shape)
+    },
+    "llama": _GROUPED,
+    "qwen2": {**_GROUPED, "tie_word_embeddings": True},
+    "qwen3": _GROUPED,
+    "gemma": _GROUPED,
+    "gemma2": {
+        **_GROUPED,
+        **_WINDOWS,
+        "query_pre_attn_scalar": 8,
+        "final_logit_softcapping": 3.0,
+        "attn_logit_softcapping": 2.0,
+    },
+    "gemma3_text": {**_GROUPED, **_WINDOWS, "query_pre_attn_scalar": 8},
+    "phi": {**_SHAPE, "bos_token_id": 2, "eos_token_id": 3},
+    "t5": _T5,
+    "flan-t5": {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    "bart": {
+        "d_model": 32,
+        "encoder_layers": 2,
+        "decoder_layers": LAYERS,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 96,
+        "decoder_ffn_dim": 96,
+        "max_position_embeddings": 80,
+        "decoder_start_token_id": 3,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "forced_eos_token_id": None,
+    },
+}

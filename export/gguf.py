@@ -1,0 +1,44 @@
+"""GGUF files: one file with configuration, tokenizer and (quantised) weights."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer
+
+from edge_runtime.contract.errors import BadInputError, MissingExtraError
+
+from .quiet import first_line, quiet
+
+SUFFIX = ".gguf"
+
+_MAGIC = b"GGUF"
+
+
+def read_config(path: Path) -> Any:
+    """The configuration in transformers' form.
+
+    Raises:
+        BadInputError: no GGUF file, or of an architecture that transformers cannot read.
+        MissingExtraError: the package ``gguf`` is not installed.
+    """
+    with path.open("rb") as stream:
+        if stream.read(len(_MAGIC)) != _MAGIC:
+            raise BadInputError(f"{path}: is no GGUF file")
+    if importlib.util.find_spec("gguf") is None:
+        raise MissingExtraError("gguf", "export")
+    with quiet():
+        try:
+            return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        except Exception as error:
+            # Reader and converter raise what they like.
+            raise BadInputError(
+                f"{path}: transformers cannot read this GGUF file ({first_line(error)})"
+            ) from None
+
+
+def save_tokenizer_files(path: Path, folder: Path) -> None:
+    """Writes the tokenizer, chat template included, in the form of a Hugging Face folder."""
+    AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)

@@ -1,0 +1,32 @@
+"""Keeping libraries that talk from the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+
+import transformers
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps transformers and the exporter from writing to the terminal."""
+    level = logging.root.manager.disable
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    logging.disable(logging.ERROR)
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first, for messages of one line."""
+    return (str(error).strip() or type(error).__name__).split("\n")[0]

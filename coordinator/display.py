@@ -34,7 +34,9 @@ class LiveDisplay:
         """Says what was read."""
         say(self._console, f"{lines} lines of data")
         if truncated:
-            self.note(f"{truncated} texts are longer than the model's max_length and were cut")
+            self.note(
+                f"{truncated} texts are longer than the model's max_length and were truncated"
+            )
 
     def note(self, text: str) -> None:
         """Prints it."""

@@ -129,7 +129,6 @@ def _write_bundle(
     say("exporting the graph")
     streams = count_blocks(loaded.backbone, checkpoint.family, inputs)
     graph = _prepare(trace(loaded.backbone, checkpoint.family, inputs, len(streams)), inputs)
-    _check_widths(graph, checkpoint)
     notes: tuple[str, ...] = ()
     if quantize != "none":
         say(f"quantising to {quantize}")
@@ -189,17 +188,6 @@ def _prepare(graph: ir.Model, inputs: Sequence[InputSpec]) -> ir.Model:
     passes.keep_kernels_apart(graph)
     passes.tidy(graph)
     return graph
-
-
-def _check_widths(graph: ir.Model, checkpoint: Checkpoint) -> None:
-    """An adapter reads hidden states of one width."""
-    width = checkpoint.config.hidden_size
-    for index, output in enumerate(graph.graph.outputs):
-        if output.shape is None or output.shape[-1] != width:
-            raise BadInputError(
-                f"{checkpoint.path}: hidden state {index} is not {width} channels wide like "
-                "the others; such models are not supported"
-            )
 
 
 def _all_files(root: Path) -> tuple[FileSpec, ...]:

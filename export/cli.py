@@ -7,6 +7,7 @@ commands.
 from __future__ import annotations
 
 import json as json_text
+from collections import Counter
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,8 @@ import typer
 from edge_runtime.contract.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from edge_runtime.contract.manifest import Manifest
 
     from .stages import Bundle
@@ -35,10 +38,11 @@ class QuantizeOption(str, Enum):
 
     NONE = "none"
     INT8 = "int8"
+    INT4 = "int4"
 
 
 def export_command(
-    model: Annotated[str, typer.Argument(help="A local Hugging Face folder, or a hub id.")],
+    model: Annotated[str, typer.Argument(help="A Hugging Face folder, a GGUF file or a hub id.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The bundle's folder; new or empty.")
     ],
@@ -57,6 +61,7 @@ def export_command(
     """Turn a checkpoint into a bundle, and check it against PyTorch.
 
     Example: pacplus export ./all-MiniLM-L6-v2 -o minilm.bundle --quantize int8
+    Example: pacplus export SmolLM2-135M-Instruct.gguf -o smollm2.bundle --task causal-lm
     """
     from rich.console import Console
 
@@ -105,12 +110,16 @@ def summary(manifest: Manifest) -> dict[str, Any]:
             {
                 "name": block.name,
                 "kind": block.kind,
+                "stream": block.stream,
                 "weight_bytes": block.weight_bytes,
                 "flops_per_token": block.flops_per_token,
                 "weights": list(block.weights),
             }
             for block in manifest.blocks
         ],
+        "shared": {path: manifest.file(path).bytes for path in shared_files(manifest)},
+        "head_bytes": manifest.file(manifest.head.path).bytes if manifest.head else 0,
+        "notes": list(manifest.notes),
         "bytes": sum(file.bytes for file in manifest.files),
         "files": len(manifest.files),
         "backbone_digest": manifest.backbone_digest,
@@ -119,33 +128,54 @@ def summary(manifest: Manifest) -> dict[str, Any]:
     }
 
 
+def shared_files(manifest: Manifest) -> dict[str, int]:
+    """Weight files of more than one block, and how many blocks need each."""
+    uses = Counter(path for block in manifest.blocks for path in block.weights)
+    return {path: count for path, count in uses.items() if count > 1}
+
+
 def _show(bundle: Bundle, as_json: bool) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    fields = summary(bundle.manifest)
+    manifest = bundle.manifest
+    fields = summary(manifest)
     if as_json:
         typer.echo(json_text.dumps({"bundle": str(bundle.path), **fields}))
         return
-    console = Console()
-    table = Table(
-        title=f"{fields['model_id']} ({fields['architecture']}, {fields['quantization']})"
-    )
-    table.add_column("block")
-    table.add_column("weights MB", justify="right")
-    table.add_column("MFLOP per token", justify="right")
-    for block in bundle.manifest.blocks:
-        megabytes, megaflops = block.weight_bytes / 1e6, block.flops_per_token / 1e6
-        table.add_row(block.name, f"{megabytes:.2f}", f"{megaflops:.2f}")
-    console.print(table)
-    parity = bundle.manifest.parity
+    console = Console(highlight=False)
+    console.print(_block_table(manifest))
+    for path, count in shared_files(manifest).items():
+        console.print(
+            f"{path}: {fields['shared'][path] / 1e6:.2f} MB, shared by {count} blocks and "
+            "counted in each"
+        )
+    if manifest.head is not None:
+        console.print(f"head: {fields['head_bytes'] / 1e6:.2f} MB, {manifest.head.vocab_size} ids")
+    for note in manifest.notes:
+        console.print(note, markup=False)
+    parity = manifest.parity
     console.print(
         f"{bundle.path}: {fields['files']} files, {fields['bytes'] / 1e6:.1f} MB, "
-        f"up to {fields['max_length']} tokens, digest {fields['digest'][:12]}",
-        highlight=False,
+        f"up to {fields['max_length']} tokens, digest {fields['digest'][:12]}"
     )
     console.print(
         f"parity with PyTorch: worst {parity.worst:.3g} of {parity.limit:.3g} allowed "
-        f"(relative RMS per token after layer normalisation, {parity.tokens} tokens)",
-        highlight=False,
+        f"(relative RMS per token after layer normalisation, {parity.tokens} tokens)"
     )
+
+
+def _block_table(manifest: Manifest) -> Table:
+    from rich.table import Table
+
+    table = Table(
+        title=f"{manifest.model_id} ({manifest.architecture}, {manifest.task}, "
+        f"{manifest.quantization})"
+    )
+    table.add_column("block")
+    table.add_column("stream")
+    table.add_column("weights MB", justify="right")
+    table.add_column("MFLOP per token", justify="right")
+    for block in manifest.blocks:
+        megabytes, megaflops = block.weight_bytes / 1e6, block.flops_per_token / 1e6
+        table.add_row(block.name, block.stream, f"{megabytes:.2f}", f"{megaflops:.2f}")
+    return table

@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from edge_runtime.contract.errors import PacplusError
+from edge_runtime.contract.errors import BadInputError, PacplusError
 from edge_runtime.contract.manifest import InputSpec, Stream
 
 from . import attention
@@ -99,10 +99,20 @@ def count_blocks(
 
     Returns:
         The stream of every block, in order.
+
+    Raises:
+        BadInputError: the states are not equally wide; an adapter could not read them.
     """
     wrapper = HiddenStates(model, family, inputs)
     with quiet(), torch.inference_mode():
         states = wrapper(*_example(inputs))
+    width = states[0].shape[-1]
+    for index, state in enumerate(states):
+        if state.shape[-1] != width:
+            raise BadInputError(
+                f"hidden state {index} of this model has {state.shape[-1]} channels, the first "
+                f"has {width}; such models are not supported"
+            )
     names = {length: stream for stream, length in _EXAMPLE_LENGTHS.items()}
     return tuple(names[state.shape[1]] for state in states)
 

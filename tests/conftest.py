@@ -26,13 +26,13 @@ def traced_once() -> Iterator[None]:
 
     trace, known = bundle.trace, {}
 
-    def cached(model: Any, inputs: Any, blocks: int) -> ir.Model:
-        digest = hashlib.sha256(str(model.config.model_type).encode())
+    def cached(model: Any, family: Any, inputs: Any, blocks: int) -> ir.Model:
+        digest = hashlib.sha256(f"{model.config.model_type} {blocks}".encode())
         for tensor in model.state_dict().values():
             digest.update(tensor.numpy().tobytes())
         key = digest.hexdigest()
         if key not in known:
-            known[key] = ir.to_proto(trace(model, inputs, blocks))
+            known[key] = ir.to_proto(trace(model, family, inputs, blocks))
         return ir.from_proto(known[key])
 
     with pytest.MonkeyPatch.context() as patch:
@@ -70,15 +70,22 @@ def tiny_bundle(
     tiny_model: Callable[[str], Path],
     traced_once: None,
 ) -> TinyBundleMaker:
-    """``tiny_bundle("bert", "none")``: a tiny checkpoint, exported on first use."""
+    """``tiny_bundle("bert", "none")``: a tiny checkpoint, exported on first use.
+
+    For the task that needs most of it: a language model has its head.
+    """
     from export.bundle import export_model
+    from tests.models import widest_task
 
     folder = tmp_path_factory.mktemp("bundles")
 
     @functools.cache
     def make(family: str, quantize: str) -> Bundle:
         return export_model(
-            str(tiny_model(family)), folder / f"{family}-{quantize}", quantize=quantize
+            str(tiny_model(family)),
+            folder / f"{family}-{quantize}",
+            task=widest_task(family),
+            quantize=quantize,
         )
 
     return make

@@ -13,6 +13,7 @@ ENCODER_DECODERS = ("t5", "flan-t5", "bart")
 FAMILIES = (*ENCODERS, *DECODERS, *ENCODER_DECODERS)
 VOCAB_SIZE = 64
 LAYERS = 3
+"""Of the first three; tracing takes long, so the others have two in a stack."""
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _WORDS = (
@@ -81,14 +82,15 @@ _SHAPE = {
     "intermediate_size": 96,
     "max_position_embeddings": 80,
 }
-_GROUPED = {**_SHAPE, "num_key_value_heads": 2, "head_dim": 8, "bos_token_id": 2, "eos_token_id": 3}
-_WINDOWS = {"sliding_window": 6, "layer_types": ["sliding_attention"] * 2 + ["full_attention"]}
+_DECODER = {**_SHAPE, "num_hidden_layers": 2, "bos_token_id": 2, "eos_token_id": 3}
+_GROUPED = {**_DECODER, "num_key_value_heads": 2, "head_dim": 8}
+_WINDOWS = {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]}
 _T5 = {
     "d_model": 32,
     "d_kv": 8,
     "d_ff": 96,
     "num_layers": 2,
-    "num_decoder_layers": LAYERS,
+    "num_decoder_layers": 2,
     "num_heads": 4,
     "decoder_start_token_id": 0,
     "eos_token_id": 1,
@@ -102,9 +104,10 @@ _SHAPES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 80,
     },
     "roberta": {**_SHAPE, "type_vocab_size": 1},
-    "electra": {**_SHAPE, "embedding_size": 16},
+    "electra": {**_SHAPE, "num_hidden_layers": 2, "embedding_size": 16},
     "deberta-v2": {
         **_SHAPE,
+        "num_hidden_layers": 2,
         "relative_attention": True,
         "position_buckets": 8,
         "pos_att_type": ["p2c", "c2p"],
@@ -115,6 +118,7 @@ _SHAPES: dict[str, dict[str, Any]] = {
     },
     "modernbert": {
         **_SHAPE,
+        "num_hidden_layers": 2,
         "local_attention": 6,
         "layer_types": _WINDOWS["layer_types"],
         "cls_token_id": 2,
@@ -124,7 +128,7 @@ _SHAPES: dict[str, dict[str, Any]] = {
     },
     "gpt2": {
         "n_embd": 32,
-        "n_layer": LAYERS,
+        "n_layer": 2,
         "n_head": 4,
         "n_positions": 80,
         "bos_token_id": 3,
@@ -133,7 +137,7 @@ _SHAPES: dict[str, dict[str, Any]] = {
     "opt": {
         "hidden_size": 32,
         "word_embed_proj_dim": 32,
-        "num_hidden_layers": LAYERS,
+        "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "ffn_dim": 96,
         "max_position_embeddings": 80,
@@ -150,13 +154,13 @@ _SHAPES: dict[str, dict[str, Any]] = {
         "attn_logit_softcapping": 2.0,
     },
     "gemma3_text": {**_GROUPED, **_WINDOWS, "query_pre_attn_scalar": 8},
-    "phi": {**_SHAPE, "bos_token_id": 2, "eos_token_id": 3},
+    "phi": _DECODER,
     "t5": _T5,
     "flan-t5": {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
     "bart": {
         "d_model": 32,
         "encoder_layers": 2,
-        "decoder_layers": LAYERS,
+        "decoder_layers": 2,
         "encoder_attention_heads": 4,
         "decoder_attention_heads": 4,
         "encoder_ffn_dim": 96,

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from edge_runtime.contract.errors import MissingExtraError
 from export.cli import export_command, inspect_command, summary
-from tests.models import tiny_model_dir
+from tests.models import VOCAB_SIZE, tiny_model_dir
 
 
 def app() -> typer.Typer:
@@ -41,11 +41,30 @@ def test_inspect_shows_bytes_and_flops_of_every_block(minilm_bundle):
     bundle = minilm_bundle("int8")
     result = CliRunner().invoke(app(), ["inspect", str(bundle.path)], catch_exceptions=False)
     assert result.exit_code == 0
-    for row in ("embeddings │      12.64", "layer.5    │       1.82", "parity with PyTorch"):
+    for row in (
+        "embeddings │ encoder │      12.64",
+        "layer.5    │ encoder │       1.82",
+        "parity with PyTorch",
+        bundle.manifest.notes[0],
+    ):
         assert row in result.stdout
     # 4 d^2 for attention and 8 d^2 for the feed-forward part, two operations each.
     layer = summary(bundle.manifest)["blocks"][3]
     assert layer["flops_per_token"] == pytest.approx(2 * 12 * 384**2, rel=0.01)
+
+
+def test_inspect_shows_streams_head_and_what_blocks_share(tiny_bundle):
+    bundle = tiny_bundle("t5", "none")
+    shown = ["inspect", str(bundle.path)]
+    result = CliRunner().invoke(app(), shown, catch_exceptions=False)
+    for text in ("encoder.layer.1", "decoder.layer.1", "shared by 2 blocks", "head: 0.01 MB"):
+        assert text in result.stdout
+    result = CliRunner().invoke(app(), [*shown, "--json"], catch_exceptions=False)
+    fields = json.loads(result.stdout)
+    assert [block["stream"] for block in fields["blocks"]] == ["encoder"] * 3 + ["decoder"] * 3
+    assert fields["head_bytes"] > VOCAB_SIZE * 32 * 4
+    (shared,) = fields["shared"].values()
+    assert shared == VOCAB_SIZE * 32 * 4
 
 
 @pytest.mark.parametrize("command", ["export", "inspect"])

@@ -11,44 +11,15 @@ import onnx
 import pytest
 
 from edge_runtime.contract.errors import BadInputError
-from export.parity import relative_error
-from export.samples import check_samples, pad_batch
 from export.session import Graph
 from export.stages import Bundle, cut_stage, open_bundle
-from tests.export.helpers import chain, lay_out, padded
-from tests.models import FAMILIES, LAYERS, VOCAB_SIZE
+from tests.export.helpers import lay_out, padded
+from tests.models import LAYERS
 
 BLOCKS = LAYERS + 1
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("cuts", [[0, 4], [0, 1, 4], [0, 2, 3, 4], [0, 1, 2, 3, 4]])
-def test_stages_of_any_cut_give_what_hugging_face_gives(
-    family, cuts, tiny_bundle, tiny_model, tmp_path
-):
-    import torch
-    from transformers import AutoModel
-
-    bundle = tiny_bundle(family, "none")
-    inputs = bundle.manifest.inputs
-    samples = check_samples(bundle.tokenizer_path, inputs, VOCAB_SIZE, bundle.manifest.max_length)
-    batch = pad_batch(samples, inputs)
-    model = AutoModel.from_pretrained(tiny_model(family), attn_implementation="eager").eval()
-    with torch.inference_mode():
-        expected = model(
-            **{name: torch.from_numpy(array) for name, array in batch.items()},
-            output_hidden_states=True,
-        ).hidden_states
-
-    states = chain(bundle, cuts, tmp_path, batch)
-
-    tokens = batch["attention_mask"] > 0
-    assert len(states) == len(expected) == BLOCKS
-    for state, reference in zip(states, expected, strict=True):
-        assert relative_error(state[tokens], reference.numpy()[tokens]).max() <= 1e-3
-
-
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
 def test_a_later_stage_needs_only_the_state_before_it_and_the_mask(family, tiny_bundle):
     for first in range(1, BLOCKS):
         stage = onnx.load_from_string(cut_stage(tiny_bundle(family, "int8"), first, BLOCKS))

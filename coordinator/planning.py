@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -56,7 +56,7 @@ def unmeasured_problem(
         profiles=(),
         num_samples=len(train) if train is not None else 0,
         fill_samples=len(np.unique(keys, axis=0)),
-        tokens={stream: _tokens(tables, stream) for stream in manifest.streams},
+        tokens=tokens_of(tables, manifest.streams),
         epochs=options.epochs,
         batch_size=options.batch_size,
         num_blocks=config.layers[-1] + 1,
@@ -65,9 +65,16 @@ def unmeasured_problem(
     )
 
 
-def _tokens(tables: Mapping[SampleSet, SampleTable], stream: Stream) -> Tokens:
-    lengths = np.concatenate([table.samples.lengths_of[stream] for table in tables.values()])
-    return Tokens(mean=float(lengths.mean()), max=int(lengths.max()))
+def tokens_of(
+    tables: Mapping[SampleSet, SampleTable], streams: Iterable[Stream]
+) -> dict[Stream, Tokens]:
+    """Lengths of all samples in each of their sequences."""
+    found = [table.samples.lengths_of for table in tables.values()]
+    lengths = {stream: np.concatenate([each[stream] for each in found]) for stream in streams}
+    return {
+        stream: Tokens(mean=float(each.mean()), max=int(each.max()))
+        for stream, each in lengths.items()
+    }
 
 
 def complete(manifest: Manifest, profile: DeviceProfile) -> DeviceProfile:

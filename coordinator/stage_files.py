@@ -8,11 +8,12 @@ from typing import Literal
 
 import numpy as np
 
-from edge_runtime.contract.manifest import FileSpec, Manifest, Stream
+from edge_runtime.contract.manifest import FileSpec, Manifest
 from edge_runtime.contract.messages import CacheDtype, LoadStage, ProfileRequest, StageFiles
 from export.stages import Bundle, cut_stage
 
 from .job import Job
+from .planning import tokens_of
 
 PROFILE_BATCH = 16
 
@@ -51,13 +52,15 @@ class StageCutter:
             for i, block in reversed(list(enumerate(manifest.blocks)))
             if block.kind == "layer"
         }
+        tokens = tokens_of(job.tables, manifest.streams)
         stages = [self._cut(i, i + 1) for i in first_of.values()]
         counted = [table.mean_counted_tokens for table in job.tables.values()]
         return ProfileRequest(
             stages=tuple(dataclasses.replace(stage, carries=()) for stage in stages),
             alike=tuple(first_of),
             batch=PROFILE_BATCH,
-            tokens=profile_tokens(job),
+            tokens={stream: max(1, round(found.mean)) for stream, found in tokens.items()},
+            max_tokens={stream: found.max for stream, found in tokens.items()},
             hidden_size=manifest.hidden_size,
             adapter=job.config,
             counted_tokens=round(max(counted)),
@@ -89,15 +92,6 @@ def files_for_devices(manifest: Manifest) -> tuple[FileSpec, ...]:
     more = [manifest.head.path if manifest.head else "", manifest.adapter_init]
     weights = manifest.weight_files(0, len(manifest.blocks))
     return (*weights, *(manifest.file(path) for path in more if path))
-
-
-def profile_tokens(job: Job) -> dict[Stream, int]:
-    """Mean tokens of the data's samples in each of their sequences."""
-    found = [table.samples.lengths_of for table in job.tables.values()]
-    return {
-        stream: max(1, round(float(np.concatenate([each[stream] for each in found]).mean())))
-        for stream in job.manifest.streams
-    }
 
 
 def _head_dtype(manifest: Manifest) -> Literal["float32", "int8"]:

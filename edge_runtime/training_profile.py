@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -14,7 +15,7 @@ from .contract.profile import TrainerProfile
 from .lm_head import FrozenHead
 from .owned_samples import BATCH_BYTES
 from .stopwatch import seconds_per_run
-from .trainer import TRAINING_THREADS
+from .trainer import EVALUATION_BATCH, TRAINING_THREADS
 from .training import Batch
 from .training.batch import NOT_COUNTED
 from .usage import resident_bytes
@@ -29,38 +30,41 @@ HEAD_PATTERN_ROWS = 256
 
 
 def measure_training(request: ProfileRequest, config: AdapterConfig) -> TrainerProfile:
-    """The profile of this trainer, by batches of made-up states as long as the data's.
-
-    Memory is taken while a batch and what its backward pass needs are there.
-    """
+    """The profile of this trainer: time by mean samples, memory by the longest ones."""
     before_bytes = resident_bytes()  # PyTorch itself is most of what training adds
     from .training import Trainer
 
     head = made_up_head(request, config) if config.generative else None
     trainer = Trainer(config, TrainingOptions(), 1, threads=TRAINING_THREADS, head=head)
     # Two sizes separate what a sample costs from what a step costs whatever its size.
-    large = largest_batch(request, config)
+    large = max(2, fitting(config, request.tokens, LARGEST_BATCH))
     small = max(1, large // 8)
-    small_seconds = _step_seconds(trainer, made_up_batch(request, config, small))
-    batch = made_up_batch(request, config, large)
-    large_seconds = _step_seconds(trainer, batch)
-    per_sample = max((large_seconds - small_seconds) / (large - small), large_seconds / large / 10)
+    seconds = {
+        size: _step_seconds(trainer, made_up_batch(request, config, request.tokens, size))
+        for size in (small, large)
+    }
+    per_sample = max(
+        (seconds[large] - seconds[small]) / (large - small), seconds[large] / large / 10
+    )
+    longest = fitting(config, request.max_tokens, EVALUATION_BATCH)
+    widest = made_up_batch(request, config, request.max_tokens, longest)
+    trainer.gradients(widest)
+    trainer.outputs(widest)
     gc.collect()
     return TrainerProfile(
         seconds_per_sample=per_sample,
-        seconds_per_step=max(0.0, large_seconds - large * per_sample),
+        seconds_per_step=max(0.0, seconds[large] - large * per_sample),
         memory_bytes=max(0, resident_bytes() - before_bytes),
         parameters=trainer.parameters,
     )
 
 
-def largest_batch(request: ProfileRequest, config: AdapterConfig) -> int:
-    """Samples that are trained on at once, 2 at least."""
-    tokens = request.tokens
-    rows = (len(config.layers) - config.encoder_layers) * tokens[_output_stream(request)]
+def fitting(config: AdapterConfig, tokens: Mapping[Stream, int], most: int) -> int:
+    """Samples of that length, 1 to ``most``, that are trained on at once."""
+    rows = (len(config.layers) - config.encoder_layers) * tokens[_output_stream(tokens)]
     rows += config.encoder_layers * tokens.get("encoder", 0)
     sample_bytes = rows * config.hidden_size * np.dtype(np.float32).itemsize
-    return min(LARGEST_BATCH, max(2, BATCH_BYTES // sample_bytes))
+    return min(most, max(1, BATCH_BYTES // sample_bytes))
 
 
 def made_up_head(request: ProfileRequest, config: AdapterConfig) -> FrozenHead:
@@ -75,16 +79,18 @@ def made_up_head(request: ProfileRequest, config: AdapterConfig) -> FrozenHead:
     return FrozenHead(weight=(pattern * 1e-3).astype(np.float32)[rows])
 
 
-def made_up_batch(request: ProfileRequest, config: AdapterConfig, size: int) -> Batch:
-    """Random states, and as many counted tokens as the data's samples have."""
+def made_up_batch(
+    request: ProfileRequest, config: AdapterConfig, lengths: Mapping[Stream, int], size: int
+) -> Batch:
+    """Random states of samples that long, counted in the same part as the data's."""
     generator = np.random.default_rng(0)
 
     def states(layers: int, tokens: int) -> Array:
         shape = (layers, size, tokens, config.hidden_size)
         return generator.standard_normal(shape, np.float32)
 
-    tokens = request.tokens[_output_stream(request)]
-    encoder_tokens = request.tokens["encoder"] if config.encoder_layers else 0
+    tokens = lengths[_output_stream(lengths)]
+    encoder_tokens = lengths["encoder"] if config.encoder_layers else 0
     own_layers = len(config.layers) - config.encoder_layers
     return Batch(
         hidden=states(own_layers, tokens),
@@ -100,12 +106,13 @@ def _targets(request: ProfileRequest, config: AdapterConfig, size: int, tokens: 
     if not config.generative:
         return np.zeros(size, np.int64 if config.task == "classification" else np.float32)
     targets = np.full((size, tokens), NOT_COUNTED, np.int64)
-    targets[:, tokens - min(tokens, max(1, request.counted_tokens)) :] = 0
+    counted = tokens * request.counted_tokens // request.tokens["decoder"]
+    targets[:, tokens - min(tokens, max(1, counted)) :] = 0
     return targets
 
 
-def _output_stream(request: ProfileRequest) -> Stream:
-    return "decoder" if "decoder" in request.tokens else "encoder"
+def _output_stream(lengths: Mapping[Stream, int]) -> Stream:
+    return "decoder" if "decoder" in lengths else "encoder"
 
 
 def _step_seconds(trainer: Trainer, batch: Batch) -> float:

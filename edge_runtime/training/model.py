@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .batch import Batch
     from .flat import FlatParameters
 
-CHUNK_VALUES = 1 << 24
+CHUNK_VALUES = 1 << 22
 """Values of hidden states, and of attention weights, that are worked on at a time."""
 
 

@@ -459,6 +459,7 @@ def _profile_request() -> m.ProfileRequest:
         alike=(),
         batch=1,
         tokens={"encoder": 1},
+        max_tokens={"encoder": 1},
         hidden_size=8,
         adapter=None,
         backbone_digest=Sha256("0" * 64),

@@ -39,7 +39,8 @@ class ProfileRequest(Message):
         stages: one block of each class.
         alike: the classes.
         batch: samples of the timed micro-batch.
-        tokens: of a sample, in each of its sequences.
+        tokens: of a mean sample, in each of its sequences.
+        max_tokens: of the longest sample; what decides the memory of training.
         hidden_size: d.
         adapter: set asks for training speed too, where the device can train.
         counted_tokens: tokens of a sample that a language model's loss counts.
@@ -55,6 +56,7 @@ class ProfileRequest(Message):
     alike: tuple[str, ...]
     batch: int
     tokens: dict[Stream, int]
+    max_tokens: dict[Stream, int]
     hidden_size: int
     adapter: AdapterConfig | None
     counted_tokens: int = 0
@@ -65,7 +67,9 @@ class ProfileRequest(Message):
 
     def __post_init__(self) -> None:
         check_streams(self.tokens)
-        if min(self.batch, *self.tokens.values()) < 1:
+        if self.tokens.keys() != self.max_tokens.keys():
+            raise ValueError("tokens and max_tokens must be of the same sequences")
+        if min(self.batch, *self.tokens.values(), *self.max_tokens.values()) < 1:
             raise ValueError("batch and tokens must be positive")
 
 

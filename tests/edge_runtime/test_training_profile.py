@@ -1,0 +1,71 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from edge_runtime.contract.ids import Sha256
+from edge_runtime.contract.messages import ProfileRequest
+from edge_runtime.owned_samples import BATCH_BYTES
+from edge_runtime.training.batch import NOT_COUNTED
+from edge_runtime.training_profile import (
+    LARGEST_BATCH,
+    fitting,
+    made_up_batch,
+    made_up_head,
+    measure_training,
+)
+
+from .training.samples import HIDDEN_SIZE, config
+
+CLASSES = config()
+TRANSFORMATIONS = config(
+    task="seq2seq", layers=(0, 1, 2, 3), encoder_layers=2, causal=True, num_outputs=300
+)
+REQUEST = ProfileRequest(
+    stages=(),
+    alike=(),
+    batch=2,
+    tokens={"encoder": 6, "decoder": 4},
+    max_tokens={"encoder": 9, "decoder": 8},
+    hidden_size=HIDDEN_SIZE,
+    adapter=TRANSFORMATIONS,
+    counted_tokens=3,
+    backbone_digest=Sha256("0" * 64),
+    cache_dtype="fp16",
+    cache_quota_bytes=None,
+)
+TEXTS = dataclasses.replace(REQUEST, tokens={"encoder": 6}, max_tokens={"encoder": 9})
+
+
+@pytest.mark.parametrize(
+    ("request_", "adapter"), [(TEXTS, CLASSES), (REQUEST, TRANSFORMATIONS)], ids=["text", "seq2seq"]
+)
+def test_every_kind_of_adapter_can_be_measured(request_, adapter):
+    found = measure_training(request_, adapter)
+    assert found.seconds_per_sample > 0
+    assert found.seconds_per_step >= 0
+    assert found.parameters > 1000
+
+
+def test_made_up_batches_have_the_datas_lengths_and_counts():
+    batch = made_up_batch(REQUEST, TRANSFORMATIONS, REQUEST.tokens, 5)
+    assert batch.hidden.shape == (2, 5, 4, HIDDEN_SIZE)
+    assert batch.encoder_hidden.shape == (2, 5, 6, HIDDEN_SIZE)
+    assert batch.count == 5 * 3
+    longest = made_up_batch(REQUEST, TRANSFORMATIONS, REQUEST.max_tokens, 1)
+    assert (longest.targets != NOT_COUNTED).sum() == 6
+    assert made_up_batch(TEXTS, CLASSES, TEXTS.tokens, 3).encoder_hidden is None
+
+
+def test_a_made_up_head_is_of_the_bundles_kind():
+    whole = made_up_head(REQUEST, TRANSFORMATIONS)
+    assert (whole.weight.shape, whole.weight.dtype) == ((300, HIDDEN_SIZE), np.float32)
+    small = made_up_head(dataclasses.replace(REQUEST, head_dtype="int8"), TRANSFORMATIONS)
+    assert (small.weight.dtype, small.row_scale.shape) == (np.int8, (300, 1))
+
+
+def test_long_samples_are_measured_one_by_one():
+    assert fitting(CLASSES, {"encoder": 10}, LARGEST_BATCH) == LARGEST_BATCH
+    row_bytes = len(CLASSES.layers) * HIDDEN_SIZE * 4
+    assert fitting(CLASSES, {"encoder": BATCH_BYTES // row_bytes // 3}, LARGEST_BATCH) == 3
+    assert fitting(CLASSES, {"encoder": BATCH_BYTES}, LARGEST_BATCH) == 1

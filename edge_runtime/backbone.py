@@ -26,7 +26,7 @@ from .contract.messages import (
     States,
 )
 from .files import WeightStore
-from .inference import StageSession, numerics
+from .inference import GraphSession, numerics
 from .outbox import Outbox
 from .stage import Stage
 
@@ -77,7 +77,7 @@ class BackboneRole:
     def load(self, request: LoadStage, store: WeightStore) -> None:
         """Loads the stage; its weight files are in ``store`` already."""
         self._stage = None  # the old stage's memory goes before the new one's comes
-        session = StageSession(write_stage_graph(request.stage, store), self.threads)
+        session = GraphSession(write_stage_graph(request.stage, store), self.threads)
         self._stage = Stage(session, request.stage, request.layers)
         self._dtype = request.dtype
 

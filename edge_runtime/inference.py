@@ -33,26 +33,35 @@ PROBE_INPUTS = 128
 PROBE_ZERO_POINT = 128
 
 
-class StageSession:
-    """One stage's graph, loaded and ready to run.
+class GraphSession:
+    """A graph, loaded and ready to run: of a stage, or of an adapter.
 
     Attributes:
         input_names: what the graph is fed with.
-        output_names: the hidden states it makes, in block order.
+        output_names: what it makes; of a stage, the hidden states in block order.
     """
 
-    def __init__(self, graph: Path, threads: int) -> None:
-        """Loads ``graph``; its weight files lie in the same folder.
+    def __init__(self, graph: Path | bytes, threads: int, name: str = "") -> None:
+        """Loads ``graph``; the weight files of one in a file lie in the same folder.
+
+        Args:
+            graph: a file, or a whole model with its weights.
+            threads: that it computes with.
+            name: of the graph in errors; by default the file's.
 
         Raises:
             BadInputError: ONNX Runtime refuses the graph or its weights.
         """
+        if isinstance(graph, Path):
+            name = name or graph.name
         try:
             self._session = ort.InferenceSession(
-                str(graph), _options(threads), providers=["CPUExecutionProvider"]
+                str(graph) if isinstance(graph, Path) else graph,
+                _options(threads),
+                providers=["CPUExecutionProvider"],
             )
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own
-            raise BadInputError(f"{graph.name}: ONNX Runtime cannot load it: {error}") from error
+            raise BadInputError(f"{name}: ONNX Runtime cannot load it: {error}") from error
         self.input_names = tuple(item.name for item in self._session.get_inputs())
         self.output_names = tuple(item.name for item in self._session.get_outputs())
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 CHUNK_TOKENS = 4096
 """Tokens of the vocabulary whose weights are multiplied out at a time."""
 
+CHUNK_ROWS = 512
+"""Rows of features whose logits exist at a time, where the loss is all that is wanted."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FrozenHead:
@@ -132,12 +135,61 @@ class FrozenHead:
         """(N, V) float32; meant for few rows."""
         logits_NV = np.empty((len(features_Nd), self.vocabulary), np.float32)
         for span in self.spans():
-            np.matmul(features_Nd, self.rows(span).T, out=logits_NV[:, span])
-        logits_NV *= np.float32(self.scale)
-        if self.bias is not None:
-            logits_NV += self.bias
-        if self.softcap:
-            logits_NV /= np.float32(self.softcap)
-            np.tanh(logits_NV, out=logits_NV)
-            logits_NV *= np.float32(self.softcap)
+            logits_NV[:, span] = self._logits(features_Nd, self.rows(span), span)
         return logits_NV
+
+    def losses(
+        self, features_Nd: NDArray[np.float32], targets_N: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Cross-entropy of many rows, whose logits never exist as a whole.
+
+        Args:
+            features_Nd: what the head reads.
+            targets_N: tokens that must follow.
+
+        Returns:
+            -log softmax(logits)[target] in nats, (N,) float32, and whether the target has the
+            largest logit, (N,) bool.
+
+        Raises:
+            IndexError: a target is not in the vocabulary.
+        """
+        if len(targets_N) and not 0 <= targets_N.min() <= targets_N.max() < self.vocabulary:
+            raise IndexError(f"a target is not below {self.vocabulary}")
+        losses_N = np.empty(len(targets_N), np.float32)
+        correct_N = np.empty(len(targets_N), np.bool_)
+        for first in range(0, len(targets_N), CHUNK_ROWS):
+            rows = slice(first, first + CHUNK_ROWS)
+            losses_N[rows], correct_N[rows] = self._losses(features_Nd[rows], targets_N[rows])
+        return losses_N, correct_N
+
+    def _losses(
+        self, features_Nd: NDArray[np.float32], targets_N: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """As :meth:`losses`; the softmax is summed up relative to the largest logit so far."""
+        largest, own = np.full((2, len(targets_N)), -np.inf, np.float32)
+        total = np.zeros(len(targets_N), np.float32)
+        for span in self.spans():
+            logits_NC = self._logits(features_Nd, self.rows(span), span)
+            place_N = targets_N - span.start
+            inside = np.flatnonzero((place_N >= 0) & (place_N < logits_NC.shape[1]))
+            own[inside] = logits_NC[inside, place_N[inside]]
+            larger = np.maximum(largest, logits_NC.max(1))
+            logits_NC -= larger[:, None]
+            total *= np.exp(largest - larger)
+            total += np.exp(logits_NC, out=logits_NC).sum(1)
+            largest = larger
+        return largest - own + np.log(total), own == largest
+
+    def _logits(
+        self, features_Nd: NDArray[np.float32], rows_Cd: NDArray[np.float32], span: slice
+    ) -> NDArray[np.float32]:
+        logits_NC: NDArray[np.float32] = features_Nd @ rows_Cd.T
+        logits_NC *= np.float32(self.scale)
+        if self.bias is not None:
+            logits_NC += self.bias[span]
+        if self.softcap:
+            logits_NC /= np.float32(self.softcap)
+            np.tanh(logits_NC, out=logits_NC)
+            logits_NC *= np.float32(self.softcap)
+        return logits_NC

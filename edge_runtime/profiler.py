@@ -15,7 +15,7 @@ from .contract.manifest import HIDDEN_PREFIX
 from .contract.messages import ProfileRequest, StageFiles
 from .contract.profile import BlockTiming, DeviceProfile, Role
 from .files import WeightStore
-from .inference import StageSession, numerics
+from .inference import GraphSession, numerics
 from .stage import Stage
 from .stopwatch import seconds_per_run
 from .training_profile import measure_training
@@ -106,7 +106,7 @@ def _stage_seconds(
     request: ProfileRequest, files: StageFiles, threads: int, store: WeightStore
 ) -> float:
     """Wall seconds of one micro-batch through the stage."""
-    graph = StageSession(write_stage_graph(files, store), threads)
+    graph = GraphSession(write_stage_graph(files, store), threads)
     stage = Stage(graph, files, layers=(files.last - 1,))
     lengths = {
         stream: np.full(request.batch, tokens, np.int32)

@@ -21,7 +21,7 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 
 class Graph(Protocol):
-    """A loaded graph; :class:`edge_runtime.inference.StageSession` in truth."""
+    """A loaded graph; :class:`edge_runtime.inference.GraphSession` in truth."""
 
     @property
     def input_names(self) -> Sequence[str]:

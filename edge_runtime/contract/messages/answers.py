@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+import numpy as np
+
 from edge_runtime.contract.ids import Sha256
 from edge_runtime.contract.profile import DeviceProfile
 
@@ -148,6 +150,26 @@ class Outputs(Message):
     def __post_init__(self) -> None:
         if self.outputs.ndim != 2 or self.indices.shape != self.outputs.shape[:1]:
             raise ValueError("outputs must be (N, C) and indices (N,)")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationReady(Message):
+    """The device can continue sequences."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen(Message):
+    """The next token of each sequence of a micro-batch: ``lines`` and ``tokens``, (N,) int32."""
+
+    number: int
+    lines: Array
+    tokens: Array
+
+    def __post_init__(self) -> None:
+        if self.lines.ndim != 1 or self.tokens.shape != self.lines.shape:
+            raise ValueError("lines and tokens must be (N,)")
+        if self.lines.dtype != np.int32 or self.tokens.dtype != np.int32:
+            raise ValueError("lines and tokens must be int32")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

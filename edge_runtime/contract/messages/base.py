@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from edge_runtime.contract.generation import Sequences
 from edge_runtime.contract.manifest import HIDDEN_PREFIX, FileSpec, InputSpec, Stream
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -78,3 +79,11 @@ def check_lengths(lengths: Mapping[Stream, Array], count: int) -> None:
             raise ValueError(f"lengths of {stream} must be int32 of shape ({count},)")
         if count and each.min() < 1:
             raise ValueError("samples must have at least one token in each of their sequences")
+
+
+def check_sequences(sequences: Sequences, lengths: Mapping[Stream, Array], count: int) -> None:
+    """Raises ValueError unless every new row belongs to one of ``count`` sequences."""
+    if len(sequences.lines) != count:
+        raise ValueError(f"{len(sequences.lines)} sequences for {count} samples")
+    if not set(lengths) <= set(sequences.known):
+        raise ValueError("it is not said how many rows of a sequence are known")

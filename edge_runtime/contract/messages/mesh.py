@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from edge_runtime.contract.generation import Sequences
 from edge_runtime.contract.manifest import HIDDEN_PREFIX
 
 from .base import Array, Message
@@ -51,6 +52,7 @@ class States(Message):
         layers: which hidden states, all of one sequence.
         encoded: (L, tokens, R) uint8, rows of the cache dtype.
         numerics: what computed them, e.g. ``ort-1.31/fast``.
+        sequences: as of the micro-batch, those of ``keys``.
     """
 
     number: int
@@ -59,6 +61,7 @@ class States(Message):
     layers: tuple[int, ...]
     encoded: Array
     numerics: str
+    sequences: Sequences | None = None
 
     def __post_init__(self) -> None:
         if self.keys.shape != (len(self.lengths), 32) or self.encoded.ndim != 3:
@@ -67,6 +70,8 @@ class States(Message):
             raise ValueError("encoded must have a row for every layer and token")
         if len(self.numerics) > MAX_NAME_LENGTH:
             raise ValueError("numerics is too long")
+        if self.sequences is not None and len(self.sequences.lines) != len(self.lengths):
+            raise ValueError("there must be as many sequences as lengths")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

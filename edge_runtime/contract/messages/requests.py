@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
+from edge_runtime.contract.generation import GenerationOptions, Sequences
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.manifest import FileSpec, Stream
 
@@ -20,6 +21,7 @@ from .base import (
     SampleSet,
     StageFiles,
     check_lengths,
+    check_sequences,
     check_streams,
 )
 
@@ -143,6 +145,8 @@ class MicroBatch:
         keys: (N, 32) uint8.
         lengths: tokens of each sample in each of its sequences, (N,) int32.
         destinations: who keeps which samples.
+        sequences: set where text is generated; lengths and rows are then those of what is
+            new, and owners keep states in memory until they are told to release them.
     """
 
     number: int
@@ -150,6 +154,7 @@ class MicroBatch:
     keys: Array
     lengths: Lengths
     destinations: tuple[Destination, ...]
+    sequences: Sequences | None = None
 
     def __post_init__(self) -> None:
         count = len(self.keys)
@@ -162,6 +167,8 @@ class MicroBatch:
             positions = destination.positions
             if positions.size and not 0 <= positions.min() <= positions.max() < count:
                 raise ValueError("positions are out of range")
+        if self.sequences is not None:
+            check_sequences(self.sequences, self.lengths, count)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,6 +267,33 @@ class TrainEpoch(Message):
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluate(Message):
     """Compute the outputs of the evaluation samples. Answered by ``Outputs``."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SetUpGeneration(Message):
+    """Get ready to continue sequences. Answered by ``GenerationReady``.
+
+    Attributes:
+        options: how tokens are chosen.
+        max_sequences: that are ever in work at a time.
+        max_rows: that a sequence may have, in each of its streams.
+    """
+
+    options: GenerationOptions
+    max_sequences: int
+    max_rows: dict[Stream, int]
+
+    def __post_init__(self) -> None:
+        check_streams(self.max_rows)
+        if min(self.max_sequences, *self.max_rows.values()) < 1:
+            raise ValueError("max_sequences and max_rows must be positive")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Release(Message):
+    """Forget the sequences ``lines`` (N,) int32: they have ended."""
+
+    lines: Array
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

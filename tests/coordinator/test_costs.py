@@ -1,6 +1,7 @@
 import pytest
 
 from coordinator import costs
+from coordinator.problem import Tokens
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 from edge_runtime.contract.profile import LinkProfile
@@ -126,3 +127,54 @@ def test_a_filled_cache_costs_no_fill() -> None:
 def test_a_device_profiled_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="two profiles"):
         problem(profile("a"), profile("a"))
+
+
+# ---- encoder-decoders: three encoder blocks, then four of a decoder
+
+TWO = manifest((12 * MB, *[2 * MB] * 6), encoder_blocks=3, task="seq2seq")
+
+
+def two_stacks(*profiles, **changes):
+    return problem(*profiles, manifest=TWO, **changes)
+
+
+def test_a_cut_carries_what_is_needed_behind_it_and_no_more() -> None:
+    encoder, decoder, ids = 13 * 384 * 4, 5 * 384 * 4, 5 * 4
+    assert two_stacks().carried_bytes == (
+        *(0, encoder + ids, encoder + ids),
+        *(encoder + ids, encoder + decoder, encoder + decoder, encoder + decoder),
+        0,
+    )
+
+
+def test_every_byte_between_two_stacks_is_sent_and_received() -> None:
+    case = two_stacks(profile("a"), profile("b"))
+    for cut in range(1, 7):
+        stages = ((0, cut), (cut, 7))
+        sent = sum(costs.sent_bytes(case, stage, 1.0, 0.5) for stage in stages)
+        got = sum(costs.received_bytes(case, stage, 1.0, 0.5) for stage in stages)
+        assert sent == pytest.approx(got)
+
+
+def test_blocks_cost_by_the_tokens_of_their_own_sequence() -> None:
+    case = two_stacks(profile("a", layer=1e-5))
+    encoder = costs.stage_seconds_per_sample(case, case.profiles[0], 1, 3)
+    decoder = costs.stage_seconds_per_sample(case, case.profiles[0], 4, 7)
+    assert encoder == pytest.approx(2 * 13 * 1e-5)
+    assert decoder == pytest.approx(3 * 5 * 1e-5)
+    rows = costs.cache_bytes_per_sample(case) / case.cache_row_bytes
+    assert rows == pytest.approx(3 * 13 + 4 * 5)
+
+
+def test_memory_of_a_stage_grows_with_it_across_the_stacks() -> None:
+    case = two_stacks()
+    for first in range(7):
+        sizes = [costs.stage_memory_bytes(case, first, last, 4) for last in range(first + 1, 8)]
+        assert sizes == sorted(sizes)
+
+
+def test_a_sequence_without_known_lengths_is_refused() -> None:
+    with pytest.raises(ValueError, match="every sequence"):
+        two_stacks(tokens={"encoder": Tokens(mean=1.0, max=2)})
+    with pytest.raises(ValueError, match="at most max"):
+        Tokens(mean=3.0, max=2)

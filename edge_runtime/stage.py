@@ -65,6 +65,8 @@ class Stage:
     Attributes:
         layers: hidden states of this stage that adapters read.
         streams: the sequence that each hidden state belongs to.
+        outputs: the hidden states that it makes for others, by name, and their sequences.
+        passed_on: what it is given for stages behind it only, likewise.
     """
 
     def __init__(self, graph: Graph, files: StageFiles, layers: Sequence[int]) -> None:
@@ -90,9 +92,9 @@ class Stage:
         self._feeds = {name: known[name] for name in graph.input_names}
         self.layers = tuple(layer for layer in own.values() if layer in set(layers))
         self._carries = files.carries
-        self._passed_on = {name: known[name] for name in files.carries if name not in own}
+        self.passed_on = {name: known[name].stream for name in files.carries if name not in own}
         wanted = {f"{HIDDEN_PREFIX}{layer}" for layer in self.layers} | set(files.carries)
-        self._outputs = {name: index for name, index in own.items() if name in wanted}
+        self.outputs = {name: self.streams[i] for name, i in own.items() if name in wanted}
 
     @property
     def inputs(self) -> dict[str, Stream]:
@@ -110,19 +112,31 @@ class Stage:
         Raises:
             RemoteError: an input is missing or has not one row a token.
         """
-        masks = {stream: _mask(each) for stream, each in lengths.items()}
-        feeds = {name: self._feed(name, feed, masks, rows) for name, feed in self._feeds.items()}
-        outputs = self._graph.run(feeds, list(self._outputs))
-        made = {
-            name: _unpadded(padded, self._mask_of(self.streams[index], masks))
-            for (name, index), padded in zip(self._outputs.items(), outputs, strict=True)
-        }
+        masks = _masks(lengths)
+        made = self.compute(lengths, rows)
         passed = {
-            name: self._given(name, feed, masks, rows) for name, feed in self._passed_on.items()
+            name: self._given(name, stream, masks, rows) for name, stream in self.passed_on.items()
         }
+        return self.result({**passed, **made})
+
+    def compute(
+        self, lengths: Mapping[Stream, Array], rows: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """The hidden states of this stage that somebody wants, by name; as :meth:`run`."""
+        masks = _masks(lengths)
+        feeds = {name: self._feed(name, feed, masks, rows) for name, feed in self._feeds.items()}
+        outputs = self._graph.run(feeds, list(self.outputs))
+        return {
+            name: _unpadded(padded, self._mask_of(stream, masks))
+            for (name, stream), padded in zip(self.outputs.items(), outputs, strict=True)
+        }
+
+    def result(self, rows: Mapping[str, Array]) -> StageResult:
+        """Sorts rows, made here or passed on, by who wants them; those not there are left out."""
+        states = {layer: f"{HIDDEN_PREFIX}{layer}" for layer in self.layers}
         return StageResult(
-            states={layer: made[f"{HIDDEN_PREFIX}{layer}"] for layer in self.layers},
-            carried={name: made[name] if name in made else passed[name] for name in self._carries},
+            states={layer: rows[name] for layer, name in states.items() if name in rows},
+            carried={name: rows[name] for name in self._carries if name in rows},
         )
 
     def _feed(
@@ -130,16 +144,16 @@ class Stage:
     ) -> Array:
         if feed.is_mask:
             return self._mask_of(feed.stream, masks).astype(feed.dtype)
-        given = self._given(name, feed, masks, rows)
+        given = self._given(name, feed.stream, masks, rows)
         mask = masks[feed.stream]
         padded = np.full((*mask.shape, *given.shape[1:]), feed.pad, feed.dtype)
         padded[mask] = given
         return padded
 
     def _given(
-        self, name: str, feed: _Feed, masks: Mapping[Stream, Array], rows: Mapping[str, Array]
+        self, name: str, stream: Stream, masks: Mapping[Stream, Array], rows: Mapping[str, Array]
     ) -> Array:
-        tokens = int(self._mask_of(feed.stream, masks).sum())
+        tokens = int(self._mask_of(stream, masks).sum())
         if name not in rows:
             raise RemoteError(f"{self._name} lacks input {name!r}")
         if len(rows[name]) != tokens:
@@ -164,10 +178,12 @@ def _known_feeds(files: StageFiles) -> dict[str, _Feed]:
     return feeds
 
 
-def _mask(lengths: Array) -> Array:
-    """(N, T) bool, true on tokens."""
-    mask: Array = np.arange(int(lengths.max()))[None, :] < lengths[:, None]
-    return mask
+def _masks(lengths: Mapping[Stream, Array]) -> dict[Stream, Array]:
+    """(N, T) bool of each sequence, true on tokens."""
+    return {
+        stream: np.arange(int(each.max()))[None, :] < each[:, None]
+        for stream, each in lengths.items()
+    }
 
 
 def _unpadded(hidden: Array, mask: Array) -> Array:

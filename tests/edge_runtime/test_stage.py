@@ -208,7 +208,7 @@ class FakeBlocks:
 
     def _is_of_encoder(self, name: str) -> bool:
         encoder = [f"hidden.{i}" for i in self._model.layers_of("encoder")]
-        return name in (*encoder, "attention_mask")
+        return bool(encoder) and name in (*encoder, "attention_mask")
 
 
 def stage_files(model: Manifest, first: int, last: int) -> StageFiles:

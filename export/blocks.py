@@ -204,6 +204,8 @@ def _flops_per_token(node: ir.Node) -> int:
     if weight is None or weight.shape is None or not weight.is_initializer():
         return 0
     shape = [int(size) for size in weight.shape.numpy()]
+    if node.op_type == "MatMulNBits":
+        return 2 * node.attributes["K"].as_int() * node.attributes["N"].as_int()
     if node.op_type in ("MatMul", "MatMulIntegerToFloat") and len(shape) == 2:
         return 2 * shape[0] * shape[1]
     if node.op_type == "LayerNormalization":

@@ -16,7 +16,7 @@ from .graph import hidden_name
 from .samples import Sample, pad_batch, token_masks
 from .session import Array, Graph
 
-LIMITS: dict[Quantization, float] = {"none": 1e-3, "int8": 0.12}
+LIMITS: dict[Quantization, float] = {"none": 1e-3, "int8": 0.12, "int4": 0.6}
 
 _BATCH_SIZE = 8
 _EPSILON = 1e-12

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from edge_runtime.contract.manifest import InputSpec, Quantization
 
 from .calibrate import channel_factors
+from .int4 import BLOCK_SIZE, quantize_int4
 from .quantize import quantize_int8
 from .samples import Sample
 from .tables import quantize_tables
@@ -36,6 +37,14 @@ def quantise(
     """
     if mode == "none":
         return ()
+    if mode == "int4":
+        count = quantize_int4(graph, samples, inputs, scratch)
+        tables = quantize_tables(graph)
+        return (
+            f"{count.int4} linear layers: int4 weights in blocks of {BLOCK_SIZE} with zero points",
+            f"{count.int8} sensitive ones: int8 weights per output channel, activations per token",
+            f"{tables} embedding tables: int8 per row",
+        )
     factors = channel_factors(graph, samples, inputs, scratch)
     layers = quantize_int8(graph, factors)
     tables = quantize_tables(graph)

@@ -17,7 +17,7 @@ the token's range is then spent on the positive side, and its minimum need not b
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,22 +64,33 @@ def quantize_int8(model: ir.Model, factors: Mapping[str, Array]) -> int:
     Returns:
         How many linear layers were rewritten.
     """
-    graph = model.graph
-    groups = linear_groups(graph)
-    for index, (source, nodes) in enumerate(groups.items()):
-        factor_K = factors.get(source.name or "")
-        rows = _quantized_rows(graph, f"int8.{index}", nodes[0], factor_K)
-        graph.insert_before(nodes[0], rows.nodes)
-        for node in nodes:
-            _rewrite_linear(graph, node, rows, factor_K)
-    graph.opset_imports[DOMAIN] = 1
+    groups = linear_groups(model.graph)
+    for source, nodes in groups.items():
+        quantize_group(model.graph, nodes, factors.get(source.name or ""))
     return sum(len(nodes) for nodes in groups.values())
 
 
-def linear_groups(graph: ir.Graph) -> dict[ir.Value, list[ir.Node]]:
-    """The MatMuls with a constant matrix, by the activation that they read, in graph order."""
+def quantize_group(graph: ir.Graph, nodes: Sequence[ir.Node], factor_K: Array | None) -> None:
+    """Rewrites linear layers that read the same activation, in place.
+
+    Args:
+        graph: what they are part of.
+        nodes: as :func:`linear_groups` gives them.
+        factor_K: what each channel of the activation is divided by before it is quantised.
+    """
+    source = nodes[0].inputs[0]
+    assert source is not None
+    rows = _quantized_rows(graph, f"{source.name}.int8", nodes[0], factor_K)
+    graph.insert_before(nodes[0], rows.nodes)
+    for node in nodes:
+        _rewrite_linear(graph, node, rows, factor_K)
+    graph.opset_imports[DOMAIN] = 1
+
+
+def linear_groups(nodes: Iterable[ir.Node]) -> dict[ir.Value, list[ir.Node]]:
+    """The MatMuls with a constant matrix, by the activation that they read, in given order."""
     groups: dict[ir.Value, list[ir.Node]] = {}
-    for node in graph:
+    for node in nodes:
         source = node.inputs[0] if node.op_type == "MatMul" else None
         if source is not None and _is_weight(node.inputs[1]):
             groups.setdefault(source, []).append(node)
@@ -91,6 +102,12 @@ def weight_array(linear: ir.Node) -> Array:
     array = constant_array(linear.inputs[1])
     assert array is not None
     return array
+
+
+def drop_unused(graph: ir.Graph, weight: ir.Value) -> None:
+    """Removes a weight whose last reader was rewritten."""
+    if not weight.uses() and weight.name is not None:
+        graph.initializers.pop(weight.name)
 
 
 def quantize_weight(weight_KN: Array) -> tuple[Array, Array]:
@@ -200,5 +217,4 @@ def _rewrite_linear(graph: ir.Graph, node: ir.Node, rows: _Rows, factor_K: Array
     for new in (product, scaled, shape):
         new.outputs[0].name = new.name
     replace(node, [product, scaled, shape, back])
-    if not weight.uses() and weight.name is not None:
-        graph.initializers.pop(weight.name)
+    drop_unused(graph, weight)

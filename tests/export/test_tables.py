@@ -6,7 +6,7 @@ import pytest
 
 from export.graph import constant
 from export.session import Graph
-from export.tables import MIN_ROWS, quantize_rows, quantize_tables
+from export.tables import MIN_ROWS, quantize_head, quantize_rows, quantize_tables
 
 CHANNELS = 24
 IDS = np.array([[0, 7, MIN_ROWS - 1], [7, 7, 3]])
@@ -91,3 +91,15 @@ def tied():
     head.outputs[0].name = "head"
     add_output(model.graph, ir.node("MatMul", [model.graph.outputs[0], head.outputs[0]]), "logits")
     return model
+
+
+def test_a_head_is_int8_rows_with_a_scale_each_and_errs_by_half_a_step():
+    weight, bias = table(), np.arange(MIN_ROWS, dtype=np.float32)
+    head = quantize_head({"weight": weight, "bias": bias})
+    assert {name: (array.dtype, array.shape) for name, array in head.items()} == {
+        "weight": (np.int8, weight.shape),
+        "scale": (np.float32, (MIN_ROWS, 1)),
+        "bias": (np.float32, (MIN_ROWS,)),
+    }
+    assert np.all(np.abs(head["weight"] * head["scale"] - weight) <= 0.5001 * head["scale"])
+    np.testing.assert_array_equal(head["bias"], bias)

@@ -161,3 +161,14 @@ def test_a_stage_graph_is_named_by_its_content(store):
     assert first.parent == store.folder
     assert first.read_bytes() == b"one"
     assert stat.S_IMODE(first.stat().st_mode) == 0o600
+
+
+def test_files_of_one_name_but_other_content_do_not_meet(store):
+    heads = [spec_of(data, "head.safetensors") for data in (b"one", b"two")]
+    assert len({store.path(spec) for spec in heads}) == 2
+    for spec in heads:
+        assert store.path(spec).suffix == ".safetensors"
+        assert spec.sha256[:12] in store.path(spec).name
+    fetch = FileFetch(store, heads)
+    fetch_all(fetch, b"one", b"two")
+    assert [store.path(spec).read_bytes() for spec in heads] == [b"one", b"two"]

@@ -19,7 +19,6 @@ from edge_runtime.contract.messages import (
     StageReady,
     TrainerState,
 )
-from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.profile import DeviceProfile
 
 from .job import Job
@@ -30,31 +29,6 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 LANGUAGE_OUTPUTS = 3
 """Of a sample: summed loss, counted tokens, correctly predicted tokens."""
-
-
-def answers_question(
-    device: DeviceId, message: Message, *, plan: Plan | None, which: SampleSet | None, epoch: int
-) -> bool:
-    """Whether a message of the right type is about what was asked.
-
-    Args:
-        device: who sent it.
-        message: the answer.
-        plan: the plan, if it is made.
-        which: the data set whose fill is under way.
-        epoch: the epoch under way.
-    """
-    match message:
-        case StageReady():
-            stage = plan.stage_of(device) if plan else None
-            asked = (stage.first, stage.last) if stage else None
-            return (message.first, message.last) == asked
-        case SamplesReady():
-            return message.which == which
-        case EpochDone():
-            return message.epoch == epoch
-        case _:
-            return True
 
 
 class Answers:
@@ -78,6 +52,30 @@ class Answers:
         columns = LANGUAGE_OUTPUTS if config.generative else config.num_outputs
         shape = (len(self._job.tables["eval"]), columns)
         self.outputs = np.full(shape, np.nan, np.float32)
+
+    def fits(
+        self, device: DeviceId, message: Message, *, which: SampleSet | None, epoch: int
+    ) -> bool:
+        """Whether a message of the right type is about what was asked.
+
+        Args:
+            device: who sent it.
+            message: the answer.
+            which: the data set whose fill is under way.
+            epoch: the epoch under way.
+        """
+        plan = self._record.plan
+        match message:
+            case StageReady():
+                stage = plan.stage_of(device) if plan else None
+                asked = (stage.first, stage.last) if stage else None
+                return (message.first, message.last) == asked
+            case SamplesReady():
+                return message.which == which
+            case EpochDone():
+                return message.epoch == epoch
+            case _:
+                return True
 
     def keep(self, device: DeviceId, message: Message) -> None:
         """Keeps what an answer says.

@@ -29,7 +29,7 @@ class Filling:
 
     def __init__(self, job: Job, catalogue: Catalogue, record: SessionRecord) -> None:
         self._job, self._catalogue, self._record = job, catalogue, record
-        self._waiting = list(job.tables)
+        self._waiting = [] if job.continuation else list(job.tables)
         self._leases: LeaseBook | None = None
         self._errand_number = 0
 

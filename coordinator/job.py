@@ -13,6 +13,7 @@ from edge_runtime.contract.order import steps_per_epoch
 from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.profile import DeviceProfile
 
+from .generation import Continuation
 from .ownership import SampleTable
 
 
@@ -35,6 +36,8 @@ class Job:
         heartbeat_seconds: how often devices are to be heard.
         local: the devices run on this machine, so their process ids mean something here.
         only_plan: end once the plan is made.
+        continuation: prompts to continue instead of anything else; the table of evaluation
+            samples then has them as long as they may become.
     """
 
     manifest: Manifest
@@ -51,6 +54,7 @@ class Job:
     heartbeat_seconds: float = 5.0
     local: bool = False
     only_plan: bool = False
+    continuation: Continuation | None = None
 
     @property
     def total_steps(self) -> int:

@@ -81,6 +81,28 @@ class EpochRecord:
 
 
 @dataclasses.dataclass(slots=True)
+class GenerationRecord:
+    """Texts that are written.
+
+    Attributes:
+        began: when.
+        tokens: of each text so far, without the one that ended it.
+        finished: texts that have ended.
+        seconds: until the last token.
+    """
+
+    began: float
+    tokens: list[list[int]]
+    finished: int = 0
+    seconds: float = 0.0
+
+    @property
+    def written(self) -> int:
+        """Tokens so far."""
+        return sum(map(len, self.tokens))
+
+
+@dataclasses.dataclass(slots=True)
 class SessionRecord:
     """Everything a report needs."""
 
@@ -94,6 +116,7 @@ class SessionRecord:
     state: bytes = b""
     outputs_before: Array | None = None
     outputs_after: Array | None = None
+    generation: GenerationRecord | None = None
 
     def observe(self, device: DeviceId, message: Message) -> None:
         """Takes down what a message says of a device or of the run."""

@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import (
+    Evaluate,
     OpenCache,
     OwnSamples,
     Peer,
     Peers,
     SampleSet,
     SetUpTraining,
+    Welcome,
 )
 from edge_runtime.contract.plan import Plan
+from edge_runtime.contract.profile import DeviceProfile
 
-from .actions import Joined, SendStage
+from .actions import Action, Joined, Record, Send, SendStage
 from .errands import int32_lengths
+from .generation import Generation
 from .job import Job
-from .ownership import Catalogue
+from .ownership import Catalogue, SampleTable
 
 
-def open_cache(job: Job, catalogue: Catalogue) -> OpenCache:
-    """Asks a trainer which of all distinct samples it has cached."""
+def welcome(job: Job, joined: Joined) -> list[Action]:
+    """Lets a device take part."""
+    fields: dict[str, Any] = {"device": joined.device}
+    if job.local:
+        fields["pid"] = joined.hello.process_id
+    message = Welcome(heartbeat_seconds=job.heartbeat_seconds)
+    return [
+        Send(device=joined.device, message=message),
+        Record(event="device_joined", fields=fields),
+    ]
+
+
+def open_caches(
+    job: Job, catalogue: Catalogue, profiles: Mapping[DeviceId, DeviceProfile]
+) -> dict[DeviceId, OpenCache]:
+    """Asks every trainer which of all distinct samples it has cached."""
     streams = {stream: job.manifest.layers_of(stream) for stream in job.manifest.streams}
-    return OpenCache(
+    request = OpenCache(
         backbone_digest=job.manifest.backbone_digest,
         dtype=job.cache_dtype,
         hidden_size=job.manifest.hidden_size,
@@ -37,6 +56,8 @@ def open_cache(job: Job, catalogue: Catalogue) -> OpenCache:
         },
         keys=catalogue.keys,
     )
+    trainers = [device for device, profile in profiles.items() if "trainer" in profile.roles]
+    return dict.fromkeys(trainers, request)
 
 
 def admit_peers(joined: Mapping[DeviceId, Joined]) -> dict[DeviceId, Peers]:
@@ -98,3 +119,27 @@ def set_up_training(job: Job, plan: Plan) -> dict[DeviceId, SetUpTraining]:
         adapter_init=manifest.file(initial) if initial else None,
     )
     return dict.fromkeys(trainers, request)
+
+
+def evaluate(table: SampleTable, plan: Plan) -> dict[DeviceId, Evaluate]:
+    """Has every owner of evaluation samples compute their outputs."""
+    owners = [owner.device for owner in plan.owners]
+    return {device: Evaluate() for device in owners if len(table.owned_by(plan, device))}
+
+
+def generation(job: Job, plan: Plan, now: float) -> Generation:
+    """The job's prompts, to be continued by the plan's devices from time ``now``.
+
+    Raises:
+        ValueError: the job has none.
+    """
+    if job.continuation is None:
+        raise ValueError("the job has no prompts")
+    return Generation(
+        job.continuation,
+        manifest=job.manifest,
+        config=job.config,
+        table=job.tables["eval"],
+        plan=plan,
+        now=now,
+    )

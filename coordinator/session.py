@@ -13,6 +13,8 @@ them have answered; then the next phase begins. Phases with nothing to do are pa
     setting up   trainers made the adapter
     evaluating   outputs before, and after, training
     training     one epoch after the other, a checkpoint after each
+    generating   instead, where prompts are continued: step by step, until all have ended
+                 (locating, filling and taking are passed: nothing is cached)
     collecting   final usage of every device
     finished
 
@@ -25,7 +27,6 @@ from __future__ import annotations
 import collections
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from edge_runtime.contract.errors import StoppedError, UserError
 from edge_runtime.contract.ids import DeviceId
@@ -33,9 +34,10 @@ from edge_runtime.contract.messages import (
     BatchServed,
     BeginPhase,
     CacheStatus,
+    Chosen,
     EpochDone,
-    Evaluate,
     Failed,
+    GenerationReady,
     Heartbeat,
     Message,
     Outputs,
@@ -53,7 +55,6 @@ from edge_runtime.contract.messages import (
     TrainerState,
     TrainingReady,
     Usage,
-    Welcome,
 )
 from edge_runtime.contract.plan import Plan
 
@@ -71,8 +72,9 @@ from .actions import (
     Send,
     SendProfileRequest,
 )
-from .answers import Answers, answers_question
+from .answers import Answers
 from .filling import Filling
+from .generation import Generation
 from .job import Job
 from .ownership import Catalogue, Work
 from .progress import DeviceRecord, EpochRecord, SessionRecord
@@ -96,6 +98,7 @@ class Session:
         self._joined: dict[DeviceId, Joined] = {}
         self._deployed = False
         self._epoch = job.epochs_done
+        self._generation: Generation | None = None
         self.record = SessionRecord()
         self._filling = Filling(job, self._catalogue, self.record)
         self._answers = Answers(job, self._catalogue, self.record)
@@ -155,14 +158,8 @@ class Session:
     def _answered(self, device: DeviceId, message: Message) -> list[Action]:
         """Keeps what an answer says and ticks it off; the last one starts the next phase."""
         due = type(message) is self._answer and device in self._awaited
-        asked = due and answers_question(
-            device,
-            message,
-            plan=self.record.plan,
-            which=self._filling.which,
-            epoch=self._epoch,
-        )
-        if not asked:
+        which, epoch = self._filling.which, self._epoch
+        if not (due and self._answers.fits(device, message, which=which, epoch=epoch)):
             logger.warning("%s sent %s out of turn", device, type(message).__name__)
             return []
         self._answers.keep(device, message)
@@ -185,14 +182,7 @@ class Session:
         self._joined[event.device] = event
         check_software(event.device, event.hello)
         self.record.devices[event.device] = DeviceRecord(roles=event.hello.roles)
-        welcome = Welcome(heartbeat_seconds=self._job.heartbeat_seconds)
-        fields: dict[str, Any] = {"device": event.device}
-        if self._job.local:
-            fields["pid"] = event.hello.process_id
-        actions: list[Action] = [
-            Send(device=event.device, message=welcome),
-            Record(event="device_joined", fields=fields),
-        ]
+        actions = requests.welcome(self._job, event)
         self._awaited.discard(event.device)
         if self._phase == "gathering" and not self._awaited:
             actions += self._then()
@@ -206,19 +196,15 @@ class Session:
     def _make_plan(self) -> list[Action]:
         profiles = [self._answers.profiles[device] for device in self._job.devices]
         self.record.plan = self._job.make_plan(profiles)
-        then = self._collect() if self._job.only_plan else self._locate()
+        if self._job.only_plan:
+            then = self._collect()
+        else:
+            then = self._admit_peers() if self._job.continuation else self._locate()
         return [Record(event="plan_made"), *then]
 
     def _locate(self) -> list[Action]:
-        request = requests.open_cache(self._job, self._catalogue)
-        trainers = [
-            device
-            for device, profile in self._answers.profiles.items()
-            if "trainer" in profile.roles
-        ]
-        return self._begin(
-            "locating", dict.fromkeys(trainers, request), CacheStatus, self._admit_peers
-        )
+        caches = requests.open_caches(self._job, self._catalogue, self._answers.profiles)
+        return self._begin("locating", caches, CacheStatus, self._admit_peers)
 
     def _admit_peers(self) -> list[Action]:
         peers = requests.admit_peers(self._joined)
@@ -228,7 +214,7 @@ class Session:
         """Turns to the next data set; after the last one, to the adapter."""
         which = self._filling.which
         if which is None:
-            return self._set_up()
+            return self._deploy(self._set_up) if self._job.continuation else self._set_up()
         work = self._filling.compare(which, self.plan, self._answers.held)
 
         def fill() -> list[Action]:
@@ -236,8 +222,11 @@ class Session:
 
         if work.computed and not self._deployed:
             self._deployed = True
-            return self._begin("deploying", requests.stages(self.plan), StageReady, fill)
+            return self._deploy(fill)
         return fill()
+
+    def _deploy(self, then: Callable[[], list[Action]]) -> list[Action]:
+        return self._begin("deploying", requests.stages(self.plan), StageReady, then)
 
     def _fill(self, which: SampleSet, work: Work) -> list[Action]:
         fill = self._filling.begin(which, work, self.plan, self._now)
@@ -268,8 +257,30 @@ class Session:
 
     def _set_up(self) -> list[Action]:
         set_up = requests.set_up_training(self._job, self.plan)
-        begin = self._begin("setting up", set_up, TrainingReady, self._evaluate_before)
+        then = self._set_up_generation if self._job.continuation else self._evaluate_before
+        begin = self._begin("setting up", set_up, TrainingReady, then)
         return [*self._count_for("eval"), *begin]
+
+    def _set_up_generation(self) -> list[Action]:
+        generation = self._generation = requests.generation(self._job, self.plan, self._now)
+        self.record.generation = generation.record
+
+        def start() -> list[Action]:
+            self._phase = "generating"
+            return [*generation.start()]
+
+        return self._begin("setting up", generation.set_up(), GenerationReady, start)
+
+    def _on_chosen(self, device: DeviceId, message: Chosen) -> list[Action]:
+        generation = self._generation
+        if generation is None:
+            logger.warning("%s chose tokens that nobody asked for", device)
+            return []
+        sends = generation.chosen(device, message, self._now)
+        if not generation.done:
+            return [*sends]
+        fields = {"tokens": generation.record.written, "seconds": generation.record.seconds}
+        return [*sends, Record(event="generation_finished", fields=fields), *self._collect()]
 
     def _evaluate_before(self) -> list[Action]:
         if not self._job.evaluate_before:
@@ -286,12 +297,8 @@ class Session:
         if table is None:
             return then()
         self._answers.expect_outputs()
-        owners = [
-            owner.device
-            for owner in self.plan.owners
-            if len(table.owned_by(self.plan, owner.device))
-        ]
-        return self._begin("evaluating", dict.fromkeys(owners, Evaluate()), Outputs, then)
+        asked = requests.evaluate(table, self.plan)
+        return self._begin("evaluating", asked, Outputs, then)
 
     def _next_epoch(self) -> list[Action]:
         if self._epoch >= self._job.options.epochs:
@@ -373,6 +380,8 @@ class Session:
                     logger.warning("%s stored what nobody waits for", device)
                     return []
                 return self._advance_fill(which)
+            case Chosen():
+                return self._on_chosen(device, message)
             case Usage():
                 return self._on_usage(device, message)
             case _:

@@ -91,5 +91,6 @@ def test_devices_may_fetch_weights_and_what_trainers_start_from(model):
 
 def test_layers_to_cache_are_named_by_sequence():
     model = MODELS["both"]
-    request = requests.open_cache(job(model), requests.Catalogue.make(job(model).tables))
+    catalogue = requests.Catalogue.make(job(model).tables)
+    request = requests.open_caches(job(model), catalogue, {A: profile("a")})[A]
     assert request.layers == {"encoder": (0, 1), "decoder": (2, 3, 4)}

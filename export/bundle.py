@@ -41,10 +41,12 @@ from .quantisation import quantise
 from .samples import check_samples, pad_batch
 from .session import Array
 from .stages import GRAPH, MANIFEST, Bundle, open_bundle, sha256_of
+from .tables import quantize_head
 from .trace import count_blocks, trace
 
 _log = logging.getLogger(__name__)
 
+_HEAD_SAMPLES = 2
 _USUAL_LENGTH = 512  # of models that set no limit, neither by positions nor by the tokenizer
 
 Progress = Callable[[str], None]
@@ -143,7 +145,9 @@ def _write_bundle(
     ir.save(graph, root / GRAPH)
     head = None
     if loaded.language_model is not None:
-        head = _write_head(loaded.language_model, checkpoint, pad_batch(samples[:2], inputs), root)
+        batch = pad_batch(samples[:_HEAD_SAMPLES], inputs)
+        head = _write_head(loaded.language_model, checkpoint, batch, quantize, root)
+        notes += ("head: int8 per row",) if quantize != "none" else ()
     say("checking against PyTorch")
     parity = measure_parity(loaded.backbone, root / GRAPH, samples, inputs, streams, quantize)
     check_parity(parity)
@@ -170,11 +174,17 @@ def _write_bundle(
 
 
 def _write_head(
-    model: Any, checkpoint: Checkpoint, batch: dict[str, Array], root: Path
+    model: Any,
+    checkpoint: Checkpoint,
+    batch: dict[str, Array],
+    quantize: Quantization,
+    root: Path,
 ) -> HeadSpec:
     tensors = head_tensors(model, checkpoint.family)
     spec = head_spec(checkpoint.config, checkpoint.family, len(tensors["weight"]))
     check_head(model, batch, tensors, spec)
+    if quantize != "none":
+        tensors = quantize_head(tensors)
     (root / spec.path).write_bytes(write_tensors(tensors))
     return spec
 

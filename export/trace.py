@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import onnx_ir as ir
+import onnx_ir.passes.common as common
+import onnxscript.optimizer
 import torch
 
 from edge_runtime.contract.errors import BadInputError, PacplusError
@@ -144,13 +146,30 @@ def trace(
                 input_names=[spec.name for spec in inputs],
                 output_names=[hidden_name(block) for block in range(blocks)],
                 dynamic_shapes=(_axes(inputs),),
+                optimize=False,
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
             reason = str(error).strip().split("\n")[0]
             raise PacplusError(f"PyTorch cannot export this model: {reason}") from error
     assert program is not None
+    _simplify(program.model)
     return program.model
+
+
+def _simplify(model: ir.Model) -> None:
+    """Folds constants and removes what is there twice or for nothing.
+
+    In place of the exporter's own optimiser: some of that one's rewriting rules search all
+    of the graph for every node, which took longer than tracing for 30 layers.
+    """
+    common.InlinePass()(model)
+    onnxscript.optimizer.fold_constants(model)
+    common.RemoveUnusedNodesPass()(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.DeduplicateInitializersPass()(model)
+    common.CommonSubexpressionEliminationPass()(model)
+    common.NameFixPass()(model)
 
 
 def _example(inputs: Sequence[InputSpec]) -> States:

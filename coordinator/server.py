@@ -185,6 +185,7 @@ class Server:
                     action.last,
                     layers=self._session.job.config.layers,
                     dtype=self._session.job.cache_dtype,
+                    apart=self._session.job.continuation is not None,
                 )
                 self._send(action.device, stage)
             case Record():

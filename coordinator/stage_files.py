@@ -37,10 +37,24 @@ class StageCutter:
         return self._files[sha256]
 
     def load_stage(
-        self, first: int, last: int, *, layers: tuple[int, ...], dtype: CacheDtype
+        self,
+        first: int,
+        last: int,
+        *,
+        layers: tuple[int, ...],
+        dtype: CacheDtype,
+        apart: bool = False,
     ) -> LoadStage:
-        """The message that makes a device load blocks ``[first, last)``."""
-        return LoadStage(stage=self._cut(first, last), layers=layers, dtype=dtype)
+        """The message that makes a device load blocks ``[first, last)``.
+
+        ``apart`` cuts an encoder's blocks from a decoder's.
+        """
+        manifest = self._bundle.manifest
+        border = manifest.layers_of(manifest.output_stream).start
+        if not apart or not first < border < last:
+            return LoadStage(stage=self._cut(first, last), layers=layers, dtype=dtype)
+        parts = self._cut(first, border), self._cut(border, last)
+        return LoadStage(stage=parts[0], layers=layers, dtype=dtype, rest=parts[1])
 
     def profile_request(self, job: Job) -> ProfileRequest:
         """Times one block of each class. The embeddings are a look-up, whose time is noise

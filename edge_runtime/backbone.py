@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from .cache.encoding import encode
+from .continuing import ContinuingStage
 from .contract.cache_format import row_bytes
 from .contract.errors import RemoteError
 from .contract.ids import DeviceId
@@ -22,13 +24,14 @@ from .contract.messages import (
     Destination,
     LoadStage,
     MicroBatch,
+    SetUpGeneration,
     StageFiles,
     States,
 )
 from .files import WeightStore
 from .inference import GraphSession, numerics
 from .outbox import Outbox
-from .stage import Stage
+from .stage import Stage, StageResult
 
 logger = logging.getLogger(__name__)
 
@@ -71,15 +74,27 @@ class BackboneRole:
         """``keep`` stores states that this device owns itself."""
         self.threads = threads
         self._me, self._outbox, self._keep = me, outbox, keep
-        self._stage: Stage | None = None
+        self._stages: tuple[Stage, ...] = ()
+        self._continuing: tuple[ContinuingStage, ...] = ()
         self._dtype: CacheDtype = "fp32"
 
     def load(self, request: LoadStage, store: WeightStore) -> None:
         """Loads the stage; its weight files are in ``store`` already."""
-        self._stage = None  # the old stage's memory goes before the new one's comes
-        session = GraphSession(write_stage_graph(request.stage, store), self.threads)
-        self._stage = Stage(session, request.stage, request.layers)
+        self._stages = self._continuing = ()  # the old stage's memory goes before the new comes
+        self._stages = tuple(
+            Stage(GraphSession(write_stage_graph(part, store), self.threads), part, request.layers)
+            for part in request.parts
+        )
         self._dtype = request.dtype
+
+    def set_up_generation(self, request: SetUpGeneration) -> None:
+        """Gets the stage, if there is one, ready for sequences that grow."""
+        self._continuing = tuple(ContinuingStage(stage, request) for stage in self._stages)
+
+    def release(self, lines: Array) -> None:
+        """Forgets sequences."""
+        for stage in self._continuing:
+            stage.release(lines)
 
     def run(self, batch: MicroBatch, index: int, rows: Mapping[str, Array]) -> None:
         """Serves a micro-batch as stage number ``index`` of its route.
@@ -87,22 +102,39 @@ class BackboneRole:
         Raises:
             RemoteError: this device is not that stage, or ``rows`` are not what it needs.
         """
-        if self._stage is None or not 0 <= index < len(batch.route):
+        if not self._stages or not 0 <= index < len(batch.route):
             raise RemoteError(f"micro-batch {batch.number} came before its stage was loaded")
         if batch.route[index] != self._me:
             raise RemoteError(f"micro-batch {batch.number} was routed to the wrong device")
         self._outbox.wait_for_room()
         began = time.perf_counter()
-        result = self._stage.run(batch.lengths, rows)
+        result = self._compute(batch, rows)
         seconds = time.perf_counter() - began
         # The next stage waits for this, the owners do not.
         if index + 1 < len(batch.route):
             boundary = Boundary(batch=batch, stage=index + 1, rows=result.carried)
             self._outbox.to_peer(batch.route[index + 1], boundary)
+        streams = self._stages[-1].streams
         for stream in batch.lengths:
-            layers = tuple(i for i in result.states if self._stage.streams[i] == stream)
+            layers = tuple(i for i in result.states if streams[i] == stream)
             self._deliver(batch, stream, {layer: result.states[layer] for layer in layers})
         self._outbox.to_coordinator(BatchServed(number=batch.number, stage=index, seconds=seconds))
+
+    def _compute(self, batch: MicroBatch, rows: Mapping[str, Array]) -> StageResult:
+        """The micro-batch through all parts of the stage."""
+        sequences = batch.sequences
+        if sequences is None:
+            parts = [stage.run for stage in self._stages]
+        elif self._continuing:
+            parts = [partial(stage.run, sequences) for stage in self._continuing]
+        else:
+            raise RemoteError("sequences came before generation was set up")
+        states: dict[int, Array] = {}
+        for run in parts:
+            result = run(batch.lengths, rows)
+            states |= result.states
+            rows = result.carried
+        return StageResult(states=states, carried=dict(rows))
 
     def _deliver(self, batch: MicroBatch, stream: Stream, states: Mapping[int, Array]) -> None:
         """Sends hidden states of one sequence to their owners."""
@@ -141,4 +173,5 @@ def _select(
         layers=layers,
         encoded=encoded,
         numerics=str(numerics()),
+        sequences=batch.sequences.take(positions) if batch.sequences else None,
     )

@@ -197,7 +197,8 @@ class Device:
                 self._fetch(files, lambda: self._profile(message))
             case LoadStage():
                 began = time.monotonic()
-                self._fetch(message.stage.files, lambda: self._load(message, began))
+                files = [spec for part in message.parts for spec in part.files]
+                self._fetch(files, lambda: self._load(message, began))
             case RunBatch():
                 self._submit(partial(self._backbone.run, message.batch, 0, message.inputs))
             case _:
@@ -280,7 +281,7 @@ class Device:
         self._backbone.load(request, self._store)
         ready = StageReady(
             first=request.stage.first,
-            last=request.stage.last,
+            last=request.parts[-1].last,
             received_bytes=self._received_weight_bytes,
             seconds=time.monotonic() - began,
         )

@@ -120,11 +120,25 @@ class OpenCache(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LoadStage(Message):
-    """Load a stage; states of ``layers`` go to their owners. Answered by ``StageReady``."""
+    """Load a stage; states of ``layers`` go to their owners. Answered by ``StageReady``.
+
+    ``rest`` has its last blocks where they are to run apart: an encoder-decoder that
+    generates runs its encoder once and its decoder often.
+    """
 
     stage: StageFiles
     layers: tuple[int, ...]
     dtype: CacheDtype
+    rest: StageFiles | None = None
+
+    def __post_init__(self) -> None:
+        if self.rest is not None and self.rest.first != self.stage.last:
+            raise ValueError("the stage's blocks do not follow one another")
+
+    @property
+    def parts(self) -> tuple[StageFiles, ...]:
+        """One or two, to be run one after the other."""
+        return (self.stage, *((self.rest,) if self.rest else ()))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,6 +45,8 @@ def render_conversations(
     conversations: Sequence[Sequence[Message]],
     names: Sequence[str],
     cpu_seconds: int = CPU_SECONDS,
+    *,
+    prompts: bool = False,
 ) -> list[Rendered]:
     """Renders every conversation.
 
@@ -53,6 +55,7 @@ def render_conversations(
         conversations: messages of each.
         names: what to call each of them in an error.
         cpu_seconds: what each of them may take.
+        prompts: write them up to where the assistant's next turn begins; no turns then.
 
     Raises:
         BadInputError: the template fails, cannot be split, or takes too long or too much.
@@ -61,6 +64,7 @@ def render_conversations(
         "source": template.source,
         "variables": dict(template.variables),
         "cpu_seconds": cpu_seconds,
+        "prompts": prompts,
         "conversations": [list(conversation) for conversation in conversations],
     }
     ended = subprocess.run(
@@ -110,7 +114,10 @@ def work(read: IO[str], write: IO[str]) -> None:
     for conversation in job["conversations"]:
         _allow(job["cpu_seconds"])
         try:
-            result = dataclasses.asdict(template.conversation(conversation))
+            if job.get("prompts"):
+                result = {"text": template.prompt(conversation), "spans": []}
+            else:
+                result = dataclasses.asdict(template.conversation(conversation))
         except (ChatTemplateError, MemoryError) as error:
             result = {"error": str(error) or "the chat template takes too much memory"}
         write.write(json.dumps(result) + "\n")

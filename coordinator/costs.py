@@ -125,6 +125,8 @@ def cache_bytes_per_sample(problem: Problem) -> float:
 
 def shard_storage_bytes(problem: Problem) -> int:
     """Cache of one shard's training samples and its part of the evaluation's."""
+    if not problem.caches:
+        return 0
     samples = max(problem.num_samples, problem.fill_samples) / problem.batch_size
     return round(samples * cache_bytes_per_sample(problem))
 

@@ -25,9 +25,13 @@ def planner(
     options: TrainingOptions,
     tables: Mapping[SampleSet, SampleTable],
     cache_dtype: CacheDtype,
+    *,
+    caches: bool = True,
 ) -> Callable[[Sequence[DeviceProfile]], Plan]:
     """A function from measured profiles to a plan, for this bundle and these data."""
-    problem = unmeasured_problem(manifest, config, options, tables, cache_dtype)
+    problem = dataclasses.replace(
+        unmeasured_problem(manifest, config, options, tables, cache_dtype), caches=caches
+    )
 
     def plan(profiles: Sequence[DeviceProfile]) -> Plan:
         trainers = [profile.trainer for profile in profiles if profile.trainer]

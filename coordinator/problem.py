@@ -48,6 +48,7 @@ class Problem:
         num_blocks: blocks up to the last hidden state that the adapter reads.
         cached_layers: hidden states that are cached, ascending.
         cache_row_bytes: of one token at one layer, in the cache's dtype.
+        caches: states are stored; not where texts are generated.
         adapter_parameters: trainable values; 0 when not known yet.
         carried_bytes: what a sample of mean length carries from the blocks before a cut to
             those behind it, for cuts 0 .. ``num_blocks``; nothing at both ends.
@@ -64,6 +65,7 @@ class Problem:
     cached_layers: tuple[int, ...]
     cache_row_bytes: int
     adapter_parameters: int = 0
+    caches: bool = True
     carried_bytes: tuple[float, ...] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from .language import (
     read_language_data,
 )
 from .lines import FieldNames
+from .prompts import Prompts, read_prompts
 
 __all__ = [
     "Completions",
@@ -31,11 +32,13 @@ __all__ = [
     "LanguageData",
     "LanguageTask",
     "Message",
+    "Prompts",
     "Targets",
     "Texts",
     "Transformations",
     "read_evaluation_data",
     "read_language_data",
+    "read_prompts",
     "read_texts",
     "read_training_data",
 ]

@@ -99,7 +99,7 @@ def read_language_data(
             targets=tuple(line.text(names.target, names) for line in lines),
             line_numbers=numbers,
         )
-    form = _form_of(lines, names)
+    form = form_of(lines, names)
     if form == names.text:
         texts = tuple(line.text(names.text, names) for line in lines)
         return Documents(texts=texts, line_numbers=numbers)
@@ -113,7 +113,7 @@ def read_language_data(
     )
 
 
-def _form_of(lines: Sequence[Line], names: FieldNames) -> str:
+def form_of(lines: Sequence[Line], names: FieldNames) -> str:
     """The field by which all lines' form is known: text, prompt or messages."""
     first = _form(lines[0], names)
     for line in lines[1:]:
@@ -152,6 +152,22 @@ def _form(line: Line, names: FieldNames) -> str:
 
 def _conversation(line: Line, names: FieldNames) -> tuple[Message, ...]:
     name = names.messages
+    value = read_messages(line, names)
+    if all(message["role"] != ASSISTANT for message in value):
+        raise line.error(
+            f"field {name!r} has no turn of the role {ASSISTANT!r}, so there is nothing to learn; "
+            "add the answer or leave the line out"
+        )
+    return value
+
+
+def read_messages(line: Line, names: FieldNames) -> tuple[Message, ...]:
+    """The messages of a line; at least one.
+
+    Raises:
+        BadInputError: they are not what they must be.
+    """
+    name = names.messages
     value = line.field(name, names)
     if not isinstance(value, list) or not value:
         raise line.wrong(name, "a list of messages, each with 'role' and 'content'", value)
@@ -163,9 +179,4 @@ def _conversation(line: Line, names: FieldNames) -> tuple[Message, ...]:
             if key not in message:
                 raise line.error(f"field '{where}' lacks {key!r}; give role and content, as text")
             line.string(f"{where}.{key}", message[key])
-    if all(message["role"] != ASSISTANT for message in value):
-        raise line.error(
-            f"field {name!r} has no turn of the role {ASSISTANT!r}, so there is nothing to learn; "
-            "add the answer or leave the line out"
-        )
     return tuple(value)

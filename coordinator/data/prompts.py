@@ -1,0 +1,85 @@
+"""Lines to be continued: prompts, chats up to an answer, or an encoder-decoder's sources."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from .language import ASSISTANT, LanguageTask, Message, form_of, read_messages
+from .lines import FieldNames, Line, read_lines
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Prompts:
+    """What is to be continued: texts, or else chats.
+
+    Attributes:
+        texts: prompts or sources, one a line.
+        chats: the messages before the assistant's turn that is to be written.
+        expected: what should be written; empty where nobody asked for it.
+        line_numbers: where each came from, from 1.
+    """
+
+    texts: tuple[str, ...] = ()
+    chats: tuple[tuple[Message, ...], ...] = ()
+    expected: tuple[str, ...] = ()
+    line_numbers: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.line_numbers)
+
+
+def read_prompts(
+    path: Path, task: LanguageTask, fields: FieldNames | None = None, *, expected: bool = False
+) -> Prompts:
+    """Reads what is to be continued; what follows it in training data is not looked at.
+
+    Args:
+        path: the file.
+        task: of the run.
+        fields: what the fields are called.
+        expected: read what should be written too: completion, target, or the last turn of a
+            chat, which must be the assistant's.
+
+    Raises:
+        BadInputError: the file or a line is not what it must be, or is of another form than
+            the first one.
+    """
+    names = fields or FieldNames()
+    lines = read_lines(path)
+    numbers = tuple(line.number for line in lines)
+    if task == "causal-lm" and form_of(lines, names) == names.messages:
+        turns = [_turn(line, names, expected=expected) for line in lines]
+        return Prompts(
+            chats=tuple(before for before, _ in turns),
+            expected=tuple(answer for _, answer in turns if expected),
+            line_numbers=numbers,
+        )
+    asked, answer = names.source, names.target
+    if task == "causal-lm":
+        asked, answer = names.prompt, names.completion
+    return Prompts(
+        texts=tuple(line.text(asked, names) for line in lines),
+        expected=tuple(line.text(answer, names) for line in lines if expected),
+        line_numbers=numbers,
+    )
+
+
+def _turn(line: Line, names: FieldNames, *, expected: bool) -> tuple[tuple[Message, ...], str]:
+    """The messages before the last turn, if that is the assistant's; and what it says."""
+    messages = read_messages(line, names)
+    if messages[-1]["role"] == ASSISTANT:
+        messages, answer = messages[:-1], str(messages[-1]["content"])
+    elif expected:
+        raise line.error(
+            f"field {names.messages!r} does not end with a turn of the role {ASSISTANT!r}, so "
+            "there is nothing to compare with; add the answer or leave the line out"
+        )
+    else:
+        answer = ""
+    if not messages:
+        raise line.error(f"field {names.messages!r} has nothing before the assistant's turn")
+    return messages, answer

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .api import PlanResult, Prediction, TrainResult, evaluate, plan, predict, train
     from .data import FieldNames
     from .hosting import Cluster
+    from .merging import MergedModel, merge
     from .report import Report
     from .watching import Watcher
 
@@ -29,6 +30,7 @@ __all__ = [
     "AdapterChoice",
     "Cluster",
     "FieldNames",
+    "MergedModel",
     "PlanResult",
     "Prediction",
     "Report",
@@ -36,6 +38,7 @@ __all__ = [
     "TrainingOptions",
     "Watcher",
     "evaluate",
+    "merge",
     "parse_emulate",
     "plan",
     "predict",
@@ -46,9 +49,11 @@ _MODULES = {
     "AdapterChoice": "coordinator.adapter_shape",
     "Cluster": "coordinator.hosting",
     "FieldNames": "coordinator.data",
+    "MergedModel": "coordinator.merging",
     "Report": "coordinator.report",
     "TrainingOptions": "edge_runtime.contract.adapter",
     "Watcher": "coordinator.watching",
+    "merge": "coordinator.merging",
     "parse_emulate": "devices.specification",
 }
 

@@ -24,7 +24,7 @@ from edge_runtime.contract.manifest import Manifest, Task
 from edge_runtime.contract.messages import CacheDtype, SampleSet
 from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.profile import DeviceProfile
-from export.stages import Bundle, open_bundle
+from export.stages import Bundle
 
 from .adapter_shape import AdapterChoice
 from .data import DataSet, FieldNames, Texts, read_evaluation_data, read_texts
@@ -32,6 +32,7 @@ from .hosting import Cluster, open_host
 from .inputs import (
     Prepared,
     Tabled,
+    bundle_of_run,
     check_pairs,
     prepare,
     run_settings,
@@ -208,7 +209,7 @@ def evaluate(
     folder = RunFolder(run)
     config, weights = folder.read_adapter()
     settings = folder.settings()
-    opened = _bundle_of(folder, config, bundle)
+    opened = bundle_of_run(folder, config, bundle)
     watcher = watcher or Silent()
     names = settings.fields
     if config.task == "classification" or config.task == "regression":
@@ -239,7 +240,7 @@ def predict(
     folder = RunFolder(run)
     config, weights = folder.read_adapter()
     settings = folder.settings()
-    opened = _bundle_of(folder, config, bundle)
+    opened = bundle_of_run(folder, config, bundle)
     names = settings.fields
     if config.generative:
         raise UsageError(
@@ -258,16 +259,6 @@ def predict(
     table = _announced(watcher, tabled_labelled(opened, nothing, BATCH_SIZE))
     outputs = _outputs(opened, config, weights, settings, table, cluster, watcher)
     return tuple(_prediction(config, row) for row in outputs)
-
-
-def _bundle_of(folder: RunFolder, config: AdapterConfig, bundle: Path | None) -> Bundle:
-    opened = open_bundle(bundle or Path(folder.settings().bundle))
-    if opened.manifest.digest != config.bundle_digest:
-        raise BadInputError(
-            f"{opened.path}: is not the bundle that {folder.path} was trained with; "
-            "give the right one with --bundle"
-        )
-    return opened
 
 
 def _announce(watcher: Watcher, prepared: Prepared) -> None:

@@ -21,7 +21,7 @@ except ImportError:
 
 from .commands.household import demo, devices, pair
 from .commands.training import plan, train
-from .commands.using import evaluate, predict
+from .commands.using import evaluate, merge, predict
 from .exits import CommandGroup, explained
 
 app = typer.Typer(
@@ -58,7 +58,7 @@ def _root(
     )
 
 
-for _command in (train, plan, evaluate, predict, pair, devices, demo):
+for _command in (train, plan, evaluate, predict, merge, pair, devices, demo):
     app.command()(_command)
 
 

@@ -27,7 +27,7 @@ from .data import (
     read_training_data,
 )
 from .ownership import SampleTable
-from .run_folder import Settings
+from .run_folder import RunFolder, Settings
 from .tokenize import LanguageTokenizer, SampleTokenizer
 
 Tables: TypeAlias = dict[SampleSet, SampleTable]
@@ -206,6 +206,32 @@ def check_pairs(config: AdapterConfig, texts: Texts, data: Path | None, field: s
     raise BadInputError(
         f"{data}: the run was trained on single texts; leave the field {field!r} out"
     )
+
+
+def bundle_of_run(folder: RunFolder, config: AdapterConfig, moved_to: Path | None) -> Bundle:
+    """The bundle that a run's adapter was trained with.
+
+    Args:
+        folder: the run.
+        config: of its adapter.
+        moved_to: where the bundle is now, if not where the run found it.
+
+    Raises:
+        BadInputError: there is none, or it is another one.
+    """
+    path = moved_to or Path(folder.settings().bundle)
+    if moved_to is None and not path.is_dir():
+        raise BadInputError(
+            f"{path}: the bundle of {folder.path} is not there any more; "
+            "say with --bundle where it is now"
+        )
+    opened = open_bundle(path)
+    if opened.manifest.digest != config.bundle_digest:
+        raise BadInputError(
+            f"{path}: is not the bundle that {folder.path} was trained with; "
+            "give the right one with --bundle"
+        )
+    return opened
 
 
 def run_settings(

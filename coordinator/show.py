@@ -17,6 +17,7 @@ from .report import DeviceReport, Report
 
 if TYPE_CHECKING:
     from .api import Prediction
+    from .merging import MergedModel
 
 MEGA = 1e6
 
@@ -153,3 +154,11 @@ def show_predictions(predictions: Sequence[Prediction], console: Console | None 
         else:
             score = max(prediction.scores.values())
             say(console, f"{prediction.label}  ({score:.3f})")
+
+
+def show_merged(merged: MergedModel, console: Console | None = None) -> None:
+    """Where the model is, and how to call it."""
+    console = console or Console()
+    beside = f", with its weights in {merged.data}" if merged.data else ""
+    say(console, f"{merged.path}: {merged.bytes / MEGA:.1f} MB{beside}")
+    say(console, f"{', '.join(merged.inputs)} -> {merged.output}")

@@ -30,7 +30,7 @@ from edge_runtime.contract.tensors import read_tensors
 
 from .adapter_side import Builder, Stream, ints, side_state
 
-_IR_VERSION = 10
+IR_VERSION = 10
 
 
 def adapter_onnx(config: AdapterConfig, weights: bytes) -> bytes:
@@ -42,6 +42,18 @@ def adapter_onnx(config: AdapterConfig, weights: bytes) -> bytes:
 
     Returns:
         The serialized model; equal input gives equal bytes.
+
+    Raises:
+        BadInputError: ``weights`` are damaged or of an adapter of another shape.
+    """
+    build = build_adapter(config, weights)
+    model = ir.Model(build.graph, ir_version=IR_VERSION, producer_name="pacplus")
+    data: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
+    return data
+
+
+def build_adapter(config: AdapterConfig, weights: bytes) -> Builder:
+    """The graph of :func:`adapter_onnx`, and what it can be continued with.
 
     Raises:
         BadInputError: ``weights`` are damaged or of an adapter of another shape.
@@ -59,9 +71,7 @@ def adapter_onnx(config: AdapterConfig, weights: bytes) -> bytes:
     else:
         pool_BST = _pooling_weights(build, own.mask, starts)
         build.output("outputs", _head(build, last, state, pool_BST), "batch", config.num_outputs)
-    model = ir.Model(build.graph, ir_version=_IR_VERSION, producer_name="pacplus")
-    data: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
-    return data
+    return build
 
 
 def _stream(build: Builder, prefix: str, layers: int) -> Stream:

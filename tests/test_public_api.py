@@ -17,6 +17,7 @@ def test_the_public_names_are_these() -> None:
         "AdapterChoice",
         "Cluster",
         "FieldNames",
+        "MergedModel",
         "PlanResult",
         "Prediction",
         "Report",
@@ -24,6 +25,7 @@ def test_the_public_names_are_these() -> None:
         "TrainingOptions",
         "Watcher",
         "evaluate",
+        "merge",
         "parse_emulate",
         "plan",
         "predict",
@@ -47,7 +49,7 @@ def test_options_of_the_functions_have_names() -> None:
             parameter.name + ("" if parameter.kind is parameter.POSITIONAL_OR_KEYWORD else "=")
             for parameter in inspect.signature(getattr(coordinator, name)).parameters.values()
         ]
-        for name in ("train", "plan", "evaluate", "predict")
+        for name in ("train", "plan", "evaluate", "predict", "merge")
     }
     how = ["task=", "cluster=", "adapter=", "options=", "fields=", "cache_dtype="]
     run = ["cache_quota_bytes=", "resume=", "watcher="]
@@ -56,10 +58,13 @@ def test_options_of_the_functions_have_names() -> None:
         "plan": ["bundle", "data", *how, "watcher="],
         "evaluate": ["run", "data", "bundle=", "cluster=", "watcher="],
         "predict": ["run", "texts", "bundle=", "cluster=", "watcher="],
+        "merge": ["run", "output", "bundle=", "progress="],
     }
 
 
-@pytest.mark.parametrize("name", ["TrainResult", "PlanResult", "Prediction", "Report", "Cluster"])
+@pytest.mark.parametrize(
+    "name", ["TrainResult", "PlanResult", "Prediction", "MergedModel", "Report", "Cluster"]
+)
 def test_results_are_frozen_values(name: str) -> None:
     cls = getattr(coordinator, name)
     assert dataclasses.is_dataclass(cls)

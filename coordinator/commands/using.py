@@ -1,4 +1,4 @@
-"""``pacplus evaluate`` and ``pacplus predict``."""
+"""``pacplus evaluate``, ``pacplus predict`` and ``pacplus merge``."""
 
 from __future__ import annotations
 
@@ -76,3 +76,30 @@ def predict(
         o.print_json({"predictions": to_plain(found)})
     else:
         show_predictions(found)
+
+
+def merge(
+    run: o.Run,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The ONNX file; must not exist.")],
+    bundle: o.BundleMoved = None,
+    as_json: o.Json = False,
+) -> None:
+    """Write backbone and adapter as one ONNX file, for any ONNX Runtime.
+
+    Example: pacplus merge run -o assistant.onnx
+    """
+    from rich.console import Console
+
+    from coordinator.merging import merge as write
+    from coordinator.show import show_merged
+
+    with Console(stderr=True).status("starting") as status:
+        merged = write(
+            run, output, bundle=bundle, progress=lambda step: status.update(f"{step} ...")
+        )
+    if as_json:
+        files = {"path": str(merged.path), "data": str(merged.data) if merged.data else None}
+        how = {"bytes": merged.bytes, "inputs": list(merged.inputs), "output": merged.output}
+        o.print_json({**files, **how})
+    else:
+        show_merged(merged)

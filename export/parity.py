@@ -16,7 +16,13 @@ from .graph import hidden_name
 from .samples import Sample, pad_batch, token_masks
 from .session import Array, Graph
 
-LIMITS: dict[Quantization, float] = {"none": 1e-3, "int8": 0.12, "int4": 0.6}
+LIMITS: dict[Quantization, float] = {"none": 1e-3, "int8": 0.12, "int4": 0.3}
+"""Of the largest error of a token in float32, of the root mean square over tokens else.
+
+Rounding can tip a single token over (in SmolLM2-135M at int8 one of 645 is off by 0.83, the
+others by 0.07), so the largest would say little. A graph that is wrong for one token in
+twenty is above either limit of the quantised modes.
+"""
 
 _BATCH_SIZE = 8
 _EPSILON = 1e-12
@@ -79,10 +85,15 @@ def measure_parity(
         ):
             mask = masks[stream]
             errors[block].append(relative_error(states[hidden_name(block)][mask], expected[mask]))
-    per_state = tuple(float(f"{np.concatenate(error).max():.3g}") for error in errors)
+    summary = np.max if quantization == "none" else _root_mean_square
+    per_state = tuple(float(f"{summary(np.concatenate(error)):.3g}") for error in errors)
     return Parity(
         worst=max(per_state), limit=LIMITS[quantization], per_state=per_state, tokens=tokens
     )
+
+
+def _root_mean_square(values: Array) -> float:
+    return float(np.sqrt(np.square(values).mean()))
 
 
 def check_parity(parity: Parity) -> None:

@@ -141,8 +141,8 @@ class Parity:
     """How far the exported graph is from PyTorch, as the adapter sees it.
 
     Per token, after layer normalisation without parameters, the root mean square of the
-    difference relative to that of the reference; the largest over the checked tokens
-    of each hidden state.
+    difference relative to that of the reference. Of each hidden state, the largest over the
+    checked tokens, or their root mean square if the backbone is quantised.
     """
 
     worst: float

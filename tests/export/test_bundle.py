@@ -179,7 +179,7 @@ def test_options_that_do_not_fit_are_usage_errors(tiny_model, tmp_path):
     with pytest.raises(UsageError, match="classification or regression"):
         export_model(str(tiny_model("bert")), tmp_path / "out", task="causal-lm")
     with pytest.raises(UsageError, match="none, int8"):
-        export_model(str(tiny_model("bert")), tmp_path / "out", quantize="int4")
+        export_model(str(tiny_model("bert")), tmp_path / "out", quantize="int2")
 
 
 def test_parity_is_relative_rms_after_layer_normalisation():

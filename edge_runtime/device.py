@@ -18,6 +18,7 @@ import edge_runtime
 
 from .backbone import BackboneRole
 from .contract.errors import RemoteError, StoppedError, UserError
+from .contract.generation import Sequences
 from .contract.ids import DeviceId
 from .contract.manifest import FileSpec
 from .contract.messages import (
@@ -26,6 +27,7 @@ from .contract.messages import (
     Evaluate,
     Failed,
     FileChunk,
+    GenerationReady,
     GradientPart,
     Heartbeat,
     Hello,
@@ -39,8 +41,10 @@ from .contract.messages import (
     ProfileDone,
     ProfileRequest,
     ReducedPart,
+    Release,
     RunBatch,
     SendState,
+    SetUpGeneration,
     SetUpTraining,
     Shutdown,
     StageReady,
@@ -51,7 +55,7 @@ from .contract.messages import (
 )
 from .contract.profile import Role
 from .files import FileFetch, WeightStore
-from .profiler import measure
+from .profiler import measure, profile_files
 from .session_link import SessionLink
 from .trainer import TrainerRole
 from .transport import Address
@@ -106,7 +110,7 @@ class Device:
         self._worker = Worker(lambda reason: link.to_coordinator(Failed(reason=reason)))
         self._trainer = TrainerRole(me=options.device, home=options.home, outbox=link)
         self._backbone = BackboneRole(
-            me=options.device, threads=options.threads, outbox=link, keep=self._trainer.store
+            me=options.device, threads=options.threads, outbox=link, keep=self._trainer.keep
         )
         self._fetching: _Fetching | None = None
         self._received_weight_bytes = 0
@@ -193,14 +197,14 @@ class Device:
             case FileChunk():
                 self._on_chunk(message)
             case ProfileRequest():
-                files = [spec for stage in message.stages for spec in stage.files]
+                files = profile_files(message, self._options.roles)
                 self._fetch(files, lambda: self._profile(message))
             case LoadStage():
                 began = time.monotonic()
                 files = [spec for part in message.parts for spec in part.files]
                 self._fetch(files, lambda: self._load(message, began))
-            case RunBatch():
-                self._submit(partial(self._backbone.run, message.batch, 0, message.inputs))
+            case RunBatch() | SetUpGeneration() | Release():
+                self._submit(partial(self._compute, message))
             case _:
                 self._on_trainer_request(message)
 
@@ -287,6 +291,18 @@ class Device:
         )
         self._link.to_coordinator(ready)
 
+    def _compute(self, request: RunBatch | SetUpGeneration | Release) -> None:
+        match request:
+            case RunBatch():
+                self._backbone.run(request.batch, 0, request.inputs)
+            case SetUpGeneration():
+                self._backbone.set_up_generation(request)
+                self._trainer.set_up_generation(request)
+                self._link.to_coordinator(GenerationReady())
+            case Release():
+                self._backbone.release(request.lines)
+                self._trainer.release(request.lines)
+
     # ---- peers
 
     def _answer_peers(self, now: float) -> None:
@@ -310,6 +326,9 @@ class Device:
                 case Boundary():
                     self._submit(partial(self._serve, peer, message, size))
                     return  # credited when served: until then it takes memory here
+                case States(sequences=Sequences()):
+                    self._submit(partial(self._keep, peer, message, size))
+                    return
                 case States():
                     self._trainer.store(message)
                 case GradientPart() | ReducedPart():
@@ -322,6 +341,12 @@ class Device:
             logger.warning("%s", reason)
             self._link.to_coordinator(Failed(reason=reason))
         self._link.dealt_with(peer, size)
+
+    def _keep(self, peer: DeviceId, message: States, size: int) -> None:
+        try:
+            self._trainer.keep(message)
+        finally:
+            self._link.credit_later(peer, size)
 
     def _serve(self, peer: DeviceId, message: Boundary, size: int) -> None:
         try:

@@ -47,22 +47,23 @@ class _Step:
     lengths: Array | None = None
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class LanguageModel:
+    """From hidden states to logits: the adapter makes features, the head logits of them."""
+
+    config: AdapterConfig
+    adapter: Adapter
+    head: FrozenHead
+
+
 class Generator:
     """Chooses tokens. Compute thread only."""
 
-    def __init__(
-        self, request: SetUpGeneration, config: AdapterConfig, adapter: Adapter, head: FrozenHead
-    ) -> None:
-        """Holds nothing yet.
-
-        Args:
-            request: how to choose, and bounds of what is kept.
-            config: of the adapter.
-            adapter: makes features of states.
-            head: makes logits of features.
-        """
+    def __init__(self, request: SetUpGeneration, model: LanguageModel) -> None:
+        """Holds nothing yet; ``request`` says how to choose, and bounds what is kept."""
+        config = model.config
         self._options, self._config = request.options, config
-        self._adapter, self._head = adapter, head
+        self._adapter, self._head = model.adapter, model.head
         self._held = HeldRows(request.max_sequences, request.max_rows)
         self._max_sequences = request.max_sequences
         self._steps: dict[int, _Step] = {}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from .adapter_session import AdapterSession
 from .contract.adapter import TrainingOptions
 from .contract.errors import BadInputError, RemoteError
 from .contract.ids import DeviceId
@@ -30,6 +31,7 @@ from .contract.messages import (
     ReducedPart,
     SampleSet,
     SamplesReady,
+    SetUpGeneration,
     SetUpTraining,
     States,
     Stored,
@@ -37,9 +39,9 @@ from .contract.messages import (
     TrainingReady,
 )
 from .contract.order import epoch_order
-from .contract.tensors import read_tensors
 from .exchange import GradientExchange
 from .files import WeightStore
+from .generator import Generator, LanguageModel
 from .lm_head import FrozenHead
 from .outbox import Outbox
 from .owned_samples import OwnedSamples
@@ -78,6 +80,8 @@ class TrainerRole:
         self._owned: dict[SampleSet, OwnedSamples] = {}
         self._training: _Training | None = None
         self._predict: Callable[[Batch], Array] | None = None
+        self._language: LanguageModel | None = None
+        self._generator: Generator | None = None
 
     # ---- cache
 
@@ -137,24 +141,18 @@ class TrainerRole:
     def set_up(self, request: SetUpTraining, files: WeightStore) -> None:
         """Makes the adapter, new or from a state; the request's files are in ``files``.
 
-        Where nothing will be trained, the state is an adapter's weights: no optimizer then.
+        Where nothing will be trained, the adapter is a graph, which needs no PyTorch.
         """
         head = None
         if request.head is not None:
             head = FrozenHead.open(files.path(request.head), request.config)
-        if request.state.size and not request.total_steps:
-            self._set_up_predictor(request, head)
-        else:
+        if request.adapter_graph is None:
             self._set_up_trainer(request, head, files)
-
-    def _set_up_predictor(self, request: SetUpTraining, head: FrozenHead | None) -> None:
-        from .training import Predictor
-
-        weights = request.state.tobytes()
-        predictor = Predictor(request.config, weights, threads=TRAINING_THREADS, head=head)
-        self._predict = predictor.outputs
-        parameters = sum(array.size for array in read_tensors(weights).values())
-        self._outbox.to_coordinator(TrainingReady(parameters=parameters))
+            return
+        graph = files.path(request.adapter_graph).read_bytes()
+        adapter = AdapterSession(graph, request.config, head, threads=TRAINING_THREADS)
+        self._predict = adapter.outputs
+        self._outbox.to_coordinator(TrainingReady(parameters=0))
 
     def _set_up_trainer(
         self, request: SetUpTraining, head: FrozenHead | None, files: WeightStore
@@ -243,6 +241,32 @@ class TrainerRole:
         outputs = np.empty_like(found)
         outputs[np.concatenate(pieces)] = found
         self._outbox.to_coordinator(Outputs(indices=owned.request.indices, outputs=outputs))
+
+    # ---- generation
+
+    def set_up_generation(self, request: SetUpGeneration) -> None:
+        """Gets ready to choose tokens, if this device has a language model's adapter."""
+        self._generator = Generator(request, self._language) if self._language else None
+
+    def keep(self, states: States) -> None:
+        """Keeps states that this device's own stage made, or that are of sequences.
+
+        Raises:
+            RemoteError: nobody asked for them, or they do not fit what is here.
+        """
+        if states.sequences is None:
+            self.store(states)
+            return
+        if self._generator is None:
+            raise RemoteError("states of sequences came before generation was set up")
+        chosen = self._generator.take(states)
+        if chosen is not None:
+            self._outbox.to_coordinator(chosen)
+
+    def release(self, lines: Array) -> None:
+        """Forgets sequences."""
+        if self._generator is not None:
+            self._generator.release(lines)
 
     def send_state(self) -> None:
         """Sends adapter and optimizer."""

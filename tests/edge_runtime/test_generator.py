@@ -8,7 +8,7 @@ from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.generation import GenerationOptions, Sequences
 from edge_runtime.contract.messages import SetUpGeneration, States
-from edge_runtime.generator import Generator
+from edge_runtime.generator import Generator, LanguageModel
 from edge_runtime.lm_head import FrozenHead
 
 D = V = 4
@@ -46,7 +46,7 @@ def config(layers=(0, 2), encoder_layers=0) -> AdapterConfig:
 
 def generator(**shape) -> tuple[Generator, SumOfAll]:
     adapter = SumOfAll()
-    return Generator(REQUEST, config(**shape), adapter, HEAD), adapter
+    return Generator(REQUEST, LanguageModel(config(**shape), adapter, HEAD)), adapter
 
 
 def states(number, layers, lines, known, lengths, token=0, **changes) -> States:

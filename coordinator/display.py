@@ -73,6 +73,12 @@ class LiveDisplay:
                 f"epoch {fields['epoch']}: loss {fields['train_loss']:.4f}, "
                 f"{fields['seconds']:.1f} s",
             )
+        elif record.event == "generation_finished":
+            pace = fields["tokens"] / max(1e-3, fields["seconds"])
+            say(
+                self._console,
+                f"{fields['tokens']} tokens in {fields['seconds']:.1f} s, {pace:.1f} tokens/s",
+            )
         elif record.event == "device_lost":
             text = f"{fields['device']} was lost: {fields['reason']}"
             say(self._console, text, style="red")
@@ -122,6 +128,14 @@ class LiveDisplay:
             text = (
                 f"epoch {epoch} of {session.job.options.epochs}: {done} of {total} samples, "
                 f"{done / elapsed:.0f} samples/s, loss {loss:.4f}"
+            )
+        elif session.phase == "generating" and record.generation is not None:
+            texts = record.generation
+            done, total = texts.finished, len(texts.tokens)
+            elapsed = max(1e-3, now - texts.began)
+            text = (
+                f"{done} of {total} texts, {texts.written} tokens, "
+                f"{texts.written / elapsed:.1f} tokens/s"
             )
         else:
             return Text("")

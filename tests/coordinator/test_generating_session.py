@@ -1,0 +1,217 @@
+"""Whatever the order of messages, a session that generates ends with the same texts."""
+
+import collections
+import dataclasses
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coordinator.generation import Continuation
+from coordinator.job import Job
+from coordinator.ownership import SampleTable
+from edge_runtime.contract import messages as m
+from edge_runtime.contract.errors import StoppedError
+from edge_runtime.contract.generation import GenerationOptions
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.manifest import Manifest
+
+from .fakes import Cluster, FakeDevice, lose
+from .planning import manifest, profile
+from .scenarios import job_of, plans
+from .test_generation import plan_of, prompts_of
+
+VOCABULARY, EOS, BLOCKS = 9, 0, 4
+MOST = 6
+
+
+def token_of(line: int, length: int) -> int:
+    """What follows so many tokens of a line."""
+    return (5 * line + 3 * length) % VOCABULARY
+
+
+def text_of(line: int, length: int) -> list[int]:
+    written: list[int] = []
+    while len(written) < MOST and (token := token_of(line, length + len(written))) != EOS:
+        written.append(token)
+    return written
+
+
+class GeneratingDevice(FakeDevice):
+    """Passes on what is new, and chooses when all layers are there."""
+
+    def __init__(self, *args) -> None:
+        super().__init__(*args)
+        self.missing: dict[int, set[int]] = {}
+        self.lengths: dict[int, np.ndarray] = {}
+        self.seen: collections.Counter[int] = collections.Counter()
+        self.released: list[int] = []
+        self.config = None
+
+    def take_in(self, message, post):
+        if isinstance(message, m.States):
+            self.jobs.append(message)
+        else:
+            super().take_in(message, post)
+
+    def work(self, post, post_to):
+        match self.jobs[0]:
+            case m.SetUpGeneration():
+                post(m.GenerationReady())
+            case m.Release(lines=lines):
+                self.released += lines.tolist()
+            case m.States() as states:
+                self._keep(states, post)
+            case m.SetUpTraining(config=config):
+                self.config = config
+                return super().work(post, post_to)
+            case m.OpenCache() | m.OwnSamples() | m.Evaluate():
+                raise AssertionError("nothing is cached or evaluated")
+            case _:
+                return super().work(post, post_to)
+        self.jobs.popleft()
+        return None
+
+    def _serve(self, batch, index, rows, post, post_to):
+        assert batch.sequences is not None and batch.route[index] == self.device
+        stage = self._stage.stage
+        streams = {spec.name: spec.stream for spec in stage.inputs}
+        streams |= {f"hidden.{i}": stream for i, stream in enumerate(stage.streams)}
+        needed = [
+            name for name in self._manifest.carried(stage.first) if streams[name] in batch.lengths
+        ]
+        assert sorted(rows) == sorted(needed)
+        carried = {
+            name: rows[name]
+            if name in rows
+            else np.zeros((batch.lengths[streams[name]].sum(), 1), np.float32)
+            for name in stage.carries
+            if streams[name] in batch.lengths
+        }
+        if index + 1 < len(batch.route):
+            post_to(batch.route[index + 1], m.Boundary(batch=batch, stage=index + 1, rows=carried))
+        (destination,) = batch.destinations
+        for stream, lengths in batch.lengths.items():
+            mine = range(stage.first, stage.last)
+            layers = tuple(
+                i for i in self._stage.layers if i in mine and stage.streams[i] == stream
+            )
+            if layers:
+                states = _states(batch, layers, lengths)
+                if destination.device == self.device:
+                    self._keep(states, post)
+                else:
+                    post_to(destination.device, states)
+        post(m.BatchServed(number=batch.number, stage=index, seconds=0.1))
+
+    def _keep(self, states, post):
+        known, config = states.sequences.known["decoder"], self.config
+        layers = config.layers if not known.any() else config.layers[config.encoder_layers :]
+        missing = self.missing.setdefault(states.number, set(layers))
+        assert missing.issuperset(states.layers), "states came twice"
+        missing -= set(states.layers)
+        if config.layers[-1] in states.layers:
+            self.lengths[states.number] = known + states.lengths
+        if not missing:
+            lines = states.sequences.lines
+            found = zip(lines.tolist(), self.lengths[states.number].tolist(), strict=True)
+            tokens = np.array([token_of(*each) for each in found], np.int32)
+            post(m.Chosen(number=states.number, lines=lines, tokens=tokens))
+
+
+def _states(batch: m.MicroBatch, layers: tuple[int, ...], lengths: np.ndarray) -> m.States:
+    return m.States(
+        number=batch.number,
+        keys=batch.keys,
+        lengths=lengths,
+        layers=layers,
+        encoded=np.zeros((len(layers), int(lengths.sum()), 4), np.uint8),
+        numerics="fake",
+        sequences=batch.sequences,
+    )
+
+
+def generating_job(model: Manifest, plan, profiles, rows) -> Job:
+    model = dataclasses.replace(model, eos_token_ids=(EOS,), max_length=50)
+    layers = tuple(range(BLOCKS))
+    job = job_of(plan, profiles, layers=layers, train=[], evaluation=[1], epochs=0, model=model)
+    task = Continuation(
+        prompts=prompts_of(rows, model), options=GenerationOptions(max_new_tokens=MOST)
+    )
+    table = SampleTable.make(task.longest(model), np.zeros(len(rows), np.int64), plan.num_shards)
+    return dataclasses.replace(job, tables={"eval": table}, continuation=task, cache_dtype="fp32")
+
+
+def cluster_of(job: Job, profiles) -> Cluster:
+    cluster = Cluster(job, profiles, {}, 10**6)
+    cluster.devices = {
+        name: GeneratingDevice(each, set(), 0, job.manifest) for name, each in profiles.items()
+    }
+    cluster._note_lease = lambda message: None  # type: ignore[method-assign]
+    return cluster
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    data=st.data(),
+    encoder_blocks=st.integers(0, BLOCKS - 1),
+    rows=st.lists(st.lists(st.integers(1, 8), min_size=1, max_size=4), min_size=1, max_size=8),
+    seed=st.integers(0, 1000),
+)
+def test_texts_do_not_depend_on_who_is_faster(data, encoder_blocks, rows, seed):
+    task = "seq2seq" if encoder_blocks else "causal-lm"
+    model = manifest([1] * BLOCKS, encoder_blocks=encoder_blocks, task=task)
+    plan, profiles = data.draw(plans(BLOCKS, 3))
+    cluster = cluster_of(generating_job(model, plan, profiles, rows), profiles)
+    cluster.run(random.Random(seed))
+    assert cluster.finished, cluster.failure
+    generation = cluster.session.record.generation
+    assert generation is not None
+    lengths = [1 if encoder_blocks else len(row) for row in rows]
+    assert generation.tokens == [text_of(line, length) for line, length in enumerate(lengths)]
+    assert generation.finished == len(rows)
+    expected = ["gathering", "profiling", "deploying", "setting up", "generating", "collecting"]
+    assert cluster.phases == [*expected, "finished"]
+    for owner in plan.owners:
+        mine = cluster.job.tables["eval"].owned_by(plan, owner.device)
+        assert set(mine.tolist()) <= set(cluster.devices[owner.device].released)
+    (event,) = [event for event in cluster.events if event.event == "generation_finished"]
+    assert event.fields["tokens"] == sum(map(len, generation.tokens))
+
+
+def started() -> Cluster:
+    """Three stages and an owner, until tokens are being chosen."""
+    plan = plan_of([1, 3], 1, 2)
+    profiles = {
+        name: profile(
+            name,
+            layer=1e-5 if name.startswith("s") else None,
+            train=None if name.startswith("s") else 1e-3,
+        )
+        for name in plan.devices
+    }
+    model = manifest([1] * BLOCKS, encoder_blocks=0, task="causal-lm")
+    cluster = cluster_of(generating_job(model, plan, profiles, [[1, 2], [3], [4, 5]]), profiles)
+    chance = random.Random(1)
+    while cluster.session.phase != "generating":
+        assert cluster.advance(chance)
+    return cluster
+
+
+@pytest.mark.parametrize("device", ["s0", "s3", "o0"])
+def test_a_lost_device_ends_the_session(device):
+    cluster = started()
+    lose(cluster, DeviceId(device), "gone")
+    assert isinstance(cluster.failure, StoppedError)
+    assert device in str(cluster.failure)
+
+
+def test_tokens_of_a_device_that_was_not_asked_end_the_session():
+    cluster = started()
+    lines = np.zeros(1, np.int32)
+    chosen = m.Chosen(number=1, lines=lines, tokens=lines)
+    cluster._up[DeviceId("s0")].append(chosen)
+    cluster.run(random.Random(2))
+    assert "s0: chose tokens for other prompts" in str(cluster.failure)

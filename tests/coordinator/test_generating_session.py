@@ -75,31 +75,25 @@ class GeneratingDevice(FakeDevice):
         return None
 
     def _serve(self, batch, index, rows, post, post_to):
-        assert batch.sequences is not None and batch.route[index] == self.device
-        stage = self._stage.stage
+        assert batch.route[index] == self.device
+        stage, lengths = self._stage.stage, batch.lengths
         streams = {spec.name: spec.stream for spec in stage.inputs}
         streams |= {f"hidden.{i}": stream for i, stream in enumerate(stage.streams)}
-        needed = [
-            name for name in self._manifest.carried(stage.first) if streams[name] in batch.lengths
-        ]
-        assert sorted(rows) == sorted(needed)
+        read = self._manifest.carried(stage.first)
+        assert set(rows) == {name for name in read if streams[name] in lengths}
         carried = {
-            name: rows[name]
-            if name in rows
-            else np.zeros((batch.lengths[streams[name]].sum(), 1), np.float32)
+            name: rows.get(name, np.zeros((lengths[streams[name]].sum(), 1), np.float32))
             for name in stage.carries
-            if streams[name] in batch.lengths
+            if streams[name] in lengths
         }
         if index + 1 < len(batch.route):
             post_to(batch.route[index + 1], m.Boundary(batch=batch, stage=index + 1, rows=carried))
         (destination,) = batch.destinations
-        for stream, lengths in batch.lengths.items():
-            mine = range(stage.first, stage.last)
-            layers = tuple(
-                i for i in self._stage.layers if i in mine and stage.streams[i] == stream
-            )
+        own = [i for i in self._stage.layers if stage.first <= i < stage.last]
+        for stream, each in lengths.items():
+            layers = tuple(i for i in own if stage.streams[i] == stream)
             if layers:
-                states = _states(batch, layers, lengths)
+                states = _states(batch, layers, each)
                 if destination.device == self.device:
                     self._keep(states, post)
                 else:
@@ -185,11 +179,7 @@ def started() -> Cluster:
     """Three stages and an owner, until tokens are being chosen."""
     plan = plan_of([1, 3], 1, 2)
     profiles = {
-        name: profile(
-            name,
-            layer=1e-5 if name.startswith("s") else None,
-            train=None if name.startswith("s") else 1e-3,
-        )
+        name: profile(name, train=None) if name.startswith("s") else profile(name, layer=None)
         for name in plan.devices
     }
     model = manifest([1] * BLOCKS, encoder_blocks=0, task="causal-lm")

@@ -207,7 +207,7 @@ def evaluate(
         BadInputError: the run, the bundle or the data is wrong.
     """
     folder = RunFolder(run)
-    config, weights = folder.read_adapter()
+    config, adapter = folder.read_adapter_graph()
     settings = folder.settings()
     opened = bundle_of_run(folder, config, bundle)
     watcher = watcher or Silent()
@@ -219,7 +219,7 @@ def evaluate(
     else:
         tabled = tabled_language(opened, data, config.task, names, BATCH_SIZE)
     table = _announced(watcher, tabled)
-    outputs = _outputs(opened, config, weights, settings, table, cluster, watcher)
+    outputs = _outputs(opened, config, adapter, settings, table, cluster, watcher)
     return metrics(config.task, outputs, table.targets)
 
 
@@ -238,7 +238,7 @@ def predict(
         UsageError: the run takes pairs, which strings are not.
     """
     folder = RunFolder(run)
-    config, weights = folder.read_adapter()
+    config, adapter = folder.read_adapter_graph()
     settings = folder.settings()
     opened = bundle_of_run(folder, config, bundle)
     names = settings.fields
@@ -257,7 +257,7 @@ def predict(
     watcher = watcher or Silent()
     nothing = DataSet(inputs=inputs, targets=np.zeros(len(inputs), np.int64), labels=())
     table = _announced(watcher, tabled_labelled(opened, nothing, BATCH_SIZE))
-    outputs = _outputs(opened, config, weights, settings, table, cluster, watcher)
+    outputs = _outputs(opened, config, adapter, settings, table, cluster, watcher)
     return tuple(_prediction(config, row) for row in outputs)
 
 
@@ -277,7 +277,7 @@ def _announced(watcher: Watcher, tabled: Tabled) -> SampleTable:
 def _outputs(
     bundle: Bundle,
     config: AdapterConfig,
-    weights: bytes,
+    adapter: bytes,
     settings: Settings,
     table: SampleTable,
     cluster: Cluster | None,
@@ -297,7 +297,7 @@ def _outputs(
             make_plan=planner(bundle.manifest, config, options, tables, cache_dtype),
             cache_dtype=cache_dtype,
             cache_quota_bytes=settings.cache_quota_bytes,
-            state=weights,
+            adapter_graph=adapter,
         )
         session = Session(job)
         serve(host, bundle, session, watcher)

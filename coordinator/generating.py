@@ -30,7 +30,7 @@ BATCH_SIZE = 16
 def generate(
     bundle: Bundle,
     config: AdapterConfig,
-    weights: bytes,
+    adapter: bytes,
     prompts: Prompts,
     path: Path | None,
     options: GenerationOptions,
@@ -42,7 +42,7 @@ def generate(
     Args:
         bundle: of the run.
         config: of the run's adapter.
-        weights: of the run's adapter.
+        adapter: the same as ONNX.
         prompts: what to continue.
         path: where they are from; None for the command line.
         options: how.
@@ -65,7 +65,7 @@ def generate(
     tokens = generate_tokens(
         bundle,
         config,
-        weights,
+        adapter,
         Continuation(prompts=tokenized.samples, options=options),
         cluster,
         watcher,
@@ -79,7 +79,7 @@ def generate(
 def generate_tokens(
     bundle: Bundle,
     config: AdapterConfig,
-    weights: bytes,
+    adapter: bytes,
     continuation: Continuation,
     cluster: Cluster,
     watcher: Watcher,
@@ -100,7 +100,7 @@ def generate_tokens(
                 bundle.manifest, config, options, tables, cache_dtype="fp32", caches=False
             ),
             cache_dtype="fp32",
-            state=weights,
+            adapter_graph=adapter,
             continuation=continuation,
         )
         session = Session(job)

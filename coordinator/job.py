@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
-from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.manifest import Manifest
+from edge_runtime.contract.ids import DeviceId, Sha256
+from edge_runtime.contract.manifest import FileSpec, Manifest
 from edge_runtime.contract.messages import CacheDtype, SampleSet
 from edge_runtime.contract.order import steps_per_epoch
 from edge_runtime.contract.plan import Plan
@@ -30,7 +32,8 @@ class Job:
         make_plan: from profiles to a plan; pure; raises InfeasibleError.
         cache_dtype: how states are cached.
         cache_quota_bytes: limit of each device's cache.
-        state: trainer state or adapter weights to start from; empty for a new adapter.
+        state: trainer state to start from; empty for a new adapter.
+        adapter_graph: the trained adapter as ONNX, where nothing is to be trained.
         epochs_done: epochs that ``state`` has behind it.
         evaluate_before: compute outputs before training too.
         heartbeat_seconds: how often devices are to be heard.
@@ -49,6 +52,7 @@ class Job:
     cache_dtype: CacheDtype = "fp16"
     cache_quota_bytes: int | None = None
     state: bytes = b""
+    adapter_graph: bytes = b""
     epochs_done: int = 0
     evaluate_before: bool = True
     heartbeat_seconds: float = 5.0
@@ -63,3 +67,14 @@ class Job:
         if train is None:
             return 0
         return self.options.epochs * steps_per_epoch(len(train), self.options.batch_size)
+
+    @property
+    def adapter_file(self) -> FileSpec | None:
+        """What devices fetch ``adapter_graph`` by; None where there is none."""
+        return _adapter_file(self.adapter_graph) if self.adapter_graph else None
+
+
+@functools.lru_cache(maxsize=1)
+def _adapter_file(graph: bytes) -> FileSpec:
+    digest = Sha256(hashlib.sha256(graph).hexdigest())
+    return FileSpec(path="adapter.onnx", bytes=len(graph), sha256=digest)

@@ -43,7 +43,7 @@ def welcome(job: Job, joined: Joined) -> list[Action]:
 def open_caches(
     job: Job, catalogue: Catalogue, profiles: Mapping[DeviceId, DeviceProfile]
 ) -> dict[DeviceId, OpenCache]:
-    """Asks every trainer which of all distinct samples it has cached."""
+    """Asks every device that may own samples which of all distinct samples it has cached."""
     streams = {stream: job.manifest.layers_of(stream) for stream in job.manifest.streams}
     request = OpenCache(
         backbone_digest=job.manifest.backbone_digest,
@@ -56,8 +56,8 @@ def open_caches(
         },
         keys=catalogue.keys,
     )
-    trainers = [device for device, profile in profiles.items() if "trainer" in profile.roles]
-    return dict.fromkeys(trainers, request)
+    owners = [device for device, profile in profiles.items() if profile.trainer is not None]
+    return dict.fromkeys(owners, request)
 
 
 def admit_peers(joined: Mapping[DeviceId, Joined]) -> dict[DeviceId, Peers]:
@@ -115,6 +115,7 @@ def set_up_training(job: Job, plan: Plan) -> dict[DeviceId, SetUpTraining]:
         trainers=trainers,
         total_steps=job.total_steps,
         state=np.frombuffer(job.state, np.uint8),
+        adapter_graph=job.adapter_file,
         head=manifest.file(head) if head else None,
         adapter_init=manifest.file(initial) if initial else None,
     )

@@ -217,6 +217,15 @@ class RunFolder:
         except OSError:
             raise BadInputError(f"{self.path / 'adapter' / WEIGHTS}: cannot be read") from None
 
+    def read_adapter_graph(self) -> tuple[AdapterConfig, bytes]:
+        """Configuration, and the trained adapter as ONNX: made from the weights, which count.
+
+        Raises:
+            BadInputError: the run has not got so far, or a file is damaged.
+        """
+        config, weights = self.read_adapter()
+        return config, adapter_onnx(config, weights)
+
     def write_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Writes a checkpoint and removes the one before."""
         folder = self.path / "checkpoints"

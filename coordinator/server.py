@@ -219,7 +219,7 @@ class Server:
                 queue.popleft()
 
     def _serve_file(self, device: DeviceId, request: FileRequest) -> None:
-        """Sends a piece of a file; only weights, the head and initial adapters are served.
+        """Sends a piece of a file; only weights, the head and adapters are served.
 
         Raises:
             BadInputError: the file cannot be read, so the device would wait for ever.
@@ -232,7 +232,7 @@ class Server:
             logger.warning("%s asks for files faster than it takes them", device)
             return
         try:
-            spec = self._cutter.file(request.sha256)
+            spec = self._file(request.sha256)
         except KeyError:
             logger.warning("%s asked for a file that no device needs", device)
             return
@@ -243,8 +243,15 @@ class Server:
         queue.append(encode(FileChunk(sha256=request.sha256, offset=request.offset, data=data)))
         self._flush_to(device)
 
+    def _file(self, sha256: str) -> FileSpec:
+        adapter = self._session.job.adapter_file
+        return adapter if adapter and adapter.sha256 == sha256 else self._cutter.file(sha256)
+
     def _read(self, spec: FileSpec, request: FileRequest) -> np.ndarray[Any, Any]:
         """The piece asked for, (n,) uint8."""
+        if spec == self._session.job.adapter_file:
+            graph = np.frombuffer(self._session.job.adapter_graph, np.uint8)
+            return graph[request.offset : request.offset + request.length]
         path = self._bundle.file_path(spec)
         length = min(request.length, spec.bytes - request.offset)
         try:

@@ -77,6 +77,7 @@ class StageCutter:
             max_tokens={stream: found.max for stream, found in tokens.items()},
             hidden_size=manifest.hidden_size,
             adapter=job.config,
+            adapter_graph=job.adapter_file,
             counted_tokens=round(max(counted)),
             head_dtype=_head_dtype(manifest),
             backbone_digest=manifest.backbone_digest,

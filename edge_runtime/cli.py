@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--coordinator", metavar="ADDRESS", help="its address, if it has moved")
     start.add_argument("--listen", metavar="HOST", help="interface that peers connect to")
     start.add_argument("--threads", type=int, help="threads to compute with (default: all cores)")
-    start.add_argument("--no-train", action="store_true", help="only run backbone stages")
+    start.add_argument("--no-train", action="store_true", help="do not train adapters; use them")
     start.add_argument("--once", action="store_true", help="end after one session")
     start.add_argument("--pair", metavar="ADDRESS", help=argparse.SUPPRESS)
     start.add_argument("--name", help=argparse.SUPPRESS)

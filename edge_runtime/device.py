@@ -55,7 +55,7 @@ from .contract.messages import (
 )
 from .contract.profile import Role
 from .files import FileFetch, WeightStore
-from .profiler import measure, profile_files
+from .profiler import measure
 from .session_link import SessionLink
 from .trainer import TrainerRole
 from .transport import Address
@@ -197,8 +197,7 @@ class Device:
             case FileChunk():
                 self._on_chunk(message)
             case ProfileRequest():
-                files = profile_files(message, self._options.roles)
-                self._fetch(files, lambda: self._profile(message))
+                self._fetch(message.files, lambda: self._profile(message))
             case LoadStage():
                 began = time.monotonic()
                 files = [spec for part in message.parts for spec in part.files]

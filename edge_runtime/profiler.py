@@ -13,12 +13,12 @@ from .cache.inspect import describe
 from .contract.ids import DeviceId
 from .contract.manifest import HIDDEN_PREFIX
 from .contract.messages import ProfileRequest, StageFiles
-from .contract.profile import BlockTiming, DeviceProfile, Role
+from .contract.profile import BlockTiming, DeviceProfile, Role, TrainerProfile
 from .files import WeightStore
 from .inference import GraphSession, numerics
 from .stage import Stage
 from .stopwatch import seconds_per_run
-from .training_profile import measure_training
+from .training_profile import measure_answering, measure_training
 from .usage import (
     free_storage_bytes,
     memory_limit_bytes,
@@ -64,9 +64,6 @@ def measure(
         alike: (_timing(request, stage, each),)
         for alike, stage, each in zip(request.alike, request.stages, seconds, strict=True)
     }
-    trainer = None
-    if "trainer" in roles and request.adapter is not None:
-        trainer = measure_training(request, request.adapter)
     return DeviceProfile(
         device=device,
         roles=roles,
@@ -77,8 +74,20 @@ def measure(
         threads=threads,
         kernel_class=numerics().kernel,
         blocks=timings if "backbone" in roles else {},
-        trainer=trainer,
+        trainer=_trainer(request, roles, store),
     )
+
+
+def _trainer(
+    request: ProfileRequest, roles: tuple[Role, ...], store: WeightStore
+) -> TrainerProfile | None:
+    """What owning samples would mean here; None if the device cannot."""
+    if request.adapter is None:
+        return None
+    if request.adapter_graph is not None:
+        graph = store.path(request.adapter_graph).read_bytes()
+        return measure_answering(request, request.adapter, graph)
+    return measure_training(request, request.adapter) if "trainer" in roles else None
 
 
 def _cache_room_bytes(request: ProfileRequest, root: Path) -> int:

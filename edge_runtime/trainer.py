@@ -152,6 +152,8 @@ class TrainerRole:
         graph = files.path(request.adapter_graph).read_bytes()
         adapter = AdapterSession(graph, request.config, head, threads=TRAINING_THREADS)
         self._predict = adapter.outputs
+        if head is not None:
+            self._language = LanguageModel(config=request.config, adapter=adapter, head=head)
         self._outbox.to_coordinator(TrainingReady(parameters=0))
 
     def _set_up_trainer(

@@ -1,4 +1,4 @@
-"""Measures how fast this device trains an adapter, and what memory that takes."""
+"""Measures how fast this device trains or uses an adapter, and what memory that takes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from .adapter_session import AdapterSession
 from .contract.adapter import AdapterConfig, TrainingOptions
 from .contract.manifest import Stream
 from .contract.messages import ProfileRequest
@@ -56,6 +57,24 @@ def measure_training(request: ProfileRequest, config: AdapterConfig) -> TrainerP
         seconds_per_step=max(0.0, seconds[large] - large * per_sample),
         memory_bytes=max(0, resident_bytes() - before_bytes),
         parameters=trainer.parameters,
+    )
+
+
+def measure_answering(
+    request: ProfileRequest, config: AdapterConfig, graph: bytes
+) -> TrainerProfile:
+    """As :func:`measure_training`, of a trained adapter as ONNX: nothing but its outputs."""
+    before_bytes = resident_bytes()
+    head = made_up_head(request, config) if config.generative else None
+    adapter = AdapterSession(graph, config, head, threads=TRAINING_THREADS)
+    size = fitting(config, request.tokens, LARGEST_BATCH)
+    batch = made_up_batch(request, config, request.tokens, size)
+    seconds = seconds_per_run(lambda: adapter.outputs(batch))
+    longest = fitting(config, request.max_tokens, EVALUATION_BATCH)
+    adapter.outputs(made_up_batch(request, config, request.max_tokens, longest))
+    return TrainerProfile(
+        seconds_per_sample=seconds / size,
+        memory_bytes=max(0, resident_bytes() - before_bytes),
     )
 
 

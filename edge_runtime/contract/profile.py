@@ -33,11 +33,11 @@ class BlockTiming:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerProfile:
-    """Adapter training on a device.
+    """Adapter training on a device; where nothing is trained, the adapter's outputs alone.
 
     Attributes:
         seconds_per_sample: one sample's part of a training step (read the cache, forward,
-            backward), at the mean length of the data.
+            backward; forward alone where nothing is trained), at the mean length of the data.
         seconds_per_step: what each step costs whatever its batch (optimizer, dispatch).
         memory_bytes: resident bytes that training adds to the idle device process:
             libraries, adapter, gradients, optimizer and one step's activations.
@@ -87,7 +87,8 @@ class DeviceProfile:
         provider: execution provider of ONNX Runtime.
         kernel_class: how its integer kernels behave, e.g. ``vnni`` or ``exact``.
         blocks: timings by the manifest's ``alike``; empty without the backbone role.
-        trainer: None without the trainer role.
+        trainer: given if the device can own samples: with the trainer role, and without it
+            where nothing is trained, which takes no PyTorch.
         link: None where nothing slows it: processes of one machine.
         measured: the times come from this device, not from a catalogue.
     """
@@ -114,8 +115,8 @@ class DeviceProfile:
             raise ValueError("roles must name backbone, trainer or both, each once")
         if ("backbone" in self.roles) != bool(self.blocks):
             raise ValueError("blocks must hold timings exactly when roles has backbone")
-        if ("trainer" in self.roles) != (self.trainer is not None):
-            raise ValueError("trainer must be given exactly when roles has trainer")
+        if "trainer" in self.roles and self.trainer is None:
+            raise ValueError("trainer must be given when roles has trainer")
         if not all(self.blocks.values()):
             raise ValueError("blocks must hold at least one timing for each class")
         if min(self.memory_bytes, self.threads) < 1 or not 0 < self.cores < math.inf:

@@ -25,6 +25,10 @@ BOARD, STRANGER = DeviceId("board"), DeviceId("stranger")
 CONTENT = bytes(range(200))
 SHA256 = Sha256(hashlib.sha256(CONTENT).hexdigest())
 SPEC = FileSpec(path="weights/w.bin", sha256=SHA256, bytes=len(CONTENT))
+ADAPTER = b"an adapter as ONNX"
+ADAPTER_SPEC = FileSpec(
+    path="adapter.onnx", sha256=Sha256(hashlib.sha256(ADAPTER).hexdigest()), bytes=len(ADAPTER)
+)
 
 
 class FakeRouter:
@@ -58,6 +62,9 @@ class FakeSession:
 
     events: list[Event] = dataclasses.field(default_factory=list)
     phase: str = "deploying"
+    job: Any = dataclasses.field(
+        default_factory=lambda: SimpleNamespace(adapter_graph=ADAPTER, adapter_file=ADAPTER_SPEC)
+    )
     record: Any = dataclasses.field(
         default_factory=lambda: SimpleNamespace(devices={BOARD: object()})
     )
@@ -115,6 +122,14 @@ def test_a_joined_device_gets_the_piece_that_it_asks_for(tmp_path: Path) -> None
     assert device == BOARD
     assert isinstance(chunk, m.FileChunk)
     assert (chunk.offset, chunk.data.tobytes()) == (150, CONTENT[150:])
+
+
+def test_the_trained_adapter_is_served_like_a_weight_file(tmp_path: Path) -> None:
+    router = FakeRouter([(BOARD, request(offset=3, sha256=ADAPTER_SPEC.sha256))])
+    serve(router, tmp_path)
+    [(_, chunk)] = router.sent
+    assert isinstance(chunk, m.FileChunk)
+    assert chunk.data.tobytes() == ADAPTER[3:]
 
 
 @pytest.mark.parametrize(

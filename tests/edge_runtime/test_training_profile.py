@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from edge_runtime.contract.adapter import adapter_weights
 from edge_runtime.contract.ids import Sha256
 from edge_runtime.contract.messages import ProfileRequest
 from edge_runtime.owned_samples import BATCH_BYTES
@@ -12,9 +13,12 @@ from edge_runtime.training_profile import (
     fitting,
     made_up_batch,
     made_up_head,
+    measure_answering,
     measure_training,
 )
+from export.adapter_graph import adapter_onnx
 
+from .training import language_samples, samples
 from .training.samples import HIDDEN_SIZE, config
 
 CLASSES = config()
@@ -45,6 +49,21 @@ def test_every_kind_of_adapter_can_be_measured(request_, adapter):
     assert found.seconds_per_sample > 0
     assert found.seconds_per_step >= 0
     assert found.parameters > 1000
+
+
+@pytest.mark.parametrize(
+    ("request_", "adapter"), [(TEXTS, CLASSES), (REQUEST, TRANSFORMATIONS)], ids=["text", "seq2seq"]
+)
+def test_a_trained_adapter_is_measured_as_a_graph(request_, adapter):
+    make = language_samples.trainer if adapter.generative else trainer_of_classes
+    graph = adapter_onnx(adapter, adapter_weights(make(adapter).state()))
+    found = measure_answering(request_, adapter, graph)
+    assert found.seconds_per_sample > 0
+    assert (found.seconds_per_step, found.parameters) == (0, 0)
+
+
+def trainer_of_classes(_config):
+    return samples.trainer()
 
 
 def test_made_up_batches_have_the_datas_lengths_and_counts():

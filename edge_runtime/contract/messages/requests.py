@@ -45,6 +45,8 @@ class ProfileRequest(Message):
         max_tokens: of the longest sample; what decides the memory of training.
         hidden_size: d.
         adapter: set asks for training speed too, where the device can train.
+        adapter_graph: the trained adapter as ONNX, fetched like weight files: nothing will be
+            trained, and it is this graph that is timed.
         counted_tokens: tokens of a sample that a language model's loss counts.
         head_dtype: of a language model's frozen head. Its shape decides what it costs, its
             values do not, so a made-up one is timed: no transfer to devices that end up
@@ -61,6 +63,7 @@ class ProfileRequest(Message):
     max_tokens: dict[Stream, int]
     hidden_size: int
     adapter: AdapterConfig | None
+    adapter_graph: FileSpec | None = None
     counted_tokens: int = 0
     head_dtype: Literal["float32", "int8"] = "float32"
     backbone_digest: Sha256
@@ -69,10 +72,18 @@ class ProfileRequest(Message):
 
     def __post_init__(self) -> None:
         check_streams(self.tokens)
+        if self.adapter_graph is not None and self.adapter is None:
+            raise ValueError("adapter_graph needs adapter, its shape")
         if self.tokens.keys() != self.max_tokens.keys():
             raise ValueError("tokens and max_tokens must be of the same sequences")
         if min(self.batch, *self.tokens.values(), *self.max_tokens.values()) < 1:
             raise ValueError("batch and tokens must be positive")
+
+    @property
+    def files(self) -> tuple[FileSpec, ...]:
+        """What must be fetched before."""
+        graph = () if self.adapter_graph is None else (self.adapter_graph,)
+        return (*(file for stage in self.stages for file in stage.files), *graph)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,7 +263,9 @@ class SetUpTraining(Message):
 
     Attributes:
         trainers: all trainers, in the order that fixes who reduces which part.
-        state: a trainer state to go on from, or an adapter's weights; empty for a new one.
+        state: a trainer state to go on from; empty for a new adapter.
+        adapter_graph: the trained adapter as ONNX, where nothing will be trained; fetched like
+            weight files.
         head: a language model's frozen head; fetched like weight files.
         adapter_init: initial weights of a new adapter; fetched likewise.
     """
@@ -262,13 +275,15 @@ class SetUpTraining(Message):
     trainers: tuple[DeviceId, ...]
     total_steps: int
     state: Array
+    adapter_graph: FileSpec | None = None
     head: FileSpec | None = None
     adapter_init: FileSpec | None = None
 
     @property
     def files(self) -> tuple[FileSpec, ...]:
         """What must be fetched before."""
-        return tuple(file for file in (self.head, self.adapter_init) if file is not None)
+        files = (self.adapter_graph, self.head, self.adapter_init)
+        return tuple(file for file in files if file is not None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,7 +37,7 @@ def test_a_profile_survives_json() -> None:
         ("cores", float("nan"), "cores"),
         ("roles", [], "roles must name"),
         ("roles", ["trainer"], "blocks must hold timings exactly"),
-        ("roles", ["backbone"], "trainer must be given exactly"),
+        ("trainer", None, "trainer must be given when roles has trainer"),
         ("roles", ["backbone", "cook"], r"roles\[1\]"),
     ],
 )

@@ -1,6 +1,5 @@
 """Whatever the order of messages, a session that generates ends with the same texts."""
 
-import collections
 import dataclasses
 import random
 
@@ -46,8 +45,6 @@ class GeneratingDevice(FakeDevice):
         super().__init__(*args)
         self.missing: dict[int, set[int]] = {}
         self.lengths: dict[int, np.ndarray] = {}
-        self.seen: collections.Counter[int] = collections.Counter()
-        self.released: list[int] = []
         self.config = None
 
     def take_in(self, message, post):
@@ -60,8 +57,8 @@ class GeneratingDevice(FakeDevice):
         match self.jobs[0]:
             case m.SetUpGeneration():
                 post(m.GenerationReady())
-            case m.Release(lines=lines):
-                self.released += lines.tolist()
+            case m.Release():
+                pass
             case m.States() as states:
                 self._keep(states, post)
             case m.SetUpTraining(config=config):
@@ -168,9 +165,6 @@ def test_texts_do_not_depend_on_who_is_faster(data, encoder_blocks, rows, seed):
     assert generation.finished == len(rows)
     expected = ["gathering", "profiling", "deploying", "setting up", "generating", "collecting"]
     assert cluster.phases == [*expected, "finished"]
-    for owner in plan.owners:
-        mine = cluster.job.tables["eval"].owned_by(plan, owner.device)
-        assert set(mine.tolist()) <= set(cluster.devices[owner.device].released)
     (event,) = [event for event in cluster.events if event.event == "generation_finished"]
     assert event.fields["tokens"] == sum(map(len, generation.tokens))
 

@@ -99,7 +99,7 @@ def unfold_gemm(model: ir.Model) -> int:
         left, right = node.inputs[0], node.inputs[1]
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         array = constant_array(right)
-        if left is None or right is None or bias is None or (transposed and array is None):
+        if left is None or right is None or (transposed and array is None):
             continue
         if transposed and array is not None:
             right = constant(graph, f"{right.name}.transposed", np.ascontiguousarray(array.T))
@@ -109,7 +109,8 @@ def unfold_gemm(model: ir.Model) -> int:
             node.outputs[0].type,
             node.outputs[0].shape,
         )
-        replace(node, [product, ir.node("Add", [product.outputs[0], bias])])
+        sums = [] if bias is None else [ir.node("Add", [product.outputs[0], bias])]
+        replace(node, [product, *sums])
         changed += 1
     return changed
 

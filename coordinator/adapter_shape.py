@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.contract.adapter import AdapterConfig, AdapterKind, Initialization
+from edge_runtime.contract.adapter import (
+    AdapterConfig,
+    AdapterKind,
+    Initialization,
+    initial_shape,
+)
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.manifest import Manifest, Task
+from edge_runtime.contract.tensors import read_metadata
 
 LayerIndices: TypeAlias = tuple[int, ...]
 
@@ -129,6 +136,30 @@ def adapter_config(
         )
     except ValueError as error:
         raise BadInputError(f"adapter: {error}") from None
+
+
+def check_initial_weights(bundle: Path, manifest: Manifest, config: AdapterConfig) -> None:
+    """Refuses initial weights that were made for another adapter.
+
+    Raises:
+        BadInputError: says what they were made for, or that their file is damaged.
+    """
+    if config.initialization != "pruned":
+        return
+    path = bundle / manifest.adapter_init
+    try:
+        made_for = read_metadata(path.read_bytes(), str(path))
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read ({error})") from None
+    needed = initial_shape(config)
+    if made_for != needed:
+        reduction, heads = made_for.get("reduction", "?"), made_for.get("num_heads", "?")
+        raise BadInputError(
+            f"the pruned initial adapter of {bundle} is for --adapter attention --reduction "
+            f"{reduction} --adapter-heads {heads} --adapter-layers all; train with these, or with "
+            "--adapter-init random, or export again with --adapter-init pruned "
+            f"--adapter-reduction {needed['reduction']} --adapter-heads {needed['num_heads']}"
+        )
 
 
 def stacks_of(manifest: Manifest) -> tuple[range, ...]:

@@ -15,7 +15,14 @@ from edge_runtime.contract.manifest import Manifest, Task
 from edge_runtime.contract.messages import CacheDtype, SampleSet
 from export.stages import Bundle, open_bundle
 
-from .adapter_shape import AdapterChoice, Learnt, adapter_config, added_layers, task_for
+from .adapter_shape import (
+    AdapterChoice,
+    Learnt,
+    adapter_config,
+    added_layers,
+    check_initial_weights,
+    task_for,
+)
 from .data import (
     DataSet,
     DataTask,
@@ -110,6 +117,7 @@ def prepare(
             for which, path in files.items()
         }
     config = adapter_config(manifest, chosen, choice, learnt)
+    check_initial_weights(opened.path, manifest, config)
     return Prepared(
         bundle=opened,
         tables={which: part.table for which, part in tabled.items()},

@@ -36,6 +36,7 @@ from .checkpoint import (
 )
 from .families import UNLIMITED_LENGTH, check_task, input_specs, position_limit
 from .head import check_head, end_tokens, head_spec, head_tensors, start_token
+from .initial_adapter import CALIBRATION_LENGTH, PrunedAdapter, check_shape, write_initial_adapter
 from .parity import LIMITS, check_parity, measure_parity
 from .quantisation import quantise
 from .samples import check_samples, pad_batch
@@ -59,6 +60,7 @@ def export_model(
     task: Task = "classification",
     quantize: Quantization = "none",
     max_length: int | None = None,
+    pruned: PrunedAdapter | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
     """Exports a checkpoint as a bundle and checks it against PyTorch.
@@ -69,6 +71,7 @@ def export_model(
         task: what the bundle is for.
         quantize: form of the backbone's weights.
         max_length: longest sample, in tokens; by default what model and tokenizer allow.
+        pruned: the initial adapter to cut out of the layers; None makes none.
         progress: called with a few words when a step begins.
 
     Raises:
@@ -83,11 +86,13 @@ def export_model(
     checkpoint = find_checkpoint(model)
     check_task(task, checkpoint.config.model_type, checkpoint.family)
     length = _max_length(checkpoint, max_length)
+    if pruned is not None:
+        check_shape(pruned, checkpoint.config)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.parent / f".{output.name}.partial-{os.getpid()}"
     partial.mkdir()
     try:
-        _write_bundle(checkpoint, partial, task, quantize, length, say)
+        _write_bundle(checkpoint, partial, task, quantize, length, pruned, say)
         partial.replace(output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -117,6 +122,7 @@ def _write_bundle(
     task: Task,
     quantize: Quantization,
     max_length: int,
+    pruned: PrunedAdapter | None,
     say: Progress,
 ) -> None:
     config = checkpoint.config
@@ -125,9 +131,8 @@ def _write_bundle(
     say("loading the checkpoint")
     loaded = load_model(checkpoint, task)
     start = start_token(loaded.language_model, str(checkpoint.path)) if task == "seq2seq" else None
-    samples = check_samples(
-        root / "tokenizer" / "tokenizer.json", inputs, config.vocab_size, max_length, start or 0
-    )
+    tokenizer = root / "tokenizer" / "tokenizer.json"
+    samples = check_samples(tokenizer, inputs, config.vocab_size, max_length, start or 0)
     say("exporting the graph")
     streams = count_blocks(loaded.backbone, checkpoint.family, inputs)
     graph = _prepare(trace(loaded.backbone, checkpoint.family, inputs, len(streams)), inputs)
@@ -148,6 +153,16 @@ def _write_bundle(
         batch = pad_batch(samples[:_HEAD_SAMPLES], inputs)
         head = _write_head(loaded.language_model, checkpoint, batch, quantize, root)
         notes += ("head: int8 per row",) if quantize != "none" else ()
+    initial = ""
+    if pruned is not None:
+        say("pruning the layers")
+        length = min(max_length, CALIBRATION_LENGTH)
+        texts = check_samples(
+            tokenizer, inputs, config.vocab_size, length, start or 0, pruned.calibration
+        )
+        initial = write_initial_adapter(
+            loaded.backbone, checkpoint.family, inputs, texts, streams, pruned, root
+        )
     say("checking against PyTorch")
     parity = measure_parity(loaded.backbone, root / GRAPH, samples, inputs, streams, quantize)
     check_parity(parity)
@@ -166,6 +181,7 @@ def _write_bundle(
         parity=parity,
         backbone_digest=_backbone_digest(root, files),
         head=head,
+        adapter_init=initial,
         eos_token_ids=end_tokens(loaded.language_model) if head is not None else (),
         decoder_start_token_id=start,
         notes=notes,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edge_runtime.contract.errors import MissingExtraError
+from edge_runtime.contract.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,6 +41,16 @@ class QuantizeOption(str, Enum):
     INT4 = "int4"
 
 
+class AdapterInitOption(str, Enum):
+    """First weights of adapters."""
+
+    RANDOM = "random"
+    PRUNED = "pruned"
+
+
+_ADAPTER = "Initial adapter"
+
+
 def export_command(
     model: Annotated[str, typer.Argument(help="A Hugging Face folder, a GGUF file or a hub id.")],
     output: Annotated[
@@ -56,6 +66,32 @@ def export_command(
         int | None,
         typer.Option(min=1, help="Longest sample in tokens. Default: what the model allows."),
     ] = None,
+    adapter_init: Annotated[
+        AdapterInitOption,
+        typer.Option(
+            help="First weights of adapters: none are written, or the backbone's layers, pruned.",
+            rich_help_panel=_ADAPTER,
+        ),
+    ] = AdapterInitOption.RANDOM,
+    adapter_reduction: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Of the pruned adapter: what train has as --reduction.",
+            rich_help_panel=_ADAPTER,
+        ),
+    ] = 8,
+    adapter_heads: Annotated[
+        int,
+        typer.Option(min=1, help="Of the pruned adapter, likewise.", rich_help_panel=_ADAPTER),
+    ] = 1,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="Text like the task's, one sample a line, to decide what is pruned.",
+            rich_help_panel=_ADAPTER,
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Turn a checkpoint into a bundle, and check it against PyTorch.
@@ -67,8 +103,17 @@ def export_command(
 
     try:
         from .bundle import export_model
+        from .initial_adapter import PrunedAdapter, read_calibration
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "a package", "export") from None
+    pruned = None
+    if adapter_init is AdapterInitOption.PRUNED:
+        texts = read_calibration(calibration) if calibration else ()
+        pruned = PrunedAdapter(
+            reduction=adapter_reduction, num_heads=adapter_heads, calibration=texts
+        )
+    elif calibration is not None:
+        raise UsageError("--calibration serves --adapter-init pruned only")
     console = Console(stderr=True)
     with console.status("starting") as status:
         bundle = export_model(
@@ -77,6 +122,7 @@ def export_command(
             task=task.value,
             quantize=quantize.value,
             max_length=max_length,
+            pruned=pruned,
             progress=lambda step: status.update(f"{step} ..."),
         )
     _show(bundle, json)

@@ -13,6 +13,9 @@ from typing import Any, Literal
 from edge_runtime.contract.errors import BadInputError, UsageError
 from edge_runtime.contract.manifest import InputSpec, Stream, Task
 
+from . import layer_maps
+from .layer_maps import LayerMaps
+
 Stack = Literal["encoder", "decoder", "encoder-decoder"]
 
 _TASKS: dict[Stack, tuple[Task, ...]] = {
@@ -39,6 +42,8 @@ class Family:
             configuration says so.
         head_bias: buffer of the language model that is added to the logits.
         load_options: arguments of ``AutoModel.from_pretrained``.
+        maps: names of the linear maps of its layers, which pruning reads.
+        plain_scores: the scores of attention are not divided by the root of the channels.
     """
 
     stack: Stack = "encoder"
@@ -48,6 +53,8 @@ class Family:
     head_scaled: bool = False
     head_bias: str = ""
     load_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    maps: LayerMaps = layer_maps.LLAMA
+    plain_scores: bool = False
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -63,26 +70,37 @@ class Family:
 
 # The pooler reads the last hidden state only and is no part of the backbone.
 _NO_POOLER = {"add_pooling_layer": False}
-_ROBERTA = Family(positions_after_padding=True, load_options=_NO_POOLER)
+_ROBERTA = Family(positions_after_padding=True, load_options=_NO_POOLER, maps=layer_maps.BERT)
 _DECODER = Family(stack="decoder", own_masks=True)
-_T5 = Family(stack="encoder-decoder", own_masks=True, head_scaled=True)
+_T5 = Family(
+    stack="encoder-decoder",
+    own_masks=True,
+    head_scaled=True,
+    maps=layer_maps.T5,
+    plain_scores=True,
+)
 
 FAMILIES = {
-    "bart": Family(stack="encoder-decoder", own_masks=True, head_bias="final_logits_bias"),
-    "bert": Family(token_types=True, load_options=_NO_POOLER),
-    "deberta-v2": Family(token_types=True, own_masks=True),
-    "distilbert": Family(),
-    "electra": Family(token_types=True),
+    "bart": Family(
+        stack="encoder-decoder",
+        own_masks=True,
+        head_bias="final_logits_bias",
+        maps=layer_maps.BART,
+    ),
+    "bert": Family(token_types=True, load_options=_NO_POOLER, maps=layer_maps.BERT),
+    "deberta-v2": Family(token_types=True, own_masks=True, maps=layer_maps.BERT),
+    "distilbert": Family(maps=layer_maps.DISTILBERT),
+    "electra": Family(token_types=True, maps=layer_maps.BERT),
     "gemma": _DECODER,
     "gemma2": _DECODER,
     "gemma3_text": _DECODER,
-    "gpt2": _DECODER,
+    "gpt2": dataclasses.replace(_DECODER, maps=layer_maps.GPT2),
     "llama": _DECODER,
     "mistral": _DECODER,
-    "modernbert": Family(own_masks=True),
+    "modernbert": Family(own_masks=True, maps=layer_maps.MODERNBERT),
     "mt5": _T5,
-    "opt": _DECODER,
-    "phi": _DECODER,
+    "opt": dataclasses.replace(_DECODER, maps=layer_maps.BART),
+    "phi": dataclasses.replace(_DECODER, maps=layer_maps.PHI),
     "qwen2": _DECODER,
     "qwen3": _DECODER,
     "roberta": _ROBERTA,

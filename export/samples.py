@@ -74,8 +74,9 @@ def check_samples(
     vocab_size: int,
     max_length: int,
     decoder_start: int = 0,
+    texts: Sequence[str] = (),
 ) -> list[Sample]:
-    """Makes the token inputs of the built-in sentences.
+    """Makes the token inputs of ``texts``, or else of the built-in sentences.
 
     With a toy tokenizer (fewer than 1,000 entries) the sentences would be all unknown
     tokens; fixed random ids take their place. A second sequence, that of an
@@ -94,10 +95,10 @@ def check_samples(
         raise BadInputError(f"tokenizer.json: cannot be read ({error})") from None
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)
-    if min(tokenizer.get_vocab_size(), vocab_size) < _REAL_VOCABULARY:
+    if not texts and min(tokenizer.get_vocab_size(), vocab_size) < _REAL_VOCABULARY:
         rows = [_random_row(length, vocab_size, max_length) for length in _RANDOM_LENGTHS]
     else:
-        encodings = tokenizer.encode_batch(list(SENTENCES))
+        encodings = tokenizer.encode_batch(list(texts or SENTENCES))
         rows = [(encoding.ids, encoding.type_ids) for encoding in encodings if encoding.ids]
     largest = max(max(ids) for ids, _ in rows)
     if largest >= vocab_size:

@@ -159,6 +159,16 @@ class AdapterConfig:
         return HEAD_REACH / self.head_features
 
 
+def initial_shape(config: AdapterConfig) -> dict[str, str]:
+    """What given initial weights depend on: metadata of ``adapter_init.safetensors``."""
+    return {
+        "kind": config.kind,
+        "reduction": str(config.reduction),
+        "num_heads": str(config.num_heads),
+        "layers": ",".join(map(str, config.layers)),
+    }
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOptions:
     """Everything that decides the result of training, apart from the data.

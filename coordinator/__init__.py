@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from devices.specification import parse_emulate
     from edge_runtime.contract.adapter import TrainingOptions
+    from edge_runtime.contract.generation import GenerationOptions
 
     from .adapter_shape import AdapterChoice
     from .api import PlanResult, Prediction, TrainResult, evaluate, plan, predict, train
@@ -30,6 +31,7 @@ __all__ = [
     "AdapterChoice",
     "Cluster",
     "FieldNames",
+    "GenerationOptions",
     "MergedModel",
     "PlanResult",
     "Prediction",
@@ -49,6 +51,7 @@ _MODULES = {
     "AdapterChoice": "coordinator.adapter_shape",
     "Cluster": "coordinator.hosting",
     "FieldNames": "coordinator.data",
+    "GenerationOptions": "edge_runtime.contract.generation",
     "MergedModel": "coordinator.merging",
     "Report": "coordinator.report",
     "TrainingOptions": "edge_runtime.contract.adapter",

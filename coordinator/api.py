@@ -20,6 +20,7 @@ from edge_runtime.contract.errors import (
     StoppedError,
     UsageError,
 )
+from edge_runtime.contract.generation import GenerationOptions
 from edge_runtime.contract.manifest import Manifest, Task
 from edge_runtime.contract.messages import CacheDtype, SampleSet
 from edge_runtime.contract.plan import Plan
@@ -27,7 +28,16 @@ from edge_runtime.contract.profile import DeviceProfile
 from export.stages import Bundle
 
 from .adapter_shape import AdapterChoice
-from .data import DataSet, FieldNames, Texts, read_evaluation_data, read_texts
+from .data import (
+    DataSet,
+    FieldNames,
+    Prompts,
+    Texts,
+    read_evaluation_data,
+    read_prompts,
+    read_texts,
+)
+from .generating import generate
 from .hosting import Cluster, open_host
 from .inputs import (
     Prepared,
@@ -40,7 +50,7 @@ from .inputs import (
     tabled_language,
 )
 from .job import Job
-from .metrics import metrics
+from .metrics import exact_match, metrics
 from .ownership import SampleTable
 from .planning import planner
 from .progress import SessionRecord
@@ -66,11 +76,19 @@ class TrainResult:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """One text's result: ``label`` and ``scores`` (probabilities), or ``value``."""
+    """One input's result, by task.
+
+    Attributes:
+        label: the most probable class.
+        scores: probability of every class.
+        value: of a regression.
+        text: what a language model writes behind a prompt, or of a source.
+    """
 
     label: str | None = None
     scores: dict[str, float] | None = None
     value: float | None = None
+    text: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +209,7 @@ def evaluate(
     data: Path,
     *,
     bundle: Path | None = None,
+    generation: GenerationOptions | None = None,
     cluster: Cluster | None = None,
     watcher: Watcher | None = None,
 ) -> dict[str, float]:
@@ -200,6 +219,8 @@ def evaluate(
         run: folder of a finished run.
         data: JSONL like the training data.
         bundle: where the bundle is now, if it has moved.
+        generation: has a language model also write, in this way, what each line asks for:
+            ``exact_match`` is the share of lines where it writes what the line has.
         cluster: which devices compute; by default this machine alone.
         watcher: is told of progress.
 
@@ -212,15 +233,25 @@ def evaluate(
     opened = bundle_of_run(folder, config, bundle)
     watcher = watcher or Silent()
     names = settings.fields
+    expected = None
     if config.task == "classification" or config.task == "regression":
+        _refuse_generation(run, generation)
         found = read_evaluation_data(data, config.task, config.labels, names)
         check_pairs(config, found.inputs, data, names.text_pair)
         tabled = tabled_labelled(opened, found, BATCH_SIZE)
     else:
         tabled = tabled_language(opened, data, config.task, names, BATCH_SIZE)
+        if generation is not None:
+            expected = read_prompts(data, config.task, names, expected=True)
     table = _announced(watcher, tabled)
     outputs = _outputs(opened, config, adapter, settings, table, cluster, watcher)
-    return metrics(config.task, outputs, table.targets)
+    result = metrics(config.task, outputs, table.targets)
+    if expected is not None and generation is not None:
+        written = generate(
+            opened, config, adapter, expected, data, generation, cluster or Cluster(), watcher
+        )
+        result["exact_match"] = exact_match(written, expected.expected)
+    return result
 
 
 def predict(
@@ -228,29 +259,44 @@ def predict(
     texts: Sequence[str] | Path,
     *,
     bundle: Path | None = None,
+    generation: GenerationOptions | None = None,
     cluster: Cluster | None = None,
     watcher: Watcher | None = None,
 ) -> tuple[Prediction, ...]:
-    """What a run's adapter says of ``texts``: strings, or a JSONL file with ``text``.
+    """What a run's adapter says of ``texts``, or writes behind them.
+
+    Args:
+        run: folder of a finished run.
+        texts: strings, or a JSONL file with ``text``; with ``prompt``, ``messages`` or
+            ``source`` where the run is a language model.
+        bundle: where the bundle is now, if it has moved.
+        generation: how a language model writes; by default greedily, 64 tokens at most.
+        cluster: which devices compute; by default this machine alone.
+        watcher: is told of progress.
 
     Raises:
         BadInputError: the run, the bundle or the data is wrong.
-        UsageError: the run takes pairs, which strings are not.
+        UsageError: the run takes pairs, which strings are not; or it is no language model,
+            but ``generation`` is given.
     """
     folder = RunFolder(run)
     config, adapter = folder.read_adapter_graph()
     settings = folder.settings()
     opened = bundle_of_run(folder, config, bundle)
     names = settings.fields
-    if config.generative:
-        raise UsageError(
-            f"predict: {run} is a language model; only labels and values are predicted"
-        )
-    if isinstance(texts, Path):
-        inputs, data = read_texts(texts, names), texts
-    else:
-        numbers = tuple(range(1, len(texts) + 1))
-        inputs, data = Texts(texts=tuple(texts), pairs=None, line_numbers=numbers), None
+    data = texts if isinstance(texts, Path) else None
+    given = () if isinstance(texts, Path) else tuple(texts)
+    numbers = tuple(range(1, len(given) + 1))
+    if config.task == "causal-lm" or config.task == "seq2seq":
+        prompts = Prompts(texts=given, line_numbers=numbers)
+        if data is not None:
+            prompts = read_prompts(data, config.task, names)
+        how = generation or GenerationOptions()
+        return _written(opened, config, adapter, prompts, data, how, cluster, watcher)
+    _refuse_generation(run, generation)
+    inputs = Texts(texts=given, pairs=None, line_numbers=numbers)
+    if data is not None:
+        inputs = read_texts(data, names)
     check_pairs(config, inputs, data, names.text_pair)
     if not len(inputs):
         return ()
@@ -259,6 +305,31 @@ def predict(
     table = _announced(watcher, tabled_labelled(opened, nothing, BATCH_SIZE))
     outputs = _outputs(opened, config, adapter, settings, table, cluster, watcher)
     return tuple(_prediction(config, row) for row in outputs)
+
+
+def _refuse_generation(run: Path, generation: GenerationOptions | None) -> None:
+    if generation is not None:
+        raise UsageError(
+            f"{run}: is no language model, so it writes no text; leave --generate, "
+            "--max-new-tokens, --temperature, --top-k and --top-p out"
+        )
+
+
+def _written(
+    bundle: Bundle,
+    config: AdapterConfig,
+    adapter: bytes,
+    prompts: Prompts,
+    data: Path | None,
+    generation: GenerationOptions,
+    cluster: Cluster | None,
+    watcher: Watcher | None,
+) -> tuple[Prediction, ...]:
+    if not len(prompts):
+        return ()
+    cluster, watcher = cluster or Cluster(), watcher or Silent()
+    texts = generate(bundle, config, adapter, prompts, data, generation, cluster, watcher)
+    return tuple(Prediction(text=text) for text in texts)
 
 
 def _announce(watcher: Watcher, prepared: Prepared) -> None:

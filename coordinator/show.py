@@ -149,7 +149,9 @@ def show_predictions(predictions: Sequence[Prediction], console: Console | None 
     """One line a text."""
     console = console or Console()
     for prediction in predictions:
-        if prediction.scores is None:
+        if prediction.text is not None:
+            say(console, prediction.text)
+        elif prediction.scores is None:
             say(console, f"{prediction.value:.4f}")
         else:
             score = max(prediction.scores.values())

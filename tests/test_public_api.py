@@ -17,6 +17,7 @@ def test_the_public_names_are_these() -> None:
         "AdapterChoice",
         "Cluster",
         "FieldNames",
+        "GenerationOptions",
         "MergedModel",
         "PlanResult",
         "Prediction",
@@ -56,8 +57,8 @@ def test_options_of_the_functions_have_names() -> None:
     assert arguments == {
         "train": ["bundle", "data", "output=", "evaluation=", *how, *run],
         "plan": ["bundle", "data", *how, "watcher="],
-        "evaluate": ["run", "data", "bundle=", "cluster=", "watcher="],
-        "predict": ["run", "texts", "bundle=", "cluster=", "watcher="],
+        "evaluate": ["run", "data", "bundle=", "generation=", "cluster=", "watcher="],
+        "predict": ["run", "texts", "bundle=", "generation=", "cluster=", "watcher="],
         "merge": ["run", "output", "bundle=", "progress="],
     }
 

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from coordinator.hosting import Cluster
     from coordinator.watching import Watcher
     from edge_runtime.contract.adapter import AdapterKind, Initialization, TrainingOptions
+    from edge_runtime.contract.generation import GenerationOptions
 
 DEVICES = "Devices"
 TRAINING = "Training"
 ADAPTER = "Adapter"
 CACHE = "Cache"
+GENERATION = "Text of language models"
 FIELDS = "Names of the data's fields"
 
 LISTEN = "*:7700"
@@ -76,6 +78,45 @@ LearningRate = Annotated[
 ]
 Seed = Annotated[
     int, typer.Option(help="Decides initial weights and order.", rich_help_panel=TRAINING)
+]
+
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option(
+        help="Most tokens to write for each prompt.",
+        show_default="64",
+        rich_help_panel=GENERATION,
+    ),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        help="Draw tokens at this temperature; 0 takes the most probable one.",
+        show_default="0",
+        rich_help_panel=GENERATION,
+    ),
+]
+TopK = Annotated[
+    int | None,
+    typer.Option(
+        help="Draw from the K most probable tokens only.",
+        show_default="all",
+        rich_help_panel=GENERATION,
+    ),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        help="Draw from the fewest tokens that reach this probability only.",
+        show_default="1",
+        rich_help_panel=GENERATION,
+    ),
+]
+DrawSeed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed", help="Decides what is drawn.", show_default="0", rich_help_panel=GENERATION
+    ),
 ]
 
 Adapter = Annotated[
@@ -181,6 +222,24 @@ def training_options(
         return TrainingOptions(epochs=epochs, batch_size=batch_size, seed=seed, **chosen)
     except ValueError as error:
         raise UsageError(f"--{str(error).replace('_', '-', 1)}") from None
+
+
+def generation_options(**given: int | float | None) -> GenerationOptions | None:
+    """How to write text; None where nothing of it is given.
+
+    Raises:
+        UsageError: a value is out of range.
+    """
+    from edge_runtime.contract.generation import GenerationOptions
+
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if not chosen:
+        return None
+    try:
+        return GenerationOptions(**chosen)
+    except ValueError as error:
+        name, _, said = str(error).partition(" ")
+        raise UsageError(f"--{name.replace('_', '-')} {said}") from None
 
 
 def quota_bytes(text: str) -> int | None:

@@ -16,6 +16,16 @@ def evaluate(
     run: o.Run,
     data: Annotated[Path, typer.Option(help="JSONL like the training data.")],
     bundle: o.BundleMoved = None,
+    generate: Annotated[
+        bool,
+        typer.Option(
+            "--generate",
+            help="Also have a language model write what each line asks for, and compare: "
+            "exact_match. Takes far longer.",
+            rich_help_panel=o.GENERATION,
+        ),
+    ] = False,
+    max_new_tokens: o.MaxNewTokens = None,
     as_json: o.Json = False,
     emulate: o.Emulate = "",
     devices: o.Devices = "",
@@ -27,11 +37,16 @@ def evaluate(
     """
     from coordinator.api import evaluate as compute
     from coordinator.show import metric
+    from edge_runtime.contract.generation import GenerationOptions
 
+    generation = o.generation_options(max_new_tokens=max_new_tokens)
+    if generation is not None and not generate:
+        raise UsageError("--max-new-tokens is for --generate")
     found = compute(
         run,
         data,
         bundle=bundle,
+        generation=generation or (GenerationOptions() if generate else None),
         cluster=o.cluster(emulate, devices, listen),
         watcher=o.display(),
     )
@@ -45,16 +60,24 @@ def evaluate(
 def predict(
     run: o.Run,
     text: Annotated[
-        list[str] | None, typer.Option("--text", help="A text; may be given several times.")
+        list[str] | None,
+        typer.Option("--text", help="A text, prompt or source; may be given several times."),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="JSONL with texts.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="JSONL with texts, prompts, messages or sources.")
+    ] = None,
     bundle: o.BundleMoved = None,
+    max_new_tokens: o.MaxNewTokens = None,
+    temperature: o.Temperature = None,
+    top_k: o.TopK = None,
+    top_p: o.TopP = None,
+    seed: o.DrawSeed = None,
     as_json: o.Json = False,
     emulate: o.Emulate = "",
     devices: o.Devices = "",
     listen: o.Listen = o.LISTEN,
 ) -> None:
-    """Use a run's adapter on texts.
+    """Use a run's adapter on texts: labels, values, or what a language model writes.
 
     Example: pacplus predict run --text "wake me at seven"
     """
@@ -67,6 +90,13 @@ def predict(
         run,
         data if data is not None else tuple(text or ()),
         bundle=bundle,
+        generation=o.generation_options(
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+        ),
         cluster=o.cluster(emulate, devices, listen),
         watcher=o.display(),
     )

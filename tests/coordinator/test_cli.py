@@ -18,16 +18,17 @@ from coordinator import cli
 from edge_runtime.contract.errors import InfeasibleError, RemoteError
 
 CLUSTER = {"--emulate", "--devices", "--listen"}
+GENERATION = {"--max-new-tokens", "--temperature", "--top-k", "--top-p", "--seed"}
 OPTIONS = {
     "demo": {"-o", "--output"},
     "devices": {"--remove"},
-    "evaluate": {"run", "--data", "--bundle", *CLUSTER},
+    "evaluate": {"run", "--data", "--bundle", "--generate", "--max-new-tokens", *CLUSTER},
     "export": {"model", "-o", "--output", "--task", "--quantize", "--max-length"},
     "inspect": {"bundle"},
     "merge": {"run", "-o", "--output", "--bundle"},
     "pair": {"--listen", "--name"},
     "plan": {"bundle", "--data", "--task", "--epochs", "--batch-size", "--cache-dtype", *CLUSTER},
-    "predict": {"run", "--text", "--data", "--bundle", *CLUSTER},
+    "predict": {"run", "--text", "--data", "--bundle", *GENERATION, *CLUSTER},
     "train": {
         *("bundle", "--data", "--eval", "-o", "--output", "--task", "--epochs", "--batch-size"),
         *("--learning-rate", "--adapter", "--adapter-layers", "--reduction", "--seed", "--resume"),
@@ -126,6 +127,10 @@ def test_help_has_an_example(name: str, pacplus: Callable[..., Ended]) -> None:
         ["merge", "run"],
         ["predict", "run"],
         ["predict", "run", "--text", "hello", "--data", "data.jsonl"],
+        ["predict", "run", "--text", "hello", "--temperature", "-1"],
+        ["predict", "run", "--text", "hello", "--top-p", "1.5"],
+        ["predict", "run", "--text", "hello", "--max-new-tokens", "0"],
+        ["evaluate", "run", "--data", "data.jsonl", "--max-new-tokens", "5"],
     ],
 )
 def test_wrong_options_end_with_2(arguments: list[str], pacplus: Callable[..., Ended]) -> None:

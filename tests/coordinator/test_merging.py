@@ -12,13 +12,10 @@ import pytest
 
 from coordinator import cli, merge
 from coordinator.run_folder import RunFolder
-from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions, adapter_weights
 from edge_runtime.contract.errors import BadInputError
-from edge_runtime.training import Trainer
 from export.stages import Bundle
 from tests.conftest import TinyBundleMaker
-
-from .test_run_folder import SETTINGS
+from tests.runs import LABELS, finished_run, unfinished_run
 
 
 @pytest.fixture(scope="module")
@@ -28,22 +25,7 @@ def bundle(tiny_bundle: TinyBundleMaker) -> Bundle:
 
 @pytest.fixture
 def run(bundle: Bundle, tmp_path: Path) -> Path:
-    """A run that is finished, of two classes."""
-    folder = unfinished(bundle, tmp_path / "run")
-    config = AdapterConfig(
-        hidden_size=bundle.manifest.hidden_size,
-        layers=tuple(range(len(bundle.manifest.blocks))),
-        task="classification",
-        num_outputs=2,
-        labels=("no", "yes"),
-        bundle_digest=bundle.manifest.digest,
-    )
-    folder.write_adapter(config, adapter_weights(Trainer(config, TrainingOptions(), 1).state()))
-    return folder.path
-
-
-def unfinished(bundle: Bundle, path: Path) -> RunFolder:
-    return RunFolder.create(path, dataclasses.replace(SETTINGS, bundle=str(bundle.path)))
+    return finished_run(bundle, tmp_path / "run")
 
 
 def test_the_command_writes_a_model_and_says_how_to_call_it(
@@ -64,7 +46,7 @@ def test_the_command_writes_a_model_and_says_how_to_call_it(
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     assert [value.name for value in session.get_inputs()] == said["inputs"]
     labels = session.get_modelmeta().custom_metadata_map["labels"]
-    assert json.loads(labels) == ["no", "yes"]
+    assert json.loads(labels) == list(LABELS)
 
     with pytest.raises(SystemExit):
         cli.main(["merge", str(run), "-o", str(tmp_path / "other.onnx")])
@@ -86,7 +68,7 @@ def test_what_exists_is_not_overwritten(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_that_has_not_finished_is_bad_input(bundle: Bundle, tmp_path: Path) -> None:
-    unfinished(bundle, tmp_path / "run")
+    unfinished_run(bundle, tmp_path / "run")
     with pytest.raises(
         BadInputError, match=r"adapter_config\.json: is missing; give the -o folder"
     ):

@@ -1,4 +1,4 @@
-"""A device without PyTorch joins by the commands that a user types, and serves its stage."""
+"""A device without PyTorch joins by the commands that a user types, serves and answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
+from tokenizers import Tokenizer
 
 from edge_runtime.transport import PairingToken
 from tests.conftest import BundleMaker, TinyBundleMaker
@@ -28,11 +31,13 @@ from tests.processes import (
     wait_for_event,
     write_jsonl,
 )
+from tests.runs import LABELS, finished_run
 
 ABSENT = ("torch", "transformers", "onnx", "onnx_ir", "tokenizers", "typer", "rich")
 MEMORY_BYTES = 150e6
 SAMPLES = 600
 STOPPED, BAD_INPUT = 5, 3
+TEXTS = ["the cat was very good", "stop", "a bad film in the rain is not it", "play music"]
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +173,51 @@ def test_a_light_device_serves_half_of_minilm_in_little_memory(
     assert report["fill"]["computed"] == SAMPLES
     assert report["epochs"][-1]["train_loss"] < 1.9
     assert served["phone"]["peak_rss_bytes"] < MEMORY_BYTES
+
+
+def test_a_device_without_pytorch_answers_alone(
+    light: Path, home: Path, listen: str, tiny_bundle: TinyBundleMaker, tmp_path: Path
+) -> None:
+    bundle = tiny_bundle("bert", "int8")
+    run, model = finished_run(bundle, tmp_path / "run"), tmp_path / "model.onnx"
+    phone = Device("phone", home / "phone", light)
+    home.mkdir(mode=0o700)
+    pair(home, listen, phone)
+    running = phone.start("start", "--once", "--threads", "1")
+    try:
+        texts = [argument for text in TEXTS for argument in ("--text", text)]
+        predicted = succeed(
+            *(home, "predict", run, *texts, "--devices", "phone", "--listen", listen, "--json")
+        ).report["predictions"]
+    except BaseException:
+        running.kill()
+        raise
+    finally:
+        ended = finish(running)
+    assert ended.code == 0, ended
+
+    succeed(home, "merge", run, "-o", model, "--json")
+    expected = probabilities(model, bundle.tokenizer_path, TEXTS)
+    scores = [[each["scores"][label] for label in LABELS] for each in predicted]
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+    assert np.ptp(expected, axis=0).min() > 0.01
+    assert [each["label"] for each in predicted] == [LABELS[i] for i in expected.argmax(1)]
+
+
+def probabilities(model: Path, tokenizer: Path, texts: list[str]) -> np.ndarray:
+    """What a merged model says, by nothing but its file and a tokenizer."""
+    encoded = Tokenizer.from_file(str(tokenizer))
+    encoded.enable_padding()
+    rows = encoded.encode_batch(texts)
+    feeds = {
+        "input_ids": np.array([row.ids for row in rows]),
+        "token_type_ids": np.array([row.type_ids for row in rows]),
+        "attention_mask": np.array([row.attention_mask for row in rows]),
+    }
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], feeds)
+    shares = np.exp(logits)
+    return shares / shares.sum(1, keepdims=True)
 
 
 @pytest.mark.parametrize("slip", ["another character", "another secret"])

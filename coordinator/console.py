@@ -18,4 +18,6 @@ def cell(text: str) -> Text:
 
 def printable(text: str) -> str:
     """The text without escape sequences, which would speak to the terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )

@@ -10,12 +10,13 @@ Shapes: V vocabulary, d channels, N rows of features.
 from __future__ import annotations
 
 import dataclasses
+import mmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .contract.errors import BadInputError
-from .contract.tensors import map_tensors, read_tensors
+from .contract.tensors import read_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -68,7 +69,7 @@ class FrozenHead:
         Raises:
             BadInputError: missing, damaged, or not the head that ``config`` was made for.
         """
-        return cls._from_tensors(map_tensors(path), config, str(path))
+        return cls._from_tensors(_map_tensors(path), config, str(path))
 
     @classmethod
     def _from_tensors(
@@ -193,3 +194,17 @@ class FrozenHead:
             np.tanh(logits_NC, out=logits_NC)
             logits_NC *= np.float32(self.softcap)
         return logits_NC
+
+
+def _map_tensors(path: Path) -> dict[str, NDArray[Any]]:
+    """Tensors of a file that is mapped, not read.
+
+    The operating system may drop pages that it can read again, so a large frozen tensor
+    need not stay in memory. The file must not change while an array of it is in use.
+    """
+    try:
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"{path}: cannot be read ({error})") from None
+    return read_tensors(data, str(path))

@@ -25,7 +25,7 @@ import onnx_ir as ir
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.manifest import HeadSpec, Manifest, Stream
-from edge_runtime.contract.tensors import map_tensors
+from edge_runtime.contract.tensors import read_tensors
 
 from .adapter_graph import IR_VERSION, build_adapter
 from .adapter_side import Array, Builder, ints
@@ -148,7 +148,7 @@ def _add_logits(build: Builder, bundle: Bundle, backbone: ir.Graph) -> None:
     """Puts the frozen head behind the adapter's features: cap(scale * (x W^T) + b)."""
     spec = bundle.manifest.head
     assert spec is not None  # a language model's adapter is trained with one
-    tensors = map_tensors(bundle.path / spec.path)
+    tensors = read_tensors((bundle.path / spec.path).read_bytes(), spec.path)
     features = build.graph.outputs.pop()
     rows_Nd = build.add("Reshape", features, ints(-1, build.config.hidden_size))
     weight = _shared(backbone, tensors["weight"]) or constant(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,8 @@ import numpy as np
 from .errors import BadInputError
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Mapping
-    from pathlib import Path
 
 MAX_HEADER_BYTES = 8 << 20
 
@@ -70,23 +69,6 @@ def write_tensors(
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return b"".join([struct.pack("<Q", len(text)), text, *chunks])
-
-
-def map_tensors(path: Path) -> dict[str, np.ndarray]:
-    """As :func:`read_tensors`, of a file that is mapped, not read.
-
-    The operating system may drop pages that it can read again, so a large frozen tensor
-    need not stay in memory. The file must not change while an array of it is in use.
-
-    Raises:
-        BadInputError: the file is missing, truncated or not safetensors.
-    """
-    try:
-        with path.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
-        raise BadInputError(f"{path}: cannot be read ({error})") from None
-    return read_tensors(data, str(path))
 
 
 def read_tensors(data: bytes | mmap.mmap, where: str = "tensors") -> dict[str, np.ndarray]:

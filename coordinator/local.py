@@ -1,7 +1,8 @@
 """Device processes on this machine: emulated ones, or this machine as it is.
 
 They are started, paired and talked to exactly like devices elsewhere: own home, own
-keys, encrypted sockets on loopback, weights over the wire.
+keys, encrypted sockets on loopback, weights over the wire. Emulated ones have links of
+their own, see :mod:`.links`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from edge_runtime.transport import (
 )
 
 from .actions import Lost
+from .links import EmulatedLinks
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +39,6 @@ PAIRING_SECONDS = 90.0
 THIS_MACHINE = "this-machine"
 EMULATED = "emulated"
 """Folder of the coordinator's home with the homes of local devices, and who they are."""
-LINKS = (
-    "links between emulated devices run at this machine's speed; only compute and memory are "
-    "emulated (link= and latency= have no effect yet)"
-)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,14 +54,22 @@ class LocalPlace:
 
 
 class LocalDevices:
-    """Running local devices."""
+    """Running local devices.
+
+    Attributes:
+        links: what connections of emulated devices pass through.
+    """
 
     def __init__(
-        self, cluster: EmulatedCluster, processes: Mapping[DeviceId, EmulatedProcess], logs: Path
+        self,
+        cluster: EmulatedCluster,
+        processes: Mapping[DeviceId, EmulatedProcess],
+        links: EmulatedLinks,
+        logs: Path,
     ) -> None:
         self._cluster, self._processes, self._logs = cluster, dict(processes), logs
         self._reported: set[DeviceId] = set()
-        self._emulated = any(process.device.profile for process in processes.values())
+        self.links = links
 
     @property
     def ids(self) -> tuple[DeviceId, ...]:
@@ -78,7 +84,7 @@ class LocalDevices:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Limits that are not in force, for the user."""
-        return (*self._cluster.enforcement.warnings, *((LINKS,) if self._emulated else ()))
+        return self._cluster.enforcement.warnings
 
     def profile_of(self, device: DeviceId) -> str:
         """Name in the catalogue of devices."""
@@ -141,12 +147,22 @@ def local_devices(place: LocalPlace, devices: tuple[EmulatedDevice, ...]) -> Ite
     hierarchy = None if emulated else Hierarchy(version=2, cpu=None, memory=None)
     logs = place.home / "logs"
     logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with EmulatedCluster(devices, hierarchy=hierarchy) as cluster:
+    with (
+        EmulatedCluster(devices, hierarchy=hierarchy) as cluster,
+        EmulatedLinks(cluster.dilation) as links,
+    ):
         processes = {}
         for device in devices:
-            paired, process = _start(place, cluster, device, logs, emulated=emulated)
+            control, link = place.control, None
+            if device.profile:
+                link = links.open(device)
+                control = links.way_out(link, control)
+            reached = dataclasses.replace(place, control=control)
+            paired, process = _start(reached, cluster, device, logs, emulated=emulated)
             processes[paired] = process
-        yield LocalDevices(cluster, processes, logs)
+            if link is not None:
+                links.attach(paired, link)
+        yield LocalDevices(cluster, processes, links, logs)
 
 
 def _start(

@@ -197,6 +197,7 @@ def serve(
         public_keys=host.public_keys,
         record=on_record,
         save=on_checkpoint,
+        reroute=host.local.links.reroute if host.local else lambda _device, peers: peers,
     )
     try:
         server.run(

@@ -19,6 +19,7 @@ from edge_runtime.contract.messages import (
     FileRequest,
     Hello,
     Message,
+    Peers,
     Shutdown,
     answers,
 )
@@ -72,6 +73,7 @@ class Server:
         public_keys: Mapping[DeviceId, str],
         record: Callable[[Record], None],
         save: Callable[[SaveCheckpoint], None],
+        reroute: Callable[[DeviceId, Peers], Peers] = lambda _device, peers: peers,
     ) -> None:
         """Prepares.
 
@@ -81,8 +83,10 @@ class Server:
             public_keys: of the paired devices, for their peers.
             record: keeps an event.
             save: keeps a checkpoint.
+            reroute: where a device reaches its peers, if not at the addresses they gave.
         """
         self._router, self._bundle = router, bundle
+        self._reroute = reroute
         self._public_keys = public_keys
         self._record, self._save = record, save
         self._cutter = StageCutter(bundle)
@@ -174,6 +178,8 @@ class Server:
 
     def _carry_out(self, action: Action) -> None:
         match action:
+            case Send(device=device, message=Peers() as peers):
+                self._send(device, self._reroute(device, peers))
             case Send():
                 self._send(action.device, action.message)
             case SendProfileRequest():

@@ -81,6 +81,10 @@ class Link:
 
     The rate holds for each direction, over all relayed connections together. A dilated
     emulation passes rate / dilation and latency x dilation.
+
+    Attributes:
+        rate_bits_per_second: of each direction.
+        latency_seconds: one way.
     """
 
     def __init__(self, *, rate_bits_per_second: float, latency_seconds: float) -> None:
@@ -92,6 +96,8 @@ class Link:
         """
         if not rate_bits_per_second > 0 or not latency_seconds >= 0:
             raise ValueError("the rate must be positive and the latency not negative")
+        self.rate_bits_per_second = rate_bits_per_second
+        self.latency_seconds = latency_seconds
         self._up = Shaper(rate_bits_per_second / 8, latency_seconds)
         self._down = Shaper(rate_bits_per_second / 8, latency_seconds)
         self._carried = {"up": 0, "down": 0}

@@ -152,14 +152,20 @@ def check_initial_weights(bundle: Path, manifest: Manifest, config: AdapterConfi
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read ({error})") from None
     needed = initial_shape(config)
-    if made_for != needed:
-        reduction, heads = made_for.get("reduction", "?"), made_for.get("num_heads", "?")
-        raise BadInputError(
-            f"the pruned initial adapter of {bundle} is for --adapter attention --reduction "
-            f"{reduction} --adapter-heads {heads} --adapter-layers all; train with these, or with "
-            "--adapter-init random, or export again with --adapter-init pruned "
+    if made_for == needed:
+        return
+    reduction, heads = made_for.get("reduction", "?"), made_for.get("num_heads", "?")
+    message = (
+        f"the pruned initial adapter of {bundle} is for --adapter attention --adapter-layers all "
+        f"--reduction {reduction} --adapter-heads {heads}; train with these, or with "
+        "--adapter-init random"
+    )
+    if (reduction, heads) != (needed["reduction"], needed["num_heads"]):
+        message += (
+            ", or export again with --adapter-init pruned "
             f"--adapter-reduction {needed['reduction']} --adapter-heads {needed['num_heads']}"
         )
+    raise BadInputError(message)
 
 
 def stacks_of(manifest: Manifest) -> tuple[range, ...]:

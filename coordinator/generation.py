@@ -113,7 +113,7 @@ class Generation:
         )
         border = manifest.layers_of(self._output).start
         self._encoder_stages = sum(stage.last <= border for stage in plan.stages)
-        self._window = len(plan.stages) + 1
+        self._window = len(plan.devices)  # one group for each to work on
         self._waiting = collections.deque(self._groups(table))
         self._in_work: dict[int, _Group] = {}
         self._number = 0

@@ -30,8 +30,8 @@ OUTSIDE_WORLD = {
 }
 PURE_MODULES = [
     *("coordinator/actions.py", "coordinator/costs.py", "coordinator/errands.py"),
-    *("coordinator/filling.py", "coordinator/infeasible.py", "coordinator/job.py"),
-    *("coordinator/leases.py", "coordinator/problem.py"),
+    *("coordinator/filling.py", "coordinator/generation.py", "coordinator/infeasible.py"),
+    *("coordinator/job.py", "coordinator/leases.py", "coordinator/problem.py"),
     *("coordinator/ownership.py", "coordinator/planner.py", "coordinator/planning.py"),
     *("coordinator/progress.py", "coordinator/requests.py", "coordinator/session.py"),
     *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("edge_runtime/contract/*.py")),

@@ -16,12 +16,12 @@ from .graph import hidden_name
 from .samples import Sample, pad_batch, token_masks
 from .session import Array, Graph
 
-LIMITS: dict[Quantization, float] = {"none": 1e-3, "int8": 0.12, "int4": 0.3}
+LIMITS: dict[Quantization, float] = {"none": 1e-3, "int8": 0.12, "int4": 0.6}
 """Of the largest error of a token in float32, of the root mean square over tokens else.
 
 Rounding can tip a single token over (in SmolLM2-135M at int8 one of 645 is off by 0.83, the
-others by 0.07), so the largest would say little. A graph that is wrong for one token in
-twenty is above either limit of the quantised modes.
+others by 0.07), so the largest would say little. At 4 bits real models are off by 0.1, tiny
+random ones by up to 0.5; a graph that computes something else is off by 1 and more.
 """
 
 _BATCH_SIZE = 8

@@ -234,6 +234,21 @@ def test_what_is_drawn_can_be_drawn_again(
     assert all(0 < len(text.split()) <= 6 for text in alone)
 
 
+def test_writing_takes_no_pytorch(
+    tiny_bundle: TinyBundleMaker, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tiny_bundle("llama", "none")
+    language_run(bundle, tmp_path / "run", scale=0.0)
+    absent = "import sys\nfor name in ('torch', 'transformers'):\n    sys.modules[name] = None\n"
+    (tmp_path / "sitecustomize.py").write_text(absent)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = succeed(
+        *(home, "predict", tmp_path / "run", "--text", "the cat", "--max-new-tokens", "3"),
+        *("--emulate", "laptop,laptop", "--json"),
+    ).report
+    assert len(found["predictions"]) == 1
+
+
 def test_evaluation_compares_what_is_written(
     tiny_bundle: TinyBundleMaker, home: Path, tmp_path: Path
 ) -> None:

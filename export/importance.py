@@ -78,7 +78,7 @@ def attention_channels(
     order = mixed_HC.sum(1).argsort(descending=True, stable=True)
     scored, mixed = [], []
     for side in range(side_heads):
-        chosen = order[side * needed : (side + 1) * needed]
+        chosen = order[side * needed : (side + 1) * needed].sort().values
         places = every.view(heads, channels)[chosen].flatten()
         scored.append(places[best(scored_HC[chosen].flatten(), share)])
         mixed.append(places[best(mixed_HC[chosen].flatten(), share)])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
-from edge_runtime.contract.errors import BadInputError, UsageError
+from edge_runtime.contract.errors import BadInputError, PacplusError, UsageError
 from edge_runtime.contract.tensors import write_tensors
 from edge_runtime.lm_head import FrozenHead
 from edge_runtime.training import Batch, Trainer
@@ -15,6 +15,7 @@ from edge_runtime.training.parameters import decayed_specs, undecayed_specs
 from export.checkpoint import find_checkpoint, load_model
 from export.families import input_specs
 from export.initial_adapter import PrunedAdapter, check_shape, read_calibration
+from export.observe import observe_stacks
 from export.pruning import pruned_tensors
 from export.samples import check_samples
 from export.trace import count_blocks
@@ -32,9 +33,12 @@ def leave(model):
 
 @pytest.fixture(scope="module")
 def prune(tiny_model):
-    """``prune("bert")``: the adapter's shape, and its tensors, after a change of the model."""
+    """``prune("bert")``: the adapter's shape, and its tensors, after a change of the model.
 
-    def prune(family, change=leave, **shape):
+    With ``observed``, the first stack of the backbone too.
+    """
+
+    def prune(family, change=leave, *, observed=False, **shape):
         checkpoint = find_checkpoint(str(tiny_model(family)))
         task = widest_task(family)
         model = load_model(checkpoint, task).backbone
@@ -53,7 +57,10 @@ def prune(tiny_model):
             **{"reduction": 2, **shape},
         )
         tensors = pruned_tensors(model, checkpoint.family, inputs, samples, config)
-        return config, {name: tensor.numpy() for name, tensor in tensors.items()}
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        if not observed:
+            return config, arrays
+        return config, arrays, observe_stacks(model, checkpoint.family, inputs, samples)[0]
 
     return prune
 
@@ -123,24 +130,55 @@ def assert_proportional(found, expected):
     assert np.allclose(found, factor * expected, rtol=1e-4, atol=1e-6)
 
 
-def test_values_keep_the_spread_they_had_and_branches_begin_small(prune):
-    """Checked on a side block that is fed with what normalised channels are like."""
-    _, tensors = prune("bert")
-    rng = np.random.default_rng(0)
-    states = rng.normal(size=(2000, WIDTH))
-    out = tensors["blocks.0.out.weight"]
-    fc1, bias = tensors["blocks.0.fc1.weight"], tensors["blocks.0.fc1.bias"]
-    inner = states @ fc1 + bias
-    branch = inner / (1 + np.exp(-inner)) @ tensors["blocks.0.fc2.weight"]
-    assert 0.1 < branch.std(0).mean() < 0.9
-    assert np.isfinite(out).all()
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "modernbert", "t5"])
+def test_with_nothing_removed_the_side_block_computes_what_the_layer_does(family, prune):
+    """Values, keys and queries, read by way of the hidden states and the down-projection."""
+    config, tensors, stack = prune(family, reduction=1, observed=True)
+    prefix, state = config.stacks[0].prefix, stack.states[0]
+    read = side_state(config, prefix, tensors, state)
+    qkv = read @ torch.from_numpy(tensors[f"{prefix}blocks.0.qkv.weight"])
+    maps = stack.layers[0].attention
+    for found, linear in zip(qkv.split(32, 1), (maps.q, maps.k, maps.v), strict=True):
+        expected = linear.outputs - linear.outputs.mean(0)
+        found = found - found.mean(0)
+        repeats = 32 // expected.shape[1]
+        expected = expected.view(len(expected), -1, 8).repeat_interleave(repeats, 1).flatten(1)
+        # T5 divides no scores, so its queries are larger than the backbone's.
+        plain = family == "t5" and linear is maps.q
+        assert float(found.std() / expected.std()) == pytest.approx(
+            8**0.5 if plain else 1, rel=0.01
+        )
+        assert float((found * expected).mean() / found.std() / expected.std()) > 0.9
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_a_feed_forward_part_adds_little_at_first_and_its_inputs_keep_their_means(family, prune):
+    config, tensors, stack = prune(family, observed=True)
+    read = side_state(config, "", tensors, stack.states[0])
+    weight, bias, back = (
+        torch.from_numpy(tensors[f"blocks.0.{name}"])
+        for name in ("fc1.weight", "fc1.bias", "fc2.weight")
+    )
+    inner = read @ weight + bias
+    means = stack.layers[0].fc1.outputs.mean(0)
+    assert all(float((means - mean).abs().min()) < 1e-4 for mean in inner.mean(0))
+    branch = torch.nn.functional.silu(inner) @ back
+    assert float((branch - branch.mean(0)).square().mean().sqrt()) == pytest.approx(0.3, rel=0.01)
+
+
+def side_state(config, prefix, tensors, state):
+    """What block 0 reads, if it reads the embeddings alone."""
+    normed = torch.nn.functional.layer_norm(state, state.shape[-1:], eps=1e-5)
+    down = torch.from_numpy(tensors[f"{prefix}down.weight"][0])
+    side = normed @ down * config.down_scale + torch.from_numpy(tensors[f"{prefix}down.bias"][0])
+    return torch.nn.functional.layer_norm(side, side.shape[-1:], eps=1e-5)
 
 
 def test_side_heads_get_heads_of_their_own(prune):
+    """Two of eight channels are two heads of the backbone's: no row of the output twice."""
     config, tensors = prune("llama", num_heads=2)
     assert config.width == WIDTH
-    first, second = np.split(tensors["blocks.0.out.weight"], 2)
-    assert np.linalg.matrix_rank(np.concatenate((first, second))) == WIDTH
+    assert np.linalg.matrix_rank(tensors["blocks.0.out.weight"]) == WIDTH
 
 
 def test_a_width_beyond_the_heads_is_refused(prune):
@@ -179,7 +217,7 @@ def test_a_model_whose_layers_are_named_otherwise_is_refused(prune):
             layer.feed = layer.mlp
             layer.mlp = torch.nn.Identity()
 
-    with pytest.raises(Exception, match="cannot be pruned; export with --adapter-init random"):
+    with pytest.raises(PacplusError, match="cannot be pruned; export with --adapter-init random"):
         prune("llama", rename)
 
 

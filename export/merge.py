@@ -88,7 +88,7 @@ def merge_model(
     build = build_adapter(config, weights)
     if config.generative:
         _add_logits(build, bundle, graph)
-    result = _attach(graph, build.graph, bundle.manifest)
+    result = _attach(graph, build, bundle.manifest)
     graph.outputs[:] = [_named_output(result, config, graph)]
     model = ir.Model(graph, ir_version=IR_VERSION, producer_name="pacplus")
     model.metadata_props.update(metadata(bundle.manifest, config))
@@ -197,13 +197,14 @@ def _shared(graph: ir.Graph, array: Array) -> ir.Value | None:
     return None
 
 
-def _attach(graph: ir.Graph, adapter: ir.Graph, manifest: Manifest) -> ir.Value:
-    """Moves all of ``adapter`` behind ``graph``, whose outputs are the states to be read.
+def _attach(graph: ir.Graph, build: Builder, manifest: Manifest) -> ir.Value:
+    """Moves the adapter behind ``graph``, whose outputs are the states to be read.
 
     Returns:
         The adapter's output.
     """
-    states = list(graph.outputs)
+    adapter, states = build.graph, list(graph.outputs)
+    encoder_layers = build.config.encoder_layers
     result = adapter.outputs.pop()
     masks: dict[Stream, ir.Value] = {
         spec.stream: value
@@ -214,11 +215,7 @@ def _attach(graph: ir.Graph, adapter: ir.Graph, manifest: Manifest) -> ir.Value:
     inputs = {value.name: value for value in adapter.inputs}
     adapter.inputs.clear()
     read: dict[str, ir.Value] = {"attention_mask": masks[manifest.output_stream]}
-    encoder_layers = 0
-    if "encoder_hidden" in inputs:
-        shape = inputs["encoder_hidden"].shape
-        assert shape is not None
-        encoder_layers = int(str(shape[0]))
+    if encoder_layers:
         read["encoder_hidden"] = _stacked(graph, "encoder_hidden", states[:encoder_layers])
         read["encoder_attention_mask"] = masks["encoder"]
     read["hidden"] = _stacked(graph, "hidden", states[encoder_layers:])

@@ -23,7 +23,10 @@ OPTIONS = {
     "demo": {"-o", "--output"},
     "devices": {"--remove"},
     "evaluate": {"run", "--data", "--bundle", "--generate", "--max-new-tokens", *CLUSTER},
-    "export": {"model", "-o", "--output", "--task", "--quantize", "--max-length"},
+    "export": {
+        *("model", "-o", "--output", "--task", "--quantize", "--max-length", "--calibration"),
+        *("--adapter-init", "--adapter-reduction", "--adapter-heads"),
+    },
     "inspect": {"bundle"},
     "merge": {"run", "-o", "--output", "--bundle"},
     "pair": {"--listen", "--name"},

@@ -87,6 +87,10 @@ class BackboneRole:
         )
         self._dtype = request.dtype
 
+    def unload(self) -> None:
+        """Gives the stage's memory back; it is loaded again when it is asked for."""
+        self._stages = self._continuing = ()
+
     def set_up_generation(self, request: SetUpGeneration) -> None:
         """Gets the stage, if there is one, ready for sequences that grow."""
         self._continuing = tuple(ContinuingStage(stage, request) for stage in self._stages)

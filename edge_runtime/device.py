@@ -217,6 +217,8 @@ class Device:
             case OwnSamples():
                 self._submit(partial(trainer.own, message))
             case SetUpTraining():
+                if message.total_steps:  # from here on, the caches stand for the backbone
+                    self._submit(self._backbone.unload)
                 self._fetch(message.files, partial(trainer.set_up, message, self._store))
             case TrainEpoch():
                 self._submit(partial(trainer.train_epoch, message.epoch))

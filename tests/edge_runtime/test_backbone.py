@@ -131,6 +131,14 @@ def test_a_samples_states_do_not_depend_on_what_it_was_batched_with(
         np.testing.assert_allclose(rows.view(np.float32), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_an_unloaded_stage_serves_nothing(tiny_bundle: TinyBundleMaker, tmp_path: Path) -> None:
+    bundle = tiny_bundle("llama", "none")
+    line = Line(bundle, tmp_path, [])
+    line.roles[DeviceId("d0")].unload()
+    with pytest.raises(RemoteError, match="before its stage was loaded"):
+        line.run(batch_of(bundle.manifest, 1), ids_of(bundle.manifest))
+
+
 def test_owners_get_each_sequence_with_its_own_lengths(
     tiny_bundle: TinyBundleMaker, tmp_path: Path
 ) -> None:

@@ -34,6 +34,8 @@ from .stages import GRAPH, Bundle
 
 _log = logging.getLogger(__name__)
 
+_PRIVATE = 0o600  # an adapter may give away something of what it was trained on
+
 MAX_INSIDE_BYTES = 1_800_000_000
 """A model with more weights has them in a file beside it: protobuf ends at 2 GB."""
 
@@ -279,7 +281,9 @@ def _write(model: ir.Model, output: Path) -> Path | None:
                 ir.save(ir.external_data.load_to_model(model), partial)
             else:
                 ir.save(model, partial, external_data=data.name)
+                _data_path(partial).chmod(_PRIVATE)
                 _data_path(partial).replace(data)
+            partial.chmod(_PRIVATE)
             partial.replace(output)
     except OSError as error:
         raise BadInputError(f"{output}: cannot be written: {error.strerror}") from None

@@ -216,6 +216,8 @@ def test_weights_of_a_large_model_lie_beside_it(language, tmp_path, monkeypatch)
     assert split.data == tmp_path / "large" / "model.onnx.data"
     assert split.path.stat().st_size < whole.bytes - 10_000
     assert split.bytes == split.path.stat().st_size + split.data.stat().st_size
+    modes = [path.stat().st_mode & 0o777 for path in (whole.path, split.path, split.data)]
+    assert modes == [0o600] * 3
     fed = feeds(bundle.manifest)
     results = [session(model.path).run(None, fed)[0] for model in (whole, split)]
     np.testing.assert_array_equal(*results)

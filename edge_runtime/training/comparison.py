@@ -10,6 +10,8 @@ Shapes: K compared layers, B samples, S = 2 segments, T tokens, d backbone width
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -18,8 +20,11 @@ from edge_runtime.contract.adapter import ALIGNMENT_SHARPNESS
 from .attention import MASKED
 from .blocks import normalize
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-def compare(hidden_KBTd: Tensor, pool_BST: Tensor) -> Tensor:
+
+def compare(layers: Sequence[Tensor], pool_BST: Tensor) -> Tensor:
     """(B, K * 5 * d): how the tokens x of each sample differ from their counterparts y.
 
     For each layer the mean of x - y over the first segment and over the second, then the
@@ -27,7 +32,7 @@ def compare(hidden_KBTd: Tensor, pool_BST: Tensor) -> Tensor:
     segment only.
 
     Args:
-        hidden_KBTd: float32 hidden states.
+        layers: float32 hidden states (B, T, d) of each compared layer.
         pool_BST: weights that take each segment's mean, 0 outside it.
     """
     tokens_BST = (pool_BST > 0).float()
@@ -36,7 +41,7 @@ def compare(hidden_KBTd: Tensor, pool_BST: Tensor) -> Tensor:
     whole_B1T = (kept_BT / kept_BT.sum(1, keepdim=True).clamp_(min=1))[:, None]
     bias_BTT = torch.bmm(tokens_BST.transpose(1, 2), tokens_BST.flip(1)).sub_(1).mul_(-MASKED)
     found = []
-    for hidden_BTd in hidden_KBTd:
+    for hidden_BTd in layers:
         x, y = _aligned(hidden_BTd, bias_BTT)
         difference = (x - y).mul_(kept_BT[..., None])
         found.append(torch.bmm(pool_BST, difference).flatten(1))

@@ -53,7 +53,7 @@ class PooledHead:
         self._head = parameters["head.weight"]
         self._scale = config.head_scale
         self._head_bias = parameters["head.bias"]
-        self._compared = list(config.compared_layers)
+        self._compared = config.compared_layers
         self._comparison = parameters["comparison.weight"] if config.pair else None
         self._comparison_scale = config.comparison_scale
         self._saved: tuple[Tensor, ...] = ()
@@ -73,7 +73,7 @@ class PooledHead:
         self._saved = (pool_BST, state, mean, rstd, side, pooled, embedding, *moments, features)
         outputs = torch.addmm(self._head_bias.value, features, self._head.value, alpha=self._scale)
         if self._comparison:
-            self._found = compare(hidden_LBTd[self._compared], pool_BST)
+            self._found = compare([hidden_LBTd[layer] for layer in self._compared], pool_BST)
             outputs.addmm_(self._found, self._comparison.value, alpha=self._comparison_scale)
         return outputs
 

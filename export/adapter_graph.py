@@ -17,7 +17,7 @@ Outputs:
                             which is no part of the graph, reads
 
 The formulas are those of ``edge_runtime/training``: its ``network``, ``blocks`` and
-``attention`` for the side network, its ``head`` and ``language`` for the rest.
+``attention`` for the side network, its ``head``, ``comparison`` and ``language`` for the rest.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import onnx_ir as ir
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.tensors import read_tensors
 
+from .adapter_comparison import comparison
 from .adapter_side import Builder, Stream, ints, side_state
 
 IR_VERSION = 10
@@ -64,13 +65,14 @@ def build_adapter(config: AdapterConfig, weights: bytes) -> Builder:
     starts = build.input("second_starts", ir.DataType.INT64, "batch") if config.pair else None
     encoder = _stream(build, "encoder_", config.encoder_layers) if config.encoder_layers else None
     state = side_state(build, own, encoder)
-    last = build.pick(own.hidden, layers - 1)
     if config.generative:
+        last = build.pick(own.hidden, layers - 1)
         features = _features(build, last, state)
         build.output("features", features, "batch", "sequence", config.hidden_size)
     else:
         pool_BST = _pooling_weights(build, own.mask, starts)
-        build.output("outputs", _head(build, last, state, pool_BST), "batch", config.num_outputs)
+        outputs = _head(build, own.hidden, state, pool_BST)
+        build.output("outputs", outputs, "batch", config.num_outputs)
     return build
 
 
@@ -90,18 +92,23 @@ def _features(build: Builder, last: ir.Value, state: ir.Value) -> ir.Value:
     return build.add("Add", last, build.add("MatMul", build.normalize(state, w), up))
 
 
-def _head(build: Builder, last: ir.Value, state: ir.Value, pool_BST: ir.Value) -> ir.Value:
-    """Outputs (B, C) from the backbone's last states (B, T, d) and s_L (B, T, w)."""
+def _head(build: Builder, hidden: ir.Value, state: ir.Value, pool_BST: ir.Value) -> ir.Value:
+    """Outputs (B, C) from the backbone's states (L, B, T, d) and s_L (B, T, w)."""
     config = build.config
     d, w, features = config.hidden_size, config.width, config.head_features
     side = build.add("MatMul", pool_BST, build.normalize(state, w))
     side = build.add("MatMul", side, build.trained("up.weight", w, d))
-    last = build.add("MatMul", pool_BST, last)
+    last = build.add("MatMul", pool_BST, build.pick(hidden, config.stacks[-1].layers - 1))
     embedding_BSd = build.normalize(build.add("Add", last, side), d)
     read = _pair_features(build, embedding_BSd) if config.pair else build.pick(embedding_BSd, 0, 1)
     weight = build.trained("head.weight", features, config.num_outputs)
     outputs = build.add("MatMul", read, weight * np.float32(config.head_scale))
     outputs = build.add("Add", outputs, build.trained("head.bias", config.num_outputs))
+    if config.pair:
+        found = comparison(build, hidden, pool_BST)
+        weight = build.trained("comparison.weight", config.comparison_features, config.num_outputs)
+        weight = weight * np.float32(config.comparison_scale)
+        outputs = build.add("Add", outputs, build.add("MatMul", found, weight))
     if config.task == "regression":
         outputs = build.add("Mul", outputs, np.array([config.target_scale], np.float32))
         outputs = build.add("Add", outputs, np.array([config.target_mean], np.float32))
@@ -127,7 +134,7 @@ def _pooling_weights(build: Builder, mask_BT: ir.Value, second_starts: ir.Value 
 
 
 def _pair_features(build: Builder, embedding_BSd: ir.Value) -> ir.Value:
-    """(u, v, |u - v|, u * v) of the two segments."""
+    """(|u - v|, u * v) of the two segments."""
     u, v = build.pick(embedding_BSd, 0, 1), build.pick(embedding_BSd, 1, 1)
     distance = build.add("Abs", build.add("Sub", u, v))
-    return build.add("Concat", u, v, distance, build.add("Mul", u, v), axis=1)
+    return build.add("Concat", distance, build.add("Mul", u, v), axis=1)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 OPSET = 21
 # Added to the scores of what must not be seen; its exponential is exactly 0.
-_MASKED = -1e30
+MASKED = -1e30
 
 Array = np.ndarray[Any, Any]
 
@@ -146,7 +146,7 @@ def _score_bias(build: Builder, mask_BS: ir.Value, causal: bool = False) -> ir.V
         keys = build.add("Range", ints(0).reshape(()), tokens, ints(1).reshape(()))
         queries = build.add("Unsqueeze", keys, ints(1))
         seen = build.add("And", seen, build.add("LessOrEqual", keys, queries))
-    return build.add("Where", seen, np.zeros(1, np.float32), np.array([_MASKED], np.float32))
+    return build.add("Where", seen, np.zeros(1, np.float32), np.array([MASKED], np.float32))
 
 
 def _self_attention(build: Builder, prefix: str, x: ir.Value, bias: ir.Value) -> ir.Value:

@@ -29,6 +29,16 @@ HEAD_REACH = 48.0
 # rate of 5e-3: held-out loss 4.34 with 4, 3.90 with 16, 3.67 with 48 and with 192; at 2e-3
 # 3.84 with 48, 3.72 with 192 and with 768).
 UP_REACH = 192.0
+# Of the comparison of a pair's segments before ``comparison.weight``. Larger than the head's,
+# since what it reads is fixed and mostly the same for every sample.
+COMPARISON_REACH = 1000.0
+
+COMPARISON_PARTS = 5
+"""Vectors of width d that compare a pair's segments in one layer."""
+COMPARED_LAYERS = 4
+"""Most layers that a pair's segments are compared in."""
+ALIGNMENT_SHARPNESS = 20.0
+"""What the cosines of two tokens are multiplied by before the softmax that aligns them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +79,8 @@ class AdapterConfig:
         num_outputs: classes; 1 for regression; the vocabulary of a language model.
         logit_scale: of the frozen language-model head, see ``HeadSpec``.
         logit_softcap: likewise.
-        pair: the data has ``text_pair``; each segment is pooled apart.
+        pair: the data has ``text_pair``; each segment is pooled apart, and the tokens of
+            one are compared with those of the other.
         target_mean: regression's targets are standardised by it and ``target_scale``, so
             that the learning rate does not depend on their unit.
         target_scale: standard deviation of the training targets.
@@ -142,8 +153,27 @@ class AdapterConfig:
 
     @property
     def head_features(self) -> int:
-        """What the pooled head reads: one segment, or u, v, |u - v| and u * v of two."""
-        return self.hidden_size * (4 if self.pair else 1)
+        """What the pooled head reads: one segment, or |u - v| and u * v of two."""
+        return self.hidden_size * (2 if self.pair else 1)
+
+    @property
+    def compared_layers(self) -> tuple[int, ...]:
+        """Where in ``layers`` a pair's segments are compared: spread evenly up to the last."""
+        if not self.pair:
+            return ()
+        last = len(self.layers) - 1
+        steps = min(COMPARED_LAYERS, len(self.layers)) - 1
+        return (*(last * step // steps for step in range(steps)), last)
+
+    @property
+    def comparison_features(self) -> int:
+        """What the comparison of a pair's segments gives the head to read."""
+        return len(self.compared_layers) * COMPARISON_PARTS * self.hidden_size
+
+    @property
+    def comparison_scale(self) -> float:
+        """What the comparison is multiplied by before ``comparison.weight``."""
+        return COMPARISON_REACH / max(1, self.comparison_features)
 
     @property
     def down_scale(self) -> float:

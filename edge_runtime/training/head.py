@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .blocks import normalize, normalize_backward
+from .comparison import compare
 
 if TYPE_CHECKING:
     from edge_runtime.contract.adapter import AdapterConfig
@@ -38,10 +39,12 @@ class PooledHead:
     """out = h_L + U(norm(s_L)); mean over each segment; norm; linear.
 
     U is linear, so it is applied after the mean: the same result from B rows in place of
-    B * T. Two segments u and v are read as (u, v, |u - v|, u * v), as in InferSent
-    (Conneau et al., 2017).
+    B * T. Two segments u and v are read as (|u - v|, u * v), and beside them the comparison
+    of their tokens in several of the backbone's layers: pooled segments alone say too little
+    of what meets what. Without u and v themselves (InferSent has them: Conneau et al., 2017)
+    the head learns less by heart; the order of the segments is in the comparison.
 
-    Shapes: B samples, S segments, C outputs.
+    Shapes: L layers, B samples, S segments, C outputs.
     """
 
     def __init__(self, config: AdapterConfig, parameters: FlatParameters) -> None:
@@ -50,26 +53,37 @@ class PooledHead:
         self._head = parameters["head.weight"]
         self._scale = config.head_scale
         self._head_bias = parameters["head.bias"]
+        self._compared = config.compared_layers
+        self._comparison = parameters["comparison.weight"] if config.pair else None
+        self._comparison_scale = config.comparison_scale
         self._saved: tuple[Tensor, ...] = ()
+        self._found: Tensor | None = None
 
     def forward(
-        self, last_BTd: Tensor, state: Tensor, mask_BT: Tensor, second_starts_B: Tensor
+        self, hidden_LBTd: Tensor, state: Tensor, mask_BT: Tensor, second_starts_B: Tensor
     ) -> Tensor:
-        """Outputs (B, C) from the backbone's last states and s_L, (B*T, w)."""
+        """Outputs (B, C) from the backbone's states and s_L, (B*T, w)."""
         pool_BST = pooling_weights(mask_BT, second_starts_B if self._pair else None)
         normed, mean, rstd = normalize(state)
         side = torch.bmm(pool_BST, normed.view(*mask_BT.shape, -1)).flatten(0, 1)
-        last = torch.bmm(pool_BST, last_BTd).flatten(0, 1)
+        last = torch.bmm(pool_BST, hidden_LBTd[-1]).flatten(0, 1)
         pooled = last.addmm_(side, self._up.value)
         embedding, *moments = normalize(pooled)
         features = self._features(embedding)
         self._saved = (pool_BST, state, mean, rstd, side, pooled, embedding, *moments, features)
-        return torch.addmm(self._head_bias.value, features, self._head.value, alpha=self._scale)
+        outputs = torch.addmm(self._head_bias.value, features, self._head.value, alpha=self._scale)
+        if self._comparison:
+            self._found = compare([hidden_LBTd[layer] for layer in self._compared], pool_BST)
+            outputs.addmm_(self._found, self._comparison.value, alpha=self._comparison_scale)
+        return outputs
 
     def backward(self, gradient: Tensor) -> Tensor:
         """Gradient with respect to s_L, (B*T, w), given that of the outputs."""
         pool_BST, state, mean, rstd, side, pooled, embedding, *moments, features = self._saved
         torch.sum(gradient, 0, out=self._head_bias.gradient)
+        if self._comparison and self._found is not None:
+            scaled = gradient * self._comparison_scale
+            torch.mm(self._found.t(), scaled, out=self._comparison.gradient)
         gradient = gradient * self._scale
         torch.mm(features.t(), gradient, out=self._head.gradient)
         d_features = torch.mm(gradient, self._head.value.t())
@@ -84,13 +98,13 @@ class PooledHead:
         if not self._pair:
             return embedding
         u, v = embedding[0::2], embedding[1::2]
-        return torch.cat((u, v, (u - v).abs_(), u * v), 1)
+        return torch.cat(((u - v).abs_(), u * v), 1)
 
     def _features_backward(self, gradient: Tensor, embedding: Tensor) -> Tensor:
         if not self._pair:
             return gradient
         u, v = embedding[0::2], embedding[1::2]
-        d_u, d_v, d_distance, d_product = gradient.chunk(4, 1)
+        d_distance, d_product = gradient.chunk(2, 1)
         d_distance = d_distance * torch.sign(u - v)
-        pair = (d_u + d_distance + d_product * v, d_v - d_distance + d_product * u)
+        pair = (d_distance + d_product * v, d_product * u - d_distance)
         return torch.stack(pair, 1).flatten(0, 1)

@@ -34,11 +34,11 @@ class Output(Protocol):
 
     width: int
 
-    def outputs(self, batch: Batch, last_BTd: Tensor, state: Tensor, mask_BT: Tensor) -> Tensor:
+    def outputs(self, batch: Batch, hidden_LBTd: Tensor, state: Tensor, mask_BT: Tensor) -> Tensor:
         """(B, ``width``) outputs."""
 
     def loss(
-        self, batch: Batch, last_BTd: Tensor, state: Tensor, mask_BT: Tensor
+        self, batch: Batch, hidden_LBTd: Tensor, state: Tensor, mask_BT: Tensor
     ) -> tuple[float, Tensor]:
         """Summed loss, and its gradient with respect to ``state``; fills the weights'."""
 
@@ -69,8 +69,8 @@ class Model:
         groups = list(_groups(batch, self._config))
         total, loss = torch.zeros_like(gradients) if len(groups) > 1 else None, 0.0
         for group in groups:
-            last, mask, state = self._forward(group)
-            summed, gradient = self._output.loss(group, last, state, mask)
+            hidden, mask, state = self._forward(group)
+            summed, gradient = self._output.loss(group, hidden, state, mask)
             self._network.backward(gradient)
             loss += summed
             if total is not None:
@@ -86,8 +86,8 @@ class Model:
         first = 0
         with torch.inference_mode():
             for group in _groups(batch, self._config) if batch.size else ():
-                last, mask, state = self._forward(group)
-                outputs = self._output.outputs(group, last, state, mask)
+                hidden, mask, state = self._forward(group)
+                outputs = self._output.outputs(group, hidden, state, mask)
                 result[first : first + group.size] = outputs.numpy()
                 first += group.size
         return result
@@ -97,7 +97,7 @@ class Model:
         encoder = None
         if batch.encoder_hidden is not None and batch.encoder_lengths is not None:
             encoder = _states(batch.encoder_hidden, batch.encoder_lengths)
-        return hidden[-1], mask, self._network.forward(hidden, mask, encoder)
+        return hidden, mask, self._network.forward(hidden, mask, encoder)
 
     def _check(self, batch: Batch) -> None:
         config = self._config
@@ -120,15 +120,15 @@ class PooledOutput:
         self._head = PooledHead(config, parameters)
         self.width = config.num_outputs
 
-    def outputs(self, batch: Batch, last_BTd: Tensor, state: Tensor, mask_BT: Tensor) -> Tensor:
+    def outputs(self, batch: Batch, hidden_LBTd: Tensor, state: Tensor, mask_BT: Tensor) -> Tensor:
         """Logits, or values in the targets' units."""
-        outputs = self._forward(batch, last_BTd, state, mask_BT)
+        outputs = self._forward(batch, hidden_LBTd, state, mask_BT)
         if self._config.task == "regression":
             outputs = outputs * self._config.target_scale + self._config.target_mean
         return outputs
 
     def loss(
-        self, batch: Batch, last_BTd: Tensor, state: Tensor, mask_BT: Tensor
+        self, batch: Batch, hidden_LBTd: Tensor, state: Tensor, mask_BT: Tensor
     ) -> tuple[float, Tensor]:
         """See :class:`Output`."""
         targets = batch.targets
@@ -137,7 +137,7 @@ class PooledOutput:
             targets.min() >= 0 and targets.max() < classes
         ):
             raise IndexError(f"a target is not below {classes}")
-        outputs = self._forward(batch, last_BTd, state, mask_BT)
+        outputs = self._forward(batch, hidden_LBTd, state, mask_BT)
         if self._config.task == "regression":
             mean, scale = self._config.target_mean, self._config.target_scale
             loss, gradient = squared_error(outputs, (torch.from_numpy(targets) - mean) / scale)
@@ -145,8 +145,10 @@ class PooledOutput:
             loss, gradient = cross_entropy(outputs, torch.from_numpy(targets))
         return loss, self._head.backward(gradient)
 
-    def _forward(self, batch: Batch, last_BTd: Tensor, state: Tensor, mask_BT: Tensor) -> Tensor:
-        return self._head.forward(last_BTd, state, mask_BT, torch.from_numpy(batch.second_starts))
+    def _forward(self, batch: Batch, hidden_LBTd: Tensor, state: Tensor, mask_BT: Tensor) -> Tensor:
+        return self._head.forward(
+            hidden_LBTd, state, mask_BT, torch.from_numpy(batch.second_starts)
+        )
 
 
 class LanguageOutput:
@@ -165,27 +167,26 @@ class LanguageOutput:
         self._features = Features(config, parameters)
         self._frozen = head
 
-    def outputs(self, batch: Batch, last_BTd: Tensor, state: Tensor, mask_BT: Tensor) -> Tensor:
+    def outputs(self, batch: Batch, hidden_LBTd: Tensor, state: Tensor, mask_BT: Tensor) -> Tensor:
         """Summed loss, counted tokens and correctly predicted ones of each sample."""
-        del mask_BT
-        features, targets, counted = self._forward(batch, last_BTd, state)
+        features, targets, counted = self._forward(batch, hidden_LBTd, state)
         loss, correct = token_losses(features, targets, self._frozen)
         values = torch.stack((loss, torch.ones_like(loss), correct.float()), 1)
-        sample = counted // last_BTd.shape[1]
+        sample = counted // mask_BT.shape[1]
         return torch.zeros(batch.size, self.width).index_add_(0, sample, values)
 
     def loss(
-        self, batch: Batch, last_BTd: Tensor, state: Tensor, mask_BT: Tensor
+        self, batch: Batch, hidden_LBTd: Tensor, state: Tensor, mask_BT: Tensor
     ) -> tuple[float, Tensor]:
         """See :class:`Output`."""
         del mask_BT
-        features, targets, _ = self._forward(batch, last_BTd, state)
+        features, targets, _ = self._forward(batch, hidden_LBTd, state)
         gradient = torch.empty_like(features)
         loss, _ = token_losses(features, targets, self._frozen, gradient)
         return float(loss.sum()), self._features.backward(gradient)
 
     def _forward(
-        self, batch: Batch, last_BTd: Tensor, state: Tensor
+        self, batch: Batch, hidden_LBTd: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Features and targets of the counted tokens, and their places in (B*T,)."""
         targets = torch.from_numpy(np.ascontiguousarray(batch.targets)).view(-1)
@@ -193,7 +194,7 @@ class LanguageOutput:
         targets = targets[counted]
         if len(targets) and not (targets.min() >= 0 and targets.max() < self._frozen.vocabulary):
             raise IndexError(f"a target is not below {self._frozen.vocabulary}")
-        features = self._features.forward(last_BTd.flatten(0, 1), state, counted)
+        features = self._features.forward(hidden_LBTd[-1].flatten(0, 1), state, counted)
         return features, targets, counted
 
 

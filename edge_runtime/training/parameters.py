@@ -109,6 +109,9 @@ def undecayed_specs(config: AdapterConfig) -> tuple[ParameterSpec, ...]:
             ),
             ParameterSpec(name="head.bias", shape=(config.num_outputs,)),
         ]
+    if config.pair:
+        shape = (config.comparison_features, config.num_outputs)
+        specs.append(ParameterSpec(name="comparison.weight", shape=shape))
     specs += [
         ParameterSpec(
             name=f"{stack.prefix}blocks.{i}.fc1.bias", shape=(w * config.feed_forward_ratio,)

@@ -63,8 +63,9 @@ def run(model, fed):
         {"kind": "mlp"},
         {"kind": "attention", "num_heads": 1, "feed_forward_ratio": 2, "layers": (0, 2, 5, 6)},
         {"kind": "mlp", "layers": (6,)},
+        {"kind": "mlp", "layers": tuple(range(9))},
     ],
-    ids=["attention", "mlp", "some layers", "one layer"],
+    ids=["attention", "mlp", "some layers", "one layer", "many layers"],
 )
 def test_it_computes_what_the_trainer_computes(shape, pair, task):
     trainer, config, weights = trained(**shape, pair=pair, **task)
@@ -107,7 +108,7 @@ def test_equal_weights_give_equal_bytes_that_hold_them():
 def test_weights_of_another_adapter_are_bad_input():
     _, config, weights = trained()
     _, wider, _ = trained(pair=True)
-    with pytest.raises(BadInputError, match=r"'head\.weight' has shape \(24, 3\), not \(96, 3\)"):
+    with pytest.raises(BadInputError, match=r"'head\.weight' has shape \(24, 3\), not \(48, 3\)"):
         adapter_onnx(wider, weights)
     tensors = read_tensors(weights)
     del tensors["gate"]

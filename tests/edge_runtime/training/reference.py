@@ -83,6 +83,19 @@ def tokens(hidden: Tensor, lengths: Tensor) -> Tensor:
     return torch.arange(hidden.shape[2]) < lengths[:, None]
 
 
+def _comparison(first: Tensor, second: Tensor) -> Tensor:
+    """What the tokens (T1, d) and (T2, d) of two segments say of each other in one layer."""
+    if not (len(first) and len(second)):
+        return torch.zeros(5 * first.shape[1])
+    a, b = _norm(first), _norm(second)
+    cosines = functional.normalize(a, dim=1) @ functional.normalize(b, dim=1).T
+    to_a, to_b = torch.softmax(20 * cosines, 1) @ b, torch.softmax(20 * cosines.T, 1) @ a
+    distance = torch.cat([a - to_a, b - to_b]).abs()
+    product = torch.cat([a * to_a, b * to_b]).mean(0)
+    apart = [(a - to_a).mean(0), (b - to_b).mean(0)]
+    return torch.cat([*apart, distance.mean(0), distance.amax(0), product])
+
+
 def outputs(
     config: AdapterConfig, p: Parameters, hidden: Tensor, lengths: Tensor, starts: Tensor
 ) -> Tensor:
@@ -94,11 +107,20 @@ def outputs(
         before = torch.arange(hidden.shape[2]) < starts[:, None]
         first = keep & (before | (starts == 0)[:, None])
         u, v = _norm(_mean(out, first)), _norm(_mean(out, keep & ~first))
-        features = torch.cat([u, v, (u - v).abs(), u * v], 1)
+        features = torch.cat([(u - v).abs(), u * v], 1)
     else:
         features = _norm(_mean(out, keep))
     features = features * (48 / features.shape[1])
-    return features @ p["head.weight"] + p["head.bias"]
+    result = features @ p["head.weight"] + p["head.bias"]
+    if config.pair:
+        found = torch.stack(
+            [
+                torch.cat([_comparison(h[first[i]], h[(keep & ~first)[i]]) for h in hidden[:, i]])
+                for i in range(len(keep))
+            ]
+        )
+        result = result + found * (1000 / found.shape[1]) @ p["comparison.weight"]
+    return result
 
 
 def features(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from edge_runtime.contract.tensors import read_tensors, write_tensors
 from edge_runtime.training import Batch, Predictor, Trainer
 
 from . import reference
-from .samples import batch, config, moved, rows, trainer
+from .samples import HIDDEN_SIZE, LAYERS, batch, config, moved, rows, trainer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -144,6 +145,46 @@ def test_a_trainer_without_samples_adds_nothing() -> None:
     assert engine.gradients(rows(batch(4), slice(0, 0))) == 0.0
     assert not engine.flat_gradient.any()
     assert engine.outputs(rows(batch(4), slice(0, 0))).shape == (0, 3)
+
+
+def test_two_segments_are_compared_token_by_token() -> None:
+    """The segments of class 1 hold the same tokens; those of class 0 have the same means only."""
+    random = np.random.default_rng(0)
+    first = random.normal(size=(LAYERS, 40, 4, HIDDEN_SIZE)).astype(np.float32)
+    other = random.normal(size=first.shape).astype(np.float32)
+    other += (first - other).mean(2, keepdims=True)
+    same = np.arange(40) % 2
+    second = np.where(same[:, None, None] == 1, first[:, :, ::-1], other)
+    data = Batch(
+        hidden=np.concatenate([first, second], 2),
+        lengths=np.full(40, 8),
+        second_starts=np.full(40, 4),
+        targets=same,
+    )
+    compared = trainer(pair=True, total_steps=1)
+    compared.gradients(data)
+    weights = compared.named_gradients()["comparison.weight"]
+    distances = weights.reshape(LAYERS, 5, HIDDEN_SIZE, -1)[:, 2:4, :, 1]
+    assert (distances > 0).all()  # a step down: what differs speaks against class 1
+
+
+def test_a_pair_without_a_second_segment_is_compared_with_nothing() -> None:
+    engine = moved(trainer(pair=True))
+    data = batch(5)
+    for starts in (np.zeros(5, np.int64), data.lengths):
+        engine.gradients(dataclasses.replace(data, second_starts=starts))
+        assert not engine.named_gradients()["comparison.weight"].any()
+
+
+@pytest.mark.parametrize(
+    ("layers", "compared"),
+    [(1, (0,)), (2, (0, 1)), (4, (0, 1, 2, 3)), (7, (0, 2, 4, 6)), (13, (0, 4, 8, 12))],
+)
+def test_pairs_are_compared_in_few_layers_up_to_the_last(
+    layers: int, compared: tuple[int, ...]
+) -> None:
+    assert config(layers=tuple(range(layers)), pair=True).compared_layers == compared
+    assert config(layers=tuple(range(layers))).compared_layers == ()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -40,11 +40,17 @@ class AdamW:
     """
 
     def __init__(
-        self, parameters: FlatParameters, options: TrainingOptions, total_steps: int
+        self,
+        parameters: FlatParameters,
+        options: TrainingOptions,
+        total_steps: int,
+        *,
+        weight_decay: float,
     ) -> None:
         size = parameters.values.numel()
         self.step = 0
         self._options = options
+        self._decays = (weight_decay, 0.0)
         self._total_steps = total_steps
         self._gradient = torch.zeros(size)
         self._first = torch.zeros(size)
@@ -82,7 +88,7 @@ class AdamW:
         ranges = zip(
             *(torch.split(buffer, self._sizes) for buffer in self._buffers()),
             self._counters,
-            (self._options.weight_decay, 0.0),
+            self._decays,
             strict=True,
         )
         for values, gradient, first, second, counter, decay in ranges:

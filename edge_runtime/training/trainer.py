@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from edge_runtime.contract.adapter import default_weight_decay
 from edge_runtime.contract.tensors import read_tensors, write_tensors
 
 from .averaging import update_average
@@ -79,7 +80,13 @@ class Trainer:
         self._average_steps = options.average_fraction * total_steps
         self._model = Model(config, self._parameters, head)
         self._average_model = Model(config, self._average, head)
-        self._optimizer = AdamW(self._parameters, options, total_steps)
+        decay = options.weight_decay
+        self._optimizer = AdamW(
+            self._parameters,
+            options,
+            total_steps,
+            weight_decay=default_weight_decay(config.task) if decay is None else decay,
+        )
         self.flat_gradient: NDArray[np.float32] = self._parameters.gradients.numpy()
         self.flat_parameters: NDArray[np.float32] = self._parameters.values.numpy()
 

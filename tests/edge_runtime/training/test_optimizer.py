@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from edge_runtime.contract.adapter import TrainingOptions
+from edge_runtime.contract.adapter import TrainingOptions, default_weight_decay
+from edge_runtime.training import Trainer
 from edge_runtime.training.optimizer import learning_rate
 
+from . import language_samples, samples
 from .samples import batch, trainer
 
 
@@ -40,7 +42,7 @@ def test_updates_equal_those_of_torchs_adamw_with_decay_on_the_side_networks_mat
         torch.nn.Parameter(part.clone()) for part in values.split([decayed, len(values) - decayed])
     ]
     expected = torch.optim.AdamW(
-        [{"params": [parts[0]], "weight_decay": TrainingOptions().weight_decay},
+        [{"params": [parts[0]], "weight_decay": default_weight_decay("classification")},
          {"params": [parts[1]], "weight_decay": 0.0}]
     )  # fmt: skip
     for step in range(4):
@@ -83,3 +85,26 @@ def test_a_gradient_of_another_size_is_refused() -> None:
     engine = trainer()
     with pytest.raises(ValueError, match="mean_gradient"):
         engine.apply(np.zeros(3, np.float32))
+
+
+@pytest.mark.parametrize("language", [False, True])
+def test_a_task_is_held_back_as_it_needs_unless_something_else_is_asked_for(
+    language: bool,
+) -> None:
+    config = (language_samples if language else samples).config()
+    head = language_samples.head(config) if language else None
+
+    def updated(weight_decay: float | None) -> np.ndarray:
+        options = TrainingOptions(weight_decay=weight_decay)
+        engine = Trainer(config, options, total_steps=20, head=head)
+        engine.apply(np.zeros(engine.parameters, np.float32))
+        return engine.flat_parameters
+
+    default = default_weight_decay(config.task)
+    np.testing.assert_array_equal(updated(None), updated(default))
+    assert not np.array_equal(updated(None), updated(2 * default))
+
+
+def test_language_models_are_held_back_less() -> None:
+    for task in ("causal-lm", "seq2seq"):
+        assert default_weight_decay(task) < default_weight_decay("classification")

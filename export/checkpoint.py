@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -132,7 +133,7 @@ def load_model(checkpoint: Checkpoint, task: Task) -> LoadedModel:
     kind = _CLASSES.get(task, AutoModel)
     if kind is AutoModel:
         options |= checkpoint.family.load_options
-    with quiet():
+    with quiet(), gguf.loading() if checkpoint.is_gguf else contextlib.nullcontext():
         try:
             model, info = kind.from_pretrained(
                 source,

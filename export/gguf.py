@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,11 @@ def read_config(path: Path) -> Any:
             raise BadInputError(
                 f"{path}: transformers cannot read this GGUF file ({first_line(error)})"
             ) from None
+
+
+def loading() -> contextlib.AbstractContextManager[object]:
+    """Keeps the converter's own progress bar, which no setting turns off, from the terminal."""
+    return contextlib.redirect_stderr(io.StringIO())
 
 
 def save_tokenizer_files(path: Path, folder: Path) -> None:

@@ -20,7 +20,8 @@ def strip_metadata(model: ir.Model) -> None:
     model.producer_name, model.producer_version, model.domain = "pacplus", "", ""
     model.graph.name = "backbone"
     model.graph.metadata_props.clear()
-    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+    results = (value for node in model.graph for value in node.outputs)
+    for value in (*model.graph.inputs, *results, *model.graph.initializers.values()):
         value.metadata_props.clear()
         value.doc_string = None
 

@@ -73,15 +73,17 @@ def write_gguf(path: Path, model, architecture: str = "qwen2") -> None:
     writer.close()
 
 
-def test_a_gguf_file_exports_with_its_tokenizer_and_chat_template(tmp_path):
+def test_a_gguf_file_exports_with_its_tokenizer_and_chat_template(tmp_path, capsys):
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir(tmp_path, "qwen2")).eval()
     file = tmp_path / "Tiny-1M.F32.gguf"
     write_gguf(file, model)
 
+    capsys.readouterr()
     bundle = export_model(str(file), tmp_path / "out", task="causal-lm")
 
+    assert capsys.readouterr() == ("", "")
     manifest = bundle.manifest
     assert (manifest.model_id, manifest.architecture) == ("Tiny-1M.F32", "qwen2")
     assert (manifest.max_length, manifest.eos_token_ids) == (80, (3,))

@@ -39,7 +39,7 @@ from .head import check_head, end_tokens, head_spec, head_tensors, start_token
 from .initial_adapter import CALIBRATION_LENGTH, PrunedAdapter, check_shape, write_initial_adapter
 from .parity import LIMITS, check_parity, measure_parity
 from .quantisation import quantise
-from .samples import check_samples, pad_batch
+from .samples import Sample, check_samples, pad_batch
 from .session import Array
 from .stages import GRAPH, MANIFEST, Bundle, open_bundle, sha256_of
 from .tables import quantize_head
@@ -133,17 +133,10 @@ def _write_bundle(
     start = start_token(loaded.language_model, str(checkpoint.path)) if task == "seq2seq" else None
     tokenizer = root / "tokenizer" / "tokenizer.json"
     samples = check_samples(tokenizer, inputs, config.vocab_size, max_length, start or 0)
-    say("exporting the graph")
     streams = count_blocks(loaded.backbone, checkpoint.family, inputs)
+    say("exporting the graph")
     graph = _prepare(trace(loaded.backbone, checkpoint.family, inputs, len(streams)), inputs)
-    notes: tuple[str, ...] = ()
-    if quantize != "none":
-        say(f"quantising to {quantize}")
-        scratch = root / "scratch"
-        scratch.mkdir()
-        notes = quantise(graph, quantize, samples, inputs, scratch)
-        shutil.rmtree(scratch)
-        passes.tidy(graph)
+    notes = _quantise(graph, quantize, samples, inputs, root / "scratch", say)
     say("writing the weights")
     slices = block_slices(graph, inputs, streams)
     weights, files = write_weights(slices, root)
@@ -187,6 +180,25 @@ def _write_bundle(
         notes=notes,
     )
     (root / MANIFEST).write_text(manifest.to_json(), "utf-8")
+
+
+def _quantise(
+    graph: ir.Model,
+    quantize: Quantization,
+    samples: Sequence[Sample],
+    inputs: Sequence[InputSpec],
+    scratch: Path,
+    say: Progress,
+) -> tuple[str, ...]:
+    """Quantises in place, with a folder of its own for what that takes; returns the notes."""
+    if quantize == "none":
+        return ()
+    say(f"quantising to {quantize}")
+    scratch.mkdir()
+    notes = quantise(graph, quantize, samples, inputs, scratch)
+    shutil.rmtree(scratch)
+    passes.tidy(graph)
+    return notes
 
 
 def _write_head(

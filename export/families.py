@@ -98,7 +98,7 @@ FAMILIES = {
     "llama": _DECODER,
     "mistral": _DECODER,
     "modernbert": Family(own_masks=True, maps=layer_maps.MODERNBERT),
-    "mt5": _T5,
+    "mt5": dataclasses.replace(_T5, head_scaled=False),  # its heads were trained untied
     "opt": dataclasses.replace(_DECODER, maps=layer_maps.BART),
     "phi": dataclasses.replace(_DECODER, maps=layer_maps.PHI),
     "qwen2": _DECODER,

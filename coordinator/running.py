@@ -20,7 +20,7 @@ from .hosting import Cluster, Host, open_host
 from .inputs import Prepared
 from .job import Job
 from .metrics import metrics
-from .planning import planner
+from .planner.problems import planner
 from .progress import SessionRecord
 from .report import (
     EpochReport,

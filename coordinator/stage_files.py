@@ -13,7 +13,7 @@ from edge_runtime.contract.messages import CacheDtype, LoadStage, ProfileRequest
 from export.stages import Bundle, cut_stage
 
 from .job import Job
-from .planning import tokens_of
+from .planner.problems import tokens_of
 
 PROFILE_BATCH = 16
 

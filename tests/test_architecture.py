@@ -29,11 +29,11 @@ OUTSIDE_WORLD = {
     *("sys", "tempfile", "threading", "time", "urllib", "zmq"),
 }
 PURE_MODULES = [
-    *("coordinator/actions.py", "coordinator/costs.py", "coordinator/errands.py"),
-    *("coordinator/filling.py", "coordinator/generation.py", "coordinator/infeasible.py"),
-    *("coordinator/job.py", "coordinator/leases.py", "coordinator/problem.py"),
-    *("coordinator/ownership.py", "coordinator/planner.py", "coordinator/planning.py"),
-    *("coordinator/progress.py", "coordinator/requests.py", "coordinator/session.py"),
+    *("coordinator/actions.py", "coordinator/errands.py", "coordinator/filling.py"),
+    *("coordinator/generation.py", "coordinator/job.py", "coordinator/leases.py"),
+    *("coordinator/ownership.py", "coordinator/progress.py", "coordinator/requests.py"),
+    "coordinator/session.py",
+    *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("coordinator/planner/*.py")),
     *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("edge_runtime/contract/*.py")),
 ]
 UNSAFE_CALLS = {"eval", "exec", "compile", "open", "print", "input", "__import__"}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from coordinator.problem import Problem, Tokens
+from coordinator.planner.problem import Problem, Tokens
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.manifest import (
     FORMAT_VERSION,

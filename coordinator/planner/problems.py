@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from coordinator.ownership import SampleTable
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.contract.cache_format import row_bytes
 from edge_runtime.contract.manifest import Manifest, Stream
@@ -14,7 +15,6 @@ from edge_runtime.contract.messages import CacheDtype, SampleSet
 from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.profile import BlockTiming, DeviceProfile
 
-from .ownership import SampleTable
 from .planner import make_plan
 from .problem import Problem, Tokens
 

@@ -1,12 +1,11 @@
 import pytest
 
-from coordinator import costs
-from coordinator.problem import Tokens
+from coordinator.planner import costs
+from coordinator.planner.problem import Tokens
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 from edge_runtime.contract.profile import LinkProfile
-
-from .planning import MB, manifest, problem, profile
+from tests.coordinator.planning import MB, manifest, problem, profile
 
 A, B = DeviceId("a"), DeviceId("b")
 

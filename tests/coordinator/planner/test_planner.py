@@ -4,14 +4,13 @@ import random
 
 import pytest
 
-from coordinator import costs, planner
-from coordinator.infeasible import is_feasible
-from coordinator.problem import Problem, Tokens
+from coordinator.planner import costs, planner
+from coordinator.planner.infeasible import is_feasible
+from coordinator.planner.problem import Problem, Tokens
 from edge_runtime.contract.errors import InfeasibleError
 from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.profile import LinkProfile
-
-from .planning import MB, manifest, problem, profile
+from tests.coordinator.planning import MB, manifest, problem, profile
 
 
 def fits(case: Problem, plan: Plan) -> bool:

@@ -1,0 +1,7 @@
+"""The planner: who runs which blocks and who owns which samples, chosen by predicted time. Pure."""
+
+from .costs import evaluate
+from .planner import make_plan
+from .problem import Problem, Tokens
+
+__all__ = ["Problem", "Tokens", "evaluate", "make_plan"]

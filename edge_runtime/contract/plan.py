@@ -57,25 +57,38 @@ class DevicePrediction:
         storage_bytes: cache on disk.
         fill_seconds: busy during the fill.
         epoch_seconds: busy during one adapter epoch.
+        sent_bytes: to peers during the fill.
+        received_bytes: from peers during the fill.
+        fill_parts: seconds of the fill by what they are for: ``compute``, ``handling``,
+            ``sending``, ``receiving``. They overlap where the device's cores and its link allow,
+            so their sum is not ``fill_seconds``.
+        epoch_parts: likewise of an epoch: ``compute``, ``exchange``.
     """
 
     memory_bytes: int
     storage_bytes: int
     fill_seconds: float
     epoch_seconds: float
+    sent_bytes: float = 0.0
+    received_bytes: float = 0.0
+    fill_parts: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    epoch_parts: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
     """Times from the start of the fill, and every device's part.
 
-    ``total_seconds`` = ``fill_seconds`` + epochs x ``epoch_seconds``.
+    ``total_seconds`` = ``fill_seconds`` + epochs x ``epoch_seconds``. No plan that was looked
+    for can take less than ``bound_seconds``; where that equals ``total_seconds``, this is the
+    best one; 0 where nobody proved anything.
     """
 
     total_seconds: float
     fill_seconds: float
     epoch_seconds: float
     devices: Mapping[DeviceId, DevicePrediction]
+    bound_seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,6 +57,31 @@ class TrainerProfile:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class HandlingProfile:
+    """What moving and keeping data costs this device's processor, link and disk apart.
+
+    All are processor seconds of one core: where a quota divides a core, they take longer.
+
+    Attributes:
+        seconds_per_message: to send or receive one message: codec, socket, threads that wake.
+        seconds_per_byte: to send or receive one byte: encryption and copies.
+        seconds_per_encoded_byte: to turn hidden states into one byte of the cache's dtype and
+            to cut it out for its owner.
+        seconds_per_stored_byte: to append one byte to the cache, checksum included.
+    """
+
+    seconds_per_message: float = 0.0
+    seconds_per_byte: float = 0.0
+    seconds_per_encoded_byte: float = 0.0
+    seconds_per_stored_byte: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if not 0 <= getattr(self, field.name) < math.inf:
+                raise ValueError(f"{field.name} must not be negative")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LinkProfile:
     """A device's connection, as one up rate, one down rate and one latency."""
 
@@ -86,9 +111,12 @@ class DeviceProfile:
         threads: threads that its inference and training use.
         provider: execution provider of ONNX Runtime.
         kernel_class: how its integer kernels behave, e.g. ``vnni`` or ``exact``.
-        blocks: timings by the manifest's ``alike``; empty without the backbone role.
+        blocks: timings by the manifest's ``alike``; empty without the backbone role. They are
+            wall seconds with ``threads`` threads and nothing else to do, a quota's throttling
+            included.
         trainer: given if the device can own samples: with the trainer role, and without it
             where nothing is trained, which takes no PyTorch.
+        handling: what data that come, go and stay cost its processor.
         link: None where nothing slows it: processes of one machine.
         measured: the times come from this device, not from a catalogue.
     """
@@ -105,6 +133,7 @@ class DeviceProfile:
     kernel_class: str = "native"
     blocks: Mapping[str, tuple[BlockTiming, ...]] = dataclasses.field(default_factory=dict)
     trainer: TrainerProfile | None = None
+    handling: HandlingProfile = HandlingProfile()
     link: LinkProfile | None = None
     measured: bool = True
 

@@ -27,22 +27,26 @@ def planner(
     cache_dtype: CacheDtype,
     *,
     caches: bool = True,
+    decide: Callable[[Problem], Plan] = make_plan,
 ) -> Callable[[Sequence[DeviceProfile]], Plan]:
-    """A function from measured profiles to a plan, for this bundle and these data."""
+    """A function from measured profiles to a plan, for this bundle and these data.
+
+    ``decide`` makes the plan once everything is known; by default the best one.
+    """
     problem = dataclasses.replace(
         unmeasured_problem(manifest, config, options, tables, cache_dtype), caches=caches
     )
+    return lambda profiles: decide(measured_problem(problem, profiles))
 
-    def plan(profiles: Sequence[DeviceProfile]) -> Plan:
-        trainers = [profile.trainer for profile in profiles if profile.trainer]
-        measured = dataclasses.replace(
-            problem,
-            profiles=tuple(complete(manifest, profile) for profile in profiles),
-            adapter_parameters=max((trainer.parameters for trainer in trainers), default=0),
-        )
-        return make_plan(measured)
 
-    return plan
+def measured_problem(problem: Problem, profiles: Sequence[DeviceProfile]) -> Problem:
+    """The problem with what was measured on the devices."""
+    trainers = [profile.trainer for profile in profiles if profile.trainer]
+    return dataclasses.replace(
+        problem,
+        profiles=tuple(complete(problem.manifest, profile) for profile in profiles),
+        adapter_parameters=max((trainer.parameters for trainer in trainers), default=0),
+    )
 
 
 def unmeasured_problem(

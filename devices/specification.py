@@ -135,6 +135,11 @@ def parse_bytes(text: str, option: str) -> int:
     return size
 
 
+def parse_rate(text: str) -> float | None:
+    """Bits per second of a rate like ``940000000``, ``100M`` or ``1Gbit``; None if it is none."""
+    return _rate(text.strip())
+
+
 _PREFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _PREFIXES |= {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from .ids import DeviceId
@@ -14,26 +14,35 @@ Role = Literal["backbone", "trainer"]
 class BlockTiming:
     """Forward time of one block at one micro-batch shape.
 
+    A micro-batch of N samples of ``sequence_length`` tokens takes
+    ``seconds_per_run + N * sequence_length * seconds_per_token``.
+
     Attributes:
         batch_size: samples of the timed micro-batch.
         sequence_length: tokens of each of its samples.
-        seconds_per_token: of the block, for one token of such a micro-batch.
+        seconds_per_token: of the block, for one token more of such a micro-batch.
+        seconds_per_run: what the block costs for each micro-batch, whatever its size.
     """
 
     batch_size: int
     sequence_length: int
     seconds_per_token: float
+    seconds_per_run: float = 0.0
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.sequence_length < 1:
             raise ValueError("batch_size and sequence_length must be positive")
         if not 0 < self.seconds_per_token < math.inf:
             raise ValueError("seconds_per_token must be positive")
+        if not 0 <= self.seconds_per_run < math.inf:
+            raise ValueError("seconds_per_run must not be negative")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerProfile:
     """Adapter training on a device; where nothing is trained, the adapter's outputs alone.
+
+    Its times are wall seconds under the device's quota, like those of blocks.
 
     Attributes:
         seconds_per_sample: one sample's part of a training step (read the cache, forward,
@@ -42,18 +51,24 @@ class TrainerProfile:
         memory_bytes: resident bytes that training adds to the idle device process:
             libraries, adapter, gradients, optimizer and one step's activations.
         parameters: trainable values of the adapter.
+        seconds_per_exchanged_value: what a step's exchange of gradients costs for each trainable
+            value besides the bytes and messages that it sends: rounding and summing. Hardly
+            depends on the number of trainers; nothing for a trainer alone.
     """
 
     seconds_per_sample: float
     seconds_per_step: float = 0.0
     memory_bytes: int = 0
     parameters: int = 0
+    seconds_per_exchanged_value: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.seconds_per_sample < math.inf:
             raise ValueError("seconds_per_sample must be positive")
         if not 0 <= self.seconds_per_step < math.inf or self.memory_bytes < 0:
             raise ValueError("seconds_per_step and memory_bytes must not be negative")
+        if not 0 <= self.seconds_per_exchanged_value < math.inf:
+            raise ValueError("seconds_per_exchanged_value must not be negative")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,11 +174,34 @@ class DeviceProfile:
         return f"{self.provider}/{self.kernel_class}"
 
     def seconds_per_token(self, alike: str, sequence_length: float) -> float:
-        """Forward time of one token of a block, at the nearest length that was timed.
+        """Forward time of one token more of a block, at that length.
+
+        Attention makes a token's cost grow with the length, by equal steps: between two
+        timed lengths it is interpolated, beyond them it is that of the nearest.
 
         Raises:
             KeyError: the profile lacks that class of blocks.
         """
         timings = self.blocks[alike]
-        nearest = min(timings, key=lambda timing: abs(timing.sequence_length - sequence_length))
-        return nearest.seconds_per_token
+        points = [(timing.sequence_length, timing.seconds_per_token) for timing in timings]
+        return _interpolated(points, sequence_length)
+
+    def seconds_per_run(self, alike: str, sequence_length: float) -> float:
+        """What a block costs for each micro-batch besides its tokens, as for their time.
+
+        Raises:
+            KeyError: the profile lacks that class of blocks.
+        """
+        timings = self.blocks[alike]
+        points = [(timing.sequence_length, timing.seconds_per_run) for timing in timings]
+        return _interpolated(points, sequence_length)
+
+
+def _interpolated(points: Sequence[tuple[float, float]], x: float) -> float:
+    """Linear between the points around ``x``; the nearest point's value outside of them."""
+    below = max((point for point in points if point[0] <= x), default=min(points))
+    above = min((point for point in points if point[0] >= x), default=max(points))
+    if above[0] <= below[0]:
+        return below[1]
+    part = (x - below[0]) / (above[0] - below[0])
+    return below[1] + part * (above[1] - below[1])

@@ -54,8 +54,46 @@ def test_a_missing_field_is_named() -> None:
         from_plain(DeviceProfile, plain)
 
 
-def test_speed_is_that_of_the_nearest_timed_length() -> None:
+def profile_of(*timings: BlockTiming) -> DeviceProfile:
+    return dataclasses.replace(PROFILE, blocks={"layer": timings})
+
+
+def test_a_tokens_time_grows_by_equal_steps_between_timed_lengths() -> None:
     long = dataclasses.replace(TIMING, sequence_length=128, seconds_per_token=3e-5)
-    profile = dataclasses.replace(PROFILE, blocks={"layer": (TIMING, long)})
-    assert profile.seconds_per_token("layer", 40) == 1e-5
+    for profile in (profile_of(TIMING, long), profile_of(long, TIMING)):
+        found = [profile.seconds_per_token("layer", tokens) for tokens in (32, 56, 80, 128)]
+        assert found == pytest.approx([1e-5, 1.5e-5, 2e-5, 3e-5])
+
+
+def test_beyond_the_timed_lengths_a_tokens_time_is_that_of_the_nearest() -> None:
+    long = dataclasses.replace(TIMING, sequence_length=128, seconds_per_token=3e-5)
+    profile = profile_of(TIMING, long)
+    assert profile.seconds_per_token("layer", 1) == 1e-5
     assert profile.seconds_per_token("layer", 500) == 3e-5
+    assert profile_of(TIMING).seconds_per_token("layer", 500) == 1e-5
+
+
+def test_a_length_between_three_timings_is_judged_by_its_neighbours() -> None:
+    lengths = {32: 1e-5, 64: 5e-5, 128: 6e-5}
+    timings = [
+        dataclasses.replace(TIMING, sequence_length=length, seconds_per_token=seconds)
+        for length, seconds in lengths.items()
+    ]
+    profile = profile_of(*timings)
+    assert profile.seconds_per_token("layer", 48) == pytest.approx(3e-5)
+    assert profile.seconds_per_token("layer", 96) == pytest.approx(5.5e-5)
+
+
+def test_the_cost_of_a_run_is_interpolated_like_a_tokens() -> None:
+    short = dataclasses.replace(TIMING, seconds_per_run=1e-4)
+    long = dataclasses.replace(TIMING, sequence_length=128, seconds_per_run=3e-4)
+    assert profile_of(short, long).seconds_per_run("layer", 80) == pytest.approx(2e-4)
+    assert profile_of(TIMING).seconds_per_run("layer", 80) == 0
+
+
+@pytest.mark.parametrize("value", [-1e-9, float("inf"), float("nan")])
+def test_costs_that_cannot_be_are_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="seconds_per_run"):
+        dataclasses.replace(TIMING, seconds_per_run=value)
+    with pytest.raises(ValueError, match="seconds_per_exchanged_value"):
+        TrainerProfile(seconds_per_sample=1e-3, seconds_per_exchanged_value=value)

@@ -36,6 +36,8 @@ class BlockTiming:
             raise ValueError("seconds_per_token must be positive")
         if not 0 <= self.seconds_per_run < math.inf:
             raise ValueError("seconds_per_run must not be negative")
+        if not 0 <= self.seconds_per_run < math.inf:
+            raise ValueError("seconds_per_run must not be negative")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,3 +207,12 @@ def _interpolated(points: Sequence[tuple[float, float]], x: float) -> float:
         return below[1]
     part = (x - below[0]) / (above[0] - below[0])
     return below[1] + part * (above[1] - below[1])
+
+    def seconds_per_run(self, alike: str) -> float:
+        """What a block costs every micro-batch, whatever is in it.
+
+        Raises:
+            KeyError: the profile lacks that class of blocks.
+        """
+        timings = self.blocks[alike]
+        return sum(timing.seconds_per_run for timing in timings) / len(timings)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -82,6 +84,8 @@ class LiveDisplay:
         elif record.event == "device_lost":
             text = f"{fields['device']} was lost: {fields['reason']}"
             say(self._console, text, style="red")
+        elif record.event in ("rebalanced", "device_off_pace"):
+            say(self._console, _off_pace(fields), style="yellow")
 
     def tick(self) -> None:
         """Redraws, if it is time."""
@@ -140,6 +144,16 @@ class LiveDisplay:
         else:
             return Text("")
         return Group(Text(text), ProgressBar(total=max(1, total), completed=done, width=60))
+
+
+def _off_pace(fields: Mapping[str, Any]) -> str:
+    factor = fields["factor"]
+    speed = f"{factor:.1f}x slower" if factor > 1 else f"{1 / factor:.1f}x faster"
+    text = f"{fields['device']} is {speed} than it measured itself"
+    if "shares" not in fields:
+        return text
+    shares = ", ".join(f"{device} {share:.0%}" for device, share in fields["shares"].items())
+    return f"{text}; stage {fields['stage'] + 1} is shared anew: {shares}"
 
 
 def _part(session: Session, name: str, seen: DeviceRecord) -> tuple[str, str, str, str]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import collections
+import functools
+import itertools
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,8 +21,11 @@ from edge_runtime.contract.messages import (
 )
 from edge_runtime.contract.sample import Samples
 
+from .actions import Send
 from .leases import Errand, Router
 from .ownership import Catalogue, Move, SampleTable, Work
+
+Lines: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 
 MOVE_SAMPLES = 32
 
@@ -38,7 +45,10 @@ def make_errands(
     micro_batch_size: int,
     first_number: int,
 ) -> list[Errand]:
-    """Moves first, since they need no backbone; then micro-batches in the order of the fill."""
+    """Moves first, since they need no backbone; then micro-batches in the order of the fill.
+
+    ``router`` is asked when a micro-batch is leased.
+    """
     errands: list[Errand] = []
     for move in work.moves:
         for start in range(0, len(move.distinct), MOVE_SAMPLES):
@@ -61,8 +71,7 @@ def _move_errand(
     message = MoveSamples(number=number, keys=catalogue.keys[part], layers=layers, to=move.owner)
     return Errand(
         number=number,
-        device=move.source,
-        message=message,
+        send=lambda: Send(device=move.source, message=message),
         samples=len(part),
         stored_by={move.owner: len(part)},
     )
@@ -70,11 +79,28 @@ def _move_errand(
 
 def _batch_errand(
     table: SampleTable,
-    lines: np.ndarray[tuple[int], np.dtype[np.int64]],
+    lines: Lines,
     wanted_by: Sequence[tuple[DeviceId, ...]],
     router: Router,
     number: int,
 ) -> Errand:
+    lengths = table.samples.lengths_of
+    return Errand(
+        number=number,
+        send=functools.partial(_run_batch, table, lines, wanted_by, router, number),
+        samples=len(lines),
+        stored_by=collections.Counter(itertools.chain.from_iterable(wanted_by)),
+        longest={stream: int(each[lines].max()) for stream, each in lengths.items()},
+    )
+
+
+def _run_batch(
+    table: SampleTable,
+    lines: Lines,
+    wanted_by: Sequence[tuple[DeviceId, ...]],
+    router: Router,
+    number: int,
+) -> Send:
     samples = table.samples.take(lines)
     positions: dict[DeviceId, list[int]] = {}
     for position, owners in enumerate(wanted_by):
@@ -91,10 +117,4 @@ def _batch_errand(
         ),
     )
     inputs = {name: ragged.values for name, ragged in samples.inputs.items()}
-    return Errand(
-        number=number,
-        device=batch.route[0],
-        message=RunBatch(batch=batch, inputs=inputs),
-        samples=len(lines),
-        stored_by={owner: len(places) for owner, places in positions.items()},
-    )
+    return Send(device=batch.route[0], message=RunBatch(batch=batch, inputs=inputs))

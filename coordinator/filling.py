@@ -11,14 +11,17 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import SampleSet, Stored
-from edge_runtime.contract.plan import Plan
+from edge_runtime.contract.manifest import Stream
+from edge_runtime.contract.messages import BatchServed, Message, SampleSet, Stored
+from edge_runtime.contract.plan import Plan, Stage
 
-from .actions import Send
+from .actions import Record, Send
 from .errands import make_errands
 from .job import Job
 from .leases import LeaseBook, Router
 from .ownership import Catalogue, Work, plan_work
+from .pace import OffPace, Pace, compute_seconds
+from .planner.problems import complete
 from .progress import FillRecord, SessionRecord
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -32,6 +35,9 @@ class Filling:
         self._waiting = [] if job.continuation else list(job.tables)
         self._leases: LeaseBook | None = None
         self._errand_number = 0
+        self._plan: Plan | None = None
+        self._shapes: dict[int, tuple[int, Mapping[Stream, int]]] = {}
+        self._off_pace: set[DeviceId] = set()
 
     @property
     def which(self) -> SampleSet | None:
@@ -56,18 +62,21 @@ class Filling:
 
     def begin(self, which: SampleSet, work: Work, plan: Plan, now: float) -> FillRecord:
         """Makes the errands of the fill that begins at time ``now``."""
+        if plan is not self._plan:
+            self._plan, self._router, self._pace = plan, Router(plan), Pace(plan)
         layers = self._job.config.layers
         errands = make_errands(
             self._catalogue,
             which,
             work,
             layers=layers,
-            router=Router(plan),
+            router=self._router,
             micro_batch_size=plan.micro_batch_size,
             first_number=self._errand_number,
         )
         self._errand_number += len(errands)
-        self._leases = LeaseBook(errands, layers=layers, window=2 * len(plan.stages) + 1)
+        self._shapes = {errand.number: (errand.samples, errand.longest) for errand in errands}
+        self._leases = LeaseBook(errands, layers=layers, window=window(plan))
         self._record.stored, self._record.to_store = 0, self._leases.total
         self._record.fills[which] = FillRecord(
             began=now,
@@ -81,8 +90,7 @@ class Filling:
         """Errands that may go out now."""
         if self._leases is None:
             return []
-        started = self._leases.start()
-        return [Send(device=errand.device, message=errand.message) for errand in started]
+        return [errand.send() for errand in self._leases.start()]
 
     def stored(self, device: DeviceId, message: Stored) -> bool:
         """Ticks off what an owner has stored; False if nobody waits for it."""
@@ -91,9 +99,57 @@ class Filling:
         self._record.stored = self._leases.stored
         return True
 
+    def observe(self, device: DeviceId, message: Message) -> list[Record]:
+        """Compares a device's pace with the plan's, and shares its stage anew where it is off."""
+        if self._plan is None or not isinstance(message, BatchServed):
+            return []
+        stage, shape = self._plan.stage_of(device), self._shapes.get(message.number)
+        if stage is None or shape is None or stage is not _stage(self._plan, message.stage):
+            return []
+        off = self._pace.served(
+            message.stage,
+            device,
+            seconds=message.seconds,
+            predicted_seconds=self._predicted_seconds(device, stage, *shape),
+        )
+        return self._react(off) if off else []
+
+    def _predicted_seconds(
+        self, device: DeviceId, stage: Stage, samples: int, longest: Mapping[Stream, int]
+    ) -> float:
+        profile = self._record.devices[device].profile
+        if profile is None or not longest:
+            return 0.0
+        manifest = self._job.manifest
+        return compute_seconds(manifest, complete(manifest, profile), stage, samples, longest)
+
+    def _react(self, off: OffPace) -> list[Record]:
+        fields = {"device": off.device, "stage": off.stage, "factor": round(off.factor, 3)}
+        if off.shares is not None:
+            self._router.share(off.stage, off.shares)
+            shares = {device: round(share, 4) for device, share in off.shares.items()}
+            return [Record(event="rebalanced", fields={**fields, "shares": shares})]
+        if off.device in self._off_pace:
+            return []
+        self._off_pace.add(off.device)
+        return [Record(event="device_off_pace", fields=fields)]
+
     def finish(self, now: float) -> tuple[SampleSet, FillRecord]:
         """Ends the fill under way at time ``now``; the next data set is up."""
         which = self._waiting.pop(0)
         fill = self._record.fills[which]
         fill.seconds = now - fill.began
         return which, fill
+
+
+def window(plan: Plan) -> int:
+    """Errands on their way at a time.
+
+    Two for each device of a stage, so that one waits while another is computed, and one that
+    is being stored.
+    """
+    return 2 * sum(len(stage.devices) for stage in plan.stages) + 1
+
+
+def _stage(plan: Plan, number: int) -> Stage | None:
+    return plan.stages[number] if 0 <= number < len(plan.stages) else None

@@ -9,30 +9,34 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import Message, Stored
+from edge_runtime.contract.manifest import Stream
+from edge_runtime.contract.messages import Stored
 from edge_runtime.contract.plan import Plan
+
+from .actions import Send
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Errand:
-    """Something to send to ``device`` that ends with states stored at the owners.
+    """Something to send that ends with states stored at the owners.
 
     Attributes:
         number: names it; ``Stored`` repeats it.
-        device: who starts it.
-        message: what is sent.
+        send: makes the message when the errand is leased: what the devices are then like
+            decides who gets it.
         samples: distinct samples that it is about.
         stored_by: owner -> number of samples that it will store.
+        longest: of a micro-batch, tokens of the longest sample in each sequence.
     """
 
     number: int
-    device: DeviceId
-    message: Message
+    send: Callable[[], Send]
     samples: int
     stored_by: Mapping[DeviceId, int]
+    longest: Mapping[Stream, int] = dataclasses.field(default_factory=dict)
 
 
 class LeaseBook:
@@ -87,6 +91,14 @@ class Router:
             {member.device: member.share for member in stage.devices} for stage in plan.stages
         ]
         self._served = [dict.fromkeys(shares, 0) for shares in self._stages]
+
+    def share(self, stage: int, shares: Mapping[DeviceId, float]) -> None:
+        """Deals a stage's micro-batches by other shares from now on.
+
+        What was dealt before is settled: nobody has to catch up on it.
+        """
+        self._stages[stage] = dict(shares)
+        self._served[stage] = dict.fromkeys(shares, 0)
 
     def route(self) -> tuple[DeviceId, ...]:
         """The devices of the next micro-batch: of each stage, the one furthest behind its share."""

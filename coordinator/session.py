@@ -373,7 +373,7 @@ class Session:
                 return self._fail(StoppedError(f"{device}: {message.reason}"))
             case BatchServed() | Progress():
                 self.record.observe(device, message)
-                return []
+                return [*self._filling.observe(device, message)]
             case Stored():
                 which = self._filling.which
                 if which is None or not self._filling.stored(device, message):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from hypothesis import strategies as st
 
+from coordinator.filling import window
 from coordinator.job import Job
 from coordinator.ownership import SampleTable
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
@@ -110,8 +111,7 @@ class Scenario:
     eval: tuple[int, ...]
 
     def cluster(self) -> Cluster:
-        window = 2 * len(self.plan.stages) + 1
-        return Cluster(self.job, self.profiles, self.held, window)
+        return Cluster(self.job, self.profiles, self.held, window(self.plan))
 
     def whole(self, text: int) -> bool:
         """Whether some cache holds every layer of the text."""

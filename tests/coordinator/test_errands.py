@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
@@ -26,7 +27,13 @@ PLAN = Plan(
 )
 
 
-def errands_of(texts, *, moves=(), lines=(), wanted_by=(), size=3, first_number=0) -> list[Errand]:
+def one_of(name: DeviceId, share: float) -> StageDevice:
+    return StageDevice(device=name, share=share)
+
+
+def errands_of(
+    texts, *, moves=(), lines=(), wanted_by=(), size=3, first_number=0, router=None
+) -> list[Errand]:
     catalogue = Catalogue.make({"train": table(texts, 1)})
     work = Work(
         moves=tuple(moves),
@@ -39,7 +46,7 @@ def errands_of(texts, *, moves=(), lines=(), wanted_by=(), size=3, first_number=
         "train",
         work,
         layers=(0, 1),
-        router=Router(PLAN),
+        router=router or Router(PLAN),
         micro_batch_size=size,
         first_number=first_number,
     )
@@ -50,11 +57,12 @@ def test_moves_come_first_in_parts_and_name_whom_to_ask():
     errands = errands_of([0, 1, 2], moves=[move], lines=[0], wanted_by=[(A,)], first_number=5)
     assert [errand.number for errand in errands] == [5, 6]
     first, second = errands
-    assert isinstance(first.message, MoveSamples)
-    assert (first.device, first.message.to, first.message.layers) == (B, A, (0, 1))
-    assert (first.message.number, first.samples, dict(first.stored_by)) == (5, 3, {A: 3})
-    assert {key.tobytes() for key in first.message.keys} == {key_of(text) for text in range(3)}
-    assert isinstance(second.message, RunBatch)
+    sent = first.send()
+    assert isinstance(sent.message, MoveSamples)
+    assert (sent.device, sent.message.to, sent.message.layers) == (B, A, (0, 1))
+    assert (sent.message.number, first.samples, dict(first.stored_by)) == (5, 3, {A: 3})
+    assert {key.tobytes() for key in sent.message.keys} == {key_of(text) for text in range(3)}
+    assert isinstance(second.send().message, RunBatch)
 
 
 @pytest.mark.parametrize("count", [1, MOVE_SAMPLES, MOVE_SAMPLES + 1, 3 * MOVE_SAMPLES])
@@ -63,15 +71,30 @@ def test_a_move_is_cut_into_parts(count):
     errands = errands_of(range(count), moves=[move])
     assert sum(errand.samples for errand in errands) == count
     assert max(errand.samples for errand in errands) <= MOVE_SAMPLES
-    keys = {key.tobytes() for errand in errands for key in errand.message.keys}
+    keys = {key.tobytes() for errand in errands for key in errand.send().message.keys}
     assert len(keys) == count
 
 
 def test_a_micro_batch_starts_at_the_first_device_of_its_route():
     (errand,) = errands_of([4], lines=[0], wanted_by=[(A,)])
-    assert errand.device == A
-    assert errand.message.batch.route == (A, B)
-    assert errand.message.batch.number == errand.number
+    sent = errand.send()
+    assert sent.device == A
+    assert sent.message.batch.route == (A, B)
+    assert sent.message.batch.number == errand.number
+
+
+def test_a_route_is_chosen_when_the_micro_batch_is_leased():
+    stages = (Stage(first=0, last=1, devices=(one_of(A, 0.9), one_of(B, 0.1))),)
+    router = Router(dataclasses.replace(PLAN, stages=stages))
+    errands = errands_of([4, 5], lines=[0, 1], wanted_by=[(A,), (A,)], size=1, router=router)
+    assert errands[0].send().device == A
+    router.share(0, {A: 0.1, B: 0.9})
+    assert errands[1].send().device == B
+
+
+def test_a_micro_batch_knows_what_it_is_padded_to():
+    (errand,) = errands_of([3, 4, 5], lines=[0, 1, 2], wanted_by=[(A,)] * 3)
+    assert dict(errand.longest) == {"encoder": 3}
 
 
 def test_no_work_makes_no_errands():
@@ -91,7 +114,8 @@ def test_each_line_is_in_one_micro_batch_with_its_tokens_for_its_owners(wanted_b
     assert [errand.number for errand in errands] == list(range(3, 3 + len(errands)))
     visited, found = [], collections.defaultdict(set)
     for errand in errands:
-        batch, inputs = errand.message.batch, errand.message.inputs
+        message = errand.send().message
+        batch, inputs = message.batch, message.inputs
         count, lengths = len(batch.keys), batch.lengths["encoder"]
         assert errand.samples == count <= size
         assert len(inputs["input_ids"]) == lengths.sum()

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.actions import Send
 from coordinator.leases import Errand, LeaseBook, Router
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Heartbeat, Stored
@@ -16,7 +17,12 @@ LAYERS = (0, 2)
 
 def errand(number: int, samples: int = 3, **stored_by: int) -> Errand:
     owners = {DeviceId(name): count for name, count in stored_by.items()} or {A: samples}
-    return Errand(number=number, device=A, message=Heartbeat(), samples=samples, stored_by=owners)
+    return Errand(
+        number=number,
+        send=lambda: Send(device=A, message=Heartbeat()),
+        samples=samples,
+        stored_by=owners,
+    )
 
 
 def stored(number: int, *layers: int, samples: int = 3) -> Stored:
@@ -134,3 +140,18 @@ def test_a_route_follows_the_shares_within_one_batch_for_each_other_device(weigh
 def test_both_replicas_serve_even_if_one_is_much_slower():
     router = Router(plan(0.9, 0.1))
     assert {router.route()[0] for _ in range(10)} == {"d0", "d1"}
+
+
+@given(st.lists(st.integers(1, 10), min_size=2, max_size=4), st.integers(0, 40), st.integers(1, 60))
+def test_new_shares_hold_from_the_next_micro_batch_on_and_nobody_has_to_catch_up(
+    weights, before, after
+):
+    devices = [DeviceId(f"d{i}") for i in range(len(weights))]
+    router = Router(plan(*(1 / len(weights) for _ in weights)))
+    for _ in range(before):
+        router.route()
+    shares = {name: weight / sum(weights) for name, weight in zip(devices, weights, strict=True)}
+    router.share(0, shares)
+    served = collections.Counter(router.route()[0] for _ in range(after))
+    for name, share in shares.items():
+        assert abs(served[name] - share * after) <= max(1, len(weights) - 1)

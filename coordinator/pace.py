@@ -1,0 +1,145 @@
+"""Who keeps the pace that was planned, and new shares of a stage's micro-batches if not.
+
+Every micro-batch that a device serves says how long it computed. That, over what the cost
+model expects of such a micro-batch there, is the device's *factor*: 2 is half the planned
+speed. A device is off pace when the median of its last :data:`WINDOW` factors is off by a
+quarter; its stage is then shared anew, each device by its planned share over its factor.
+
+Why this settles: a factor is about single micro-batches, so it does not depend on how many
+of them a device gets, and shares depend on nothing but factors. The window begins anew after
+each change, and each change needs another quarter. A device that slowed down keeps being
+measured by the micro-batches that it still gets, so it gets more when it recovers.
+
+Pure: seconds come with messages.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import statistics
+from collections.abc import Mapping
+
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.manifest import Manifest, Stream
+from edge_runtime.contract.plan import Plan, Stage
+from edge_runtime.contract.profile import DeviceProfile
+
+TOLERANCE = 1.25
+"""By which factor, up or down, a device may differ from what its share is based on."""
+
+WINDOW = 8
+"""Micro-batches that a median is taken of: long enough to see through three that something
+else on the device disturbed, short enough to react within seconds."""
+
+MAX_FACTOR = 100.0
+"""A share is never less than this part of the planned one, nor more than this multiple."""
+
+NOTABLE = 0.05
+"""Part by which some share has to change for a change to be worth it: when all devices of a
+stage are slow alike, their shares are right."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OffPace:
+    """A device is not as fast as was planned.
+
+    Attributes:
+        stage: number of its stage.
+        device: the one that was noticed.
+        factor: its seconds over the predicted ones.
+        shares: how the stage is shared from now on; None where that changes nothing, as in a
+            stage of one device.
+    """
+
+    stage: int
+    device: DeviceId
+    factor: float
+    shares: Mapping[DeviceId, float] | None
+
+
+class Pace:
+    """Compares what devices do with what a plan expects of them."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._planned = [
+            {member.device: member.share for member in stage.devices} for stage in plan.stages
+        ]
+        self._shares = [dict(shares) for shares in self._planned]
+        everyone = [device for shares in self._planned for device in shares]
+        self._assumed = dict.fromkeys(everyone, 1.0)
+        self._recent = {device: _window() for device in everyone}
+
+    def served(
+        self, stage: int, device: DeviceId, *, seconds: float, predicted_seconds: float
+    ) -> OffPace | None:
+        """Takes down one micro-batch; says so when the device has been off pace for long.
+
+        Args:
+            stage: number of the stage.
+            device: one of that stage's.
+            seconds: that it computed.
+            predicted_seconds: for a micro-batch like that.
+        """
+        if predicted_seconds <= 0:
+            return None
+        recent = self._recent[device]
+        recent.append(min(max(seconds / predicted_seconds, 1 / MAX_FACTOR), MAX_FACTOR))
+        if len(recent) < WINDOW:
+            return None
+        factor = statistics.median(recent)
+        if 1 / TOLERANCE <= factor / self._assumed[device] <= TOLERANCE:
+            return None
+        return OffPace(stage=stage, device=device, factor=factor, shares=self._rebalance(stage))
+
+    def _rebalance(self, stage: int) -> dict[DeviceId, float] | None:
+        """Bases a stage's shares on what its devices were seen to do last."""
+        planned, before = self._planned[stage], self._shares[stage]
+        for device in planned:
+            if len(self._recent[device]) >= WINDOW // 2:
+                self._assumed[device] = statistics.median(self._recent[device])
+                self._recent[device] = _window()
+        speeds = {device: share / self._assumed[device] for device, share in planned.items()}
+        total = sum(speeds.values())
+        shares = {device: speed / total for device, speed in speeds.items()}
+        if all(abs(shares[device] / before[device] - 1) < NOTABLE for device in shares):
+            return None
+        self._shares[stage] = shares
+        return shares
+
+
+def _window() -> collections.deque[float]:
+    return collections.deque(maxlen=WINDOW)
+
+
+def compute_seconds(
+    manifest: Manifest,
+    profile: DeviceProfile,
+    stage: Stage,
+    samples: int,
+    longest: Mapping[Stream, int],
+) -> float:
+    """Forward of a stage on one micro-batch, by the times that the device measured.
+
+    Compares with ``BatchServed.seconds``: neither counts messages, and both count the tokens
+    that a micro-batch is padded with.
+
+    Args:
+        manifest: of the bundle.
+        profile: of the device.
+        stage: that it runs.
+        samples: of the micro-batch.
+        longest: tokens that its samples are padded to, in each sequence.
+
+    Returns:
+        Seconds; 0 where the profile lacks one of the stage's blocks.
+    """
+    blocks = manifest.blocks[stage.first : stage.last]
+    if not all(block.alike in profile.blocks for block in blocks):
+        return 0.0
+    return sum(
+        samples
+        * longest[block.stream]
+        * profile.seconds_per_token(block.alike, longest[block.stream])
+        for block in blocks
+    )

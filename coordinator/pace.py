@@ -137,9 +137,9 @@ def compute_seconds(
     blocks = manifest.blocks[stage.first : stage.last]
     if not all(block.alike in profile.blocks for block in blocks):
         return 0.0
-    return sum(
-        samples
-        * longest[block.stream]
-        * profile.seconds_per_token(block.alike, longest[block.stream])
-        for block in blocks
-    )
+    seconds = 0.0
+    for block in blocks:
+        tokens = longest[block.stream]
+        seconds += profile.seconds_per_run(block.alike, tokens)
+        seconds += samples * tokens * profile.seconds_per_token(block.alike, tokens)
+    return seconds

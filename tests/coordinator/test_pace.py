@@ -1,5 +1,6 @@
 """New shares follow what devices do, settle, and give everyone a way back."""
 
+import dataclasses
 import random
 
 import pytest
@@ -10,6 +11,7 @@ from coordinator.leases import Router
 from coordinator.pace import MAX_FACTOR, TOLERANCE, WINDOW, Pace, compute_seconds
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
+from edge_runtime.contract.profile import BlockTiming
 
 from .planning import manifest, profile
 
@@ -148,6 +150,18 @@ def test_a_prediction_takes_each_blocks_own_sequence():
     longest = {"encoder": 10, "decoder": 3}
     seconds = compute_seconds(model, profile("alone", layer=1e-3), stage, 2, longest)
     assert seconds == pytest.approx(2 * (10 * 1e-3 + 3 * (1e-4 + 1e-3)))
+
+
+def test_a_prediction_counts_what_every_run_of_a_block_costs():
+    timing = BlockTiming(
+        batch_size=16, sequence_length=16, seconds_per_token=1e-3, seconds_per_run=0.5
+    )
+    costly = dataclasses.replace(
+        profile("alone"), blocks=dict.fromkeys(("embeddings", "layer"), (timing,))
+    )
+    stage = Stage(first=0, last=3, devices=(StageDevice(device=ALONE),))
+    seconds = compute_seconds(manifest(), costly, stage, 4, {"encoder": 10})
+    assert seconds == pytest.approx(3 * (0.5 + 4 * 10 * 1e-3))
 
 
 def test_blocks_that_were_never_timed_have_no_prediction():

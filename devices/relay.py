@@ -9,12 +9,15 @@ chunk takes ``size / rate`` on the wire, one chunk after the other, and arrives 
 later. A chunk is read only when the wire is about to be free, so a relay holds little
 more than what is on its way (rate x latency), and TCP's own flow control holds up the
 sender.
+
+What a relay takes of the processor depends on the chunks a second, hardly on their size, so
+chunks are as large as a few milliseconds allow and stay in the kernel until they are due.
+:data:`devices.specification.HOST_SHARE` says what was measured.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
 import math
@@ -33,12 +36,19 @@ Address = tuple[str, int]
 _Arrivals = asyncio.Queue[tuple[float, bytes]]
 
 _LOOKAHEAD_SECONDS = 0.004
-"""Reading starts this much before the wire is free, since timers are late by 1 ms or so."""
+"""Reading pauses once the wire is taken for this long."""
+
+_RESUME_SECONDS = 0.0015
+"""Reading goes on this much before the wire is free, since timers are late by 1 ms or so.
+Below the lookahead, so that bytes gather meanwhile: a sender that writes small pieces would
+otherwise be read piece by piece, and each piece costs as much as a whole chunk."""
 
 _CHUNK_SECONDS = 0.004
 _MIN_CHUNK_BYTES = 1_500
-_MAX_CHUNK_BYTES = 65_536
+_MAX_CHUNK_BYTES = 262_144
 _SOCKET_BUFFER_BYTES = 131_072
+"""Kernel buffers hide the sender's bytes from the wire; the kernel grants twice this."""
+
 _CLOSE_SECONDS = 5.0
 
 
@@ -101,7 +111,7 @@ class Link:
         self._up = Shaper(rate_bits_per_second / 8, latency_seconds)
         self._down = Shaper(rate_bits_per_second / 8, latency_seconds)
         self._carried = {"up": 0, "down": 0}
-        self._servers: list[asyncio.Server] = []
+        self._acceptors: list[asyncio.Task[None]] = []
         self._connections: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="link", daemon=True)
@@ -159,74 +169,68 @@ class Link:
 
     async def _serve(self, target: Address, listen: Address, to_device: bool) -> Address:
         listener = socket.create_server(listen)
-        # Kernel buffers hide the sender's bytes from the wire; they are inherited.
+        listener.setblocking(False)
+        # Accepted connections inherit it.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER_BYTES)
-
-        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = self._loop.create_task(self._join(target, to_device, reader, writer))
-            self._connections.add(task)
-            task.add_done_callback(self._connections.discard)
-
-        server = await asyncio.start_server(accept, sock=listener, limit=_MAX_CHUNK_BYTES)
-        self._servers.append(server)
+        accepting = self._loop.create_task(self._accept(listener, target, to_device))
+        self._acceptors.append(accepting)
         host, port = listener.getsockname()[:2]
         return host, port
 
-    async def _join(
-        self,
-        target: Address,
-        to_device: bool,
-        near_reader: asyncio.StreamReader,
-        near_writer: asyncio.StreamWriter,
-    ) -> None:
-        writers = [near_writer]
-        finished = False
-        try:
-            far_reader, far_writer = await asyncio.open_connection(*target, limit=_MAX_CHUNK_BYTES)
-            writers.append(far_writer)
-            onward, back = ("down", "up") if to_device else ("up", "down")
-            await _all_or_none(
-                self._pump(onward, near_reader, far_writer),
-                self._pump(back, far_reader, near_writer),
-            )
-            finished = True
-        except OSError as error:
-            _logger.debug("relayed connection to %s ended: %s", target, error)
-        finally:
-            for writer in writers:
-                writer.close() if finished else writer.transport.abort()
+    async def _accept(self, listener: socket.socket, target: Address, to_device: bool) -> None:
+        with listener:
+            while True:
+                near, _ = await self._loop.sock_accept(listener)
+                task = self._loop.create_task(self._join(target, to_device, near))
+                self._connections.add(task)
+                task.add_done_callback(self._connections.discard)
 
-    async def _pump(
-        self, direction: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _join(self, target: Address, to_device: bool, near: socket.socket) -> None:
+        family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
+        with near, socket.socket(family, socket.SOCK_STREAM) as far:
+            far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER_BYTES)
+            for end in (near, far):
+                end.setblocking(False)
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            onward, back = ("down", "up") if to_device else ("up", "down")
+            try:
+                await self._loop.sock_connect(far, target)
+                await _all_or_none(
+                    self._pump(onward, near, far),
+                    self._pump(back, far, near),
+                )
+            except OSError as error:
+                _logger.debug("relayed connection to %s ended: %s", target, error)
+
+    async def _pump(self, direction: str, source: socket.socket, sink: socket.socket) -> None:
         """Carries one direction of one connection until its end, and passes the end on."""
         shaper = self._up if direction == "up" else self._down
         arrivals = _Arrivals(shaper.chunks_in_flight)
         await _all_or_none(
-            self._read(direction, shaper, reader, arrivals), self._deliver(arrivals, writer)
+            self._read(direction, shaper, source, arrivals), self._deliver(arrivals, sink)
         )
 
     async def _read(
-        self, direction: str, shaper: Shaper, reader: asyncio.StreamReader, arrivals: _Arrivals
+        self, direction: str, shaper: Shaper, source: socket.socket, arrivals: _Arrivals
     ) -> None:
         while True:
-            data = await reader.read(shaper.chunk_bytes)
+            data = await self._loop.sock_recv(source, shaper.chunk_bytes)
             arrival = shaper.send(self._loop.time(), len(data))
             await arrivals.put((arrival, data))
             if not data:
                 return
             self._carried[direction] += len(data)
-            await self._sleep_until(shaper.free_at - _LOOKAHEAD_SECONDS)
+            if shaper.free_at - self._loop.time() > _LOOKAHEAD_SECONDS:
+                await self._sleep_until(shaper.free_at - _RESUME_SECONDS)
 
-    async def _deliver(self, arrivals: _Arrivals, writer: asyncio.StreamWriter) -> None:
+    async def _deliver(self, arrivals: _Arrivals, sink: socket.socket) -> None:
         while True:
             arrival, data = await arrivals.get()
             await self._sleep_until(arrival)
             if not data:
-                writer.write_eof()
+                sink.shutdown(socket.SHUT_WR)
                 return
-            writer.write(data)
-            await writer.drain()
+            await self._loop.sock_sendall(sink, data)
 
     async def _sleep_until(self, when: float) -> None:
         delay = when - self._loop.time()
@@ -234,14 +238,10 @@ class Link:
             await asyncio.sleep(delay)
 
     async def _shut(self) -> None:
-        for server in self._servers:
-            server.close()
-        for task in tuple(self._connections):
+        tasks = (*self._acceptors, *self._connections)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
-        with contextlib.suppress(asyncio.TimeoutError):
-            for server in self._servers:
-                await asyncio.wait_for(server.wait_closed(), _CLOSE_SECONDS)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _all_or_none(*works: Coroutine[Any, Any, None]) -> None:

@@ -145,10 +145,11 @@ def local_devices(place: LocalPlace, devices: tuple[EmulatedDevice, ...]) -> Ite
     emulated = any(device.profile for device in devices)
     # Without a place for groups the cluster starts plain processes.
     hierarchy = None if emulated else Hierarchy(version=2, cpu=None, memory=None)
+    cores = None if emulated else available_cores()
     logs = place.home / "logs"
     logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (
-        EmulatedCluster(devices, hierarchy=hierarchy) as cluster,
+        EmulatedCluster(devices, host_cores=cores, hierarchy=hierarchy) as cluster,
         EmulatedLinks(cluster.dilation) as links,
     ):
         processes = {}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from . import launch
 from .cgroups import Group, create_group
 from .hierarchy import Hierarchy, find_hierarchy, own_quota_cores
-from .specification import EmulatedDevice, dilation, thread_count
+from .specification import HOST_SHARE, EmulatedDevice, dilation, thread_count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -170,13 +170,14 @@ class EmulatedCluster:
 
         Args:
             devices: all devices that will run together.
-            host_cores: cores that they may share; by default all of this machine's.
+            host_cores: cores that they may share; by default this machine's without what
+                the coordinator and the links need.
             hierarchy: where to make control groups; found by default.
         """
         self._hierarchy = hierarchy or find_hierarchy()
         self.devices = tuple(devices)
         self.enforcement = enforcement(self._hierarchy)
-        self.dilation = dilation(self.devices, host_cores or available_cores())
+        self.dilation = dilation(self.devices, host_cores or HOST_SHARE * available_cores())
         self._running: dict[DeviceId, EmulatedProcess] = {}
         # The kernel ties a child to the thread that forked it, so one thread forks them all.
         self._spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")

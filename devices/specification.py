@@ -191,10 +191,17 @@ _PARSERS: dict[str, tuple[Callable[[str], Any], str]] = {
 }
 
 
+HOST_SHARE = 0.85
+"""Part of this machine that emulated devices may take; the rest is for the coordinator and
+the relays of their links, which would otherwise slow the devices at random. Measured on a
+2-core virtual machine: one stream over two devices' links takes 0.17 of a core at 100 Mbit/s,
+0.22 at 500 and 0.3 at 1 Gbit/s; 15 % of 2 cores are 0.3."""
+
+
 def dilation(devices: Sequence[EmulatedDevice], host_cores: float) -> float:
     """The factor, at least 1, by which all devices run slower than they would in truth.
 
-    Above 1 when they need more together than this machine's ``host_cores``; compute,
+    Above 1 when they need more together than the ``host_cores`` that they may take; compute,
     links and latencies are then stretched alike, so their proportions stay.
     """
     return max(1.0, sum(device.compute_cores for device in devices) / host_cores)

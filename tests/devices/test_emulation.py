@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from devices.emulation import EmulatedCluster, EmulatedProcess, enforcement
+from devices.emulation import EmulatedCluster, EmulatedProcess, available_cores, enforcement
 from devices.hierarchy import Hierarchy, find_hierarchy, group_prefix
-from devices.specification import EmulatedDevice, parse_emulate
+from devices.specification import HOST_SHARE, EmulatedDevice, parse_emulate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,6 +100,15 @@ def test_when_the_host_is_too_small_every_device_slows_alike(log: Path) -> None:
         assert [cluster.quota_cores(device) for device in pair] == pytest.approx([0.4, 0.1])
         if is_enforced(cluster, "cpu"):
             assert cpu_share(cluster, 0.36, log) == pytest.approx(0.4, abs=0.04)
+
+
+def test_devices_leave_the_coordinator_and_the_links_their_part_of_this_machine() -> None:
+    cores = available_cores()
+    pair = parse_emulate(f"laptop:cpu={cores},laptop:cpu={cores}")
+    with EmulatedCluster(pair) as cluster:
+        assert cluster.dilation == pytest.approx(2 / HOST_SHARE)
+        quota = sum(cluster.quota_cores(device) for device in pair)
+        assert quota == pytest.approx(HOST_SHARE * cores)
 
 
 def test_a_device_that_takes_more_than_its_memory_is_killed_and_it_is_said_why(

@@ -259,7 +259,7 @@ def local_host_towards(host: str, port: int) -> str:
 def _info(options: argparse.Namespace) -> int:
     from .inference import numerics
     from .transport import KnownCoordinators, fingerprint, load_or_create_keypair
-    from .usage import free_storage_bytes, memory_limit_bytes, usable_threads
+    from .usage import free_storage_bytes, usable_cores, usable_memory_bytes, usable_threads
 
     home = _home(options)
     keypair = load_or_create_keypair(home / "keypair.json")
@@ -271,7 +271,8 @@ def _info(options: argparse.Namespace) -> int:
         "roles": list(_roles(False)),
         "numerics": str(numerics()),
         "threads": usable_threads(),
-        "memory_bytes": memory_limit_bytes(),
+        "cores": usable_cores(),
+        "memory_bytes": usable_memory_bytes(),
         "storage_bytes": free_storage_bytes(home),
         "coordinators": [
             {"address": known.address, "key": fingerprint(known.public_key)}

@@ -1,25 +1,69 @@
-"""Wall time of something that can be repeated, after a warm-up.
+"""Wall time of something that can be repeated, after a warm-up, as it would be in the long run.
 
-Wall time over a stretch long enough to span a quota's throttling, since that is what the
-planner's sums are made of.
+A quota gives a process some processor time in each period and stops it for the rest. Runs
+that fit in what is left of a period are faster than that, runs that do not are slower; in
+the long run, seconds of the processor / quota is what work takes, unless it is slower for
+another reason. So both are measured: the median run, which neither a stop nor another
+process decides, and the processor's seconds.
 """
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 MEASURE_SECONDS = 0.25
-MAX_RUNS = 50
+MAX_RUNS = 200
 
 
-def seconds_per_run(run: Callable[[], object]) -> float:
-    """Mean seconds of ``run``."""
+def seconds_per_run(run: Callable[[], object], cores: float) -> float:
+    """Wall seconds of ``run`` when it is repeated for long; arguments as for :func:`compare`."""
+    return compare((run,), cores)[0]
+
+
+def compare(runs: Sequence[Callable[[], object]], cores: float) -> list[float]:
+    """Wall seconds of each of ``runs`` when it is repeated for long.
+
+    They take turns, so that what else happens on the machine meets all of them alike.
+
+    Args:
+        runs: what to repeat.
+        cores: processor seconds a second that this process may use, its quota.
+    """
+    walls: list[list[float]] = [[] for _ in runs]
+    processor = [0.0] * len(runs)
+    for run in runs:
+        run()
+    began = time.perf_counter()
+    for _ in range(MAX_RUNS):
+        for i, run in enumerate(runs):
+            started, processor_started = time.perf_counter(), time.process_time()
+            run()
+            processor[i] += time.process_time() - processor_started
+            walls[i].append(time.perf_counter() - started)
+        if time.perf_counter() - began >= MEASURE_SECONDS * len(runs):
+            break
+    return [
+        max(statistics.median(wall), busy / len(wall) / cores)
+        for wall, busy in zip(walls, processor, strict=True)
+    ]
+
+
+def processor_seconds_per_run(
+    run: Callable[[], object], *, at_least_seconds: float = MEASURE_SECONDS / 4
+) -> float:
+    """Processor seconds of ``run``, all threads of this process together.
+
+    Args:
+        run: what to repeat.
+        at_least_seconds: of the processor's time to measure for, if that is not more than
+            :data:`MAX_RUNS` runs.
+    """
     run()
-    runs, began = 0, time.perf_counter()
-    while True:
+    began, busy, runs = time.process_time(), 0.0, 0
+    while busy < at_least_seconds and runs < MAX_RUNS:
         run()
         runs += 1
-        elapsed = time.perf_counter() - began
-        if elapsed >= MEASURE_SECONDS or runs >= MAX_RUNS:
-            return elapsed / runs
+        busy = time.process_time() - began
+    return busy / runs

@@ -19,7 +19,7 @@ from .stopwatch import seconds_per_run
 from .trainer import EVALUATION_BATCH, TRAINING_THREADS
 from .training import Batch
 from .training.batch import NOT_COUNTED
-from .usage import resident_bytes
+from .usage import resident_bytes, usable_cores
 
 if TYPE_CHECKING:
     from .training import Trainer
@@ -69,7 +69,7 @@ def measure_answering(
     adapter = AdapterSession(graph, config, head, threads=TRAINING_THREADS)
     size = fitting(config, request.tokens, LARGEST_BATCH)
     batch = made_up_batch(request, config, request.tokens, size)
-    seconds = seconds_per_run(lambda: adapter.outputs(batch))
+    seconds = seconds_per_run(lambda: adapter.outputs(batch), usable_cores())
     longest = fitting(config, request.max_tokens, EVALUATION_BATCH)
     adapter.outputs(made_up_batch(request, config, request.max_tokens, longest))
     return TrainerProfile(
@@ -139,4 +139,4 @@ def _step_seconds(trainer: Trainer, batch: Batch) -> float:
         trainer.gradients(batch)
         trainer.apply(trainer.flat_gradient)
 
-    return seconds_per_run(step)
+    return seconds_per_run(step, usable_cores())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import sys
 import time
 from pathlib import Path
 
+from . import control_groups
 from .contract.messages import Phase
 
 
@@ -56,45 +58,34 @@ def _status() -> dict[str, int]:
         text = Path("/proc/self/status").read_text()
     except OSError:
         return {}
-    lines = (line.split() for line in text.splitlines() if line.startswith("Vm"))
+    lines = (line.split() for line in text.splitlines() if line.startswith(("Vm", "Rss")))
     return {name.rstrip(":"): int(value) * 1024 for name, value, *_ in lines}
 
 
-def memory_limit_bytes() -> int:
-    """What this process may use at most: the machine's memory or its control group's cap."""
+def usable_memory_bytes() -> int:
+    """What this process may have resident: what it has, and what is free for it.
+
+    Free is what the machine can give without swapping, and what the caps of the control
+    groups around this process leave beside the other processes in them.
+    """
+    fields = _status()
+    private = fields.get("RssAnon", 0) + fields.get("RssShmem", 0)
+    rooms = [
+        limit.limit_bytes - max(0, limit.held_bytes - private)
+        for limit in control_groups.memory_limits()
+    ]
+    return max(1, min([_free_memory_bytes() + fields.get("VmRSS", 0), *rooms]))
+
+
+def _free_memory_bytes() -> int:
+    """What the machine can give, cached files dropped; all that it has where it does not say."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([total, *_cgroup_limits()])
-
-
-def _cgroup_limits() -> list[int]:
-    """Caps of every control group around this process (version 1 and 2)."""
-    limits = []
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        text = Path("/proc/meminfo").read_text()
     except OSError:
-        return []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            root, name = Path("/sys/fs/cgroup"), "memory.max"
-        elif "memory" in controllers.split(","):
-            root, name = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
-        else:
-            continue
-        group = root / path.lstrip("/")
-        for folder in (group, *group.parents):
-            if folder == root.parent:
-                break
-            limits += _read_limit(folder / name)
-    return limits
-
-
-def _read_limit(path: Path) -> list[int]:
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return []
-    return [int(text)] if text.isdigit() else []
+        return total
+    match = re.search(r"^MemAvailable:\s+(\d+) kB$", text, re.MULTILINE)
+    return int(match[1]) * 1024 if match else total
 
 
 def free_storage_bytes(folder: Path) -> int:
@@ -108,3 +99,8 @@ def usable_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def usable_cores() -> float:
+    """Processor seconds a second that this process may use: a quota may allow a part only."""
+    return min(float(usable_threads()), control_groups.quota_cores())

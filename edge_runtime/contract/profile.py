@@ -36,15 +36,14 @@ class BlockTiming:
             raise ValueError("seconds_per_token must be positive")
         if not 0 <= self.seconds_per_run < math.inf:
             raise ValueError("seconds_per_run must not be negative")
-        if not 0 <= self.seconds_per_run < math.inf:
-            raise ValueError("seconds_per_run must not be negative")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerProfile:
     """Adapter training on a device; where nothing is trained, the adapter's outputs alone.
 
-    Its times are wall seconds under the device's quota, like those of blocks.
+    Its times are wall seconds under the device's quota, like those of blocks, if nothing else
+    is said.
 
     Attributes:
         seconds_per_sample: one sample's part of a training step (read the cache, forward,
@@ -53,9 +52,10 @@ class TrainerProfile:
         memory_bytes: resident bytes that training adds to the idle device process:
             libraries, adapter, gradients, optimizer and one step's activations.
         parameters: trainable values of the adapter.
-        seconds_per_exchanged_value: what a step's exchange of gradients costs for each trainable
-            value besides the bytes and messages that it sends: rounding and summing. Hardly
-            depends on the number of trainers; nothing for a trainer alone.
+        seconds_per_exchanged_value: processor seconds of one core that a step's exchange of
+            gradients costs for each trainable value, besides the bytes and messages that it
+            sends: rounding and summing. Hardly depends on the number of trainers; nothing
+            for a trainer alone.
     """
 
     seconds_per_sample: float
@@ -77,7 +77,8 @@ class TrainerProfile:
 class HandlingProfile:
     """What moving and keeping data costs this device's processor, link and disk apart.
 
-    All are processor seconds of one core: where a quota divides a core, they take longer.
+    If nothing else is said, these are processor seconds of one core: where a quota divides a
+    core, they take longer.
 
     Attributes:
         seconds_per_message: to send or receive one message: codec, socket, threads that wake.
@@ -85,12 +86,17 @@ class HandlingProfile:
         seconds_per_encoded_byte: to turn hidden states into one byte of the cache's dtype and
             to cut it out for its owner.
         seconds_per_stored_byte: to append one byte to the cache, checksum included.
+        seconds_per_stage_run: wall seconds, as of blocks, to take one micro-batch into a stage
+            and out again, whatever its blocks: the graph's dispatch, its masks.
+        seconds_per_stage_token: likewise for each of its tokens: padding, copies.
     """
 
     seconds_per_message: float = 0.0
     seconds_per_byte: float = 0.0
     seconds_per_encoded_byte: float = 0.0
     seconds_per_stored_byte: float = 0.0
+    seconds_per_stage_run: float = 0.0
+    seconds_per_stage_token: float = 0.0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -207,12 +213,3 @@ def _interpolated(points: Sequence[tuple[float, float]], x: float) -> float:
         return below[1]
     part = (x - below[0]) / (above[0] - below[0])
     return below[1] + part * (above[1] - below[1])
-
-    def seconds_per_run(self, alike: str) -> float:
-        """What a block costs every micro-batch, whatever is in it.
-
-        Raises:
-            KeyError: the profile lacks that class of blocks.
-        """
-        timings = self.blocks[alike]
-        return sum(timing.seconds_per_run for timing in timings) / len(timings)

@@ -1,10 +1,12 @@
+import math
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edge_runtime import usage
+from edge_runtime import control_groups, usage
+from edge_runtime.control_groups import MemoryLimit
 from edge_runtime.usage import CpuClock
 
 
@@ -55,25 +57,35 @@ def test_resident_memory_grows_with_what_is_touched_and_its_peak_stays():
     assert usage.resident_bytes() < during
 
 
-def test_the_limit_is_no_more_than_the_machine_has():
+def test_usable_memory_is_what_the_process_has_and_what_is_free():
     meminfo = Path("/proc/meminfo").read_text().split()
     total = int(meminfo[meminfo.index("MemTotal:") + 1]) * 1024
-    assert 0 < usage.memory_limit_bytes() <= 1.01 * total
+    assert usage.resident_bytes() < usage.usable_memory_bytes() <= total
+
+
+def test_what_others_hold_in_a_capped_group_is_not_usable(monkeypatch):
+    def capped(held_bytes):
+        limit = MemoryLimit(limit_bytes=200 << 20, held_bytes=held_bytes)
+        monkeypatch.setattr(control_groups, "memory_limits", lambda: [limit])
+        return usage.usable_memory_bytes()
+
+    status = Path("/proc/self/status").read_text().split()
+    own = int(status[status.index("RssAnon:") + 1]) * 1024
+    assert capped(own) == pytest.approx(200 << 20, abs=8 << 20)
+    assert capped(own + (150 << 20)) == pytest.approx(50 << 20, abs=8 << 20)
+    assert capped(own + (500 << 20)) == 1
 
 
 def test_free_storage_is_that_of_the_file_system(tmp_path):
     assert usage.free_storage_bytes(tmp_path) > 0
 
 
-@pytest.mark.parametrize(
-    ("text", "limits"), [("123\n", [123]), ("max\n", []), ("", []), (None, [])]
-)
-def test_a_control_groups_limit_may_be_absent(tmp_path, text, limits):
-    path = tmp_path / "memory.max"
-    if text is not None:
-        path.write_text(text)
-    assert usage._read_limit(path) == limits
-
-
 def test_at_least_one_processor_is_usable():
     assert usage.usable_threads() >= 1
+
+
+def test_a_quota_allows_part_of_the_processors(monkeypatch):
+    monkeypatch.setattr(control_groups, "quota_cores", lambda: 0.25)
+    assert usage.usable_cores() == 0.25
+    monkeypatch.setattr(control_groups, "quota_cores", lambda: math.inf)
+    assert usage.usable_cores() == usage.usable_threads()

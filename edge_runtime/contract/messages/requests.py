@@ -40,7 +40,9 @@ class ProfileRequest(Message):
     Attributes:
         stages: one block of each class.
         alike: the classes.
-        batch: samples of the timed micro-batch.
+        pairs: two blocks in a row of some of the classes. Entering and leaving a stage costs
+            something besides its blocks, and is told from them by a second block.
+        batch: samples of the timed micro-batch, unless the device is too slow for so many.
         tokens: of a mean sample, in each of its sequences.
         max_tokens: of the longest sample; what decides the memory of training.
         hidden_size: d.
@@ -58,6 +60,7 @@ class ProfileRequest(Message):
 
     stages: tuple[StageFiles, ...]
     alike: tuple[str, ...]
+    pairs: dict[str, StageFiles] = dataclasses.field(default_factory=dict)
     batch: int
     tokens: dict[Stream, int]
     max_tokens: dict[Stream, int]
@@ -74,6 +77,8 @@ class ProfileRequest(Message):
         check_streams(self.tokens)
         if self.adapter_graph is not None and self.adapter is None:
             raise ValueError("adapter_graph needs adapter, its shape")
+        if len(self.alike) != len(self.stages) or not set(self.pairs) <= set(self.alike):
+            raise ValueError("alike must name the class of each stage, and pairs some of them")
         if self.tokens.keys() != self.max_tokens.keys():
             raise ValueError("tokens and max_tokens must be of the same sequences")
         if min(self.batch, *self.tokens.values(), *self.max_tokens.values()) < 1:
@@ -83,7 +88,9 @@ class ProfileRequest(Message):
     def files(self) -> tuple[FileSpec, ...]:
         """What must be fetched before."""
         graph = () if self.adapter_graph is None else (self.adapter_graph,)
-        return (*(file for stage in self.stages for file in stage.files), *graph)
+        stages = (*self.stages, *self.pairs.values())
+        files = {file.sha256: file for stage in stages for file in stage.files}
+        return (*files.values(), *graph)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

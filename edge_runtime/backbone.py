@@ -142,20 +142,34 @@ class BackboneRole:
 
     def _deliver(self, batch: MicroBatch, stream: Stream, states: Mapping[int, Array]) -> None:
         """Sends hidden states of one sequence to their owners."""
-        if not states:
-            return
-        tokens, channels = next(iter(states.values())).shape
-        size = row_bytes(self._dtype, channels)
-        for layers in split_layers(tuple(states), tokens * size):
-            encoded = np.empty((len(layers), tokens, size), np.uint8)
-            for layer, out in zip(layers, encoded, strict=True):
-                encode(states[layer], self._dtype, out)
-            for destination in batch.destinations:
-                part = _select(batch, stream, destination, layers, encoded)
-                if destination.device == self._me:
-                    self._keep(part)
-                else:
-                    self._outbox.to_peer(destination.device, part)
+        for owner, part in parts_for_owners(batch, stream, states, self._dtype):
+            if owner == self._me:
+                self._keep(part)
+            else:
+                self._outbox.to_peer(owner, part)
+
+
+def parts_for_owners(
+    batch: MicroBatch, stream: Stream, states: Mapping[int, Array], dtype: CacheDtype
+) -> Iterator[tuple[DeviceId, States]]:
+    """Encodes hidden states of one sequence and cuts them, for each of their owners.
+
+    Args:
+        batch: whose they are.
+        stream: the sequence.
+        states: (tokens, d) float32 by layer.
+        dtype: of the cache.
+    """
+    if not states:
+        return
+    tokens, channels = next(iter(states.values())).shape
+    size = row_bytes(dtype, channels)
+    for layers in split_layers(tuple(states), tokens * size):
+        encoded = np.empty((len(layers), tokens, size), np.uint8)
+        for layer, out in zip(layers, encoded, strict=True):
+            encode(states[layer], dtype, out)
+        for destination in batch.destinations:
+            yield destination.device, _select(batch, stream, destination, layers, encoded)
 
 
 def _select(

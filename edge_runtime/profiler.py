@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from .contract.ids import DeviceId
 from .contract.messages import ProfileRequest
 from .contract.profile import DeviceProfile, Role, TrainerProfile
 from .files import WeightStore
+from .handling_profile import measure_handling
 from .inference import numerics
 from .training_profile import measure_answering, measure_training
 from .usage import free_storage_bytes, resident_bytes, usable_cores, usable_memory_bytes
@@ -31,7 +33,7 @@ def measure(
     store: WeightStore,
     home: Path,
 ) -> DeviceProfile:
-    """The profile of this device; takes about two seconds.
+    """The profile of this device; takes a few seconds.
 
     Args:
         request: what to time, and at which shape.
@@ -57,20 +59,25 @@ def measure(
         threads=threads,
         kernel_class=numerics().kernel,
         blocks=timings.blocks if "backbone" in roles else {},
-        trainer=_trainer(request, roles, store),
+        trainer=_trainer(request, roles, store, home),
+        handling=dataclasses.replace(
+            measure_handling(request, home),
+            seconds_per_stage_run=timings.stage_seconds_per_run,
+            seconds_per_stage_token=timings.stage_seconds_per_token,
+        ),
     )
 
 
 def _trainer(
-    request: ProfileRequest, roles: tuple[Role, ...], store: WeightStore
+    request: ProfileRequest, roles: tuple[Role, ...], store: WeightStore, home: Path
 ) -> TrainerProfile | None:
     """What owning samples would mean here; None if the device cannot."""
     if request.adapter is None:
         return None
     if request.adapter_graph is not None:
         graph = store.path(request.adapter_graph).read_bytes()
-        return measure_answering(request, request.adapter, graph)
-    return measure_training(request, request.adapter) if "trainer" in roles else None
+        return measure_answering(request, request.adapter, graph, home)
+    return measure_training(request, request.adapter, home) if "trainer" in roles else None
 
 
 def _cache_room_bytes(request: ProfileRequest, root: Path) -> int:

@@ -51,18 +51,18 @@ def compare(runs: Sequence[Callable[[], object]], cores: float) -> list[float]:
 
 
 def processor_seconds_per_run(
-    run: Callable[[], object], *, at_least_seconds: float = MEASURE_SECONDS / 4
+    run: Callable[[], object], *, at_least_seconds: float, most_runs: int = MAX_RUNS
 ) -> float:
     """Processor seconds of ``run``, all threads of this process together.
 
     Args:
         run: what to repeat.
-        at_least_seconds: of the processor's time to measure for, if that is not more than
-            :data:`MAX_RUNS` runs.
+        at_least_seconds: of the processor's time to measure for.
+        most_runs: the measurement ends after so many, however short they are.
     """
     run()
     began, busy, runs = time.process_time(), 0.0, 0
-    while busy < at_least_seconds and runs < MAX_RUNS:
+    while busy < at_least_seconds and runs < most_runs:
         run()
         runs += 1
         busy = time.process_time() - began

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from .adapter_session import AdapterSession
+from .backbone import parts_for_owners
 from .contract.adapter import AdapterConfig, TrainingOptions
 from .contract.manifest import Stream
 from .contract.messages import ProfileRequest
 from .contract.profile import TrainerProfile
+from .exchange import Rounding
+from .handling_profile import layers_of, made_up_micro_batch, temporary_cache
 from .lm_head import FrozenHead
 from .owned_samples import BATCH_BYTES
-from .stopwatch import seconds_per_run
+from .stopwatch import processor_seconds_per_run, seconds_per_run
 from .trainer import EVALUATION_BATCH, TRAINING_THREADS
 from .training import Batch
 from .training.batch import NOT_COUNTED
@@ -27,13 +31,22 @@ if TYPE_CHECKING:
 Array: TypeAlias = np.ndarray[Any, Any]
 
 LARGEST_BATCH = 16
+EXCHANGE_SECONDS = 0.03
+"""Of the processor's time, to measure rounding and summing for."""
 HEAD_PATTERN_ROWS = 256
 
 
-def measure_training(request: ProfileRequest, config: AdapterConfig) -> TrainerProfile:
-    """The profile of this trainer: time by mean samples, memory by the longest ones."""
+def measure_training(request: ProfileRequest, config: AdapterConfig, home: Path) -> TrainerProfile:
+    """The profile of this trainer: time by mean samples, memory by the longest ones.
+
+    Args:
+        request: says what samples are like.
+        config: shape of the adapter.
+        home: a folder there holds a cache to read from, for as long as it takes.
+    """
     before_bytes = resident_bytes()  # PyTorch itself is most of what training adds
     from .training import Trainer
+    from .training.rounding import HalfPrecision
 
     head = made_up_head(request, config) if config.generative else None
     trainer = Trainer(config, TrainingOptions(), 1, threads=TRAINING_THREADS, head=head)
@@ -53,15 +66,16 @@ def measure_training(request: ProfileRequest, config: AdapterConfig) -> TrainerP
     trainer.outputs(widest)
     gc.collect()
     return TrainerProfile(
-        seconds_per_sample=per_sample,
+        seconds_per_sample=per_sample + reading_seconds(request, home),
         seconds_per_step=max(0.0, seconds[large] - large * per_sample),
         memory_bytes=max(0, resident_bytes() - before_bytes),
         parameters=trainer.parameters,
+        seconds_per_exchanged_value=_exchange_seconds(HalfPrecision(), trainer.parameters),
     )
 
 
 def measure_answering(
-    request: ProfileRequest, config: AdapterConfig, graph: bytes
+    request: ProfileRequest, config: AdapterConfig, graph: bytes, home: Path
 ) -> TrainerProfile:
     """As :func:`measure_training`, of a trained adapter as ONNX: nothing but its outputs."""
     before_bytes = resident_bytes()
@@ -73,9 +87,38 @@ def measure_answering(
     longest = fitting(config, request.max_tokens, EVALUATION_BATCH)
     adapter.outputs(made_up_batch(request, config, request.max_tokens, longest))
     return TrainerProfile(
-        seconds_per_sample=seconds / size,
+        seconds_per_sample=seconds / size + reading_seconds(request, home),
         memory_bytes=max(0, resident_bytes() - before_bytes),
     )
+
+
+def reading_seconds(request: ProfileRequest, home: Path) -> float:
+    """Wall seconds to read and decode a sample's states, of a cache that memory holds."""
+    batch, states = made_up_micro_batch(request)
+    stream = next(iter(batch.lengths))
+    with temporary_cache(request, batch.keys, home) as cache:
+        for _, part in parts_for_owners(batch, stream, states, request.cache_dtype):
+            cache.append(part)
+        seconds = seconds_per_run(lambda: cache.read(batch.keys, stream), usable_cores())
+    per_row = seconds / (len(batch.keys) * request.tokens[stream] * len(states))
+    rows = sum(len(layers) * request.tokens[each] for each, layers in layers_of(request).items())
+    return per_row * rows
+
+
+def _exchange_seconds(rounding: Rounding, values: int) -> float:
+    """What :class:`.exchange.GradientExchange` does to each value, between two trainers."""
+    gradient = np.random.default_rng(0).standard_normal(values, np.float32)
+    total, half = np.zeros_like(gradient), values // 2
+
+    def exchange() -> None:
+        code, scale = rounding.shrink(gradient)
+        total[:] = 0
+        for _ in range(2):  # the others' code of the own part, then their sums of theirs
+            rounding.add(total[:half], code[:half], scale)
+            rounding.add(total[half:], code[half:], scale)
+        rounding.shrink(total[:half])
+
+    return processor_seconds_per_run(exchange, at_least_seconds=EXCHANGE_SECONDS) / values
 
 
 def fitting(config: AdapterConfig, tokens: Mapping[Stream, int], most: int) -> int:

@@ -38,14 +38,18 @@ REQUEST = ProfileRequest(
     cache_dtype="fp16",
     cache_quota_bytes=None,
 )
-TEXTS = dataclasses.replace(REQUEST, tokens={"encoder": 6}, max_tokens={"encoder": 9})
+TEXTS = dataclasses.replace(
+    REQUEST, tokens={"encoder": 6}, max_tokens={"encoder": 9}, adapter=CLASSES
+)
 
 
 @pytest.mark.parametrize(
     ("request_", "adapter"), [(TEXTS, CLASSES), (REQUEST, TRANSFORMATIONS)], ids=["text", "seq2seq"]
 )
-def test_every_kind_of_adapter_can_be_measured(request_, adapter):
-    found = measure_training(request_, adapter)
+def test_every_kind_of_adapter_can_be_measured(request_, adapter, tmp_path):
+    found = measure_training(request_, adapter, tmp_path)
+    assert found.seconds_per_exchanged_value > 0
+    assert not list(tmp_path.iterdir()), "the cache that was read from is still there"
     assert found.seconds_per_sample > 0
     assert found.seconds_per_step >= 0
     assert found.parameters > 1000
@@ -54,10 +58,10 @@ def test_every_kind_of_adapter_can_be_measured(request_, adapter):
 @pytest.mark.parametrize(
     ("request_", "adapter"), [(TEXTS, CLASSES), (REQUEST, TRANSFORMATIONS)], ids=["text", "seq2seq"]
 )
-def test_a_trained_adapter_is_measured_as_a_graph(request_, adapter):
+def test_a_trained_adapter_is_measured_as_a_graph(request_, adapter, tmp_path):
     make = language_samples.trainer if adapter.generative else trainer_of_classes
     graph = adapter_onnx(adapter, adapter_weights(make(adapter).state()))
-    found = measure_answering(request_, adapter, graph)
+    found = measure_answering(request_, adapter, graph, tmp_path)
     assert found.seconds_per_sample > 0
     assert (found.seconds_per_step, found.parameters) == (0, 0)
 

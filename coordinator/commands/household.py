@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from edge_runtime.contract.errors import InfeasibleError, UsageError
+
 from . import options as o
 
 
@@ -30,12 +32,25 @@ def pair(
 
 def devices(
     remove: Annotated[str, typer.Option(help="No longer trust this device.", metavar="ID")] = "",
+    emulate: Annotated[
+        str,
+        typer.Option(
+            help="Instead, start these emulated devices and measure whether each is held to its "
+            "processor share, memory and link; exit code 4 if not.",
+            metavar="A,B,...",
+        ),
+    ] = "",
     as_json: o.Json = False,
 ) -> None:
-    """List the paired devices.
+    """List the paired devices, or check emulated ones.
 
-    Example: pacplus devices --json
+    Example: pacplus devices --emulate jetson-nano,laptop:cpu=0.25,link=100M
     """
+    if emulate:
+        if remove:
+            raise UsageError("--remove and --emulate exclude each other")
+        _check_emulated(emulate, as_json=as_json)
+        return
     from coordinator.pairing import paired_devices, unpair
 
     if remove:
@@ -48,6 +63,34 @@ def devices(
             typer.echo(f"{device['device']:24} key {device['key']}")
         if not found:
             typer.echo("no device is paired; run: pacplus pair")
+
+
+def _check_emulated(emulate: str, *, as_json: bool) -> None:
+    """Measures emulated devices.
+
+    Raises:
+        InfeasibleError: a limit is not kept.
+    """
+    from rich.console import Console
+
+    from coordinator.selftest import check_emulation
+    from coordinator.show_emulation import show_emulation
+    from devices.specification import parse_emulate
+    from edge_runtime.contract.plain import to_plain
+
+    with Console(stderr=True).status("starting") as status:
+        report = check_emulation(
+            parse_emulate(emulate), lambda step: status.update(f"measuring {step} ...")
+        )
+    if as_json:
+        o.print_json({**to_plain(report), "ok": report.ok})
+    else:
+        show_emulation(report)
+    if not report.ok:
+        off = [f"{check.device} {check.limit}" for check in report.checks if check.ok is False]
+        raise InfeasibleError(
+            f"not as promised: {', '.join(off)}; this machine is too busy, or may not enforce it"
+        )
 
 
 def demo(

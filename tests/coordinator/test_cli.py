@@ -21,7 +21,7 @@ CLUSTER = {"--emulate", "--devices", "--listen"}
 GENERATION = {"--max-new-tokens", "--temperature", "--top-k", "--top-p", "--seed"}
 OPTIONS = {
     "demo": {"-o", "--output"},
-    "devices": {"--remove"},
+    "devices": {"--remove", "--emulate"},
     "evaluate": {"run", "--data", "--bundle", "--generate", "--max-new-tokens", *CLUSTER},
     "export": {
         *("model", "-o", "--output", "--task", "--quantize", "--max-length", "--calibration"),

@@ -111,6 +111,7 @@ class Filling:
             device,
             seconds=message.seconds,
             predicted_seconds=self._predicted_seconds(device, stage, *shape),
+            handling=_handling(self._plan, device),
         )
         return self._react(off) if off else []
 
@@ -153,3 +154,11 @@ def window(plan: Plan) -> int:
 
 def _stage(plan: Plan, number: int) -> Stage | None:
     return plan.stages[number] if 0 <= number < len(plan.stages) else None
+
+
+def _handling(plan: Plan, device: DeviceId) -> float:
+    """What the plan expects handling data to take there, as a part of the computing."""
+    predicted = plan.predicted.devices.get(device) if plan.predicted else None
+    parts = predicted.fill_parts if predicted else {}
+    compute = parts.get("compute", 0.0)
+    return parts.get("handling", 0.0) / compute if compute > 0 else 0.0

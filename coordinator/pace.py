@@ -2,8 +2,12 @@
 
 Every micro-batch that a device serves says how long it computed. That, over what the cost
 model expects of such a micro-batch there, is the device's *factor*: 2 is half the planned
-speed. A device is off pace when the median of its last :data:`WINDOW` factors is off by a
-quarter; its stage is then shared anew, each device by its planned share over its factor.
+speed. A device is off pace when the median of its recent factors (:data:`WINDOW`) is off by
+a quarter; its stage is then shared anew, each device by its planned share over its factor.
+
+What a device computes takes longer while it sends, encodes and stores, as far as these share
+its cores. The cost model counts both, and how they fall together is chance, so anything from
+the computing alone to both one after the other is as planned: factor 1.
 
 Why this settles: a factor is about single micro-batches, so it does not depend on how many
 of them a device gets, and shares depend on nothing but factors. The window begins anew after
@@ -29,8 +33,11 @@ TOLERANCE = 1.25
 """By which factor, up or down, a device may differ from what its share is based on."""
 
 WINDOW = 8
-"""Micro-batches that a median is taken of: long enough to see through three that something
-else on the device disturbed, short enough to react within seconds."""
+"""Least micro-batches that a median is taken of: it sees through three that something else on
+the device disturbed."""
+
+WINDOW_SECONDS = 3.0
+"""Least time that they were computed in: what is over sooner is not for long."""
 
 MAX_FACTOR = 100.0
 """A share is never less than this part of the planned one, nor more than this multiple."""
@@ -68,10 +75,16 @@ class Pace:
         self._shares = [dict(shares) for shares in self._planned]
         everyone = [device for shares in self._planned for device in shares]
         self._assumed = dict.fromkeys(everyone, 1.0)
-        self._recent = {device: _window() for device in everyone}
+        self._recent = {device: _Recent() for device in everyone}
 
     def served(
-        self, stage: int, device: DeviceId, *, seconds: float, predicted_seconds: float
+        self,
+        stage: int,
+        device: DeviceId,
+        *,
+        seconds: float,
+        predicted_seconds: float,
+        handling: float = 0.0,
     ) -> OffPace | None:
         """Takes down one micro-batch; says so when the device has been off pace for long.
 
@@ -80,14 +93,15 @@ class Pace:
             device: one of that stage's.
             seconds: that it computed.
             predicted_seconds: for a micro-batch like that.
+            handling: what the device's handling of data takes, as a part of its computing.
         """
         if predicted_seconds <= 0:
             return None
         recent = self._recent[device]
-        recent.append(min(max(seconds / predicted_seconds, 1 / MAX_FACTOR), MAX_FACTOR))
-        if len(recent) < WINDOW:
+        recent.add(_factor(seconds / predicted_seconds, 1 + handling), seconds)
+        if not recent.long_enough:
             return None
-        factor = statistics.median(recent)
+        factor = recent.median
         if 1 / TOLERANCE <= factor / self._assumed[device] <= TOLERANCE:
             return None
         return OffPace(stage=stage, device=device, factor=factor, shares=self._rebalance(stage))
@@ -96,9 +110,9 @@ class Pace:
         """Bases a stage's shares on what its devices were seen to do last."""
         planned, before = self._planned[stage], self._shares[stage]
         for device in planned:
-            if len(self._recent[device]) >= WINDOW // 2:
-                self._assumed[device] = statistics.median(self._recent[device])
-                self._recent[device] = _window()
+            if self._recent[device].count >= WINDOW // 2:
+                self._assumed[device] = self._recent[device].median
+                self._recent[device] = _Recent()
         speeds = {device: share / self._assumed[device] for device, share in planned.items()}
         total = sum(speeds.values())
         shares = {device: speed / total for device, speed in speeds.items()}
@@ -108,8 +122,37 @@ class Pace:
         return shares
 
 
-def _window() -> collections.deque[float]:
-    return collections.deque(maxlen=WINDOW)
+def _factor(ratio: float, most: float) -> float:
+    """How far a ratio is from what lies between 1 and ``most``."""
+    factor = ratio / most if ratio > most else min(ratio, 1.0)
+    return min(max(factor, 1 / MAX_FACTOR), MAX_FACTOR)
+
+
+class _Recent:
+    """The last factors of a device: as few as make a window."""
+
+    def __init__(self) -> None:
+        self._entries: collections.deque[tuple[float, float]] = collections.deque()
+        self._seconds = 0.0
+
+    def add(self, factor: float, seconds: float) -> None:
+        self._entries.append((factor, seconds))
+        self._seconds += seconds
+        while len(self._entries) > WINDOW and self._seconds - self._entries[0][1] >= WINDOW_SECONDS:
+            self._seconds -= self._entries.popleft()[1]
+
+    @property
+    def count(self) -> int:
+        return len(self._entries)
+
+    @property
+    def long_enough(self) -> bool:
+        return self.count >= WINDOW and self._seconds >= WINDOW_SECONDS
+
+    @property
+    def median(self) -> float:
+        """One of the factors: halfway through a change, a mean of two would be neither."""
+        return statistics.median_low(factor for factor, _ in self._entries)
 
 
 def compute_seconds(

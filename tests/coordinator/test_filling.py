@@ -1,6 +1,7 @@
 """During a fill, micro-batches go to whoever keeps the pace."""
 
 import collections
+import dataclasses
 
 import pytest
 
@@ -10,7 +11,14 @@ from coordinator.pace import WINDOW
 from coordinator.progress import DeviceRecord, SessionRecord
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import BatchServed, Heartbeat, Stored
-from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
+from edge_runtime.contract.plan import (
+    DevicePrediction,
+    Owner,
+    Plan,
+    Prediction,
+    Stage,
+    StageDevice,
+)
 
 from .planning import manifest, profile
 from .scenarios import job_of
@@ -35,10 +43,10 @@ PLAN = Plan(
 class Fill:
     """A fill whose devices compute each micro-batch at a factor of the predicted time."""
 
-    def __init__(self, lines: int) -> None:
-        profiles = {name: profile(name) for name in (A, B, C)}
+    def __init__(self, lines: int, plan: Plan = PLAN) -> None:
+        profiles = {name: profile(name, layer=0.1) for name in (A, B, C)}
         job = job_of(
-            PLAN,
+            plan,
             profiles,
             layers=(2,),
             train=range(lines),
@@ -47,7 +55,7 @@ class Fill:
             model=manifest([1] * BLOCKS),
         )
         record = SessionRecord(
-            plan=PLAN,
+            plan=plan,
             devices={
                 name: DeviceRecord(roles=entry.roles, profile=entry)
                 for name, entry in profiles.items()
@@ -55,8 +63,8 @@ class Fill:
         )
         catalogue = Catalogue.make(job.tables)
         self.filling = Filling(job, catalogue, record)
-        work = self.filling.compare("train", PLAN, {C: catalogue.distinct["train"] < 0})
-        self.filling.begin("train", work, PLAN, 0.0)
+        work = self.filling.compare("train", plan, {C: catalogue.distinct["train"] < 0})
+        self.filling.begin("train", work, plan, 0.0)
         self.served: collections.Counter[DeviceId] = collections.Counter()
         self._open: list = []
 
@@ -70,7 +78,7 @@ class Fill:
             longest = int(batch.lengths["encoder"].max())
             for stage, device in enumerate(batch.route):
                 self.served[device] += 1
-                predicted = longest * ((1e-6 + 1e-5) if stage == 0 else 1e-5)
+                predicted = longest * ((0.01 + 0.1) if stage == 0 else 0.1)
                 message = BatchServed(
                     number=batch.number,
                     stage=stage,
@@ -108,6 +116,22 @@ def test_devices_that_do_as_planned_are_not_mentioned():
     assert fill.play(60, {}) == []
     assert fill.filling.done
     assert fill.served[A] == fill.served[B] == 30
+
+
+def test_a_device_that_the_plan_has_handle_data_meanwhile_may_take_as_long_as_both():
+    busy = DevicePrediction(
+        memory_bytes=1,
+        storage_bytes=1,
+        fill_seconds=2.0,
+        epoch_seconds=1.0,
+        fill_parts={"compute": 1.0, "handling": 1.0},
+    )
+    devices = dict.fromkeys((A, B, C), busy)
+    prediction = Prediction(total_seconds=3, fill_seconds=2, epoch_seconds=1, devices=devices)
+    fill = Fill(200, dataclasses.replace(PLAN, predicted=prediction))
+    assert fill.play(60, {A: 1.0, B: 2.4, C: 0.9}) == []
+    (record,) = fill.play(60, {A: 1.0, B: 4.0})
+    assert (record.fields["device"], record.fields["factor"]) == (B, 2.0)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.leases import Router
-from coordinator.pace import MAX_FACTOR, TOLERANCE, WINDOW, Pace, compute_seconds
+from coordinator.pace import MAX_FACTOR, TOLERANCE, WINDOW, WINDOW_SECONDS, Pace, compute_seconds
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 from edge_runtime.contract.profile import BlockTiming
@@ -99,6 +99,26 @@ def test_a_device_that_recovers_gets_its_share_back():
     assert slow.shares[name_of(1)] == pytest.approx(1 / 11)
     (well,) = serve(pace, name_of(1), 1.0)
     assert well.shares == pytest.approx({name_of(0): 0.5, name_of(1): 0.5})
+
+
+def test_what_is_over_within_seconds_is_not_for_long():
+    pace = Pace(plan(0.5, 0.5))
+    brief = [
+        pace.served(0, name_of(0), seconds=0.1, predicted_seconds=0.01)
+        for _ in range(int(WINDOW_SECONDS / 0.1) - 1)
+    ]
+    assert not any(brief)
+    assert pace.served(0, name_of(0), seconds=0.2, predicted_seconds=0.01)
+
+
+@pytest.mark.parametrize(("factor", "seen"), [(0.9, 1.0), (1.9, 1.0), (4.0, 2.0), (0.5, 0.5)])
+def test_handling_may_or_may_not_fall_together_with_computing(factor, seen):
+    pace = Pace(plan(0.5, 0.5))
+    said = [
+        pace.served(0, name_of(0), seconds=factor * 2.0, predicted_seconds=2.0, handling=1.0)
+        for _ in range(WINDOW)
+    ]
+    assert [off.factor for off in said if off] == ([] if seen == 1.0 else [seen])
 
 
 def test_what_has_no_prediction_is_not_judged():

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from edge_runtime.contract.errors import UserError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Hello, Message
+from edge_runtime.contract.profile import DeviceProfile
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +56,15 @@ class Send:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SendProfileRequest:
-    """Cut what has to be timed and ask the device for its profile."""
+    """Cut what has to be timed and ask the device for its profile.
+
+    Attributes:
+        device: whose.
+        known: what was measured earlier and holds; nothing is timed again then.
+    """
 
     device: DeviceId
+    known: DeviceProfile | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

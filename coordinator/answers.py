@@ -11,6 +11,7 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import (
     CacheStatus,
     EpochDone,
+    LinkMeasured,
     Message,
     Outputs,
     ProfileDone,
@@ -22,6 +23,7 @@ from edge_runtime.contract.messages import (
 from edge_runtime.contract.profile import DeviceProfile
 
 from .job import Job
+from .linking import Linking
 from .ownership import Catalogue
 from .progress import SessionRecord
 
@@ -36,6 +38,7 @@ class Answers:
 
     Attributes:
         profiles: measured, by device.
+        linking: links that are measured.
         held: (K,) bool by device: distinct samples in its cache.
         outputs: (N, C) float32 of the evaluation lines, NaN where not known yet.
     """
@@ -43,8 +46,16 @@ class Answers:
     def __init__(self, job: Job, catalogue: Catalogue, record: SessionRecord) -> None:
         self._job, self._catalogue, self._record = job, catalogue, record
         self.profiles: dict[DeviceId, DeviceProfile] = {}
+        self.linking = Linking(job.devices)
         self.held: dict[DeviceId, Array] = {}
         self.outputs: Array = np.zeros((0, 0), np.float32)
+
+    def linked_profiles(self) -> dict[DeviceId, DeviceProfile]:
+        """Every device's profile with its link, which is kept from now on."""
+        self.profiles = self.linking.linked(self.profiles)
+        for device, profile in self.profiles.items():
+            self._record.devices[device].profile = profile
+        return self.profiles
 
     def expect_outputs(self) -> None:
         """Forgets the outputs of an earlier evaluation."""
@@ -70,6 +81,8 @@ class Answers:
                 stage = plan.stage_of(device) if plan else None
                 asked = (stage.first, stage.last) if stage else None
                 return (message.first, message.last) == asked
+            case LinkMeasured():
+                return self.linking.fits(device, message)
             case SamplesReady():
                 return message.which == which
             case EpochDone():
@@ -90,6 +103,8 @@ class Answers:
                 if message.profile.device != device:
                     raise StoppedError(f"{device}: sent the profile of another device")
                 self.profiles[device] = message.profile
+            case LinkMeasured():
+                self.linking.keep(device, message)
             case CacheStatus():
                 if message.held.shape != (len(self._catalogue.keys),):
                     raise StoppedError(f"{device}: answered for other samples than asked")

@@ -10,22 +10,33 @@ import numpy as np
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import (
     Evaluate,
+    Message,
     OpenCache,
     OwnSamples,
     Peer,
     Peers,
     SampleSet,
     SetUpTraining,
+    TrainEpoch,
     Welcome,
 )
 from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.profile import DeviceProfile
 
-from .actions import Action, Joined, Record, Send, SendStage
+from .actions import Action, Joined, Record, Send, SendProfileRequest, SendStage
 from .errands import int32_lengths
 from .generation import Generation
 from .job import Job
+from .known_devices import KnownDevices
 from .ownership import Catalogue, SampleTable
+
+
+def actions(asked: Mapping[DeviceId, Message | Action]) -> list[Action]:
+    """Sends what is a message; what is an action already stays one."""
+    return [
+        Send(device=device, message=request) if isinstance(request, Message) else request
+        for device, request in asked.items()
+    ]
 
 
 def welcome(job: Job, joined: Joined) -> list[Action]:
@@ -38,6 +49,16 @@ def welcome(job: Job, joined: Joined) -> list[Action]:
         Send(device=joined.device, message=message),
         Record(event="device_joined", fields=fields),
     ]
+
+
+def profiles(
+    job: Job, joined: Mapping[DeviceId, Joined], known: KnownDevices
+) -> dict[DeviceId, SendProfileRequest]:
+    """Has every device measure itself, or only what may have changed since it did."""
+    return {
+        device: SendProfileRequest(device=device, known=known.profile_of(joined[device]))
+        for device in job.devices
+    }
 
 
 def open_caches(
@@ -120,6 +141,11 @@ def set_up_training(job: Job, plan: Plan) -> dict[DeviceId, SetUpTraining]:
         adapter_init=manifest.file(initial) if initial else None,
     )
     return dict.fromkeys(trainers, request)
+
+
+def train_epoch(plan: Plan, epoch: int) -> dict[DeviceId, TrainEpoch]:
+    """Has every trainer train one epoch."""
+    return {owner.device: TrainEpoch(epoch=epoch) for owner in plan.owners}
 
 
 def evaluate(table: SampleTable, plan: Plan) -> dict[DeviceId, Evaluate]:

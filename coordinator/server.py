@@ -183,7 +183,7 @@ class Server:
             case Send():
                 self._send(action.device, action.message)
             case SendProfileRequest():
-                request = self._cutter.profile_request(self._session.job)
+                request = self._cutter.profile_request(self._session.job, action.known)
                 self._send(action.device, request)
             case SendStage():
                 stage = self._cutter.load_stage(

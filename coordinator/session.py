@@ -4,9 +4,11 @@ Theory of operation. Each phase sends requests to some devices and waits until a
 them have answered; then the next phase begins. Phases with nothing to do are passed::
 
     gathering    every expected device said hello
-    profiling    every device measured itself                     -> the plan is made
+    profiling    every device measured itself
+    admitting    data sockets admit the peers
+    linking      links are measured, in rounds of disjoint pairs     -> the plan is made
     locating     trainers opened their caches and said what they hold
-    deploying    data sockets admit the peers; stages are loaded, if anything is to compute
+    deploying    stages are loaded, if anything is to compute
     filling      moves and micro-batches are leased until every owner has stored its samples
     taking       owners made the set durable and lack nothing
                  (deploying to taking are passed for training, then for evaluation samples)
@@ -39,6 +41,7 @@ from edge_runtime.contract.messages import (
     Failed,
     GenerationReady,
     Heartbeat,
+    LinkMeasured,
     Message,
     Outputs,
     PeersReady,
@@ -51,14 +54,13 @@ from edge_runtime.contract.messages import (
     Shutdown,
     StageReady,
     Stored,
-    TrainEpoch,
     TrainerState,
     TrainingReady,
     Usage,
 )
 from edge_runtime.contract.plan import Plan
 
-from . import requests
+from . import happenings, requests
 from .actions import (
     Action,
     Event,
@@ -70,12 +72,12 @@ from .actions import (
     Record,
     SaveCheckpoint,
     Send,
-    SendProfileRequest,
 )
 from .answers import Answers
 from .filling import Filling
 from .generation import Generation
 from .job import Job
+from .known_devices import KnownDevices, known_devices
 from .ownership import Catalogue, Work
 from .progress import DeviceRecord, EpochRecord, SessionRecord
 from .stopping import check_software, lost, with_advice
@@ -102,6 +104,7 @@ class Session:
         self.record = SessionRecord()
         self._filling = Filling(job, self._catalogue, self.record)
         self._answers = Answers(job, self._catalogue, self.record)
+        self._known = KnownDevices()
 
     @property
     def phase(self) -> str:
@@ -119,6 +122,15 @@ class Session:
         if self.record.plan is None:
             raise RuntimeError("the plan is not made yet")
         return self.record.plan
+
+    def recall(self, known: KnownDevices) -> None:
+        """Has what is known not measured again, where it still holds; before anything else."""
+        self._known = known
+
+    @property
+    def measured(self) -> KnownDevices:
+        """What is known of the devices once the plan is made, for later sessions."""
+        return known_devices(self._joined, self._answers.profiles, self._answers.linking.measured)
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Takes one event in, at time ``now`` (seconds, any epoch, never falling)."""
@@ -149,11 +161,7 @@ class Session:
         logger.info("phase %s", phase)
         self._phase, self._answer, self._then = phase, answer, then
         self._awaited = set(asked)
-        actions = [
-            Send(device=device, message=request) if isinstance(request, Message) else request
-            for device, request in asked.items()
-        ]
-        return actions if asked else then()
+        return requests.actions(asked) if asked else then()
 
     def _answered(self, device: DeviceId, message: Message) -> list[Action]:
         """Keeps what an answer says and ticks it off; the last one starts the next phase."""
@@ -169,9 +177,7 @@ class Session:
     def _count_for(self, phase: Phase) -> list[Action]:
         """Has every device count its usage for ``phase``, and say what it has used so far."""
         self._usage_due.update(self._job.devices)
-        return [
-            Send(device=device, message=BeginPhase(phase=phase)) for device in self._job.devices
-        ]
+        return requests.actions(dict.fromkeys(self._job.devices, BeginPhase(phase=phase)))
 
     def _on_joined(self, event: Joined) -> list[Action]:
         if event.device not in self._job.devices:
@@ -189,26 +195,31 @@ class Session:
         return actions
 
     def _profile(self) -> list[Action]:
-        asked = {device: SendProfileRequest(device=device) for device in self._job.devices}
-        begin = self._begin("profiling", asked, ProfileDone, self._make_plan)
+        asked = requests.profiles(self._job, self._joined, self._known)
+        begin = self._begin("profiling", asked, ProfileDone, self._admit_peers)
         return [*self._count_for("profile"), *begin]
 
-    def _make_plan(self) -> list[Action]:
-        profiles = [self._answers.profiles[device] for device in self._job.devices]
-        self.record.plan = self._job.make_plan(profiles)
+    def _admit_peers(self) -> list[Action]:
+        self._answers.linking.recall(self._known.links_between(self._joined))
+        peers = requests.admit_peers(self._joined)
+        return self._begin("admitting", peers, PeersReady, self._link)
+
+    def _link(self) -> list[Action]:
+        asked = self._answers.linking.next_round()
+        return self._begin("linking", asked, LinkMeasured, self._link) if asked else self._plan()
+
+    def _plan(self) -> list[Action]:
+        profiles = self._answers.linked_profiles()
+        self.record.plan = self._job.make_plan([profiles[device] for device in self._job.devices])
         if self._job.only_plan:
             then = self._collect()
         else:
-            then = self._admit_peers() if self._job.continuation else self._locate()
+            then = self._next_fill() if self._job.continuation else self._locate()
         return [Record(event="plan_made"), *then]
 
     def _locate(self) -> list[Action]:
         caches = requests.open_caches(self._job, self._catalogue, self._answers.profiles)
-        return self._begin("locating", caches, CacheStatus, self._admit_peers)
-
-    def _admit_peers(self) -> list[Action]:
-        peers = requests.admit_peers(self._joined)
-        return self._begin("deploying", peers, PeersReady, self._next_fill)
+        return self._begin("locating", caches, CacheStatus, self._next_fill)
 
     def _next_fill(self) -> list[Action]:
         """Turns to the next data set; after the last one, to the adapter."""
@@ -233,8 +244,7 @@ class Session:
         self._phase, self._awaited = "filling", set()
         actions = self._count_for("fill" if which == "train" else "eval")
         if which == "train":
-            fields = {"samples": fill.samples, "to_compute": fill.computed}
-            actions.append(Record(event="fill_started", fields=fields))
+            actions.append(happenings.fill_started(fill))
         return actions + self._advance_fill(which)
 
     def _advance_fill(self, which: SampleSet) -> list[Action]:
@@ -249,11 +259,8 @@ class Session:
 
     def _taken(self) -> list[Action]:
         which, fill = self._filling.finish(self._now)
-        actions: list[Action] = []
-        if which == "train":
-            fields = {"computed": fill.computed, "reused": fill.reused, "seconds": fill.seconds}
-            actions.append(Record(event="fill_finished", fields=fields))
-        return actions + self._next_fill()
+        finished = [happenings.fill_finished(fill)] if which == "train" else []
+        return [*finished, *self._next_fill()]
 
     def _set_up(self) -> list[Action]:
         set_up = requests.set_up_training(self._job, self.plan)
@@ -279,8 +286,7 @@ class Session:
         sends = generation.chosen(device, message, self._now)
         if not generation.done:
             return [*sends]
-        fields = {"tokens": generation.record.written, "seconds": generation.record.seconds}
-        return [*sends, Record(event="generation_finished", fields=fields), *self._collect()]
+        return [*sends, happenings.generation_finished(generation.record), *self._collect()]
 
     def _evaluate_before(self) -> list[Action]:
         if not self._job.evaluate_before:
@@ -305,21 +311,16 @@ class Session:
             return [*self._count_for("eval"), *self._evaluate_after()]
         self._epoch += 1
         self.record.epochs.append(EpochRecord(epoch=self._epoch, began=self._now))
-        trainers = [owner.device for owner in self.plan.owners]
-        request = TrainEpoch(epoch=self._epoch)
-        begin = self._begin(
-            "training", dict.fromkeys(trainers, request), EpochDone, self._epoch_finished
-        )
+        asked = requests.train_epoch(self.plan, self._epoch)
+        begin = self._begin("training", asked, EpochDone, self._epoch_finished)
         return [*self._count_for("train"), *begin]
 
     def _epoch_finished(self) -> list[Action]:
         epoch = self.record.epochs[-1]
         epoch.seconds = self._now - epoch.began
-        fields = {"epoch": epoch.epoch, "train_loss": epoch.train_loss, "seconds": epoch.seconds}
-        finished = Record(event="epoch_finished", fields=fields)
         keeper = self.plan.owners[0].device
         begin = self._begin("training", {keeper: SendState()}, TrainerState, self._checkpointed)
-        return [finished, *begin]
+        return [happenings.epoch_finished(epoch), *begin]
 
     def _checkpointed(self) -> list[Action]:
         return [
@@ -353,9 +354,8 @@ class Session:
         if event.device not in self._job.devices:
             return []
         self._joined.pop(event.device, None)
-        fields = {"device": event.device, "reason": event.reason}
         error = lost(event, planned=self.record.plan is not None)
-        return [Record(event="device_lost", fields=fields), *self._fail(error)]
+        return [happenings.device_lost(event), *self._fail(error)]
 
     def _fail(self, error: UserError) -> list[Action]:
         self._phase = "failed"

@@ -10,6 +10,7 @@ import numpy as np
 
 from edge_runtime.contract.manifest import FileSpec, Manifest
 from edge_runtime.contract.messages import CacheDtype, LoadStage, ProfileRequest, StageFiles
+from edge_runtime.contract.profile import DeviceProfile
 from export.stages import Bundle, cut_stage
 
 from .job import Job
@@ -60,15 +61,17 @@ class StageCutter:
         parts = self._cut(first, border), self._cut(border, last)
         return LoadStage(stage=parts[0], layers=layers, dtype=dtype, rest=parts[1])
 
-    def profile_request(self, job: Job) -> ProfileRequest:
-        """Times one block of each class. The embeddings are a look-up, whose time is noise
-        beside a layer's, while its weights are the largest file: they are not sent for that.
-        """  # noqa: D205
+    def profile_request(self, job: Job, known: DeviceProfile | None = None) -> ProfileRequest:
+        """Times one block of each class, or nothing where all is ``known``.
+
+        The embeddings are a look-up, whose time is noise beside a layer's, while its weights
+        are the largest file: they are not sent for that.
+        """
         manifest = self._bundle.manifest
         first_of = {
             block.alike: i
             for i, block in reversed(list(enumerate(manifest.blocks)))
-            if block.kind == "layer"
+            if block.kind == "layer" and known is None
         }
         tokens = tokens_of(job.tables, manifest.streams)
         stages = [self._cut(i, i + 1) for i in first_of.values()]
@@ -83,12 +86,13 @@ class StageCutter:
             max_tokens={stream: found.max for stream, found in tokens.items()},
             hidden_size=manifest.hidden_size,
             adapter=job.config,
-            adapter_graph=job.adapter_file,
+            adapter_graph=job.adapter_file if known is None else None,
             counted_tokens=round(max(counted)),
             head_dtype=_head_dtype(manifest),
             backbone_digest=manifest.backbone_digest,
             cache_dtype=job.cache_dtype,
             cache_quota_bytes=job.cache_quota_bytes,
+            known=known,
         )
 
     def _is_pair(self, index: int) -> bool:

@@ -38,6 +38,9 @@ from .contract.messages import (
     OwnSamples,
     Peers,
     PeersReady,
+    Probe,
+    ProbeEcho,
+    ProbeLink,
     ProfileDone,
     ProfileRequest,
     ReducedPart,
@@ -55,11 +58,12 @@ from .contract.messages import (
 )
 from .contract.profile import Role
 from .files import FileFetch, WeightStore
+from .link_probe import LinkProber
 from .profiler import measure
 from .session_link import SessionLink
 from .trainer import TrainerRole
 from .transport import Address
-from .usage import CpuClock, peak_resident_bytes
+from .usage import CpuClock, peak_resident_bytes, usable_cores
 from .worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -112,6 +116,7 @@ class Device:
         self._backbone = BackboneRole(
             me=options.device, threads=options.threads, outbox=link, keep=self._trainer.keep
         )
+        self._prober = LinkProber(link)
         self._fetching: _Fetching | None = None
         self._received_weight_bytes = 0
         self._heartbeat_seconds = 2.0
@@ -159,6 +164,8 @@ class Device:
             roles=self._options.roles,
             data_address=address.endpoint,
             process_id=self._options.process_id,
+            threads=self._options.threads,
+            cores=usable_cores(),
         )
 
     def _explain_silence(self) -> str:
@@ -194,6 +201,8 @@ class Device:
             case Peers():
                 self._link.set_peers(message.peers)
                 self._reach_peers_until = time.monotonic() + REACH_PEERS_SECONDS
+            case ProbeLink():
+                self._prober.begin(message)
             case FileChunk():
                 self._on_chunk(message)
             case ProfileRequest():
@@ -332,6 +341,8 @@ class Device:
                     return
                 case States():
                     self._trainer.store(message)
+                case Probe() | ProbeEcho():
+                    self._prober.take(peer, message)
                 case GradientPart() | ReducedPart():
                     self._trainer.deliver(peer, message)
                 case _:

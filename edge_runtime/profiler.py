@@ -33,7 +33,7 @@ def measure(
     store: WeightStore,
     home: Path,
 ) -> DeviceProfile:
-    """The profile of this device; takes a few seconds.
+    """The profile of this device; takes a few seconds, if it is not known.
 
     Args:
         request: what to time, and at which shape.
@@ -43,6 +43,8 @@ def measure(
         store: has the weight files of the request's stages.
         home: where its files are.
     """
+    if request.known is not None:
+        return _refreshed(request, request.known, home)
     base_bytes, cores = resident_bytes(), usable_cores()
     timings = time_blocks(request, store, threads=1, cores=cores)
     if threads > 1:
@@ -65,6 +67,16 @@ def measure(
             seconds_per_stage_run=timings.stage_seconds_per_run,
             seconds_per_stage_token=timings.stage_seconds_per_token,
         ),
+    )
+
+
+def _refreshed(request: ProfileRequest, known: DeviceProfile, home: Path) -> DeviceProfile:
+    """``known`` with what changes from one session to the next."""
+    return dataclasses.replace(
+        known,
+        memory_bytes=usable_memory_bytes(),
+        base_memory_bytes=resident_bytes(),
+        storage_bytes=_cache_room_bytes(request, home / "cache"),
     )
 
 

@@ -39,6 +39,7 @@ PostTo = Callable[[DeviceId, m.Message], None]
 ANSWERS: dict[type[m.Message], type[m.Message]] = {
     m.ProfileRequest: m.ProfileDone,
     m.Peers: m.PeersReady,
+    m.ProbeLink: m.LinkMeasured,
     m.OpenCache: m.CacheStatus,
     m.LoadStage: m.StageReady,
     m.OwnSamples: m.SamplesReady,
@@ -63,6 +64,11 @@ def output_of(index: int, epochs_done: int) -> tuple[float, float]:
     return float(index), float(epochs_done)
 
 
+def link_of(sender: DeviceId, receiver: DeviceId) -> tuple[float, float]:
+    """Bits a second and latency that fake devices find."""
+    return 1e6 * (1 + len(sender)), 1e-3 * (len(sender) + len(receiver))
+
+
 def count_of(targets: np.ndarray) -> int:
     """What a mean loss divides by."""
     return int((targets >= 0).sum()) if targets.dtype == np.int32 else len(targets)
@@ -83,6 +89,8 @@ class FakeDevice:
         self.owned: dict[str, m.OwnSamples] = {}
         self.trainers: tuple[DeviceId, ...] = ()
         self.peers: set[DeviceId] = set()
+        self.probed: list[DeviceId] = []
+        self.profiled: list[m.ProfileRequest] = []
         self.epochs_done = trained
         self.counted = "start"
         self.over = False
@@ -110,6 +118,13 @@ class FakeDevice:
             case m.Peers():
                 self.peers = {peer.device for peer in message.peers}
                 post(m.PeersReady())
+            case m.ProbeLink():
+                assert message.peer in self.peers, "asked for the link to an unknown device"
+                self.probed.append(message.peer)
+                rate, latency = link_of(self.device, message.peer)
+                post(
+                    m.LinkMeasured(peer=message.peer, bits_per_second=rate, latency_seconds=latency)
+                )
             case m.States():
                 self.store(message, post)
             case _:
@@ -119,6 +134,7 @@ class FakeDevice:
         """What the compute thread does with its next job."""
         match message := self.jobs.popleft():
             case m.ProfileRequest():
+                self.profiled.append(message)
                 post(m.ProfileDone(profile=self.profile))
             case m.OpenCache():
                 self._layers = message.layers
@@ -411,7 +427,7 @@ class Cluster:
             case Send():
                 self._send(action.device, action.message)
             case SendProfileRequest():
-                self._send(action.device, _profile_request())
+                self._send(action.device, _profile_request(action.known))
             case SendStage():
                 self._send(action.device, _load_stage(self.job, action.first, action.last))
             case Record():
@@ -453,7 +469,7 @@ def _over_the_wire(message: m.Message) -> m.Message:
     return decode(encode(message))
 
 
-def _profile_request() -> m.ProfileRequest:
+def _profile_request(known: DeviceProfile | None) -> m.ProfileRequest:
     return m.ProfileRequest(
         stages=(),
         alike=(),
@@ -465,6 +481,7 @@ def _profile_request() -> m.ProfileRequest:
         backbone_digest=Sha256("0" * 64),
         cache_dtype="fp16",
         cache_quota_bytes=None,
+        known=known,
     )
 
 

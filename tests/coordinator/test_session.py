@@ -15,12 +15,12 @@ from edge_runtime.contract.errors import BadInputError, InfeasibleError, Stopped
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 
-from .fakes import ANSWERS, Cluster, count_of, lose, loss_of, output_of
+from .fakes import ANSWERS, Cluster, count_of, link_of, lose, loss_of, output_of
 from .planning import profile
 from .scenarios import Scenario, job_of, key_of, lengths_of, scenarios
 
 ORDER = re.compile(
-    "gathering profiling locating deploying "
+    "gathering profiling admitting (linking )?locating "
     "((deploying )?(filling )?taking ){1,2}"
     "setting-up (evaluating )?(training )?(evaluating )?collecting finished "
 )
@@ -370,11 +370,58 @@ def plan_of(*owners: tuple[int, ...], micro_batch_size: int = 2) -> Plan:
     )
 
 
+def measured_before(scenario: Scenario) -> Cluster:
+    """A session of the same devices, of which all was measured in an earlier one."""
+    cluster = scenario.cluster()
+    cluster.session.recall(play(scenario, 1).session.measured)
+    return cluster
+
+
+def test_what_is_known_of_devices_and_links_is_not_measured_again():
+    scenario = scenario_of(plan_of((0,), (1,), (2,)), train=[1, 2], only_plan=True)
+    first, again = play(scenario, 1), measured_before(scenario)
+    again.run(random.Random(2))
+    for device in first.devices.values():
+        assert len(device.probed) == 2
+        assert [request.known for request in device.profiled] == [None]
+    for name, device in again.devices.items():
+        assert not device.probed
+        (request,) = device.profiled
+        assert request.known == first.session.record.devices[name].profile
+    assert "linking" not in again.phases
+    assert again.session.measured == first.session.measured
+
+
+@pytest.mark.parametrize(
+    "change", [{"cores": 0.5}, {"threads": 2}, {"data_address": "tcp://elsewhere:1"}]
+)
+def test_a_device_that_has_changed_is_measured_again_and_the_others_are_not(change):
+    scenario = scenario_of(plan_of((0,), (1,), (2,)), train=[1, 2], only_plan=True)
+    cluster = measured_before(scenario)
+    changed = cluster.devices[DeviceId("d1")]
+    hello = dataclasses.replace(changed.hello(), **change)
+    changed.hello = lambda: hello  # type: ignore[method-assign]
+    cluster.run(random.Random(2))
+    fresh = {name for name, device in cluster.devices.items() if device.profiled[0].known is None}
+    assert fresh == {"d1"}
+    probed = {(name, peer) for name, device in cluster.devices.items() for peer in device.probed}
+    assert probed == {("d0", "d1"), ("d1", "d0"), ("d1", "d2"), ("d2", "d1")}
+
+
+def test_the_plan_is_made_of_profiles_with_links():
+    scenario = scenario_of(plan_of((0,), (1,)), train=[1, 2], only_plan=True)
+    record = play(scenario, 1).session.record
+    rate, latency = link_of(DeviceId("d0"), DeviceId("d1"))
+    for device in record.devices.values():
+        assert device.profile.link.up_bits_per_second == rate
+        assert device.profile.link.latency_seconds == pytest.approx(latency / 2)
+
+
 def test_planning_only_ends_after_the_plan():
     scenario = scenario_of(plan_of((0, 1)), train=[1, 2], only_plan=True)
     cluster = play(scenario, 1)
     assert cluster.finished
-    assert cluster.phases == ["gathering", "profiling", "collecting", "finished"]
+    assert cluster.phases == ["gathering", "profiling", "admitting", "collecting", "finished"]
     assert cluster.session.plan == scenario.plan
 
 

@@ -6,7 +6,8 @@ Three flows:
   ``TrainEpoch``, ...). Each request is answered by exactly one message or by ``Failed``.
 - *to the coordinator*: those answers, and telemetry.
 - *device to device*: hidden states between stages (``Boundary``), states to their owners
-  (``States``), gradients (``GradientPart``, ``ReducedPart``), and ``Credit`` back.
+  (``States``), gradients (``GradientPart``, ``ReducedPart``), trains that measure the link
+  (``Probe``, ``ProbeEcho``), and ``Credit`` back.
 
 The sender is never a field: a DeviceId comes from the transport's authentication only.
 
@@ -25,6 +26,7 @@ from .answers import (
     GenerationReady,
     Heartbeat,
     Hello,
+    LinkMeasured,
     Outputs,
     PeersReady,
     ProfileDone,
@@ -49,6 +51,8 @@ from .mesh import (
     Boundary,
     Credit,
     GradientPart,
+    Probe,
+    ProbeEcho,
     ReducedPart,
     States,
 )
@@ -64,6 +68,7 @@ from .requests import (
     OwnSamples,
     Peer,
     Peers,
+    ProbeLink,
     ProfileRequest,
     Release,
     RunBatch,
@@ -96,6 +101,7 @@ __all__ = [
     "Heartbeat",
     "Hello",
     "Lengths",
+    "LinkMeasured",
     "LoadStage",
     "Message",
     "MicroBatch",
@@ -107,6 +113,9 @@ __all__ = [
     "Peers",
     "PeersReady",
     "Phase",
+    "Probe",
+    "ProbeEcho",
+    "ProbeLink",
     "ProfileDone",
     "ProfileRequest",
     "Progress",
@@ -138,7 +147,7 @@ MESSAGE_TYPES: dict[str, type[Message]] = {
         *(Hello, Heartbeat, FileRequest, ProfileDone, PeersReady, CacheStatus, StageReady),
         *(BatchServed, Stored, SamplesReady, TrainingReady, Progress, EpochDone, Outputs),
         *(SetUpGeneration, Release, GenerationReady, Chosen),
-        *(TrainerState, Usage, Failed),
+        *(TrainerState, Usage, Failed, ProbeLink, LinkMeasured, Probe, ProbeEcho),
         *(Boundary, States, GradientPart, ReducedPart, Credit),
     )
 }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal
 
 import numpy as np
 
-from edge_runtime.contract.ids import Sha256
+from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.profile import DeviceProfile
 
 from .base import Array, Message, Phase, SampleSet
@@ -22,14 +23,20 @@ class Hello(Message):
         roles: what the device can do.
         data_address: where its data socket listens.
         process_id: for local devices.
+        threads: the most that it computes with.
+        cores: processor seconds a second that it may use, a quota included.
     """
 
     software: str
     roles: tuple[Literal["backbone", "trainer"], ...]
     data_address: str
     process_id: int
+    threads: int = 1
+    cores: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.threads < 1 or not 0 < self.cores < math.inf:
+            raise ValueError("threads and cores must be positive")
         if not self.data_address.startswith("tcp://") or len(self.data_address) > 256:
             raise ValueError("data_address is not a tcp:// address")
 
@@ -58,6 +65,27 @@ class ProfileDone(Message):
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PeersReady(Message):
     """The data socket admits the peers."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LinkMeasured(Message):
+    """The link from this device to ``peer``.
+
+    Attributes:
+        peer: the other end.
+        bits_per_second: of payload, from here to there.
+        latency_seconds: one way, as half of a round trip.
+    """
+
+    peer: DeviceId
+    bits_per_second: float
+    latency_seconds: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.bits_per_second < math.inf:
+            raise ValueError("bits_per_second must be positive")
+        if not 0 <= self.latency_seconds < math.inf:
+            raise ValueError("latency_seconds must not be negative")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

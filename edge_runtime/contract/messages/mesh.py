@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -98,6 +99,32 @@ class ReducedPart(Message):
     step: int
     values: Array
     scale: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Probe(Message):
+    """One of ``count`` messages of a train that measures the link; ``payload`` means nothing."""
+
+    train: int
+    index: int
+    count: int
+    payload: Array
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count <= MAX_COUNT or self.train < 0:
+            raise ValueError("index must be below count, and train not negative")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeEcho(Message):
+    """The last message of a train is there, so many seconds after its first."""
+
+    train: int
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seconds < math.inf:
+            raise ValueError("seconds must not be negative")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

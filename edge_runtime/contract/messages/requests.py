@@ -11,6 +11,7 @@ from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.contract.generation import GenerationOptions, Sequences
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.manifest import FileSpec, Stream
+from edge_runtime.contract.profile import DeviceProfile
 
 from .base import (
     Array,
@@ -24,6 +25,8 @@ from .base import (
     check_sequences,
     check_streams,
 )
+
+MOST_PROBE_SECONDS = 10.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,8 @@ class ProfileRequest(Message):
         backbone_digest: whose cache may grow.
         cache_dtype: likewise.
         cache_quota_bytes: likewise.
+        known: what was measured earlier, under the same conditions: only memory and storage
+            are looked at again, and the rest of the request is empty.
     """
 
     stages: tuple[StageFiles, ...]
@@ -72,6 +77,7 @@ class ProfileRequest(Message):
     backbone_digest: Sha256
     cache_dtype: CacheDtype
     cache_quota_bytes: int | None
+    known: DeviceProfile | None = None
 
     def __post_init__(self) -> None:
         check_streams(self.tokens)
@@ -116,6 +122,18 @@ class Peers(Message):
     """Who may talk to this device's data socket, and where they are. Answered by ``PeersReady``."""
 
     peers: tuple[Peer, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeLink(Message):
+    """Measure the link to ``peer`` for about ``seconds``. Answered by ``LinkMeasured``."""
+
+    peer: DeviceId
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds <= MOST_PROBE_SECONDS:
+            raise ValueError(f"seconds must be positive and at most {MOST_PROBE_SECONDS}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

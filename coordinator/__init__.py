@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from edge_runtime.contract.generation import GenerationOptions
 
     from .adapter_shape import AdapterChoice
-    from .api import PlanResult, Prediction, TrainResult, evaluate, plan, predict, train
+    from .api import Prediction, TrainResult, evaluate, predict, train
     from .data import FieldNames
     from .hosting import Cluster
     from .merging import MergedModel, merge
+    from .plan_api import PlanResult, plan
     from .report import Report
     from .watching import Watcher
 
@@ -53,11 +54,13 @@ _MODULES = {
     "FieldNames": "coordinator.data",
     "GenerationOptions": "edge_runtime.contract.generation",
     "MergedModel": "coordinator.merging",
+    "PlanResult": "coordinator.plan_api",
     "Report": "coordinator.report",
     "TrainingOptions": "edge_runtime.contract.adapter",
     "Watcher": "coordinator.watching",
     "merge": "coordinator.merging",
     "parse_emulate": "devices.specification",
+    "plan": "coordinator.plan_api",
 }
 
 

@@ -1,6 +1,6 @@
-"""What the commands do, callable: :func:`train`, :func:`evaluate`, :func:`predict`, :func:`plan`.
+"""What the commands do, callable: :func:`train`, :func:`evaluate`, :func:`predict`.
 
-Every function returns typed results and raises errors of
+:mod:`.plan_api` has what ``pacplus plan`` does. Every function returns typed results and raises errors of
 :mod:`edge_runtime.contract.errors`.
 """
 
@@ -21,10 +21,8 @@ from edge_runtime.contract.errors import (
     UsageError,
 )
 from edge_runtime.contract.generation import GenerationOptions
-from edge_runtime.contract.manifest import Manifest, Task
+from edge_runtime.contract.manifest import Task
 from edge_runtime.contract.messages import CacheDtype, SampleSet
-from edge_runtime.contract.plan import Plan
-from edge_runtime.contract.profile import DeviceProfile
 from export.stages import Bundle
 
 from .adapter_shape import AdapterChoice
@@ -52,8 +50,9 @@ from .inputs import (
 from .job import Job
 from .metrics import exact_match, metrics
 from .ownership import SampleTable
+from .plan_file import read_plan
+from .planner import make_plan
 from .planner.problems import planner
-from .progress import SessionRecord
 from .report import Report
 from .run_folder import RunFolder, Settings, check_new
 from .running import TrainingRun, serve
@@ -91,17 +90,6 @@ class Prediction:
     text: str | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PlanResult:
-    """A plan, the session that measured for it, and what was measured, by device in order."""
-
-    plan: Plan
-    record: SessionRecord
-    manifest: Manifest
-    dilation: float
-    profiles: tuple[DeviceProfile, ...]
-
-
 def train(
     bundle: Path,
     data: Path,
@@ -115,6 +103,7 @@ def train(
     fields: FieldNames | None = None,
     cache_dtype: CacheDtype = "fp16",
     cache_quota_bytes: int | None = None,
+    plan: Path | None = None,
     resume: bool = False,
     watcher: Watcher | None = None,
 ) -> TrainResult:
@@ -132,6 +121,8 @@ def train(
         fields: other names of the data's fields.
         cache_dtype: how activations are stored.
         cache_quota_bytes: limit of each device's cache; when going on, None keeps the run's.
+        plan: a plan to run, from ``pacplus plan --json`` or a run's ``plan.json``; by default
+            the best one is made.
         resume: go on with the run in ``output``.
         watcher: is told of progress.
 
@@ -143,6 +134,7 @@ def train(
     watcher = watcher or Silent()
     choice = adapter or AdapterChoice()
     options = options or TrainingOptions()
+    given = read_plan(plan) if plan is not None else None
     if not resume:
         check_new(output)
     prepared = prepare(bundle, data, evaluation, task, choice, options, fields)
@@ -150,7 +142,8 @@ def train(
     run = (RunFolder.resume if resume else RunFolder.create)(output, settings)
     _announce(watcher, prepared)
     checkpoint = run.last_checkpoint() if resume else None
-    training = TrainingRun(run, prepared, checkpoint, cluster or Cluster(), watcher)
+    decide = given.adopt if given is not None else make_plan
+    training = TrainingRun(run, prepared, checkpoint, cluster or Cluster(), watcher, decide)
     try:
         report = training.run(cache_dtype, run.settings().cache_quota_bytes)
     except (BadInputError, InfeasibleError):
@@ -158,50 +151,6 @@ def train(
             run.discard_unplanned()
         raise
     return TrainResult(run=output, report=report)
-
-
-def plan(
-    bundle: Path,
-    data: Path,
-    *,
-    task: Task | None = None,
-    cluster: Cluster | None = None,
-    adapter: AdapterChoice | None = None,
-    options: TrainingOptions | None = None,
-    fields: FieldNames | None = None,
-    cache_dtype: CacheDtype = "fp16",
-    watcher: Watcher | None = None,
-) -> PlanResult:
-    """Measures the devices and plans; trains nothing. Arguments as for :func:`train`."""
-    watcher = watcher or Silent()
-    options = options or TrainingOptions()
-    prepared = prepare(bundle, data, None, task, adapter or AdapterChoice(), options, fields)
-    manifest = prepared.bundle.manifest
-    with open_host(cluster or Cluster()) as host:
-        job = Job(
-            manifest=manifest,
-            config=prepared.config,
-            options=options,
-            tables=prepared.tables,
-            devices=host.devices,
-            make_plan=planner(manifest, prepared.config, options, prepared.tables, cache_dtype),
-            cache_dtype=cache_dtype,
-            only_plan=True,
-        )
-        session = Session(job)
-        serve(host, prepared.bundle, session, watcher)
-        dilation = host.local.dilation if host.local else 1.0
-    return PlanResult(
-        plan=session.plan,
-        record=session.record,
-        manifest=manifest,
-        dilation=dilation,
-        profiles=tuple(
-            profile
-            for device in job.devices
-            if (profile := session.record.devices[device].profile) is not None
-        ),
-    )
 
 
 def evaluate(

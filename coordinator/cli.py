@@ -20,7 +20,8 @@ except ImportError:
     sys.exit(MissingExtraError.exit_code)
 
 from .commands.household import demo, devices, pair
-from .commands.training import plan, train
+from .commands.planning import plan
+from .commands.training import train
 from .commands.using import evaluate, merge, predict
 from .exits import CommandGroup, explained
 

@@ -18,11 +18,12 @@ from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.plain import to_plain
 
 from .adapter_shape import AdapterChoice
-from .api import plan, predict, train
+from .api import predict, train
 from .console import cell, say
 from .display import LiveDisplay
 from .hosting import Cluster
 from .inputs import prepare
+from .plan_api import plan
 from .planner.costs import MEMORY_USE, stage_memory_bytes, trainer_memory_bytes
 from .planner.problems import unmeasured_problem
 from .show import show_report

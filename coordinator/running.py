@@ -13,6 +13,7 @@ from edge_runtime.contract.errors import StoppedError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import CacheDtype
 from edge_runtime.contract.plain import to_plain
+from edge_runtime.contract.plan import Plan
 from export.stages import Bundle
 
 from .actions import Record, SaveCheckpoint
@@ -20,6 +21,7 @@ from .hosting import Cluster, Host, open_host
 from .inputs import Prepared
 from .job import Job
 from .metrics import metrics
+from .planner import Problem, make_plan
 from .planner.problems import planner
 from .progress import SessionRecord
 from .report import (
@@ -52,8 +54,10 @@ class TrainingRun:
         checkpoint: Checkpoint | None,
         cluster: Cluster,
         watcher: Watcher,
+        decide: Callable[[Problem], Plan] = make_plan,
     ) -> None:
-        self._run, self._prepared, self._cluster = run, prepared, cluster
+        """``decide`` makes the plan once the devices are measured."""
+        self._run, self._prepared, self._cluster, self._decide = run, prepared, cluster, decide
         self._checkpoint, self._watcher = checkpoint, watcher
         self._began = time.monotonic()
 
@@ -80,6 +84,7 @@ class TrainingRun:
                     prepared.options,
                     prepared.tables,
                     cache_dtype,
+                    decide=self._decide,
                 ),
                 cache_dtype=cache_dtype,
                 cache_quota_bytes=cache_quota_bytes,

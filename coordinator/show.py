@@ -1,4 +1,4 @@
-"""Results for people: the report of a run, a plan, predictions; on stdout by default."""
+"""Results for people: the report of a run, predictions; on stdout by default."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
-
-from edge_runtime.contract.manifest import Manifest
-from edge_runtime.contract.plan import Plan
 
 from .console import cell, say
 from .report import DeviceReport, Report
@@ -106,42 +103,6 @@ def _device_cells(device: DeviceReport) -> tuple[str, ...]:
         f"{device.peak_rss_bytes / MEGA:.0f} MB",
         f"{device.sent_bytes / MEGA:.1f} MB out\n{device.received_bytes / MEGA:.1f} MB in",
         f"{sum(device.cpu_seconds.values()):.1f} s",
-    )
-
-
-def show_plan(plan: Plan, manifest: Manifest, console: Console | None = None) -> None:
-    """Stages, owners and predictions, and a drawing of the pipeline."""
-    console = console or Console()
-    columns = ("shards", "memory", "cache", "fill", "an epoch")
-    table = _table_of_devices("plan", "blocks", *columns)
-    predicted = plan.predicted
-    for device in plan.devices:
-        stage = plan.stage_of(device)
-        part = predicted.devices.get(device) if predicted else None
-        names = [block.name for block in manifest.blocks[stage.first : stage.last]] if stage else []
-        table.add_row(
-            cell(device),
-            cell(f"{names[0]} to {names[-1]}" if names else "-"),
-            str(len(plan.shards_of(device)) or "-"),
-            f"{part.memory_bytes / MEGA:.0f} MB" if part else "-",
-            f"{part.storage_bytes / MEGA:.0f} MB" if part else "-",
-            f"{part.fill_seconds:.2f} s" if part else "-",
-            f"{part.epoch_seconds:.2f} s" if part else "-",
-        )
-    console.print(table)
-    stages = [" + ".join(member.device for member in stage.devices) for stage in plan.stages]
-    say(console, "text -> " + " -> ".join(stages) + " -> owners: " + _owners(plan))
-    if predicted:
-        say(
-            console,
-            f"predicted: fill {predicted.fill_seconds:.1f} s, an epoch "
-            f"{predicted.epoch_seconds:.1f} s, total {predicted.total_seconds:.1f} s",
-        )
-
-
-def _owners(plan: Plan) -> str:
-    return ", ".join(
-        f"{owner.device} {100 * len(owner.shards) / plan.num_shards:.0f} %" for owner in plan.owners
     )
 
 

@@ -1,4 +1,4 @@
-"""``pacplus train`` and ``pacplus plan``."""
+"""``pacplus train``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,14 @@ def train(
         Path | None, typer.Option("--eval", help="JSONL to evaluate on, before and after.")
     ] = None,
     task: o.Task = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run this plan (of `pacplus plan --json`, or a run's plan.json) instead of "
+            "the best one.",
+            rich_help_panel=o.DEVICES,
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run that stopped.")
     ] = False,
@@ -81,6 +89,7 @@ def train(
             fields=fields,
             cache_dtype=cache_dtype,
             cache_quota_bytes=o.quota_bytes(cache_quota),
+            plan=plan,
             resume=resume,
             watcher=o.display(),
         )
@@ -90,39 +99,3 @@ def train(
         o.print_json(to_plain(result.report))
     else:
         show_report(result.report, result.run)
-
-
-def plan(
-    bundle: o.Bundle,
-    data: o.TrainingData,
-    task: o.Task = None,
-    as_json: o.Json = False,
-    emulate: o.Emulate = "",
-    devices: o.Devices = "",
-    listen: o.Listen = o.LISTEN,
-    epochs: o.Epochs = 3,
-    batch_size: o.BatchSize = 16,
-    cache_dtype: o.Dtype = "fp16",
-) -> None:
-    """Measure the devices and show the plan with its predictions; train nothing.
-
-    Example: pacplus plan bundle --data train.jsonl --emulate jetson-nano,laptop
-    """
-    from coordinator.api import plan as make
-    from coordinator.show import show_plan
-
-    result = make(
-        bundle,
-        data,
-        task=task,
-        cluster=o.cluster(emulate, devices, listen),
-        options=o.training_options(epochs, batch_size, None, 0),
-        cache_dtype=cache_dtype,
-        watcher=o.display(),
-    )
-    if as_json:
-        from edge_runtime.contract.plain import to_plain
-
-        o.print_json({**to_plain(result.plan), "dilation": result.dilation})
-    else:
-        show_plan(result.plan, result.manifest)

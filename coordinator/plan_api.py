@@ -1,0 +1,161 @@
+"""What ``pacplus plan`` does, callable: :func:`plan`.
+
+It raises errors of :mod:`edge_runtime.contract.errors`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from edge_runtime.contract.adapter import TrainingOptions
+from edge_runtime.contract.errors import UsageError
+from edge_runtime.contract.manifest import Manifest, Task
+from edge_runtime.contract.messages import CacheDtype
+from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
+from edge_runtime.contract.profile import DeviceProfile
+
+from .adapter_shape import AdapterChoice
+from .data import FieldNames
+from .hosting import Cluster, open_host
+from .inputs import Prepared, prepare
+from .job import Job
+from .local import this_machine
+from .planner import Problem, make_plan
+from .planner.alternatives import Alternative, compare
+from .planner.problems import measured_problem, planner, unmeasured_problem
+from .planner.simulation import Simulation, simulate
+from .profiles_file import ProfilesFile, read_profiles
+from .progress import SessionRecord
+from .running import serve
+from .session import Session
+from .watching import Silent, Watcher
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PlanResult:
+    """A plan and everything that it was made from.
+
+    Attributes:
+        plan: with its predictions.
+        record: of the session that measured.
+        manifest: of the bundle.
+        dilation: how many times slower than in truth emulated devices were measured.
+        profiles: of the devices, in order.
+        problem: what the plan was chosen for.
+        alternatives: what other ways of placing come to.
+        simulated: how the plan went, if that was asked for.
+    """
+
+    plan: Plan
+    record: SessionRecord
+    manifest: Manifest
+    dilation: float
+    profiles: tuple[DeviceProfile, ...]
+    problem: Problem
+    alternatives: tuple[Alternative, ...] = ()
+    simulated: Simulation | None = None
+
+
+def plan(
+    bundle: Path,
+    data: Path,
+    *,
+    task: Task | None = None,
+    cluster: Cluster | None = None,
+    profiles: Path | None = None,
+    adapter: AdapterChoice | None = None,
+    options: TrainingOptions | None = None,
+    fields: FieldNames | None = None,
+    cache_dtype: CacheDtype = "fp16",
+    simulated: bool = False,
+    watcher: Watcher | None = None,
+) -> PlanResult:
+    """Measures the devices and plans; trains nothing.
+
+    Args:
+        bundle: as for :func:`coordinator.train`, like what is not listed here.
+        data: to train on.
+        task: what is learnt.
+        cluster: which devices take part; by default this machine alone.
+        profiles: a file of devices that are not here, instead of ``cluster``; this machine is
+            measured and their times are scaled from its own.
+        adapter: shape of the adapter.
+        options: how to train.
+        fields: other names of the data's fields.
+        cache_dtype: how activations are stored.
+        simulated: also play the plan.
+        watcher: is told of progress.
+
+    Raises:
+        BadInputError: a file, a line or a field is wrong.
+        InfeasibleError: no plan fits the devices.
+        StoppedError: a device was lost.
+        UsageError: ``profiles`` and a cluster were given.
+    """
+    watcher, options = watcher or Silent(), options or TrainingOptions()
+    if profiles is not None and cluster is not None and (cluster.emulate or cluster.devices):
+        raise UsageError("--profiles excludes --emulate and --devices")
+    given = read_profiles(profiles) if profiles is not None else None
+    prepared = prepare(bundle, data, None, task, adapter or AdapterChoice(), options, fields)
+    measuring = cluster or Cluster()
+    if given is not None:
+        one_core = dataclasses.replace(this_machine(), cores=1, compute_cores=1.0)
+        measuring = Cluster(emulate=(one_core,))
+    problem, record, dilation = _measure(prepared, measuring, cache_dtype, given, watcher)
+    made = make_plan(problem)
+    return PlanResult(
+        plan=made,
+        record=record,
+        manifest=prepared.bundle.manifest,
+        dilation=dilation,
+        profiles=problem.profiles,
+        problem=problem,
+        alternatives=compare(problem),
+        simulated=simulate(problem, made) if simulated else None,
+    )
+
+
+def _measure(
+    prepared: Prepared,
+    cluster: Cluster,
+    cache_dtype: CacheDtype,
+    given: ProfilesFile | None,
+    watcher: Watcher,
+) -> tuple[Problem, SessionRecord, float]:
+    """The problem of the devices as measured, or of those in a file; and how it was measured."""
+    manifest, config, options = prepared.bundle.manifest, prepared.config, prepared.options
+    with open_host(cluster) as host:
+        job = Job(
+            manifest=manifest,
+            config=config,
+            options=options,
+            tables=prepared.tables,
+            devices=host.devices,
+            make_plan=planner(
+                manifest, config, options, prepared.tables, cache_dtype, decide=_provisional
+            ),
+            cache_dtype=cache_dtype,
+            only_plan=True,
+        )
+        session = Session(job)
+        serve(host, prepared.bundle, session, watcher)
+        dilation = host.local.dilation if host.local else 1.0
+    found = [session.record.devices[device].profile for device in job.devices]
+    profiles = tuple(profile for profile in found if profile is not None)
+    if given is not None:
+        profiles = given.profiles(manifest, profiles[0])
+    problem = unmeasured_problem(manifest, config, options, prepared.tables, cache_dtype)
+    return measured_problem(problem, profiles), session.record, dilation
+
+
+def _provisional(problem: Problem) -> Plan:
+    """A plan that a session which only measures can end with."""
+    device = problem.profiles[0].device
+    whole = Stage(first=0, last=problem.num_blocks, devices=(StageDevice(device=device),))
+    return Plan(
+        stages=(whole,),
+        owners=(Owner(device=device, shards=tuple(range(problem.batch_size))),),
+        num_shards=problem.batch_size,
+        micro_batch_size=1,
+    )

@@ -23,6 +23,7 @@ from .ownership import Catalogue, Work, plan_work
 from .pace import OffPace, Pace, compute_seconds
 from .planner.problems import complete
 from .progress import FillRecord, SessionRecord
+from .settling import settle_owners
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -48,6 +49,11 @@ class Filling:
     def done(self) -> bool:
         """Every owner has stored its samples of the data set under way."""
         return self._leases is not None and self._leases.done
+
+    def settle(self, held: Mapping[DeviceId, Array]) -> None:
+        """Gives owners the shards that they have cached, as many as the plan says."""
+        if held and self._record.plan is not None:
+            self._record.plan = settle_owners(self._catalogue, self._record.plan, held)
 
     def compare(self, which: SampleSet, plan: Plan, held: Mapping[DeviceId, Array]) -> Work:
         """What is to be done for a data set, given what devices hold of it."""

@@ -7,7 +7,7 @@ them have answered; then the next phase begins. Phases with nothing to do are pa
     profiling    every device measured itself
     admitting    data sockets admit the peers
     linking      links are measured, in rounds of disjoint pairs     -> the plan is made
-    locating     trainers opened their caches and said what they hold
+    locating     trainers said what their caches hold          -> every shard has its owner
     deploying    stages are loaded, if anything is to compute
     filling      moves and micro-batches are leased until every owner has stored its samples
     taking       owners made the set durable and lack nothing
@@ -211,15 +211,16 @@ class Session:
     def _plan(self) -> list[Action]:
         profiles = self._answers.linked_profiles()
         self.record.plan = self._job.make_plan([profiles[device] for device in self._job.devices])
-        if self._job.only_plan:
-            then = self._collect()
-        else:
-            then = self._next_fill() if self._job.continuation else self._locate()
-        return [Record(event="plan_made"), *then]
-
-    def _locate(self) -> list[Action]:
+        if self._job.only_plan or self._job.continuation:
+            return self._planned()
         caches = requests.open_caches(self._job, self._catalogue, self._answers.profiles)
-        return self._begin("locating", caches, CacheStatus, self._next_fill)
+        return self._begin("locating", caches, CacheStatus, self._planned)
+
+    def _planned(self) -> list[Action]:
+        """The plan says how many shards an owner has; what is cached where, says which."""
+        self._filling.settle(self._answers.held)
+        then = self._collect() if self._job.only_plan else self._next_fill()
+        return [Record(event="plan_made"), *then]
 
     def _next_fill(self) -> list[Action]:
         """Turns to the next data set; after the last one, to the adapter."""

@@ -66,8 +66,12 @@ def test_every_owner_ends_with_every_layer_of_every_line_it_owns(scenario, seed)
     cluster = play(scenario, seed)
     for which, lines in scenario.job.tables.items():
         texts = scenario.train if which == "train" else scenario.eval
-        for owner in scenario.plan.owners:
-            for line in lines.owned_by(scenario.plan, owner.device):
+        plan = cluster.session.plan
+        assert [len(owner.shards) for owner in plan.owners] == [
+            len(owner.shards) for owner in scenario.plan.owners
+        ]
+        for owner in plan.owners:
+            for line in lines.owned_by(plan, owner.device):
                 wanted = {(key_of(texts[line]), layer) for layer in scenario.job.config.layers}
                 assert wanted <= cluster.devices[owner.device].cache
 
@@ -487,6 +491,24 @@ def test_nothing_is_deployed_when_nothing_is_to_be_computed():
     cluster = play(scenario_of(plan_of((0, 1)), train=[1, 2], held=held), 1)
     assert cluster.owed[DeviceId("d0"), ANSWERS[m.LoadStage]] == 0
     assert cluster.session.record.devices[DeviceId("d0")].received_weight_bytes == 0
+
+
+def test_samples_stay_where_an_earlier_plan_had_them_cached():
+    """The owners' shards are the other way round than before; nothing is moved."""
+    texts, split = list(range(12)), plan_of((0, 1), (2, 3))
+    first = play(scenario_of(split, train=texts), 1)
+    held = {name: device.cache for name, device in first.devices.items()}
+    swapped = dataclasses.replace(
+        split,
+        owners=tuple(
+            Owner(device=owner.device, shards=other.shards)
+            for owner, other in zip(split.owners, reversed(split.owners), strict=True)
+        ),
+    )
+    again = play(scenario_of(swapped, train=texts, held=held), 1)
+    assert again.leases == {}
+    assert again.session.plan.owners == split.owners
+    assert [record.event for record in again.events].count("plan_made") == 1
 
 
 def until(cluster: Cluster, phase: str) -> None:

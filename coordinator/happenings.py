@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from .actions import Lost, Record
-from .generation import GenerationRecord
-from .progress import EpochRecord, FillRecord
+from .progress import EpochRecord, FillRecord, GenerationRecord
 
 
 def device_lost(event: Lost) -> Record:

@@ -19,7 +19,9 @@ from edge_runtime.transport import (
     load_or_create_keypair,
 )
 
+from .job import Job
 from .local import EMULATED, LOOPBACK, LocalDevices, LocalPlace, local_devices, this_machine
+from .profile_cache import ProfileCache
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ class Cluster:
         emulate: emulated devices to start here.
         devices: ids of paired devices, or ``("all",)``.
         listen: where paired devices find the coordinator, ``HOST:PORT``.
+        reprofile: measure devices and links again, whatever is known of them.
 
     With neither ``emulate`` nor ``devices``, this machine alone takes part.
     """
@@ -41,6 +44,7 @@ class Cluster:
     emulate: tuple[EmulatedDevice, ...] = ()
     devices: tuple[str, ...] = ()
     listen: str = f"*:{CONTROL_PORT}"
+    reprofile: bool = False
 
     def __post_init__(self) -> None:
         if self.emulate and self.devices:
@@ -64,6 +68,7 @@ class Host:
         devices: who takes part.
         public_keys: of all paired devices, or of all local ones.
         local: processes on this machine; None for devices elsewhere.
+        reprofile: as of the cluster.
     """
 
     router: SecureRouter
@@ -71,6 +76,7 @@ class Host:
     devices: tuple[DeviceId, ...]
     public_keys: dict[DeviceId, str]
     local: LocalDevices | None
+    reprofile: bool = False
 
 
 @contextlib.contextmanager
@@ -112,7 +118,14 @@ def open_host(cluster: Cluster) -> Iterator[Host]:
             devices=chosen,
             public_keys=_keys(paired),
             local=local,
+            reprofile=cluster.reprofile,
         )
+
+
+def profile_cache(host: Host, job: Job) -> ProfileCache:
+    """Where what is measured of a host's devices is kept."""
+    places = {device: host.local.place_of(device) for device in host.devices} if host.local else {}
+    return ProfileCache(home_directory(), job, places)
 
 
 def _keys(paired: PairedDevices) -> dict[DeviceId, str]:

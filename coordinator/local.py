@@ -14,12 +14,14 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from devices.emulation import EmulatedCluster, EmulatedProcess, available_cores
 from devices.hierarchy import Hierarchy
 from devices.specification import EmulatedDevice
 from edge_runtime.contract.errors import StoppedError
 from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.plain import to_plain
 from edge_runtime.transport import (
     Address,
     KeyPair,
@@ -90,6 +92,12 @@ class LocalDevices:
         """Name in the catalogue of devices."""
         process = self._processes.get(device)
         return process.device.profile if process else ""
+
+    def place_of(self, device: DeviceId) -> Any:
+        """What the device is made to be, as plain values: all that limits it here."""
+        enforced = self._cluster.enforcement
+        limits = [self._cluster.dilation, enforced.cpu, enforced.memory]
+        return [to_plain(self._processes[device].device), *limits]
 
     def ended(self) -> list[Lost]:
         """Devices whose process has ended since the last call, and why."""

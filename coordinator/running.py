@@ -17,7 +17,7 @@ from edge_runtime.contract.plan import Plan
 from export.stages import Bundle
 
 from .actions import Record, SaveCheckpoint
-from .hosting import Cluster, Host, open_host
+from .hosting import Cluster, Host, open_host, profile_cache
 from .inputs import Prepared
 from .job import Job
 from .metrics import metrics
@@ -186,6 +186,9 @@ def serve(
         UserError: the session failed.
     """
     watcher.started(session, host)
+    profiles = profile_cache(host, session.job)
+    if not host.reprofile:
+        session.recall(profiles.read(host.devices))
 
     def on_record(event: Record) -> None:
         if record is not None:
@@ -212,6 +215,7 @@ def serve(
             watch=watcher.tick,
         )
     finally:
+        profiles.write(session.measured)
         server.end(host.devices)
         if host.local is not None:
             host.local.wait(FAREWELL_SECONDS)

@@ -8,7 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from edge_runtime.contract.manifest import FileSpec, Manifest
+from edge_runtime.contract.adapter import AdapterConfig
+from edge_runtime.contract.manifest import FileSpec, Manifest, Stream
 from edge_runtime.contract.messages import CacheDtype, LoadStage, ProfileRequest, StageFiles
 from edge_runtime.contract.profile import DeviceProfile
 from export.stages import Bundle, cut_stage
@@ -21,6 +22,38 @@ PROFILE_BATCH = 16
 PAIR_BYTES = 16 << 20
 """Most weights of a block of which two are sent to be timed. What a stage costs besides its
 blocks was a sixth of a MiniLM's block of 2 MB, and a thirtieth of one four times as large."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ProfiledShape:
+    """What devices are timed with besides a bundle; as of :class:`ProfileRequest`.
+
+    Attributes:
+        answers: sha256 of the trained adapter where nothing is trained, or nothing.
+    """
+
+    batch: int
+    tokens: dict[Stream, int]
+    max_tokens: dict[Stream, int]
+    counted_tokens: int
+    adapter: AdapterConfig
+    answers: str
+    cache_dtype: CacheDtype
+
+
+def profiled_shape(job: Job) -> ProfiledShape:
+    """The shape of a job's data and adapter."""
+    tokens = tokens_of(job.tables, job.manifest.streams)
+    counted = [table.mean_counted_tokens for table in job.tables.values()]
+    return ProfiledShape(
+        batch=PROFILE_BATCH,
+        tokens={stream: max(1, round(found.mean)) for stream, found in tokens.items()},
+        max_tokens={stream: found.max for stream, found in tokens.items()},
+        counted_tokens=round(max(counted)),
+        adapter=job.config,
+        answers=job.adapter_file.sha256 if job.adapter_file else "",
+        cache_dtype=job.cache_dtype,
+    )
 
 
 class StageCutter:
@@ -73,24 +106,23 @@ class StageCutter:
             for i, block in reversed(list(enumerate(manifest.blocks)))
             if block.kind == "layer" and known is None
         }
-        tokens = tokens_of(job.tables, manifest.streams)
         stages = [self._cut(i, i + 1) for i in first_of.values()]
         pairs = {alike: self._cut(i, i + 2) for alike, i in first_of.items() if self._is_pair(i)}
-        counted = [table.mean_counted_tokens for table in job.tables.values()]
+        shape = profiled_shape(job)
         return ProfileRequest(
             stages=tuple(dataclasses.replace(stage, carries=()) for stage in stages),
             alike=tuple(first_of),
             pairs={alike: dataclasses.replace(pair, carries=()) for alike, pair in pairs.items()},
-            batch=PROFILE_BATCH,
-            tokens={stream: max(1, round(found.mean)) for stream, found in tokens.items()},
-            max_tokens={stream: found.max for stream, found in tokens.items()},
+            batch=shape.batch,
+            tokens=shape.tokens,
+            max_tokens=shape.max_tokens,
             hidden_size=manifest.hidden_size,
-            adapter=job.config,
+            adapter=shape.adapter,
             adapter_graph=job.adapter_file if known is None else None,
-            counted_tokens=round(max(counted)),
+            counted_tokens=shape.counted_tokens,
             head_dtype=_head_dtype(manifest),
             backbone_digest=manifest.backbone_digest,
-            cache_dtype=job.cache_dtype,
+            cache_dtype=shape.cache_dtype,
             cache_quota_bytes=job.cache_quota_bytes,
             known=known,
         )

@@ -68,6 +68,15 @@ Listen = Annotated[
     ),
 ]
 
+Reprofile = Annotated[
+    bool,
+    typer.Option(
+        "--reprofile",
+        help="Measure devices and links again, whatever is known of them.",
+        rich_help_panel=DEVICES,
+    ),
+]
+
 Epochs = Annotated[int, typer.Option(help="Passes over the data.", rich_help_panel=TRAINING)]
 BatchSize = Annotated[
     int, typer.Option(help="Samples of a global batch.", rich_help_panel=TRAINING)
@@ -171,7 +180,7 @@ SourceField = Annotated[str, field("What an encoder-decoder reads.")]
 TargetField = Annotated[str, field("What it writes.")]
 
 
-def cluster(emulate: str, devices: str, listen: str) -> Cluster:
+def cluster(emulate: str, devices: str, listen: str, reprofile: bool = False) -> Cluster:
     """The devices that were chosen."""
     from coordinator.hosting import Cluster
     from devices.specification import parse_emulate
@@ -180,6 +189,7 @@ def cluster(emulate: str, devices: str, listen: str) -> Cluster:
         emulate=parse_emulate(emulate) if emulate else (),
         devices=tuple(item.strip() for item in devices.split(",") if item.strip()),
         listen=listen,
+        reprofile=reprofile,
     )
 
 

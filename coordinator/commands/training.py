@@ -35,6 +35,7 @@ def train(
     emulate: o.Emulate = "",
     devices: o.Devices = "",
     listen: o.Listen = o.LISTEN,
+    reprofile: o.Reprofile = False,
     epochs: o.Epochs = 3,
     batch_size: o.BatchSize = 16,
     learning_rate: o.LearningRate = None,
@@ -81,7 +82,7 @@ def train(
             output=output,
             evaluation=evaluation,
             task=task,
-            cluster=o.cluster(emulate, devices, listen),
+            cluster=o.cluster(emulate, devices, listen, reprofile),
             adapter=o.adapter_choice(
                 adapter, reduction, adapter_layers, adapter_heads, adapter_init
             ),

@@ -1,7 +1,7 @@
 """What the commands do, callable: :func:`train`, :func:`evaluate`, :func:`predict`.
 
-:mod:`.plan_api` has what ``pacplus plan`` does. Every function returns typed results and raises errors of
-:mod:`edge_runtime.contract.errors`.
+Every function returns typed results and raises errors of
+:mod:`edge_runtime.contract.errors`. :mod:`.plan_api` has the function for ``pacplus plan``.
 """
 
 from __future__ import annotations

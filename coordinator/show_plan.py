@@ -200,7 +200,8 @@ def limits(plan: Plan, predicted: Prediction, epochs: int) -> Iterator[str]:
     busiest = max(predicted.devices, key=lambda name: predicted.devices[name].fill_seconds)
     if part := predicted.devices[busiest].fill_parts:
         share = 100 * fill / total if total else 0.0
-        yield f"the fill ({share:.0f} % of the time) waits for {busiest}: {_limit(part)}"
+        yield f"the fill ({share:.0f} % of the time) waits for {busiest}:"
+        yield f"  its {_limit(part)}"
     trainers = [owner.device for owner in plan.owners]
     slowest = max(trainers, key=lambda name: predicted.devices[name].epoch_seconds)
     parts = predicted.devices[slowest].epoch_parts
@@ -216,11 +217,8 @@ def _limit(parts: Mapping[str, float]) -> str:
     compute, handling = parts.get("compute", 0.0), parts.get("handling", 0.0)
     way = max(("sending", "receiving"), key=lambda name: parts.get(name, 0.0))
     if parts.get(way, 0.0) > compute + handling:
-        return f"its link, {way} for {_seconds(parts[way])}"
-    return (
-        f"its processor, computing for {_seconds(compute)}, "
-        f"with messages, states and the cache for {_seconds(handling)}"
-    )
+        return f"link, {way} for {_seconds(parts[way])}"
+    return f"processor, computing for {_seconds(compute)}, handling data for {_seconds(handling)}"
 
 
 # What else there is.

@@ -30,17 +30,30 @@ OPTIONS = {
     "inspect": {"bundle"},
     "merge": {"run", "-o", "--output", "--bundle"},
     "pair": {"--listen", "--name"},
-    "plan": {"bundle", "--data", "--task", "--epochs", "--batch-size", "--cache-dtype", *CLUSTER},
+    "plan": {
+        *("bundle", "--data", "--task", "--epochs", "--batch-size", "--cache-dtype"),
+        *("--profiles", "--simulate", "--plot"),
+        *CLUSTER,
+    },
     "predict": {"run", "--text", "--data", "--bundle", *GENERATION, *CLUSTER},
     "train": {
         *("bundle", "--data", "--eval", "-o", "--output", "--task", "--epochs", "--batch-size"),
-        *("--learning-rate", "--adapter", "--adapter-layers", "--reduction", "--seed", "--resume"),
+        *(
+            "--learning-rate",
+            "--adapter",
+            "--adapter-layers",
+            "--reduction",
+            "--seed",
+            "--resume",
+            "--plan",
+        ),
         *("--adapter-heads", "--adapter-init", "--cache-dtype", "--cache-quota"),
         *("--text-field", "--text-pair-field", "--label-field", "--prompt-field"),
         *("--completion-field", "--messages-field", "--source-field", "--target-field"),
         *CLUSTER,
     },
 }
+PLAN = ["plan", "bundle", "--data", "data.jsonl"]
 TRAIN = ["train", "bundle", "--data", "data.jsonl", "-o", "run"]
 
 
@@ -127,6 +140,9 @@ def test_help_has_an_example(name: str, pacplus: Callable[..., Ended]) -> None:
         [*TRAIN, "--cache-quota", "2Q"],
         [*TRAIN, "--emulate", "toaster"],
         [*TRAIN, "--emulate", "laptop", "--devices", "all"],
+        [*PLAN, "--profiles", "home.toml", "--emulate", "laptop"],
+        [*PLAN, "--plot", "chart.png"],
+        [*PLAN, "--plot", "absent/chart.svg"],
         ["merge", "run"],
         ["predict", "run"],
         ["predict", "run", "--text", "hello", "--data", "data.jsonl"],
@@ -152,6 +168,35 @@ def test_bad_input_is_one_line_and_leaves_nothing(pacplus: Callable[..., Ended])
     ]
     assert ended.out == ""
     assert list(Path.cwd().iterdir()) == []
+
+
+NANO = '[[device]]\nname = "nano"\nlike = "jetson-nano"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "home.toml: has no device; add a [[device]] table with a name"),
+        ("[[device]", "home.toml: is no TOML"),
+        (NANO + "cores = -4", "home.toml: device 'nano'.cores: must be positive, not -4"),
+        (NANO.replace("like", "cores = 4 #"), "home.toml: device 'nano'.link_bits_per_second: is"),
+        (NANO.replace("jetson", "jet"), "home.toml: device 'nano'.like: unknown device 'jet-nano'"),
+        (NANO + "count = 2\n[links.nano-1]", "home.toml: links.nano-1.nano-2: is missing"),
+    ],
+)
+def test_a_wrong_file_of_devices_is_one_line(
+    text: str, said: str, pacplus: Callable[..., Ended]
+) -> None:
+    Path("home.toml").write_text(text)
+    ended = pacplus(*PLAN, "--profiles", "home.toml")
+    assert (ended.code, ended.out, len(ended.lines)) == (3, "", 1)
+    assert ended.lines[0].startswith(f"pacplus: {said}")
+
+
+def test_a_plan_that_is_not_there_is_one_line(pacplus: Callable[..., Ended]) -> None:
+    ended = pacplus(*TRAIN, "--plan", "plan.json")
+    assert (ended.code, ended.lines) == (3, ["pacplus: plan.json: no such file"])
+    assert not Path("run").exists()
 
 
 def test_an_error_of_several_lines_becomes_one(

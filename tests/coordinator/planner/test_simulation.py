@@ -312,10 +312,10 @@ def test_prediction_and_simulation_agree_where_workers_and_links_limit(seed):
 # At scale.
 
 
-def spread(model, count):
+def spread(model, count, samples=3668):
     """Boards in a row of stages, several a stage where there are more boards than blocks."""
     boards = [board(f"d{i}") for i in range(count)]
-    made = large_problem(model, *boards)
+    made = large_problem(model, *boards, samples=samples)
     stages = min(count, made.num_blocks)
     names = [each.device for each in boards]
     members = [names[stage::stages] for stage in range(stages)]
@@ -329,16 +329,16 @@ def spread(model, count):
 
 @pytest.mark.parametrize("model", [t5_large(), decoder_7b()], ids=["t5-large", "decoder-7b"])
 def test_more_boards_fill_faster(model):
-    fills = [simulate(*spread(model, count)).fill_seconds for count in (4, 8, 16, 32)]
+    fills = [simulate(*spread(model, count, 1600)).fill_seconds for count in (4, 8, 16)]
     assert fills == sorted(fills, reverse=True)
-    assert fills[0] / fills[-1] > 3
+    assert fills[0] / fills[-1] > 2
 
 
 @pytest.mark.parametrize("model", [t5_large(), decoder_7b()], ids=["t5-large", "decoder-7b"])
 def test_256_boards_are_played_in_seconds(model):
-    made, plan = spread(model, 256)
+    made, plan = spread(model, 256, samples=1600)
     found = simulate(made, plan)
-    assert found.played_micro_batches == found.micro_batches == 230
+    assert found.played_micro_batches == found.micro_batches == 100
     # The light decoder blocks of T5 wait for links, the rest for the slowest board.
     assert found.fill_seconds == pytest.approx(evaluate(made, plan).fill_seconds, rel=0.1)
     assert len(found.intervals) < 100_000

@@ -319,3 +319,21 @@ def test_ctrl_c_in_the_terminal_does_not_reach_the_devices(log: Path) -> None:
     with EmulatedCluster([one("laptop")]) as cluster:
         process = cluster.start(cluster.devices[0], SLEEPER, log_path=log)
         assert os.getsid(process.pid) != os.getsid(0)
+
+
+def test_a_device_knows_its_quota_and_times_work_as_the_quota_lets_it_run(log: Path) -> None:
+    program = (
+        "import time\n"
+        "from edge_runtime.stopwatch import seconds_per_run\n"
+        "from edge_runtime.usage import usable_cores\n"
+        "def work():\n"
+        "    end = time.process_time() + 0.002\n"
+        "    while time.process_time() < end: pass\n"
+        "print(usable_cores(), seconds_per_run(work, usable_cores()))\n"
+    )
+    with EmulatedCluster([one("laptop:cpu=0.25")], host_cores=1) as cluster:
+        said = run(cluster, program, log)
+        if is_enforced(cluster, "cpu"):
+            cores, seconds = map(float, said.split())
+            assert cores == pytest.approx(0.25)
+            assert seconds == pytest.approx(0.008, rel=0.25)

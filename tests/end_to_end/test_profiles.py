@@ -1,0 +1,42 @@
+"""Devices are measured once, and again when that is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.conftest import TinyBundleMaker
+from tests.processes import events, succeed
+
+DEVICES = "laptop:cpu=0.5,link=100M,laptop:cpu=0.5,link=100M"
+
+
+def contents(home: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (home / "profiles").iterdir()}
+
+
+def test_a_second_run_measures_nothing_again_and_reprofile_does(
+    home: Path, tiny_bundle: TinyBundleMaker, data: Path, tmp_path: Path
+) -> None:
+    bundle = tiny_bundle("bert", "int8").path
+    work = (bundle, "--data", data / "train.jsonl", "--emulate", DEVICES, "--json")
+
+    def seconds_of_profiling(run: str) -> list[float]:
+        report = succeed(home, "train", *work, "-o", tmp_path / run, "--epochs", "1").report
+        assert "plan_made" in [event["event"] for event in events(tmp_path / run)]
+        return [device["cpu_seconds"]["profile"] for device in report["devices"]]
+
+    first = seconds_of_profiling("first")
+    known = contents(home)
+    assert sum(name.endswith("-links.json") for name in known) == 2
+    assert len(known) == 4
+
+    again = seconds_of_profiling("again")
+    assert contents(home) == known
+    # PyTorch alone takes most of a second to load, and to train with.
+    assert sum(again) < sum(first) / 4
+
+    plan = succeed(home, "plan", *work, "--epochs", "1", "--reprofile").report
+    assert plan["predicted"]["total_seconds"] > 0
+    fresh = contents(home)
+    assert fresh.keys() == known.keys()
+    assert all(fresh[name] != known[name] for name in known)

@@ -6,6 +6,7 @@ It raises errors of :mod:`edge_runtime.contract.errors`.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 from edge_runtime.contract.adapter import TrainingOptions
@@ -23,9 +24,9 @@ from .job import Job
 from .local import this_machine
 from .planner import Problem, make_plan
 from .planner.alternatives import Alternative, compare
-from .planner.problems import measured_problem, planner, unmeasured_problem
+from .planner.problems import measured_problem, planner
 from .planner.simulation import Simulation, simulate
-from .profiles_file import ProfilesFile, read_profiles
+from .profiles_file import read_profiles
 from .progress import SessionRecord
 from .running import serve
 from .session import Session
@@ -98,17 +99,22 @@ def plan(
         raise UsageError("--profiles excludes --emulate and --devices")
     given = read_profiles(profiles) if profiles is not None else None
     prepared = prepare(bundle, data, None, task, adapter or AdapterChoice(), options, fields)
-    measuring = cluster or Cluster()
-    if given is not None:
+    if given is None:
+        measured = _measure(prepared, cluster or Cluster(), cache_dtype, make_plan, watcher)
+        problem, made = measured.problem, measured.plan
+    else:
         one_core = dataclasses.replace(this_machine(), cores=1, compute_cores=1.0)
-        measuring = Cluster(emulate=(one_core,))
-    problem, record, dilation = _measure(prepared, measuring, cache_dtype, given, watcher)
-    made = make_plan(problem)
+        here = dataclasses.replace(cluster or Cluster(), emulate=(one_core,))
+        measured = _measure(prepared, here, cache_dtype, _provisional, watcher)
+        (reference,) = measured.problem.profiles
+        manifest = prepared.bundle.manifest
+        problem = measured_problem(measured.problem, given.profiles(manifest, reference))
+        made = make_plan(problem)
     return PlanResult(
         plan=made,
-        record=record,
+        record=measured.record,
         manifest=prepared.bundle.manifest,
-        dilation=dilation,
+        dilation=measured.dilation,
         profiles=problem.profiles,
         problem=problem,
         alternatives=compare(problem),
@@ -116,15 +122,31 @@ def plan(
     )
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Measured:
+    """What a session that trains nothing comes to."""
+
+    problem: Problem
+    plan: Plan
+    record: SessionRecord
+    dilation: float
+
+
 def _measure(
     prepared: Prepared,
     cluster: Cluster,
     cache_dtype: CacheDtype,
-    given: ProfilesFile | None,
+    decide: Callable[[Problem], Plan],
     watcher: Watcher,
-) -> tuple[Problem, SessionRecord, float]:
-    """The problem of the devices as measured, or of those in a file; and how it was measured."""
+) -> _Measured:
+    """Measures the devices; ``decide`` makes the plan that the session ends with."""
     manifest, config, options = prepared.bundle.manifest, prepared.config, prepared.options
+    problems: list[Problem] = []
+
+    def keep(problem: Problem) -> Plan:
+        problems.append(problem)
+        return decide(problem)
+
     with open_host(cluster) as host:
         job = Job(
             manifest=manifest,
@@ -132,21 +154,16 @@ def _measure(
             options=options,
             tables=prepared.tables,
             devices=host.devices,
-            make_plan=planner(
-                manifest, config, options, prepared.tables, cache_dtype, decide=_provisional
-            ),
+            make_plan=planner(manifest, config, options, prepared.tables, cache_dtype, decide=keep),
             cache_dtype=cache_dtype,
             only_plan=True,
         )
         session = Session(job)
         serve(host, prepared.bundle, session, watcher)
         dilation = host.local.dilation if host.local else 1.0
-    found = [session.record.devices[device].profile for device in job.devices]
-    profiles = tuple(profile for profile in found if profile is not None)
-    if given is not None:
-        profiles = given.profiles(manifest, profiles[0])
-    problem = unmeasured_problem(manifest, config, options, prepared.tables, cache_dtype)
-    return measured_problem(problem, profiles), session.record, dilation
+    return _Measured(
+        problem=problems[-1], plan=session.plan, record=session.record, dilation=dilation
+    )
 
 
 def _provisional(problem: Problem) -> Plan:

@@ -24,7 +24,7 @@ from .display import LiveDisplay
 from .hosting import Cluster
 from .inputs import prepare
 from .plan_api import plan
-from .planner.costs import MEMORY_USE, stage_memory_bytes, trainer_memory_bytes
+from .planner.memory import MEMORY_USE, stage_memory_bytes, trainer_memory_bytes
 from .planner.problems import unmeasured_problem
 from .show import show_report
 

@@ -7,7 +7,7 @@ import itertools
 import math
 from typing import TYPE_CHECKING
 
-from . import costs
+from . import memory
 
 if TYPE_CHECKING:
     from edge_runtime.contract.profile import DeviceProfile
@@ -34,7 +34,7 @@ def explain(problem: Problem) -> str:
 
 
 def _storage_lack(problem: Problem, trainers: list[DeviceProfile]) -> str | None:
-    shard_bytes = max(1, costs.shard_storage_bytes(problem))
+    shard_bytes = max(1, memory.shard_storage_bytes(problem))
     places = [profile.storage_bytes // shard_bytes for profile in trainers]
     if sum(places) >= problem.batch_size:
         return None
@@ -54,7 +54,7 @@ def _memory_lack(problem: Problem) -> str:
         for index in range(len(problem.profiles))
         if (lack := _lacking_bytes(problem, index)) is not None
     ]
-    weights = costs.stage_weight_bytes(problem.manifest, 0, problem.num_blocks)
+    weights = memory.stage_weight_bytes(problem.manifest, 0, problem.num_blocks)
     backbone = f"the backbone has {_megabytes(weights)} of weights"
     helps = "add a device or raise a memory limit"
     if problem.manifest.quantization == "none":
@@ -71,11 +71,11 @@ def _memory_lack(problem: Problem) -> str:
 
 
 def _room(profile: DeviceProfile) -> str:
-    limit = int(costs.MEMORY_USE * profile.memory_bytes)
+    limit = int(memory.MEMORY_USE * profile.memory_bytes)
     parts = f"{profile.device} may use {_megabytes(limit)}: "
     parts += f"the runtime takes {_megabytes(profile.base_memory_bytes)}"
     if profile.trainer:
-        parts += f", training {_megabytes(costs.trainer_memory_bytes(profile))}"
+        parts += f", training {_megabytes(memory.trainer_memory_bytes(profile))}"
     return parts
 
 
@@ -100,9 +100,9 @@ def _lacking_bytes(problem: Problem, index: int) -> int | None:
 def _ample_bytes(problem: Problem, index: int) -> int:
     """Memory that lets the device do everything."""
     profile = problem.profiles[index]
-    stage = costs.stage_memory_bytes(problem, 0, problem.num_blocks, 1)
-    total = profile.base_memory_bytes + costs.trainer_memory_bytes(profile) + stage
-    return math.ceil(total / costs.MEMORY_USE) + _STEP_BYTES
+    stage = int(memory.stage_memory_bytes(problem, 0, problem.num_blocks, 1))
+    total = profile.base_memory_bytes + memory.trainer_memory_bytes(profile) + stage
+    return math.ceil(total / memory.MEMORY_USE) + _STEP_BYTES
 
 
 def is_feasible(problem: Problem) -> bool:
@@ -110,7 +110,7 @@ def is_feasible(problem: Problem) -> bool:
     trainers = [
         index
         for index, profile in enumerate(problem.profiles)
-        if profile.trainer and costs.free_memory_bytes(profile, trains=True) >= 0
+        if profile.trainer and memory.free_memory_bytes(profile, trains=True) >= 0
     ]
     sets = itertools.chain.from_iterable(
         itertools.combinations(trainers, count) for count in range(1, len(trainers) + 1)
@@ -122,7 +122,7 @@ def is_feasible(problem: Problem) -> bool:
 
 
 def _has_storage(problem: Problem, owners: tuple[int, ...]) -> bool:
-    shard_bytes = max(1, costs.shard_storage_bytes(problem))
+    shard_bytes = max(1, memory.shard_storage_bytes(problem))
     places = sum(problem.profiles[index].storage_bytes // shard_bytes for index in owners)
     return places >= problem.batch_size
 
@@ -141,12 +141,12 @@ def _holds_backbone(problem: Problem, owners: frozenset[int]) -> bool:
 
 def _furthest(problem: Problem, index: int, first: int, *, trains: bool) -> int:
     profile = problem.profiles[index]
-    room = costs.free_memory_bytes(profile, trains=trains)
+    room = memory.free_memory_bytes(profile, trains=trains)
     last = first
     while (
         "backbone" in profile.roles
         and last < problem.num_blocks
-        and costs.stage_memory_bytes(problem, first, last + 1, 1) <= room
+        and memory.stage_memory_bytes(problem, first, last + 1, 1) <= room
     ):
         last += 1
     return last

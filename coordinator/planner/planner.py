@@ -1,248 +1,198 @@
-"""The first planner: contiguous stages of one device each, and owners in proportion to speed.
+"""The planner: the plan with the least predicted time, owners and stages chosen together. Pure.
 
-Owners are chosen first (:func:`owner_choices`): they decide what memory is left for stages
-and where states are sent. For given owners and micro-batch size the stages are exact: a
-dynamic programme over (set of devices, blocks done) keeps the Pareto front of the two
-numbers that :func:`coordinator.costs.fill_seconds` depends on, the busiest device and the
-sum of the transits. Leaving devices out is thereby always considered.
+A plan is a choice of owners (:mod:`.owners`), a micro-batch size, and a pipeline of stages
+of one or more devices each (:mod:`.exact`, or :mod:`.ordered` for many unlike devices).
+Given the first two, :mod:`.frontier` finds the pipeline. They are gone through in the order
+of a bound that no plan with them can beat (:mod:`.bounds`), until the bound says that the
+best plan found is the best there is.
 
-Pure; every number comes from :mod:`coordinator.costs`.
+What is searched is stated by :class:`Grid`; within it, up to eight devices of any kind, and
+more where they are alike, the result is exact.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, TypeAlias
+import math
+from typing import TYPE_CHECKING
 
 from edge_runtime.contract.errors import InfeasibleError
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 
-from . import costs
+from .bounds import fill_bound
+from .costs import evaluate
+from .exact import ExactPipelines, count_sets
+from .fill import fill_seconds, micro_batches
+from .frontier import fastest_pipeline
 from .infeasible import explain
+from .loads import make_loads, most_favourable
+from .ordered import OrderedPipelines, device_orders
+from .owners import owner_choices
 
 if TYPE_CHECKING:
-    from edge_runtime.contract.ids import DeviceId
-    from edge_runtime.contract.profile import DeviceProfile
+    from collections.abc import Callable, Iterator, Mapping
 
+    from edge_runtime.contract.ids import DeviceId
+
+    from .bounds import FillBound
+    from .frontier import Oracle
+    from .loads import Loads
+    from .owners import Owners
+    from .pipelines import Pipeline
     from .problem import Problem
 
-MAX_MICRO_BATCH = 32
-"""Larger ones are no faster a token, and hold more memory."""
 
-MAX_SLOWDOWN = 2.0
-"""An epoch may be so much slower with all trainers than with the best choice of them."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """What plans are looked for.
 
-MAX_DEVICES = 8
-"""The fastest so many are planned with; the programme grows with 2 to the devices."""
+    Attributes:
+        share_steps: a stage's micro-batches are divided into so many parts.
+        micro_batch_sizes: in samples; larger ones are no faster a token and hold more memory.
+        tolerance: the plan may take longer than the best of the grid by this part.
+        rough_tolerance: likewise of the best of an order, where not all sets are looked at.
+        max_sets: exact search up to so many sets of devices (2 to the number of unlike ones).
+    """
 
-Shards: TypeAlias = Mapping["DeviceId", int]
+    share_steps: int = 256
+    micro_batch_sizes: tuple[int, ...] = (32, 16, 8, 4, 2, 1)
+    tolerance: float = 1e-3
+    rough_tolerance: float = 1e-2
+    max_sets: int = 300
+
+    def sizes(self, problem: Problem) -> tuple[int, ...]:
+        """Micro-batch sizes of which the fill has at least one whole one."""
+        return tuple(n for n in self.micro_batch_sizes if n <= problem.fill_samples) or (1,)
 
 
-def make_plan(problem: Problem) -> Plan:
+def make_plan(problem: Problem, grid: Grid | None = None) -> Plan:
     """The plan with the least predicted time, predictions included.
 
     Raises:
         InfeasibleError: nothing fits; the message says which device lacks what.
     """
-    problem = _fastest(problem)
-    for choices in owner_choices(problem):
-        plans = [plan for shards in choices for plan in _plans(problem, shards)]
-        if plans:
-            return min(plans, key=_total_seconds)
-    raise InfeasibleError(explain(problem))
+    grid = grid or Grid()
+    bounds = {size: fill_bound(problem, size) for size in grid.sizes(problem)}
+    least_fill = min(bound.fill_seconds for bound in bounds.values())
+    best: Plan | None = None
+    best_seconds = math.inf
+    impossible: list[frozenset[DeviceId]] = []
+    choices = owner_choices(problem)
+    for owners in choices:
+        if owners.epochs_seconds + least_fill >= best_seconds * (1 - grid.tolerance):
+            break
+        # What does not fit, fits no better with more owners.
+        if any(fewer <= owners.shards.keys() for fewer in impossible):
+            continue
+        found = _Search(problem, owners, bounds, grid).fastest(best_seconds)
+        if found is not None:
+            size, pipeline, best_seconds = found
+            best = _assemble(problem, pipeline, owners.shards, size, grid.share_steps)
+        elif best is None:
+            impossible.append(frozenset(owners.shards))
+    if best is None:
+        raise InfeasibleError(explain(problem))
+    predicted = evaluate(problem, best)
+    if 2 ** len(problem.profiles) <= grid.max_sets:  # exact, whoever owns what
+        bound = predicted.total_seconds * (1 - grid.tolerance)
+    else:
+        bound = choices[0].epochs_seconds + least_fill
+    return dataclasses.replace(best, predicted=dataclasses.replace(predicted, bound_seconds=bound))
 
 
-def _total_seconds(plan: Plan) -> float:
-    assert plan.predicted is not None
-    return plan.predicted.total_seconds
+class _Search:
+    """Pipelines and micro-batch sizes for given owners."""
 
+    def __init__(
+        self, problem: Problem, owners: Owners, bounds: Mapping[int, FillBound], grid: Grid
+    ) -> None:
+        """``bounds`` has for each micro-batch size what no fill can beat."""
+        self._problem, self._owners, self._bounds, self._grid = problem, owners, bounds, grid
+        self._loads = {size: make_loads(problem, owners.shards, size) for size in bounds}
 
-def _fastest(problem: Problem) -> Problem:
-    if len(problem.profiles) <= MAX_DEVICES:
-        return problem
+    def fastest(self, below_seconds: float) -> tuple[int, Pipeline, float] | None:
+        """Micro-batch size, pipeline and total seconds; None if none takes less than that."""
+        epochs, best = self._owners.epochs_seconds, None
+        for make in self._worthwhile(below_seconds - epochs):
+            for size in sorted(self._bounds, key=lambda size: self._bounds[size].fill_seconds):
+                oracle = make(self._loads[size])
+                found = self._fastest_pipeline(oracle, size, below_seconds - epochs)
+                if found is not None:
+                    below_seconds = epochs + self._seconds(found, size)
+                    best = size, found, below_seconds
+        return best
 
-    def seconds(profile: DeviceProfile) -> float:
-        if "backbone" not in profile.roles:
-            return float("inf")
-        return costs.stage_seconds_per_sample(problem, profile, 0, problem.num_blocks)
+    def _worthwhile(self, below_seconds: float) -> Iterator[Callable[[Loads], Oracle]]:
+        """Ways to search that may find something faster.
 
-    kept = sorted(problem.profiles, key=seconds)[:MAX_DEVICES]
-    if not any(profile.trainer for profile in kept):
-        kept[-1:] = [profile for profile in problem.profiles if profile.trainer][:1]
-    return dataclasses.replace(problem, profiles=tuple(kept))
+        Each is asked once for all micro-batch sizes, as if each term were its most
+        favourable one's.
+        """
+        optimist = most_favourable(list(self._loads.values()))
+        limit = max(self._highest_limit(size, below_seconds) for size in self._bounds)
+        for make in _searches(self._problem, optimist, self._grid):
+            if make(optimist)(limit) is not None:
+                yield make
 
-
-# Owners.
-
-
-def owner_choices(problem: Problem) -> Iterator[list[Shards]]:
-    """Sets of trainers with their shards, best first; those of a list are equally welcome.
-
-    The user named the devices, so more trainers are better than fewer as long as an epoch
-    is at most ``MAX_SLOWDOWN`` times slower than with the best set; other sets come last.
-    """
-    trainers = [profile for profile in problem.profiles if profile.trainer]
-    sets = itertools.chain.from_iterable(
-        itertools.combinations(trainers, count) for count in range(1, len(trainers) + 1)
-    )
-    splits = [split for chosen in sets if (split := split_shards(problem, chosen))]
-    times = [costs.epoch_seconds(problem, split) for split in splits]
-    limit = MAX_SLOWDOWN * min(times, default=0.0)
-    for welcome in (True, False):
-        for count in range(len(trainers), 0, -1):
-            yield [
-                split
-                for split, seconds in zip(splits, times, strict=True)
-                if len(split) == count and (seconds <= limit) == welcome
-            ]
-
-
-def split_shards(problem: Problem, trainers: tuple[DeviceProfile, ...]) -> Shards | None:
-    """Shards in proportion to speed, within each trainer's storage.
-
-    Each shard goes to whoever would be done first, which makes the slowest trainer as
-    fast as can be.
-
-    Returns:
-        Number of shards by device; trainers without any are left out. None when the
-        storage of all together does not suffice.
-    """
-    shard_bytes = max(1, costs.shard_storage_bytes(problem))
-    # Evaluation alone has no training samples, and yet its work is to be shared by speed.
-    counted = dataclasses.replace(problem, num_samples=problem.num_samples or problem.batch_size)
-    shards = dict.fromkeys((profile.device for profile in trainers), 0)
-    for _ in range(problem.batch_size):
-        open_to = [
-            profile
-            for profile in trainers
-            if (shards[profile.device] + 1) * shard_bytes <= profile.storage_bytes
-        ]
-        if not open_to:
-            return None
-        soonest = min(
-            open_to,
-            key=lambda p: costs.shards_epoch_seconds(counted, p, shards[p.device] + 1),
+    def _fastest_pipeline(self, oracle: Oracle, size: int, below_seconds: float) -> Pipeline | None:
+        busy, loads, grid = self._bounds[size].busy_seconds, self._loads[size], self._grid
+        exact = count_sets(loads) <= grid.max_sets
+        return fastest_pipeline(
+            oracle,
+            lambda busiest, transit: float(fill_seconds(self._problem, busiest, transit, size)),
+            least_busy_seconds=max(busy, loads.least_idle_seconds),
+            below_seconds=below_seconds,
+            tolerance=grid.tolerance if exact else grid.rough_tolerance,
+            highest_limit_seconds=self._highest_limit(size, below_seconds),
         )
-        shards[soonest.device] += 1
-    return {device: count for device, count in shards.items() if count}
+
+    def _seconds(self, found: Pipeline, size: int) -> float:
+        busiest, transit = found.busiest_seconds, found.transit_seconds
+        return float(fill_seconds(self._problem, busiest, transit, size))
+
+    def _highest_limit(self, size: int, below_seconds: float) -> float:
+        """Whoever is busier than this takes longer, however short the transit."""
+        count = micro_batches(self._problem, size)
+        if count < 2:
+            return math.inf
+        transit = self._bounds[size].transit_seconds
+        return max(0.0, (below_seconds - transit) * count / (count - 1))
 
 
-# Stages.
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Partial:
-    """Stages so far: the busiest device, the sum of transits, and (device, last block)."""
-
-    busiest: float
-    transits: float
-    stages: tuple[tuple[int, int], ...]
-
-
-def _plans(problem: Problem, shards: Shards) -> Iterator[Plan]:
-    size = min(problem.batch_size, MAX_MICRO_BATCH)
-    while size:
-        stages = best_stages(problem, shards, size)
-        if stages:
-            plan = _assemble(problem, stages, shards, size)
-            yield dataclasses.replace(plan, predicted=costs.evaluate(problem, plan))
-        size //= 2
-
-
-def best_stages(
-    problem: Problem, shards: Shards, micro_batch_size: int
-) -> tuple[tuple[int, int], ...] | None:
-    """The stages with the least fill time for given owners.
-
-    Returns:
-        (index of the profile, last block) of each stage; None when nothing fits.
-    """
-    count, blocks = len(problem.profiles), problem.num_blocks
-    edges = [_edges(problem, index, shards, micro_batch_size) for index in range(count)]
-    fronts: dict[tuple[int, int], list[_Partial]] = {(0, 0): [_Partial(0.0, 0.0, ())]}
-    # Masks only grow when a device is added, so every state is final when it is reached.
-    for mask, first in itertools.product(range(1 << count), range(blocks)):
-        front = fronts.get((mask, first))
-        for device in range(count) if front else ():
-            if mask >> device & 1:
-                continue
-            for last, busy, transit in edges[device][first]:
-                state = fronts.setdefault((mask | 1 << device, last), [])
-                for partial in front or ():
-                    _add(state, partial, (device, last), busy, transit)
-    finished = [
-        (seconds, partial.stages)
-        for (mask, done), front in fronts.items()
-        for partial in (front if done == blocks else ())
-        if (seconds := _finish(problem, partial, mask, shards, micro_batch_size)) is not None
-    ]
-    return min(finished)[1] if finished else None
-
-
-def _edges(
-    problem: Problem, index: int, shards: Shards, micro_batch_size: int
-) -> list[list[tuple[int, float, float]]]:
-    """For each first block: (last, busy, transit) of the stages that fit the device."""
-    profile = problem.profiles[index]
-    edges: list[list[tuple[int, float, float]]] = [[] for _ in range(problem.num_blocks)]
-    owned = shards.get(profile.device, 0)
-    room = costs.free_memory_bytes(profile, trains=owned > 0)
-    if "backbone" not in profile.roles:
-        return edges
-    for first in range(problem.num_blocks):
-        for last in range(first + 1, problem.num_blocks + 1):
-            if costs.stage_memory_bytes(problem, first, last, micro_batch_size) > room:
-                break
-            stage = (first, last)
-            busy = costs.device_fill_seconds(
-                problem, profile, stage, 1.0, owned / problem.batch_size, micro_batch_size
-            )
-            transit = costs.transit_seconds(problem, profile, stage, micro_batch_size)
-            edges[first].append((last, busy, transit))
-    return edges
-
-
-def _add(
-    front: list[_Partial], before: _Partial, stage: tuple[int, int], busy: float, transit: float
-) -> None:
-    """Adds an extended partial plan to a Pareto front unless another is as good in both."""
-    busiest, transits = max(before.busiest, busy), before.transits + transit
-    if any(other.busiest <= busiest and other.transits <= transits for other in front):
+def _searches(problem: Problem, loads: Loads, grid: Grid) -> Iterator[Callable[[Loads], Oracle]]:
+    """The exact search, or one for each order of the devices where that is too much."""
+    if count_sets(loads) <= grid.max_sets:
+        yield lambda loads: ExactPipelines(loads, grid.share_steps).best
         return
-    front[:] = [p for p in front if p.busiest < busiest or p.transits < transits]
-    front.append(_Partial(busiest, transits, (*before.stages, stage)))
+    for order in device_orders(problem, loads):
+        yield functools.partial(_ordered, order=order, share_steps=grid.share_steps)
 
 
-def _finish(
-    problem: Problem, partial: _Partial, mask: int, shards: Shards, micro_batch_size: int
-) -> float | None:
-    """Fill time, owners without a stage included. None if one of them cannot even train."""
-    busiest = partial.busiest
-    for index, profile in enumerate(problem.profiles):
-        owned = shards.get(profile.device, 0) / problem.batch_size
-        if not mask >> index & 1 and owned:
-            if costs.free_memory_bytes(profile, trains=True) < 0:
-                return None
-            busy = costs.device_fill_seconds(problem, profile, None, 0.0, owned, micro_batch_size)
-            busiest = max(busiest, busy)
-    return costs.fill_seconds(problem, busiest, partial.transits, micro_batch_size)
+def _ordered(loads: Loads, order: tuple[int, ...], share_steps: int) -> Oracle:
+    return OrderedPipelines(loads, order, share_steps).best
 
 
 def _assemble(
-    problem: Problem, stages: tuple[tuple[int, int], ...], shards: Shards, micro_batch_size: int
+    problem: Problem,
+    pipeline: Pipeline,
+    shards: Mapping[DeviceId, int],
+    micro_batch_size: int,
+    share_steps: int,
 ) -> Plan:
-    firsts = (0, *(last for _, last in stages))
     ends = itertools.accumulate(shards.values())
     return Plan(
         stages=tuple(
             Stage(
                 first=first,
                 last=last,
-                devices=(StageDevice(device=problem.profiles[index].device),),
+                devices=tuple(
+                    StageDevice(device=device, share=steps / share_steps)
+                    for device, steps in devices
+                ),
             )
-            for first, (index, last) in zip(firsts, stages, strict=False)
+            for first, last, devices in pipeline.stages
         ),
         owners=tuple(
             Owner(device=device, shards=tuple(range(end - shards[device], end)))

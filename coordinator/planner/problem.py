@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
 
 from edge_runtime.contract.manifest import HIDDEN_PREFIX
 
@@ -14,8 +16,10 @@ if TYPE_CHECKING:
     from edge_runtime.contract.manifest import Manifest, Stream
     from edge_runtime.contract.profile import DeviceProfile
 
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
 FLOAT_BYTES = 4
-"""Boundary tensors and gradients travel in fp32."""
+"""Boundary tensors travel in fp32."""
 
 TOKEN_BYTES = 4
 """Token ids travel in int32."""
@@ -33,25 +37,30 @@ class Tokens:
             raise ValueError("mean must be positive and at most max")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Problem:
     """Everything that a plan is judged by.
 
     Attributes:
         manifest: of the bundle.
         profiles: the devices, each once.
-        num_samples: training samples n.
+        num_samples: training samples n; where nothing is trained, those that are answered.
         fill_samples: distinct samples that the fill computes, evaluation's included.
         tokens: of the samples, by sequence.
-        epochs: adapter epochs.
+        epochs: adapter epochs; where nothing is trained, the one pass that answers.
         batch_size: global batch and number of logical shards S.
-        num_blocks: blocks up to the last hidden state that the adapter reads.
+        num_blocks: blocks B up to the last hidden state that the adapter reads.
         cached_layers: hidden states that are cached, ascending.
         cache_row_bytes: of one token at one layer, in the cache's dtype.
         caches: states are stored; not where texts are generated.
-        adapter_parameters: trainable values; 0 when not known yet.
-        carried_bytes: what a sample of mean length carries from the blocks before a cut to
-            those behind it, for cuts 0 .. ``num_blocks``; nothing at both ends.
+        adapter_parameters: trainable values; 0 where nothing is trained.
+        carried_bytes: (B + 1,) what a sample of mean length carries from the blocks before a
+            cut to those behind it; nothing at both ends.
+        rows_before: (B + 1,) rows that are cached of a sample of mean length, of the blocks
+            before a cut.
+        blocks_before: (B + 1,) of each sequence: its blocks before a cut.
+        weight_bytes: (B + 1, B + 1) weight files of blocks ``[first, last)``; one that several
+            blocks share counts once.
     """
 
     manifest: Manifest
@@ -66,7 +75,10 @@ class Problem:
     cache_row_bytes: int
     adapter_parameters: int = 0
     caches: bool = True
-    carried_bytes: tuple[float, ...] = dataclasses.field(init=False)
+    carried_bytes: Array = dataclasses.field(init=False)
+    rows_before: Array = dataclasses.field(init=False)
+    blocks_before: Mapping[Stream, Array] = dataclasses.field(init=False)
+    weight_bytes: Array = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         names = [profile.device for profile in self.profiles]
@@ -78,9 +90,25 @@ class Problem:
             raise ValueError("samples and epochs must not be negative, batch_size positive")
         if not set(self.tokens) >= set(self.manifest.streams):
             raise ValueError("tokens must have every sequence of the backbone")
+        blocks, cached = self.manifest.blocks[: self.num_blocks], set(self.cached_layers)
         inner = range(1, self.num_blocks)
         carried = (0.0, *(_carried_bytes(self.manifest, self.tokens, cut) for cut in inner), 0.0)
-        object.__setattr__(self, "carried_bytes", carried)
+        rows = [
+            self.tokens[block.stream].mean if layer in cached else 0.0
+            for layer, block in enumerate(blocks)
+        ]
+        streams = {
+            stream: _before([block.stream == stream for block in blocks])
+            for stream in self.manifest.streams
+        }
+        derived = {
+            "carried_bytes": np.array(carried),
+            "rows_before": _before(rows),
+            "blocks_before": streams,
+            "weight_bytes": _weight_bytes(self.manifest, self.num_blocks),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
 
     def profile(self, device: DeviceId) -> DeviceProfile:
         """The profile of ``device``.
@@ -92,6 +120,25 @@ class Problem:
             if profile.device == device:
                 return profile
         raise KeyError(device)
+
+
+def _before(values: list[float] | list[bool]) -> Array:
+    """Sums of all values before each place, and of all."""
+    return np.concatenate([[0.0], np.cumsum(values)])
+
+
+def _weight_bytes(manifest: Manifest, num_blocks: int) -> Array:
+    sizes = {file.path: file.bytes for file in manifest.files}
+    table = np.zeros((num_blocks + 1, num_blocks + 1))
+    for first in range(num_blocks):
+        seen: set[str] = set()
+        total = 0
+        for last, block in enumerate(manifest.blocks[first:num_blocks], first + 1):
+            new = set(block.weights) - seen
+            total += sum(sizes[path] for path in new)
+            seen |= new
+            table[first, last] = total
+    return table
 
 
 def _carried_bytes(manifest: Manifest, tokens: Mapping[Stream, Tokens], cut: int) -> float:

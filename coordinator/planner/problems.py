@@ -58,14 +58,14 @@ def unmeasured_problem(
 ) -> Problem:
     """All of the problem that is known before any device is measured."""
     keys = np.concatenate([table.samples.keys for table in tables.values()])
-    train = tables.get("train")
+    worked_through = tables.get("train") or tables["eval"]
     return Problem(
         manifest=manifest,
         profiles=(),
-        num_samples=len(train) if train is not None else 0,
+        num_samples=len(worked_through),
         fill_samples=len(np.unique(keys, axis=0)),
         tokens=tokens_of(tables, manifest.streams),
-        epochs=options.epochs,
+        epochs=options.epochs if "train" in tables else 1,
         batch_size=options.batch_size,
         num_blocks=config.layers[-1] + 1,
         cached_layers=config.layers,

@@ -72,7 +72,7 @@ def time_blocks(
         request: what to time, and at which shapes.
         store: has the weight files.
         threads: to compute with.
-        cores: that this process may use, its quota.
+        cores: processor seconds a second that this process may use, its quota.
     """
     blocks: dict[str, tuple[BlockTiming, ...]] = {}
     around: list[tuple[float, float]] = []
@@ -104,7 +104,7 @@ class _Measure:
         threads: int,
         cores: float,
     ) -> None:
-        self._request, self._cores = request, cores
+        self._request, self._cores = request, min(cores, threads)
         self._stream = files.streams[-1]
         read = request.adapter.layers if request.adapter is not None else ()
         self._stages = [

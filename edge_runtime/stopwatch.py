@@ -2,9 +2,10 @@
 
 A quota gives a process some processor time in each period and stops it for the rest. Runs
 that fit in what is left of a period are faster than that, runs that do not are slower; in
-the long run, seconds of the processor / quota is what work takes, unless it is slower for
-another reason. So both are measured: the median run, which neither a stop nor another
-process decides, and the processor's seconds.
+the long run, work takes its processor seconds / quota, and never less than a run that
+nothing has stopped. Other processes stop a run too, but use no processor seconds of this
+one. So both are measured: the processor's seconds, and the fastest run, which tells what
+waiting belongs to the work, threads for each other for instance.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ def compare(runs: Sequence[Callable[[], object]], cores: float) -> list[float]:
 
     Args:
         runs: what to repeat.
-        cores: processor seconds a second that this process may use, its quota.
+        cores: processor seconds a second that they can use at most: one for each thread, and
+            not more than the process's quota.
     """
     walls: list[list[float]] = [[] for _ in runs]
-    processor = [0.0] * len(runs)
+    processor: list[list[float]] = [[] for _ in runs]
     for run in runs:
         run()
     began = time.perf_counter()
@@ -40,12 +42,12 @@ def compare(runs: Sequence[Callable[[], object]], cores: float) -> list[float]:
         for i, run in enumerate(runs):
             started, processor_started = time.perf_counter(), time.process_time()
             run()
-            processor[i] += time.process_time() - processor_started
+            processor[i].append(time.process_time() - processor_started)
             walls[i].append(time.perf_counter() - started)
         if time.perf_counter() - began >= MEASURE_SECONDS * len(runs):
             break
     return [
-        max(statistics.median(wall), busy / len(wall) / cores)
+        max(min(wall), statistics.median(busy) / cores)
         for wall, busy in zip(walls, processor, strict=True)
     ]
 

@@ -83,7 +83,7 @@ def measure_answering(
     adapter = AdapterSession(graph, config, head, threads=TRAINING_THREADS)
     size = fitting(config, request.tokens, LARGEST_BATCH)
     batch = made_up_batch(request, config, request.tokens, size)
-    seconds = seconds_per_run(lambda: adapter.outputs(batch), usable_cores())
+    seconds = seconds_per_run(lambda: adapter.outputs(batch), min(usable_cores(), TRAINING_THREADS))
     longest = fitting(config, request.max_tokens, EVALUATION_BATCH)
     adapter.outputs(made_up_batch(request, config, request.max_tokens, longest))
     return TrainerProfile(
@@ -99,7 +99,9 @@ def reading_seconds(request: ProfileRequest, home: Path) -> float:
     with temporary_cache(request, batch.keys, home) as cache:
         for _, part in parts_for_owners(batch, stream, states, request.cache_dtype):
             cache.append(part)
-        seconds = seconds_per_run(lambda: cache.read(batch.keys, stream), usable_cores())
+        seconds = seconds_per_run(
+            lambda: cache.read(batch.keys, stream), min(usable_cores(), TRAINING_THREADS)
+        )
     per_row = seconds / (len(batch.keys) * request.tokens[stream] * len(states))
     rows = sum(len(layers) * request.tokens[each] for each, layers in layers_of(request).items())
     return per_row * rows
@@ -182,4 +184,4 @@ def _step_seconds(trainer: Trainer, batch: Batch) -> float:
         trainer.gradients(batch)
         trainer.apply(trainer.flat_gradient)
 
-    return seconds_per_run(step, usable_cores())
+    return seconds_per_run(step, min(usable_cores(), TRAINING_THREADS))

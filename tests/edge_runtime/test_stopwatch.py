@@ -42,6 +42,11 @@ def test_a_pause_in_some_runs_counts_no_more_than_a_quota_says(clocks):
     assert stopwatch.seconds_per_run(run, cores=0.5) == pytest.approx(0.004)
 
 
+def test_other_processes_that_stop_a_run_do_not_count(clocks):
+    run = clocks.run([0.009, 0.003, 0.02, 0.012], 0.003)
+    assert stopwatch.seconds_per_run(run, cores=1.0) == pytest.approx(0.003)
+
+
 def test_work_that_waits_is_as_slow_as_it_is(clocks):
     assert stopwatch.seconds_per_run(clocks.run([0.05], 0.001), 1.0) == pytest.approx(0.05)
 

@@ -142,8 +142,8 @@ def test_four_devices_that_hold_half_of_the_backbone_become_two_stages_of_two() 
 
 def test_a_device_behind_a_slow_link_is_left_out() -> None:
     slow = LinkProfile(up_bits_per_second=1e5, down_bits_per_second=1e5)
-    plan = make_plan(problem(profile("far", link=slow), profile("near")))
-    assert plan.devices == ("near",)
+    plan = make_plan(problem(profile("far", link=slow), profile("near"), profile("here")))
+    assert set(plan.devices) == {"near", "here"}
 
 
 def test_a_device_without_room_for_all_blocks_gets_some() -> None:
@@ -184,12 +184,12 @@ def test_storage_limits_what_a_trainer_owns() -> None:
 
 
 def test_a_trainer_whose_exchange_costs_more_than_it_brings_stays_out() -> None:
-    for latency_seconds, owners in ((0.02, {"a"}), (0.0005, {"a", "b"})):
+    for latency_seconds, owners in ((0.02, 1), (0.0005, 2)):
         link = LinkProfile(
             up_bits_per_second=1e9, down_bits_per_second=1e9, latency_seconds=latency_seconds
         )
         plan = make_plan(problem(profile("a"), profile("b", link=link)))
-        assert {owner.device for owner in plan.owners} == owners
+        assert len(plan.owners) == owners
 
 
 def test_many_alike_devices_are_planned_exactly() -> None:

@@ -38,15 +38,13 @@ from .fill import block_seconds
 from .fitting import find_lacks
 from .memory import free_memory_bytes, stage_memory_bytes
 from .owners import deal_shards
+from .planner import Grid
 
 if TYPE_CHECKING:
     from edge_runtime.contract.ids import DeviceId
     from edge_runtime.contract.profile import DeviceProfile
 
     from .problem import Problem
-
-MAX_MICRO_BATCH = 32
-"""As for the planner: larger ones are no faster a token."""
 
 MAX_ORDERED = 8
 """Devices whose every order the pipeline planner looks at."""
@@ -80,7 +78,7 @@ def one_device(problem: Problem) -> Plan | None:
     return _best(
         _plan(problem, [(profile, problem.num_blocks)], {profile.device: problem.batch_size}, size)
         for profile in _servers(problem)
-        for size in _micro_batch_sizes(problem)
+        for size in Grid().sizes(problem)
         if profile.trainer is not None
     )
 
@@ -95,17 +93,17 @@ def equal_split(problem: Problem) -> Plan | None:
     shards = _proportional([1.0] * len(trainers), problem.batch_size)
     owners = {each.device: count for each, count in zip(trainers, shards, strict=True)}
     stages = list(zip(servers, cuts, strict=True))
-    return _best(_plan(problem, stages, owners, size) for size in _micro_batch_sizes(problem))
+    return _best(_plan(problem, stages, owners, size) for size in Grid().sizes(problem))
 
 
 def data_parallel(problem: Problem) -> Plan | None:
     """The whole model on every device that can hold it."""
-    return _best(_replicas(problem, size) for size in _micro_batch_sizes(problem))
+    return _best(_replicas(problem, size) for size in Grid().sizes(problem))
 
 
 def pipeline(problem: Problem) -> Plan | None:
     """One stage for each device, the slowest as fast as can be."""
-    return _best(_pipeline(problem, size) for size in _micro_batch_sizes(problem))
+    return _best(_pipeline(problem, size) for size in Grid().sizes(problem))
 
 
 def by_memory(problem: Problem) -> Plan | None:
@@ -121,7 +119,7 @@ def by_memory(problem: Problem) -> Plan | None:
     ]
     shards = _proportional([each.memory_bytes for each in trainers], problem.batch_size)
     owners = {each.device: count for each, count in zip(trainers, shards, strict=True)}
-    return _best(_plan(problem, stages, owners, size) for size in _micro_batch_sizes(problem))
+    return _best(_plan(problem, stages, owners, size) for size in Grid().sizes(problem))
 
 
 PLANNERS: Mapping[str, Callable[[Problem], Plan | None]] = {
@@ -138,15 +136,6 @@ PLANNERS: Mapping[str, Callable[[Problem], Plan | None]] = {
 
 def _servers(problem: Problem) -> list[DeviceProfile]:
     return [profile for profile in problem.profiles if "backbone" in profile.roles]
-
-
-def _micro_batch_sizes(problem: Problem) -> list[int]:
-    size = min(problem.batch_size, MAX_MICRO_BATCH)
-    sizes = []
-    while size:
-        sizes.append(size)
-        size //= 2
-    return sizes
 
 
 def _best(plans: Iterator[Plan | None]) -> Plan | None:

@@ -14,7 +14,10 @@ def t5_large() -> Manifest:
     """T5-Large in int8: 2 embeddings and 48 layers of width 1024, 0.74 G parameters."""
     encoder, decoder = [33 * MB, *[12_600_000] * 24], [33 * MB, *[16_800_000] * 24]
     made = manifest([*encoder, *decoder], encoder_blocks=25, task="seq2seq")
-    return dataclasses.replace(made, hidden_size=1024, num_heads=16)
+    blocks = tuple(
+        dataclasses.replace(block, alike=f"{block.stream} {block.kind}") for block in made.blocks
+    )
+    return dataclasses.replace(made, hidden_size=1024, num_heads=16, blocks=blocks)
 
 
 def decoder_7b() -> Manifest:
@@ -55,7 +58,10 @@ def board(
         cores=4.0,
         threads=4,
         blocks={
-            kind: (BlockTiming(batch_size=16, sequence_length=128, seconds_per_token=seconds),)
+            f"{stream}{kind}": (
+                BlockTiming(batch_size=16, sequence_length=128, seconds_per_token=seconds),
+            )
+            for stream in ("", "encoder ", "decoder ")
             for kind, seconds in {"embeddings": layer / 20, "layer": layer}.items()
         },
         trainer=TrainerProfile(

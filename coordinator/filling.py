@@ -5,6 +5,7 @@ Pure: no sockets, no clock.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -26,6 +27,9 @@ from .progress import FillRecord, SessionRecord
 from .settling import settle_owners
 
 Array: TypeAlias = np.ndarray[Any, Any]
+
+MAX_WINDOW = 256
+"""Far more than links of a home keep under way."""
 
 
 class Filling:
@@ -153,9 +157,11 @@ def window(plan: Plan) -> int:
     """Errands on their way at a time.
 
     Two for each device of a stage, so that one waits while another is computed, and one that
-    is being stored.
+    is being stored; more where latencies are long, so that the busiest device need not wait.
     """
-    return 2 * sum(len(stage.devices) for stage in plan.stages) + 1
+    devices = sum(len(stage.devices) for stage in plan.stages)
+    under_way = math.ceil(plan.predicted.under_way) if plan.predicted else 0
+    return max(2 * devices + 1, min(under_way + devices, MAX_WINDOW))
 
 
 def _stage(plan: Plan, number: int) -> Stage | None:

@@ -12,7 +12,15 @@ from edge_runtime.contract.order import steps_per_epoch
 from edge_runtime.contract.plan import DevicePrediction, Plan, Prediction, Stage
 
 from .epochs import epoch_seconds, exchange_seconds, shards_epoch_seconds
-from .fill import Owning, fill_load, fill_seconds, received_bytes, sent_bytes, transit_seconds
+from .fill import (
+    Owning,
+    fill_load,
+    fill_seconds,
+    received_bytes,
+    sent_bytes,
+    transit_seconds,
+    under_way,
+)
 from .memory import shard_storage_bytes, stage_memory_bytes, trainer_memory_bytes
 
 if TYPE_CHECKING:
@@ -29,7 +37,9 @@ def evaluate(problem: Problem, plan: Plan) -> Prediction:
     busiest = max(device.fill_seconds for device in devices.values())
     fill = float(fill_seconds(problem, busiest, transits, plan.micro_batch_size))
     epoch = epoch_seconds(problem, shards)
+    owners = [problem.profile(owner.device) for owner in plan.owners]
     return Prediction(
+        under_way=float(under_way(problem, busiest, transits, owners, plan.micro_batch_size)),
         total_seconds=fill + problem.epochs * epoch,
         fill_seconds=fill,
         epoch_seconds=epoch,

@@ -18,6 +18,8 @@ import numpy as np
 from .memory import Number
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from edge_runtime.contract.profile import DeviceProfile
 
     from .problem import Problem
@@ -27,6 +29,9 @@ SERVED_MESSAGES = 3
 
 STORED_MESSAGES = 2
 """Of an owner for each micro-batch: states come, the coordinator hears that they are kept."""
+
+HANDLING_THREADS = 2
+"""Threads of a device that handle data beside its worker: its own, and ZeroMQ's."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +78,7 @@ class Load:
         handling: the processor's rest: encoding, encryption, messages, storing.
         worker: compute and what the worker does besides, one after the other.
         processor: everything that takes processor time, over the cores there are.
+        moving: what the threads that handle data do, with a core for each if there are many.
         sending: through the link.
         receiving: through the link.
     """
@@ -81,13 +87,14 @@ class Load:
     handling: Line
     worker: Line
     processor: Line
+    moving: Line
     sending: Line
     receiving: Line
 
     @property
     def limits(self) -> tuple[Line, ...]:
         """Those that can be the longest."""
-        return (self.worker, self.processor, self.sending, self.receiving)
+        return (self.worker, self.processor, self.moving, self.sending, self.receiving)
 
     def seconds(self, share: Number) -> Number:
         """How long the device is busy."""
@@ -198,7 +205,9 @@ def message_seconds(
     count = micro_batches(problem, micro_batch_size)
     each = profile.handling.seconds_per_message
     stored = STORED_MESSAGES * count * each if owning.part else 0.0
-    return Line(base=stored, slope=(SERVED_MESSAGES + owning.others) * count * each)
+    # A micro-batch's samples have no more owners than there are samples.
+    owners = min(owning.others, micro_batch_size)
+    return Line(base=stored, slope=(SERVED_MESSAGES + owners) * count * each)
 
 
 def storing_seconds(problem: Problem, profile: DeviceProfile, owning: Owning) -> Line:
@@ -234,6 +243,7 @@ def fill_load(
         handling=handling,
         worker=compute + encoding.times(1 / min(1.0, profile.cores)),
         processor=compute.times(cores / profile.cores) + handling,
+        moving=rest.times(1 / min(profile.cores, HANDLING_THREADS)),
         sending=_link_seconds(sent_bytes(problem, first, last, owning), _up_rate(profile)),
         receiving=_link_seconds(received_bytes(problem, first, last, owning), _down_rate(profile)),
     )
@@ -259,6 +269,22 @@ def transit_seconds(
     each = stage_seconds_per_micro_batch(problem, profile, first, last, micro_batch_size)
     carried = 8 * micro_batch_size * problem.carried_bytes[last] / _up_rate(profile)
     return latency + each + carried
+
+
+def under_way(
+    problem: Problem,
+    busiest: float,
+    transits: float,
+    owners: Sequence[DeviceProfile],
+    micro_batch_size: int,
+) -> float:
+    """Micro-batches between lease and storage, on average, while the busiest device never waits.
+
+    Little's law: the pace times the way through the pipe and to the farthest owner and back.
+    """
+    pace = micro_batches(problem, micro_batch_size) / busiest if busiest else 0.0
+    latency = max((each.link.latency_seconds for each in owners if each.link), default=0.0)
+    return pace * (transits + 2 * latency)
 
 
 def fill_seconds(

@@ -35,8 +35,8 @@ class Group:
 
     Attributes:
         devices: its members, interchangeable.
-        bases: (4,) seconds of each limit of :class:`.fill.Load` whatever the share.
-        slopes: (4, I) seconds of each limit for the whole stage.
+        bases: (5,) seconds of each limit of :class:`.fill.Load` whatever the share.
+        slopes: (5, I) seconds of each limit for the whole stage.
         fits: (I,) bool: the stage fits the device's memory.
         transits: (I,) see :func:`.fill.transit_seconds`.
         owns: the devices own samples.

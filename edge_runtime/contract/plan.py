@@ -81,7 +81,8 @@ class Prediction:
 
     ``total_seconds`` = ``fill_seconds`` + epochs x ``epoch_seconds``. No plan that was looked
     for can take less than ``bound_seconds``; where that equals ``total_seconds``, this is the
-    best one; 0 where nobody proved anything.
+    best one; 0 where nobody proved anything. ``under_way`` are the micro-batches that must be
+    between lease and storage at a time for the busiest device never to wait.
     """
 
     total_seconds: float
@@ -89,6 +90,7 @@ class Prediction:
     epoch_seconds: float
     devices: Mapping[DeviceId, DevicePrediction]
     bound_seconds: float = 0.0
+    under_way: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,7 +59,8 @@ from .contract.messages import (
 from .contract.profile import Role
 from .files import FileFetch, WeightStore
 from .link_probe import LinkProber
-from .profiler import measure
+from .measuring import measure_apart
+from .profiler import remeasure
 from .session_link import SessionLink
 from .trainer import TrainerRole
 from .transport import Address
@@ -280,14 +281,16 @@ class Device:
         self._submit(fetching.then)
 
     def _profile(self, request: ProfileRequest) -> None:
-        profile = measure(
-            request,
-            device=self._options.device,
-            roles=self._options.roles,
-            threads=self._options.threads,
-            store=self._store,
-            home=self._options.home,
-        )
+        if request.known is not None:
+            profile = remeasure(request, request.known, self._options.home)
+        else:
+            profile = measure_apart(
+                request,
+                device=self._options.device,
+                roles=self._options.roles,
+                threads=self._options.threads,
+                home=self._options.home,
+            )
         self._backbone.threads = profile.threads
         self._link.to_coordinator(ProfileDone(profile=profile))
 

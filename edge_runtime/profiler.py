@@ -33,7 +33,7 @@ def measure(
     store: WeightStore,
     home: Path,
 ) -> DeviceProfile:
-    """The profile of this device; takes a few seconds, if it is not known.
+    """The profile of this device; takes a few seconds, and memory that stays taken.
 
     Args:
         request: what to time, and at which shape.
@@ -43,8 +43,6 @@ def measure(
         store: has the weight files of the request's stages.
         home: where its files are.
     """
-    if request.known is not None:
-        return _refreshed(request, request.known, home)
     base_bytes, cores = resident_bytes(), usable_cores()
     timings = time_blocks(request, store, threads=1, cores=cores)
     if threads > 1:
@@ -70,8 +68,8 @@ def measure(
     )
 
 
-def _refreshed(request: ProfileRequest, known: DeviceProfile, home: Path) -> DeviceProfile:
-    """``known`` with what changes from one session to the next."""
+def remeasure(request: ProfileRequest, known: DeviceProfile, home: Path) -> DeviceProfile:
+    """``known`` with what changes from one session to the next: memory and storage."""
     return dataclasses.replace(
         known,
         memory_bytes=usable_memory_bytes(),

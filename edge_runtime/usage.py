@@ -14,7 +14,7 @@ from .contract.messages import Phase
 
 
 class CpuClock:
-    """Splits this process's user + system time into phases."""
+    """Splits the user + system time of this process, and of those it started, into phases."""
 
     def __init__(self) -> None:
         self._phase: Phase = "start"
@@ -23,7 +23,7 @@ class CpuClock:
 
     def begin(self, phase: Phase) -> Phase:
         """Starts ``phase`` and returns the one that ended."""
-        now = time.process_time()
+        now = _processor_seconds()
         ended = self._phase
         self._seconds[ended] = self._seconds.get(ended, 0.0) + now - self._began
         self._phase, self._began = phase, now
@@ -32,6 +32,12 @@ class CpuClock:
     def seconds(self) -> dict[str, float]:
         """Processor seconds of the phases that have ended."""
         return {phase: round(value, 4) for phase, value in self._seconds.items()}
+
+
+def _processor_seconds() -> float:
+    """Of this process, and of children that have ended."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def resident_bytes() -> int:

@@ -105,17 +105,17 @@ class Load:
 
 
 def block_seconds(problem: Problem, profile: DeviceProfile, micro_batch_size: int) -> Number:
-    """(B,) seconds of each block for one micro-batch of samples of mean length."""
+    """(B,) seconds of each block for one micro-batch, padded as the data's are on average."""
     if "backbone" not in profile.roles:
         return np.zeros(problem.num_blocks)
     blocks = problem.manifest.blocks[: problem.num_blocks]
     kinds = {(block.alike, block.stream) for block in blocks}
     seconds = {}
     for alike, stream in kinds:
-        tokens = problem.tokens[stream].mean
-        per_token = profile.seconds_per_token(alike, tokens)
-        per_run = profile.seconds_per_run(alike, tokens)
-        seconds[alike, stream] = micro_batch_size * tokens * per_token + per_run
+        padded = problem.tokens[stream].computed(micro_batch_size)
+        per_token = profile.seconds_per_token(alike, padded.length)
+        per_run = profile.seconds_per_run(alike, padded.length)
+        seconds[alike, stream] = micro_batch_size * padded.per_sample * per_token + per_run
     return np.array([seconds[block.alike, block.stream] for block in blocks])
 
 
@@ -126,7 +126,7 @@ def stage_entry_seconds(
     handling = profile.handling
     seconds: Number = handling.seconds_per_stage_run * (last > first)
     for stream, before in problem.blocks_before.items():
-        tokens = micro_batch_size * problem.tokens[stream].mean
+        tokens = micro_batch_size * problem.tokens[stream].computed(micro_batch_size).per_sample
         there = before[last] > before[first]
         seconds = seconds + there * tokens * handling.seconds_per_stage_token
     return seconds

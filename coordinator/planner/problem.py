@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -10,8 +11,6 @@ import numpy as np
 from edge_runtime.contract.manifest import HIDDEN_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from edge_runtime.contract.ids import DeviceId
     from edge_runtime.contract.manifest import Manifest, Stream
     from edge_runtime.contract.profile import DeviceProfile
@@ -26,15 +25,41 @@ TOKEN_BYTES = 4
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Padded:
+    """What micro-batches of some size are padded to, in the order of the fill.
+
+    Attributes:
+        per_sample: tokens that are computed for a sample, padding included, on average.
+        length: of the micro-batch that a computed token is in, on average: what decides how
+            many others it attends to.
+    """
+
+    per_sample: float
+    length: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
-    """Lengths of the samples in one of their sequences."""
+    """Lengths of the samples in one of their sequences.
+
+    Attributes:
+        mean: of a sample.
+        max: of any sample.
+        padded: by micro-batch size; a size that is not there counts as not padded.
+    """
 
     mean: float
     max: int
+    padded: Mapping[int, Padded] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 < self.mean <= self.max:
             raise ValueError("mean must be positive and at most max")
+
+    def computed(self, micro_batch_size: int) -> Padded:
+        """What is computed for a sample in micro-batches of that size."""
+        plain = Padded(per_sample=self.mean, length=self.mean)
+        return self.padded.get(micro_batch_size, plain)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -15,8 +15,8 @@ from edge_runtime.contract.messages import CacheDtype, SampleSet
 from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.profile import BlockTiming, DeviceProfile
 
-from .planner import make_plan
-from .problem import Problem, Tokens
+from .planner import Grid, make_plan
+from .problem import Padded, Problem, Tokens
 
 
 def planner(
@@ -64,7 +64,7 @@ def unmeasured_problem(
         profiles=(),
         num_samples=len(worked_through),
         fill_samples=len(np.unique(keys, axis=0)),
-        tokens=tokens_of(tables, manifest.streams),
+        tokens=padded_tokens(tables, manifest.streams, options),
         epochs=options.epochs if "train" in tables else 1,
         batch_size=options.batch_size,
         num_blocks=config.layers[-1] + 1,
@@ -83,6 +83,46 @@ def tokens_of(
         stream: Tokens(mean=float(each.mean()), max=int(each.max()))
         for stream, each in lengths.items()
     }
+
+
+def padded_tokens(
+    tables: Mapping[SampleSet, SampleTable], streams: Iterable[Stream], options: TrainingOptions
+) -> dict[Stream, Tokens]:
+    """As :func:`tokens_of`, with what the fill's micro-batches are padded to."""
+    orders = [
+        (table, table.fill_order(options.batch_size, options.seed)) for table in tables.values()
+    ]
+    return {
+        stream: dataclasses.replace(
+            tokens,
+            padded=paddings([table.samples.lengths_of[stream][order] for table, order in orders]),
+        )
+        for stream, tokens in tokens_of(tables, streams).items()
+    }
+
+
+def paddings(
+    lengths: Sequence[np.ndarray[tuple[int], np.dtype[np.int64]]],
+) -> dict[int, Padded]:
+    """What micro-batches of every size are padded to.
+
+    Args:
+        lengths: of each data set's samples, in the order of its fill.
+    """
+    found = {}
+    for size in Grid().micro_batch_sizes:
+        longest, counts = [], []
+        for each in lengths:
+            starts = np.arange(0, len(each), size)
+            longest.append(np.maximum.reduceat(each, starts))
+            counts.append(np.diff(np.append(starts, len(each))))
+        padded, samples = np.concatenate(longest), np.concatenate(counts)
+        tokens = float((padded * samples).sum())
+        found[size] = Padded(
+            per_sample=tokens / int(samples.sum()),
+            length=float((padded * padded * samples).sum()) / tokens,
+        )
+    return found
 
 
 def complete(manifest: Manifest, profile: DeviceProfile) -> DeviceProfile:

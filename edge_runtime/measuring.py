@@ -1,0 +1,136 @@
+"""Measures this device in a process of its own, and is that process.
+
+PyTorch and the blocks that are timed leave a hundred megabytes and more behind, which a
+device that then owns no samples, or runs no stage, would hold to the end of the session.
+A process that ends gives everything back.
+
+The request comes on standard input and the profile goes to standard output, as the frames
+of :mod:`.contract.codec` in one msgpack array. Standard input stays open for as long as the
+device lives: when it closes before the end, nobody waits for the profile any more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import IO
+
+import msgpack
+
+from .contract.codec import decode, encode
+from .contract.errors import PacplusError, RemoteError
+from .contract.ids import DeviceId
+from .contract.messages import Message, ProfileDone, ProfileRequest
+from .contract.profile import DeviceProfile, Role
+from .files import WeightStore
+from .profiler import measure
+from .usage import resident_bytes
+
+LENGTH_BYTES = 8
+
+
+def measure_apart(
+    request: ProfileRequest,
+    *,
+    device: DeviceId,
+    roles: tuple[Role, ...],
+    threads: int,
+    home: Path,
+) -> DeviceProfile:
+    """As :func:`.profiler.measure`, in another process; ``base_memory_bytes`` is this one's.
+
+    Raises:
+        RemoteError: it did not come to an end; its last words are in this process's log.
+    """
+    command = [sys.executable, "-m", "edge_runtime.measuring", device, str(home), str(threads)]
+    with subprocess.Popen(
+        [*command, *roles], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            _write(process.stdin, request)
+            answer = _read(process.stdout)
+        except (OSError, EOFError):
+            answer = None
+        except BaseException:
+            process.kill()
+            raise
+    if not isinstance(answer, ProfileDone):
+        raise RemoteError(_explain(process.returncode))
+    return dataclasses.replace(answer.profile, base_memory_bytes=resident_bytes())
+
+
+def _explain(status: int) -> str:
+    if status < 0:
+        return (
+            "measuring this device was killed, probably for want of memory; "
+            "free some, or raise its limit"
+        )
+    return f"measuring this device failed with status {status}; see its log"
+
+
+def _write(stream: IO[bytes], message: Message) -> None:
+    packed = msgpack.packb([bytes(frame) for frame in encode(message)])
+    stream.write(len(packed).to_bytes(LENGTH_BYTES, "big") + packed)
+    stream.flush()
+
+
+def _read(stream: IO[bytes]) -> Message:
+    """The next message.
+
+    Raises:
+        EOFError: the stream ended before it did.
+        DecodeError: it is none.
+    """
+    size = int.from_bytes(_exactly(stream, LENGTH_BYTES), "big")
+    frames = msgpack.unpackb(_exactly(stream, size))
+    return decode([memoryview(frame) for frame in frames])
+
+
+def _exactly(stream: IO[bytes], size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data
+
+
+def main(arguments: list[str]) -> int:
+    """The other process: one request in, one profile out."""
+    device, home, threads, *roles = arguments
+    logging.basicConfig(level=logging.WARNING)
+    stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
+    sys.stdout = sys.stderr  # whatever libraries print must not be taken for the answer
+    request = _read(stdin)
+    if not isinstance(request, ProfileRequest):
+        return 1
+    threading.Thread(target=_end_with, args=(stdin,), daemon=True).start()
+    try:
+        profile = measure(
+            request,
+            device=DeviceId(device),
+            roles=tuple(role for role in ("backbone", "trainer") if role in roles),
+            threads=int(threads),
+            store=WeightStore(Path(home) / "weights"),
+            home=Path(home),
+        )
+    except PacplusError as error:
+        logging.getLogger(__name__).error("%s", error)
+        return 1
+    _write(stdout, ProfileDone(profile=profile))
+    return 0
+
+
+def _end_with(stream: IO[bytes]) -> None:
+    """Ends this process when the device, which holds the other end, is gone."""
+    stream.read(1)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

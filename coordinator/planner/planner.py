@@ -1,10 +1,11 @@
 """The planner: the plan with the least predicted time, owners and stages chosen together. Pure.
 
 A plan is a choice of owners (:mod:`.owners`), a micro-batch size, and a pipeline of stages
-of one or more devices each (:mod:`.exact`, or :mod:`.ordered` for many unlike devices).
+of one or more devices each (:mod:`.exact`, or :mod:`.priced` for many unlike devices).
 Given the first two, :mod:`.frontier` finds the pipeline. They are gone through in the order
 of a bound that no plan with them can beat (:mod:`.bounds`), until the bound says that the
-best plan found is the best there is.
+best plan found is the best there is. Where the pipelines are not exact, a quick search goes
+through them all, and a thorough one through the best one's owners again.
 
 What is searched is stated by :class:`Grid`; within it, up to eight devices of any kind, and
 more where they are alike, the result is exact.
@@ -28,11 +29,11 @@ from .fill import fill_seconds, micro_batches
 from .frontier import fastest_pipeline
 from .infeasible import explain
 from .loads import make_loads, most_favourable
-from .ordered import OrderedPipelines, device_orders
 from .owners import owner_choices
+from .priced import Effort, PricedPipelines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from edge_runtime.contract.ids import DeviceId
 
@@ -52,14 +53,17 @@ class Grid:
         share_steps: a stage's micro-batches are divided into so many parts.
         micro_batch_sizes: in samples; larger ones are no faster a token and hold more memory.
         tolerance: the plan may take longer than the best of the grid by this part.
-        rough_tolerance: likewise of the best of an order, where not all sets are looked at.
+        efforts: where not all sets are looked at: first for all owners, then for the best.
         max_sets: exact search up to so many sets of devices (2 to the number of unlike ones).
     """
 
     share_steps: int = 256
     micro_batch_sizes: tuple[int, ...] = (32, 16, 8, 4, 2, 1)
     tolerance: float = 1e-3
-    rough_tolerance: float = 1e-2
+    efforts: tuple[Effort, Effort] = (
+        Effort(rounds=4, width=3, work=2000, tolerance=2e-2),
+        Effort(rounds=12, width=12, work=10_000, tolerance=5e-3),
+    )
     max_sets: int = 300
 
     def sizes(self, problem: Problem) -> tuple[int, ...]:
@@ -76,24 +80,20 @@ def make_plan(problem: Problem, grid: Grid | None = None) -> Plan:
     grid = grid or Grid()
     bounds = {size: fill_bound(problem, size) for size in grid.sizes(problem)}
     least_fill = min(bound.fill_seconds for bound in bounds.values())
-    best: Plan | None = None
-    best_seconds = math.inf
-    impossible: list[frozenset[DeviceId]] = []
     choices = owner_choices(problem)
-    for owners in choices:
-        if owners.epochs_seconds + least_fill >= best_seconds * (1 - grid.tolerance):
-            break
-        # What does not fit, fits no better with more owners.
-        if any(fewer <= owners.shards.keys() for fewer in impossible):
-            continue
-        found = _Search(problem, owners, bounds, grid).fastest(best_seconds)
-        if found is not None:
-            size, pipeline, best_seconds = found
-            best = _assemble(problem, pipeline, owners.shards, size, grid.share_steps)
-        elif best is None:
-            impossible.append(frozenset(owners.shards))
-    if best is None:
+    quick, thorough = (
+        functools.partial(_Search, problem, bounds=bounds, grid=grid, effort=effort)
+        for effort in grid.efforts
+    )
+    found = _best(choices, quick, least_fill, grid.tolerance, None)
+    if found is None:
+        found = _best(choices, thorough, least_fill, grid.tolerance, None)
+    elif not thorough(found.owners).is_exact:
+        found = _best([found.owners], thorough, least_fill, grid.tolerance, found)
+    if found is None:
         raise InfeasibleError(explain(problem))
+    shards = found.owners.shards
+    best = _assemble(problem, found.pipeline, shards, found.micro_batch_size, grid.share_steps)
     predicted = evaluate(problem, best)
     if 2 ** len(problem.profiles) <= grid.max_sets:  # exact, whoever owns what
         bound = predicted.total_seconds * (1 - grid.tolerance)
@@ -102,49 +102,97 @@ def make_plan(problem: Problem, grid: Grid | None = None) -> Plan:
     return dataclasses.replace(best, predicted=dataclasses.replace(predicted, bound_seconds=bound))
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    owners: Owners
+    micro_batch_size: int
+    pipeline: Pipeline
+    total_seconds: float
+
+
+def _best(
+    choices: Sequence[Owners],
+    search: Callable[[Owners], _Search],
+    least_fill_seconds: float,
+    tolerance: float,
+    best: _Found | None,
+) -> _Found | None:
+    """The fastest for any of the owners, if faster than ``best``."""
+    impossible: list[frozenset[DeviceId]] = []
+    for owners in choices:
+        below_seconds = best.total_seconds if best else math.inf
+        if owners.epochs_seconds + least_fill_seconds >= below_seconds * (1 - tolerance):
+            break
+        # What does not fit, fits no better with more owners.
+        if any(fewer <= owners.shards.keys() for fewer in impossible):
+            continue
+        found = search(owners).fastest(below_seconds)
+        if found is not None:
+            best = found
+        elif best is None:
+            impossible.append(frozenset(owners.shards))
+    return best
+
+
 class _Search:
     """Pipelines and micro-batch sizes for given owners."""
 
     def __init__(
-        self, problem: Problem, owners: Owners, bounds: Mapping[int, FillBound], grid: Grid
+        self,
+        problem: Problem,
+        owners: Owners,
+        bounds: Mapping[int, FillBound],
+        grid: Grid,
+        effort: Effort,
     ) -> None:
         """``bounds`` has for each micro-batch size what no fill can beat."""
         self._problem, self._owners, self._bounds, self._grid = problem, owners, bounds, grid
+        self._effort = effort
         self._loads = {size: make_loads(problem, owners.shards, size) for size in bounds}
 
-    def fastest(self, below_seconds: float) -> tuple[int, Pipeline, float] | None:
-        """Micro-batch size, pipeline and total seconds; None if none takes less than that."""
+    @property
+    def is_exact(self) -> bool:
+        """Whether all sets of devices are looked at."""
+        return count_sets(next(iter(self._loads.values()))) <= self._grid.max_sets
+
+    def fastest(self, below_seconds: float) -> _Found | None:
+        """None if none takes less than that."""
         epochs, best = self._owners.epochs_seconds, None
-        for make in self._worthwhile(below_seconds - epochs):
-            for size in sorted(self._bounds, key=lambda size: self._bounds[size].fill_seconds):
-                oracle = make(self._loads[size])
-                found = self._fastest_pipeline(oracle, size, below_seconds - epochs)
-                if found is not None:
-                    below_seconds = epochs + self._seconds(found, size)
-                    best = size, found, below_seconds
+        if not self._is_worthwhile(below_seconds - epochs):
+            return None
+        for size in sorted(self._bounds, key=lambda size: self._bounds[size].fill_seconds):
+            found = self._fastest_pipeline(size, below_seconds - epochs)
+            if found is not None:
+                below_seconds = epochs + self._seconds(found, size)
+                best = _Found(
+                    owners=self._owners,
+                    micro_batch_size=size,
+                    pipeline=found,
+                    total_seconds=below_seconds,
+                )
         return best
 
-    def _worthwhile(self, below_seconds: float) -> Iterator[Callable[[Loads], Oracle]]:
-        """Ways to search that may find something faster.
+    def _is_worthwhile(self, below_seconds: float) -> bool:
+        """Whether something faster may be found: asked once for all micro-batch sizes.
 
-        Each is asked once for all micro-batch sizes, as if each term were its most
-        favourable one's.
+        As if each term were its most favourable one's.
         """
-        optimist = most_favourable(list(self._loads.values()))
         limit = max(self._highest_limit(size, below_seconds) for size in self._bounds)
-        for make in _searches(self._problem, optimist, self._grid):
-            if make(optimist)(limit) is not None:
-                yield make
+        return self._oracle(most_favourable(list(self._loads.values())))(limit) is not None
 
-    def _fastest_pipeline(self, oracle: Oracle, size: int, below_seconds: float) -> Pipeline | None:
-        busy, loads, grid = self._bounds[size].busy_seconds, self._loads[size], self._grid
-        exact = count_sets(loads) <= grid.max_sets
+    def _oracle(self, loads: Loads) -> Oracle:
+        if self.is_exact:
+            return ExactPipelines(loads, self._grid.share_steps).best
+        return PricedPipelines(loads, self._grid.share_steps, self._effort).best
+
+    def _fastest_pipeline(self, size: int, below_seconds: float) -> Pipeline | None:
+        busy, loads = self._bounds[size].busy_seconds, self._loads[size]
         return fastest_pipeline(
-            oracle,
+            self._oracle(loads),
             lambda busiest, transit: float(fill_seconds(self._problem, busiest, transit, size)),
             least_busy_seconds=max(busy, loads.least_idle_seconds),
             below_seconds=below_seconds,
-            tolerance=grid.tolerance if exact else grid.rough_tolerance,
+            tolerance=self._grid.tolerance if self.is_exact else self._effort.tolerance,
             highest_limit_seconds=self._highest_limit(size, below_seconds),
         )
 
@@ -159,19 +207,6 @@ class _Search:
             return math.inf
         transit = self._bounds[size].transit_seconds
         return max(0.0, (below_seconds - transit) * count / (count - 1))
-
-
-def _searches(problem: Problem, loads: Loads, grid: Grid) -> Iterator[Callable[[Loads], Oracle]]:
-    """The exact search, or one for each order of the devices where that is too much."""
-    if count_sets(loads) <= grid.max_sets:
-        yield lambda loads: ExactPipelines(loads, grid.share_steps).best
-        return
-    for order in device_orders(problem, loads):
-        yield functools.partial(_ordered, order=order, share_steps=grid.share_steps)
-
-
-def _ordered(loads: Loads, order: tuple[int, ...], share_steps: int) -> Oracle:
-    return OrderedPipelines(loads, order, share_steps).best
 
 
 def _assemble(

@@ -36,6 +36,7 @@ def fastest_pipeline(
     below_seconds: float,
     tolerance: float,
     highest_limit_seconds: float = math.inf,
+    steps_down: bool = True,
 ) -> Pipeline | None:
     """The pipeline with the least ``seconds(busiest, transit)``.
 
@@ -46,6 +47,8 @@ def fastest_pipeline(
         below_seconds: only what takes less is of interest.
         tolerance: the result may take longer than the best by this part.
         highest_limit_seconds: nothing that is busier can be of interest.
+        steps_down: look first for the next one below a pipeline found, which ends the search
+            where there is none; an oracle that is not exact would lead down in many small steps.
 
     Returns:
         None if nothing takes less than ``below_seconds``.
@@ -54,7 +57,7 @@ def fastest_pipeline(
     if first is None:
         return None
     regions = _Regions(seconds, below_seconds)
-    regions.add(least_busy_seconds, first, known=False)
+    regions.add(least_busy_seconds, first, known=not steps_down)
     while (region := regions.pop(tolerance)) is not None:
         low, found = region.low, region.found
         if not region.known:
@@ -65,9 +68,9 @@ def fastest_pipeline(
         middle = _middle(low, found.busiest_seconds)
         below = oracle(middle)
         if below is not None:
-            regions.add(low, below, known=False)
+            regions.add(low, below, known=not steps_down)
         if middle < found.busiest_seconds:
-            regions.add(middle, found, known=False)
+            regions.add(middle, found, known=not steps_down)
     return regions.best
 
 

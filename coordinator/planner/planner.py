@@ -45,6 +45,12 @@ if TYPE_CHECKING:
     from .problem import Problem
 
 
+_NEAR = 0.1
+"""Between what was found and what was not, where the search is not exact."""
+_NEGLIGIBLE = 1e-3
+"""Of the epochs: a fill that need not be looked for more closely."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
     """What plans are looked for.
@@ -61,8 +67,8 @@ class Grid:
     micro_batch_sizes: tuple[int, ...] = (32, 16, 8, 4, 2, 1)
     tolerance: float = 1e-3
     efforts: tuple[Effort, Effort] = (
-        Effort(rounds=4, width=3, work=2000, tolerance=2e-2),
-        Effort(rounds=12, width=12, work=10_000, tolerance=5e-3),
+        Effort(rounds=6, width=3, work=6000, tolerance=3e-2),
+        Effort(rounds=8, width=6, work=10_000, tolerance=5e-3),
     )
     max_sets: int = 300
 
@@ -147,7 +153,7 @@ class _Search:
     ) -> None:
         """``bounds`` has for each micro-batch size what no fill can beat."""
         self._problem, self._owners, self._bounds, self._grid = problem, owners, bounds, grid
-        self._effort = effort
+        self._effort, self._least_busy_seconds = effort, 0.0
         self._loads = {size: make_loads(problem, owners.shards, size) for size in bounds}
 
     @property
@@ -158,17 +164,22 @@ class _Search:
     def fastest(self, below_seconds: float) -> _Found | None:
         """None if none takes less than that."""
         epochs, best = self._owners.epochs_seconds, None
+        if not self.is_exact:
+            below_seconds = epochs + (below_seconds - epochs) * (1 - self._effort.tolerance)
         if not self._is_worthwhile(below_seconds - epochs):
             return None
         for size in sorted(self._bounds, key=lambda size: self._bounds[size].fill_seconds):
             found = self._fastest_pipeline(size, below_seconds - epochs)
             if found is not None:
-                below_seconds = epochs + self._seconds(found, size)
+                seconds = self._seconds(found, size)
                 best = _Found(
                     owners=self._owners,
                     micro_batch_size=size,
                     pipeline=found,
-                    total_seconds=below_seconds,
+                    total_seconds=epochs + seconds,
+                )
+                below_seconds = epochs + seconds * (
+                    1 - (not self.is_exact) * self._effort.tolerance
                 )
         return best
 
@@ -178,7 +189,22 @@ class _Search:
         As if each term were its most favourable one's.
         """
         limit = max(self._highest_limit(size, below_seconds) for size in self._bounds)
-        return self._oracle(most_favourable(list(self._loads.values())))(limit) is not None
+        oracle = self._oracle(most_favourable(list(self._loads.values())))
+        found = oracle(limit)
+        if found is not None and not self.is_exact:
+            self._least_busy_seconds = self._least_limit(oracle, found.busiest_seconds)
+        return found is not None
+
+    def _least_limit(self, oracle: Oracle, high: float) -> float:
+        """A limit under which ``oracle`` finds nothing, not far below one under which it does."""
+        low = min(bound.busy_seconds for bound in self._bounds.values())
+        while low < high * (1 - _NEAR):
+            middle = math.sqrt(low * high) if low > 0 else high / 2
+            found = oracle(middle)
+            low, high = (middle, high) if found is None else (low, found.busiest_seconds)
+            if high < _NEGLIGIBLE * self._owners.epochs_seconds:
+                break
+        return low
 
     def _oracle(self, loads: Loads) -> Oracle:
         if self.is_exact:
@@ -190,9 +216,10 @@ class _Search:
         return fastest_pipeline(
             self._oracle(loads),
             lambda busiest, transit: float(fill_seconds(self._problem, busiest, transit, size)),
-            least_busy_seconds=max(busy, loads.least_idle_seconds),
+            least_busy_seconds=max(busy, loads.least_idle_seconds, self._least_busy_seconds),
             below_seconds=below_seconds,
             tolerance=self._grid.tolerance if self.is_exact else self._effort.tolerance,
+            steps_down=self.is_exact,
             highest_limit_seconds=self._highest_limit(size, below_seconds),
         )
 

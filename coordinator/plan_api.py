@@ -24,7 +24,7 @@ from .job import Job
 from .local import this_machine
 from .planner import Problem, make_plan
 from .planner.alternatives import Alternative, compare
-from .planner.problems import measured_problem, planner
+from .planner.problems import planner, with_devices
 from .planner.simulation import Simulation, simulate
 from .profiles_file import read_profiles
 from .progress import SessionRecord
@@ -108,7 +108,7 @@ def plan(
         measured = _measure(prepared, here, cache_dtype, _provisional, watcher)
         (reference,) = measured.problem.profiles
         manifest = prepared.bundle.manifest
-        problem = measured_problem(measured.problem, given.profiles(manifest, reference))
+        problem = with_devices(measured.problem, given.profiles(manifest, reference))
         made = make_plan(problem)
     return PlanResult(
         plan=made,

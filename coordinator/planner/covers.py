@@ -1,10 +1,11 @@
 """Which devices a stage takes from those that are free, when devices have prices. Pure.
 
 A stage needs devices that together have time for all its share steps. It takes them by
-price per step, the cheapest first, among those whose transit is no longer than some *level*.
-Owners that would be busy for too long without a stage (*bound* groups: what they compute
-themselves, they need not receive) are taken first or not at all, since a price per step
-does not say what they are good for. Level and bound groups make up a *choice*.
+price per step, the cheapest first (of equal ones, that with the shorter transit), among
+those whose transit is no longer than some *level*. Owners that would be busy for too long
+without a stage (*bound* groups: what they compute themselves, they need not receive) are
+taken first or not at all, since a price per step does not say what they are good for. Level
+and bound groups make up a *choice*.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
-LEVELS = 4
+LEVELS = 6
 """Transits that are tried for a stage, from the least that suffices to the slowest device's."""
 _NOTHING = 1e-12
 """Seconds: a price that ranks devices which cost nothing by their steps."""
@@ -74,7 +75,7 @@ class Covers:
         with np.errstate(divide="ignore", invalid="ignore"):
             rate = np.where(self._most > 0, (self.current_prices + _NOTHING) / self._most, np.inf)
         rate[:, self.bound] = -np.inf
-        self._order = np.argsort(rate, axis=1, kind="stable")
+        self._order = np.lexsort((self._transits, rate), axis=1)
         sort = functools.partial(np.take_along_axis, indices=self._order, axis=1)
         self._sorted_least, self._sorted_most = sort(self._least), sort(self._most)
         allowed = sort(self._transits)[:, None, :] <= self.levels[:, :, None]

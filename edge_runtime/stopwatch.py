@@ -59,7 +59,7 @@ def compare(runs: Sequence[Callable[[], object]], cores: float) -> list[float]:
         if time.perf_counter() - began >= MEASURE_SECONDS * len(runs):
             break
     return [
-        max(min(wall), statistics.fmean(busy) / cores)
+        max(min(wall), statistics.median(busy) / cores)
         for wall, busy in zip(walls, processor, strict=True)
     ]
 

@@ -109,7 +109,7 @@ def main(arguments: list[str]) -> int:
     request = _read(stdin)
     if not isinstance(request, ProfileRequest):
         return 1
-    threading.Thread(target=_end_with, args=(stdin,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(stdin.fileno(),), daemon=True).start()
     try:
         profile = measure(
             request,
@@ -126,9 +126,9 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _end_with(stream: IO[bytes]) -> None:
+def _end_with(descriptor: int) -> None:
     """Ends this process when the device, which holds the other end, is gone."""
-    stream.read(1)
+    os.read(descriptor, 1)  # the stream's own lock must not be held when the interpreter ends
     os._exit(1)
 
 

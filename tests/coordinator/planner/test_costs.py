@@ -159,7 +159,7 @@ def test_memory_counts_runtime_stage_and_training() -> None:
     case = problem(profile("a"), profile("b"))
     predicted = costs.evaluate(case, PIPELINE).devices
     stage = memory.stage_memory_bytes(case, 0, 3, 16)
-    assert predicted[A].memory_bytes == 50 * MB + stage + 100 * MB
+    assert predicted[A].memory_bytes == 50 * MB + stage + 100 * MB + memory.ARRIVING_BYTES
     assert predicted[B].memory_bytes == 50 * MB + memory.stage_memory_bytes(case, 3, 7, 16)
 
 

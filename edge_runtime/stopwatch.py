@@ -24,6 +24,10 @@ MEASURE_SECONDS = 1.0
 """Wall seconds: processors that others share change their pace from one second to the next."""
 MAX_RUNS = 400
 
+ENOUGH_RUNS = 12
+MOST_SECONDS = 3.0
+"""A device with a small quota gets on longer, up to this, until its median means something."""
+
 CACHE_BYTES = 8 << 20
 """More than the caches that a core has to itself: at most 2 MB on what is sold today."""
 
@@ -49,14 +53,15 @@ def compare(runs: Sequence[Callable[[], object]], cores: float) -> list[float]:
     for run in runs:
         run()
     began = time.perf_counter()
-    for _ in range(MAX_RUNS):
+    for count in range(1, MAX_RUNS + 1):
         for i, run in enumerate(runs):
             np.negative(others, out=others)
             started, processor_started = time.perf_counter(), time.process_time()
             run()
             processor[i].append(time.process_time() - processor_started)
             walls[i].append(time.perf_counter() - started)
-        if time.perf_counter() - began >= MEASURE_SECONDS * len(runs):
+        elapsed = (time.perf_counter() - began) / len(runs)
+        if elapsed >= MEASURE_SECONDS and (count >= ENOUGH_RUNS or elapsed >= MOST_SECONDS):
             break
     return [
         max(min(wall), statistics.median(busy) / cores)

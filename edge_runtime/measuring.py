@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -31,6 +32,8 @@ from .files import WeightStore
 from .profiler import measure
 from .usage import resident_bytes
 
+logger = logging.getLogger(__name__)
+
 LENGTH_BYTES = 8
 
 
@@ -43,6 +46,8 @@ def measure_apart(
     home: Path,
 ) -> DeviceProfile:
     """As :func:`.profiler.measure`, in another process; ``base_memory_bytes`` is this one's.
+
+    Where memory does not suffice for two processes, this one measures after all.
 
     Raises:
         RemoteError: it did not come to an end; its last words are in this process's log.
@@ -61,18 +66,14 @@ def measure_apart(
         except BaseException:
             process.kill()
             raise
-    if not isinstance(answer, ProfileDone):
-        raise RemoteError(_explain(process.returncode))
-    return dataclasses.replace(answer.profile, base_memory_bytes=resident_bytes())
-
-
-def _explain(status: int) -> str:
-    if status < 0:
-        return (
-            "measuring this device was killed, probably for want of memory; "
-            "free some, or raise its limit"
-        )
-    return f"measuring this device failed with status {status}; see its log"
+    if isinstance(answer, ProfileDone):
+        return dataclasses.replace(answer.profile, base_memory_bytes=resident_bytes())
+    if process.returncode == -signal.SIGKILL:
+        logger.warning("measuring was killed, probably for want of memory: measuring here")
+        store = WeightStore(home / "weights")
+        return measure(request, device=device, roles=roles, threads=threads, store=store, home=home)
+    status = process.returncode
+    raise RemoteError(f"measuring this device failed with status {status}; see its log")
 
 
 def _write(stream: IO[bytes], message: Message) -> None:
@@ -120,7 +121,7 @@ def main(arguments: list[str]) -> int:
             home=Path(home),
         )
     except PacplusError as error:
-        logging.getLogger(__name__).error("%s", error)
+        logger.error("%s", error)
         return 1
     _write(stdout, ProfileDone(profile=profile))
     return 0

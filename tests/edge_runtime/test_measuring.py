@@ -55,7 +55,7 @@ def measuring_children(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen
     return started
 
 
-def test_a_measurement_that_is_killed_is_an_error_with_a_mend(
+def test_where_memory_does_not_suffice_for_two_processes_the_device_measures_itself(
     tmp_path: Path, measuring_children: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(_stream: object) -> None:
@@ -63,8 +63,8 @@ def test_a_measurement_that_is_killed_is_an_error_with_a_mend(
         raise EOFError
 
     monkeypatch.setattr(measuring, "_read", killed)
-    with pytest.raises(RemoteError, match="was killed, probably for want of memory; free some"):
-        measuring.measure_apart(TEXTS, home=tmp_path, **TRAINER)
+    found = measuring.measure_apart(TEXTS, home=tmp_path, **TRAINER)
+    assert found.trainer is not None
 
 
 def test_a_measurement_that_fails_says_where_to_look(tmp_path: Path) -> None:

@@ -72,6 +72,25 @@ def test_this_machine_alone_trains_evaluates_and_predicts(
     assert sum(prediction["scores"].values()) == pytest.approx(1)
 
 
+def write_plan(path: Path, stages: dict[str, tuple[int, int]], owners: dict[str, int]) -> Path:
+    """A plan for ``--plan``: stages of one device each, and the number of shards by device."""
+    numbers = iter(range(sum(owners.values())))
+    plan = {
+        "stages": [
+            {"first": first, "last": last, "devices": [{"device": device}]}
+            for device, (first, last) in stages.items()
+        ],
+        "owners": [
+            {"device": device, "shards": [next(numbers) for _ in range(count)]}
+            for device, count in owners.items()
+        ],
+        "num_shards": sum(owners.values()),
+        "micro_batch_size": 16,
+    }
+    path.write_text(json.dumps(plan))
+    return path
+
+
 def test_several_trainers_learn_what_one_learns(
     home: Path, minilm_bundle: BundleMaker, tmp_path: Path
 ) -> None:
@@ -92,10 +111,15 @@ def test_several_trainers_learn_what_one_learns(
         ).report
 
     alone = run("alone")
-    together = run("together", "--emulate", "laptop,laptop,laptop")
+    plan = write_plan(
+        tmp_path / "plan.json",
+        {"laptop-1": (0, 3), "laptop-2": (3, 7)},
+        {"laptop-1": 6, "laptop-2": 5, "laptop-3": 5},
+    )
+    together = run("together", "--emulate", "laptop,laptop,laptop", "--plan", str(plan))
 
     trainers = [device for device in together["devices"] if device["shards"]]
-    assert len(trainers) >= 2
+    assert [device["shards"] for device in trainers] == [6, 5, 5]
     assert all(device["sent_bytes"] > 1e6 for device in trainers)
     for one, many in zip(alone["epochs"], together["epochs"], strict=True):
         assert many["train_loss"] == pytest.approx(one["train_loss"], rel=1e-3)
@@ -108,11 +132,16 @@ def test_stages_go_to_devices_over_the_wire_and_nothing_else_does(
     home: Path, bundle: Path, data: Path, tmp_path: Path
 ) -> None:
     """Two backbone-only devices and a trainer; each gets the weights of its own blocks."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    plan = write_plan(
+        tmp_path / "plan.json",
+        {"pixel-8-1": (0, 2), "pixel-8-2": (2, len(manifest["blocks"]))},
+        {"raspberry-pi-5-1": 8},
+    )
     report = train(
-        *(home, bundle, data, tmp_path / "run", "--emulate"),
+        *(home, bundle, data, tmp_path / "run", "--plan", str(plan), "--emulate"),
         "pixel-8:memory=300M,pixel-8:memory=300M,raspberry-pi-5:memory=1G",
     )
-    manifest = json.loads((bundle / "manifest.json").read_text())
     sizes = {file["path"]: file["bytes"] for file in manifest["files"]}
     served = [device for device in report["devices"] if device["blocks"]]
     assert sorted(block for device in served for block in range(*device["blocks"])) == list(
@@ -122,8 +151,8 @@ def test_stages_go_to_devices_over_the_wire_and_nothing_else_does(
         first, last = device["blocks"]
         paths = {path for block in manifest["blocks"][first:last] for path in block["weights"]}
         stored = home / "emulated" / device["id"] / "weights"
-        # Every device times one layer before the plan is made: the first of its kind.
-        paths |= set(manifest["blocks"][1]["weights"])
+        # Every device times a layer before the plan is made, alone and with the next one.
+        paths |= {path for block in manifest["blocks"][1:3] for path in block["weights"]}
         assert {Path(path).name for path in paths} == {path.name for path in stored.glob("*.bin")}
         assert device["received_weight_bytes"] == sum(sizes[path] for path in paths)
         assert device["received_bytes"] > device["received_weight_bytes"]

@@ -42,7 +42,8 @@ ARRIVING_BYTES = 20 << 20
 measured on MiniLM, 30 MB at an owner that ran no stage, libraries' slack included."""
 
 MICRO_BATCHES_IN_FLIGHT = 4
-"""Per device. The session leases two a stage and one; doubled for uneven stages."""
+"""Per device. The session leases two for each device of a stage and one; doubled for uneven
+stages. What latencies keep on links besides takes no device's memory."""
 
 MEMORY_USE = 0.95
 """Part of a device's memory that a plan may fill; the rest is for fragmentation."""

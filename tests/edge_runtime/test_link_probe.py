@@ -201,14 +201,14 @@ def measured(pair: tuple[Node, Node], seconds: float = 0.6) -> LinkMeasured:
     return answer
 
 
-def best(pair: tuple[Node, Node], enough: Callable[[float], bool]) -> tuple[float, float]:
+def best(pair: tuple[Node, Node], enough: Callable[[float, float], bool]) -> tuple[float, float]:
     """Rate and latency of up to 8 measurements: a busy machine's relays are late, never early."""
     rates, latencies = [], []
     for _ in range(8):
         found = measured(pair)
         rates.append(found.bits_per_second)
         latencies.append(found.latency_seconds)
-        if len(rates) > 1 and enough(max(rates)):
+        if len(rates) > 1 and enough(max(rates), min(latencies)):
             break
     return max(rates), min(latencies)
 
@@ -221,10 +221,10 @@ def test_an_emulated_link_of_100_megabits_and_5_milliseconds_is_measured_as_such
         }
         pair = stack.enter_context(nodes(links))
         for way in (pair, pair[::-1]):
-            rate, latency = best(way, lambda rate: rate >= 0.9e8)
+            rate, latency = best(way, lambda rate, trip: rate >= 0.9e8 and trip <= 0.0125)
             assert rate == pytest.approx(1e8, rel=0.15)
-            # Relays' timers are up to a millisecond late.
-            assert latency / 2 == pytest.approx(0.005, abs=0.00115)
+            # Relays' timers are never early, and a millisecond or two late when others compute.
+            assert 0.0049 <= latency / 2 <= 0.0075
 
 
 def test_the_narrower_of_two_links_is_what_a_pair_has():
@@ -232,7 +232,7 @@ def test_the_narrower_of_two_links_is_what_a_pair_has():
         slow = stack.enter_context(Link(rate_bits_per_second=1e7, latency_seconds=0.0))
         fast = stack.enter_context(Link(rate_bits_per_second=2e8, latency_seconds=0.0))
         pair = stack.enter_context(nodes({A: slow, B: fast}))
-        rate, _ = best(pair, lambda rate: rate >= 0.9e7)
+        rate, _ = best(pair, lambda rate, _trip: rate >= 0.9e7)
         assert rate == pytest.approx(1e7, rel=0.15)
 
 

@@ -1,6 +1,8 @@
 import math
+import resource
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,11 +13,27 @@ from edge_runtime.usage import CpuClock
 
 
 class Processor:
-    """A processor clock that is set by hand."""
+    """Processor clocks of this process and of its children, set by hand."""
 
     def __init__(self, monkeypatch) -> None:
-        self.seconds = 0.0
+        self.seconds = self.children_seconds = 0.0
         monkeypatch.setattr(time, "process_time", lambda: self.seconds)
+        monkeypatch.setattr(usage.resource, "getrusage", self._of_children)
+
+    def _of_children(self, who: int) -> SimpleNamespace:
+        assert who == resource.RUSAGE_CHILDREN
+        return SimpleNamespace(
+            ru_utime=0.75 * self.children_seconds, ru_stime=0.25 * self.children_seconds
+        )
+
+
+def test_what_children_took_counts_too(monkeypatch):
+    processor = Processor(monkeypatch)
+    clock = CpuClock()
+    clock.begin("profile")
+    processor.seconds, processor.children_seconds = 1.0, 4.0
+    clock.begin("fill")
+    assert clock.seconds()["profile"] == 5.0
 
 
 def test_processor_time_is_split_by_phase_and_counts_the_start_from_zero(monkeypatch):

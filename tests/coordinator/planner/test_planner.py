@@ -106,7 +106,7 @@ def test_many_unlike_devices_with_little_memory_get_a_plan_that_fits() -> None:
     case = cluster(1, devices=12, kinds=4, blocks=8, memory=(0.15, 0.3))
     plan = make_plan(case)
     assert fits(case, plan)
-    assert len(plan.stages) > 2
+    assert len(plan.stages) >= 2  # no device has room for all blocks
 
 
 @pytest.mark.parametrize("seed", range(40))

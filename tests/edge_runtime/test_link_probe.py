@@ -221,10 +221,10 @@ def test_an_emulated_link_of_100_megabits_and_5_milliseconds_is_measured_as_such
         }
         pair = stack.enter_context(nodes(links))
         for way in (pair, pair[::-1]):
-            rate, latency = best(way, lambda rate, trip: rate >= 0.9e8 and trip <= 0.0125)
+            rate, latency = best(way, lambda rate, trip: rate >= 0.9e8 and trip <= 0.016)
             assert rate == pytest.approx(1e8, rel=0.15)
-            # Relays' timers are never early, and a millisecond or two late when others compute.
-            assert 0.0049 <= latency / 2 <= 0.0075
+            # Relays' timers are never early, and some milliseconds late when others compute.
+            assert 0.0049 <= latency / 2 <= 0.01
 
 
 def test_the_narrower_of_two_links_is_what_a_pair_has():

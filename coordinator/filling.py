@@ -15,6 +15,7 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Stream
 from edge_runtime.contract.messages import BatchServed, Message, SampleSet, Stored
 from edge_runtime.contract.plan import Plan, Stage
+from edge_runtime.contract.profile import DeviceProfile
 
 from .actions import Record, Send
 from .errands import make_errands
@@ -43,6 +44,7 @@ class Filling:
         self._plan: Plan | None = None
         self._shapes: dict[int, tuple[int, Mapping[Stream, int]]] = {}
         self._off_pace: set[DeviceId] = set()
+        self._profiles: dict[DeviceId, DeviceProfile] = {}
 
     @property
     def which(self) -> SampleSet | None:
@@ -128,11 +130,17 @@ class Filling:
     def _predicted_seconds(
         self, device: DeviceId, stage: Stage, samples: int, longest: Mapping[Stream, int]
     ) -> float:
-        profile = self._record.devices[device].profile
+        profile = self._profile(device)
         if profile is None or not longest:
             return 0.0
-        manifest = self._job.manifest
-        return compute_seconds(manifest, complete(manifest, profile), stage, samples, longest)
+        return compute_seconds(self._job.manifest, profile, stage, samples, longest)
+
+    def _profile(self, device: DeviceId) -> DeviceProfile | None:
+        """As the plan was made from it."""
+        measured = self._record.devices[device].profile
+        if measured is not None and device not in self._profiles:
+            self._profiles[device] = complete(self._job.manifest, measured)
+        return self._profiles.get(device)
 
     def _react(self, off: OffPace) -> list[Record]:
         fields = {"device": off.device, "stage": off.stage, "factor": round(off.factor, 3)}

@@ -98,8 +98,7 @@ class ExactPipelines:
 
     def _smallest(self, feasible: Array) -> Array:
         """Leaves out sets from which a device can be taken: they are no faster a transit."""
-        needed: Array = np.zeros_like(feasible)
-        needed |= feasible
+        needed: Array = feasible.copy()
         for index, weight in enumerate(self._weights):
             larger = np.flatnonzero(self._counts[:, index])
             needed[larger] &= ~feasible[larger - weight]

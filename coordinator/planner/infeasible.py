@@ -54,7 +54,7 @@ def _memory_lack(problem: Problem) -> str:
         for index in range(len(problem.profiles))
         if (lack := _lacking_bytes(problem, index)) is not None
     ]
-    weights = memory.stage_weight_bytes(problem.manifest, 0, problem.num_blocks)
+    weights = int(problem.weight_bytes[0, problem.num_blocks])
     backbone = f"the backbone has {_megabytes(weights)} of weights"
     helps = "add a device or raise a memory limit"
     if problem.manifest.quantization == "none":

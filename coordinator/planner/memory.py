@@ -12,7 +12,6 @@ import numpy as np
 from .problem import FLOAT_BYTES, Problem
 
 if TYPE_CHECKING:
-    from edge_runtime.contract.manifest import Manifest
     from edge_runtime.contract.profile import DeviceProfile
 
 Number: TypeAlias = Any
@@ -47,11 +46,6 @@ stages. What latencies keep on links besides takes no device's memory."""
 
 MEMORY_USE = 0.95
 """Part of a device's memory that a plan may fill; the rest is for fragmentation."""
-
-
-def stage_weight_bytes(manifest: Manifest, first: int, last: int) -> int:
-    """Weight files of blocks ``[first, last)``; one that several blocks share counts once."""
-    return sum(file.bytes for file in manifest.weight_files(first, last))
 
 
 def activation_bytes(problem: Problem, first: Number, last: Number, micro_batch_size: int) -> Any:

@@ -38,8 +38,8 @@ PIPELINE = plan((0, 3, {A: 1.0}), (3, 7, {B: 1.0}), owners={A: 16})
 
 
 def test_a_shared_weight_file_counts_once_a_stage() -> None:
-    assert memory.stage_weight_bytes(manifest(), 0, 1) == 12 * MB
-    assert memory.stage_weight_bytes(manifest(), 1, 4) == 7 * MB
+    assert problem().weight_bytes[0, 1] == 12 * MB
+    assert problem().weight_bytes[1, 4] == 7 * MB
 
 
 def test_memory_of_a_stage_grows_with_blocks_and_micro_batch() -> None:

@@ -89,7 +89,7 @@ def is_near_the_best(case: Problem) -> bool:
     return fits(case, rough) and total(rough) <= 1.05 * total(make_plan(case))
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(30))
 def test_where_sets_are_too_many_the_plan_is_within_five_percent_of_the_best(seed: int) -> None:
     case = random_problem(seed, devices=6, blocks=6)
     if is_feasible(case):
@@ -103,10 +103,10 @@ def test_so_it_is_for_clusters_of_few_kinds_and_of_many(seed: int, kinds: int) -
 
 
 def test_many_unlike_devices_with_little_memory_get_a_plan_that_fits() -> None:
-    case = cluster(1, devices=12, kinds=4, blocks=8, memory=(0.15, 0.3))
+    case = cluster(5, devices=12, kinds=4, blocks=8, memory=(0.1, 0.2))
     plan = make_plan(case)
     assert fits(case, plan)
-    assert len(plan.stages) >= 2  # no device has room for all blocks
+    assert len(plan.stages) > 2
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -222,7 +222,17 @@ def test_many_alike_devices_are_planned_exactly() -> None:
 
 def test_tight_memory_is_met_by_smaller_micro_batches() -> None:
     case = problem(profile("a"), tokens={"encoder": Tokens(mean=13.0, max=512)})
-    need = int(memory.stage_memory_bytes(case, 0, 7, 2)) + 150 * MB
+    need = int(memory.stage_memory_bytes(case, 0, 7, 2)) + 150 * MB + memory.ARRIVING_BYTES
     tight = profile("a", memory=round(need / memory.MEMORY_USE) + MB)
+    timings = {
+        kind: tuple(dataclasses.replace(timing, seconds_per_run=1e-3) for timing in each)
+        for kind, each in tight.blocks.items()
+    }
+    tight = dataclasses.replace(tight, blocks=timings)
     plan = make_plan(dataclasses.replace(case, profiles=(tight,)))
-    assert plan.micro_batch_size <= 2
+    assert plan.micro_batch_size == 2
+
+
+def test_a_far_too_slow_device_runs_no_stage() -> None:
+    plan = make_plan(problem(profile("snail", layer=1e-2, train=None), profile("fast")))
+    assert plan.devices == ("fast",)

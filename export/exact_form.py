@@ -51,14 +51,16 @@ def int8_products(graph: ir.Graph) -> list[tuple[ir.Node, ir.Value]]:
     ]
 
 
-def shifted(tensor: ir.TensorProtocol) -> ir.Tensor:
+def shifted(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """Makes the uint8 tensor of an int8 one: each value plus 128."""
     return ir.Tensor(tensor.numpy().view(np.uint8) ^ _TOP_BIT)
 
 
 def _initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
     if name not in graph.initializers:
-        value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype))
+        value = ir.Value(
+            name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype)
+        )
         value.const_value = tensor
         graph.register_initializer(value)
     return graph.initializers[name]

@@ -81,7 +81,7 @@ def _exact_model(path: Path) -> tuple[bytes | None, dict[str, Any]]:
         weights[name] = onnxruntime.OrtValue.ortvalue_from_numpy(uint8.numpy())
         return ir.ExternalTensor(
             *(tensor.location, tensor.offset, tensor.length, ir.DataType.UINT8),
-            shape=ir.Shape(tensor.shape),
+            shape=ir.Shape(tensor.shape.numpy()),
             name=name,
         )
 

@@ -173,7 +173,7 @@ def _shift_in_file(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     if not isinstance(tensor, ir.ExternalTensor):
         return shifted(tensor)
     return ir.ExternalTensor(
-        *(uint8_name(tensor.location), tensor.offset, tensor.length, ir.DataType.UINT8),
+        *(uint8_name(str(tensor.location)), tensor.offset, tensor.length, ir.DataType.UINT8),
         shape=ir.Shape(tensor.shape.numpy()),
         name=f"{tensor.name}.uint8",
     )

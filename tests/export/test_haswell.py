@@ -12,14 +12,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from coordinator.stage_files import StageCutter
+from edge_runtime.contract.codec import encode
 from tests.conftest import SHARED_TRACES
+from tests.export.helpers import lay_out, padded
+from tests.integer_reference import integer_reference
 
 QEMU = "qemu-x86_64-static"
 # Without what the emulation lacks of a Haswell, and would warn of at each start.
 PROCESSOR = "Haswell,-pcid,-x2apic,-tsc-deadline,-hle,-rtm,-invpcid"
 ROOT = Path(__file__).parents[2]
+SCRIPT = Path(__file__).parent / "haswell_device.py"
 MARK = "mark.integer"
 BOUND_SECONDS = 1200
 
@@ -46,6 +52,28 @@ def emulated(*arguments: object, **variables: str) -> subprocess.CompletedProces
 def test_the_emulated_processor_saturates():
     asked = "from edge_runtime.inference import numerics; print(numerics().kernel)"
     assert emulated("-c", asked).stdout == "exact\n"
+
+
+def test_a_device_that_would_saturate_computes_what_int64_does(minilm_bundle, tmp_path):
+    bundle, blocks = minilm_bundle("int8"), 4
+    plain = lay_out(bundle, 0, blocks, tmp_path / "weights")
+    batch = padded(bundle, np.arange(1000, 1025), length=30, rows=3)
+    request = StageCutter(bundle).load_stage(0, blocks, layers=(), dtype="fp32")
+    np.savez(tmp_path / "message.npz", *(np.frombuffer(part, np.uint8) for part in encode(request)))
+    np.savez(tmp_path / "inputs.npz", **batch)
+    names = ("message.npz", "weights", "inputs.npz", "outputs.npz")
+    ended = emulated(SCRIPT, *(tmp_path / name for name in names), PYTHONPATH=str(ROOT))
+    assert ended.returncode == 0, ended.stderr
+
+    assert list((tmp_path / "weights").glob("*.uint8.bin"))
+    tokens = batch["attention_mask"] > 0
+    with np.load(tmp_path / "outputs.npz") as states:
+        for name, expected in integer_reference(plain, batch).items():
+            assert cosine(states[name][tokens], expected[tokens]).min() >= 0.999
+
+
+def cosine(left, right):
+    return (left * right).sum(-1) / np.linalg.norm(left, axis=-1) / np.linalg.norm(right, axis=-1)
 
 
 def test_the_integer_tests_pass_on_a_processor_that_saturates(traces):

@@ -73,7 +73,6 @@ def test_blocks_that_do_not_exist_are_refused(first, last, tiny_bundle):
         cut_stage(tiny_bundle("bert", "none"), first, last)
 
 
-@pytest.mark.integer
 def test_the_exact_form_computes_what_int64_does(tiny_bundle, tmp_path):
     bundle = tiny_bundle("bert", "int8")
     batch = padded(bundle, np.arange(5, 25), length=20)

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from coordinator import Cluster, TrainingOptions, parse_emulate, train
-from coordinator.plan_api import PlanResult, plan
-from coordinator.report import Report
+from coordinator.api.plan import PlanResult, plan
+from coordinator.runs.report import Report
 from edge_runtime.contract.plain import to_plain
 from edge_runtime.contract.plan import Plan
 

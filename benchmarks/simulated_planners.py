@@ -15,8 +15,8 @@ import argparse
 import dataclasses
 
 from coordinator.planner import Problem, Tokens, make_plan
-from coordinator.planner.alternatives import PLANNERS
-from coordinator.planner.simulation import simulate
+from coordinator.planner.baselines import PLANNERS
+from coordinator.planner.simulation.simulate import simulate
 from devices.catalogue import load_device
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.order import steps_per_epoch
@@ -28,7 +28,7 @@ from edge_runtime.contract.profile import (
     LinkProfile,
     TrainerProfile,
 )
-from tests.coordinator.planning_large import t5_large
+from tests.coordinator.planner.large_problems import t5_large
 
 SAMPLES, EPOCHS, BATCH = 3668, 3, 16
 SOURCE, TARGET = 128, 3

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from coordinator import AdapterChoice, Cluster, TrainingOptions, parse_emulate, train
-from coordinator.report import Report
+from coordinator.runs.report import Report
 
 TRAINING_LINES = 6000
 CLUSTERS = {1: "", 2: "laptop,laptop", 3: "laptop,laptop,laptop"}

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from edge_runtime.contract.adapter import TrainingOptions
     from edge_runtime.contract.generation import GenerationOptions
 
-    from .adapter_shape import AdapterChoice
-    from .api import Prediction, TrainResult, evaluate, predict, train
+    from .api.adapter_config import AdapterChoice
+    from .api.merge import MergedModel, merge
+    from .api.plan import PlanResult, plan
+    from .api.train import Prediction, TrainResult, evaluate, predict, train
+    from .cluster.host import Cluster
+    from .cluster.observer import Watcher
     from .data import FieldNames
-    from .hosting import Cluster
-    from .merging import MergedModel, merge
-    from .plan_api import PlanResult, plan
-    from .report import Report
-    from .watching import Watcher
+    from .runs.report import Report
 
 __all__ = [
     "AdapterChoice",
@@ -49,22 +49,22 @@ __all__ = [
 ]
 
 _MODULES = {
-    "AdapterChoice": "coordinator.adapter_shape",
-    "Cluster": "coordinator.hosting",
+    "AdapterChoice": "coordinator.api.adapter_config",
+    "Cluster": "coordinator.cluster.host",
     "FieldNames": "coordinator.data",
     "GenerationOptions": "edge_runtime.contract.generation",
-    "MergedModel": "coordinator.merging",
-    "PlanResult": "coordinator.plan_api",
-    "Report": "coordinator.report",
+    "MergedModel": "coordinator.api.merge",
+    "PlanResult": "coordinator.api.plan",
+    "Report": "coordinator.runs.report",
     "TrainingOptions": "edge_runtime.contract.adapter",
-    "Watcher": "coordinator.watching",
-    "merge": "coordinator.merging",
+    "Watcher": "coordinator.cluster.observer",
+    "merge": "coordinator.api.merge",
     "parse_emulate": "devices.specification",
-    "plan": "coordinator.plan_api",
+    "plan": "coordinator.api.plan",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES.get(name, "coordinator.api")), name)
+    return getattr(importlib.import_module(_MODULES.get(name, "coordinator.api.train")), name)

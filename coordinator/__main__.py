@@ -1,5 +1,5 @@
 """``python -m coordinator`` is ``pacplus``."""
 
-from .cli import main
+from .cli.main import main
 
 main()

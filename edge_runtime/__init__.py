@@ -1,7 +1,7 @@
 """What runs on a device: the frozen backbone's stages, the activation cache, the training.
 
 Needs numpy, msgpack, pyzmq and onnxruntime. PyTorch is used by
-:mod:`edge_runtime.training` alone, and only where it is installed.
+:mod:`edge_runtime.parallel_adapters` alone, and only where it is installed.
 """
 
 __version__ = "0.1.0"

@@ -25,25 +25,30 @@ from edge_runtime.contract.manifest import (
 )
 from edge_runtime.contract.tensors import write_tensors
 
-from . import passes
-from .blocks import block_slices, describe, write_weights
-from .checkpoint import (
+from .checkpoint.families import UNLIMITED_LENGTH, check_task, input_specs, position_limit
+from .checkpoint.load import (
     Checkpoint,
     find_checkpoint,
     load_model,
     save_tokenizer,
     tokenizer_limit,
 )
-from .families import UNLIMITED_LENGTH, check_task, input_specs, position_limit
-from .head import check_head, end_tokens, head_spec, head_tensors, start_token
-from .initial_adapter import CALIBRATION_LENGTH, PrunedAdapter, check_shape, write_initial_adapter
-from .parity import LIMITS, check_parity, measure_parity
-from .quantisation import quantise
-from .samples import Sample, check_samples, pad_batch
-from .session import Array
-from .stages import GRAPH, MANIFEST, Bundle, open_bundle, sha256_of
-from .tables import quantize_head
-from .trace import count_blocks, trace
+from .ir import passes
+from .partition.blocks import block_slices, describe, write_weights
+from .partition.lm_head import check_head, end_tokens, head_spec, head_tensors, start_token
+from .partition.stages import GRAPH, MANIFEST, Bundle, open_bundle, sha256_of
+from .pruning.initial_adapter import (
+    CALIBRATION_LENGTH,
+    PrunedAdapter,
+    check_shape,
+    write_initial_adapter,
+)
+from .quantization.embeddings import quantize_head
+from .quantization.modes import quantise
+from .tracing.trace import count_blocks, trace
+from .verify.ort_session import Array
+from .verify.parity import LIMITS, check_parity, measure_parity
+from .verify.samples import Sample, check_samples, pad_batch
 
 _log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from edge_runtime.contract.manifest import Manifest
 
-    from .stages import Bundle
+    from .partition.stages import Bundle
 
 
 class TaskOption(str, Enum):
@@ -103,7 +103,7 @@ def export_command(
 
     try:
         from .bundle import export_model
-        from .initial_adapter import PrunedAdapter, read_calibration
+        from .pruning.initial_adapter import PrunedAdapter, read_calibration
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "a package", "export") from None
     pruned = None
@@ -136,7 +136,7 @@ def inspect_command(
 
     Example: pacplus inspect minilm.bundle
     """
-    from .stages import open_bundle
+    from .partition.stages import open_bundle
 
     _show(open_bundle(bundle), json)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from export.stages import Bundle
+    from export.partition.stages import Bundle
 
 # What the devices of tests measure needs no precision. Set before anything is imported.
 os.environ.setdefault("PACPLUS_MEASURE_SECONDS", "0.1")
@@ -88,7 +88,7 @@ def traced_once(traces: Path) -> Iterator[None]:
 def export_once(folder: Path, model: Path, **options: Any) -> Bundle:
     """Exports a checkpoint, or opens what another worker has exported."""
     from export.bundle import export_model
-    from export.stages import open_bundle
+    from export.partition.stages import open_bundle
 
     with alone(folder):
         if folder.exists():

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from coordinator.run_folder import RunFolder
+from coordinator.runs.run_folder import RunFolder
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions, adapter_weights
-from edge_runtime.training import Trainer
-from export.stages import Bundle
-from tests.coordinator.test_run_folder import SETTINGS
-from tests.edge_runtime.training import samples
+from edge_runtime.parallel_adapters import Trainer
+from export.partition.stages import Bundle
+from tests.coordinator.runs.test_run_folder import SETTINGS
+from tests.edge_runtime.parallel_adapters import samples
 
 LABELS = ("no", "yes")
 

@@ -29,10 +29,22 @@ OUTSIDE_WORLD = {
     *("sys", "tempfile", "threading", "time", "urllib", "zmq"),
 }
 PURE_MODULES = [
-    *("coordinator/actions.py", "coordinator/errands.py", "coordinator/filling.py"),
-    *("coordinator/generation.py", "coordinator/job.py", "coordinator/leases.py"),
-    *("coordinator/ownership.py", "coordinator/progress.py", "coordinator/requests.py"),
-    "coordinator/session.py",
+    *(
+        "coordinator/protocol/actions.py",
+        "coordinator/workload/work_items.py",
+        "coordinator/workload/fill.py",
+    ),
+    *(
+        "coordinator/workload/generation.py",
+        "coordinator/protocol/job.py",
+        "coordinator/workload/leases.py",
+    ),
+    *(
+        "coordinator/samples/samples.py",
+        "coordinator/protocol/record.py",
+        "coordinator/session/requests.py",
+    ),
+    "coordinator/session/machine.py",
     *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("coordinator/planner/*.py")),
     *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("edge_runtime/contract/*.py")),
 ]

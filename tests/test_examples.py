@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.cli.demo import EVAL_FILE, TRAIN_FILE, demo_data
 from coordinator.data import DataSet, read_evaluation_data, read_training_data
-from coordinator.demo import EVAL_FILE, TRAIN_FILE, demo_data
 
 ROOT = Path(__file__).parents[1]
 SNIPS = ROOT.parent / "shared" / "data" / "snips"

@@ -6,13 +6,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
 from edge_runtime.contract.ids import Sha256
-from edge_runtime.contract.manifest import (
-    FORMAT_VERSION,
-    BlockSpec,
-    InputSpec,
-    Manifest,
-    Parity,
-)
+from edge_runtime.contract.manifest import FORMAT_VERSION, BlockSpec, InputSpec, Manifest, Parity
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d"]
 CLS, SEP = 2, 3

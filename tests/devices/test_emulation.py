@@ -324,8 +324,8 @@ def test_ctrl_c_in_the_terminal_does_not_reach_the_devices(log: Path) -> None:
 def test_a_device_knows_its_quota_and_times_work_as_the_quota_lets_it_run(log: Path) -> None:
     program = (
         "import time\n"
-        "from edge_runtime.stopwatch import seconds_per_run\n"
-        "from edge_runtime.usage import usable_cores\n"
+        "from edge_runtime.profiling.timing import seconds_per_run\n"
+        "from edge_runtime.system.usage import usable_cores\n"
         "def work():\n"
         "    end = time.process_time() + 0.002\n"
         "    while time.process_time() < end: pass\n"

@@ -9,13 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devices.catalogue import device_names, load_device
-from devices.specification import (
-    EmulatedDevice,
-    dilation,
-    parse_bytes,
-    parse_emulate,
-    thread_count,
-)
+from devices.specification import EmulatedDevice, dilation, parse_bytes, parse_emulate, thread_count
 from edge_runtime.contract.errors import UsageError
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from coordinator import cli
+from coordinator.cli import main as cli
 from tests.conftest import TinyBundleMaker
 from tests.processes import Ended, pacplus, processes_of, write_jsonl
 
@@ -56,11 +56,11 @@ def finished_run(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A run that knows the labels ``bad`` and ``good``; commands read it, nothing trains."""
     import numpy as np
 
-    from coordinator.adapter_shape import AdapterChoice
-    from coordinator.inputs import prepare, run_settings
-    from coordinator.run_folder import RunFolder
+    from coordinator.api.adapter_config import AdapterChoice
+    from coordinator.api.inputs import prepare, run_settings
+    from coordinator.runs.run_folder import RunFolder
     from edge_runtime.contract.adapter import TrainingOptions
-    from edge_runtime.training import Trainer
+    from edge_runtime.parallel_adapters import Trainer
 
     folder = tmp_path_factory.mktemp("finished")
     data = write_jsonl(folder / "train.jsonl", GOOD)
@@ -318,7 +318,7 @@ def test_a_device_that_never_comes_is_named(
 ) -> None:
     from edge_runtime.transport import KeyPair, PairedDevices
 
-    monkeypatch.setattr("coordinator.server.GATHER_SECONDS", 0.5)
+    monkeypatch.setattr("coordinator.cluster.server.GATHER_SECONDS", 0.5)
     home.mkdir(mode=0o700)
     PairedDevices(home / "devices.json").add("old-phone", KeyPair.generate().public, paired_at=0.0)
     good = write_jsonl(tmp_path / "good.jsonl", GOOD)

@@ -10,25 +10,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator import generating
-from coordinator.adapter_shape import AdapterChoice, Learnt, adapter_config
-from coordinator.generation import Continuation
-from coordinator.hosting import Cluster
-from coordinator.run_folder import RunFolder
-from coordinator.tokenize import PromptTokenizer
-from coordinator.watching import Silent
+from coordinator.api import generate as generating
+from coordinator.api.adapter_config import AdapterChoice, Learnt, adapter_config
+from coordinator.cluster.host import Cluster
+from coordinator.cluster.observer import Silent
+from coordinator.runs.run_folder import RunFolder
+from coordinator.tokenization import PromptTokenizer
+from coordinator.workload.generation import Continuation
 from devices.specification import parse_emulate
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions, adapter_weights
 from edge_runtime.contract.generation import GenerationOptions
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 from edge_runtime.contract.sample import Ragged, Samples, sample_keys
-from edge_runtime.lm_head import FrozenHead
-from edge_runtime.training import Batch, Predictor, Trainer
-from edge_runtime.training.batch import NOT_COUNTED
-from export.stages import Bundle
+from edge_runtime.parallel_adapters import Batch, Predictor, Trainer
+from edge_runtime.parallel_adapters.batch import NOT_COUNTED
+from edge_runtime.parallel_adapters.frozen_head import FrozenHead
+from export.partition.stages import Bundle
 from tests.conftest import TinyBundleMaker
-from tests.edge_runtime.training.samples import moved
+from tests.edge_runtime.parallel_adapters.samples import moved
 from tests.processes import pacplus, succeed, write_jsonl
 from tests.runs import unfinished_run
 

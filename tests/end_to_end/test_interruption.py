@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import TinyBundleMaker
+from tests.end_to_end.conftest import lines
 from tests.processes import (
     Ended,
     events,
@@ -26,8 +27,6 @@ from tests.processes import (
     wait_for_event,
     write_jsonl,
 )
-
-from .conftest import lines
 
 SAMPLES, EPOCHS = 1000, 4
 GONE_SECONDS = 15.0

@@ -12,15 +12,14 @@ import typer
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
-from coordinator.adapter_shape import AdapterChoice
-from coordinator.inputs import prepare
+from coordinator.api.adapter_config import AdapterChoice
+from coordinator.api.inputs import prepare
 from edge_runtime.contract.adapter import TrainingOptions
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.manifest import Manifest
 from export.cli import export_command
+from tests.end_to_end.conftest import lines
 from tests.processes import succeed, write_jsonl
-
-from .conftest import lines
 
 
 def export(*arguments: str | Path) -> int:

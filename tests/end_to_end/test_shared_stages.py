@@ -11,24 +11,23 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from coordinator.adapter_shape import AdapterChoice
-from coordinator.hosting import Cluster, open_host
-from coordinator.inputs import prepare
-from coordinator.job import Job
-from coordinator.planner.problem import Problem
-from coordinator.planner.problems import planner
-from coordinator.progress import SessionRecord
-from coordinator.running import serve
-from coordinator.session import Session
-from coordinator.watching import Silent
+from coordinator.api.adapter_config import AdapterChoice
+from coordinator.api.inputs import prepare
+from coordinator.api.run import serve
+from coordinator.cluster.host import Cluster, open_host
+from coordinator.cluster.observer import Silent
+from coordinator.planner.problem.build import planner
+from coordinator.planner.problem.problem import Problem
+from coordinator.protocol.job import Job
+from coordinator.protocol.record import SessionRecord
+from coordinator.session.machine import Session
 from devices.specification import parse_emulate
 from edge_runtime.contract.adapter import TrainingOptions
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 from tests.conftest import TinyBundleMaker
+from tests.end_to_end.conftest import lines
 from tests.processes import write_jsonl
-
-from .conftest import lines
 
 BLOCKS = 4
 SHARDS = 4

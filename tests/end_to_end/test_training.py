@@ -9,9 +9,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.conftest import BundleMaker, TinyBundleMaker
+from tests.end_to_end.conftest import lines
 from tests.processes import events, pacplus, succeed, write_jsonl
-
-from .conftest import lines
 
 REPORT_FIELDS = {
     *("task", "model", "bundle_digest", "seed", "labels", "dilation", "plan", "total_seconds"),

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from edge_runtime.files import WeightStore
-from edge_runtime.inference import GraphSession
-from export.session import Graph
-from export.stages import Bundle, cut_stage
+from edge_runtime.inference.session import GraphSession
+from edge_runtime.inference.weight_store import WeightStore
+from export.partition.stages import Bundle, cut_stage
+from export.verify.ort_session import Graph
 
 Array = np.ndarray[Any, Any]
 

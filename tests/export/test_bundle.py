@@ -11,10 +11,10 @@ import pytest
 from edge_runtime.contract.errors import BadInputError, PacplusError, UsageError
 from edge_runtime.contract.manifest import InputSpec, Parity
 from export import bundle as bundle_module
-from export.blocks import block_slices, write_weights
 from export.bundle import export_model
-from export.parity import LIMITS, check_parity, relative_error
-from export.trace import trace
+from export.partition.blocks import block_slices, write_weights
+from export.tracing.trace import trace
+from export.verify.parity import LIMITS, check_parity, relative_error
 
 
 @pytest.mark.parametrize("quantize", ["none", pytest.param("int8", marks=pytest.mark.integer)])

@@ -76,7 +76,7 @@ def test_help_has_an_example(command):
 def test_without_torch_export_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     for name in [name for name in sys.modules if name.startswith("export.")]:
-        if name != "export.stages":
+        if name != "export.partition.stages":
             monkeypatch.delitem(sys.modules, name)
     with pytest.raises(MissingExtraError, match=r"pacplus\[export\]"):
         export_command("anything", tmp_path / "out")

@@ -38,24 +38,8 @@ from .answers import (
     TrainingReady,
     Usage,
 )
-from .base import (
-    Array,
-    CacheDtype,
-    Lengths,
-    Message,
-    Phase,
-    SampleSet,
-    StageFiles,
-)
-from .mesh import (
-    Boundary,
-    Credit,
-    GradientPart,
-    Probe,
-    ProbeEcho,
-    ReducedPart,
-    States,
-)
+from .base import Array, CacheDtype, Lengths, Message, Phase, SampleSet, StageFiles
+from .mesh import Boundary, Credit, GradientPart, Probe, ProbeEcho, ReducedPart, States
 from .requests import (
     BeginPhase,
     Destination,

@@ -8,7 +8,7 @@ import random
 from coordinator.planner import Problem
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.profile import DeviceProfile, HandlingProfile, LinkProfile
-from tests.coordinator.planning import MB, manifest, problem, profile
+from tests.coordinator.planner.problems import MB, manifest, problem, profile
 
 FIRST_BYTES, BLOCK_BYTES = 100 * MB, 30 * MB
 HANDLING = HandlingProfile(

@@ -11,12 +11,12 @@ import random
 from collections.abc import Iterator
 
 from coordinator.planner import Problem, evaluate
-from coordinator.planner.memory import MEMORY_USE, free_memory_bytes, stage_memory_bytes
-from coordinator.planner.owners import deal_shards
-from coordinator.planner.planner import Grid
+from coordinator.planner.cost.memory import MEMORY_USE, free_memory_bytes, stage_memory_bytes
+from coordinator.planner.search.owners import deal_shards
+from coordinator.planner.search.search import Grid
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 from edge_runtime.contract.profile import DeviceProfile, HandlingProfile, LinkProfile
-from tests.coordinator.planning import MB, manifest, problem, profile
+from tests.coordinator.planner.problems import MB, manifest, problem, profile
 
 SMALL = Grid(share_steps=4, micro_batch_sizes=(8, 1), tolerance=0.0)
 

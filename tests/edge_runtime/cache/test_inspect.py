@@ -5,8 +5,7 @@ import pytest
 from edge_runtime.cache import ActivationCache
 from edge_runtime.cache.inspect import describe, remove
 from edge_runtime.contract.errors import BadInputError
-
-from .samples import DIGEST, append, keys_of, open_cache
+from tests.edge_runtime.cache.samples import DIGEST, append, keys_of, open_cache
 
 
 def test_no_caches_are_an_empty_list(tmp_path):

@@ -10,8 +10,7 @@ import pytest
 
 from edge_runtime.cache import CACHE_DTYPES, ActivationCache, CacheMiss, decode_into, encode
 from edge_runtime.contract.errors import BadInputError
-
-from .samples import (
+from tests.edge_runtime.cache.samples import (
     ALL_LAYERS,
     HIDDEN_SIZE,
     append,

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from edge_runtime.cache import CacheMiss
-
-from .samples import append, assert_reads, keys_of, open_cache
+from tests.edge_runtime.cache.samples import append, assert_reads, keys_of, open_cache
 
 NUMBERS = st.lists(st.integers(0, 12), min_size=1, max_size=4)
 LAYERS = st.lists(st.integers(0, 5), min_size=1, max_size=4, unique=True)

@@ -4,8 +4,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.cache.inspect import describe
 from edge_runtime.cache.streams import count_samples, filed_under
-
-from .samples import ALL_LAYERS, HIDDEN_SIZE, key_of, open_cache
+from tests.edge_runtime.cache.samples import ALL_LAYERS, HIDDEN_SIZE, key_of, open_cache
 
 KEYS = st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=5, unique=True)
 

@@ -7,8 +7,7 @@ import zmq
 from edge_runtime.contract.errors import UserError
 from edge_runtime.transport import Address, KeyPair, SecureContext, SecureDealer, SecureRouter
 from edge_runtime.transport.context import SocketLimits
-
-from .conftest import PHONE, WAIT
+from tests.edge_runtime.transport.conftest import PHONE, WAIT
 
 
 def operating_system_threads() -> int:

@@ -1,14 +1,7 @@
 import pytest
 
-from edge_runtime.transport import (
-    Delivery,
-    KeyPair,
-    SecureContext,
-    SecureRouter,
-    SocketLimits,
-)
-
-from .conftest import PHONE, WAIT, Network, texts
+from edge_runtime.transport import Delivery, KeyPair, SecureContext, SecureRouter, SocketLimits
+from tests.edge_runtime.transport.conftest import PHONE, WAIT, Network, texts
 
 
 def test_a_dealer_with_the_wrong_server_key_never_connects(network: Network) -> None:

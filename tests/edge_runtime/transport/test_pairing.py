@@ -19,8 +19,7 @@ from edge_runtime.transport import (
     SecureDealer,
     pair,
 )
-
-from .conftest import WAIT, Network, texts
+from tests.edge_runtime.transport.conftest import WAIT, Network, texts
 
 LOOPBACK = Address.parse("127.0.0.1:0")
 

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 import pytest
 
 from edge_runtime.transport import KeyPair, SocketPoller, Wakeup
-
-from .conftest import PHONE, WAIT, Network, texts
+from tests.edge_runtime.transport.conftest import PHONE, WAIT, Network, texts
 
 
 @pytest.fixture

@@ -6,8 +6,7 @@ import zmq
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.transport import Address, Delivery, KeyPair, SecureDealer, SecureRouter
-
-from .conftest import BOARD, PHONE, WAIT, Network, texts
+from tests.edge_runtime.transport.conftest import BOARD, PHONE, WAIT, Network, texts
 
 
 def raw_dealer(network: Network, keypair: KeyPair, routing_id: bytes) -> zmq.Socket[bytes]:

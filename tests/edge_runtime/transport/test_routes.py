@@ -1,6 +1,5 @@
 from edge_runtime.transport.routes import Routes
-
-from .conftest import BOARD, PHONE
+from tests.edge_runtime.transport.conftest import BOARD, PHONE
 
 
 def test_the_latest_connection_is_used_and_an_older_one_does_not_take_over() -> None:

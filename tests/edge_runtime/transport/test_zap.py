@@ -5,8 +5,7 @@ import pytest
 from edge_runtime.transport import AllowList, KeyPair, SecureContext
 from edge_runtime.transport.keys import decode_key
 from edge_runtime.transport.zap import DenialLog
-
-from .conftest import BOARD, PHONE
+from tests.edge_runtime.transport.conftest import BOARD, PHONE
 
 
 def test_a_device_has_one_key_at_a_time() -> None:

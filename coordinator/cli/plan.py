@@ -1,0 +1,106 @@
+"""``pacplus plan``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edge_runtime.contract.errors import BadInputError, UsageError
+
+from . import options as o
+
+if TYPE_CHECKING:
+    from coordinator.api.plan import PlanResult
+
+
+def plan(
+    bundle: o.Bundle,
+    data: o.TrainingData,
+    task: o.Task = None,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Also play the plan, event by event.")
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw the schedule as a Gantt chart.", metavar="FILE.svg"),
+    ] = None,
+    as_json: o.Json = False,
+    emulate: o.Emulate = "",
+    devices: o.Devices = "",
+    profiles: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of devices that are not here.", rich_help_panel=o.DEVICES),
+    ] = None,
+    listen: o.Listen = o.LISTEN,
+    reprofile: o.Reprofile = False,
+    epochs: o.Epochs = 3,
+    batch_size: o.BatchSize = 16,
+    cache_dtype: o.Dtype = "fp16",
+) -> None:
+    """Measure the devices and show the plan with its predictions; train nothing.
+
+    Example: pacplus plan bundle --data train.jsonl --emulate jetson-nano,laptop
+    """
+    from coordinator.api.plan import plan as make
+    from coordinator.render.plan import show_plan
+
+    if plot is not None:
+        _check_writable(plot)
+    result = make(
+        bundle,
+        data,
+        task=task,
+        cluster=o.cluster(emulate, devices, listen, reprofile),
+        profiles=profiles,
+        options=o.training_options(epochs, batch_size, None, 0),
+        cache_dtype=cache_dtype,
+        simulated=simulate or plot is not None,
+        watcher=o.display(),
+    )
+    if plot is not None:
+        _draw(result, plot)
+    if as_json:
+        o.print_json(plan_json(result))
+    else:
+        show_plan(result)
+
+
+def plan_json(result: PlanResult) -> dict[str, Any]:
+    """The plan, ``predicted`` at its top, with its alternatives and how it was simulated."""
+    from edge_runtime.contract.plain import to_plain
+
+    printed: dict[str, Any] = {
+        **to_plain(result.plan),
+        "dilation": result.dilation,
+        "alternatives": [
+            {
+                "name": each.name,
+                "plan": to_plain(each.plan) if each.plan else None,
+            }
+            for each in result.alternatives
+        ],
+    }
+    if result.simulated is not None:
+        simulated = to_plain(result.simulated)
+        del simulated["intervals"]
+        printed["simulated"] = simulated
+    return printed
+
+
+def _check_writable(path: Path) -> None:
+    if path.suffix.lower() != ".svg":
+        raise UsageError(f"--plot: {path} must end in .svg")
+    if not path.parent.is_dir():
+        raise UsageError(f"--plot: {path.parent} is no folder")
+
+
+def _draw(result: PlanResult, path: Path) -> None:
+    from coordinator.render.gantt import gantt_svg
+
+    assert result.simulated is not None, "--plot simulates"
+    try:
+        path.write_text(gantt_svg(result.simulated, result.plan), encoding="utf-8")
+    except OSError as error:
+        raise BadInputError(f"--plot: {path}: cannot be written: {error.strerror}") from None

@@ -1,0 +1,101 @@
+"""``pacplus train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as o
+from .exit_codes import resumable
+
+
+def train(
+    bundle: o.Bundle,
+    data: o.TrainingData,
+    output: Annotated[Path, typer.Option("--output", "-o", help="New folder of the run.")],
+    evaluation: Annotated[
+        Path | None, typer.Option("--eval", help="JSONL to evaluate on, before and after.")
+    ] = None,
+    task: o.Task = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run this plan (of `pacplus plan --json`, or a run's plan.json) instead of "
+            "the best one.",
+            rich_help_panel=o.DEVICES,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that stopped.")
+    ] = False,
+    as_json: o.Json = False,
+    emulate: o.Emulate = "",
+    devices: o.Devices = "",
+    listen: o.Listen = o.LISTEN,
+    reprofile: o.Reprofile = False,
+    epochs: o.Epochs = 3,
+    batch_size: o.BatchSize = 16,
+    learning_rate: o.LearningRate = None,
+    seed: o.Seed = 0,
+    adapter: o.Adapter = "attention",
+    adapter_layers: o.AdapterLayers = "all",
+    adapter_heads: o.AdapterHeads = 1,
+    adapter_init: o.AdapterInit = "random",
+    reduction: o.Reduction = 8,
+    cache_dtype: o.Dtype = "fp16",
+    cache_quota: o.CacheQuota = "",
+    text_field: o.TextField = "text",
+    text_pair_field: o.TextPairField = "text_pair",
+    label_field: o.LabelField = "label",
+    prompt_field: o.PromptField = "prompt",
+    completion_field: o.CompletionField = "completion",
+    messages_field: o.MessagesField = "messages",
+    source_field: o.SourceField = "source",
+    target_field: o.TargetField = "target",
+) -> None:
+    """Fine-tune an adapter on your data, on your devices.
+
+    Example: pacplus train bundle --data train.jsonl --eval dev.jsonl -o run
+    --emulate raspberry-pi-5,laptop --epochs 3
+    """
+    from coordinator.api.train import train as run_training
+    from coordinator.data import FieldNames
+    from coordinator.render.report import show_report
+
+    fields = FieldNames(
+        text=text_field,
+        text_pair=text_pair_field,
+        label=label_field,
+        prompt=prompt_field,
+        completion=completion_field,
+        messages=messages_field,
+        source=source_field,
+        target=target_field,
+    )
+    with resumable(output):
+        result = run_training(
+            bundle,
+            data,
+            output=output,
+            evaluation=evaluation,
+            task=task,
+            cluster=o.cluster(emulate, devices, listen, reprofile),
+            adapter=o.adapter_choice(
+                adapter, reduction, adapter_layers, adapter_heads, adapter_init
+            ),
+            options=o.training_options(epochs, batch_size, learning_rate, seed),
+            fields=fields,
+            cache_dtype=cache_dtype,
+            cache_quota_bytes=o.quota_bytes(cache_quota),
+            plan=plan,
+            resume=resume,
+            watcher=o.display(),
+        )
+    if as_json:
+        from edge_runtime.contract.plain import to_plain
+
+        o.print_json(to_plain(result.report))
+    else:
+        show_report(result.report, result.run)

@@ -1,0 +1,135 @@
+"""``pacplus evaluate``, ``pacplus predict`` and ``pacplus merge``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_runtime.contract.errors import UsageError
+
+from . import options as o
+
+
+def evaluate(
+    run: o.Run,
+    data: Annotated[Path, typer.Option(help="JSONL like the training data.")],
+    bundle: o.BundleMoved = None,
+    generate: Annotated[
+        bool,
+        typer.Option(
+            "--generate",
+            help="Also have a language model write what each line asks for, and compare: "
+            "exact_match. Takes far longer.",
+            rich_help_panel=o.GENERATION,
+        ),
+    ] = False,
+    max_new_tokens: o.MaxNewTokens = None,
+    as_json: o.Json = False,
+    emulate: o.Emulate = "",
+    devices: o.Devices = "",
+    listen: o.Listen = o.LISTEN,
+) -> None:
+    """Compute a run's metrics on data.
+
+    Example: pacplus evaluate run --data test.jsonl
+    """
+    from coordinator.api.train import evaluate as compute
+    from coordinator.render.report import metric
+    from edge_runtime.contract.generation import GenerationOptions
+
+    generation = o.generation_options(max_new_tokens=max_new_tokens)
+    if generation is not None and not generate:
+        raise UsageError("--max-new-tokens is for --generate")
+    found = compute(
+        run,
+        data,
+        bundle=bundle,
+        generation=generation or (GenerationOptions() if generate else None),
+        cluster=o.cluster(emulate, devices, listen),
+        watcher=o.display(),
+    )
+    if as_json:
+        o.print_json(found)
+    else:
+        for name, value in found.items():
+            typer.echo(f"{name:14} {metric(value)}")
+
+
+def predict(
+    run: o.Run,
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", help="A text, prompt or source; may be given several times."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="JSONL with texts, prompts, messages or sources.")
+    ] = None,
+    bundle: o.BundleMoved = None,
+    max_new_tokens: o.MaxNewTokens = None,
+    temperature: o.Temperature = None,
+    top_k: o.TopK = None,
+    top_p: o.TopP = None,
+    seed: o.DrawSeed = None,
+    as_json: o.Json = False,
+    emulate: o.Emulate = "",
+    devices: o.Devices = "",
+    listen: o.Listen = o.LISTEN,
+) -> None:
+    """Use a run's adapter on texts: labels, values, or what a language model writes.
+
+    Example: pacplus predict run --text "wake me at seven"
+    """
+    from coordinator.api.train import predict as compute
+    from coordinator.render.report import show_predictions
+
+    if bool(text) == bool(data):
+        raise UsageError("give either --text or --data")
+    found = compute(
+        run,
+        data if data is not None else tuple(text or ()),
+        bundle=bundle,
+        generation=o.generation_options(
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+        ),
+        cluster=o.cluster(emulate, devices, listen),
+        watcher=o.display(),
+    )
+    if as_json:
+        from edge_runtime.contract.plain import to_plain
+
+        o.print_json({"predictions": to_plain(found)})
+    else:
+        show_predictions(found)
+
+
+def merge(
+    run: o.Run,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The ONNX file; must not exist.")],
+    bundle: o.BundleMoved = None,
+    as_json: o.Json = False,
+) -> None:
+    """Write backbone and adapter as one ONNX file, for any ONNX Runtime.
+
+    Example: pacplus merge run -o assistant.onnx
+    """
+    from rich.console import Console
+
+    from coordinator.api.merge import merge as write
+    from coordinator.render.report import show_merged
+
+    with Console(stderr=True).status("starting") as status:
+        merged = write(
+            run, output, bundle=bundle, progress=lambda step: status.update(f"{step} ...")
+        )
+    if as_json:
+        files = {"path": str(merged.path), "data": str(merged.data) if merged.data else None}
+        how = {"bytes": merged.bytes, "inputs": list(merged.inputs), "output": merged.output}
+        o.print_json({**files, **how})
+    else:
+        show_merged(merged)

@@ -1,0 +1,215 @@
+"""Device processes on this machine: emulated ones, or this machine as it is.
+
+They are started, paired and talked to exactly like devices elsewhere: own home, own
+keys, encrypted sockets on loopback, weights over the wire. Emulated ones have links of
+their own, see :mod:`.links`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from coordinator.protocol.actions import Lost
+from devices.emulation import EmulatedCluster, EmulatedProcess, available_cores
+from devices.hierarchy import Hierarchy
+from devices.specification import EmulatedDevice
+from edge_runtime.contract.errors import StoppedError
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.plain import to_plain
+from edge_runtime.transport import (
+    Address,
+    KeyPair,
+    PairedDevices,
+    PairingServer,
+    SecureContext,
+    SecureRouter,
+)
+
+from .emulated_links import EmulatedLinks
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
+PAIRING_SECONDS = 90.0
+THIS_MACHINE = "this-machine"
+EMULATED = "emulated"
+"""Folder of the coordinator's home with the homes of local devices, and who they are."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LocalPlace:
+    """Where local devices are paired and connect to."""
+
+    context: SecureContext
+    keypair: KeyPair
+    router: SecureRouter
+    control: Address
+    paired: PairedDevices
+    home: Path
+
+
+class LocalDevices:
+    """Running local devices.
+
+    Attributes:
+        links: what connections of emulated devices pass through.
+    """
+
+    def __init__(
+        self,
+        cluster: EmulatedCluster,
+        processes: Mapping[DeviceId, EmulatedProcess],
+        links: EmulatedLinks,
+        logs: Path,
+    ) -> None:
+        self._cluster, self._processes, self._logs = cluster, dict(processes), logs
+        self._reported: set[DeviceId] = set()
+        self.links = links
+
+    @property
+    def ids(self) -> tuple[DeviceId, ...]:
+        """Ids of the devices, in the order asked for."""
+        return tuple(self._processes)
+
+    @property
+    def dilation(self) -> float:
+        """How many times slower than in truth everything runs."""
+        return self._cluster.dilation
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Limits that are not in force, for the user."""
+        return self._cluster.enforcement.warnings
+
+    def profile_of(self, device: DeviceId) -> str:
+        """Name in the catalogue of devices."""
+        process = self._processes.get(device)
+        return process.device.profile if process else ""
+
+    def place_of(self, device: DeviceId) -> Any:
+        """What the device is made to be, as plain values: all that limits it here."""
+        enforced = self._cluster.enforcement
+        limits = [self._cluster.dilation, enforced.cpu, enforced.memory]
+        return [to_plain(self._processes[device].device), *limits]
+
+    def ended(self) -> list[Lost]:
+        """Devices whose process has ended since the last call, and why."""
+        gone = []
+        for device, process in self._processes.items():
+            if device not in self._reported and process.poll() is not None:
+                self._reported.add(device)
+                log = self._logs / f"{process.device.id}.log"
+                end = process.describe_end().removeprefix(f"{process.device.id} ")
+                reason = f"its process {end}{last_words(log)}"
+                gone.append(Lost(device=device, reason=reason, out_of_memory=process.oom_killed()))
+        return gone
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Gives the processes time to end by themselves after ``Shutdown``."""
+        deadline = time.monotonic() + timeout_seconds
+        for process in self._processes.values():
+            with contextlib.suppress(TimeoutError):
+                process.wait(max(0.0, deadline - time.monotonic()))
+
+
+def last_words(log: Path) -> str:
+    """The last line of a log, to be appended to an explanation."""
+    try:
+        lines = log.read_text(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return f" ({lines[-1][-200:]}; see {log})" if lines else ""
+
+
+def this_machine() -> EmulatedDevice:
+    """This machine as one device, neither slowed nor capped."""
+    cores = max(1, int(available_cores()))
+    return EmulatedDevice(
+        id=DeviceId(THIS_MACHINE),
+        profile="",
+        memory_bytes=1 << 62,
+        cores=cores,
+        compute_cores=float(cores),
+        link_bits_per_second=1e12,
+        latency_seconds=0.0,
+        roles=("backbone", "trainer"),
+    )
+
+
+@contextlib.contextmanager
+def local_devices(place: LocalPlace, devices: tuple[EmulatedDevice, ...]) -> Iterator[LocalDevices]:
+    """Starts and pairs local devices; none is left when the context ends.
+
+    Raises:
+        StoppedError: a device did not start.
+    """
+    emulated = any(device.profile for device in devices)
+    # Without a place for groups the cluster starts plain processes.
+    hierarchy = None if emulated else Hierarchy(version=2, cpu=None, memory=None)
+    cores = None if emulated else available_cores()
+    logs = place.home / "logs"
+    logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (
+        EmulatedCluster(devices, host_cores=cores, hierarchy=hierarchy) as cluster,
+        EmulatedLinks(cluster.dilation) as links,
+    ):
+        processes = {}
+        for device in devices:
+            control, link = place.control, None
+            if device.profile:
+                link = links.open(device)
+                control = links.way_out(link, control)
+            reached = dataclasses.replace(place, control=control)
+            paired, process = _start(reached, cluster, device, logs, emulated=emulated)
+            processes[paired] = process
+            if link is not None:
+                links.attach(paired, link)
+        yield LocalDevices(cluster, processes, links, logs)
+
+
+def _start(
+    place: LocalPlace,
+    cluster: EmulatedCluster,
+    device: EmulatedDevice,
+    logs: Path,
+    *,
+    emulated: bool,
+) -> tuple[DeviceId, EmulatedProcess]:
+    """Starts one device and pairs it."""
+    server = PairingServer(
+        place.context,
+        place.keypair,
+        listen=Address(host=LOOPBACK, port=0),
+        devices=place.paired,
+        allow_list=place.router.allow_list,
+        control_address=place.control,
+    )
+    log = logs / f"{device.id}.log"
+    log.unlink(missing_ok=True)
+    threads = cluster.threads(device) if emulated else device.cores
+    command = [sys.executable, "-m", "edge_runtime", "start", "--once"]
+    command += ["--home", str(place.home / EMULATED / device.id)]
+    command += ["--pair", str(server.address), "--name", device.id]
+    command += ["--listen", LOOPBACK, "--threads", str(threads)]
+    if "trainer" not in device.roles:
+        command.append("--no-train")
+    try:
+        process = cluster.start(
+            device, command, log_path=log, stdin=(server.token.text() + "\n").encode()
+        )
+        deadline = time.monotonic() + PAIRING_SECONDS
+        while (paired := server.handle(0.1)) is None:
+            if process.poll() is not None:
+                raise StoppedError(f"{process.describe_end()}{last_words(log)}")
+            if time.monotonic() > deadline:
+                raise StoppedError(f"{device.id} did not start in {PAIRING_SECONDS:.0f} seconds")
+    finally:
+        server.close()
+    return paired.device_id, process

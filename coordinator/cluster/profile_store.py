@@ -1,0 +1,136 @@
+"""What was measured of devices, kept for later sessions: ``$PACPLUS_HOME/profiles``.
+
+A file for each device and everything that its times depend on, and a file for each device's
+links. A file that cannot be read is no reason to stop: the device is measured again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from coordinator.protocol.job import Job
+from coordinator.session.link_schedule import Pair
+from coordinator.session.measurements import KnownDevices, KnownLink, KnownProfile
+from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.plain import from_plain, to_plain
+from edge_runtime.transport.files import read_private, write_private
+
+from .stage_files import profiled_shape
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+FOLDER = "profiles"
+DIGEST_LENGTH = 16
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _ProfileFile:
+    format_version: Literal[1] = 1
+    known: KnownProfile
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _LinksFile:
+    """Of one sender; by the name that :meth:`ProfileCache._end` gives to a receiver."""
+
+    format_version: Literal[1] = 1
+    links: Mapping[str, KnownLink]
+
+
+class ProfileCache:
+    """What is known of the devices of one session."""
+
+    def __init__(self, home: Path, job: Job, places: Mapping[DeviceId, Any]) -> None:
+        """Reads nothing yet.
+
+        Args:
+            home: the coordinator's.
+            job: whose bundle, adapter and data the devices are measured with.
+            places: what devices are made to be, by device, as plain values: the limits of
+                emulated ones. Nothing of devices that are what they are.
+        """
+        self._folder = home / FOLDER
+        self._work = [job.manifest.digest, to_plain(profiled_shape(job))]
+        self._places = places
+        self._read = KnownDevices()
+
+    def read(self, devices: Sequence[DeviceId]) -> KnownDevices:
+        """What is known of ``devices``."""
+        self._read = KnownDevices(
+            profiles=dict(self._profiles(devices)), links=dict(self._links(devices))
+        )
+        return self._read
+
+    def write(self, measured: KnownDevices) -> None:
+        """Keeps what was not known when it was read."""
+        try:
+            for device, profile in measured.profiles.items():
+                read = self._read.profiles.get(device)
+                if read is None or read.conditions != profile.conditions:
+                    _store(self._profile_path(device), _ProfileFile(known=profile))
+            self._write_links(measured.links)
+        except BadInputError as error:
+            logger.warning("what was measured is not kept: %s", error)
+
+    def _profiles(self, devices: Sequence[DeviceId]) -> Iterator[tuple[DeviceId, KnownProfile]]:
+        for device in devices:
+            file = _load(_ProfileFile, self._profile_path(device))
+            if file is not None and file.known.profile.device == device:
+                yield device, file.known
+
+    def _links(self, devices: Sequence[DeviceId]) -> Iterator[tuple[Pair, KnownLink]]:
+        ends = {self._end(device): device for device in devices}
+        for sender in devices:
+            file = _load(_LinksFile, self._links_path(sender))
+            for end, known in file.links.items() if file is not None else ():
+                if end in ends:
+                    yield (sender, ends[end]), known
+
+    def _write_links(self, links: Mapping[Pair, KnownLink]) -> None:
+        fresh = {
+            pair: known for pair, known in links.items() if self._read.links.get(pair) != known
+        }
+        for sender in dict.fromkeys(sender for sender, _ in fresh):
+            path = self._links_path(sender)
+            file = _load(_LinksFile, path)
+            others = file.links if file is not None else {}
+            own = {self._end(pair[1]): known for pair, known in fresh.items() if pair[0] == sender}
+            _store(path, _LinksFile(links={**others, **own}))
+
+    def _profile_path(self, device: DeviceId) -> Path:
+        digest = _digest([self._places.get(device), *self._work])
+        return self._folder / f"{device}-{digest}.json"
+
+    def _links_path(self, sender: DeviceId) -> Path:
+        return self._folder / f"{self._end(sender)}-links.json"
+
+    def _end(self, device: DeviceId) -> str:
+        return f"{device}-{_digest(self._places.get(device))}"
+
+
+def _digest(plain: Any) -> str:
+    text = json.dumps(plain, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:DIGEST_LENGTH]
+
+
+def _load(cls: type[T], path: Path) -> T | None:
+    try:
+        return from_plain(cls, json.loads(read_private(path)), str(path))
+    except FileNotFoundError:
+        return None
+    except (BadInputError, ValueError, RecursionError) as error:
+        logger.warning("%s cannot be used, so that it is measured again: %s", path, error)
+        return None
+
+
+def _store(path: Path, value: object) -> None:
+    write_private(path, json.dumps(to_plain(value), indent=2).encode("utf-8") + b"\n")

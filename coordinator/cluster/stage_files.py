@@ -1,0 +1,165 @@
+"""Cuts stages of a bundle, once each, into the messages that devices get."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Literal
+
+import numpy as np
+
+from coordinator.planner.problem.build import tokens_of
+from coordinator.protocol.job import Job
+from edge_runtime.contract.adapter import AdapterConfig
+from edge_runtime.contract.manifest import FileSpec, Manifest, Stream
+from edge_runtime.contract.messages import CacheDtype, LoadStage, ProfileRequest, StageFiles
+from edge_runtime.contract.profile import DeviceProfile
+from export.partition.stages import Bundle, cut_stage
+
+PROFILE_BATCH = 16
+
+PAIR_BYTES = 16 << 20
+"""Most weights of a block of which two are sent to be timed. What a stage costs besides its
+blocks was a sixth of a MiniLM's block of 2 MB, and a thirtieth of one four times as large."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ProfiledShape:
+    """What devices are timed with besides a bundle; as of :class:`ProfileRequest`.
+
+    Attributes:
+        answers: sha256 of the trained adapter where nothing is trained, or nothing.
+    """
+
+    batch: int
+    tokens: dict[Stream, int]
+    max_tokens: dict[Stream, int]
+    counted_tokens: int
+    adapter: AdapterConfig
+    answers: str
+    cache_dtype: CacheDtype
+
+
+def profiled_shape(job: Job) -> ProfiledShape:
+    """The shape of a job's data and adapter."""
+    tokens = tokens_of(job.tables, job.manifest.streams)
+    counted = [table.mean_counted_tokens for table in job.tables.values()]
+    return ProfiledShape(
+        batch=PROFILE_BATCH,
+        tokens={stream: max(1, round(found.mean)) for stream, found in tokens.items()},
+        max_tokens={stream: found.max for stream, found in tokens.items()},
+        counted_tokens=round(max(counted)),
+        adapter=job.config,
+        answers=job.adapter_file.sha256 if job.adapter_file else "",
+        cache_dtype=job.cache_dtype,
+    )
+
+
+class StageCutter:
+    """Stage graphs in both forms, and the files that devices need."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._files: dict[str, FileSpec] = {
+            spec.sha256: spec for spec in files_for_devices(bundle.manifest)
+        }
+        self._cut = functools.lru_cache(maxsize=None)(self._cut_stage)
+
+    def file(self, sha256: str) -> FileSpec:
+        """The file of that content.
+
+        Raises:
+            KeyError: the bundle has no such file, or none that devices need.
+        """
+        return self._files[sha256]
+
+    def load_stage(
+        self,
+        first: int,
+        last: int,
+        *,
+        layers: tuple[int, ...],
+        dtype: CacheDtype,
+        apart: bool = False,
+    ) -> LoadStage:
+        """The message that makes a device load blocks ``[first, last)``.
+
+        ``apart`` cuts an encoder's blocks from a decoder's.
+        """
+        manifest = self._bundle.manifest
+        border = manifest.layers_of(manifest.output_stream).start
+        if not apart or not first < border < last:
+            return LoadStage(stage=self._cut(first, last), layers=layers, dtype=dtype)
+        parts = self._cut(first, border), self._cut(border, last)
+        return LoadStage(stage=parts[0], layers=layers, dtype=dtype, rest=parts[1])
+
+    def profile_request(self, job: Job, known: DeviceProfile | None = None) -> ProfileRequest:
+        """Times one block of each class, or nothing where all is ``known``.
+
+        The embeddings are a look-up, whose time is noise beside a layer's, while its weights
+        are the largest file: they are not sent for that.
+        """
+        manifest = self._bundle.manifest
+        first_of = {
+            block.alike: i
+            for i, block in reversed(list(enumerate(manifest.blocks)))
+            if block.kind == "layer" and known is None
+        }
+        stages = [self._cut(i, i + 1) for i in first_of.values()]
+        pairs = {alike: self._cut(i, i + 2) for alike, i in first_of.items() if self._is_pair(i)}
+        shape = profiled_shape(job)
+        return ProfileRequest(
+            stages=tuple(dataclasses.replace(stage, carries=()) for stage in stages),
+            alike=tuple(first_of),
+            pairs={alike: dataclasses.replace(pair, carries=()) for alike, pair in pairs.items()},
+            batch=shape.batch,
+            tokens=shape.tokens,
+            max_tokens=shape.max_tokens,
+            hidden_size=manifest.hidden_size,
+            adapter=shape.adapter,
+            adapter_graph=job.adapter_file if known is None else None,
+            counted_tokens=shape.counted_tokens,
+            head_dtype=_head_dtype(manifest),
+            backbone_digest=manifest.backbone_digest,
+            cache_dtype=shape.cache_dtype,
+            cache_quota_bytes=job.cache_quota_bytes,
+            known=known,
+        )
+
+    def _is_pair(self, index: int) -> bool:
+        """Whether the block and the next are alike, and light enough to send two of them."""
+        blocks = self._bundle.manifest.blocks[index : index + 2]
+        files = self._bundle.manifest.weight_files(index + 1, index + 2)
+        alike = len({block.alike for block in blocks}) < len(blocks)
+        return alike and sum(file.bytes for file in files) <= PAIR_BYTES
+
+    def _cut_stage(self, first: int, last: int) -> StageFiles:
+        graphs = [
+            np.frombuffer(cut_stage(self._bundle, first, last, exact=exact), np.uint8)
+            for exact in (False, True)
+        ]
+        return StageFiles(
+            first=first,
+            last=last,
+            streams=tuple(block.stream for block in self._bundle.manifest.blocks[:last]),
+            carries=self._bundle.manifest.carried(last),
+            inputs=self._bundle.manifest.inputs,
+            graph=graphs[0],
+            exact_graph=graphs[1],
+            files=self._bundle.manifest.weight_files(first, last),
+        )
+
+
+def files_for_devices(manifest: Manifest) -> tuple[FileSpec, ...]:
+    """Weights of all blocks, and what trainers start from."""
+    more = [manifest.head.path if manifest.head else "", manifest.adapter_init]
+    weights = manifest.weight_files(0, len(manifest.blocks))
+    return (*weights, *(manifest.file(path) for path in more if path))
+
+
+def _head_dtype(manifest: Manifest) -> Literal["float32", "int8"]:
+    """By its size: the bundle decides whether the head is worth quantising."""
+    if manifest.head is None:
+        return "float32"
+    float_bytes = 4 * manifest.head.vocab_size * manifest.hidden_size
+    return "float32" if manifest.file(manifest.head.path).bytes >= float_bytes else "int8"

@@ -1,1 +1,0 @@
-"""The commands of ``pacplus``, one module for each group."""

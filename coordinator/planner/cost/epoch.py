@@ -1,0 +1,89 @@
+"""How long an adapter epoch takes, in wall seconds: one function a term. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edge_runtime.contract.order import steps_per_epoch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from coordinator.planner.problem.problem import Problem
+    from edge_runtime.contract.ids import DeviceId
+    from edge_runtime.contract.profile import DeviceProfile
+
+GRADIENT_BYTES = 2
+"""Gradients travel as half precision."""
+
+ROUNDS = 2
+"""Of an exchange, one after the other: reduce-scatter, all-gather."""
+
+
+def shards_epoch_seconds(problem: Problem, profile: DeviceProfile, shards: int) -> float:
+    """A trainer's own part of an epoch, exchange left out.
+
+    Raises:
+        ValueError: the device is no trainer.
+    """
+    if profile.trainer is None:
+        raise ValueError(f"{profile.device} does not train")
+    steps = steps_per_epoch(problem.num_samples, problem.batch_size)
+    samples = problem.num_samples * shards / problem.batch_size
+    return samples * profile.trainer.seconds_per_sample + steps * profile.trainer.seconds_per_step
+
+
+def exchanged_bytes(problem: Problem, trainers: int) -> float:
+    """What each of ``trainers`` sends in a step, and receives: 2 (N - 1) / N of the gradient.
+
+    Reduce-scatter and all-gather (Patarasuk and Yuan, 2009) of (P,) half-precision values.
+    """
+    return ROUNDS * (trainers - 1) / trainers * problem.adapter_parameters * GRADIENT_BYTES
+
+
+def exchange_handling_seconds(problem: Problem, profile: DeviceProfile, trainers: int) -> float:
+    """A trainer's processor time for one exchange: rounding and summing, messages, encryption."""
+    handling, trainer = profile.handling, profile.trainer
+    messages = 2 * ROUNDS * (trainers - 1)  # as many come as go
+    seconds = messages * handling.seconds_per_message
+    seconds += 2 * exchanged_bytes(problem, trainers) * handling.seconds_per_byte
+    if trainer is not None:
+        seconds += problem.adapter_parameters * trainer.seconds_per_exchanged_value
+    return seconds / min(1.0, profile.cores)
+
+
+def exchange_link_seconds(problem: Problem, profile: DeviceProfile, trainers: int) -> float:
+    """A trainer's link time for one exchange; it sends and receives at once."""
+    if profile.link is None:
+        return 0.0
+    slower = min(profile.link.up_bits_per_second, profile.link.down_bits_per_second)
+    return 8 * exchanged_bytes(problem, trainers) / slower
+
+
+def exchange_latency_seconds(trainers: Sequence[DeviceProfile]) -> float:
+    """Rounds between the two that are farthest from each other."""
+    latencies = sorted(each.link.latency_seconds if each.link else 0.0 for each in trainers)
+    return ROUNDS * sum(latencies[-2:])
+
+
+def exchange_seconds(problem: Problem, trainers: Sequence[DeviceProfile]) -> float:
+    """One step's exchange: everybody waits for the slowest. Nothing where nothing is trained."""
+    count = len(trainers)
+    if count < 2 or not problem.adapter_parameters:
+        return 0.0
+    slowest = max(
+        exchange_handling_seconds(problem, each, count)
+        + exchange_link_seconds(problem, each, count)
+        for each in trainers
+    )
+    return slowest + exchange_latency_seconds(trainers)
+
+
+def epoch_seconds(problem: Problem, shards: Mapping[DeviceId, int]) -> float:
+    """An adapter epoch when each trainer owns so many shards; the slowest sets the pace."""
+    trainers = tuple(problem.profile(device) for device in shards)
+    steps = steps_per_epoch(problem.num_samples, problem.batch_size)
+    slowest = max(
+        shards_epoch_seconds(problem, profile, shards[profile.device]) for profile in trainers
+    )
+    return slowest + steps * exchange_seconds(problem, trainers)

@@ -1,0 +1,89 @@
+"""What a plan costs altogether: the one judge that planner, commands and tests share. Pure.
+
+The terms are in :mod:`.memory`, :mod:`.fill` and :mod:`.epochs`. Not counted, since nothing
+measures it: writing and reading the cache on disks slower than the processor.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edge_runtime.contract.order import steps_per_epoch
+from edge_runtime.contract.plan import DevicePrediction, Plan, Prediction, Stage
+
+from .epoch import epoch_seconds, exchange_seconds, shards_epoch_seconds
+from .fill import (
+    Owning,
+    fill_load,
+    fill_seconds,
+    received_bytes,
+    sent_bytes,
+    transit_seconds,
+    under_way,
+)
+from .memory import shard_storage_bytes, stage_memory_bytes, trainer_memory_bytes
+
+if TYPE_CHECKING:
+    from coordinator.planner.problem.problem import Problem
+    from edge_runtime.contract.ids import DeviceId
+
+
+def evaluate(problem: Problem, plan: Plan) -> Prediction:
+    """Predicts times, memory and storage of a plan, whether or not it fits."""
+    shards = {owner.device: len(owner.shards) for owner in plan.owners}
+    devices = {device: _predict(problem, plan, device) for device in plan.devices}
+    transits = sum(_stage_transit(problem, plan, stage) for stage in plan.stages)
+    busiest = max(device.fill_seconds for device in devices.values())
+    fill = float(fill_seconds(problem, busiest, transits, plan.micro_batch_size))
+    epoch = epoch_seconds(problem, shards)
+    owners = [problem.profile(owner.device) for owner in plan.owners]
+    return Prediction(
+        under_way=float(under_way(problem, busiest, transits, owners, plan.micro_batch_size)),
+        total_seconds=fill + problem.epochs * epoch,
+        fill_seconds=fill,
+        epoch_seconds=epoch,
+        devices=devices,
+    )
+
+
+def _predict(problem: Problem, plan: Plan, device: DeviceId) -> DevicePrediction:
+    profile, stage = problem.profile(device), plan.stage_of(device)
+    owned, size = len(plan.shards_of(device)), plan.micro_batch_size
+    owning = Owning(part=plan.share_of(device), others=len(plan.owners) - (owned > 0))
+    first, last = (stage.first, stage.last) if stage else (0, 0)
+    share = sum(m.share for m in stage.devices if m.device == device) if stage else 0.0
+    load = fill_load(problem, profile, first, last, owning, size)
+    memory = profile.base_memory_bytes
+    memory += int(stage_memory_bytes(problem, first, last, size)) if stage else 0
+    memory += trainer_memory_bytes(profile) if owned else 0
+    parts = {
+        "compute": load.compute,
+        "handling": load.handling,
+        "sending": load.sending,
+        "receiving": load.receiving,
+    }
+    return DevicePrediction(
+        memory_bytes=memory,
+        storage_bytes=owned * shard_storage_bytes(problem),
+        fill_seconds=float(load.seconds(share)),
+        epoch_seconds=shards_epoch_seconds(problem, profile, owned) if owned else 0.0,
+        sent_bytes=float(sent_bytes(problem, first, last, owning).at(share)),
+        received_bytes=float(received_bytes(problem, first, last, owning).at(share)),
+        fill_parts={name: float(line.at(share)) for name, line in parts.items()},
+        epoch_parts=_epoch_parts(problem, plan, profile.device) if owned else {},
+    )
+
+
+def _epoch_parts(problem: Problem, plan: Plan, device: DeviceId) -> dict[str, float]:
+    trainers = [problem.profile(owner.device) for owner in plan.owners]
+    steps = steps_per_epoch(problem.num_samples, problem.batch_size)
+    own = shards_epoch_seconds(problem, problem.profile(device), len(plan.shards_of(device)))
+    return {"compute": own, "exchange": steps * exchange_seconds(problem, trainers)}
+
+
+def _stage_transit(problem: Problem, plan: Plan, stage: Stage) -> float:
+    profiles = [problem.profile(member.device) for member in stage.devices]
+    return max(
+        float(transit_seconds(problem, each, stage.first, stage.last, plan.micro_batch_size))
+        for each in profiles
+    )

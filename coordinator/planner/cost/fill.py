@@ -1,0 +1,301 @@
+"""How long the fill takes, in wall seconds of the devices as profiled: one function a term. Pure.
+
+Every device is busy with four things that overlap: its worker computes, its processor also
+encodes, encrypts and stores, its link sends, and receives. Each is a line in the share of
+the stage's micro-batches that the device serves, and the longest of them keeps it busy. The
+fill takes as long as the busiest device, and the way of one micro-batch through the pipe.
+
+``first`` and ``last`` are cuts, or arrays of cuts: blocks ``[first, last)``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .memory import Number
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from coordinator.planner.problem.problem import Problem
+    from edge_runtime.contract.profile import DeviceProfile
+
+SERVED_MESSAGES = 3
+"""Of a stage for each micro-batch: it comes, the boundary goes on, the coordinator hears."""
+
+STORED_MESSAGES = 2
+"""Of an owner for each micro-batch: states come, the coordinator hears that they are kept."""
+
+HANDLING_THREADS = 2
+"""Threads of a device that handle data beside its worker: its own, and ZeroMQ's."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Owning:
+    """What a device owns, and how many others do.
+
+    Attributes:
+        part: of all samples that the device owns, 0 to 1.
+        others: devices besides it that own samples.
+    """
+
+    part: float
+    others: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """``base + slope x share`` seconds or bytes; both may be arrays over stages."""
+
+    base: Number
+    slope: Number
+
+    def at(self, share: Number) -> Number:
+        """The value for a share of the stage's micro-batches."""
+        return self.base + self.slope * share
+
+    def times(self, factor: float) -> Line:
+        """Every value multiplied."""
+        return Line(base=self.base * factor, slope=self.slope * factor)
+
+    def __add__(self, other: Line) -> Line:
+        return Line(base=self.base + other.base, slope=self.slope + other.slope)
+
+
+NOTHING = Line(base=0.0, slope=0.0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What keeps a device busy in the fill, in seconds, as lines in its share.
+
+    Attributes:
+        compute: the worker's forward passes.
+        handling: the processor's rest: encoding, encryption, messages, storing.
+        worker: compute and what the worker does besides, one after the other.
+        processor: everything that takes processor time, over the cores there are.
+        moving: what the threads that handle data do, with a core for each if there are many.
+        sending: through the link.
+        receiving: through the link.
+    """
+
+    compute: Line
+    handling: Line
+    worker: Line
+    processor: Line
+    moving: Line
+    sending: Line
+    receiving: Line
+
+    @property
+    def limits(self) -> tuple[Line, ...]:
+        """Those that can be the longest."""
+        return (self.worker, self.processor, self.moving, self.sending, self.receiving)
+
+    def seconds(self, share: Number) -> Number:
+        """How long the device is busy."""
+        return np.maximum.reduce([line.at(share) for line in self.limits])
+
+
+# Computing.
+
+
+def block_seconds(problem: Problem, profile: DeviceProfile, micro_batch_size: int) -> Number:
+    """(B,) seconds of each block for one micro-batch, padded as the data's are on average."""
+    if "backbone" not in profile.roles:
+        return np.zeros(problem.num_blocks)
+    blocks = problem.manifest.blocks[: problem.num_blocks]
+    kinds = {(block.alike, block.stream) for block in blocks}
+    seconds = {}
+    for alike, stream in kinds:
+        padded = problem.tokens[stream].computed(micro_batch_size)
+        per_token = profile.seconds_per_token(alike, padded.length)
+        per_run = profile.seconds_per_run(alike, padded.length)
+        seconds[alike, stream] = micro_batch_size * padded.per_sample * per_token + per_run
+    return np.array([seconds[block.alike, block.stream] for block in blocks])
+
+
+def stage_entry_seconds(
+    problem: Problem, profile: DeviceProfile, first: Number, last: Number, micro_batch_size: int
+) -> Number:
+    """Taking one micro-batch into a stage and out again, whatever its blocks: padding, copies."""
+    handling = profile.handling
+    seconds: Number = handling.seconds_per_stage_run * (last > first)
+    for stream, before in problem.blocks_before.items():
+        tokens = micro_batch_size * problem.tokens[stream].computed(micro_batch_size).per_sample
+        there = before[last] > before[first]
+        seconds = seconds + there * tokens * handling.seconds_per_stage_token
+    return seconds
+
+
+def stage_seconds_per_micro_batch(
+    problem: Problem, profile: DeviceProfile, first: Number, last: Number, micro_batch_size: int
+) -> Number:
+    """One micro-batch through a stage, on one of its devices."""
+    each = block_seconds(problem, profile, micro_batch_size)
+    before = np.concatenate([[0.0], np.cumsum(each)])
+    entry = stage_entry_seconds(problem, profile, first, last, micro_batch_size)
+    return before[last] - before[first] + entry
+
+
+def micro_batches(problem: Problem, micro_batch_size: int) -> int:
+    """Micro-batches of the fill."""
+    return -(-problem.fill_samples // micro_batch_size)
+
+
+# Bytes.
+
+
+def boundary_bytes(problem: Problem, cut: Number) -> Number:
+    """What one cut carries over the whole fill."""
+    return problem.fill_samples * problem.carried_bytes[cut]
+
+
+def state_bytes(problem: Problem, first: Number, last: Number) -> Number:
+    """Encoded states that a stage produces over the whole fill."""
+    rows = problem.rows_before[last] - problem.rows_before[first]
+    return problem.fill_samples * problem.cache_row_bytes * rows
+
+
+def sent_bytes(problem: Problem, first: Number, last: Number, owning: Owning) -> Line:
+    """What a device sends to its peers: boundaries, and states that others own."""
+    states = state_bytes(problem, first, last) * (1 - owning.part)
+    return Line(base=0.0, slope=boundary_bytes(problem, last) + states)
+
+
+def received_bytes(problem: Problem, first: Number, last: Number, owning: Owning) -> Line:
+    """What a device receives from its peers: boundaries, and states that it owns.
+
+    States that it makes for itself need not come.
+    """
+    whole = state_bytes(problem, 0, problem.num_blocks)
+    own = state_bytes(problem, first, last)
+    return Line(
+        base=owning.part * whole,
+        slope=boundary_bytes(problem, first) - owning.part * own,
+    )
+
+
+# Processor time besides computing.
+
+
+def encoding_seconds(problem: Problem, profile: DeviceProfile, first: Number, last: Number) -> Line:
+    """Turning the stage's states into the cache's dtype, whoever owns them."""
+    per_byte = profile.handling.seconds_per_encoded_byte
+    return Line(base=0.0, slope=per_byte * state_bytes(problem, first, last))
+
+
+def transfer_seconds(
+    problem: Problem, profile: DeviceProfile, first: Number, last: Number, owning: Owning
+) -> Line:
+    """Encrypting what is sent, decrypting what comes, and the copies between."""
+    sent = sent_bytes(problem, first, last, owning)
+    received = received_bytes(problem, first, last, owning)
+    return (sent + received).times(profile.handling.seconds_per_byte)
+
+
+def message_seconds(
+    problem: Problem, profile: DeviceProfile, owning: Owning, micro_batch_size: int
+) -> Line:
+    """Messages as such: of a stage's micro-batches, and of the states that are stored."""
+    count = micro_batches(problem, micro_batch_size)
+    each = profile.handling.seconds_per_message
+    stored = STORED_MESSAGES * count * each if owning.part else 0.0
+    # A micro-batch's samples have no more owners than there are samples.
+    owners = min(owning.others, micro_batch_size)
+    return Line(base=stored, slope=(SERVED_MESSAGES + owners) * count * each)
+
+
+def storing_seconds(problem: Problem, profile: DeviceProfile, owning: Owning) -> Line:
+    """Appending what the device owns to its cache."""
+    stored = owning.part * state_bytes(problem, 0, problem.num_blocks) if problem.caches else 0.0
+    return Line(base=stored * profile.handling.seconds_per_stored_byte, slope=0.0)
+
+
+# Devices.
+
+
+def fill_load(
+    problem: Problem,
+    profile: DeviceProfile,
+    first: Number,
+    last: Number,
+    owning: Owning,
+    micro_batch_size: int,
+) -> Load:
+    """Everything that keeps a device busy in the fill; for no stage, ``first`` = ``last`` = 0."""
+    each = stage_seconds_per_micro_batch(problem, profile, first, last, micro_batch_size)
+    compute = Line(base=0.0, slope=each * micro_batches(problem, micro_batch_size))
+    encoding = encoding_seconds(problem, profile, first, last)
+    rest = (
+        transfer_seconds(problem, profile, first, last, owning)
+        + message_seconds(problem, profile, owning, micro_batch_size)
+        + storing_seconds(problem, profile, owning)
+    )
+    cores = min(profile.threads, profile.cores)
+    handling = (encoding + rest).times(1 / profile.cores)
+    return Load(
+        compute=compute,
+        handling=handling,
+        worker=compute + encoding.times(1 / min(1.0, profile.cores)),
+        processor=compute.times(cores / profile.cores) + handling,
+        moving=rest.times(1 / min(profile.cores, HANDLING_THREADS)),
+        sending=_link_seconds(sent_bytes(problem, first, last, owning), _up_rate(profile)),
+        receiving=_link_seconds(received_bytes(problem, first, last, owning), _down_rate(profile)),
+    )
+
+
+def _link_seconds(size: Line, bits_per_second: float) -> Line:
+    return size.times(8 / bits_per_second)
+
+
+def _up_rate(profile: DeviceProfile) -> float:
+    return profile.link.up_bits_per_second if profile.link else float("inf")
+
+
+def _down_rate(profile: DeviceProfile) -> float:
+    return profile.link.down_bits_per_second if profile.link else float("inf")
+
+
+def transit_seconds(
+    problem: Problem, profile: DeviceProfile, first: Number, last: Number, micro_batch_size: int
+) -> Number:
+    """From a micro-batch's arrival at an idle device's link until it leaves that link."""
+    latency = 2 * profile.link.latency_seconds if profile.link else 0.0
+    each = stage_seconds_per_micro_batch(problem, profile, first, last, micro_batch_size)
+    carried = 8 * micro_batch_size * problem.carried_bytes[last] / _up_rate(profile)
+    return latency + each + carried
+
+
+def under_way(
+    problem: Problem,
+    busiest: float,
+    transits: float,
+    owners: Sequence[DeviceProfile],
+    micro_batch_size: int,
+) -> float:
+    """Micro-batches between lease and storage, on average, while the busiest device never waits.
+
+    Little's law: the pace times the way through the pipe and to the farthest owner and back.
+    """
+    pace = micro_batches(problem, micro_batch_size) / busiest if busiest else 0.0
+    latency = max((each.link.latency_seconds for each in owners if each.link), default=0.0)
+    return pace * (transits + 2 * latency)
+
+
+def fill_seconds(
+    problem: Problem, busiest: Number, transits: Number, micro_batch_size: int
+) -> Number:
+    """The whole fill: one micro-batch through all stages, the rest at the busiest's pace.
+
+    Args:
+        problem: to judge by.
+        busiest: largest :meth:`Load.seconds`.
+        transits: sum of the stages' :func:`transit_seconds`, the slowest device's of each.
+        micro_batch_size: in samples.
+    """
+    count = micro_batches(problem, micro_batch_size)
+    return busiest * (count - 1) / count + transits if count else 0.0

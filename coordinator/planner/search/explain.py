@@ -1,0 +1,155 @@
+"""Why no plan fits, and what would make one fit. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from typing import TYPE_CHECKING
+
+from coordinator.planner.cost import memory
+
+if TYPE_CHECKING:
+    from coordinator.planner.problem.problem import Problem
+    from edge_runtime.contract.profile import DeviceProfile
+
+_STEP_BYTES = 100_000  # how exactly a lack of memory is found
+
+
+def explain(problem: Problem) -> str:
+    """One line: which device lacks how many bytes, and what would help."""
+    if not problem.profiles:
+        return "no device is there; pair one, or name devices with --emulate"
+    names = ", ".join(profile.device for profile in problem.profiles)
+    if not any("backbone" in profile.roles for profile in problem.profiles):
+        return f"no plan fits: none of {names} runs backbone stages; add a device that does"
+    trainers = [profile for profile in problem.profiles if profile.trainer]
+    if not trainers:
+        return (
+            f"no plan fits: none of {names} can train; install pacplus[train] on one of them, "
+            "or add a device that has it"
+        )
+    return _storage_lack(problem, trainers) or _memory_lack(problem)
+
+
+def _storage_lack(problem: Problem, trainers: list[DeviceProfile]) -> str | None:
+    shard_bytes = max(1, memory.shard_storage_bytes(problem))
+    places = [profile.storage_bytes // shard_bytes for profile in trainers]
+    if sum(places) >= problem.batch_size:
+        return None
+    lacking = (problem.batch_size - sum(places)) * shard_bytes
+    largest = max(trainers, key=lambda profile: profile.storage_bytes)
+    return (
+        f"no plan fits: {largest.device} lacks {_megabytes(lacking)} of storage for its part of "
+        f"the {_megabytes(problem.batch_size * shard_bytes)} cache (it has "
+        f"{_megabytes(largest.storage_bytes)}); free some, add a trainer, "
+        "or choose a smaller --cache-dtype"
+    )
+
+
+def _memory_lack(problem: Problem) -> str:
+    lacks = [
+        (lack, index)
+        for index in range(len(problem.profiles))
+        if (lack := _lacking_bytes(problem, index)) is not None
+    ]
+    weights = int(problem.weight_bytes[0, problem.num_blocks])
+    backbone = f"the backbone has {_megabytes(weights)} of weights"
+    helps = "add a device or raise a memory limit"
+    if problem.manifest.quantization == "none":
+        helps += ", or export with --quantize int8"
+    if not lacks:
+        rooms = "; ".join(_room(profile) for profile in problem.profiles)
+        return f"no plan fits: more than one device lacks memory ({rooms}; {backbone}); {helps}"
+    lack, index = min(lacks)
+    profile = problem.profiles[index]
+    return (
+        f"no plan fits: {profile.device} lacks {_megabytes(lack)} of memory "
+        f"({_room(profile)}; {backbone}); {helps}"
+    )
+
+
+def _room(profile: DeviceProfile) -> str:
+    limit = int(memory.MEMORY_USE * profile.memory_bytes)
+    parts = f"{profile.device} may use {_megabytes(limit)}: "
+    parts += f"the runtime takes {_megabytes(profile.base_memory_bytes)}"
+    if profile.trainer:
+        parts += f", training {_megabytes(memory.trainer_memory_bytes(profile))}"
+    return parts
+
+
+def _lacking_bytes(problem: Problem, index: int) -> int | None:
+    """Least additional memory for one device that makes a plan possible, if any does."""
+
+    def fits(steps: int) -> bool:
+        profiles = list(problem.profiles)
+        more = profiles[index].memory_bytes + steps * _STEP_BYTES
+        profiles[index] = dataclasses.replace(profiles[index], memory_bytes=more)
+        return is_feasible(dataclasses.replace(problem, profiles=tuple(profiles)))
+
+    low, high = 0, math.ceil(_ample_bytes(problem, index) / _STEP_BYTES)
+    if not fits(high):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high * _STEP_BYTES
+
+
+def _ample_bytes(problem: Problem, index: int) -> int:
+    """Memory that lets the device do everything."""
+    profile = problem.profiles[index]
+    stage = int(memory.stage_memory_bytes(problem, 0, problem.num_blocks, 1))
+    total = profile.base_memory_bytes + memory.trainer_memory_bytes(profile) + stage
+    return math.ceil(total / memory.MEMORY_USE) + _STEP_BYTES
+
+
+def is_feasible(problem: Problem) -> bool:
+    """Whether some owners and some stages fit, with micro-batches of one sample."""
+    trainers = [
+        index
+        for index, profile in enumerate(problem.profiles)
+        if profile.trainer and memory.free_memory_bytes(profile, trains=True) >= 0
+    ]
+    sets = itertools.chain.from_iterable(
+        itertools.combinations(trainers, count) for count in range(1, len(trainers) + 1)
+    )
+    return any(
+        _has_storage(problem, owners) and _holds_backbone(problem, frozenset(owners))
+        for owners in sets
+    )
+
+
+def _has_storage(problem: Problem, owners: tuple[int, ...]) -> bool:
+    shard_bytes = max(1, memory.shard_storage_bytes(problem))
+    places = sum(problem.profiles[index].storage_bytes // shard_bytes for index in owners)
+    return places >= problem.batch_size
+
+
+def _holds_backbone(problem: Problem, owners: frozenset[int]) -> bool:
+    """Greedy over sets of devices: a set is best left with the most blocks done."""
+    count = len(problem.profiles)
+    done = [0] * (1 << count)
+    for mask in range(1 << count):
+        for index in range(count):
+            if not mask >> index & 1:
+                after = _furthest(problem, index, done[mask], trains=index in owners)
+                done[mask | 1 << index] = max(done[mask | 1 << index], after)
+    return done[-1] == problem.num_blocks
+
+
+def _furthest(problem: Problem, index: int, first: int, *, trains: bool) -> int:
+    profile = problem.profiles[index]
+    room = memory.free_memory_bytes(profile, trains=trains)
+    last = first
+    while (
+        "backbone" in profile.roles
+        and last < problem.num_blocks
+        and memory.stage_memory_bytes(problem, first, last + 1, 1) <= room
+    ):
+        last += 1
+    return last
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB ({count} bytes)" if count < 1e6 else f"{count / 1e6:.1f} MB"

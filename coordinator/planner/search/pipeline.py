@@ -1,0 +1,73 @@
+"""Pipelines as the search has them: stages of so many devices of each group. Pure."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from typing import TYPE_CHECKING
+
+from .shares import best_steps
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edge_runtime.contract.ids import DeviceId
+
+    from .stage_costs import Group, Loads
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Pipeline:
+    """Stages for given owners and micro-batch size.
+
+    Attributes:
+        stages: of each, its first and last block, and the devices with their share steps.
+        busiest_seconds: of the busiest device, owners without a stage included.
+        transit_seconds: of one micro-batch through all stages.
+    """
+
+    stages: tuple[tuple[int, int, tuple[tuple[DeviceId, int], ...]], ...]
+    busiest_seconds: float
+    transit_seconds: float
+
+
+def build_pipeline(
+    loads: Loads, stages: Sequence[tuple[int, Sequence[int]]], share_steps: int
+) -> Pipeline:
+    """Gives every stage its devices and the best shares.
+
+    Args:
+        loads: of all groups.
+        stages: in order; of each, the index of its interval and the group of each member.
+        share_steps: that each stage's micro-batches are divided into.
+    """
+    taken: collections.Counter[int] = collections.Counter()
+    busiest, transit, built = 0.0, 0.0, []
+    for interval, members in stages:
+        groups = [loads.groups[index] for index in members]
+        steps = best_steps(groups, interval, share_steps)
+        devices = []
+        for index, group, count in zip(members, groups, steps, strict=True):
+            devices.append((group.devices[taken[index]], count))
+            taken[index] += 1
+            busiest = max(busiest, group.seconds(interval, count / share_steps))
+        transit += max(float(group.transits[interval]) for group in groups)
+        built.append((int(loads.first[interval]), int(loads.last[interval]), tuple(devices)))
+    idle = [
+        group.idle_seconds
+        for index, group in enumerate(loads.groups)
+        if group.owns and taken[index] < len(group.devices)
+    ]
+    return Pipeline(
+        stages=tuple(built),
+        busiest_seconds=max([busiest, *idle]),
+        transit_seconds=transit,
+    )
+
+
+def never_better_with_more(groups: Sequence[Group], limit_seconds: float) -> bool:
+    """Whether under this limit a device that could be left out of a stage always may be.
+
+    An owner without a stage must have the time to receive what it owns.
+    """
+    return all(group.idle_seconds <= limit_seconds for group in groups if group.owns)

@@ -1,0 +1,167 @@
+"""The cost terms of every stage that every device could run, as arrays for the search. Pure.
+
+Devices that differ in nothing but their names, shards included, form a group: the search
+counts how many of a group a stage has. An *interval* is a stage's blocks ``[first, last)``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from coordinator.planner.cost.fill import Load, Owning, fill_load, transit_seconds
+from coordinator.planner.cost.memory import free_memory_bytes, stage_memory_bytes
+
+from .owners import alike_devices
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from coordinator.planner.problem.problem import Problem
+    from edge_runtime.contract.ids import DeviceId
+    from edge_runtime.contract.profile import DeviceProfile
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
+_ROUNDING = 1e-9
+"""Of a share step: what a product of floats may miss a whole number by."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Group:
+    """Alike devices and what each of I intervals would cost one of them.
+
+    Attributes:
+        devices: its members, interchangeable.
+        bases: (5,) seconds of each limit of :class:`.fill.Load` whatever the share.
+        slopes: (5, I) seconds of each limit for the whole stage.
+        fits: (I,) bool: the stage fits the device's memory.
+        transits: (I,) see :func:`.fill.transit_seconds`.
+        owns: the devices own samples.
+    """
+
+    devices: tuple[DeviceId, ...]
+    bases: Array
+    slopes: Array
+    fits: Array
+    transits: Array
+    owns: bool
+
+    @property
+    def idle_seconds(self) -> float:
+        """How long a member is busy that runs no stage."""
+        return float(self.bases.max())
+
+    def seconds(self, interval: int, share: float) -> float:
+        """How long a member is busy that has this share of the interval's micro-batches."""
+        return float((self.bases + self.slopes[:, interval] * share).max())
+
+    def steps(self, limit_seconds: float, share_steps: int) -> tuple[Array, Array]:
+        """The least and the most share steps that keep a member within a time.
+
+        Returns:
+            (I,) and (I,) integers. A stage that the member cannot be in has least > most.
+        """
+        room = limit_seconds - self.bases[:, None]
+        rising, falling = self.slopes > 0, self.slopes < 0
+        with np.errstate(divide="ignore", invalid="ignore"):
+            turning = share_steps * room / self.slopes
+        level = (self.slopes == 0) & (room < -_ROUNDING * max(1.0, limit_seconds))
+        most = np.where(rising, turning, np.inf).min(axis=0)
+        least = np.where(falling, turning, 1.0).max(axis=0)
+        most = np.floor(np.clip(most + _ROUNDING, 0, share_steps)).astype(np.int64)
+        least = np.ceil(np.clip(least - _ROUNDING, 1, share_steps + 1)).astype(np.int64)
+        most[~self.fits | level.any(axis=0)] = 0
+        return least, most
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Loads:
+    """All groups of a problem, for given owners and micro-batch size.
+
+    Attributes:
+        groups: of alike devices.
+        first: (I,) first block of each interval; intervals are ordered by it.
+        last: (I,) the block behind each interval.
+        num_blocks: B.
+    """
+
+    groups: tuple[Group, ...]
+    first: Array
+    last: Array
+    num_blocks: int
+
+    @property
+    def least_idle_seconds(self) -> float:
+        """An owner that can run no faster, whatever runs: the longest a member must be busy.
+
+        Where computing for oneself saves receiving, nothing can be said.
+        """
+        rising = [group.idle_seconds for group in self.groups if (group.slopes >= 0).all()]
+        return max(rising, default=0.0)
+
+
+def make_loads(problem: Problem, shards: Mapping[DeviceId, int], micro_batch_size: int) -> Loads:
+    """Looks every stage of every device up in the cost model."""
+    blocks = problem.num_blocks
+    first, last = np.triu_indices(blocks + 1, 1)
+    groups = []
+    for members in alike_devices(problem.profiles):
+        by_shards: dict[int, list[DeviceProfile]] = {}
+        for profile in members:
+            by_shards.setdefault(shards.get(profile.device, 0), []).append(profile)
+        groups += [
+            _group(problem, alike, owned, len(shards), first, last, micro_batch_size)
+            for owned, alike in by_shards.items()
+        ]
+    return Loads(groups=tuple(groups), first=first, last=last, num_blocks=blocks)
+
+
+def most_favourable(choices: Sequence[Loads]) -> Loads:
+    """What no choice among micro-batch sizes can do better than, term by term.
+
+    Args:
+        choices: of the same owners, hence of the same groups.
+    """
+    groups = []
+    for alike in zip(*(loads.groups for loads in choices), strict=True):
+        groups.append(
+            dataclasses.replace(
+                alike[0],
+                bases=np.min([group.bases for group in alike], axis=0),
+                slopes=np.min([group.slopes for group in alike], axis=0),
+                fits=np.any([group.fits for group in alike], axis=0),
+                transits=np.min([group.transits for group in alike], axis=0),
+            )
+        )
+    return dataclasses.replace(choices[0], groups=tuple(groups))
+
+
+def _group(
+    problem: Problem,
+    alike: list[DeviceProfile],
+    owned: int,
+    owners: int,
+    first: Array,
+    last: Array,
+    micro_batch_size: int,
+) -> Group:
+    profile = alike[0]
+    owning = Owning(part=owned / problem.batch_size, others=owners - (owned > 0))
+    load = fill_load(problem, profile, first, last, owning, micro_batch_size)
+    room = free_memory_bytes(profile, trains=owned > 0)
+    memory = stage_memory_bytes(problem, first, last, micro_batch_size)
+    return Group(
+        devices=tuple(each.device for each in alike),
+        bases=_bases(load),
+        slopes=np.stack([np.broadcast_to(line.slope, first.shape) for line in load.limits]),
+        fits=(memory <= room) & ("backbone" in profile.roles),
+        transits=transit_seconds(problem, profile, first, last, micro_batch_size),
+        owns=owned > 0,
+    )
+
+
+def _bases(load: Load) -> Array:
+    return np.array([float(line.base) for line in load.limits])

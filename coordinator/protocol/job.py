@@ -1,0 +1,79 @@
+"""What a session is to do: model, data, devices, options. Immutable, made before it starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+from coordinator.samples.samples import SampleTable
+from coordinator.workload.generation import Continuation
+from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
+from edge_runtime.contract.ids import DeviceId, Sha256
+from edge_runtime.contract.manifest import FileSpec, Manifest
+from edge_runtime.contract.messages import CacheDtype, SampleSet
+from edge_runtime.contract.order import steps_per_epoch
+from edge_runtime.contract.plan import Plan
+from edge_runtime.contract.profile import DeviceProfile
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Job:
+    """Everything that a session needs to know before it starts.
+
+    Attributes:
+        manifest: of the bundle.
+        config: shape of the adapter.
+        options: of the training; ``epochs`` is 0 for evaluation only.
+        tables: training samples (absent for evaluation only) and evaluation samples.
+        devices: who takes part.
+        make_plan: from profiles to a plan; pure; raises InfeasibleError.
+        cache_dtype: how states are cached.
+        cache_quota_bytes: limit of each device's cache.
+        state: trainer state to start from; empty for a new adapter.
+        adapter_graph: the trained adapter as ONNX, where nothing is to be trained.
+        epochs_done: epochs that ``state`` has behind it.
+        evaluate_before: compute outputs before training too.
+        heartbeat_seconds: how often devices are to be heard.
+        local: the devices run on this machine, so their process ids mean something here.
+        only_plan: end once the plan is made.
+        continuation: prompts to continue instead of anything else; the table of evaluation
+            samples then has them as long as they may become.
+    """
+
+    manifest: Manifest
+    config: AdapterConfig
+    options: TrainingOptions
+    tables: Mapping[SampleSet, SampleTable]
+    devices: tuple[DeviceId, ...]
+    make_plan: Callable[[Sequence[DeviceProfile]], Plan]
+    cache_dtype: CacheDtype = "fp16"
+    cache_quota_bytes: int | None = None
+    state: bytes = b""
+    adapter_graph: bytes = b""
+    epochs_done: int = 0
+    evaluate_before: bool = True
+    heartbeat_seconds: float = 5.0
+    local: bool = False
+    only_plan: bool = False
+    continuation: Continuation | None = None
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        train = self.tables.get("train")
+        if train is None:
+            return 0
+        return self.options.epochs * steps_per_epoch(len(train), self.options.batch_size)
+
+    @property
+    def adapter_file(self) -> FileSpec | None:
+        """What devices fetch ``adapter_graph`` by; None where there is none."""
+        return _adapter_file(self.adapter_graph) if self.adapter_graph else None
+
+
+@functools.lru_cache(maxsize=1)
+def _adapter_file(graph: bytes) -> FileSpec:
+    digest = Sha256(hashlib.sha256(graph).hexdigest())
+    return FileSpec(path="adapter.onnx", bytes=len(graph), sha256=digest)

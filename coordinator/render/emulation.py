@@ -1,0 +1,58 @@
+"""What emulated devices keep of what they promise, for people."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from coordinator.cluster.emulation_check import EmulationReport
+from devices.selftest import Check
+
+from .console import cell, say
+
+_NAMES = {
+    "cpu": "processor",
+    "memory": "memory",
+    "up": "link, from it",
+    "down": "link, to it",
+    "latency": "latency, one way",
+}
+_VERDICTS = {True: Text("ok"), False: Text("off", style="red"), None: Text("not tried")}
+
+
+def show_emulation(report: EmulationReport, console: Console | None = None) -> None:
+    """Prints wanted and measured figures of every limit."""
+    console = console or Console()
+    for warning in report.warnings:
+        say(console, warning, style="yellow")
+    if report.dilation > 1:
+        say(
+            console,
+            f"together they need more than this machine can give: everything is "
+            f"{report.dilation:.2f}x slower than on the real ones, and so are the figures below",
+        )
+    table = Table(box=None)
+    for column in ("device", "limit"):
+        table.add_column(column, no_wrap=True)
+    for column in ("wanted", "measured"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("")
+    for check in report.checks:
+        measured = "-" if check.measured is None else _figure(check, check.measured)
+        verdict = Text(check.note) if check.note and check.ok is None else _VERDICTS[check.ok]
+        wanted = _figure(check, check.wanted)
+        table.add_row(cell(check.device), _NAMES[check.limit], wanted, measured, verdict)
+    console.print(table)
+
+
+def _figure(check: Check, value: float) -> str:
+    match check.unit:
+        case "bytes":
+            return f"{value / 1e6:.0f} MB"
+        case "bit/s":
+            return f"{value / 1e6:.1f} Mbit/s"
+        case "s":
+            return f"{value * 1e3:.1f} ms"
+        case _:
+            return f"{value:.3f} cores"

@@ -1,0 +1,160 @@
+"""``report.json``: what a run did, what it took, and how good the result is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from coordinator.protocol.record import SessionRecord
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.plan import Plan
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FillReport:
+    """The fill phase; samples are distinct ones, tokens those of the computed samples."""
+
+    seconds: float
+    samples: int
+    tokens: int
+    computed: int
+    reused: int
+    eval_computed: int
+    eval_reused: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EpochReport:
+    """One adapter epoch."""
+
+    epoch: int
+    seconds: float
+    train_loss: float
+    samples_per_second: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CacheReport:
+    """The caches of all owners together."""
+
+    dtype: str
+    bytes: int
+    bytes_per_sample: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceReport:
+    """One device.
+
+    ``blocks`` is ``[first, last)`` or empty; ``cpu_seconds`` are user + system time of the
+    device's process by phase.
+    """
+
+    id: DeviceId
+    profile: str
+    roles: tuple[str, ...]
+    blocks: tuple[int, ...]
+    shards: int
+    served_batches: int
+    peak_rss_bytes: int
+    sent_bytes: int
+    received_bytes: int
+    received_weight_bytes: int
+    cpu_seconds: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The whole report.
+
+    ``parameters`` counts trainable ones; ``total_seconds`` and ``epochs`` are of all sessions
+    of a resumed run.
+    """
+
+    task: str
+    model: str
+    bundle: str
+    bundle_digest: str
+    seed: int
+    labels: tuple[str, ...]
+    truncated: int
+    dilation: float
+    plan: Plan
+    parameters: int
+    total_seconds: float
+    fill: FillReport
+    epochs: tuple[EpochReport, ...]
+    eval: Mapping[str, Mapping[str, float]]
+    cache: CacheReport
+    devices: tuple[DeviceReport, ...]
+    recoveries: tuple[dict[str, Any], ...] = ()
+
+
+def fill_report(record: SessionRecord) -> FillReport:
+    """The fill of training samples, and what evaluation added to it."""
+    train, evaluation = record.fills.get("train"), record.fills.get("eval")
+    return FillReport(
+        seconds=train.seconds if train else 0.0,
+        samples=train.samples if train else 0,
+        tokens=train.tokens if train else 0,
+        computed=train.computed if train else 0,
+        reused=train.reused if train else 0,
+        eval_computed=evaluation.computed if evaluation else 0,
+        eval_reused=evaluation.reused if evaluation else 0,
+    )
+
+
+def fill_of_sessions(earlier: FillReport | None, now: FillReport) -> FillReport:
+    """The fill of a resumed run: that of the session that computed most of it."""
+    if earlier is None:
+        return now
+    return max(earlier, now, key=lambda fill: fill.computed + fill.eval_computed)
+
+
+def epoch_reports(record: SessionRecord) -> tuple[EpochReport, ...]:
+    """The finished epochs of this session."""
+    return tuple(
+        EpochReport(
+            epoch=epoch.epoch,
+            seconds=epoch.seconds,
+            train_loss=epoch.train_loss,
+            samples_per_second=epoch.samples / epoch.seconds if epoch.seconds else 0.0,
+        )
+        for epoch in record.epochs
+        if epoch.samples
+    )
+
+
+def cache_report(record: SessionRecord, dtype: str) -> CacheReport:
+    """Sizes of the caches of all owners."""
+    total = sum(device.cache_bytes for device in record.devices.values())
+    samples = sum(device.cache_samples for device in record.devices.values())
+    return CacheReport(dtype=dtype, bytes=total, bytes_per_sample=total / max(1, samples))
+
+
+def device_reports(
+    record: SessionRecord, devices: Sequence[DeviceId], profiles: Mapping[DeviceId, str]
+) -> tuple[DeviceReport, ...]:
+    """Every device of the session, in the given order."""
+    return tuple(_device_report(record, device, profiles[device]) for device in devices)
+
+
+def _device_report(record: SessionRecord, device: DeviceId, profile: str) -> DeviceReport:
+    seen = record.devices[device]
+    plan = record.plan
+    stage = plan.stage_of(device) if plan else None
+    usage = seen.usage
+    return DeviceReport(
+        id=device,
+        profile=profile,
+        roles=seen.roles,
+        blocks=(stage.first, stage.last) if stage else (),
+        shards=len(plan.shards_of(device)) if plan else 0,
+        served_batches=seen.served_batches,
+        peak_rss_bytes=usage.peak_rss_bytes if usage else 0,
+        sent_bytes=usage.sent_bytes if usage else 0,
+        received_bytes=usage.received_bytes if usage else 0,
+        received_weight_bytes=seen.received_weight_bytes,
+        cpu_seconds=usage.cpu_seconds if usage else {},
+    )

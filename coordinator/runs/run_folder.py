@@ -1,0 +1,296 @@
+"""A RUN folder: settings, events, plan, checkpoints, adapter and report."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from coordinator.data import FieldNames
+from coordinator.protocol.actions import Record
+from edge_runtime.contract.adapter import AdapterConfig
+from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.messages import CacheDtype
+from edge_runtime.contract.plain import from_plain, to_plain
+from edge_runtime.contract.plan import Plan
+from edge_runtime.transport.files import write_private
+from export.adapter.graph import adapter_onnx
+
+from .report import EpochReport, FillReport
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+ADAPTER_GRAPH = "adapter.onnx"
+
+_NOT_COMPARED = ("bundle", "cache_quota_bytes")
+_FILES = {
+    "bundle_digest": "contents of the bundle",
+    "data_sha256": "training data (--data)",
+    "eval_sha256": "evaluation data (--eval)",
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What decides a run's result; a resumed run must be given the same.
+
+    Bundle folder and quota are kept for later commands and not compared.
+
+    Attributes:
+        bundle: folder of the bundle; may move.
+        bundle_digest: of the bundle.
+        data_sha256: of the training file.
+        eval_sha256: of the evaluation file; empty for none.
+        fields: names of the data's fields.
+        task: what is learnt.
+        adapter: kind of side block.
+        adapter_layers: hidden states that are read.
+        adapter_heads: attention heads of a side block.
+        adapter_init: where the first weights come from.
+        reduction: of the adapter.
+        epochs: in all.
+        batch_size: global.
+        learning_rate: peak.
+        seed: of weights and order.
+        cache_dtype: how states are stored.
+        cache_quota_bytes: limit of each device's cache; may be another when going on.
+    """
+
+    bundle: str
+    bundle_digest: str
+    data_sha256: str
+    eval_sha256: str
+    fields: FieldNames
+    task: str
+    adapter: str
+    adapter_layers: tuple[int, ...]
+    adapter_heads: int
+    adapter_init: str
+    reduction: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+    cache_dtype: CacheDtype
+    cache_quota_bytes: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """State after some epochs.
+
+    Attributes:
+        epochs_done: whole epochs behind it.
+        epochs: what the report says of them.
+        eval_before: metrics before training.
+        state: trainer state.
+        seconds: that all sessions up to here took.
+        fill: of the session that computed most.
+    """
+
+    epochs_done: int
+    epochs: tuple[EpochReport, ...]
+    eval_before: dict[str, float]
+    state: bytes = b""
+    seconds: float = 0.0
+    fill: FillReport | None = None
+
+
+class RunFolder:
+    """Reads and writes the files of a run; every file appears whole or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, settings: Settings) -> RunFolder:
+        """Makes a new run folder.
+
+        Raises:
+            BadInputError: the folder exists and is not empty, or cannot be made.
+        """
+        check_new(path)
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInputError(f"{path}: cannot be made: {error.strerror}") from None
+        run = cls(path)
+        run._write_json("run.json", to_plain(settings))
+        return run
+
+    @classmethod
+    def resume(cls, path: Path, settings: Settings) -> RunFolder:
+        """Opens a run that stopped; a cache quota that is given replaces the one before.
+
+        Raises:
+            BadInputError: no such run, it is finished, or it was started differently.
+        """
+        run = cls(path)
+        started = run.settings()
+        before = to_plain(started)
+        if (path / "report.json").exists():
+            raise BadInputError(f"{path}: this run is finished; start a new one with another -o")
+        now = to_plain(settings)
+        for name, value in before.items():
+            if name not in _NOT_COMPARED and now.get(name) != value:
+                raise BadInputError(
+                    f"{path}: was started with {_difference(name, value, now.get(name))}; "
+                    "resume with the same, or start a new run with another -o"
+                )
+        if settings.cache_quota_bytes is not None:
+            quota = settings.cache_quota_bytes
+            run._write_json(
+                "run.json", to_plain(dataclasses.replace(started, cache_quota_bytes=quota))
+            )
+        return run
+
+    def settings(self) -> Settings:
+        """What the run was started with.
+
+        Raises:
+            BadInputError: the folder is no run.
+        """
+        return from_plain(Settings, self._read_json("run.json"), str(self.path / "run.json"))
+
+    def discard_unplanned(self) -> None:
+        """Removes a new run that failed before it had a plan: there is nothing to go on with."""
+        if (self.path / "plan.json").exists():
+            return
+        for name in ("run.json", "events.jsonl"):
+            (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty: something there is not ours
+            self.path.rmdir()
+
+    def record(self, record: Record) -> None:
+        """Appends one line to ``events.jsonl``."""
+        event = {"time": time.time(), "event": record.event, **record.fields}
+        line = json.dumps(finite(event), allow_nan=False)
+        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def write_plan(self, plan: Plan) -> None:
+        """Writes ``plan.json``."""
+        self._write_json("plan.json", to_plain(plan))
+
+    def write_report(self, report: dict[str, Any]) -> None:
+        """Writes ``report.json``: the run is finished. What is no number becomes null."""
+        self._write_json("report.json", finite(report))
+
+    def read_report(self) -> dict[str, Any]:
+        """What ``report.json`` says.
+
+        Raises:
+            BadInputError: the run has not finished.
+        """
+        report = self._read_json("report.json")
+        if not isinstance(report, dict):
+            raise BadInputError(f"{self.path / 'report.json'}: is not a report")
+        return report
+
+    def write_adapter(self, config: AdapterConfig, weights: bytes) -> None:
+        """Writes ``adapter/``.
+
+        Raises:
+            BadInputError: ``weights`` are damaged or of another adapter.
+        """
+        graph = adapter_onnx(config, weights)
+        folder = self.path / "adapter"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        write_private(folder / WEIGHTS, weights)
+        write_private(folder / ADAPTER_GRAPH, graph)
+        self._write_json(f"adapter/{CONFIG}", to_plain(config))
+
+    def read_adapter(self) -> tuple[AdapterConfig, bytes]:
+        """Configuration and weights of the trained adapter.
+
+        Raises:
+            BadInputError: the run has not got so far, or a file is damaged.
+        """
+        where = self.path / "adapter" / CONFIG
+        config = from_plain(AdapterConfig, self._read_json(f"adapter/{CONFIG}"), str(where))
+        try:
+            return config, (self.path / "adapter" / WEIGHTS).read_bytes()
+        except OSError:
+            raise BadInputError(f"{self.path / 'adapter' / WEIGHTS}: cannot be read") from None
+
+    def read_adapter_graph(self) -> tuple[AdapterConfig, bytes]:
+        """Configuration, and the trained adapter as ONNX: made from the weights, which count.
+
+        Raises:
+            BadInputError: the run has not got so far, or a file is damaged.
+        """
+        config, weights = self.read_adapter()
+        return config, adapter_onnx(config, weights)
+
+    def write_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Writes a checkpoint and removes the one before."""
+        folder = self.path / "checkpoints"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        name = f"epoch-{checkpoint.epochs_done:04d}"
+        write_private(folder / f"{name}.safetensors", checkpoint.state)
+        plain = to_plain(dataclasses.replace(checkpoint, state=b""))
+        del plain["state"]
+        self._write_json(f"checkpoints/{name}.json", plain)
+        for old in folder.iterdir():
+            if old.stem != name:
+                old.unlink()
+
+    def last_checkpoint(self) -> Checkpoint | None:
+        """The newest checkpoint that is whole."""
+        # The JSON is written last: without it the checkpoint does not count.
+        for path in sorted((self.path / "checkpoints").glob("epoch-*.json"), reverse=True):
+            state = path.with_suffix(".safetensors")
+            if not state.exists():
+                continue
+            plain = self._read_json(f"checkpoints/{path.name}")
+            checkpoint = from_plain(Checkpoint, plain, str(path))
+            return dataclasses.replace(checkpoint, state=state.read_bytes())
+        return None
+
+    def _write_json(self, name: str, value: Any) -> None:
+        text = json.dumps(value, indent=1, sort_keys=False) + "\n"
+        write_private(self.path / name, text.encode())
+
+    def _read_json(self, name: str) -> Any:
+        path = self.path / name
+        try:
+            return json.loads(path.read_bytes())
+        except FileNotFoundError:
+            raise BadInputError(
+                f"{path}: is missing; give the -o folder of a `pacplus train` that has got so far"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise BadInputError(f"{path}: cannot be read: {error}") from None
+
+
+def finite(value: Any) -> Any:
+    """Plain values with None for NaN and infinities, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def check_new(path: Path) -> None:
+    """Raises BadInputError if ``path`` exists and is not an empty folder."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise BadInputError(
+            f"{path}: exists and is not empty; choose another -o, or go on with --resume"
+        )
+
+
+def _difference(name: str, before: object, now: object) -> str:
+    """What a run was started with, for the user, to whom a digest says nothing."""
+    if name in _FILES:
+        return f"other {_FILES[name]}"
+    if isinstance(before, dict) and isinstance(now, dict):
+        key = next(key for key in before if before[key] != now.get(key))
+        return _difference(f"{name} {key}", before[key], now.get(key))
+    return f"{name} {str(before)[:40]}, not {str(now)[:40]}"

@@ -1,0 +1,109 @@
+"""Which shards an owner gets: a plan says how many, what is cached says which.
+
+Pure. Whoever owns a shard, its samples meet the same samples of the other shards, so results
+do not depend on this; only what has to be moved between devices does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.plan import Owner, Plan
+
+from .samples import Catalogue
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+def settle_owners(catalogue: Catalogue, plan: Plan, held: Mapping[DeviceId, Array]) -> Plan:
+    """The plan with shards where most of their samples' tokens are cached already.
+
+    Every owner keeps its number of shards. No other choice leaves more tokens in place, and
+    where none is better than the plan's own, that is kept.
+
+    Args:
+        catalogue: all distinct samples.
+        plan: says how many shards each owner has.
+        held: (K,) bool for each device with a cache.
+    """
+    values_OS = np.stack([_held_tokens(catalogue, plan, held[o.device]) for o in plan.owners])
+    owner_of = np.empty(plan.num_shards, np.int64)
+    for number, owner in enumerate(plan.owners):
+        owner_of[list(owner.shards)] = number
+    while exchange := _better(values_OS, owner_of):
+        for shard, taker in exchange:
+            owner_of[shard] = taker
+    owners = (
+        Owner(device=owner.device, shards=tuple(np.flatnonzero(owner_of == number).tolist()))
+        for number, owner in enumerate(plan.owners)
+    )
+    return dataclasses.replace(plan, owners=tuple(owners))
+
+
+def _held_tokens(catalogue: Catalogue, plan: Plan, holds: Array) -> Array:
+    """(S,) int64: tokens of each shard's samples, in all data sets, that one device holds."""
+    tokens = np.zeros(plan.num_shards, np.int64)
+    for which, table in catalogue.tables.items():
+        distinct = catalogue.distinct[which]
+        _, firsts = np.unique(table.shards * len(holds) + distinct, return_index=True)
+        there = firsts[holds[distinct[firsts]]]
+        np.add.at(tokens, table.shards[there], table.samples.lengths[there])
+    return tokens
+
+
+def _better(values_OS: Array, owner_of: Array) -> list[tuple[int, int]]:
+    """Owners that each give a shard to the next one in a circle, so that more stays in place.
+
+    A choice without such a circle is the best there is (cycle cancelling, Klein 1967). The
+    circle is a negative cycle among the owners, found with Bellman and Ford's algorithm.
+
+    Returns:
+        (shard, its new owner) of each; empty when nothing is to be gained.
+    """
+    count = len(values_OS)
+    losses_OO, shards_OO = _cheapest_moves(values_OS, owner_of)
+    distance, before = np.zeros(count), np.full(count, -1)
+    last = -1
+    for _ in range(count):
+        last = -1
+        for giver in range(count):
+            through = distance[giver] + losses_OO[giver]
+            nearer = np.flatnonzero(through < distance)
+            if len(nearer):
+                distance[nearer], before[nearer], last = through[nearer], giver, int(nearer[0])
+    if last < 0:
+        return []
+    for _ in range(count):  # from anywhere behind the cycle into it
+        last = int(before[last])
+    circle: list[tuple[int, int]] = []
+    taker = last
+    while not circle or taker != last:
+        giver = int(before[taker])
+        circle.append((int(shards_OO[giver, taker]), taker))
+        taker = giver
+    return circle
+
+
+def _cheapest_moves(values_OS: Array, owner_of: Array) -> tuple[Array, Array]:
+    """For each giver and taker the least tokens that a shard's move takes out of place.
+
+    Returns:
+        (O, O) float64 tokens, negative where the move brings more into place than it takes out
+        of it, infinite where there is nothing to give; and (O, O) int64, which shard it is.
+    """
+    count = len(values_OS)
+    losses, shards = np.full((count, count), np.inf), np.zeros((count, count), np.int64)
+    for giver in range(count):
+        own = np.flatnonzero(owner_of == giver)
+        if not len(own):
+            continue
+        lost_OS = (values_OS[giver, own] - values_OS[:, own]).astype(np.float64)
+        cheapest = lost_OS.argmin(axis=1)
+        losses[giver], shards[giver] = lost_OS[np.arange(count), cheapest], own[cheapest]
+    np.fill_diagonal(losses, np.inf)
+    return losses, shards

@@ -1,0 +1,142 @@
+"""What devices have answered: checked against what they were asked, then kept."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from coordinator.protocol.job import Job
+from coordinator.protocol.record import SessionRecord
+from coordinator.samples.samples import Catalogue
+from edge_runtime.contract.errors import InfeasibleError, StoppedError
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.messages import (
+    CacheStatus,
+    EpochDone,
+    LinkMeasured,
+    Message,
+    Outputs,
+    ProfileDone,
+    SampleSet,
+    SamplesReady,
+    StageReady,
+    TrainerState,
+)
+from edge_runtime.contract.profile import DeviceProfile
+
+from .link_schedule import Linking
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+LANGUAGE_OUTPUTS = 3
+"""Of a sample: summed loss, counted tokens, correctly predicted tokens."""
+
+
+class Answers:
+    """Keeps answers.
+
+    Attributes:
+        profiles: measured, by device.
+        linking: links that are measured.
+        held: (K,) bool by device: distinct samples in its cache.
+        outputs: (N, C) float32 of the evaluation lines, NaN where not known yet.
+    """
+
+    def __init__(self, job: Job, catalogue: Catalogue, record: SessionRecord) -> None:
+        self._job, self._catalogue, self._record = job, catalogue, record
+        self.profiles: dict[DeviceId, DeviceProfile] = {}
+        self.linking = Linking(job.devices)
+        self.held: dict[DeviceId, Array] = {}
+        self.outputs: Array = np.zeros((0, 0), np.float32)
+
+    def linked_profiles(self) -> dict[DeviceId, DeviceProfile]:
+        """Every device's profile with its link, which is kept from now on."""
+        self.profiles = self.linking.linked(self.profiles)
+        for device, profile in self.profiles.items():
+            self._record.devices[device].profile = profile
+        return self.profiles
+
+    def expect_outputs(self) -> None:
+        """Forgets the outputs of an earlier evaluation."""
+        config = self._job.config
+        columns = LANGUAGE_OUTPUTS if config.generative else config.num_outputs
+        shape = (len(self._job.tables["eval"]), columns)
+        self.outputs = np.full(shape, np.nan, np.float32)
+
+    def fits(
+        self, device: DeviceId, message: Message, *, which: SampleSet | None, epoch: int
+    ) -> bool:
+        """Whether a message of the right type is about what was asked.
+
+        Args:
+            device: who sent it.
+            message: the answer.
+            which: the data set whose fill is under way.
+            epoch: the epoch under way.
+        """
+        plan = self._record.plan
+        match message:
+            case StageReady():
+                stage = plan.stage_of(device) if plan else None
+                asked = (stage.first, stage.last) if stage else None
+                return (message.first, message.last) == asked
+            case LinkMeasured():
+                return self.linking.fits(device, message)
+            case SamplesReady():
+                return message.which == which
+            case EpochDone():
+                return message.epoch == epoch
+            case _:
+                return True
+
+    def keep(self, device: DeviceId, message: Message) -> None:
+        """Keeps what an answer says.
+
+        Raises:
+            StoppedError: it says what cannot be.
+            InfeasibleError: the device's cache is too small for its samples.
+        """
+        self._record.observe(device, message)
+        match message:
+            case ProfileDone():
+                if message.profile.device != device:
+                    raise StoppedError(f"{device}: sent the profile of another device")
+                self.profiles[device] = message.profile
+            case LinkMeasured():
+                self.linking.keep(device, message)
+            case CacheStatus():
+                if message.held.shape != (len(self._catalogue.keys),):
+                    raise StoppedError(f"{device}: answered for other samples than asked")
+                self.held[device] = message.held.astype(bool)
+            case SamplesReady():
+                self._keep_samples(device, message)
+            case Outputs():
+                self._keep_outputs(device, message)
+            case TrainerState():
+                self._record.state = message.data.tobytes()
+            case _:
+                pass
+
+    def _keep_samples(self, device: DeviceId, message: SamplesReady) -> None:
+        missing = message.missing.size
+        if missing and self._job.cache_quota_bytes is not None:
+            trains = "train" in self._job.tables
+            advice = (
+                "raise --cache-quota, or use a smaller --cache-dtype"
+                if trains
+                else "give fewer lines at a time (the quota is that of the training run)"
+            )
+            raise InfeasibleError(
+                f"{device}: the cache quota leaves no room for {missing} of its samples; {advice}"
+            )
+        if missing:
+            raise StoppedError(f"{device}: {missing} samples did not stay in its cache")
+
+    def _keep_outputs(self, device: DeviceId, message: Outputs) -> None:
+        indices, plan = message.indices, self._record.plan
+        owned = self._job.tables["eval"].owned_by(plan, device) if plan else np.zeros(0)
+        right = indices.dtype.kind in "iu" and np.array_equal(np.sort(indices), owned)
+        if not right or message.outputs.shape[1] != self.outputs.shape[1]:
+            raise StoppedError(f"{device}: sent outputs for other samples than its own")
+        self.outputs[indices] = message.outputs

@@ -1,0 +1,400 @@
+"""The session: what happens in which order, as a state machine without I/O or clock.
+
+Theory of operation. Each phase sends requests to some devices and waits until all of
+them have answered; then the next phase begins. Phases with nothing to do are passed::
+
+    gathering    every expected device said hello
+    profiling    every device measured itself
+    admitting    data sockets admit the peers
+    linking      links are measured, in rounds of disjoint pairs     -> the plan is made
+    locating     trainers said what their caches hold          -> every shard has its owner
+    deploying    stages are loaded, if anything is to compute
+    filling      moves and micro-batches are leased until every owner has stored its samples
+    taking       owners made the set durable and lack nothing
+                 (deploying to taking are passed for training, then for evaluation samples)
+    setting up   trainers made the adapter
+    evaluating   outputs before, and after, training
+    training     one epoch after the other, a checkpoint after each
+    generating   instead, where prompts are continued: step by step, until all have ended
+                 (locating, filling and taking are passed: nothing is cached)
+    collecting   final usage of every device
+    finished
+
+Time enters with each event. Every handler returns actions; :mod:`coordinator.cluster.server`
+carries them out.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+from collections.abc import Callable, Mapping
+
+from coordinator.protocol.actions import (
+    Action,
+    Event,
+    Fail,
+    Finish,
+    Joined,
+    Lost,
+    Received,
+    Record,
+    SaveCheckpoint,
+    Send,
+)
+from coordinator.protocol.job import Job
+from coordinator.protocol.record import DeviceRecord, EpochRecord, SessionRecord
+from coordinator.samples.samples import Catalogue, Work
+from coordinator.workload.fill import Filling
+from coordinator.workload.generation import Generation
+from edge_runtime.contract.errors import StoppedError, UserError
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.messages import (
+    BatchServed,
+    BeginPhase,
+    CacheStatus,
+    Chosen,
+    EpochDone,
+    Failed,
+    GenerationReady,
+    Heartbeat,
+    LinkMeasured,
+    Message,
+    Outputs,
+    PeersReady,
+    Phase,
+    ProfileDone,
+    Progress,
+    SampleSet,
+    SamplesReady,
+    SendState,
+    Shutdown,
+    StageReady,
+    Stored,
+    TrainerState,
+    TrainingReady,
+    Usage,
+)
+from edge_runtime.contract.plan import Plan
+
+from . import log_records as happenings
+from . import requests
+from .answers import Answers
+from .failures import check_software, lost, with_advice
+from .measurements import KnownDevices, known_devices
+
+logger = logging.getLogger(__name__)
+
+
+class Session:
+    """One fine-tuning, evaluation or prediction from the first hello to the last byte."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._catalogue = Catalogue.make(job.tables)
+        self._phase = "gathering"
+        self._awaited: set[DeviceId] = set(job.devices)
+        self._usage_due: collections.Counter[DeviceId] = collections.Counter()
+        self._then: Callable[[], list[Action]] = self._profile
+        self._answer: type[Message] = Message
+        self._now = 0.0
+        self._joined: dict[DeviceId, Joined] = {}
+        self._deployed = False
+        self._epoch = job.epochs_done
+        self._generation: Generation | None = None
+        self.record = SessionRecord()
+        self._filling = Filling(job, self._catalogue, self.record)
+        self._answers = Answers(job, self._catalogue, self.record)
+        self._known = KnownDevices()
+
+    @property
+    def phase(self) -> str:
+        """Where the session stands; see the module's docstring."""
+        return self._phase
+
+    @property
+    def job(self) -> Job:
+        """What this session is to do."""
+        return self._job
+
+    @property
+    def plan(self) -> Plan:
+        """The plan, once profiling is over."""
+        if self.record.plan is None:
+            raise RuntimeError("the plan is not made yet")
+        return self.record.plan
+
+    def recall(self, known: KnownDevices) -> None:
+        """Has what is known not measured again, where it still holds; before anything else."""
+        self._known = known
+
+    @property
+    def measured(self) -> KnownDevices:
+        """What is known of the devices once the plan is made, for later sessions."""
+        return known_devices(self._joined, self._answers.profiles, self._answers.linking.measured)
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Takes one event in, at time ``now`` (seconds, any epoch, never falling)."""
+        self._now = now
+        if self._phase in ("finished", "failed"):
+            return []
+        try:
+            match event:
+                case Joined():
+                    return self._on_joined(event)
+                case Lost():
+                    return self._on_lost(event)
+                case Received():
+                    return self._on_message(event.device, event.message)
+        except UserError as error:
+            return self._fail(error)
+
+    # ---- phases
+
+    def _begin(
+        self,
+        phase: str,
+        asked: Mapping[DeviceId, Message | Action],
+        answer: type[Message],
+        then: Callable[[], list[Action]],
+    ) -> list[Action]:
+        """Sends what is ``asked``, then waits for one ``answer`` of each device."""
+        logger.info("phase %s", phase)
+        self._phase, self._answer, self._then = phase, answer, then
+        self._awaited = set(asked)
+        return requests.actions(asked) if asked else then()
+
+    def _answered(self, device: DeviceId, message: Message) -> list[Action]:
+        """Keeps what an answer says and ticks it off; the last one starts the next phase."""
+        due = type(message) is self._answer and device in self._awaited
+        which, epoch = self._filling.which, self._epoch
+        if not (due and self._answers.fits(device, message, which=which, epoch=epoch)):
+            logger.warning("%s sent %s out of turn", device, type(message).__name__)
+            return []
+        self._answers.keep(device, message)
+        self._awaited.discard(device)
+        return [] if self._awaited else self._then()
+
+    def _count_for(self, phase: Phase) -> list[Action]:
+        """Has every device count its usage for ``phase``, and say what it has used so far."""
+        self._usage_due.update(self._job.devices)
+        return requests.actions(dict.fromkeys(self._job.devices, BeginPhase(phase=phase)))
+
+    def _on_joined(self, event: Joined) -> list[Action]:
+        if event.device not in self._job.devices:
+            return []
+        if event.device in self._joined:
+            # What was on the way when the connection broke is lost, answers included.
+            return self._on_lost(Lost(device=event.device, reason="its connection broke"))
+        self._joined[event.device] = event
+        check_software(event.device, event.hello)
+        self.record.devices[event.device] = DeviceRecord(roles=event.hello.roles)
+        actions = requests.welcome(self._job, event)
+        self._awaited.discard(event.device)
+        if self._phase == "gathering" and not self._awaited:
+            actions += self._then()
+        return actions
+
+    def _profile(self) -> list[Action]:
+        asked = requests.profiles(self._job, self._joined, self._known)
+        begin = self._begin("profiling", asked, ProfileDone, self._admit_peers)
+        return [*self._count_for("profile"), *begin]
+
+    def _admit_peers(self) -> list[Action]:
+        self._answers.linking.recall(self._known.links_between(self._joined))
+        peers = requests.admit_peers(self._joined)
+        return self._begin("admitting", peers, PeersReady, self._link)
+
+    def _link(self) -> list[Action]:
+        asked = self._answers.linking.next_round()
+        return self._begin("linking", asked, LinkMeasured, self._link) if asked else self._plan()
+
+    def _plan(self) -> list[Action]:
+        profiles = self._answers.linked_profiles()
+        self.record.plan = self._job.make_plan([profiles[device] for device in self._job.devices])
+        if self._job.only_plan or self._job.continuation:
+            return self._planned()
+        caches = requests.open_caches(self._job, self._catalogue, self._answers.profiles)
+        return self._begin("locating", caches, CacheStatus, self._planned)
+
+    def _planned(self) -> list[Action]:
+        """The plan says how many shards an owner has; what is cached where, says which."""
+        self._filling.settle(self._answers.held)
+        then = self._collect() if self._job.only_plan else self._next_fill()
+        return [Record(event="plan_made"), *then]
+
+    def _next_fill(self) -> list[Action]:
+        """Turns to the next data set; after the last one, to the adapter."""
+        which = self._filling.which
+        if which is None:
+            return self._deploy(self._set_up) if self._job.continuation else self._set_up()
+        work = self._filling.compare(which, self.plan, self._answers.held)
+
+        def fill() -> list[Action]:
+            return self._fill(which, work)
+
+        if work.computed and not self._deployed:
+            self._deployed = True
+            return self._deploy(fill)
+        return fill()
+
+    def _deploy(self, then: Callable[[], list[Action]]) -> list[Action]:
+        return self._begin("deploying", requests.stages(self.plan), StageReady, then)
+
+    def _fill(self, which: SampleSet, work: Work) -> list[Action]:
+        fill = self._filling.begin(which, work, self.plan, self._now)
+        self._phase, self._awaited = "filling", set()
+        actions = self._count_for("fill" if which == "train" else "eval")
+        if which == "train":
+            actions.append(happenings.fill_started(fill))
+        return actions + self._advance_fill(which)
+
+    def _advance_fill(self, which: SampleSet) -> list[Action]:
+        return self._take_samples(which) if self._filling.done else [*self._filling.start()]
+
+    def _take_samples(self, which: SampleSet) -> list[Action]:
+        owned = requests.own_samples(self._job, self.plan, which)
+        for device in owned:
+            needed = self._catalogue.needed_by(self.plan, device, which)
+            self._answers.held[device] = self._answers.held[device] | needed
+        return self._begin("taking", owned, SamplesReady, self._taken)
+
+    def _taken(self) -> list[Action]:
+        which, fill = self._filling.finish(self._now)
+        finished = [happenings.fill_finished(fill)] if which == "train" else []
+        return [*finished, *self._next_fill()]
+
+    def _set_up(self) -> list[Action]:
+        set_up = requests.set_up_training(self._job, self.plan)
+        then = self._set_up_generation if self._job.continuation else self._evaluate_before
+        begin = self._begin("setting up", set_up, TrainingReady, then)
+        return [*self._count_for("eval"), *begin]
+
+    def _set_up_generation(self) -> list[Action]:
+        generation = self._generation = requests.generation(self._job, self.plan, self._now)
+        self.record.generation = generation.record
+
+        def start() -> list[Action]:
+            self._phase = "generating"
+            return [*generation.start()]
+
+        return self._begin("setting up", generation.set_up(), GenerationReady, start)
+
+    def _on_chosen(self, device: DeviceId, message: Chosen) -> list[Action]:
+        generation = self._generation
+        if generation is None:
+            logger.warning("%s chose tokens that nobody asked for", device)
+            return []
+        sends = generation.chosen(device, message, self._now)
+        if not generation.done:
+            return [*sends]
+        return [*sends, happenings.generation_finished(generation.record), *self._collect()]
+
+    def _evaluate_before(self) -> list[Action]:
+        if not self._job.evaluate_before:
+            return self._next_epoch()
+
+        def then() -> list[Action]:
+            self.record.outputs_before = self._answers.outputs
+            return self._next_epoch()
+
+        return self._evaluate(then)
+
+    def _evaluate(self, then: Callable[[], list[Action]]) -> list[Action]:
+        table = self._job.tables.get("eval")
+        if table is None:
+            return then()
+        self._answers.expect_outputs()
+        asked = requests.evaluate(table, self.plan)
+        return self._begin("evaluating", asked, Outputs, then)
+
+    def _next_epoch(self) -> list[Action]:
+        if self._epoch >= self._job.options.epochs:
+            return [*self._count_for("eval"), *self._evaluate_after()]
+        self._epoch += 1
+        self.record.epochs.append(EpochRecord(epoch=self._epoch, began=self._now))
+        asked = requests.train_epoch(self.plan, self._epoch)
+        begin = self._begin("training", asked, EpochDone, self._epoch_finished)
+        return [*self._count_for("train"), *begin]
+
+    def _epoch_finished(self) -> list[Action]:
+        epoch = self.record.epochs[-1]
+        epoch.seconds = self._now - epoch.began
+        keeper = self.plan.owners[0].device
+        begin = self._begin("training", {keeper: SendState()}, TrainerState, self._checkpointed)
+        return [happenings.epoch_finished(epoch), *begin]
+
+    def _checkpointed(self) -> list[Action]:
+        return [
+            SaveCheckpoint(epoch=self._epoch, state=self.record.state),
+            Record(event="checkpoint", fields={"epoch": self._epoch}),
+            *self._next_epoch(),
+        ]
+
+    def _evaluate_after(self) -> list[Action]:
+        def then() -> list[Action]:
+            self.record.outputs_after = self._answers.outputs
+            return self._collect()
+
+        return self._evaluate(then) if self._job.options.epochs else self._collect()
+
+    def _collect(self) -> list[Action]:
+        request = BeginPhase(phase="eval")
+        self._usage_due.update(self._job.devices)
+        return self._begin(
+            "collecting", dict.fromkeys(self._job.devices, request), Usage, self._finish
+        )
+
+    def _finish(self) -> list[Action]:
+        self._phase = "finished"
+        shutdown = [Send(device=device, message=Shutdown()) for device in self._job.devices]
+        return [*shutdown, Record(event="finished"), Finish()]
+
+    # ---- messages
+
+    def _on_lost(self, event: Lost) -> list[Action]:
+        if event.device not in self._job.devices:
+            return []
+        self._joined.pop(event.device, None)
+        error = lost(event, planned=self.record.plan is not None)
+        return [happenings.device_lost(event), *self._fail(error)]
+
+    def _fail(self, error: UserError) -> list[Action]:
+        self._phase = "failed"
+        shutdown = [Send(device=device, message=Shutdown()) for device in self._joined]
+        return [*shutdown, Fail(error=with_advice(error, self._job))]
+
+    def _on_message(self, device: DeviceId, message: Message) -> list[Action]:
+        if device not in self._joined:
+            logger.warning("%s spoke without having joined", device)
+            return []
+        match message:
+            case Heartbeat():
+                return []
+            case Failed():
+                return self._fail(StoppedError(f"{device}: {message.reason}"))
+            case BatchServed() | Progress():
+                self.record.observe(device, message)
+                return [*self._filling.observe(device, message)]
+            case Stored():
+                which = self._filling.which
+                if which is None or not self._filling.stored(device, message):
+                    logger.warning("%s stored what nobody waits for", device)
+                    return []
+                return self._advance_fill(which)
+            case Chosen():
+                return self._on_chosen(device, message)
+            case Usage():
+                return self._on_usage(device, message)
+            case _:
+                return self._answered(device, message)
+
+    def _on_usage(self, device: DeviceId, message: Usage) -> list[Action]:
+        """Answers come in the order of the requests, so the one to the last is final."""
+        if not self._usage_due[device]:
+            logger.warning("%s sent Usage that nobody asked for", device)
+            return []
+        self._usage_due[device] -= 1
+        self.record.observe(device, message)
+        final = self._phase == "collecting" and not self._usage_due[device]
+        return self._answered(device, message) if final else []

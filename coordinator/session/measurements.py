@@ -1,0 +1,112 @@
+"""What is known of devices from earlier sessions, and whether it still holds. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from coordinator.planner.problem.links import LinkMeasurement
+from coordinator.protocol.actions import Joined
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.messages import Hello
+from edge_runtime.contract.profile import DeviceProfile, Role
+
+from .link_schedule import Pair
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What a device says of itself that its measurements depend on.
+
+    Attributes:
+        public_key: which device it is; ids are given anew.
+        software: version of pacplus.
+        roles: what it offers.
+        threads: the most that it computes with.
+        cores: processor seconds a second that it may use.
+        host: where its data socket listens: the network that it is in.
+    """
+
+    public_key: str
+    software: str
+    roles: tuple[Role, ...]
+    threads: int
+    cores: float
+    host: str
+
+    @classmethod
+    def of(cls, hello: Hello, public_key: str) -> Conditions:
+        """The conditions of a device that said hello."""
+        return cls(
+            public_key=public_key,
+            software=hello.software,
+            roles=hello.roles,
+            threads=hello.threads,
+            cores=hello.cores,
+            host=hello.data_address.rpartition(":")[0],
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class KnownProfile:
+    """A profile, and under which conditions it was measured."""
+
+    conditions: Conditions
+    profile: DeviceProfile
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class KnownLink:
+    """A link, and under which conditions of its ends it was measured."""
+
+    sender: Conditions
+    receiver: Conditions
+    link: LinkMeasurement
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class KnownDevices:
+    """What was measured before, of the same bundle and the same shape of data."""
+
+    profiles: Mapping[DeviceId, KnownProfile] = dataclasses.field(default_factory=dict)
+    links: Mapping[Pair, KnownLink] = dataclasses.field(default_factory=dict)
+
+    def profile_of(self, joined: Joined) -> DeviceProfile | None:
+        """The device's profile, if it was measured as the device is now."""
+        known = self.profiles.get(joined.device)
+        return known.profile if known and known.conditions == conditions(joined) else None
+
+    def links_between(self, joined: Mapping[DeviceId, Joined]) -> dict[Pair, LinkMeasurement]:
+        """Links whose ends are as they were."""
+        now = {device: conditions(entry) for device, entry in joined.items()}
+        return {
+            (sender, receiver): known.link
+            for (sender, receiver), known in self.links.items()
+            if (now.get(sender), now.get(receiver)) == (known.sender, known.receiver)
+        }
+
+
+def conditions(joined: Joined) -> Conditions:
+    """Of a device that has joined."""
+    return Conditions.of(joined.hello, joined.public_key)
+
+
+def known_devices(
+    joined: Mapping[DeviceId, Joined],
+    profiles: Mapping[DeviceId, DeviceProfile],
+    links: Mapping[Pair, LinkMeasurement],
+) -> KnownDevices:
+    """What was measured of devices that have joined."""
+    now = {device: conditions(entry) for device, entry in joined.items()}
+    return KnownDevices(
+        profiles={
+            device: KnownProfile(conditions=now[device], profile=profile)
+            for device, profile in profiles.items()
+            if device in now
+        },
+        links={
+            (sender, receiver): KnownLink(sender=now[sender], receiver=now[receiver], link=link)
+            for (sender, receiver), link in links.items()
+            if sender in now and receiver in now
+        },
+    )

@@ -1,0 +1,232 @@
+"""Samples and next-token targets for language models.
+
+``targets[t]`` is the id that must follow token t of the sequence that the model writes, -1
+where no loss is counted. A decoder-only model reads what it is to write, so its targets are
+its own ids, one further on; an encoder-decoder writes a sequence of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from coordinator.data import Completions, Conversations, Documents, LanguageData, Transformations
+from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.sample import Ragged, Samples, sample_keys
+
+from .loading import encodings, frame_of, load_template, load_tokenizer
+from .sandbox import TemplateSource, render_conversations
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edge_runtime.contract.manifest import Manifest
+
+log = logging.getLogger(__name__)
+
+NOT_COUNTED = -1
+
+DECODER_INPUTS = ("input_ids",)
+ENCODER_DECODER_INPUTS = ("input_ids", "decoder_input_ids")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TokenizedLanguage:
+    """Samples with targets, and what became of the lines.
+
+    Attributes:
+        samples: those with a counted token.
+        targets: as many rows, each as long as its sample's output sequence.
+        kept: which line of the data each sample is, (N,) int64.
+        num_truncated: samples that were cut to ``max_length``.
+        num_skipped: lines without a token to learn, most of them for having been cut.
+    """
+
+    samples: Samples
+    targets: Ragged
+    kept: npt.NDArray[np.int64]
+    num_truncated: int
+    num_skipped: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Row:
+    inputs: Mapping[str, Sequence[int]]
+    targets: npt.NDArray[np.int32]
+    truncated: bool
+
+
+class LanguageTokenizer:
+    """Makes samples for one bundle."""
+
+    def __init__(self, bundle: Path, manifest: Manifest) -> None:
+        """Loads the tokenizer.
+
+        Raises:
+            BadInputError: it is absent or unreadable, or the backbone takes inputs that
+                cannot be made from text.
+        """
+        names = tuple(spec.name for spec in manifest.inputs if spec.kind == "tokens")
+        if names != (ENCODER_DECODER_INPUTS if len(manifest.streams) > 1 else DECODER_INPUTS):
+            raise BadInputError(
+                f"{bundle}: the backbone takes {', '.join(names)}, which a language model does "
+                "not; export the model again"
+            )
+        self._bundle, self._manifest = bundle, manifest
+        self._max_length = manifest.max_length
+        self._tokenizer = load_tokenizer(bundle)
+        self._before, self._after = frame_of(self._tokenizer)
+
+    def encode(self, data: LanguageData, path: Path) -> TokenizedLanguage:
+        """Tokenises a file's lines.
+
+        Args:
+            data: the lines.
+            path: where they are from, for messages.
+
+        Raises:
+            BadInputError: the bundle lacks an end token or a chat template that is needed,
+                the template cannot be used, or no line has a token to learn.
+        """
+        if isinstance(data, Documents):
+            rows = self._documents(data)
+        elif isinstance(data, Completions):
+            rows = self._completions(data)
+        elif isinstance(data, Conversations):
+            rows = self._conversations(data, path)
+        else:
+            rows = self._transformations(data)
+        found = [(i, row) for i, row in enumerate(rows) if (row.targets != NOT_COUNTED).any()]
+        if not found:
+            raise BadInputError(
+                f"{path}: no line has a token to learn within the {self._max_length} tokens that "
+                "the model takes; give shorter texts, or export with a larger --max-length"
+            )
+        return self._gathered(found, len(data.line_numbers))
+
+    def _gathered(self, found: Sequence[tuple[int, _Row]], num_lines: int) -> TokenizedLanguage:
+        specs = [spec for spec in self._manifest.inputs if spec.kind == "tokens"]
+        inputs = {
+            spec.name: Ragged.from_rows(row.inputs[spec.name] for _, row in found) for spec in specs
+        }
+        samples = Samples(
+            inputs=inputs,
+            second_starts=np.zeros(len(found), np.int32),
+            keys=sample_keys(self._manifest.backbone_digest, inputs),
+            streams={spec.name: spec.stream for spec in specs},
+        )
+        truncated = sum(row.truncated for _, row in found)
+        skipped = num_lines - len(found)
+        log.debug("%d samples, %d truncated, %d skipped", len(samples), truncated, skipped)
+        return TokenizedLanguage(
+            samples=samples,
+            targets=Ragged.from_rows(row.targets for _, row in found),
+            kept=np.array([i for i, _ in found], np.int64),
+            num_truncated=truncated,
+            num_skipped=skipped,
+        )
+
+    def _documents(self, data: Documents) -> Iterator[_Row]:
+        end = self._end_token()
+        for encoding in encodings(self._tokenizer, data.texts, special=False):
+            ids = [*self._before, *encoding.ids, end]
+            yield self._decoder_row(ids, [True] * len(ids))
+
+    def _completions(self, data: Completions) -> Iterator[_Row]:
+        end = self._end_token()
+        continuing = load_tokenizer(self._bundle, continuing=True)
+        prompts = encodings(self._tokenizer, data.prompts, special=False)
+        completions = encodings(continuing, data.completions, special=False)
+        for prompt, completion in zip(prompts, completions, strict=True):
+            answer = [*completion.ids, end]
+            room = self._max_length - len(self._before) - len(answer)
+            # The answer's first token needs one before it, or nothing could predict it.
+            kept = max(room, 0 if self._before else 1)
+            question = (
+                prompt.ids[len(prompt.ids) - kept :] if kept < len(prompt.ids) else prompt.ids
+            )
+            context = [*self._before, *question]
+            row = self._decoder_row(
+                [*context, *answer], [False] * len(context) + [True] * len(answer)
+            )
+            cut = len(question) < len(prompt.ids)
+            yield dataclasses.replace(row, truncated=row.truncated or cut)
+
+    def _conversations(self, data: Conversations, path: Path) -> Iterator[_Row]:
+        template = load_template(self._bundle)
+        if template is None:
+            raise BadInputError(
+                f"{path}: has conversations, but the bundle's tokenizer has no chat template; "
+                "give prompt and completion, or export a model that was made for chats"
+            )
+        lines = [f"{path}, line {number}" for number in data.line_numbers]
+        rendered = render_conversations(template, data.conversations, lines)
+        ends = self._end_markers(template)
+        texts = [chat.text for chat in rendered]
+        encoded = encodings(self._tokenizer, texts, special=False, offsets=True)
+        for chat, encoding in zip(rendered, encoded, strict=True):
+            spans = [_trimmed(chat.text, span, ends) for span in chat.spans]
+            starts = np.array([start for start, _ in encoding.offsets], np.int64)
+            counted = np.zeros(len(starts), bool)
+            for first, last in spans:
+                counted |= (first <= starts) & (starts < last)
+            yield self._decoder_row(encoding.ids, counted.tolist())
+
+    def _transformations(self, data: Transformations) -> Iterator[_Row]:
+        end, start = self._end_token(), self._manifest.decoder_start_token_id
+        if start is None:
+            raise BadInputError(
+                f"{self._bundle}: does not say which token a decoder starts with; give the model "
+                "a decoder_start_token_id in its config.json and export it again"
+            )
+        room = self._max_length - len(self._before) - len(self._after)
+        sources = encodings(self._tokenizer, data.sources, special=False)
+        targets = encodings(self._tokenizer, data.targets, special=False)
+        for source, target in zip(sources, targets, strict=True):
+            ids = [*self._before, *source.ids[: max(room, 0)], *self._after]
+            written = [*self._before, *target.ids, end]
+            kept = written[: self._max_length]
+            yield _Row(
+                inputs={
+                    # The encoder needs a token; of an empty text without a frame none is left.
+                    "input_ids": ids[: self._max_length] or [self._filler()],
+                    "decoder_input_ids": [start, *kept[:-1]],
+                },
+                targets=np.array(kept, np.int32),
+                truncated=len(source.ids) > room or len(written) > len(kept),
+            )
+
+    def _decoder_row(self, ids: Sequence[int], counted: Sequence[bool]) -> _Row:
+        """Cuts on the right; the token behind t is t's target where it is counted."""
+        kept = np.array(ids[: self._max_length], np.int32)
+        targets = np.full(len(kept), NOT_COUNTED, np.int32)
+        targets[:-1] = np.where(counted[1 : len(kept)], kept[1:], NOT_COUNTED)
+        truncated = len(ids) > self._max_length
+        return _Row(inputs={"input_ids": kept.tolist()}, targets=targets, truncated=truncated)
+
+    def _end_token(self) -> int:
+        if not self._manifest.eos_token_ids:
+            raise BadInputError(
+                f"{self._bundle}: does not say which token ends a text; give the model an "
+                "eos_token_id in its config.json and export it again"
+            )
+        return self._manifest.eos_token_ids[0]
+
+    def _end_markers(self, template: TemplateSource) -> tuple[str, ...]:
+        tokens = [self._tokenizer.id_to_token(i) for i in self._manifest.eos_token_ids]
+        return tuple(filter(None, (*tokens, template.variables.get("eos_token"))))
+
+    def _filler(self) -> int:
+        return next(spec.pad for spec in self._manifest.inputs if spec.name == "input_ids")
+
+
+def _trimmed(text: str, span: tuple[int, int], ends: tuple[str, ...]) -> tuple[int, int]:
+    """Without the blanks behind an end marker, which nobody asks the model to write."""
+    first, last = span
+    written = text[first:last].rstrip()
+    return (first, first + len(written)) if ends and written.endswith(ends) else span

@@ -1,0 +1,147 @@
+"""Loads the bundle's tokenizer and chat template; the only importer of ``tokenizers``."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from edge_runtime.contract.errors import BadInputError
+
+from .sandbox import TemplateSource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import tokenizers
+
+TOKENIZER_PATH = "tokenizer/tokenizer.json"
+CONFIG_PATH = "tokenizer/tokenizer_config.json"
+TEMPLATE_PATH = "tokenizer/chat_template.jinja"
+
+_CHUNK = 1024  # texts; an Encoding takes some hundred bytes a token
+
+
+def load_tokenizer(bundle: Path, *, continuing: bool = False) -> tokenizers.Tokenizer:
+    """The bundle's tokenizer, without padding and truncation.
+
+    Args:
+        bundle: folder of the bundle.
+        continuing: what is tokenised goes on from earlier text: no blank is put before it.
+
+    Raises:
+        BadInputError: it is absent or unreadable.
+    """
+    # One core: the laptop is often a trainer too, and its CPU seconds are reported.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    import tokenizers
+
+    path = bundle / TOKENIZER_PATH
+    if not path.is_file():
+        raise BadInputError(f"{path}: no such file; export the model again")
+    try:
+        text = path.read_text(encoding="utf-8")
+        if continuing:
+            text = json.dumps(_without_prefix(json.loads(text)))
+        tokenizer = tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # tokenizers raises bare Exception
+        raise BadInputError(f"{path}: not a tokenizer ({error}); export the model again") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def encodings(
+    tokenizer: tokenizers.Tokenizer,
+    items: Sequence[Any],
+    *,
+    special: bool = True,
+    offsets: bool = False,
+) -> Iterator[tokenizers.Encoding]:
+    """Encodes texts, or pairs of texts, a part at a time.
+
+    Args:
+        tokenizer: made by :func:`load_tokenizer`.
+        items: strings or pairs of strings.
+        special: add the special tokens that the tokenizer puts around them.
+        offsets: encodings say which characters a token stands for; slower.
+    """
+    encode = tokenizer.encode_batch if offsets else tokenizer.encode_batch_fast
+    for start in range(0, len(items), _CHUNK):
+        yield from encode(list(items[start : start + _CHUNK]), add_special_tokens=special)
+
+
+def frame_of(tokenizer: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
+    """The special tokens that the tokenizer puts before a text and behind it."""
+    encoding = tokenizer.encode("a")
+    own = [i for i, sequence in enumerate(encoding.sequence_ids) if sequence is not None]
+    if not own:
+        return [], []
+    return encoding.ids[: own[0]], encoding.ids[own[-1] + 1 :]
+
+
+def load_template(bundle: Path) -> TemplateSource | None:
+    """The chat template and the special tokens that it may name; None if there is none.
+
+    Raises:
+        BadInputError: the tokenizer's configuration or the template is unreadable.
+    """
+    config = _config(bundle / CONFIG_PATH)
+    tokens = {name: token for name, token in config.items() if name.endswith("_token")}
+    contents = {
+        name: token.get("content") if isinstance(token, dict) else token
+        for name, token in tokens.items()
+    }
+    variables = {name: token for name, token in contents.items() if isinstance(token, str)}
+    file = bundle / TEMPLATE_PATH
+    if file.is_file():
+        try:
+            source: Any = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInputError(f"{file}: cannot be read ({error}); export again") from None
+        return TemplateSource(where=str(file), source=source, variables=variables)
+    source = config.get("chat_template")
+    if isinstance(source, list):  # several, by name
+        named = {item["name"]: item["template"] for item in source if _is_named(item)}
+        source = named.get("default")
+    if not isinstance(source, str):
+        return None
+    return TemplateSource(where=str(bundle / CONFIG_PATH), source=source, variables=variables)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInputError(f"{path}: not JSON ({error}); export the model again") from None
+    return config if isinstance(config, dict) else {}
+
+
+def _is_named(item: Any) -> bool:
+    return isinstance(item, dict) and {"name", "template"} <= item.keys()
+
+
+def _without_prefix(plain: dict[str, Any]) -> dict[str, Any]:
+    """A ``tokenizer.json`` whose normalizer and pre-tokenizer put nothing before a text."""
+    changed = dict(plain)
+    for part in ("normalizer", "pre_tokenizer"):
+        changed[part] = _bare(plain.get(part))
+    return changed
+
+
+def _bare(step: Any) -> Any:
+    if not isinstance(step, dict) or step.get("type") == "Prepend":
+        return None
+    bare = dict(step)
+    if bare.get("type") == "Metaspace":
+        bare.pop("add_prefix_space", None)
+        bare["prepend_scheme"] = "never"
+    elif bare.get("type") == "ByteLevel":
+        bare["add_prefix_space"] = False
+    for parts in ("normalizers", "pretokenizers"):
+        if parts in bare:
+            bare[parts] = [part for item in bare[parts] if (part := _bare(item)) is not None]
+    return bare

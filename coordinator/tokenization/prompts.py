@@ -1,0 +1,148 @@
+"""Prompts to token ids, and what was generated back to text."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.sample import Ragged, Samples, sample_keys
+
+from .language import DECODER_INPUTS, ENCODER_DECODER_INPUTS
+from .loading import encodings, frame_of, load_template, load_tokenizer
+from .sandbox import render_conversations
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from coordinator.data import Prompts
+    from edge_runtime.contract.manifest import Manifest
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TokenizedPrompts:
+    """Token ids of prompts; ``num_truncated`` of them were cut."""
+
+    samples: Samples
+    num_truncated: int
+
+
+class PromptTokenizer:
+    """Makes token ids of what one bundle's model is to continue, as training data has them.
+
+    A prompt is cut on the left, for its end is what is continued; a source on the right.
+    """
+
+    def __init__(self, bundle: Path, manifest: Manifest, max_new_tokens: int) -> None:
+        """Loads the tokenizer.
+
+        Args:
+            bundle: folder of the bundle.
+            manifest: of the bundle.
+            max_new_tokens: what prompts leave room for; no more than half of the model's.
+
+        Raises:
+            BadInputError: the tokenizer is absent or unreadable, or the backbone takes
+                inputs that cannot be made from text.
+        """
+        self._bundle, self._manifest = bundle, manifest
+        self._names = tuple(spec.name for spec in manifest.inputs if spec.kind == "tokens")
+        self._two_stacks = len(manifest.streams) > 1
+        if self._names != (ENCODER_DECODER_INPUTS if self._two_stacks else DECODER_INPUTS):
+            raise BadInputError(
+                f"{bundle}: the backbone takes {', '.join(self._names)}, which a language model "
+                "does not; export the model again"
+            )
+        self._tokenizer = load_tokenizer(bundle)
+        self._before, self._after = frame_of(self._tokenizer)
+        longest = manifest.max_length
+        self.limit = max(longest - max_new_tokens, longest // 2, 1)
+
+    def encode(self, prompts: Prompts, path: Path | None) -> TokenizedPrompts:
+        """Token ids of every prompt.
+
+        Args:
+            prompts: what is to be continued.
+            path: where they are from; None for the command line.
+
+        Raises:
+            BadInputError: the bundle lacks a chat template or a start token that is needed,
+                the template cannot be used, or a prompt has no token.
+        """
+        lines = [f"{path}, line {i}" if path else f"text {i}" for i in prompts.line_numbers]
+        if self._two_stacks:
+            rows = list(self._sources(prompts.texts))
+        elif prompts.chats:
+            rows = list(self._cut(self._chats(prompts, lines, path), before=[]))
+        else:
+            ids = self._ids(prompts.texts)
+            rows = list(self._cut(ids, before=self._before))
+        for line, row in zip(lines, rows, strict=True):
+            if not row[0]:
+                raise BadInputError(f"{line}: has no token to continue from; give some text")
+        return self._gathered(rows)
+
+    def decode(self, context: Sequence[int], written: Sequence[int]) -> str:
+        """The text of ``written``, which follows ``context`` in one sequence."""
+        before = "" if self._two_stacks else self._tokenizer.decode(list(context))
+        # Many tokenizers drop the blank before a text's first word, which here is none.
+        whole = self._tokenizer.decode([*context, *written])
+        if before and whole.startswith(before):
+            return whole[len(before) :]
+        return self._tokenizer.decode(list(written))
+
+    def _ids(self, texts: Sequence[str]) -> Iterator[list[int]]:
+        for encoding in encodings(self._tokenizer, texts, special=False):
+            yield encoding.ids
+
+    def _chats(
+        self, prompts: Prompts, lines: Sequence[str], path: Path | None
+    ) -> Iterator[list[int]]:
+        template = load_template(self._bundle)
+        if template is None:
+            raise BadInputError(
+                f"{path}: has conversations, but the bundle's tokenizer has no chat template; "
+                "give prompts, or export a model that was made for chats"
+            )
+        rendered = render_conversations(template, prompts.chats, lines, prompts=True)
+        return self._ids([chat.text for chat in rendered])
+
+    def _cut(
+        self, ids: Iterator[list[int]], before: Sequence[int]
+    ) -> Iterator[tuple[list[int], bool]]:
+        """The ends of prompts, and whether anything was cut."""
+        room = max(self.limit - len(before), 1)
+        for prompt in ids:
+            yield [*before, *prompt[-room:]], len(prompt) > room
+
+    def _sources(self, texts: Sequence[str]) -> Iterator[tuple[list[int], bool]]:
+        room = max(self._manifest.max_length - len(self._before) - len(self._after), 0)
+        for source in self._ids(texts):
+            ids = [*self._before, *source[:room], *self._after]
+            # The encoder needs a token; of an empty text without a frame none is left.
+            yield ids[: self._manifest.max_length] or [self._filler()], len(source) > room
+
+    def _gathered(self, rows: Sequence[tuple[list[int], bool]]) -> TokenizedPrompts:
+        specs = [spec for spec in self._manifest.inputs if spec.kind == "tokens"]
+        inputs = {specs[0].name: Ragged.from_rows(ids for ids, _ in rows)}
+        if self._two_stacks:
+            start = self._manifest.decoder_start_token_id
+            if start is None:
+                raise BadInputError(
+                    f"{self._bundle}: does not say which token a decoder starts with; give the "
+                    "model a decoder_start_token_id in its config.json and export it again"
+                )
+            inputs[specs[1].name] = Ragged.from_rows([[start]] * len(rows))
+        samples = Samples(
+            inputs=inputs,
+            second_starts=np.zeros(len(rows), np.int32),
+            keys=sample_keys(self._manifest.backbone_digest, inputs),
+            streams={spec.name: spec.stream for spec in specs},
+        )
+        return TokenizedPrompts(samples=samples, num_truncated=sum(cut for _, cut in rows))
+
+    def _filler(self) -> int:
+        return next(spec.pad for spec in self._manifest.inputs if spec.name == "input_ids")

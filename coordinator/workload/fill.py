@@ -1,0 +1,184 @@
+"""The fill of one data set after the other: what to compute, what is under way, what is done.
+
+Pure: no sockets, no clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from coordinator.planner.problem.build import complete
+from coordinator.protocol.actions import Record, Send
+from coordinator.protocol.job import Job
+from coordinator.protocol.record import FillRecord, SessionRecord
+from coordinator.samples.samples import Catalogue, Work, plan_work
+from coordinator.samples.shard_assignment import settle_owners
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.manifest import Stream
+from edge_runtime.contract.messages import BatchServed, Message, SampleSet, Stored
+from edge_runtime.contract.plan import Plan, Stage
+from edge_runtime.contract.profile import DeviceProfile
+
+from .leases import LeaseBook, Router
+from .stragglers import OffPace, Pace, compute_seconds
+from .work_items import make_errands
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+MAX_WINDOW = 256
+"""Far more than links of a home keep under way."""
+
+
+class Filling:
+    """Turns to the job's data sets one by one; keeps the books of the one under way."""
+
+    def __init__(self, job: Job, catalogue: Catalogue, record: SessionRecord) -> None:
+        self._job, self._catalogue, self._record = job, catalogue, record
+        self._waiting = [] if job.continuation else list(job.tables)
+        self._leases: LeaseBook | None = None
+        self._errand_number = 0
+        self._plan: Plan | None = None
+        self._shapes: dict[int, tuple[int, Mapping[Stream, int]]] = {}
+        self._off_pace: set[DeviceId] = set()
+        self._profiles: dict[DeviceId, DeviceProfile] = {}
+
+    @property
+    def which(self) -> SampleSet | None:
+        """The data set under way; None after the last one."""
+        return self._waiting[0] if self._waiting else None
+
+    @property
+    def done(self) -> bool:
+        """Every owner has stored its samples of the data set under way."""
+        return self._leases is not None and self._leases.done
+
+    def settle(self, held: Mapping[DeviceId, Array]) -> None:
+        """Gives owners the shards that they have cached, as many as the plan says."""
+        if held and self._record.plan is not None:
+            self._record.plan = settle_owners(self._catalogue, self._record.plan, held)
+
+    def compare(self, which: SampleSet, plan: Plan, held: Mapping[DeviceId, Array]) -> Work:
+        """What is to be done for a data set, given what devices hold of it."""
+        options = self._job.options
+        return plan_work(
+            self._catalogue,
+            which,
+            plan=plan,
+            held=held,
+            order=self._job.tables[which].fill_order(options.batch_size, options.seed),
+        )
+
+    def begin(self, which: SampleSet, work: Work, plan: Plan, now: float) -> FillRecord:
+        """Makes the errands of the fill that begins at time ``now``."""
+        if plan is not self._plan:
+            self._plan, self._router, self._pace = plan, Router(plan), Pace(plan)
+        layers = self._job.config.layers
+        errands = make_errands(
+            self._catalogue,
+            which,
+            work,
+            layers=layers,
+            router=self._router,
+            micro_batch_size=plan.micro_batch_size,
+            first_number=self._errand_number,
+        )
+        self._errand_number += len(errands)
+        self._shapes = {errand.number: (errand.samples, errand.longest) for errand in errands}
+        self._leases = LeaseBook(errands, layers=layers, window=window(plan))
+        self._record.stored, self._record.to_store = 0, self._leases.total
+        self._record.fills[which] = FillRecord(
+            began=now,
+            samples=work.distinct,
+            computed=work.computed,
+            tokens=int(self._job.tables[which].samples.lengths[work.lines].sum()),
+        )
+        return self._record.fills[which]
+
+    def start(self) -> list[Send]:
+        """Errands that may go out now."""
+        if self._leases is None:
+            return []
+        return [errand.send() for errand in self._leases.start()]
+
+    def stored(self, device: DeviceId, message: Stored) -> bool:
+        """Ticks off what an owner has stored; False if nobody waits for it."""
+        if self._leases is None or not self._leases.record(device, message):
+            return False
+        self._record.stored = self._leases.stored
+        return True
+
+    def observe(self, device: DeviceId, message: Message) -> list[Record]:
+        """Compares a device's pace with the plan's, and shares its stage anew where it is off."""
+        if self._plan is None or not isinstance(message, BatchServed):
+            return []
+        stage, shape = self._plan.stage_of(device), self._shapes.get(message.number)
+        if stage is None or shape is None or stage is not _stage(self._plan, message.stage):
+            return []
+        off = self._pace.served(
+            message.stage,
+            device,
+            seconds=message.seconds,
+            predicted_seconds=self._predicted_seconds(device, stage, *shape),
+            handling=_handling(self._plan, device),
+        )
+        return self._react(off) if off else []
+
+    def _predicted_seconds(
+        self, device: DeviceId, stage: Stage, samples: int, longest: Mapping[Stream, int]
+    ) -> float:
+        profile = self._profile(device)
+        if profile is None or not longest:
+            return 0.0
+        return compute_seconds(self._job.manifest, profile, stage, samples, longest)
+
+    def _profile(self, device: DeviceId) -> DeviceProfile | None:
+        """As the plan was made from it."""
+        measured = self._record.devices[device].profile
+        if measured is not None and device not in self._profiles:
+            self._profiles[device] = complete(self._job.manifest, measured)
+        return self._profiles.get(device)
+
+    def _react(self, off: OffPace) -> list[Record]:
+        fields = {"device": off.device, "stage": off.stage, "factor": round(off.factor, 3)}
+        if off.shares is not None:
+            self._router.share(off.stage, off.shares)
+            shares = {device: round(share, 4) for device, share in off.shares.items()}
+            return [Record(event="rebalanced", fields={**fields, "shares": shares})]
+        if off.device in self._off_pace:
+            return []
+        self._off_pace.add(off.device)
+        return [Record(event="device_off_pace", fields=fields)]
+
+    def finish(self, now: float) -> tuple[SampleSet, FillRecord]:
+        """Ends the fill under way at time ``now``; the next data set is up."""
+        which = self._waiting.pop(0)
+        fill = self._record.fills[which]
+        fill.seconds = now - fill.began
+        return which, fill
+
+
+def window(plan: Plan) -> int:
+    """Errands on their way at a time.
+
+    Two for each device of a stage, so that one waits while another is computed, and one that
+    is being stored; more where latencies are long, so that the busiest device need not wait.
+    """
+    devices = sum(len(stage.devices) for stage in plan.stages)
+    under_way = math.ceil(plan.predicted.under_way) if plan.predicted else 0
+    return max(2 * devices + 1, min(under_way + devices, MAX_WINDOW))
+
+
+def _stage(plan: Plan, number: int) -> Stage | None:
+    return plan.stages[number] if 0 <= number < len(plan.stages) else None
+
+
+def _handling(plan: Plan, device: DeviceId) -> float:
+    """What the plan expects handling data to take there, as a part of the computing."""
+    predicted = plan.predicted.devices.get(device) if plan.predicted else None
+    parts = predicted.fill_parts if predicted else {}
+    compute = parts.get("compute", 0.0)
+    return parts.get("handling", 0.0) / compute if compute > 0 else 0.0

@@ -1,0 +1,241 @@
+"""Texts that grow: which prompts go on together, what is sent next, when they end.
+
+A *group* of prompts passes through the pipeline step by step. In a step only new tokens
+travel: all of the prompts at first, then the one token that the answering device chose. A
+prompt that has ended leaves its group, since stages compute whole sequences anew and would
+compute it in vain. A window bounds the groups in work, and thereby what devices hold of
+them: window x group x the longest sequence.
+
+Pure: no sockets, no clock.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from coordinator.protocol.actions import Send
+from coordinator.protocol.record import GenerationRecord
+from coordinator.samples.samples import SampleTable
+from edge_runtime.contract.adapter import AdapterConfig
+from edge_runtime.contract.errors import StoppedError
+from edge_runtime.contract.generation import GenerationOptions, Sequences
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.manifest import Manifest, Stream
+from edge_runtime.contract.messages import (
+    Chosen,
+    Destination,
+    Lengths,
+    MicroBatch,
+    Release,
+    RunBatch,
+    SetUpGeneration,
+)
+from edge_runtime.contract.plan import Plan
+from edge_runtime.contract.sample import Ragged, Samples
+
+from .leases import Router
+from .work_items import int32_lengths
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+HELD_BYTES = 64 << 20
+"""Most hidden states that a device keeps of sequences in work, if one's are not more."""
+
+FLOAT_BYTES = 4
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Continuation:
+    """Prompts and how they are to be continued."""
+
+    prompts: Samples
+    options: GenerationOptions
+
+    def longest(self, manifest: Manifest) -> Samples:
+        """The prompts as long as they may become: what a plan must reckon with."""
+        output = manifest.output_stream
+        inputs = {}
+        for name, ragged in self.prompts.inputs.items():
+            grown = np.zeros(len(ragged), np.int64)
+            if self.prompts.streams[name] == output:
+                room = np.maximum(manifest.max_length - ragged.lengths, 0)
+                grown = np.minimum(self.options.max_new_tokens, room)
+            inputs[name] = Ragged.from_rows(
+                np.pad(ragged[i], (0, int(more))) for i, more in enumerate(grown)
+            )
+        return dataclasses.replace(self.prompts, inputs=inputs)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Group:
+    """Prompts that go on together; ``lines`` are those that have not ended."""
+
+    owner: DeviceId
+    route: tuple[DeviceId, ...]
+    lines: tuple[int, ...]
+
+
+class Generation:
+    """Keeps the books of all prompts.
+
+    Attributes:
+        record: what was written so far.
+    """
+
+    def __init__(
+        self,
+        task: Continuation,
+        *,
+        manifest: Manifest,
+        config: AdapterConfig,
+        table: SampleTable,
+        plan: Plan,
+        now: float,
+    ) -> None:
+        """Begins at time ``now``.
+
+        ``table`` says who answers for which prompt; its samples are the longest ones.
+        """
+        self._task, self._manifest, self._config, self._plan = task, manifest, config, plan
+        self._prompt_lengths = int32_lengths(task.prompts)
+        self._longest = {
+            stream: int(each.max()) for stream, each in table.samples.lengths_of.items()
+        }
+        self._output = manifest.output_stream
+        (self._output_input,) = (
+            name for name, stream in task.prompts.streams.items() if stream == self._output
+        )
+        border = manifest.layers_of(self._output).start
+        self._encoder_stages = sum(stage.last <= border for stage in plan.stages)
+        self._window = len(plan.devices)  # one group for each to work on
+        self._waiting = collections.deque(self._groups(table))
+        self._in_work: dict[int, _Group] = {}
+        self._number = 0
+        self.record = GenerationRecord(began=now, tokens=[[] for _ in range(len(task.prompts))])
+
+    @property
+    def done(self) -> bool:
+        """Every prompt has ended."""
+        return not self._waiting and not self._in_work
+
+    def set_up(self) -> dict[DeviceId, SetUpGeneration]:
+        """Tells every device what is to come."""
+        request = SetUpGeneration(
+            options=self._task.options,
+            # What has ended may be released after the next has come: other sockets carry it.
+            max_sequences=len(self._task.prompts),
+            max_rows=self._longest,
+        )
+        return dict.fromkeys(self._plan.devices, request)
+
+    def start(self) -> list[Send]:
+        """Groups that may begin now."""
+        started = []
+        while self._waiting and len(self._in_work) < self._window:
+            started.append(self._step(self._waiting.popleft()))
+        return started
+
+    def chosen(self, device: DeviceId, message: Chosen, now: float) -> list[Send]:
+        """Takes the next tokens of a group, at time ``now``.
+
+        Raises:
+            StoppedError: nobody asked the device for them, or they are no tokens.
+        """
+        group = self._in_work.get(message.number)
+        tokens, lines = message.tokens.tolist(), message.lines.tolist()
+        asked = group is not None and (device, tuple(lines)) == (group.owner, group.lines)
+        if group is None or not asked:
+            raise StoppedError(f"{device}: chose tokens for other prompts than it was asked for")
+        if min(tokens) < 0 or max(tokens) >= self._config.num_outputs:
+            raise StoppedError(f"{device}: chose a token that the model does not have")
+        del self._in_work[message.number]
+        ended = [self._write(line, token) for line, token in zip(lines, tokens, strict=True)]
+        over = [line for line, is_over in zip(lines, ended, strict=True) if is_over]
+        left = tuple(line for line, is_over in zip(lines, ended, strict=True) if not is_over)
+        self.record.finished += len(over)
+        self.record.seconds = now - self.record.began
+        sends = self._release(group, over) if over else []
+        if left:
+            sends.append(self._step(dataclasses.replace(group, lines=left)))
+        return [*sends, *self.start()]
+
+    def _write(self, line: int, token: int) -> bool:
+        """Appends a token; True if the text ends with it."""
+        if token in self._manifest.eos_token_ids:
+            return True
+        written = self.record.tokens[line]
+        written.append(token)
+        length = int(self._prompt_lengths[self._output][line]) + len(written)
+        return (
+            len(written) >= self._task.options.max_new_tokens or length >= self._manifest.max_length
+        )
+
+    def _release(self, group: _Group, lines: Sequence[int]) -> list[Send]:
+        release = Release(lines=np.array(lines, np.int32))
+        devices = dict.fromkeys((*group.route, group.owner))
+        return [Send(device=device, message=release) for device in devices]
+
+    # ---- groups
+
+    def _groups(self, table: SampleTable) -> Iterator[_Group]:
+        """Prompts alike in length and of one owner, owners in turn."""
+        router, size = Router(self._plan), self._group_size(len(table))
+        lengths = self._task.prompts.lengths
+        by_owner = []
+        for owner in self._plan.owners:
+            lines = table.owned_by(self._plan, owner.device)
+            lines = lines[np.argsort(lengths[lines], kind="stable")]
+            parts = [lines[start : start + size] for start in range(0, len(lines), size)]
+            by_owner.append([(owner.device, tuple(part.tolist())) for part in parts])
+        for turn in itertools.zip_longest(*by_owner):
+            for owner_device, lines in filter(None, turn):
+                yield _Group(owner=owner_device, route=router.route(), lines=lines)
+
+    def _group_size(self, prompts: int) -> int:
+        """As many as keep the pipeline busy, and as devices have room for."""
+        layers = self._config.layers
+        rows = sum(self._longest[self._manifest.blocks[layer].stream] for layer in layers)
+        each = rows * self._manifest.hidden_size * FLOAT_BYTES
+        room = HELD_BYTES // (each * self._window)
+        return max(1, min(self._plan.micro_batch_size, -(-prompts // self._window), room))
+
+    def _step(self, group: _Group) -> Send:
+        """The group's next pass through the pipeline."""
+        self._number += 1
+        self._in_work[self._number] = group
+        begins = not self.record.tokens[group.lines[0]]
+        lines = np.array(group.lines, np.int32)
+        known, lengths = self._known(lines, begins=begins)
+        if begins:
+            samples = self._task.prompts.take(lines)
+            inputs = {name: ragged.values for name, ragged in samples.inputs.items()}
+        else:
+            newest = [self.record.tokens[line][-1] for line in group.lines]
+            inputs = {self._output_input: np.array(newest, np.int32)}
+        batch = MicroBatch(
+            number=self._number,
+            route=group.route if begins else group.route[self._encoder_stages :],
+            keys=self._task.prompts.keys[lines],
+            lengths=lengths,
+            destinations=(
+                Destination(device=group.owner, positions=np.arange(len(lines), dtype=np.int32)),
+            ),
+            sequences=Sequences(lines=lines, known=known),
+        )
+        return Send(device=batch.route[0], message=RunBatch(batch=batch, inputs=inputs))
+
+    def _known(self, lines: Array, *, begins: bool) -> tuple[Lengths, Lengths]:
+        """Rows that devices have, and rows that are new."""
+        prompts = {stream: each[lines] for stream, each in self._prompt_lengths.items()}
+        if begins:
+            return {stream: np.zeros_like(each) for stream, each in prompts.items()}, prompts
+        written = len(self.record.tokens[lines[0]])
+        output: Stream = self._output
+        known = {**prompts, output: prompts[output] + np.int32(written - 1)}
+        return known, {output: np.ones(len(lines), np.int32)}

@@ -1,0 +1,110 @@
+"""Micro-batches on their way: who still has to store what, and what may start next.
+
+A micro-batch is *leased* when it is sent out and done when every owner has stored every
+layer. A window bounds the leases, and thereby the activations in flight on all devices.
+Pure: no sockets, no clock.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from coordinator.protocol.actions import Send
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.manifest import Stream
+from edge_runtime.contract.messages import Stored
+from edge_runtime.contract.plan import Plan
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Errand:
+    """Something to send that ends with states stored at the owners.
+
+    Attributes:
+        number: names it; ``Stored`` repeats it.
+        send: makes the message when the errand is leased: what the devices are then like
+            decides who gets it.
+        samples: distinct samples that it is about.
+        stored_by: owner -> number of samples that it will store.
+        longest: of a micro-batch, tokens of the longest sample in each sequence.
+    """
+
+    number: int
+    send: Callable[[], Send]
+    samples: int
+    stored_by: Mapping[DeviceId, int]
+    longest: Mapping[Stream, int] = dataclasses.field(default_factory=dict)
+
+
+class LeaseBook:
+    """Starts errands while the window has room and ticks off what is stored."""
+
+    def __init__(self, errands: Iterable[Errand], *, layers: Sequence[int], window: int) -> None:
+        """Each owner has to store every one of ``layers`` for an errand to be done."""
+        self._waiting = collections.deque(errands)
+        self._layers, self._window = frozenset(layers), window
+        self._missing: dict[int, dict[DeviceId, set[int]]] = {}
+        self._leased: dict[int, Errand] = {}
+        self.total = sum(errand.samples for errand in self._waiting)
+        self.stored = 0
+
+    @property
+    def done(self) -> bool:
+        """True when nothing waits and nothing is leased."""
+        return not self._waiting and not self._leased
+
+    def start(self) -> list[Errand]:
+        """Errands to send now."""
+        started = []
+        while self._waiting and len(self._leased) < self._window:
+            errand = self._waiting.popleft()
+            self._leased[errand.number] = errand
+            self._missing[errand.number] = {owner: set(self._layers) for owner in errand.stored_by}
+            started.append(errand)
+        return started
+
+    def record(self, device: DeviceId, stored: Stored) -> bool:
+        """Ticks off; False if nobody waits for it (late, twice, or made up)."""
+        owners = self._missing.get(stored.number, {})
+        layers = owners.get(device)
+        if layers is None or not layers.issuperset(stored.layers):
+            return False
+        if stored.samples != self._leased[stored.number].stored_by[device]:
+            return False
+        layers.difference_update(stored.layers)
+        if not layers:
+            del owners[device]
+        if not owners:
+            self.stored += self._leased.pop(stored.number).samples
+            del self._missing[stored.number]
+        return True
+
+
+class Router:
+    """Chooses the device of each stage for one micro-batch after the other, by shares."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._stages = [
+            {member.device: member.share for member in stage.devices} for stage in plan.stages
+        ]
+        self._served = [dict.fromkeys(shares, 0) for shares in self._stages]
+
+    def share(self, stage: int, shares: Mapping[DeviceId, float]) -> None:
+        """Deals a stage's micro-batches by other shares from now on.
+
+        What was dealt before is settled: nobody has to catch up on it.
+        """
+        self._stages[stage] = dict(shares)
+        self._served[stage] = dict.fromkeys(shares, 0)
+
+    def route(self) -> tuple[DeviceId, ...]:
+        """The devices of the next micro-batch: of each stage, the one furthest behind its share."""
+        chosen = []
+        for shares, served in zip(self._stages, self._served, strict=True):
+            total = sum(served.values()) + 1
+            device = max(shares, key=lambda name: shares[name] * total - served[name])
+            served[device] += 1
+            chosen.append(device)
+        return tuple(chosen)

@@ -1,0 +1,120 @@
+"""Makes the messages of a fill: moves between owners and micro-batches for the pipeline."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from coordinator.protocol.actions import Send
+from coordinator.samples.samples import Catalogue, Move, SampleTable, Work
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.messages import (
+    Destination,
+    Lengths,
+    MicroBatch,
+    MoveSamples,
+    RunBatch,
+    SampleSet,
+)
+from edge_runtime.contract.sample import Samples
+
+from .leases import Errand, Router
+
+Lines: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
+
+MOVE_SAMPLES = 32
+
+
+def int32_lengths(samples: Samples) -> Lengths:
+    """Tokens of every sample in each of its sequences, as messages have them."""
+    return {stream: lengths.astype(np.int32) for stream, lengths in samples.lengths_of.items()}
+
+
+def make_errands(
+    catalogue: Catalogue,
+    which: SampleSet,
+    work: Work,
+    *,
+    layers: tuple[int, ...],
+    router: Router,
+    micro_batch_size: int,
+    first_number: int,
+) -> list[Errand]:
+    """Moves first, since they need no backbone; then micro-batches in the order of the fill.
+
+    ``router`` is asked when a micro-batch is leased.
+    """
+    errands: list[Errand] = []
+    for move in work.moves:
+        for start in range(0, len(move.distinct), MOVE_SAMPLES):
+            part = move.distinct[start : start + MOVE_SAMPLES]
+            number = first_number + len(errands)
+            errands.append(_move_errand(catalogue, move, part.tolist(), layers, number))
+    table = catalogue.tables[which]
+    for start in range(0, len(work.lines), micro_batch_size):
+        chosen = slice(start, start + micro_batch_size)
+        number = first_number + len(errands)
+        errands.append(
+            _batch_errand(table, work.lines[chosen], work.wanted_by[chosen], router, number)
+        )
+    return errands
+
+
+def _move_errand(
+    catalogue: Catalogue, move: Move, part: list[int], layers: tuple[int, ...], number: int
+) -> Errand:
+    message = MoveSamples(number=number, keys=catalogue.keys[part], layers=layers, to=move.owner)
+    return Errand(
+        number=number,
+        send=lambda: Send(device=move.source, message=message),
+        samples=len(part),
+        stored_by={move.owner: len(part)},
+    )
+
+
+def _batch_errand(
+    table: SampleTable,
+    lines: Lines,
+    wanted_by: Sequence[tuple[DeviceId, ...]],
+    router: Router,
+    number: int,
+) -> Errand:
+    lengths = table.samples.lengths_of
+    return Errand(
+        number=number,
+        send=functools.partial(_run_batch, table, lines, wanted_by, router, number),
+        samples=len(lines),
+        stored_by=collections.Counter(itertools.chain.from_iterable(wanted_by)),
+        longest={stream: int(each[lines].max()) for stream, each in lengths.items()},
+    )
+
+
+def _run_batch(
+    table: SampleTable,
+    lines: Lines,
+    wanted_by: Sequence[tuple[DeviceId, ...]],
+    router: Router,
+    number: int,
+) -> Send:
+    samples = table.samples.take(lines)
+    positions: dict[DeviceId, list[int]] = {}
+    for position, owners in enumerate(wanted_by):
+        for owner in owners:
+            positions.setdefault(owner, []).append(position)
+    batch = MicroBatch(
+        number=number,
+        route=router.route(),
+        keys=samples.keys,
+        lengths=int32_lengths(samples),
+        destinations=tuple(
+            Destination(device=owner, positions=np.asarray(places, np.int32))
+            for owner, places in positions.items()
+        ),
+    )
+    inputs = {name: ragged.values for name, ragged in samples.inputs.items()}
+    return Send(device=batch.route[0], message=RunBatch(batch=batch, inputs=inputs))

@@ -1,0 +1,109 @@
+"""Rows of sequences that grow: what came before is kept, what is new is appended.
+
+Used where a sequence passes through step by step: by stages for what they are fed with, by
+owners for hidden states. Everything is checked against what is held, since it comes from
+peers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from edge_runtime.contract.errors import RemoteError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from edge_runtime.contract.generation import Sequences
+    from edge_runtime.contract.manifest import Stream
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+class HeldRows:
+    """Rows by sequence and by what they are of (a graph input, a hidden state).
+
+    It grows to ``max_sequences`` x ``max_rows`` of each name and no further.
+    """
+
+    def __init__(self, max_sequences: int, max_rows: Mapping[Stream, int]) -> None:
+        self._max_sequences, self._max_rows = max_sequences, dict(max_rows)
+        self._rows: dict[int, dict[str, Array]] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def append(
+        self,
+        name: str,
+        stream: Stream,
+        sequences: Sequences,
+        lengths: Array | None,
+        rows: Array | None,
+    ) -> None:
+        """Appends to every sequence; nothing, where nothing is new of ``stream``.
+
+        Args:
+            name: what the rows are of.
+            stream: that they belong to.
+            sequences: whose they are, and how many rows of each must be here.
+            lengths: (N,) new rows of each; None for none.
+            rows: the new rows, one sequence's after another's; None for none.
+
+        Raises:
+            RemoteError: they do not go on from what is held, or are too many.
+        """
+        if lengths is None or rows is None:
+            lengths, rows = np.zeros(len(sequences.lines), np.int32), np.zeros(0, np.float32)
+        if len(rows) != lengths.sum():
+            raise RemoteError(f"{len(rows)} rows of {name!r} for {lengths.sum()} tokens")
+        if stream not in sequences.known or stream not in self._max_rows:
+            raise RemoteError(f"it is not said how many rows of {name!r} are known")
+        lines, known = sequences.lines.tolist(), sequences.known[stream]
+        for line, old, new in zip(lines, known.tolist(), lengths.tolist(), strict=True):
+            self._check(name, stream, line, old, new)
+        if len(self._rows.keys() | set(lines)) > self._max_sequences:
+            raise RemoteError(f"more than {self._max_sequences} sequences at a time")
+        for line, part in zip(lines, np.split(rows, np.cumsum(lengths)[:-1]), strict=True):
+            if len(part):
+                held = self._rows.setdefault(line, {})
+                before = held.get(name, part[:0])
+                if (before.shape[1:], before.dtype) != (part.shape[1:], part.dtype):
+                    raise RemoteError(f"rows of {name!r} differ from earlier ones")
+                held[name] = np.concatenate((before, part))
+
+    def _check(self, name: str, stream: Stream, line: int, known: int, new: int) -> None:
+        held = len(self._rows.get(line, {}).get(name, ()))
+        if held != known:
+            raise RemoteError(
+                f"{known} rows of {name!r} of sequence {line} should be here, but {held} are"
+            )
+        if known + new > self._max_rows[stream]:
+            raise RemoteError(f"sequence {line} is longer than {self._max_rows[stream]} tokens")
+
+    def lengths(self, name: str, lines: Sequence[int]) -> Array:
+        """Rows of each of some sequences, (N,) int64."""
+        found = [len(self._rows.get(line, {}).get(name, ())) for line in lines]
+        return np.array(found, np.int64)
+
+    def joined(self, name: str, lines: Iterable[int]) -> Array:
+        """All rows of some sequences, one after another.
+
+        Raises:
+            RemoteError: one of them has none.
+        """
+        found = [self._rows.get(line, {}).get(name) for line in lines]
+        rows = [each for each in found if each is not None]
+        if len(rows) < len(found) or not rows:
+            raise RemoteError(f"a sequence has no rows of {name!r}")
+        shapes = {(each.shape[1:], each.dtype) for each in rows}
+        if len(shapes) > 1:
+            raise RemoteError(f"rows of {name!r} differ in shape or dtype")
+        return np.concatenate(rows)
+
+    def drop(self, lines: Iterable[int]) -> None:
+        """Forgets sequences, known or not."""
+        for line in lines:
+            self._rows.pop(line, None)

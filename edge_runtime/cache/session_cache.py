@@ -1,0 +1,149 @@
+"""A session's view of the activation cache: samples with one or two sequences.
+
+The cache itself knows keys, layers and token counts; which layers belong to which sequence,
+and who asked for which samples, is a matter of the session.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from edge_runtime.backbone.role import split_layers
+from edge_runtime.contract.errors import RemoteError
+from edge_runtime.contract.manifest import Stream
+from edge_runtime.contract.messages import OpenCache, States
+from edge_runtime.inference.session import numerics
+
+from .store import ActivationCache
+from .streams import filed_under
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+MIXED_NUMERICS = "mixed"
+"""Tag of moved states that several kinds of processors computed."""
+
+
+class SampleCache:
+    """Hidden states of the session's samples; for any thread.
+
+    Attributes:
+        layers: the hidden states to cache, by sequence.
+        hidden_size: channels of a state.
+    """
+
+    def __init__(self, request: OpenCache, root: Path) -> None:
+        """Opens the cache that ``request`` names, under ``root``."""
+        self.layers = {stream: layers for stream, layers in request.layers.items() if layers}
+        self.hidden_size = request.hidden_size
+        self._expected = {key.tobytes() for key in request.keys}
+        self._lock = threading.Lock()
+        self._closed = False
+        self._cache = ActivationCache(
+            root,
+            request.backbone_digest,
+            request.dtype,
+            request.hidden_size,
+            quota_bytes=request.quota_bytes,
+            numerics=str(numerics()),
+        )
+
+    @property
+    def bytes_used(self) -> int:
+        """Bytes on disk."""
+        return self._cache.bytes_used
+
+    @property
+    def samples(self) -> int:
+        """Samples with at least one state."""
+        return self._cache.samples
+
+    def held(self, keys: Array) -> Array:
+        """(N,) bool: every layer of the sample is there."""
+        with self._lock:
+            held = [
+                self._opened().held(filed_under(keys, stream), layers)
+                for stream, layers in self.layers.items()
+            ]
+        found: Array = np.logical_and.reduce(held)
+        return found
+
+    def append(self, states: States) -> None:
+        """Keeps states.
+
+        Raises:
+            RemoteError: nobody asked for them, or they do not fit the cache.
+        """
+        known = all(key.tobytes() in self._expected for key in states.keys)
+        stream = self._stream_of(states.layers)
+        if not known or stream is None:
+            raise RemoteError(f"micro-batch {states.number}: states that nobody asked for")
+        with self._lock:
+            try:
+                self._opened().append(
+                    filed_under(states.keys, stream),
+                    states.lengths,
+                    states.layers,
+                    states.encoded,
+                    numerics=states.numerics,
+                )
+            except ValueError as error:
+                raise RemoteError(f"micro-batch {states.number}: {error}") from None
+
+    def read(self, keys: Array, stream: Stream) -> tuple[Array, Array]:
+        """The states of one sequence: (L, B, T, d) float32 and lengths (B,) int64."""
+        with self._lock:
+            return self._opened().read_batch(filed_under(keys, stream), self.layers[stream])
+
+    def messages(self, number: int, keys: Array, layers: Sequence[int]) -> Iterator[States]:
+        """Cached states for another owner, as micro-batch ``number``."""
+        for stream, cached in self.layers.items():
+            wanted = tuple(layer for layer in cached if layer in layers)
+            if wanted:
+                yield from self._messages(number, keys, stream, wanted)
+
+    def _messages(
+        self, number: int, keys: Array, stream: Stream, wanted: tuple[int, ...]
+    ) -> Iterator[States]:
+        records = filed_under(keys, stream)
+        with self._lock:
+            tags = {tag for key in records for tag in self._opened().numerics_of(key.tobytes())}
+            lengths, _ = self._opened().read_encoded(records, wanted[:1])
+        for layers in split_layers(wanted, int(lengths.sum()) * self._opened().row_bytes):
+            with self._lock:
+                _, encoded = self._opened().read_encoded(records, layers)
+            yield States(
+                number=number,
+                keys=keys,
+                lengths=lengths,
+                layers=layers,
+                encoded=encoded,
+                numerics=next(iter(tags)) if len(tags) == 1 else MIXED_NUMERICS,
+            )
+
+    def flush(self) -> None:
+        """Makes what was appended survive a power cut."""
+        with self._lock:
+            self._opened().flush()
+
+    def close(self) -> None:
+        """Flushes, and lets another process open the cache."""
+        with self._lock:
+            self._closed = True
+            self._cache.close()
+
+    def _opened(self) -> ActivationCache:
+        if self._closed:
+            raise RemoteError("the activation cache is not open")
+        return self._cache
+
+    def _stream_of(self, layers: Sequence[int]) -> Stream | None:
+        """The sequence that all of ``layers`` belong to, if there is one."""
+        for stream, cached in self.layers.items():
+            if layers and set(layers) <= set(cached):
+                return stream
+        return None

@@ -1,0 +1,328 @@
+"""``pacplus-device``: the command line on a device. argparse only, so that it starts fast."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import platform
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_runtime import __version__
+from edge_runtime.contract.errors import BadInputError, PacplusError, UserError
+from edge_runtime.contract.plain import to_plain
+from edge_runtime.system.allocator import tune_allocator
+
+if TYPE_CHECKING:
+    from edge_runtime.transport import Address
+
+logger = logging.getLogger(__name__)
+
+RECONNECT_SECONDS = 3.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit code."""
+    options = _parser().parse_args(arguments)
+    level = logging.DEBUG if options.verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        code: int = options.run(options)
+    except UserError as error:
+        _say(f"pacplus-device: {error}")
+        return error.exit_code
+    except PacplusError as error:
+        _say(f"pacplus-device: {error}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pacplus-device",
+        description="Lends this device to a fine-tuning that a paired laptop coordinates.",
+        epilog="Example: pacplus-device pair 192.168.1.5:7700 pacplus1-... && pacplus-device start",
+    )
+    parser.add_argument("--version", action="version", version=f"pacplus {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    pair = _command(commands, "pair", _pair, "Pair this device with a coordinator, once.")
+    pair.epilog = "Example: pacplus-device pair 192.168.1.5:7700 pacplus1-abcd..."
+    pair.add_argument("address", metavar="ADDRESS", help="HOST:PORT that `pacplus pair` shows")
+    pair.add_argument("token", metavar="TOKEN", help="the one-time token that it shows")
+    pair.add_argument("--name", default=socket.gethostname(), help="what to be called there")
+
+    start = _command(commands, "start", _start, "Wait for work from the paired coordinator.")
+    start.epilog = "Example: pacplus-device start --threads 2"
+    start.add_argument("--coordinator", metavar="ADDRESS", help="its address, if it has moved")
+    start.add_argument("--listen", metavar="HOST", help="interface that peers connect to")
+    start.add_argument("--threads", type=int, help="threads to compute with (default: all cores)")
+    start.add_argument("--no-train", action="store_true", help="do not train adapters; use them")
+    start.add_argument("--once", action="store_true", help="end after one session")
+    start.add_argument("--pair", metavar="ADDRESS", help=argparse.SUPPRESS)
+    start.add_argument("--name", help=argparse.SUPPRESS)
+
+    info = _command(commands, "info", _info, "Show what this device can do and who it trusts.")
+    info.epilog = "Example: pacplus-device info --json"
+    cache = _command(commands, "cache", _cache, "Show or remove cached activations.")
+    cache.epilog = "Example: pacplus-device cache --remove 3f2a..."
+    cache.add_argument("--remove", metavar="DIGEST", help="remove the caches of this backbone")
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--verbose", action="store_true", help="log everything to stderr")
+    parser.add_argument(
+        "--home", type=Path, help="folder for keys and caches (default: $PACPLUS_HOME/device)"
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _home(options: argparse.Namespace) -> Path:
+    from edge_runtime.transport.files import make_private_directory
+    from edge_runtime.transport.keys import home_directory
+
+    home: Path = options.home or home_directory() / "device"
+    make_private_directory(home)
+    return home
+
+
+def _pair(options: argparse.Namespace) -> int:
+    paired = _pair_with(_home(options), options.address, options.token, options.name)
+    if options.json:
+        _print(to_plain(paired))
+    else:
+        print(f"paired as {paired.device_id}; now run: pacplus-device start")
+    return 0
+
+
+def _pair_with(home: Path, address: str, token: str, name: str) -> Any:
+    """Pairs, and remembers the coordinator."""
+    from edge_runtime.transport import (
+        Address,
+        KnownCoordinator,
+        KnownCoordinators,
+        PairingToken,
+        SecureContext,
+        load_or_create_keypair,
+        pair,
+    )
+
+    keypair = load_or_create_keypair(home / "keypair.json")
+    with SecureContext() as context:
+        pairing = pair(
+            context,
+            keypair,
+            address=Address.parse(address),
+            token=PairingToken.parse(token),
+            name=name,
+        )
+    known = KnownCoordinator(
+        address=str(pairing.coordinator_address),
+        public_key=pairing.coordinator_key,
+        device_id=pairing.device_id,
+    )
+    KnownCoordinators(home / "coordinators.json").add(known)
+    return known
+
+
+def _start(options: argparse.Namespace) -> int:
+    from edge_runtime.transport import KnownCoordinators
+
+    signal.signal(signal.SIGTERM, _stop)
+    tune_allocator()
+    home = _home(options)
+    if options.threads is not None and options.threads < 1:
+        raise BadInputError("--threads must be at least 1")
+    if options.pair:
+        # The token comes on standard input: arguments are readable by other users.
+        token = sys.stdin.readline().strip()
+        _pair_with(home, options.pair, token, options.name or socket.gethostname())
+    known = KnownCoordinators(home / "coordinators.json").latest()
+    if known is None:
+        raise BadInputError(
+            "this device is not paired; run `pacplus pair` on the laptop, "
+            "and type here what it shows"
+        )
+    if options.coordinator:
+        known = dataclasses.replace(known, address=options.coordinator)
+    return _serve(options, home, known)
+
+
+def _serve(options: argparse.Namespace, home: Path, known: Any) -> int:
+    """Takes part in one session after the other."""
+    from edge_runtime.contract.errors import StoppedError
+    from edge_runtime.transport import Address, load_or_create_keypair
+
+    # What these find wrong will not mend itself, so they come before the loop.
+    Address.parse(known.address)
+    load_or_create_keypair(home / "keypair.json")
+    pause, warned = threading.Event(), ""
+    while True:
+        try:
+            ended = _one_session(options, home, known)
+        except (StoppedError, BadInputError) as error:  # refused, or the network is down
+            if options.once:
+                raise
+            if str(error) != warned:
+                warned = str(error)
+                logger.warning("%s; trying again every %g seconds", error, RECONNECT_SECONDS)
+            pause.wait(RECONNECT_SECONDS)  # never set: SIGTERM's handler raises out of it
+            continue
+        if options.once:
+            return 0
+        warned = ""
+        logger.info("session ended: %s", ended)
+
+
+def _one_session(options: argparse.Namespace, home: Path, known: Any) -> str:
+    from edge_runtime.messaging.session_link import SessionLink
+    from edge_runtime.system.usage import usable_threads
+    from edge_runtime.transport import Address, SecureContext, load_or_create_keypair
+
+    from .device import DeviceOptions, run_device
+
+    coordinator = Address.parse(known.address)
+    listen, announced = data_addresses(options.listen, coordinator)
+    with SecureContext() as context:
+        link = SessionLink(
+            context,
+            load_or_create_keypair(home / "keypair.json"),
+            coordinator=coordinator,
+            coordinator_key=known.public_key,
+            listen=listen,
+        )
+        device_options = DeviceOptions(
+            device=known.device_id,
+            home=home,
+            roles=_roles(options.no_train),
+            threads=options.threads or usable_threads(),
+            data_address=announced,
+            process_id=os.getpid(),
+        )
+        return run_device(device_options, link)
+
+
+def _roles(no_train: bool) -> tuple[Any, ...]:
+    from edge_runtime.parallel_adapters import is_available
+
+    trains = not no_train and is_available()
+    return ("backbone", "trainer") if trains else ("backbone",)
+
+
+def data_addresses(wanted: str | None, coordinator: Address) -> tuple[Address, Address]:
+    """Where to listen for peers, and what to tell them; the ports are not chosen yet.
+
+    Args:
+        wanted: host to listen on, maybe a wildcard; None is the one that leads to
+            ``coordinator``.
+        coordinator: in whose network the peers are.
+
+    Raises:
+        BadInputError: that network cannot be reached now.
+    """
+    from edge_runtime.transport import Address
+
+    listen = Address(host=wanted, port=0) if wanted else None
+    if listen is not None and not listen.is_wildcard:
+        return listen, listen
+    host = local_host_towards(coordinator.host, coordinator.port)
+    announced = Address(host=host, port=0)
+    return listen or announced, announced
+
+
+def local_host_towards(host: str, port: int) -> str:
+    """The local address from which ``host`` is reached: where peers of that network reach us."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[
+            0
+        ]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.connect(address)  # sends nothing: datagrams have no handshake
+            return str(probe.getsockname()[0])
+    except OSError as error:
+        raise BadInputError(f"{host}:{port} cannot be reached: {error.strerror}") from None
+
+
+def _info(options: argparse.Namespace) -> int:
+    from edge_runtime.inference.session import numerics
+    from edge_runtime.system.usage import (
+        free_storage_bytes,
+        usable_cores,
+        usable_memory_bytes,
+        usable_threads,
+    )
+    from edge_runtime.transport import KnownCoordinators, fingerprint, load_or_create_keypair
+
+    home = _home(options)
+    keypair = load_or_create_keypair(home / "keypair.json")
+    facts = {
+        "version": __version__,
+        "machine": platform.machine(),
+        "home": str(home),
+        "key": fingerprint(keypair.public),
+        "roles": list(_roles(False)),
+        "numerics": str(numerics()),
+        "threads": usable_threads(),
+        "cores": usable_cores(),
+        "memory_bytes": usable_memory_bytes(),
+        "storage_bytes": free_storage_bytes(home),
+        "coordinators": [
+            {"address": known.address, "key": fingerprint(known.public_key)}
+            for known in KnownCoordinators(home / "coordinators.json")
+        ],
+    }
+    if options.json:
+        _print(facts)
+    else:
+        for name, value in facts.items():
+            print(f"{name:14} {value}")
+    return 0
+
+
+def _cache(options: argparse.Namespace) -> int:
+    from edge_runtime.cache.inspect import describe, remove
+
+    root = _home(options) / "cache"
+    removed = remove(root, options.remove) if options.remove else 0
+    caches = [to_plain(cache) for cache in describe(root)]
+    if options.json:
+        _print({"removed": removed, "caches": caches})
+        return 0
+    if options.remove:
+        print(f"removed {removed} caches")
+    for cache in caches:
+        print(" ".join(f"{name}={value}" for name, value in cache.items()))
+    if not caches:
+        print("no activations are cached here")
+    return 0
+
+
+def _stop(number: int, frame: object) -> None:
+    del number, frame
+    raise SystemExit(0)
+
+
+def _print(value: Any) -> None:
+    print(json.dumps(value, default=str))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""ONNX Runtime, and nothing else: the one module that imports it.
+
+Weights stay in their files and are mapped; the graph itself is small. Spinning is off
+everywhere, since an idle phone must not burn its battery waiting for work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.resources
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from edge_runtime.contract.errors import BadInputError, MissingExtraError
+
+try:
+    import onnxruntime as ort
+except ImportError:  # pragma: no cover - exercised in an environment without the extra
+    raise MissingExtraError("onnxruntime", "edge") from None
+
+logger = logging.getLogger(__name__)
+
+Array: TypeAlias = np.ndarray[Any, Any]
+Kernel = Literal["fast", "exact"]
+
+PROBE = "matmul_integer_probe.onnx"
+PROBE_INPUTS = 128
+PROBE_ZERO_POINT = 128
+
+
+class GraphSession:
+    """A graph, loaded and ready to run: of a stage, or of an adapter.
+
+    Attributes:
+        input_names: what the graph is fed with.
+        output_names: what it makes; of a stage, the hidden states in block order.
+    """
+
+    def __init__(self, graph: Path | bytes, threads: int, name: str = "") -> None:
+        """Loads ``graph``; the weight files of one in a file lie in the same folder.
+
+        Args:
+            graph: a file, or a whole model with its weights.
+            threads: that it computes with.
+            name: of the graph in errors; by default the file's.
+
+        Raises:
+            BadInputError: ONNX Runtime refuses the graph or its weights.
+        """
+        if isinstance(graph, Path):
+            name = name or graph.name
+        try:
+            self._session = ort.InferenceSession(
+                str(graph) if isinstance(graph, Path) else graph,
+                _options(threads),
+                providers=["CPUExecutionProvider"],
+            )
+        except Exception as error:  # ONNX Runtime's exceptions share no base of their own
+            raise BadInputError(f"{name}: ONNX Runtime cannot load it: {error}") from error
+        self.input_names = tuple(item.name for item in self._session.get_inputs())
+        self.output_names = tuple(item.name for item in self._session.get_outputs())
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """Runs the graph and returns the asked ``outputs`` in order."""
+        results: list[Array] = self._session.run(list(outputs), dict(feeds))
+        return results
+
+
+def _options(threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Shapes change with every micro-batch, and a pattern would be planned for each anew. The
+    # arena is worth its memory: without it, page faults add a quarter to MiniLM's fill.
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return options
+
+
+def matmul_integer_is_exact() -> bool:
+    """Whether this processor's product of uint8 and int8 equals int64 arithmetic.
+
+    Some x86 kernels (no VNNI) add pairs of products in saturating 16 bits. The probe has
+    the very operator of the int8 backbones, with weights at both ends of their range.
+    """
+    data = importlib.resources.files(__package__).joinpath(PROBE).read_bytes()
+    session = ort.InferenceSession(data, _options(1), providers=["CPUExecutionProvider"])
+    generator = np.random.default_rng(0)
+    extremes = np.array([[0], [255]], np.uint8).repeat(PROBE_INPUTS, axis=1)
+    rows = np.concatenate(
+        [extremes, generator.integers(0, 256, (15, PROBE_INPUTS)).astype(np.uint8)]
+    )
+    product, weights = session.run(["y", "w"], {"a": rows})
+    exact = (rows.astype(np.int64) - PROBE_ZERO_POINT) @ weights.astype(np.int64)
+    return bool((product == exact).all())
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Numerics:
+    """What decides the last bits of a result on this device."""
+
+    runtime: str
+    kernel: Kernel
+
+    def __str__(self) -> str:
+        return f"{self.runtime}/{self.kernel}"
+
+
+@functools.cache
+def numerics() -> Numerics:
+    """Checks the integer kernels once a process; see :func:`matmul_integer_is_exact`."""
+    kernel: Kernel = "fast" if matmul_integer_is_exact() else "exact"
+    if kernel == "exact":
+        logger.info("uint8 x int8 saturates on this processor; using the exact form")
+    version = ".".join(ort.__version__.split(".")[:2])
+    return Numerics(runtime=f"ort-{version}", kernel=kernel)

@@ -1,0 +1,210 @@
+"""A language model's frozen head, from features to logits, with numpy alone.
+
+logits = cap(scale * (x W^T) + b), see ``HeadSpec``. An int8 weight stays int8 in memory
+and is multiplied out for a piece of the vocabulary at a time: a head of 49,152 tokens and
+576 channels takes 28 MB, not 113.
+
+Shapes: V vocabulary, d channels, N rows of features.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import mmap
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.tensors import read_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from edge_runtime.contract.adapter import AdapterConfig
+
+CHUNK_TOKENS = 4096
+"""Tokens of the vocabulary whose weights are multiplied out at a time."""
+
+CHUNK_ROWS = 512
+"""Rows of features whose logits exist at a time, where the loss is all that is wanted."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FrozenHead:
+    """The head's arrays; read-only.
+
+    Attributes:
+        weight: (V, d) float32, or int8.
+        row_scale: (V, 1) float32, what int8 rows are multiplied by; None for float32 ones.
+        bias: (V,) float32, or None.
+        scale: what the product is multiplied by, before the bias.
+        softcap: c of c * tanh(logits / c); 0 for none.
+    """
+
+    weight: NDArray[Any]
+    row_scale: NDArray[np.float32] | None = None
+    bias: NDArray[np.float32] | None = None
+    scale: float = 1.0
+    softcap: float = 0.0
+
+    @classmethod
+    def from_bytes(
+        cls, data: bytes, config: AdapterConfig, where: str = "head.safetensors"
+    ) -> FrozenHead:
+        """The head of a language model's adapter, from the file's bytes.
+
+        Raises:
+            BadInputError: damaged, or not the head that ``config`` was made for.
+        """
+        return cls._from_tensors(read_tensors(data, where), config, where)
+
+    @classmethod
+    def open(cls, path: Path, config: AdapterConfig) -> FrozenHead:
+        """As :meth:`from_bytes`, mapping the file instead of reading it.
+
+        Raises:
+            BadInputError: missing, damaged, or not the head that ``config`` was made for.
+        """
+        return cls._from_tensors(_map_tensors(path), config, str(path))
+
+    @classmethod
+    def _from_tensors(
+        cls, tensors: Mapping[str, NDArray[Any]], config: AdapterConfig, where: str
+    ) -> FrozenHead:
+        shape = (config.num_outputs, config.hidden_size)
+        weight, row_scale, bias = (tensors.get(name) for name in ("weight", "scale", "bias"))
+        if weight is None or weight.shape != shape:
+            found = "no weight" if weight is None else f"a weight of shape {weight.shape}"
+            raise BadInputError(f"{where}: it has {found}, the adapter needs {shape}")
+        wanted = np.float32 if row_scale is None else np.int8
+        if weight.dtype != wanted:
+            raise BadInputError(
+                f"{where}: its weight is {weight.dtype}; it must be float32, or int8 with a scale"
+            )
+        for name, array, expected in (
+            ("scale", row_scale, (shape[0], 1)),
+            ("bias", bias, (shape[0],)),
+        ):
+            if array is not None and (array.shape != expected or array.dtype != np.float32):
+                raise BadInputError(f"{where}: its {name} must be float32 of shape {expected}")
+        return cls(
+            weight=weight,
+            row_scale=row_scale,
+            bias=bias,
+            scale=config.logit_scale,
+            softcap=config.logit_softcap,
+        )
+
+    @property
+    def vocabulary(self) -> int:
+        """Vocabulary V."""
+        return int(self.weight.shape[0])
+
+    @property
+    def hidden_size(self) -> int:
+        """Channels d."""
+        return int(self.weight.shape[1])
+
+    def rows(self, span: slice) -> NDArray[np.float32]:
+        """Weights of the tokens ``span``, (C, d) float32; maybe a read-only view."""
+        return self._unscaled(self.weight[span], span)
+
+    def rows_of(self, tokens_N: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Weights of some tokens, (N, d) float32."""
+        return self._unscaled(self.weight[tokens_N], tokens_N)
+
+    def _unscaled(
+        self, rows: NDArray[Any], index: slice | NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        if self.row_scale is None:
+            return rows
+        # Two steps: numpy's product of mixed types is several times slower.
+        result = rows.astype(np.float32)
+        result *= self.row_scale[index]
+        return result
+
+    def spans(self, size: int = CHUNK_TOKENS) -> Iterator[slice]:
+        """The vocabulary in pieces of ``size`` tokens."""
+        for first in range(0, self.vocabulary, size):
+            yield slice(first, min(first + size, self.vocabulary))
+
+    def logits(self, features_Nd: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(N, V) float32; meant for few rows."""
+        logits_NV = np.empty((len(features_Nd), self.vocabulary), np.float32)
+        for span in self.spans():
+            logits_NV[:, span] = self._logits(features_Nd, self.rows(span), span)
+        return logits_NV
+
+    def losses(
+        self, features_Nd: NDArray[np.float32], targets_N: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Cross-entropy of many rows, whose logits never exist as a whole.
+
+        Args:
+            features_Nd: what the head reads.
+            targets_N: tokens that must follow.
+
+        Returns:
+            -log softmax(logits)[target] in nats, (N,) float32, and whether the target has the
+            largest logit, (N,) bool.
+
+        Raises:
+            IndexError: a target is not in the vocabulary.
+        """
+        if len(targets_N) and not 0 <= targets_N.min() <= targets_N.max() < self.vocabulary:
+            raise IndexError(f"a target is not below {self.vocabulary}")
+        losses_N = np.empty(len(targets_N), np.float32)
+        correct_N = np.empty(len(targets_N), np.bool_)
+        for first in range(0, len(targets_N), CHUNK_ROWS):
+            rows = slice(first, first + CHUNK_ROWS)
+            losses_N[rows], correct_N[rows] = self._losses(features_Nd[rows], targets_N[rows])
+        return losses_N, correct_N
+
+    def _losses(
+        self, features_Nd: NDArray[np.float32], targets_N: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """As :meth:`losses`; the softmax is summed up relative to the largest logit so far."""
+        largest, own = np.full((2, len(targets_N)), -np.inf, np.float32)
+        total = np.zeros(len(targets_N), np.float32)
+        for span in self.spans():
+            logits_NC = self._logits(features_Nd, self.rows(span), span)
+            place_N = targets_N - span.start
+            inside = np.flatnonzero((place_N >= 0) & (place_N < logits_NC.shape[1]))
+            own[inside] = logits_NC[inside, place_N[inside]]
+            larger = np.maximum(largest, logits_NC.max(1))
+            logits_NC -= larger[:, None]
+            total *= np.exp(largest - larger)
+            total += np.exp(logits_NC, out=logits_NC).sum(1)
+            largest = larger
+        return largest - own + np.log(total), own == largest
+
+    def _logits(
+        self, features_Nd: NDArray[np.float32], rows_Cd: NDArray[np.float32], span: slice
+    ) -> NDArray[np.float32]:
+        logits_NC: NDArray[np.float32] = features_Nd @ rows_Cd.T
+        logits_NC *= np.float32(self.scale)
+        if self.bias is not None:
+            logits_NC += self.bias[span]
+        if self.softcap:
+            logits_NC /= np.float32(self.softcap)
+            np.tanh(logits_NC, out=logits_NC)
+            logits_NC *= np.float32(self.softcap)
+        return logits_NC
+
+
+def _map_tensors(path: Path) -> dict[str, NDArray[Any]]:
+    """Tensors of a file that is mapped, not read.
+
+    The operating system may drop pages that it can read again, so a large frozen tensor
+    need not stay in memory. The file must not change while an array of it is in use.
+    """
+    try:
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"{path}: cannot be read ({error})") from None
+    return read_tensors(data, str(path))

@@ -1,0 +1,191 @@
+"""The training engine that a device drives: gradients, updates, outputs, state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from edge_runtime.contract.adapter import default_weight_decay
+from edge_runtime.contract.tensors import read_tensors, write_tensors
+
+from .averaging import update_average
+from .flat import FlatParameters, check_tensor
+from .model import Model
+from .optimizer import AdamW
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
+
+    from .frozen_head import FrozenHead
+
+from .batch import Batch
+
+# The weights that training goes on from; in the state only.
+_CURRENT = "optimizer.current_weights"
+
+
+def _configure_torch(threads: int) -> None:
+    torch.set_num_threads(threads)
+    # Gradients of well-learnt samples are subnormal, which is up to 30 times slower.
+    torch.set_flush_denormal(True)
+
+
+class Trainer:
+    """One replica of the adapter and its optimizer.
+
+    Neither networking nor cache I/O: a device calls :meth:`gradients`, sums
+    ``flat_gradient`` over all trainers, divides by the global count and calls
+    :meth:`apply` with the same values everywhere. Initial weights are a function of
+    ``options.seed`` alone. Outputs and saved weights are those of a running mean
+    (``options.average_fraction``).
+
+    Attributes:
+        step: updates applied so far.
+        flat_gradient: (P,) float32, written by :meth:`gradients`; may be modified.
+        flat_parameters: (P,) float32, the current parameters in the same order, before
+            averaging.
+    """
+
+    def __init__(
+        self,
+        config: AdapterConfig,
+        options: TrainingOptions,
+        total_steps: int,
+        threads: int = 1,
+        head: FrozenHead | None = None,
+        initial: bytes | None = None,
+    ) -> None:
+        """Makes the adapter.
+
+        Args:
+            config: shape of the adapter.
+            options: how to train it.
+            total_steps: updates in all, which the schedule is made for.
+            threads: of PyTorch.
+            head: the frozen head, for language models.
+            initial: safetensors with values to start from in place of generated ones, for
+                some or all of the adapter's tensors.
+
+        Raises:
+            BadInputError: ``initial`` is damaged or of an adapter of another shape.
+            ValueError: a language model without the head that fits it.
+        """
+        _configure_torch(threads)
+        given = read_tensors(initial, "initial adapter weights") if initial else None
+        self._parameters = FlatParameters(config, options.seed, given)
+        self._average = FlatParameters(config, options.seed, given)
+        self._average_steps = options.average_fraction * total_steps
+        self._model = Model(config, self._parameters, head)
+        self._average_model = Model(config, self._average, head)
+        decay = options.weight_decay
+        self._optimizer = AdamW(
+            self._parameters,
+            options,
+            total_steps,
+            weight_decay=default_weight_decay(config.task) if decay is None else decay,
+        )
+        self.flat_gradient: NDArray[np.float32] = self._parameters.gradients.numpy()
+        self.flat_parameters: NDArray[np.float32] = self._parameters.values.numpy()
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable parameters P."""
+        return self.flat_parameters.size
+
+    @property
+    def step(self) -> int:
+        """Updates applied so far."""
+        return self._optimizer.step
+
+    def gradients(self, batch: Batch) -> float:
+        """Summed loss; its gradient replaces ``flat_gradient``.
+
+        The loss is in nats for classification, in nats summed over the counted tokens for
+        language models, and in squared standardised units (``target_scale``) for
+        regression. The mean is over ``batch.count``. An empty batch has loss 0 and
+        gradient 0.
+
+        Raises:
+            ValueError: the batch does not fit the adapter.
+            IndexError: a target is no class, or not in the vocabulary.
+        """
+        if not batch.size:
+            self.flat_gradient.fill(0)
+            return 0.0
+        with torch.inference_mode():
+            return self._model.loss_and_gradients(batch)
+
+    def named_gradients(self) -> dict[str, NDArray[np.float32]]:
+        """``flat_gradient`` by parameter, as views."""
+        return self._parameters.named_gradients()
+
+    def apply(self, mean_gradient: NDArray[np.float32]) -> None:
+        """Clips and applies the mean gradient over the global batch; ``step`` advances.
+
+        Raises:
+            ValueError: ``mean_gradient`` is not (P,) float32.
+        """
+        with torch.inference_mode():
+            self._optimizer.apply(mean_gradient)
+            update_average(
+                self._average.values, self._parameters.values, self.step, self._average_steps
+            )
+
+    def outputs(self, batch: Batch) -> NDArray[np.float32]:
+        """What the averaged weights say of a batch, float32.
+
+        (B, C) logits; (B, 1) values in the targets' units; for language models (B, 3): the
+        loss in nats summed over the counted tokens of each sample, how many these are, and
+        how many of them have the largest logit.
+        """
+        return self._average_model.outputs(batch)
+
+    def state(self) -> bytes:
+        """Averaged weights by name, and all that training needs to go on, as safetensors."""
+        own = {_CURRENT: self.flat_parameters}
+        return write_tensors({**self._average.named(), **self._optimizer.state(), **own})
+
+    def load_state(self, data: bytes) -> None:
+        """Takes over what :meth:`state` wrote; unchanged if it raises.
+
+        Raises:
+            BadInputError: damaged, or of an adapter of another shape.
+        """
+        where = "trainer state"
+        tensors = read_tensors(data, where)
+        self._optimizer.check(tensors, where)
+        shape = self.flat_parameters.shape
+        check_tensor(tensors, _CURRENT, shape, self.flat_parameters.dtype, where)
+        self._average.load(tensors, where)
+        np.copyto(self.flat_parameters, tensors[_CURRENT])
+        self._optimizer.load(tensors)
+
+
+class Predictor:
+    """A trained adapter, for evaluation and use."""
+
+    def __init__(
+        self,
+        config: AdapterConfig,
+        weights: bytes,
+        threads: int = 1,
+        head: FrozenHead | None = None,
+    ) -> None:
+        """Loads ``adapter_model.safetensors``.
+
+        Raises:
+            BadInputError: damaged, or of an adapter of another shape.
+        """
+        _configure_torch(threads)
+        parameters = FlatParameters(config, seed=0)
+        where = "adapter_model.safetensors"
+        parameters.load(read_tensors(weights, where), where)
+        self._model = Model(config, parameters, head)
+
+    def outputs(self, batch: Batch) -> NDArray[np.float32]:
+        """As :meth:`Trainer.outputs`."""
+        return self._model.outputs(batch)

@@ -1,0 +1,202 @@
+"""Times blocks of the backbone: how long a micro-batch of a given shape takes in each class.
+
+Three shapes tell three things apart: one mean sample and many of them, what a block costs
+for each micro-batch and for each token; few long samples, what length does to a token.
+A second block in the same stage tells the block from the stage around it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from edge_runtime.backbone.role import write_stage_graph
+from edge_runtime.backbone.stage import Stage
+from edge_runtime.contract.manifest import HIDDEN_PREFIX, Stream
+from edge_runtime.contract.messages import ProfileRequest, StageFiles
+from edge_runtime.contract.profile import BlockTiming
+from edge_runtime.inference.session import GraphSession
+from edge_runtime.inference.weight_store import WeightStore
+
+from .timing import compare
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+LONGEST_SECONDS = 0.5
+"""Most that one timed run is meant to take: a slow device is given smaller micro-batches."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """What was measured.
+
+    Attributes:
+        blocks: by class; each block's own part of a stage.
+        stage_seconds_per_run: wall seconds that any stage costs for each micro-batch.
+        stage_seconds_per_token: likewise for each of its tokens.
+    """
+
+    blocks: dict[str, tuple[BlockTiming, ...]]
+    stage_seconds_per_run: float = 0.0
+    stage_seconds_per_token: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Of one token of mean length in every class: what thread counts are compared by."""
+        return sum(timings[0].seconds_per_token for timings in self.blocks.values())
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Shape:
+    batch: int
+    lengths: Mapping[Stream, int]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Seconds:
+    """Of one micro-batch: a block's part, and that of the stage around it."""
+
+    block: float
+    around: float
+
+
+def time_blocks(
+    request: ProfileRequest, store: WeightStore, *, threads: int, cores: float
+) -> Timings:
+    """Times each class of blocks of the request.
+
+    Args:
+        request: what to time, and at which shapes.
+        store: has the weight files.
+        threads: to compute with.
+        cores: processor seconds a second that this process may use, its quota.
+    """
+    blocks: dict[str, tuple[BlockTiming, ...]] = {}
+    around: list[tuple[float, float]] = []
+    for alike, files in zip(request.alike, request.stages, strict=True):
+        measure = _Measure(request, files, request.pairs.get(alike), store, threads, cores)
+        blocks[alike] = measure.timings()
+        around.append(measure.around)
+    per_run, per_token = zip(*around, strict=True) if around else ((0.0,), (0.0,))
+    return Timings(
+        blocks=blocks,
+        stage_seconds_per_run=max(per_run),
+        stage_seconds_per_token=max(per_token),
+    )
+
+
+class _Measure:
+    """Of one class of blocks.
+
+    Attributes:
+        around: what the stage around costs a run and a token, known after :meth:`timings`.
+    """
+
+    def __init__(
+        self,
+        request: ProfileRequest,
+        files: StageFiles,
+        pair: StageFiles | None,
+        store: WeightStore,
+        threads: int,
+        cores: float,
+    ) -> None:
+        self._request, self._cores = request, min(cores, threads)
+        self._stream = files.streams[-1]
+        read = request.adapter.layers if request.adapter is not None else ()
+        self._stages = [
+            Stage(
+                GraphSession(write_stage_graph(part, store), threads),
+                part,
+                layers=(*read, part.last - 1),
+            )
+            for part in (files, pair)
+            if part is not None
+        ]
+        self.around = (0.0, 0.0)
+
+    def timings(self) -> tuple[BlockTiming, ...]:
+        """At the mean length, and at the longest if that is another."""
+        request = self._request
+        one = _Shape(1, request.tokens)
+        small = self._seconds(one)
+        many = _Shape(self._fitting(request.batch, small.block), request.tokens)
+        large = self._seconds(many) if many.batch > 1 else small
+        counts = self._tokens(one), self._tokens(many)
+        per_run, per_token = split(small.block, large.block, *counts)
+        self.around = split(small.around, large.around, *counts)
+        timings = [self._timing(many, per_token, per_run)]
+        mean, longest = request.tokens[self._stream], request.max_tokens[self._stream]
+        if longest > mean:
+            expected = small.block * longest / mean
+            wanted = max(1, self._tokens(many) // longest)
+            few = _Shape(min(wanted, self._fitting(wanted, expected)), request.max_tokens)
+            seconds = self._seconds(few).block
+            own = max(seconds - per_run, seconds / 2) / self._tokens(few)
+            timings.append(self._timing(few, own, per_run))
+        return tuple(timings)
+
+    def _fitting(self, most: int, seconds_of_one: float) -> int:
+        return max(1, min(most, int(LONGEST_SECONDS / seconds_of_one)))
+
+    def _tokens(self, shape: _Shape) -> int:
+        return shape.batch * shape.lengths[self._stream]
+
+    def _timing(self, shape: _Shape, per_token: float, per_run: float) -> BlockTiming:
+        return BlockTiming(
+            batch_size=shape.batch,
+            sequence_length=shape.lengths[self._stream],
+            seconds_per_token=per_token,
+            seconds_per_run=per_run,
+        )
+
+    def _seconds(self, shape: _Shape) -> _Seconds:
+        runs = [self._run(stage, shape) for stage in self._stages]
+        single, *pair = compare(runs, self._cores)
+        if not pair:
+            return _Seconds(single, 0.0)
+        # Within bounds, should the machine have been disturbed in between.
+        block = min(single, max(single / 2, pair[0] - single))
+        return _Seconds(block, single - block)
+
+    def _run(self, stage: Stage, shape: _Shape) -> Callable[[], object]:
+        lengths = {
+            stream: np.full(shape.batch, tokens, np.int32)
+            for stream, tokens in shape.lengths.items()
+        }
+        rows = _made_up_rows(stage, shape, self._request.hidden_size)
+        return partial(stage.run, lengths, rows)
+
+
+def split(small: float, large: float, few: int, many: int) -> tuple[float, float]:
+    """What a run costs whatever its size, and what each token costs.
+
+    Args:
+        small: seconds of ``few`` tokens.
+        large: seconds of ``many`` tokens.
+        few: tokens of the small run.
+        many: tokens of the large run.
+    """
+    if many <= few:
+        return 0.0, small / few
+    per_token = max((large - small) / (many - few), large / many / 2)
+    per_run = max(0.0, large - many * per_token)
+    return per_run, (large - per_run) / many
+
+
+def _made_up_rows(stage: Stage, shape: _Shape, hidden_size: int) -> dict[str, Array]:
+    """What a stage is given: random hidden states, and tokens of id 0."""
+    generator = np.random.default_rng(0)
+    rows: dict[str, Array] = {}
+    for name, stream in stage.inputs.items():
+        tokens = shape.batch * shape.lengths[stream]
+        if name.startswith(HIDDEN_PREFIX):
+            states = generator.standard_normal((tokens, hidden_size))
+            rows[name] = states.astype(np.float32)
+        else:
+            rows[name] = np.zeros(tokens, np.int32)
+    return rows

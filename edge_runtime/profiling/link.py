@@ -1,0 +1,143 @@
+"""Measures the link to a peer, over the encrypted connection that a run uses.
+
+The sender sends trains of messages; the receiver says how long each took to come in,
+first to last, by its own clock, so neither clocks nor the way back matter to the rate.
+Trains grow until one takes long enough to be judged by: a slow link is not kept busy for
+long, a fast one is given enough. What a quota stops for a moment is made up for by the
+buffers on the way, so the mean over a train is the link's rate, unless the processor
+cannot encrypt as fast; then the link is at least as fast as measured, and the processor
+is what a plan has to count. Whatever else happens on the way only makes trains and round
+trips longer: the fastest of several trains is the rate, and half of the shortest of several
+round trips the latency.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from edge_runtime.contract.errors import RemoteError
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.messages import LinkMeasured, Probe, ProbeEcho, ProbeLink
+from edge_runtime.messaging.outbox import Outbox
+
+PINGS = 8
+TRAINS = 3
+"""Trains of full length, of which the fastest counts."""
+
+MESSAGES = 32
+FIRST_BYTES = 16 << 10
+GROWTH = 16
+MOST_BYTES = 8 << 20
+MOST_TRAINS = 8
+SHORTEST_PART = 0.25
+"""Of the time to measure for: what a train must take to count."""
+
+
+class LinkProbe:
+    """The sending side: one measurement. Pure; time comes with each call."""
+
+    def __init__(self, seconds: float) -> None:
+        """Measures for about ``seconds``."""
+        self._seconds = seconds
+        self._train = -1
+        self._train_bytes = 0
+        self._began = 0.0
+        self._round_trips: list[float] = []
+        self._rates: list[float] = []
+        self._counted: list[float] = []
+
+    def start(self, now: float) -> list[Probe]:
+        """The first messages to send."""
+        return self._ping(now)
+
+    def echoed(self, echo: ProbeEcho, now: float) -> list[Probe] | tuple[float, float]:
+        """The next messages, or the result: bits a second, and seconds of latency.
+
+        Raises:
+            RemoteError: it is no echo of the latest train.
+        """
+        if echo.train != self._train:
+            raise RemoteError(f"echo of train {echo.train} of probes instead of {self._train}")
+        if len(self._round_trips) < PINGS:
+            self._round_trips.append(now - self._began)
+            if len(self._round_trips) < PINGS:
+                return self._ping(now)
+            return self._send(FIRST_BYTES, now)
+        # All but the first message came in that time; no clock tells less than a microsecond.
+        seconds = max(echo.seconds, 1e-6)
+        self._rates.append(8 * self._train_bytes * (MESSAGES - 1) / MESSAGES / seconds)
+        if seconds >= SHORTEST_PART * self._seconds / TRAINS or self._train_bytes >= MOST_BYTES:
+            self._counted.append(self._rates[-1])
+        if len(self._counted) >= TRAINS or len(self._rates) >= MOST_TRAINS:
+            return self._result()
+        if self._counted and now - self._began > self._seconds:
+            return self._result()  # one train alone took longer than all were meant to
+        wanted = int(self._rates[-1] / 8 * self._seconds / TRAINS)
+        return self._send(min(wanted, GROWTH * self._train_bytes, MOST_BYTES), now)
+
+    def _result(self) -> tuple[float, float]:
+        return max(self._counted or self._rates[-1:]), min(self._round_trips) / 2
+
+    def _ping(self, now: float) -> list[Probe]:
+        self._train += 1
+        self._began = now
+        return [Probe(train=self._train, index=0, count=1, payload=np.zeros(1, np.uint8))]
+
+    def _send(self, size: int, now: float) -> list[Probe]:
+        self._train += 1
+        self._began = now
+        payload = np.zeros(max(1, size // MESSAGES), np.uint8)
+        self._train_bytes = MESSAGES * payload.nbytes
+        return [
+            Probe(train=self._train, index=index, count=MESSAGES, payload=payload)
+            for index in range(MESSAGES)
+        ]
+
+
+class LinkProber:
+    """A device's part in measurements: its own, and those of its peers. I/O thread only."""
+
+    def __init__(self, outbox: Outbox, clock: Callable[[], float] = time.perf_counter) -> None:
+        """``clock`` tells seconds since any time."""
+        self._outbox, self._clock = outbox, clock
+        self._own: tuple[DeviceId, LinkProbe] | None = None
+        self._first: dict[DeviceId, float] = {}
+
+    def begin(self, request: ProbeLink) -> None:
+        """Starts to measure the link to a peer; the coordinator gets the result."""
+        probe = LinkProbe(request.seconds)
+        self._own = request.peer, probe
+        self._send(request.peer, probe.start(self._clock()))
+
+    def take(self, peer: DeviceId, message: Probe | ProbeEcho) -> None:
+        """Takes in what came from a peer.
+
+        Raises:
+            RemoteError: nobody asked for it.
+        """
+        now = self._clock()
+        if isinstance(message, Probe):
+            if message.index == 0:
+                self._first[peer] = now
+            if message.index == message.count - 1:
+                seconds = now - self._first.get(peer, now)
+                self._outbox.to_peer(peer, ProbeEcho(train=message.train, seconds=seconds))
+            return
+        if self._own is None or self._own[0] != peer:
+            raise RemoteError("an echo of probes that were not sent")
+        following = self._own[1].echoed(message, now)
+        if isinstance(following, list):
+            self._send(peer, following)
+            return
+        self._own = None
+        rate, latency = following
+        self._outbox.to_coordinator(
+            LinkMeasured(peer=peer, bits_per_second=rate, latency_seconds=latency)
+        )
+
+    def _send(self, peer: DeviceId, probes: list[Probe]) -> None:
+        for probe in probes:
+            self._outbox.to_peer(peer, probe)

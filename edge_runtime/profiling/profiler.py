@@ -1,0 +1,107 @@
+"""Measures this device: block time, training time, memory, storage."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+from edge_runtime.cache.inspect import describe
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.messages import ProfileRequest
+from edge_runtime.contract.profile import DeviceProfile, Role, TrainerProfile
+from edge_runtime.inference.session import numerics
+from edge_runtime.inference.weight_store import WeightStore
+from edge_runtime.system.usage import (
+    free_storage_bytes,
+    resident_bytes,
+    usable_cores,
+    usable_memory_bytes,
+)
+
+from .blocks import time_blocks
+from .data_handling import measure_handling
+from .training import measure_answering, measure_training
+
+logger = logging.getLogger(__name__)
+
+WORTHWHILE_SPEEDUP = 1.4
+"""What more threads must bring: below it they mostly wait for each other, and a device that
+also trains, serves peers or runs on a battery has better use for its cores."""
+
+
+def measure(
+    request: ProfileRequest,
+    *,
+    device: DeviceId,
+    roles: tuple[Role, ...],
+    threads: int,
+    store: WeightStore,
+    home: Path,
+) -> DeviceProfile:
+    """The profile of this device; takes a few seconds, and memory that stays taken.
+
+    Args:
+        request: what to time, and at which shape.
+        device: this device's id.
+        roles: what it offers.
+        threads: the most that a stage may use; fewer are chosen where they do as well.
+        store: has the weight files of the request's stages.
+        home: where its files are.
+    """
+    base_bytes, cores = resident_bytes(), usable_cores()
+    timings = time_blocks(request, store, threads=1, cores=cores)
+    if threads > 1:
+        parallel = time_blocks(request, store, threads=threads, cores=cores)
+        worthwhile = timings.seconds >= WORTHWHILE_SPEEDUP * parallel.seconds
+        timings, threads = (parallel, threads) if worthwhile else (timings, 1)
+    return DeviceProfile(
+        device=device,
+        roles=roles,
+        memory_bytes=usable_memory_bytes(),
+        base_memory_bytes=base_bytes,
+        storage_bytes=_cache_room_bytes(request, home / "cache"),
+        cores=cores,
+        threads=threads,
+        kernel_class=numerics().kernel,
+        blocks=timings.blocks if "backbone" in roles else {},
+        trainer=_trainer(request, roles, store, home),
+        handling=dataclasses.replace(
+            measure_handling(request, home),
+            seconds_per_stage_run=timings.stage_seconds_per_run,
+            seconds_per_stage_token=timings.stage_seconds_per_token,
+        ),
+    )
+
+
+def remeasure(request: ProfileRequest, known: DeviceProfile, home: Path) -> DeviceProfile:
+    """``known`` with what changes from one session to the next: memory and storage."""
+    return dataclasses.replace(
+        known,
+        memory_bytes=usable_memory_bytes(),
+        base_memory_bytes=resident_bytes(),
+        storage_bytes=_cache_room_bytes(request, home / "cache"),
+    )
+
+
+def _trainer(
+    request: ProfileRequest, roles: tuple[Role, ...], store: WeightStore, home: Path
+) -> TrainerProfile | None:
+    """What owning samples would mean here; None if the device cannot."""
+    if request.adapter is None:
+        return None
+    if request.adapter_graph is not None:
+        graph = store.path(request.adapter_graph).read_bytes()
+        return measure_answering(request, request.adapter, graph, home)
+    return measure_training(request, request.adapter, home) if "trainer" in roles else None
+
+
+def _cache_room_bytes(request: ProfileRequest, root: Path) -> int:
+    """What this backbone's cache may come to: what it has, what is free, within the quota."""
+    used = sum(
+        cache.bytes
+        for cache in describe(root)
+        if (cache.backbone_digest, cache.dtype) == (request.backbone_digest, request.cache_dtype)
+    )
+    room = used + free_storage_bytes(root.parent)
+    return room if request.cache_quota_bytes is None else min(room, request.cache_quota_bytes)

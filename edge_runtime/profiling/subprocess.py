@@ -1,0 +1,145 @@
+"""Measures this device in a process of its own, and is that process.
+
+PyTorch and the blocks that are timed leave a hundred megabytes and more behind, which a
+device that then owns no samples, or runs no stage, would hold to the end of the session.
+A process that ends gives everything back.
+
+The request comes on standard input and the profile goes to standard output, as the frames
+of :mod:`.contract.codec` in one msgpack array. Standard input stays open for as long as the
+device lives: when it closes before the end, nobody waits for the profile any more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import IO
+
+import msgpack
+
+from edge_runtime.contract.codec import decode, encode
+from edge_runtime.contract.errors import PacplusError, RemoteError
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.messages import Message, ProfileDone, ProfileRequest
+from edge_runtime.contract.profile import DeviceProfile, Role
+from edge_runtime.inference.weight_store import WeightStore
+from edge_runtime.system.usage import resident_bytes
+
+from .profiler import measure
+
+logger = logging.getLogger(__name__)
+
+LENGTH_BYTES = 8
+
+
+def measure_apart(
+    request: ProfileRequest,
+    *,
+    device: DeviceId,
+    roles: tuple[Role, ...],
+    threads: int,
+    home: Path,
+) -> DeviceProfile:
+    """As :func:`.profiler.measure`, in another process; ``base_memory_bytes`` is this one's.
+
+    Where memory does not suffice for two processes, this one measures after all.
+
+    Raises:
+        RemoteError: it did not come to an end; its last words are in this process's log.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "edge_runtime.profiling.subprocess",
+        device,
+        str(home),
+        str(threads),
+    ]
+    with subprocess.Popen(
+        [*command, *roles], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            _write(process.stdin, request)
+            answer = _read(process.stdout)
+        except (OSError, EOFError):
+            answer = None
+        except BaseException:
+            process.kill()
+            raise
+    if isinstance(answer, ProfileDone):
+        return dataclasses.replace(answer.profile, base_memory_bytes=resident_bytes())
+    if process.returncode == -signal.SIGKILL:
+        logger.warning("measuring was killed, probably for want of memory: measuring here")
+        store = WeightStore(home / "weights")
+        return measure(request, device=device, roles=roles, threads=threads, store=store, home=home)
+    status = process.returncode
+    raise RemoteError(f"measuring this device failed with status {status}; see its log")
+
+
+def _write(stream: IO[bytes], message: Message) -> None:
+    packed = msgpack.packb([bytes(frame) for frame in encode(message)])
+    stream.write(len(packed).to_bytes(LENGTH_BYTES, "big") + packed)
+    stream.flush()
+
+
+def _read(stream: IO[bytes]) -> Message:
+    """The next message.
+
+    Raises:
+        EOFError: the stream ended before it did.
+        DecodeError: it is none.
+    """
+    size = int.from_bytes(_exactly(stream, LENGTH_BYTES), "big")
+    frames = msgpack.unpackb(_exactly(stream, size))
+    return decode([memoryview(frame) for frame in frames])
+
+
+def _exactly(stream: IO[bytes], size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data
+
+
+def main(arguments: list[str]) -> int:
+    """The other process: one request in, one profile out."""
+    device, home, threads, *roles = arguments
+    logging.basicConfig(level=logging.WARNING)
+    stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
+    sys.stdout = sys.stderr  # whatever libraries print must not be taken for the answer
+    request = _read(stdin)
+    if not isinstance(request, ProfileRequest):
+        return 1
+    threading.Thread(target=_end_with, args=(stdin.fileno(),), daemon=True).start()
+    try:
+        profile = measure(
+            request,
+            device=DeviceId(device),
+            roles=tuple(role for role in ("backbone", "trainer") if role in roles),
+            threads=int(threads),
+            store=WeightStore(Path(home) / "weights"),
+            home=Path(home),
+        )
+    except PacplusError as error:
+        logger.error("%s", error)
+        return 1
+    _write(stdout, ProfileDone(profile=profile))
+    return 0
+
+
+def _end_with(descriptor: int) -> None:
+    """Ends this process when the device, which holds the other end, is gone."""
+    os.read(descriptor, 1)  # the stream's own lock must not be held when the interpreter ends
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

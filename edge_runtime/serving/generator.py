@@ -1,0 +1,162 @@
+"""The answering end of generation: keeps sequences' hidden states and chooses next tokens.
+
+States are kept in memory as float32, never in the cache: each step adds a token's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+
+from edge_runtime.backbone.row_buffer import HeldRows
+from edge_runtime.cache.encoding import decode_into
+from edge_runtime.contract.cache_format import row_bytes
+from edge_runtime.contract.errors import RemoteError
+from edge_runtime.contract.manifest import HIDDEN_PREFIX, Stream
+from edge_runtime.contract.messages import Chosen, SetUpGeneration, States
+from edge_runtime.parallel_adapters.batch import NOT_COUNTED, Batch
+
+from .sampling import choose_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edge_runtime.contract.adapter import AdapterConfig
+    from edge_runtime.parallel_adapters.frozen_head import FrozenHead
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+OUTPUT: Stream = "decoder"
+"""The sequence that a language model writes."""
+
+
+class Adapter(Protocol):
+    """What makes features; :class:`edge_runtime.serving.onnx_adapter.AdapterSession` in truth."""
+
+    def last_features(self, batch: Batch) -> Array:
+        """What the head reads of each sequence's last token, (B, d) float32."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Step:
+    """A micro-batch some of whose states are here."""
+
+    lines: list[int]
+    missing: set[int]
+    lengths: Array | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LanguageModel:
+    """From hidden states to logits: the adapter makes features, the head logits of them."""
+
+    config: AdapterConfig
+    adapter: Adapter
+    head: FrozenHead
+
+
+class Generator:
+    """Chooses tokens. Compute thread only."""
+
+    def __init__(self, request: SetUpGeneration, model: LanguageModel) -> None:
+        """Holds nothing yet; ``request`` says how to choose, and bounds what is kept."""
+        config = model.config
+        self._options, self._config = request.options, config
+        self._adapter, self._head = model.adapter, model.head
+        self._held = HeldRows(request.max_sequences, request.max_rows)
+        self._max_sequences = request.max_sequences
+        self._steps: dict[int, _Step] = {}
+        encoder = config.layers[: config.encoder_layers]
+        self._layers: dict[Stream, tuple[int, ...]] = {"encoder": encoder} if encoder else {}
+        self._layers[OUTPUT] = config.layers[config.encoder_layers :]
+
+    def take(self, states: States) -> Chosen | None:
+        """Keeps states; returns the next tokens once a micro-batch's are all here.
+
+        Raises:
+            RemoteError: they do not go on from what is here, or are not what is awaited.
+        """
+        sequences = states.sequences
+        if sequences is None:
+            raise RemoteError("the states belong to no sequence")
+        stream = self._stream_of(states)
+        step = self._step(states)
+        rows = np.empty((*states.encoded.shape[:2], self._config.hidden_size), np.float32)
+        decode_into(states.encoded, rows, "fp32")
+        for layer, each in zip(states.layers, rows, strict=True):
+            self._held.append(_name(layer), stream, sequences, states.lengths, each)
+        step.missing -= set(states.layers)
+        if stream == OUTPUT:
+            step.lengths = sequences.known[OUTPUT] + states.lengths
+        if step.missing or step.lengths is None:
+            return None
+        del self._steps[states.number]
+        return self._choose(states.number, step.lines, step.lengths)
+
+    def release(self, lines: Array) -> None:
+        """Forgets sequences."""
+        self._held.drop(lines.tolist())
+
+    def _stream_of(self, states: States) -> Stream:
+        """The sequence that all of the states' layers belong to."""
+        if states.encoded.shape[2] != row_bytes("fp32", self._config.hidden_size):
+            raise RemoteError("the states are not float32 rows of the adapter's width")
+        for stream, layers in self._layers.items():
+            if states.layers and set(states.layers) <= set(layers):
+                return stream
+        raise RemoteError(f"the adapter does not read hidden states {states.layers}")
+
+    def _step(self, states: States) -> _Step:
+        """The micro-batch that the states are of."""
+        sequences, number = states.sequences, states.number
+        assert sequences is not None
+        lines = sequences.lines.tolist()
+        step = self._steps.get(number)
+        if step is None:
+            if set(sequences.known) != set(self._layers) or not lines:
+                raise RemoteError(f"step {number} is not of the adapter's sequences")
+            if len(self._steps) >= self._max_sequences:
+                raise RemoteError(f"more than {self._max_sequences} steps at a time")
+            begins = not sequences.known[OUTPUT].any()
+            streams = self._layers if begins else (OUTPUT,)
+            missing = {layer for stream in streams for layer in self._layers[stream]}
+            step = self._steps[number] = _Step(lines=lines, missing=missing)
+        if step.lines != lines or not step.missing.issuperset(states.layers):
+            raise RemoteError(f"states of step {number} came twice, or of other sequences")
+        return step
+
+    def _choose(self, number: int, lines: list[int], lengths: Array) -> Chosen:
+        features = self._adapter.last_features(self._batch(lines, lengths))
+        names = np.array(lines, np.int32)
+        tokens = choose_tokens(self._head.logits(features), self._options, names, lengths)
+        return Chosen(number=number, lines=names, tokens=tokens)
+
+    def _batch(self, lines: list[int], lengths: Array) -> Batch:
+        hidden = self._padded(self._layers[OUTPUT], lines, lengths)
+        attended = attended_lengths = None
+        if "encoder" in self._layers:
+            layers = self._layers["encoder"]
+            attended_lengths = self._held.lengths(_name(layers[0]), lines)
+            attended = self._padded(layers, lines, attended_lengths)
+        return Batch(
+            hidden=hidden,
+            lengths=lengths.astype(np.int64),
+            second_starts=np.zeros(len(lines), np.int64),
+            targets=np.full(hidden.shape[1:3], NOT_COUNTED, np.int64),
+            encoder_hidden=attended,
+            encoder_lengths=attended_lengths,
+        )
+
+    def _padded(self, layers: Sequence[int], lines: list[int], lengths: Array) -> Array:
+        """(L, B, T, d) float32 of what is held."""
+        mask = np.arange(int(lengths.max())) < lengths[:, None]
+        padded = np.zeros((len(layers), *mask.shape, self._config.hidden_size), np.float32)
+        for layer, out in zip(layers, padded, strict=True):
+            out[mask] = self._held.joined(_name(layer), lines)
+        return padded
+
+
+def _name(layer: int) -> str:
+    return f"{HIDDEN_PREFIX}{layer}"

@@ -1,0 +1,161 @@
+"""Sums gradients over trainers: reduce-scatter, then all-gather, over the encrypted mesh.
+
+Of n trainers, trainer j reduces part j of the flat gradient. Everyone sends it that part,
+it adds the parts in the order of the trainers (so the sum has the same bits everywhere,
+whoever was first), and sends the sum to everyone. Each trainer sends and receives
+2 (n - 1) / n of the gradient a step, whatever n is. With its parts a trainer says what its
+sum is over, samples or counted tokens, so that all divide by the same global count.
+
+A step's parts may arrive while this trainer still computes its own gradient; a peer can
+be at most one step ahead, since it cannot pass a step without everyone's part.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+
+from edge_runtime.contract.errors import PacplusError, RemoteError
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.messages import GradientPart, ReducedPart
+
+Array: TypeAlias = np.ndarray[Any, Any]
+Part: TypeAlias = GradientPart | ReducedPart
+P = TypeVar("P", GradientPart, ReducedPart)
+
+
+class ExchangeClosedError(PacplusError):
+    """The session ended while a step waited for its peers."""
+
+
+class Rounding(Protocol):
+    """How values travel; :class:`edge_runtime.parallel_adapters.rounding.HalfPrecision` in truth."""
+
+    def shrink(self, values: Array) -> tuple[Array, float]:
+        """Encodes (n,) float32; returns the code, element by element, and its scale."""
+
+    def add(self, total: Array, values: Array, scale: float) -> None:
+        """Adds what :meth:`shrink` made to ``total``, (n,) float32."""
+
+
+class GradientExchange:
+    """One trainer's side. ``reduce`` runs in the compute thread, ``deliver`` in the I/O thread."""
+
+    def __init__(
+        self,
+        *,
+        me: DeviceId,
+        trainers: Sequence[DeviceId],
+        size: int,
+        send: Callable[[DeviceId, Part], None],
+        rounding: Rounding,
+    ) -> None:
+        """Sets the parts.
+
+        Args:
+            me: this trainer.
+            trainers: all trainers, in the session's order.
+            size: number of values in the flat gradient.
+            send: hands a message over for sending; must not block for long.
+            rounding: how values travel.
+
+        Raises:
+            RemoteError: this device is not among the trainers.
+        """
+        if me not in trainers:
+            raise RemoteError("a device was told to train but is not among the trainers")
+        self._me, self._trainers, self._send = me, tuple(trainers), send
+        self._rounding = rounding
+        self._peers = [trainer for trainer in trainers if trainer != me]
+        bounds = np.linspace(0, size, len(trainers) + 1).astype(int)
+        self._parts = {
+            trainer: slice(int(bounds[i]), int(bounds[i + 1])) for i, trainer in enumerate(trainers)
+        }
+        self._inbox: dict[tuple[type[Part], int, DeviceId], Part] = {}
+        self._step = 0
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def deliver(self, sender: DeviceId, part: Part) -> None:
+        """Takes in a peer's message.
+
+        Raises:
+            RemoteError: not a peer, a step out of turn, twice the same, or a wrong size.
+        """
+        owner = self._me if isinstance(part, GradientPart) else sender
+        place = self._parts[owner] if sender in self._peers else slice(0, 0)
+        key = (type(part), part.step, sender)
+        with self._changed:
+            timely = self._step <= part.step <= self._step + 1
+            if sender not in self._peers or not timely or key in self._inbox:
+                raise RemoteError(f"unexpected gradient part of step {part.step}")
+            if part.values.shape != (place.stop - place.start,):
+                raise RemoteError(f"gradient part of {part.values.shape} values")
+            if part.values.dtype != np.float16 or not 0 < part.scale < math.inf:
+                raise RemoteError("gradient part of another dtype or without a scale")
+            self._inbox[key] = part
+            self._changed.notify_all()
+
+    def reduce(self, gradient: Array, count: int) -> int:
+        """Replaces ``gradient``, (P,) float32, by its sum over all trainers.
+
+        Blocks until every peer has taken part in the step.
+
+        Args:
+            gradient: of this trainer's summed loss.
+            count: what that is the sum of: samples, or counted tokens.
+
+        Returns:
+            The counts of all trainers together.
+
+        Raises:
+            ExchangeClosedError: the session ended first.
+            PacplusError: the gradient is not finite.
+        """
+        if not self._peers:
+            return count
+        step = self._step
+        rounded, scale = self._rounding.shrink(gradient)
+        for peer in self._peers:
+            values = rounded[self._parts[peer]]
+            self._send(peer, GradientPart(step=step, values=values, count=count, scale=scale))
+        mine = gradient[self._parts[self._me]]
+        # One's own part is rounded like the others', or the sum would depend on who sums.
+        own = rounded[self._parts[self._me]].copy()
+        parts = {self._me: GradientPart(step=step, values=own, count=count, scale=scale)}
+        for peer in self._peers:
+            parts[peer] = self._take(GradientPart, step, peer)
+        mine[:] = 0
+        for trainer in self._trainers:
+            self._rounding.add(mine, parts[trainer].values, parts[trainer].scale)
+        total, scale = self._rounding.shrink(mine)
+        for peer in self._peers:
+            self._send(peer, ReducedPart(step=step, values=total, scale=scale))
+        gradient[:] = 0
+        self._rounding.add(mine, total, scale)
+        for peer in self._peers:
+            reduced = self._take(ReducedPart, step, peer)
+            self._rounding.add(gradient[self._parts[peer]], reduced.values, reduced.scale)
+        with self._changed:
+            self._step += 1
+        return sum(part.count for part in parts.values())
+
+    def _take(self, kind: type[P], step: int, sender: DeviceId) -> P:
+        key = (kind, step, sender)
+        with self._changed:
+            self._changed.wait_for(lambda: key in self._inbox or self._closed)
+            if key not in self._inbox:
+                raise ExchangeClosedError("the session ended during a training step")
+            part = self._inbox.pop(key)
+        assert isinstance(part, kind)
+        return part
+
+    def close(self) -> None:
+        """Makes a waiting ``reduce`` raise."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()

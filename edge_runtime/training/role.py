@@ -1,0 +1,312 @@
+"""The trainer role: owns samples, keeps their states, trains the adapter on them.
+
+Does not import torch; :mod:`edge_runtime.parallel_adapters` does, when an adapter is made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from edge_runtime.cache.session_cache import SampleCache
+from edge_runtime.contract.adapter import TrainingOptions
+from edge_runtime.contract.errors import BadInputError, RemoteError
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.messages import (
+    CacheStatus,
+    EpochDone,
+    GradientPart,
+    MoveSamples,
+    OpenCache,
+    Outputs,
+    OwnSamples,
+    Progress,
+    ReducedPart,
+    SampleSet,
+    SamplesReady,
+    SetUpGeneration,
+    SetUpTraining,
+    States,
+    Stored,
+    TrainerState,
+    TrainingReady,
+)
+from edge_runtime.contract.order import epoch_order
+from edge_runtime.inference.weight_store import WeightStore
+from edge_runtime.messaging.outbox import Outbox
+from edge_runtime.parallel_adapters import Batch
+from edge_runtime.parallel_adapters.frozen_head import FrozenHead
+from edge_runtime.serving.generator import Generator, LanguageModel
+from edge_runtime.serving.onnx_adapter import AdapterSession
+
+from .allreduce import GradientExchange
+from .samples import OwnedSamples
+
+if TYPE_CHECKING:
+    from edge_runtime.parallel_adapters import Trainer
+
+logger = logging.getLogger(__name__)
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+PROGRESS_SECONDS = 0.25
+EVALUATION_BATCH = 32
+
+TRAINING_THREADS = 1
+"""An adapter's matrices are small: more threads cost more in waiting than they gain."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Training:
+    options: TrainingOptions
+    trainer: Trainer
+    exchange: GradientExchange
+
+
+class TrainerRole:
+    """One trainer. ``store`` and ``deliver`` may be called by the I/O thread, the rest by the
+    compute thread.
+    """  # noqa: D205
+
+    def __init__(self, *, me: DeviceId, home: Path, outbox: Outbox) -> None:
+        self._me, self._home, self._outbox = me, home, outbox
+        self._cache: SampleCache | None = None
+        self._owned: dict[SampleSet, OwnedSamples] = {}
+        self._training: _Training | None = None
+        self._predict: Callable[[Batch], Array] | None = None
+        self._language: LanguageModel | None = None
+        self._generator: Generator | None = None
+
+    # ---- cache
+
+    def open_cache(self, request: OpenCache) -> None:
+        """Opens the cache and says which of the asked samples it holds."""
+        self._close_cache()
+        cache = SampleCache(request, self._home / "cache")
+        self._cache = cache
+        status = CacheStatus(held=cache.held(request.keys), bytes_used=cache.bytes_used)
+        self._outbox.to_coordinator(status)
+
+    def store(self, states: States) -> None:
+        """Keeps states and tells the coordinator.
+
+        Raises:
+            RemoteError: nobody asked for them, they do not fit the cache, or none is open.
+        """
+        self._opened().append(states)
+        self._outbox.to_coordinator(
+            Stored(number=states.number, layers=states.layers, samples=len(states.keys))
+        )
+
+    def move(self, request: MoveSamples) -> None:
+        """Sends cached states to their new owner."""
+        for states in self._opened().messages(request.number, request.keys, request.layers):
+            self._outbox.wait_for_room()
+            self._outbox.to_peer(request.to, states)
+
+    def own(self, request: OwnSamples) -> None:
+        """Takes note of the samples, makes the cache durable and says which it lacks."""
+        cache = self._opened()
+        if not cache.layers.keys() <= request.lengths.keys():
+            raise RemoteError("samples lack a sequence that is cached")
+        cache.flush()
+        ready = SamplesReady(
+            which=request.which,
+            missing=request.indices[~cache.held(request.keys)],
+            cache_bytes=cache.bytes_used,
+            cache_samples=cache.samples,
+        )
+        self._owned[request.which] = OwnedSamples(request, cache)
+        self._outbox.to_coordinator(ready)
+
+    def _opened(self) -> SampleCache:
+        if self._cache is None:
+            raise RemoteError("the activation cache is not open")
+        return self._cache
+
+    def _close_cache(self) -> None:
+        cache, self._cache = self._cache, None
+        self._owned.clear()
+        if cache is not None:
+            cache.close()
+
+    # ---- adapter
+
+    def set_up(self, request: SetUpTraining, files: WeightStore) -> None:
+        """Makes the adapter, new or from a state; the request's files are in ``files``.
+
+        Where nothing will be trained, the adapter is a graph, which needs no PyTorch.
+        """
+        head = None
+        if request.head is not None:
+            head = FrozenHead.open(files.path(request.head), request.config)
+        if request.adapter_graph is None:
+            self._set_up_trainer(request, head, files)
+            return
+        graph = files.path(request.adapter_graph).read_bytes()
+        adapter = AdapterSession(graph, request.config, head, threads=TRAINING_THREADS)
+        self._predict = adapter.outputs
+        if head is not None:
+            self._language = LanguageModel(config=request.config, adapter=adapter, head=head)
+        self._outbox.to_coordinator(TrainingReady(parameters=0))
+
+    def _set_up_trainer(
+        self, request: SetUpTraining, head: FrozenHead | None, files: WeightStore
+    ) -> None:
+        from edge_runtime.parallel_adapters import Trainer
+        from edge_runtime.parallel_adapters.rounding import HalfPrecision
+
+        initial = request.adapter_init
+        trainer = Trainer(
+            request.config,
+            request.options,
+            request.total_steps,
+            threads=TRAINING_THREADS,
+            head=head,
+            initial=files.path(initial).read_bytes() if initial is not None else None,
+        )
+        if request.state.size:
+            trainer.load_state(request.state.tobytes())
+        exchange = GradientExchange(
+            me=self._me,
+            trainers=request.trainers,
+            size=trainer.parameters,
+            send=self._outbox.to_peer,
+            rounding=HalfPrecision(),
+        )
+        self._training = _Training(request.options, trainer, exchange)
+        self._predict = trainer.outputs
+        self._outbox.to_coordinator(TrainingReady(parameters=trainer.parameters))
+
+    def deliver(self, sender: DeviceId, part: GradientPart | ReducedPart) -> None:
+        """A peer's part of a step."""
+        if self._training is None:
+            raise RemoteError(f"{sender} sent a gradient before training was set up")
+        self._training.exchange.deliver(sender, part)
+
+    def train_epoch(self, epoch: int) -> None:
+        """Trains one epoch, in step with the other trainers."""
+        training, owned = self._trained(), self._samples("train")
+        options = training.options
+        steps = epoch_order(
+            owned.request.ranks,
+            owned.tokens,
+            num_samples=owned.request.total,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            epoch=epoch,
+        )
+        gradient = training.trainer.flat_gradient
+        began = reported = time.monotonic()
+        samples, count, loss_sum = 0, 0, 0.0
+        for chosen in steps:
+            loss, counted = _sum_gradients(training.trainer, owned, chosen)
+            loss_sum += loss
+            if not math.isfinite(loss_sum):
+                raise BadInputError("the loss is not finite; lower the learning rate")
+            # Of language models' samples, a step's may be cut before anything that counts.
+            gradient /= max(1, training.exchange.reduce(gradient, counted))
+            training.trainer.apply(gradient)
+            samples, count = samples + len(chosen), count + counted
+            if time.monotonic() - reported > PROGRESS_SECONDS:
+                reported = time.monotonic()
+                progress = Progress(epoch=epoch, samples=samples, count=count, loss_sum=loss_sum)
+                self._outbox.to_coordinator(progress)
+        self._outbox.to_coordinator(
+            EpochDone(
+                epoch=epoch,
+                samples=samples,
+                count=count,
+                loss_sum=loss_sum,
+                seconds=time.monotonic() - began,
+            )
+        )
+
+    def evaluate(self) -> None:
+        """Computes the outputs of this device's evaluation samples."""
+        owned = self._samples("eval")
+        if self._predict is None:
+            raise RemoteError("training was not set up")
+        by_length = np.argsort(owned.tokens, kind="stable")
+        pieces = [
+            piece
+            for start in range(0, len(by_length), EVALUATION_BATCH)
+            for piece in owned.pieces(by_length[start : start + EVALUATION_BATCH])
+        ]
+        found = np.concatenate([self._predict(owned.batch(piece)) for piece in pieces])
+        outputs = np.empty_like(found)
+        outputs[np.concatenate(pieces)] = found
+        self._outbox.to_coordinator(Outputs(indices=owned.request.indices, outputs=outputs))
+
+    # ---- generation
+
+    def set_up_generation(self, request: SetUpGeneration) -> None:
+        """Gets ready to choose tokens, if this device has a language model's adapter."""
+        self._generator = Generator(request, self._language) if self._language else None
+
+    def keep(self, states: States) -> None:
+        """Keeps states that this device's own stage made, or that are of sequences.
+
+        Raises:
+            RemoteError: nobody asked for them, or they do not fit what is here.
+        """
+        if states.sequences is None:
+            self.store(states)
+            return
+        if self._generator is None:
+            raise RemoteError("states of sequences came before generation was set up")
+        chosen = self._generator.take(states)
+        if chosen is not None:
+            self._outbox.to_coordinator(chosen)
+
+    def release(self, lines: Array) -> None:
+        """Forgets sequences."""
+        if self._generator is not None:
+            self._generator.release(lines)
+
+    def send_state(self) -> None:
+        """Sends adapter and optimizer."""
+        data = np.frombuffer(self._trained().trainer.state(), np.uint8)
+        self._outbox.to_coordinator(TrainerState(data=data))
+
+    def close(self) -> None:
+        """Ends a waiting step and makes the cache durable."""
+        if self._training is not None:
+            self._training.exchange.close()
+        self._close_cache()
+
+    def _trained(self) -> _Training:
+        if self._training is None:
+            raise RemoteError("training was not set up")
+        return self._training
+
+    def _samples(self, which: SampleSet) -> OwnedSamples:
+        samples = self._owned.get(which)
+        if samples is None:
+            raise RemoteError(f"this device owns no {which} samples")
+        return samples
+
+
+def _sum_gradients(trainer: Trainer, owned: OwnedSamples, chosen: Array) -> tuple[float, int]:
+    """Summed loss of the samples and its count; ``trainer.flat_gradient`` has its gradient."""
+    gradient = trainer.flat_gradient
+    if not len(chosen):
+        gradient[:] = 0
+        return 0.0, 0
+    loss, count = 0.0, 0
+    pieces = owned.pieces(chosen)
+    total = np.zeros_like(gradient)
+    for piece in pieces:
+        batch = owned.batch(piece)
+        loss += trainer.gradients(batch)
+        count += batch.count
+        total += gradient
+    gradient[:] = total
+    return loss, count

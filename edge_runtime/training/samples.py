@@ -1,0 +1,77 @@
+"""The samples that a trainer owns, and how they are made into batches."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from edge_runtime.cache.session_cache import SampleCache
+from edge_runtime.contract.messages import OwnSamples
+from edge_runtime.parallel_adapters import Batch
+from edge_runtime.parallel_adapters.batch import NOT_COUNTED
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+BATCH_BYTES = 16 << 20
+"""Most hidden states of a batch that is trained on at once, if one sample's are not more. A
+language model's samples are long and its layers many: 16 samples of 200 tokens of a
+30-layer one of 576 channels are 228 MB. A piece of 16 MB is still hundreds of tokens, so
+that splitting costs no measurable time."""
+
+
+class OwnedSamples:
+    """One data set's samples on this device, with their cached states."""
+
+    def __init__(self, request: OwnSamples, cache: SampleCache) -> None:
+        self.request = request
+        self._cache = cache
+        self._of_tokens = request.targets.dtype == np.int32
+        """Whether every token has a target."""
+        self.tokens: Array = np.sum([each.astype(np.int64) for each in request.lengths.values()], 0)
+        """Of each sample, over all of its sequences, (N,) int64."""
+        if self._of_tokens:
+            self._ends = np.cumsum(request.lengths["decoder"], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.request.keys)
+
+    def pieces(self, chosen: Array) -> list[Array]:
+        """Splits a batch into parts whose states fit ``BATCH_BYTES``, alike in length."""
+        if len(chosen) < 2 or self._padded_bytes(chosen) <= BATCH_BYTES:
+            return [chosen]
+        by_length = chosen[np.argsort(self.tokens[chosen], kind="stable")]
+        half = len(chosen) // 2
+        return [*self.pieces(by_length[:half]), *self.pieces(by_length[half:])]
+
+    def batch(self, chosen: Array) -> Batch:
+        """The samples ``chosen`` with their states, right-padded."""
+        keys = self.request.keys[chosen]
+        states = {stream: self._cache.read(keys, stream) for stream in self._cache.layers}
+        hidden, lengths = states["decoder" if "decoder" in states else "encoder"]
+        attended, attended_lengths = states["encoder"] if len(states) == 2 else (None, None)
+        return Batch(
+            hidden=hidden,
+            lengths=lengths,
+            second_starts=self.request.second_starts[chosen].astype(np.int64),
+            targets=self._targets(chosen, hidden.shape[2]),
+            encoder_hidden=attended,
+            encoder_lengths=attended_lengths,
+        )
+
+    def _padded_bytes(self, chosen: Array) -> int:
+        tokens = sum(
+            len(layers) * len(chosen) * int(self.request.lengths[stream][chosen].max())
+            for stream, layers in self._cache.layers.items()
+        )
+        return tokens * self._cache.hidden_size * np.dtype(np.float32).itemsize
+
+    def _targets(self, chosen: Array, longest: int) -> Array:
+        if not self._of_tokens:
+            return self.request.targets[chosen]
+        padded = np.full((len(chosen), longest), NOT_COUNTED, np.int64)
+        for row, end, length in zip(
+            padded, self._ends[chosen], self.request.lengths["decoder"][chosen], strict=True
+        ):
+            row[:length] = self.request.targets[end - length : end]
+        return padded

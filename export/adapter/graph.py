@@ -1,0 +1,140 @@
+"""A trained adapter as one ONNX graph, for devices without PyTorch; needs none itself.
+
+Inputs, for L read layers, B samples, T tokens (padded) and backbone width d:
+
+    hidden                  float32 (L, B, T, d), the hidden states that the stack with the
+                            outputs reads, see ``AdapterConfig.layers``
+    attention_mask          int64 (B, T), 1 on tokens, 0 on padding
+    second_starts           int64 (B), where the second segment starts, 0 where there is
+                            none; with ``AdapterConfig.pair`` only
+    encoder_hidden          float32 (Le, B, Te, d), those of an encoder-decoder's encoder
+    encoder_attention_mask  int64 (B, Te)
+
+Outputs:
+
+    outputs                 float32 (B, num_outputs): logits, or values in the targets' units
+    features                float32 (B, T, d), for language models: what the frozen head,
+                            which is no part of the graph, reads
+
+The formulas are those of ``edge_runtime/training``: its ``network``, ``blocks`` and
+``attention`` for the side network, its ``head``, ``comparison`` and ``language`` for the rest.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from edge_runtime.contract.adapter import AdapterConfig
+from edge_runtime.contract.tensors import read_tensors
+
+from .segment_comparison import comparison
+from .side_network import Builder, Stream, ints, side_state
+
+IR_VERSION = 10
+
+
+def adapter_onnx(config: AdapterConfig, weights: bytes) -> bytes:
+    """Builds ``adapter.onnx``; weights are inside.
+
+    Args:
+        config: shape of the adapter.
+        weights: ``adapter_model.safetensors``.
+
+    Returns:
+        The serialized model; equal input gives equal bytes.
+
+    Raises:
+        BadInputError: ``weights`` are damaged or of an adapter of another shape.
+    """
+    build = build_adapter(config, weights)
+    model = ir.Model(build.graph, ir_version=IR_VERSION, producer_name="pacplus")
+    data: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
+    return data
+
+
+def build_adapter(config: AdapterConfig, weights: bytes) -> Builder:
+    """The graph of :func:`adapter_onnx`, and what it can be continued with.
+
+    Raises:
+        BadInputError: ``weights`` are damaged or of an adapter of another shape.
+    """
+    build = Builder(config, read_tensors(weights, "adapter_model.safetensors"))
+    layers = config.stacks[-1].layers
+    own = _stream(build, "", layers)
+    starts = build.input("second_starts", ir.DataType.INT64, "batch") if config.pair else None
+    encoder = _stream(build, "encoder_", config.encoder_layers) if config.encoder_layers else None
+    state = side_state(build, own, encoder)
+    if config.generative:
+        last = build.pick(own.hidden, layers - 1)
+        features = _features(build, last, state)
+        build.output("features", features, "batch", "sequence", config.hidden_size)
+    else:
+        pool_BST = _pooling_weights(build, own.mask, starts)
+        outputs = _head(build, own.hidden, state, pool_BST)
+        build.output("outputs", outputs, "batch", config.num_outputs)
+    return build
+
+
+def _stream(build: Builder, prefix: str, layers: int) -> Stream:
+    """The inputs of one stack."""
+    shape = (layers, "batch", f"{prefix}sequence", build.config.hidden_size)
+    return Stream(
+        hidden=build.input(f"{prefix}hidden", ir.DataType.FLOAT, *shape),
+        mask=build.input(f"{prefix}attention_mask", ir.DataType.INT64, *shape[1:3]),
+    )
+
+
+def _features(build: Builder, last: ir.Value, state: ir.Value) -> ir.Value:
+    """h_L + U(norm(s_L)), (B, T, d)."""
+    d, w = build.config.hidden_size, build.config.width
+    up = build.trained("up.weight", w, d) * np.float32(build.config.up_scale)
+    return build.add("Add", last, build.add("MatMul", build.normalize(state, w), up))
+
+
+def _head(build: Builder, hidden: ir.Value, state: ir.Value, pool_BST: ir.Value) -> ir.Value:
+    """Outputs (B, C) from the backbone's states (L, B, T, d) and s_L (B, T, w)."""
+    config = build.config
+    d, w, features = config.hidden_size, config.width, config.head_features
+    side = build.add("MatMul", pool_BST, build.normalize(state, w))
+    side = build.add("MatMul", side, build.trained("up.weight", w, d))
+    last = build.add("MatMul", pool_BST, build.pick(hidden, config.stacks[-1].layers - 1))
+    embedding_BSd = build.normalize(build.add("Add", last, side), d)
+    read = _pair_features(build, embedding_BSd) if config.pair else build.pick(embedding_BSd, 0, 1)
+    weight = build.trained("head.weight", features, config.num_outputs)
+    outputs = build.add("MatMul", read, weight * np.float32(config.head_scale))
+    outputs = build.add("Add", outputs, build.trained("head.bias", config.num_outputs))
+    if config.pair:
+        found = comparison(build, hidden, pool_BST)
+        weight = build.trained("comparison.weight", config.comparison_features, config.num_outputs)
+        weight = weight * np.float32(config.comparison_scale)
+        outputs = build.add("Add", outputs, build.add("MatMul", found, weight))
+    if config.task == "regression":
+        outputs = build.add("Mul", outputs, np.array([config.target_scale], np.float32))
+        outputs = build.add("Add", outputs, np.array([config.target_mean], np.float32))
+    return outputs
+
+
+def _pooling_weights(build: Builder, mask_BT: ir.Value, second_starts: ir.Value | None) -> ir.Value:
+    """(B, S, T) weights that take each segment's mean; an absent segment's is 0."""
+    segments = build.add("Unsqueeze", mask_BT, ints(1))
+    if second_starts is not None:
+        tokens = build.add("Shape", mask_BT, start=1)
+        absent = build.add("LessOrEqual", second_starts, ints(0))
+        starts = build.add("Where", absent, tokens, second_starts)
+        zero, one = ints(0).reshape(()), ints(1).reshape(())
+        positions = build.add("Range", zero, build.add("Squeeze", tokens), one)
+        before = build.add("Less", positions, build.add("Unsqueeze", starts, ints(1)))
+        first = build.add("Unsqueeze", build.add("Cast", before, to=ir.DataType.INT64), ints(1))
+        both = build.add("Concat", first, build.add("Sub", ints(1), first), axis=1)
+        segments = build.add("Mul", segments, both)
+    weights = build.floats(segments)
+    counts = build.add("ReduceSum", weights, ints(-1), keepdims=1)
+    return build.add("Div", weights, build.add("Max", counts, np.array([1], np.float32)))
+
+
+def _pair_features(build: Builder, embedding_BSd: ir.Value) -> ir.Value:
+    """(|u - v|, u * v) of the two segments."""
+    u, v = build.pick(embedding_BSd, 0, 1), build.pick(embedding_BSd, 1, 1)
+    distance = build.add("Abs", build.add("Sub", u, v))
+    return build.add("Concat", distance, build.add("Mul", u, v), axis=1)

@@ -1,0 +1,117 @@
+"""The frozen head of a language model: from hidden states to logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from edge_runtime.contract.errors import BadInputError, PacplusError
+from edge_runtime.contract.manifest import HeadSpec
+from export.checkpoint.families import Family
+from export.verify.ort_session import Array
+
+HEAD = "head.safetensors"
+
+_TOLERANCE = 1e-4
+
+
+def head_tensors(model: Any, family: Family) -> dict[str, Array]:
+    """The head's parameters.
+
+    Args:
+        model: a language model of transformers.
+        family: its row of the table.
+
+    Returns:
+        ``weight`` (vocabulary, channels) and, if there is one, ``bias`` (vocabulary,), both
+        float32 views of the model's own, where they are contiguous.
+    """
+    layer = model.get_output_embeddings()
+    bias = getattr(model, family.head_bias) if family.head_bias else layer.bias
+    tensors = {"weight": _array(layer.weight)}
+    if bias is not None:
+        tensors["bias"] = _array(bias).reshape(-1)
+    return tensors
+
+
+def head_spec(config: Any, family: Family, vocab_size: int) -> HeadSpec:
+    """How logits follow from the head's product."""
+    # A configuration of transformers before 5.1 says it by the tie alone.
+    scaled = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
+    return HeadSpec(
+        path=HEAD,
+        vocab_size=vocab_size,
+        scale=config.hidden_size**-0.5 if family.head_scaled and scaled else 1.0,
+        softcap=getattr(config, "final_logit_softcapping", None) or 0.0,
+    )
+
+
+def head_logits(hidden: Array, tensors: dict[str, Array], spec: HeadSpec) -> Array:
+    """cap(scale * (x W^T) + b).
+
+    Args:
+        hidden: (..., channels), the last hidden state.
+        tensors: of :func:`head_tensors`.
+        spec: the rest.
+
+    Returns:
+        (..., vocabulary).
+    """
+    logits: Array = spec.scale * (hidden @ tensors["weight"].T)
+    if "bias" in tensors:
+        logits = logits + tensors["bias"]
+    return spec.softcap * np.tanh(logits / spec.softcap) if spec.softcap else logits
+
+
+def check_head(
+    model: Any, batch: dict[str, Array], tensors: dict[str, Array], spec: HeadSpec
+) -> None:
+    """Compares the head with the model's own on one batch.
+
+    Raises:
+        PacplusError: the model makes its logits in a way that a bundle cannot describe.
+    """
+    fields = {name: torch.from_numpy(array) for name, array in batch.items()}
+    with torch.inference_mode():
+        output = model(**fields, output_hidden_states=True, use_cache=False)
+    states = output.hidden_states if "hidden_states" in output else output.decoder_hidden_states
+    expected = output.logits.numpy()
+    logits = head_logits(states[-1].numpy(), tensors, spec)
+    error = np.abs(logits - expected).max() / max(np.abs(expected).max(), 1.0)
+    # Written so that NaN is refused as well.
+    if not error <= _TOLERANCE:
+        raise PacplusError(
+            f"the exported head is off: its logits differ from PyTorch's by {error:.3g}, "
+            f"the limit is {_TOLERANCE:.2g}; nothing was written"
+        )
+
+
+def end_tokens(model: Any) -> tuple[int, ...]:
+    """Ids that end a generated text."""
+    found = _token_setting(model, "eos_token_id")
+    ids = found if isinstance(found, list | tuple) else [] if found is None else [found]
+    return tuple(int(token) for token in ids)
+
+
+def start_token(model: Any, where: str) -> int:
+    """First decoder input of an encoder-decoder.
+
+    Raises:
+        BadInputError: the configuration does not tell it.
+    """
+    found = _token_setting(model, "decoder_start_token_id")
+    if found is None:
+        raise BadInputError(f"{where}: config.json must have decoder_start_token_id for seq2seq")
+    return int(found)
+
+
+def _token_setting(model: Any, name: str) -> Any:
+    found = getattr(model.generation_config, name, None)
+    return getattr(model.config, name, None) if found is None else found
+
+
+def _array(tensor: torch.Tensor) -> Array:
+    array: Array = tensor.detach().to(torch.float32).contiguous().numpy()
+    return array

@@ -1,0 +1,207 @@
+"""From a PyTorch model to one ONNX graph whose outputs are all hidden states."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+import onnxscript.optimizer
+import torch
+
+from edge_runtime.contract.errors import BadInputError, PacplusError
+from edge_runtime.contract.manifest import InputSpec, Stream
+from export.checkpoint.families import Family
+from export.checkpoint.quiet import quiet
+from export.ir.graph import hidden_name
+
+from . import attention
+
+_OPSET = 21  # QuantizeLinear by rows; Gelu as one operator came with 20
+# Unlike in every axis, so that no two axes are taken for one.
+_EXAMPLE_BATCH = 2
+_EXAMPLE_LENGTHS: dict[Stream, int] = {"encoder": 9, "decoder": 7}
+
+States = tuple[torch.Tensor, ...]
+
+
+class HiddenStates(torch.nn.Module):
+    """Returns the embeddings' output and every layer's, (batch, sequence, channels) each.
+
+    An encoder-decoder's encoder comes first; both its stacks begin with embeddings.
+    """
+
+    def __init__(self, model: Any, family: Family, inputs: Sequence[InputSpec]) -> None:
+        super().__init__()
+        self.names = tuple(spec.name for spec in inputs)
+        self.streams = tuple(dict.fromkeys(spec.stream for spec in inputs))
+        self.own_masks = family.own_masks
+        if len(self.streams) == 1:
+            self.model = model
+        else:
+            self.encoder, self.decoder = model.get_encoder(), model.get_decoder()
+
+    def forward(self, *inputs: torch.Tensor) -> States:
+        """Runs the model; ``inputs`` are in the order of ``names``."""
+        fields: dict[str, Any] = dict(zip(self.names, inputs, strict=True))
+        if len(self.streams) > 1:
+            return self._both(**fields)
+        if self.streams == ("decoder",):
+            fields |= {"position_ids": token_positions(fields["attention_mask"])}
+            fields["use_cache"] = False
+        if not self.own_masks:
+            fields["attention_mask"] = attention.additive_mask(fields["attention_mask"])
+        return _states(self.model(**fields, output_hidden_states=True))
+
+    def _both(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        decoder_input_ids: torch.Tensor,
+        decoder_attention_mask: torch.Tensor,
+    ) -> States:
+        encoded = self.encoder(
+            input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True
+        )
+        decoded = self.decoder(
+            input_ids=decoder_input_ids,
+            attention_mask=decoder_attention_mask,
+            encoder_hidden_states=encoded.last_hidden_state,
+            encoder_attention_mask=attention_mask,
+            output_hidden_states=True,
+            use_cache=False,
+        )
+        return (*_states(encoded), *_states(decoded))
+
+
+def token_positions(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Counts tokens only, so that positions do not depend on the side of the padding.
+
+    Args:
+        attention_mask: (batch, sequence), int64, 1 on tokens.
+
+    Returns:
+        As ``attention_mask``: 0 on the first token and on what is before it.
+    """
+    return (attention_mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def _states(output: Any) -> States:
+    states: States = tuple(output.hidden_states)
+    return states
+
+
+def count_blocks(
+    model: torch.nn.Module, family: Family, inputs: Sequence[InputSpec]
+) -> tuple[Stream, ...]:
+    """Runs the model once to see how many hidden states each of its stacks has.
+
+    Returns:
+        The stream of every block, in order.
+
+    Raises:
+        BadInputError: the states are not equally wide; an adapter could not read them.
+    """
+    wrapper = HiddenStates(model, family, inputs)
+    with quiet(), torch.inference_mode():
+        states = wrapper(*_example(inputs))
+    width = states[0].shape[-1]
+    for index, state in enumerate(states):
+        if state.shape[-1] != width:
+            raise BadInputError(
+                f"hidden state {index} of this model has {state.shape[-1]} channels, the first "
+                f"has {width}; such models are not supported"
+            )
+    names = {length: stream for stream, length in _EXAMPLE_LENGTHS.items()}
+    return tuple(names[state.shape[1]] for state in states)
+
+
+def trace(
+    model: torch.nn.Module, family: Family, inputs: Sequence[InputSpec], blocks: int
+) -> ir.Model:
+    """Exports ``model`` with dynamic batch and sequences.
+
+    Args:
+        model: from transformers, in evaluation mode.
+        family: its row of the table.
+        inputs: the graph's inputs.
+        blocks: as many hidden states as the model has.
+
+    Returns:
+        The graph, with the outputs ``hidden.0`` to ``hidden.<blocks - 1>``.
+
+    Raises:
+        PacplusError: the exporter failed.
+    """
+    with quiet(), _order_free_attention(model), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            program = torch.onnx.export(
+                HiddenStates(model, family, inputs),
+                _example(inputs),
+                dynamo=True,
+                opset_version=_OPSET,
+                input_names=[spec.name for spec in inputs],
+                output_names=[hidden_name(block) for block in range(blocks)],
+                dynamic_shapes=(_axes(inputs),),
+                optimize=False,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            reason = str(error).strip().split("\n")[0]
+            raise PacplusError(f"PyTorch cannot export this model: {reason}") from error
+    assert program is not None
+    _simplify(program.model)
+    return program.model
+
+
+def _simplify(model: ir.Model) -> None:
+    """Folds constants and removes what is there twice or for nothing.
+
+    In place of the exporter's own optimiser: some of that one's rewriting rules search all
+    of the graph for every node, which took longer than tracing for 30 layers.
+    """
+    common.InlinePass()(model)
+    onnxscript.optimizer.fold_constants(model)
+    common.RemoveUnusedNodesPass()(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.DeduplicateInitializersPass()(model)
+    common.CommonSubexpressionEliminationPass()(model)
+    common.NameFixPass()(model)
+
+
+def _example(inputs: Sequence[InputSpec]) -> States:
+    return tuple(
+        torch.ones((_EXAMPLE_BATCH, _EXAMPLE_LENGTHS[spec.stream]), dtype=torch.int64)
+        for spec in inputs
+    )
+
+
+def _axes(inputs: Sequence[InputSpec]) -> tuple[dict[int, str], ...]:
+    first = inputs[0].stream
+    return tuple(
+        {0: "batch", 1: "sequence" if spec.stream == first else f"{spec.stream}_sequence"}
+        for spec in inputs
+    )
+
+
+@contextlib.contextmanager
+def _order_free_attention(model: torch.nn.Module) -> Iterator[None]:
+    """Has the model use our attention, see :mod:`.attention`."""
+    attention.register()
+    # The stacks of an encoder-decoder may have copies of the configuration.
+    configs: list[Any] = list(
+        {
+            id(part.config): part.config for part in model.modules() if hasattr(part, "config")
+        }.values()
+    )
+    before = [config._attn_implementation for config in configs]
+    try:
+        for config in configs:
+            config._attn_implementation = attention.IMPLEMENTATION
+        yield
+    finally:
+        for config, implementation in zip(configs, before, strict=True):
+            config._attn_implementation = implementation

@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import pytest
+
+from coordinator.cluster.host import Cluster, open_host
+from coordinator.cluster.pairing import paired_devices
+from devices.specification import parse_emulate
+from edge_runtime.contract.errors import InfeasibleError, UsageError
+from edge_runtime.transport import KeyPair, PairedDevices
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PACPLUS_HOME", str(tmp_path))
+    tmp_path.chmod(0o700)
+    return tmp_path
+
+
+def test_a_local_device_is_paired_for_local_runs_only(home):
+    with open_host(Cluster()) as host:
+        assert host.devices == ("this-machine",)
+        assert list(host.public_keys) == ["this-machine"]
+    assert paired_devices() == []
+    assert len(PairedDevices(home / "emulated" / "devices.json")) == 1
+    with (
+        pytest.raises(InfeasibleError, match="no device is paired"),
+        open_host(Cluster(devices=("all",), listen="127.0.0.1:0")),
+    ):
+        pass
+
+
+def test_all_are_the_devices_that_were_paired_by_hand(home):
+    PairedDevices(home / "devices.json").add("pi", KeyPair.generate().public, paired_at=0.0)
+    with open_host(Cluster(devices=("all",), listen="127.0.0.1:0")) as host:
+        assert (host.devices, list(host.public_keys), host.local) == (("pi",), ["pi"], None)
+
+
+def test_a_device_named_twice_is_named():
+    with pytest.raises(UsageError, match="names pi twice"):
+        Cluster(devices=("laptop", "pi", "pi"))
+
+
+def test_emulated_and_paired_devices_exclude_each_other():
+    with pytest.raises(UsageError, match="exclude each other"):
+        Cluster(devices=("pi",), emulate=parse_emulate("laptop"))

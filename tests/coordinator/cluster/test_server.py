@@ -1,0 +1,203 @@
+"""The server over a fake router: what it serves to whom, and what it does not take."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from coordinator.cluster.server import FROM_DEVICES, MAX_CHUNKS_QUEUED, MAX_MESSAGES_A_ROUND, Server
+from coordinator.protocol.actions import Event, Finish, Lost
+from coordinator.protocol.actions import Received as FromDevice
+from edge_runtime.contract import messages as m
+from edge_runtime.contract.codec import Frame, decode, encode
+from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.ids import DeviceId, Sha256
+from edge_runtime.contract.manifest import FileSpec
+from edge_runtime.transport import Delivery, Received
+
+BOARD, STRANGER = DeviceId("board"), DeviceId("stranger")
+CONTENT = bytes(range(200))
+SHA256 = Sha256(hashlib.sha256(CONTENT).hexdigest())
+SPEC = FileSpec(path="weights/w.bin", sha256=SHA256, bytes=len(CONTENT))
+ADAPTER = b"an adapter as ONNX"
+ADAPTER_SPEC = FileSpec(
+    path="adapter.onnx", sha256=Sha256(hashlib.sha256(ADAPTER).hexdigest()), bytes=len(ADAPTER)
+)
+
+
+class FakeRouter:
+    """Gives out messages that are there already; takes as many as the test allows."""
+
+    def __init__(self, arrived: Iterable[tuple[DeviceId, m.Message]]) -> None:
+        self._arrived = list(arrived)
+        self.room = 1000
+        self.sent: list[tuple[DeviceId, m.Message]] = []
+
+    def recv(self, timeout: float) -> Received | None:
+        if not self._arrived:
+            return None
+        device, message = self._arrived.pop(0)
+        return Received(device, [memoryview(frame) for frame in encode(message)])
+
+    def send(self, device: DeviceId, frames: Sequence[Frame]) -> Delivery:
+        if len(self.sent) >= self.room:
+            return Delivery.FULL
+        self.sent.append((device, decode(frames)))
+        return Delivery.QUEUED
+
+    @property
+    def waiting(self) -> int:
+        return len(self._arrived)
+
+
+@dataclasses.dataclass
+class FakeSession:
+    """Notes what it is told; finishes when a local process has ended."""
+
+    events: list[Event] = dataclasses.field(default_factory=list)
+    phase: str = "deploying"
+    job: Any = dataclasses.field(
+        default_factory=lambda: SimpleNamespace(adapter_graph=ADAPTER, adapter_file=ADAPTER_SPEC)
+    )
+    record: Any = dataclasses.field(
+        default_factory=lambda: SimpleNamespace(devices={BOARD: object()})
+    )
+
+    def handle(self, event: Event, now: float) -> list[Finish]:
+        self.events.append(event)
+        return [Finish()] if isinstance(event, Lost) else []
+
+
+@dataclasses.dataclass
+class FakeBundle:
+    path: Path
+
+    @property
+    def manifest(self) -> Any:
+        return SimpleNamespace(
+            blocks=(), head=None, adapter_init="", weight_files=lambda first, last: (SPEC,)
+        )
+
+    def file_path(self, spec: FileSpec) -> Path:
+        return self.path / "w.bin"
+
+
+def serve(
+    router: FakeRouter, folder: Path, content: bytes | None = CONTENT, rounds: int = 1
+) -> FakeSession:
+    """Runs so many rounds over a bundle whose weight file is ``content``."""
+    if content is not None:
+        (folder / "w.bin").write_bytes(content)
+    session = FakeSession()
+    left = iter(range(rounds - 1))
+
+    def ended() -> list[Lost]:
+        return [] if next(left, None) is not None else [Lost(device=BOARD, reason="the test ends")]
+
+    server = Server(
+        cast(Any, router),
+        cast(Any, FakeBundle(folder)),
+        public_keys={},
+        record=lambda record: None,
+        save=lambda checkpoint: None,
+    )
+    server.run(cast(Any, session), devices=[], ended=ended, watch=lambda: None)
+    return session
+
+
+def request(offset: int = 0, length: int = 200, sha256: Sha256 = SHA256) -> m.FileRequest:
+    return m.FileRequest(sha256=sha256, offset=offset, length=length)
+
+
+def test_a_joined_device_gets_the_piece_that_it_asks_for(tmp_path: Path) -> None:
+    router = FakeRouter([(BOARD, request(offset=150))])
+    serve(router, tmp_path)
+    [(device, chunk)] = router.sent
+    assert device == BOARD
+    assert isinstance(chunk, m.FileChunk)
+    assert (chunk.offset, chunk.data.tobytes()) == (150, CONTENT[150:])
+
+
+def test_the_trained_adapter_is_served_like_a_weight_file(tmp_path: Path) -> None:
+    router = FakeRouter([(BOARD, request(offset=3, sha256=ADAPTER_SPEC.sha256))])
+    serve(router, tmp_path)
+    [(_, chunk)] = router.sent
+    assert isinstance(chunk, m.FileChunk)
+    assert chunk.data.tobytes() == ADAPTER[3:]
+
+
+@pytest.mark.parametrize(
+    ("device", "asked"),
+    [
+        pytest.param(STRANGER, request(), id="not in this session"),
+        pytest.param(BOARD, request(sha256=Sha256("0" * 64)), id="not a weight file"),
+        pytest.param(BOARD, request(offset=200), id="behind the end"),
+        pytest.param(BOARD, request(offset=-1), id="before the start"),
+        pytest.param(BOARD, request(length=1 << 30), id="too much at once"),
+    ],
+)
+def test_nothing_else_is_served(tmp_path: Path, device: DeviceId, asked: m.FileRequest) -> None:
+    router = FakeRouter([(device, asked)])
+    serve(router, tmp_path)
+    assert router.sent == []
+
+
+def test_chunks_for_a_device_that_does_not_read_are_bounded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    router = FakeRouter([(BOARD, request())] * (MAX_CHUNKS_QUEUED + 3))
+    router.room = 0
+    serve(router, tmp_path)
+    assert [record.getMessage() for record in caplog.records] == [
+        "board asks for files faster than it takes them"
+    ] * 3
+
+
+@pytest.mark.parametrize("content", [None, CONTENT[:20]], ids=["gone", "cut short"])
+def test_a_weight_file_that_cannot_be_read_ends_the_session(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    with pytest.raises(BadInputError, match=r"w\.bin"):
+        serve(FakeRouter([(BOARD, request())]), tmp_path, content)
+
+
+def test_a_flood_does_not_hide_that_a_process_ended(tmp_path: Path) -> None:
+    flood: list[tuple[DeviceId, m.Message]] = [(BOARD, m.Heartbeat())] * (MAX_MESSAGES_A_ROUND + 9)
+    router = FakeRouter(flood)
+    serve(router, tmp_path)
+    assert router.waiting == 9
+
+
+def test_only_what_devices_may_send_reaches_the_session(tmp_path: Path) -> None:
+    arrived: list[m.Message] = [m.Shutdown(), m.Credit(size_bytes=1), m.PeersReady()]
+    session = serve(FakeRouter([(BOARD, message) for message in arrived]), tmp_path)
+    assert session.events[:-1] == [FromDevice(device=BOARD, message=m.PeersReady())]
+
+
+def test_answers_are_all_that_devices_may_send() -> None:
+    assert {m.Hello, m.Heartbeat, m.FileRequest, m.Usage, m.Failed} < FROM_DEVICES
+    assert set(m.MESSAGE_TYPES.values()) > FROM_DEVICES
+    assert not FROM_DEVICES & {m.Welcome, m.FileChunk, m.Boundary, m.States, m.Credit}
+
+
+class GarbledRouter(FakeRouter):
+    """Its messages are damaged on the way."""
+
+    def recv(self, timeout: float) -> Received | None:
+        received = super().recv(timeout)
+        return received and Received(received.device, [memoryview(b"\xc1")])
+
+
+@pytest.mark.parametrize(("sender", "lost"), [(BOARD, True), (STRANGER, False)])
+def test_a_device_of_the_session_that_sends_no_valid_message_is_lost(
+    tmp_path: Path, sender: DeviceId, lost: bool
+) -> None:
+    session = serve(GarbledRouter([(sender, m.Heartbeat())]), tmp_path)
+    reasons = [event.reason for event in session.events if isinstance(event, Lost)]
+    assert any("no valid message" in reason for reason in reasons) is lost

@@ -1,0 +1,88 @@
+import collections
+import itertools
+
+import pytest
+
+from coordinator.planner.problem.links import LinkMeasurement
+from coordinator.session.link_schedule import ALL_SECONDS, Linking, rounds
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.messages import LinkMeasured
+from tests.coordinator.planner.problems import profile
+
+
+def names(count: int) -> list[DeviceId]:
+    return [DeviceId(f"d{i}") for i in range(count)]
+
+
+def play(linking: Linking, rate: float = 1e8) -> list[list[tuple[DeviceId, DeviceId]]]:
+    """Answers every request with ``rate``; the pairs, round by round."""
+    played = []
+    while asked := linking.next_round():
+        played.append([(device, request.peer) for device, request in asked.items()])
+        for device, request in asked.items():
+            answer = LinkMeasured(peer=request.peer, bits_per_second=rate, latency_seconds=0.01)
+            assert linking.fits(device, answer)
+            linking.keep(device, answer)
+    return played
+
+
+@pytest.mark.parametrize("count", range(9))
+def test_every_pair_is_measured_once_each_way(count):
+    pairs = [pair for each in rounds(names(count)) for pair in each]
+    assert collections.Counter(pairs) == collections.Counter(
+        itertools.permutations(names(count), 2)
+    )
+
+
+@pytest.mark.parametrize("count", range(2, 9))
+def test_no_device_is_in_two_measurements_of_a_round(count):
+    for each in rounds(names(count)):
+        members = [device for pair in each for device in pair]
+        assert len(set(members)) == len(members)
+    assert len(list(rounds(names(count)))) == 2 * (count - 1 + count % 2)
+
+
+@pytest.mark.parametrize("count", [2, 3, 8, 64])
+def test_the_time_that_measuring_takes_is_bounded(count):
+    linking = Linking(names(count))
+    seconds = 0.0
+    while asked := linking.next_round():
+        seconds += max(request.seconds for request in asked.values())
+    assert 0 < seconds <= ALL_SECONDS + 1e-6
+
+
+def test_profiles_get_the_links_that_were_measured():
+    linking = Linking(names(3))
+    play(linking)
+    profiles = {device: profile(device) for device in names(3)}
+    for linked in linking.linked(profiles).values():
+        assert linked.link is not None
+        assert linked.link.up_bits_per_second == linked.link.down_bits_per_second == 1e8
+        assert linked.link.latency_seconds == pytest.approx(0.005)
+
+
+def test_a_device_alone_has_no_link():
+    linking = Linking(names(1))
+    assert play(linking) == []
+    assert linking.linked({DeviceId("d0"): profile("d0")})["d0"].link is None
+
+
+def test_links_that_are_known_are_not_measured_again():
+    link = LinkMeasurement(bits_per_second=1e6, latency_seconds=0.0)
+    everyone = names(4)
+    known = dict.fromkeys(itertools.permutations(everyone[:3], 2), link)
+    linking = Linking(everyone)
+    linking.recall(known)
+    measured = [pair for each in play(linking) for pair in each]
+    assert all(everyone[3] in pair for pair in measured)
+    assert len(measured) == 6
+    assert linking.measured[everyone[0], everyone[1]] == link
+
+
+def test_an_answer_about_another_link_does_not_fit():
+    a, b, c = names(3)
+    linking = Linking((a, b))
+    assert linking.next_round().keys() == {a}
+    answer = LinkMeasured(peer=c, bits_per_second=1.0, latency_seconds=0.0)
+    assert not linking.fits(a, answer)
+    assert not linking.fits(b, answer)

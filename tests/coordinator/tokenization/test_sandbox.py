@@ -1,0 +1,80 @@
+import io
+import json
+
+import pytest
+
+from coordinator.tokenization.sandbox import TemplateSource, render_conversations, work
+from edge_runtime.contract.errors import BadInputError
+
+ANSWER = {"role": "assistant", "content": "ü"}
+CHATS = [[{"role": "user", "content": asked}, ANSWER] for asked in "ab"]
+LINES = ("chats.jsonl, line 1", "chats.jsonl, line 2")
+PLAIN = "{% for m in messages %}{{ bos }}{{ m.content }}{% endfor %}"
+
+
+def template(source: str) -> TemplateSource:
+    return TemplateSource(where="bundle/chat_template.jinja", source=source, variables={"bos": "^"})
+
+
+def test_conversations_come_back_in_order():
+    first, second = render_conversations(template(PLAIN), CHATS, LINES)
+    assert (first.text, first.spans) == ("^a^ü", ((2, 4),))
+    assert (second.text, second.spans) == ("^b^ü", ((2, 4),))
+
+
+def test_the_line_that_a_template_refuses_is_named():
+    refuses = "{% if messages[0].content == 'b' %}{{ raise_exception('not b') }}{% endif %}"
+    with pytest.raises(BadInputError, match=r"line 2: .*not b \(bundle/chat_template\.jinja\)"):
+        render_conversations(template(refuses), CHATS, LINES)
+
+
+def test_a_template_that_is_none_is_named():
+    with pytest.raises(BadInputError, match=r"line 1: .* cannot be read: .*chat_template\.jinja"):
+        render_conversations(template("{% if %}"), CHATS, LINES)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ 9 ** (9 ** 9) }}",
+    ],
+)
+def test_a_template_that_never_ends_is_ended(source):
+    with pytest.raises(BadInputError, match="line 1: the chat template takes too much time"):
+        render_conversations(template(source), CHATS, LINES, cpu_seconds=1)
+
+
+def test_a_template_that_wants_all_memory_gets_a_limit():
+    source = "{% set n = messages|length * 10 ** 10 %}{{ 'a' * n }}"
+    with pytest.raises(BadInputError, match="line 1: the chat template"):
+        render_conversations(template(source), CHATS, LINES)
+
+
+def test_the_process_stops_at_the_first_error(monkeypatch):
+    monkeypatch.setattr("resource.setrlimit", lambda *limits: None)
+    job = {
+        "source": "{{ raise_exception('no') }}",
+        "variables": {},
+        "cpu_seconds": 1,
+        "conversations": CHATS,
+    }
+    written = io.StringIO()
+    work(io.StringIO(json.dumps(job)), written)
+    assert [list(json.loads(line)) for line in written.getvalue().splitlines()] == [["error"]]
+
+
+def test_each_conversation_has_its_own_time(monkeypatch):
+    limits = []
+    monkeypatch.setattr("resource.setrlimit", lambda _, limit: limits.append(limit[0]))
+    monkeypatch.setattr("time.process_time", iter([0.1, 0.2, 7.5]).__next__)
+    job = {"source": PLAIN, "variables": {}, "cpu_seconds": 10, "conversations": CHATS}
+    work(io.StringIO(json.dumps(job)), io.StringIO())
+    assert limits == [11, 11, 18]
+
+
+def test_messages_that_are_no_text_are_named():
+    broken = [{"role": "user", "content": "a", "name": "\ud800"}, ANSWER]
+    source = "{% for m in messages %}{{ m.name }}{{ m.content }}{% endfor %}"
+    with pytest.raises(BadInputError, match="line 2: the messages have lone surrogates"):
+        render_conversations(template(source), [CHATS[0], broken], LINES)

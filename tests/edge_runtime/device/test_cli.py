@@ -1,0 +1,103 @@
+"""``pacplus-device start`` outlives bad moments of the network, and tells peers where it is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge_runtime.contract.errors import BadInputError, PacplusError, StoppedError
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.device import cli
+from edge_runtime.transport import Address, KeyPair, KnownCoordinator, KnownCoordinators
+
+COORDINATOR = Address(host="127.0.0.1", port=7700)
+WAIT_SECONDS = 20
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    tmp_path.chmod(0o700)
+    KnownCoordinators(tmp_path / "coordinators.json").add(
+        KnownCoordinator(
+            address=str(COORDINATOR),
+            public_key=KeyPair.generate().public,
+            device_id=DeviceId("board"),
+        )
+    )
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def keep_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(cli, "tune_allocator", lambda: None)
+    monkeypatch.setattr(cli, "RECONNECT_SECONDS", 0.0)
+
+
+def sessions(monkeypatch: pytest.MonkeyPatch, *outcomes: BaseException) -> None:
+    """Has the sessions end like this, one after the other."""
+    left = list(outcomes)
+
+    def session(*_: object) -> str:
+        raise left.pop(0)
+
+    monkeypatch.setattr(cli, "_one_session", session)
+
+
+def test_a_network_that_is_down_is_tried_again_with_one_warning(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    down = BadInputError("laptop:7700 cannot be reached")
+    sessions(monkeypatch, down, down, StoppedError("it does not answer"), SystemExit(0))
+    with pytest.raises(SystemExit):
+        cli.main(["start", "--home", str(home)])
+    assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
+        "laptop:7700 cannot be reached",
+        "it does not answer",
+    ]
+
+
+@pytest.mark.parametrize("error", [BadInputError("down"), StoppedError("refused")])
+def test_once_means_once(home: Path, monkeypatch: pytest.MonkeyPatch, error: PacplusError) -> None:
+    sessions(monkeypatch, error)
+    assert cli.main(["start", "--once", "--home", str(home)]) == error.exit_code
+
+
+def test_a_wrong_address_is_not_tried_again(home: Path) -> None:
+    assert cli.main(["start", "--coordinator", "nowhere", "--home", str(home)]) == 3
+
+
+@pytest.mark.parametrize("wildcard", ["*", "0.0.0.0"])
+def test_who_listens_everywhere_announces_a_place_to_connect_to(wildcard: str) -> None:
+    listen, announced = cli.data_addresses(wildcard, COORDINATOR)
+    assert (listen.host, announced.host) == (wildcard, "127.0.0.1")
+
+
+def test_who_listens_on_one_interface_announces_it() -> None:
+    listen, announced = cli.data_addresses("10.1.2.3", COORDINATOR)
+    assert listen == announced == Address(host="10.1.2.3", port=0)
+
+
+def test_without_a_wish_the_way_to_the_coordinator_is_taken() -> None:
+    listen, announced = cli.data_addresses(None, COORDINATOR)
+    assert listen == announced == Address(host="127.0.0.1", port=0)
+
+
+def test_sigterm_ends_the_pause(home: Path) -> None:
+    command = [sys.executable, "-m", "edge_runtime", "start", "--home", str(home)]
+    process = subprocess.Popen(
+        [*command, "--coordinator", "no-such-host.invalid:1"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])},
+    )
+    assert process.stderr is not None
+    with process:
+        assert "trying again" in process.stderr.readline()
+        process.terminate()
+        assert process.wait(WAIT_SECONDS) == 0

@@ -1,0 +1,81 @@
+import logging
+import queue
+import threading
+
+import pytest
+
+from edge_runtime.contract.errors import BadInputError
+from edge_runtime.device.compute_thread import Worker
+from edge_runtime.training.allreduce import ExchangeClosedError
+
+BOUND_SECONDS = 10.0
+
+
+@pytest.fixture
+def failures():
+    return queue.SimpleQueue()
+
+
+@pytest.fixture
+def worker(failures):
+    worker = Worker(failures.put)
+    yield worker
+    assert worker.stop(BOUND_SECONDS)
+
+
+def failing(error):
+    def job():
+        raise error
+
+    return job
+
+
+def test_jobs_run_one_after_another_in_another_thread(worker):
+    seen = queue.SimpleQueue()
+    for i in range(20):
+        worker.submit(lambda i=i: seen.put((i, threading.current_thread())))
+    found = [seen.get(timeout=BOUND_SECONDS) for _ in range(20)]
+    assert [number for number, _ in found] == list(range(20))
+    assert {thread for _, thread in found}.isdisjoint({threading.current_thread()})
+    assert len({thread for _, thread in found}) == 1
+
+
+def test_a_job_that_fails_is_told_in_its_own_words_and_the_next_one_runs(worker, failures):
+    done = threading.Event()
+    worker.submit(failing(BadInputError("the disk is full")))
+    worker.submit(done.set)
+    assert failures.get(timeout=BOUND_SECONDS) == "the disk is full"
+    assert done.wait(BOUND_SECONDS)
+
+
+def test_a_bug_is_told_as_one(worker, failures, caplog):
+    with caplog.at_level(logging.ERROR):
+        worker.submit(failing(KeyError("x")))
+        assert failures.get(timeout=BOUND_SECONDS) == "internal error: KeyError: 'x'"
+    assert "a job failed" in caplog.text
+
+
+def test_a_step_given_up_at_the_end_of_a_session_is_no_failure(worker, failures):
+    done = threading.Event()
+    worker.submit(failing(ExchangeClosedError("closed")))
+    worker.submit(done.set)
+    assert done.wait(BOUND_SECONDS)
+    assert failures.empty()
+
+
+def test_stopping_lets_queued_jobs_finish():
+    seen = []
+    worker = Worker(seen.append)
+    for i in range(5):
+        worker.submit(lambda i=i: seen.append(i))
+    assert worker.stop(BOUND_SECONDS)
+    assert seen == list(range(5))
+
+
+def test_a_job_that_does_not_end_is_not_waited_for_forever():
+    release = threading.Event()
+    worker = Worker(lambda reason: None)
+    worker.submit(lambda: release.wait(BOUND_SECONDS))
+    assert not worker.stop(0.01)
+    release.set()
+    assert worker.stop(BOUND_SECONDS)

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from edge_runtime.contract.adapter import AdapterConfig
+from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.tensors import write_tensors
+from edge_runtime.parallel_adapters.frozen_head import CHUNK_TOKENS, FrozenHead
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+V, D = CHUNK_TOKENS + 37, 16
+
+
+def config(**changes: Any) -> AdapterConfig:
+    return AdapterConfig(
+        hidden_size=D, reduction=2, layers=(0, 1), task="causal-lm", num_outputs=V, **changes
+    )
+
+
+def tensors(*, int8: bool = False, bias: bool = False) -> dict[str, NDArray[Any]]:
+    random = np.random.default_rng(0)
+    arrays: dict[str, NDArray[Any]] = {"weight": random.normal(size=(V, D)).astype(np.float32)}
+    if int8:
+        arrays["weight"] = random.integers(-128, 128, (V, D)).astype(np.int8)
+        arrays["scale"] = random.uniform(0.01, 0.02, (V, 1)).astype(np.float32)
+    if bias:
+        arrays["bias"] = random.normal(size=V).astype(np.float32)
+    return arrays
+
+
+def features(rows: int = 3) -> NDArray[np.float32]:
+    return np.random.default_rng(1).normal(size=(rows, D)).astype(np.float32)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("softcap", [0.0, 2.0])
+def test_logits_are_those_of_the_formula(int8: bool, bias: bool, softcap: float) -> None:
+    arrays = tensors(int8=int8, bias=bias)
+    adapter = config(logit_scale=0.5, logit_softcap=softcap)
+    head = FrozenHead.from_bytes(write_tensors(arrays), adapter)
+
+    weight = arrays["weight"].astype(np.float64) * arrays.get("scale", 1.0)
+    expected = 0.5 * (features().astype(np.float64) @ weight.T) + arrays.get("bias", 0.0)
+    if softcap:
+        expected = softcap * np.tanh(expected / softcap)
+
+    logits = head.logits(features())
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_an_int8_weight_stays_int8_in_memory() -> None:
+    arrays = tensors(int8=True)
+    head = FrozenHead.from_bytes(write_tensors(arrays), config())
+    assert head.weight.dtype == np.int8
+    picked = np.array([V - 1, 0, 5])
+    np.testing.assert_array_equal(head.rows_of(picked), head.rows(slice(None))[picked])
+
+
+def test_a_mapped_file_is_read_like_its_bytes(tmp_path: Path) -> None:
+    data = write_tensors(tensors(bias=True))
+    path = tmp_path / "head.safetensors"
+    path.write_bytes(data)
+    np.testing.assert_array_equal(
+        FrozenHead.open(path, config()).logits(features()),
+        FrozenHead.from_bytes(data, config()).logits(features()),
+    )
+
+
+def test_a_damaged_or_missing_file_is_bad_input(tmp_path: Path) -> None:
+    path = tmp_path / "head.safetensors"
+    with pytest.raises(BadInputError, match="cannot be read"):
+        FrozenHead.open(path, config())
+    path.touch()
+    with pytest.raises(BadInputError, match="cannot be read"):
+        FrozenHead.open(path, config())
+    path.write_bytes(write_tensors(tensors())[:-1])
+    with pytest.raises(BadInputError, match=r"head\.safetensors.*truncated"):
+        FrozenHead.open(path, config())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight": np.zeros((V, D + 1), np.float32)}, "a weight of shape"),
+        ({"weight": np.zeros((V, D), np.int8)}, "float32, or int8 with a scale"),
+        ({"scale": np.ones((V, 1), np.float32)}, "float32, or int8 with a scale"),
+        ({"bias": np.ones(V, np.float64)}, "bias must be float32"),
+        ({"bias": np.ones((V, 1), np.float32)}, "bias must be float32"),
+    ],
+)
+def test_a_head_that_does_not_fit_is_refused(change: dict[str, NDArray[Any]], message: str) -> None:
+    with pytest.raises(BadInputError, match=message):
+        FrozenHead.from_bytes(write_tensors({**tensors(), **change}), config())
+    with pytest.raises(BadInputError, match="no weight"):
+        FrozenHead.from_bytes(write_tensors({"bias": np.ones(V, np.float32)}), config())
+
+
+def test_it_needs_no_torch() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; import edge_runtime.parallel_adapters.frozen_head"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from edge_runtime.contract.adapter import TrainingOptions, default_weight_decay
+from edge_runtime.parallel_adapters import Trainer
+from edge_runtime.parallel_adapters.optimizer import learning_rate
+from tests.edge_runtime.parallel_adapters import language_samples, samples
+from tests.edge_runtime.parallel_adapters.samples import batch, trainer
+
+
+def test_the_rate_rises_to_its_peak_then_falls_towards_zero() -> None:
+    options = TrainingOptions(learning_rate=1.0, warmup_fraction=0.1)
+    rates = [learning_rate(step, 100, options) for step in range(100)]
+    assert max(rates) == 1.0
+    assert rates.index(1.0) == 9
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert 0 < rates[-1] < 0.02
+
+
+@pytest.mark.parametrize("total_steps", [0, 1, 2])
+def test_the_shortest_runs_have_a_rate(total_steps: int) -> None:
+    for step in range(total_steps + 1):
+        assert 0 <= learning_rate(step, total_steps, TrainingOptions()) <= 1e-2
+
+
+def test_updates_equal_those_of_torchs_adamw_with_decay_on_the_side_networks_matrices() -> None:
+    engine = trainer()
+    decayed = sum(
+        gradient.size
+        for name, gradient in engine.named_gradients().items()
+        if name.endswith(".weight") and name != "head.weight"
+    )
+    values = torch.tensor(engine.flat_parameters)
+    parts = [
+        torch.nn.Parameter(part.clone()) for part in values.split([decayed, len(values) - decayed])
+    ]
+    expected = torch.optim.AdamW(
+        [{"params": [parts[0]], "weight_decay": default_weight_decay("classification")},
+         {"params": [parts[1]], "weight_decay": 0.0}]
+    )  # fmt: skip
+    for step in range(4):
+        engine.gradients(batch(5, step))
+        gradient = engine.flat_gradient / np.float32(50)
+        for part, piece in zip(
+            parts, torch.tensor(gradient).split([decayed, len(values) - decayed]), strict=True
+        ):
+            part.grad = piece
+        torch.nn.utils.clip_grad_norm_(parts, 1.0)
+        for group in expected.param_groups:
+            group["lr"] = learning_rate(step, 20, TrainingOptions(learning_rate=1e-2))
+        expected.step()
+        engine.apply(gradient)
+    found = np.concatenate([part.detach().numpy() for part in parts])
+    np.testing.assert_allclose(engine.flat_parameters, found, atol=1e-5)
+
+
+def test_a_large_gradient_is_clipped() -> None:
+    small, large = trainer(), trainer()
+    small.gradients(batch(5))
+    unit = small.flat_gradient / np.linalg.norm(small.flat_gradient)
+    for _ in range(2):
+        small.apply(unit)
+        large.apply(unit * np.float32(1e4))
+    np.testing.assert_allclose(large.flat_parameters, small.flat_parameters, atol=1e-6)
+
+
+def test_a_gradient_that_is_not_finite_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    engine = trainer()
+    before = engine.flat_parameters.copy()
+    with caplog.at_level(logging.WARNING):
+        engine.apply(np.full(engine.parameters, np.nan, np.float32))
+    assert engine.step == 1
+    np.testing.assert_array_equal(engine.flat_parameters, before)
+    assert "not finite" in caplog.text
+
+
+def test_a_gradient_of_another_size_is_refused() -> None:
+    engine = trainer()
+    with pytest.raises(ValueError, match="mean_gradient"):
+        engine.apply(np.zeros(3, np.float32))
+
+
+@pytest.mark.parametrize("language", [False, True])
+def test_a_task_is_held_back_as_it_needs_unless_something_else_is_asked_for(
+    language: bool,
+) -> None:
+    config = (language_samples if language else samples).config()
+    head = language_samples.head(config) if language else None
+
+    def updated(weight_decay: float | None) -> np.ndarray:
+        options = TrainingOptions(weight_decay=weight_decay)
+        engine = Trainer(config, options, total_steps=20, head=head)
+        engine.apply(np.zeros(engine.parameters, np.float32))
+        return engine.flat_parameters
+
+    default = default_weight_decay(config.task)
+    np.testing.assert_array_equal(updated(None), updated(default))
+    assert not np.array_equal(updated(None), updated(2 * default))
+
+
+def test_language_models_are_held_back_less() -> None:
+    for task in ("causal-lm", "seq2seq"):
+        assert default_weight_decay(task) < default_weight_decay("classification")

@@ -1,0 +1,93 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from edge_runtime.contract.adapter import adapter_weights
+from edge_runtime.contract.ids import Sha256
+from edge_runtime.contract.messages import ProfileRequest
+from edge_runtime.parallel_adapters.batch import NOT_COUNTED
+from edge_runtime.profiling.training import (
+    LARGEST_BATCH,
+    fitting,
+    made_up_batch,
+    made_up_head,
+    measure_answering,
+    measure_training,
+)
+from edge_runtime.training.samples import BATCH_BYTES
+from export.adapter.graph import adapter_onnx
+from tests.edge_runtime.parallel_adapters import language_samples, samples
+from tests.edge_runtime.parallel_adapters.samples import HIDDEN_SIZE, config
+
+CLASSES = config()
+TRANSFORMATIONS = config(
+    task="seq2seq", layers=(0, 1, 2, 3), encoder_layers=2, causal=True, num_outputs=300
+)
+REQUEST = ProfileRequest(
+    stages=(),
+    alike=(),
+    batch=2,
+    tokens={"encoder": 6, "decoder": 4},
+    max_tokens={"encoder": 9, "decoder": 8},
+    hidden_size=HIDDEN_SIZE,
+    adapter=TRANSFORMATIONS,
+    counted_tokens=3,
+    backbone_digest=Sha256("0" * 64),
+    cache_dtype="fp16",
+    cache_quota_bytes=None,
+)
+TEXTS = dataclasses.replace(
+    REQUEST, tokens={"encoder": 6}, max_tokens={"encoder": 9}, adapter=CLASSES
+)
+
+
+@pytest.mark.parametrize(
+    ("request_", "adapter"), [(TEXTS, CLASSES), (REQUEST, TRANSFORMATIONS)], ids=["text", "seq2seq"]
+)
+def test_every_kind_of_adapter_can_be_measured(request_, adapter, tmp_path):
+    found = measure_training(request_, adapter, tmp_path)
+    assert found.seconds_per_exchanged_value > 0
+    assert not list(tmp_path.iterdir()), "the cache that was read from is still there"
+    assert found.seconds_per_sample > 0
+    assert found.seconds_per_step >= 0
+    assert found.parameters > 1000
+
+
+@pytest.mark.parametrize(
+    ("request_", "adapter"), [(TEXTS, CLASSES), (REQUEST, TRANSFORMATIONS)], ids=["text", "seq2seq"]
+)
+def test_a_trained_adapter_is_measured_as_a_graph(request_, adapter, tmp_path):
+    make = language_samples.trainer if adapter.generative else trainer_of_classes
+    graph = adapter_onnx(adapter, adapter_weights(make(adapter).state()))
+    found = measure_answering(request_, adapter, graph, tmp_path)
+    assert found.seconds_per_sample > 0
+    assert (found.seconds_per_step, found.parameters) == (0, 0)
+
+
+def trainer_of_classes(_config):
+    return samples.trainer()
+
+
+def test_made_up_batches_have_the_datas_lengths_and_counts():
+    batch = made_up_batch(REQUEST, TRANSFORMATIONS, REQUEST.tokens, 5)
+    assert batch.hidden.shape == (2, 5, 4, HIDDEN_SIZE)
+    assert batch.encoder_hidden.shape == (2, 5, 6, HIDDEN_SIZE)
+    assert batch.count == 5 * 3
+    longest = made_up_batch(REQUEST, TRANSFORMATIONS, REQUEST.max_tokens, 1)
+    assert (longest.targets != NOT_COUNTED).sum() == 6
+    assert made_up_batch(TEXTS, CLASSES, TEXTS.tokens, 3).encoder_hidden is None
+
+
+def test_a_made_up_head_is_of_the_bundles_kind():
+    whole = made_up_head(REQUEST, TRANSFORMATIONS)
+    assert (whole.weight.shape, whole.weight.dtype) == ((300, HIDDEN_SIZE), np.float32)
+    small = made_up_head(dataclasses.replace(REQUEST, head_dtype="int8"), TRANSFORMATIONS)
+    assert (small.weight.dtype, small.row_scale.shape) == (np.int8, (300, 1))
+
+
+def test_long_samples_are_measured_one_by_one():
+    assert fitting(CLASSES, {"encoder": 10}, LARGEST_BATCH) == LARGEST_BATCH
+    row_bytes = len(CLASSES.layers) * HIDDEN_SIZE * 4
+    assert fitting(CLASSES, {"encoder": BATCH_BYTES // row_bytes // 3}, LARGEST_BATCH) == 3
+    assert fitting(CLASSES, {"encoder": BATCH_BYTES}, LARGEST_BATCH) == 1

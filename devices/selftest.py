@@ -1,6 +1,7 @@
 """Measures whether emulated devices are held to what was promised: processor and memory.
 
-Links are measured where encrypted sockets may be used, see :mod:`coordinator.cluster.emulation_check`.
+Links are measured where encrypted sockets may be used, see
+:mod:`coordinator.cluster.emulation_check`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Trains, evaluates, predicts, generates, plans and merges: what the commands do, callable."""

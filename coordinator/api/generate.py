@@ -1,4 +1,4 @@
-"""What a language model's adapter writes, for :func:`coordinator.api.train.predict` and evaluation."""
+"""Generates text with a run's adapter, for prediction and evaluation."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import numpy as np
 from coordinator.cluster.host import Cluster, open_host
 from coordinator.cluster.observer import Watcher
 from coordinator.data import Prompts
-from coordinator.planner.problem.build import planner
-from coordinator.protocol.job import Job
+from coordinator.planner.plan import planner
+from coordinator.protocol.job import Continuation, Job
 from coordinator.samples.samples import SampleTable
 from coordinator.session.machine import Session
 from coordinator.tokenization import PromptTokenizer
-from coordinator.workload.generation import Continuation
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.contract.errors import StoppedError
 from edge_runtime.contract.generation import GenerationOptions

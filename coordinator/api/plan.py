@@ -15,7 +15,8 @@ from coordinator.cluster.observer import Silent, Watcher
 from coordinator.data import FieldNames
 from coordinator.planner import Problem, make_plan
 from coordinator.planner.baselines import Alternative, compare
-from coordinator.planner.problem.build import planner, with_devices
+from coordinator.planner.plan import planner
+from coordinator.planner.problem.build import with_devices
 from coordinator.planner.simulation.simulate import Simulation, simulate
 from coordinator.planning_files.profiles_file import read_profiles
 from coordinator.protocol.job import Job

@@ -12,7 +12,7 @@ from coordinator.cluster.host import Cluster, Host, open_host, profile_cache
 from coordinator.cluster.observer import Watcher
 from coordinator.cluster.server import Server
 from coordinator.planner import Problem, make_plan
-from coordinator.planner.problem.build import planner
+from coordinator.planner.plan import planner
 from coordinator.protocol.actions import Record, SaveCheckpoint
 from coordinator.protocol.job import Job
 from coordinator.protocol.record import SessionRecord

@@ -25,7 +25,7 @@ from coordinator.data import (
     read_texts,
 )
 from coordinator.planner import make_plan
-from coordinator.planner.problem.build import planner
+from coordinator.planner.plan import planner
 from coordinator.planning_files.plan_file import read_plan
 from coordinator.protocol.job import Job
 from coordinator.runs.report import Report

@@ -1,0 +1,1 @@
+"""Effects of a session: sockets, device processes, files that are sent, clocks."""

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from coordinator.protocol.actions import Lost
+from coordinator.protocol.events import Lost
 from devices.emulation import EmulatedCluster, EmulatedProcess, available_cores
 from devices.hierarchy import Hierarchy
 from devices.specification import EmulatedDevice

@@ -12,18 +12,15 @@ import numpy as np
 
 from coordinator.protocol.actions import (
     Action,
-    Event,
     Fail,
     Finish,
-    Joined,
-    Lost,
-    Received,
     Record,
     SaveCheckpoint,
     Send,
     SendProfileRequest,
     SendStage,
 )
+from coordinator.protocol.events import Event, Joined, Lost, Received
 from coordinator.session.machine import Session
 from edge_runtime.contract.codec import Frame, decode, encode
 from edge_runtime.contract.errors import BadInputError, DecodeError, InfeasibleError

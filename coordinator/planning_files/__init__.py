@@ -1,0 +1,1 @@
+"""Reads plans, devices and links that users write down."""

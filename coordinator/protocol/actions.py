@@ -1,4 +1,4 @@
-"""What the session is told (events) and what it asks for (actions)."""
+"""Names what a session asks its host to do."""
 
 from __future__ import annotations
 
@@ -7,43 +7,8 @@ from typing import Any, TypeAlias
 
 from edge_runtime.contract.errors import UserError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import Hello, Message
+from edge_runtime.contract.messages import Message
 from edge_runtime.contract.profile import DeviceProfile
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Joined:
-    """A paired device said hello; ``public_key`` is what its peers will admit."""
-
-    device: DeviceId
-    hello: Hello
-    public_key: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Lost:
-    """A device is gone: its process ended, or it was silent for too long.
-
-    Attributes:
-        device: the lost one.
-        reason: for the user.
-        out_of_memory: it was killed for holding more memory than it has.
-    """
-
-    device: DeviceId
-    reason: str
-    out_of_memory: bool = False
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Received:
-    """An authenticated message, already decoded."""
-
-    device: DeviceId
-    message: Message
-
-
-Event: TypeAlias = Joined | Lost | Received
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,15 +7,40 @@ import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
 from coordinator.samples.samples import SampleTable
-from coordinator.workload.generation import Continuation
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
+from edge_runtime.contract.generation import GenerationOptions
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.manifest import FileSpec, Manifest
 from edge_runtime.contract.messages import CacheDtype, SampleSet
 from edge_runtime.contract.order import steps_per_epoch
 from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.profile import DeviceProfile
+from edge_runtime.contract.sample import Ragged, Samples
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Continuation:
+    """Prompts and how they are to be continued."""
+
+    prompts: Samples
+    options: GenerationOptions
+
+    def longest(self, manifest: Manifest) -> Samples:
+        """The prompts as long as they may become: what a plan must reckon with."""
+        output = manifest.output_stream
+        inputs = {}
+        for name, ragged in self.prompts.inputs.items():
+            grown = np.zeros(len(ragged), np.int64)
+            if self.prompts.streams[name] == output:
+                room = np.maximum(manifest.max_length - ragged.lengths, 0)
+                grown = np.minimum(self.options.max_new_tokens, room)
+            inputs[name] = Ragged.from_rows(
+                np.pad(ragged[i], (0, int(more))) for i, more in enumerate(grown)
+            )
+        return dataclasses.replace(self.prompts, inputs=inputs)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)

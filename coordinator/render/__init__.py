@@ -1,0 +1,1 @@
+"""Draws what people see: live progress, reports, plans."""

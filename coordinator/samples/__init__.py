@@ -1,0 +1,1 @@
+"""Decides which device owns which sample. Pure."""

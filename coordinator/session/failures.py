@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordinator.protocol.actions import Lost
+from coordinator.protocol.events import Lost
 from coordinator.protocol.job import Job
 from edge_runtime import __version__
 from edge_runtime.contract.errors import BadInputError, InfeasibleError, StoppedError, UserError

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from coordinator.protocol.actions import Lost, Record
+from coordinator.protocol.actions import Record
+from coordinator.protocol.events import Lost
 from coordinator.protocol.record import EpochRecord, FillRecord, GenerationRecord
 
 

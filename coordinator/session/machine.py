@@ -30,18 +30,8 @@ import collections
 import logging
 from collections.abc import Callable, Mapping
 
-from coordinator.protocol.actions import (
-    Action,
-    Event,
-    Fail,
-    Finish,
-    Joined,
-    Lost,
-    Received,
-    Record,
-    SaveCheckpoint,
-    Send,
-)
+from coordinator.protocol.actions import Action, Fail, Finish, Record, SaveCheckpoint, Send
+from coordinator.protocol.events import Event, Joined, Lost, Received
 from coordinator.protocol.job import Job
 from coordinator.protocol.record import DeviceRecord, EpochRecord, SessionRecord
 from coordinator.samples.samples import Catalogue, Work

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from coordinator.planner.problem.links import LinkMeasurement
-from coordinator.protocol.actions import Joined
+from coordinator.protocol.events import Joined
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Hello
 from edge_runtime.contract.profile import DeviceProfile, Role

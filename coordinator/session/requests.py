@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.protocol.actions import Action, Joined, Record, Send, SendProfileRequest, SendStage
+from coordinator.protocol.actions import Action, Record, Send, SendProfileRequest, SendStage
+from coordinator.protocol.events import Joined
 from coordinator.protocol.job import Job
 from coordinator.samples.samples import Catalogue, SampleTable
 from coordinator.workload.generation import Generation

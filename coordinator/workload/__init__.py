@@ -1,0 +1,1 @@
+"""Decides which device gets which piece of work now. Pure."""

@@ -5,12 +5,12 @@ Pure: no sockets, no clock.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from coordinator.planner.dispatch import Router, window
 from coordinator.planner.problem.build import complete
 from coordinator.protocol.actions import Record, Send
 from coordinator.protocol.job import Job
@@ -23,14 +23,11 @@ from edge_runtime.contract.messages import BatchServed, Message, SampleSet, Stor
 from edge_runtime.contract.plan import Plan, Stage
 from edge_runtime.contract.profile import DeviceProfile
 
-from .leases import LeaseBook, Router
+from .leases import LeaseBook
 from .stragglers import OffPace, Pace, compute_seconds
 from .work_items import make_errands
 
 Array: TypeAlias = np.ndarray[Any, Any]
-
-MAX_WINDOW = 256
-"""Far more than links of a home keep under way."""
 
 
 class Filling:
@@ -159,17 +156,6 @@ class Filling:
         fill = self._record.fills[which]
         fill.seconds = now - fill.began
         return which, fill
-
-
-def window(plan: Plan) -> int:
-    """Errands on their way at a time.
-
-    Two for each device of a stage, so that one waits while another is computed, and one that
-    is being stored; more where latencies are long, so that the busiest device need not wait.
-    """
-    devices = sum(len(stage.devices) for stage in plan.stages)
-    under_way = math.ceil(plan.predicted.under_way) if plan.predicted else 0
-    return max(2 * devices + 1, min(under_way + devices, MAX_WINDOW))
 
 
 def _stage(plan: Plan, number: int) -> Stage | None:

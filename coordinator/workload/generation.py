@@ -19,12 +19,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from coordinator.planner.dispatch import Router
 from coordinator.protocol.actions import Send
+from coordinator.protocol.job import Continuation
 from coordinator.protocol.record import GenerationRecord
 from coordinator.samples.samples import SampleTable
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.errors import StoppedError
-from edge_runtime.contract.generation import GenerationOptions, Sequences
+from edge_runtime.contract.generation import Sequences
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Manifest, Stream
 from edge_runtime.contract.messages import (
@@ -37,9 +39,7 @@ from edge_runtime.contract.messages import (
     SetUpGeneration,
 )
 from edge_runtime.contract.plan import Plan
-from edge_runtime.contract.sample import Ragged, Samples
 
-from .leases import Router
 from .work_items import int32_lengths
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -48,28 +48,6 @@ HELD_BYTES = 64 << 20
 """Most hidden states that a device keeps of sequences in work, if one's are not more."""
 
 FLOAT_BYTES = 4
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Continuation:
-    """Prompts and how they are to be continued."""
-
-    prompts: Samples
-    options: GenerationOptions
-
-    def longest(self, manifest: Manifest) -> Samples:
-        """The prompts as long as they may become: what a plan must reckon with."""
-        output = manifest.output_stream
-        inputs = {}
-        for name, ragged in self.prompts.inputs.items():
-            grown = np.zeros(len(ragged), np.int64)
-            if self.prompts.streams[name] == output:
-                room = np.maximum(manifest.max_length - ragged.lengths, 0)
-                grown = np.minimum(self.options.max_new_tokens, room)
-            inputs[name] = Ragged.from_rows(
-                np.pad(ragged[i], (0, int(more))) for i, more in enumerate(grown)
-            )
-        return dataclasses.replace(self.prompts, inputs=inputs)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ from coordinator.protocol.actions import Send
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Stream
 from edge_runtime.contract.messages import Stored
-from edge_runtime.contract.plan import Plan
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,31 +79,3 @@ class LeaseBook:
             self.stored += self._leased.pop(stored.number).samples
             del self._missing[stored.number]
         return True
-
-
-class Router:
-    """Chooses the device of each stage for one micro-batch after the other, by shares."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._stages = [
-            {member.device: member.share for member in stage.devices} for stage in plan.stages
-        ]
-        self._served = [dict.fromkeys(shares, 0) for shares in self._stages]
-
-    def share(self, stage: int, shares: Mapping[DeviceId, float]) -> None:
-        """Deals a stage's micro-batches by other shares from now on.
-
-        What was dealt before is settled: nobody has to catch up on it.
-        """
-        self._stages[stage] = dict(shares)
-        self._served[stage] = dict.fromkeys(shares, 0)
-
-    def route(self) -> tuple[DeviceId, ...]:
-        """The devices of the next micro-batch: of each stage, the one furthest behind its share."""
-        chosen = []
-        for shares, served in zip(self._stages, self._served, strict=True):
-            total = sum(served.values()) + 1
-            device = max(shares, key=lambda name: shares[name] * total - served[name])
-            served[device] += 1
-            chosen.append(device)
-        return tuple(chosen)

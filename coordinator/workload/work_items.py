@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from coordinator.planner.dispatch import Router
 from coordinator.protocol.actions import Send
 from coordinator.samples.samples import Catalogue, Move, SampleTable, Work
 from edge_runtime.contract.ids import DeviceId
@@ -23,7 +24,7 @@ from edge_runtime.contract.messages import (
 )
 from edge_runtime.contract.sample import Samples
 
-from .leases import Errand, Router
+from .leases import Errand
 
 Lines: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 

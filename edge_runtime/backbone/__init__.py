@@ -1,0 +1,1 @@
+"""Serves stages of the frozen model."""

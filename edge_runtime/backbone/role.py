@@ -27,6 +27,7 @@ from edge_runtime.contract.messages import (
     StageFiles,
     States,
 )
+from edge_runtime.contract.messages.mesh import split_layers
 from edge_runtime.inference.session import GraphSession, numerics
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.messaging.outbox import Outbox
@@ -48,18 +49,6 @@ def write_stage_graph(stage: StageFiles, store: WeightStore) -> Path:
         if uint8_name(store.path(spec).name).encode() in graph:
             store.write_uint8(spec)
     return store.write_graph(graph)
-
-
-STATES_BYTES = 8 << 20
-"""Most payload of one ``States`` message, if one layer is not more: far below what a socket
-takes, and little enough to share a link with others."""
-
-
-def split_layers(layers: tuple[int, ...], layer_bytes: int) -> Iterator[tuple[int, ...]]:
-    """Splits layers into groups whose states fit one message."""
-    count = max(1, STATES_BYTES // max(1, layer_bytes))
-    for start in range(0, len(layers), count):
-        yield layers[start : start + count]
 
 
 class BackboneRole:

@@ -13,10 +13,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from edge_runtime.backbone.role import split_layers
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.manifest import Stream
 from edge_runtime.contract.messages import OpenCache, States
+from edge_runtime.contract.messages.mesh import split_layers
 from edge_runtime.inference.session import numerics
 
 from .store import ActivationCache

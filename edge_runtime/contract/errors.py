@@ -10,8 +10,9 @@ evicted, a bug crashes with a traceback::
     │   ├── MissingExtraError      3  a package is not installed; says what to install
     │   ├── InfeasibleError        4  no plan fits, or no device is there
     │   └── StoppedError           5  stopped before the end; a run goes on with --resume
-    └── RemoteError                a peer broke the protocol: reject, log, evict
-        └── DecodeError            bytes from a peer are no valid message
+    ├── RemoteError                a peer broke the protocol: reject, log, evict
+    │   └── DecodeError            bytes from a peer are no valid message
+    └── ExchangeClosedError        the session ended while a training step waited for its peers
 """
 
 from __future__ import annotations
@@ -70,3 +71,7 @@ class RemoteError(PacplusError):
 
 class DecodeError(RemoteError):
     """Bytes from a peer are not a valid message."""
+
+
+class ExchangeClosedError(PacplusError):
+    """The session ended while a step waited for its peers."""

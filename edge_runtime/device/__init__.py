@@ -1,0 +1,1 @@
+"""Runs a device: its process, its main thread and its compute thread."""

@@ -12,8 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeAlias
 
-from edge_runtime.contract.errors import PacplusError
-from edge_runtime.training.allreduce import ExchangeClosedError
+from edge_runtime.contract.errors import ExchangeClosedError, PacplusError
 
 logger = logging.getLogger(__name__)
 

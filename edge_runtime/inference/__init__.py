@@ -1,0 +1,1 @@
+"""Runs graphs in ONNX Runtime, and keeps the weight files that they map."""

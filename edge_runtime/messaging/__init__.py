@@ -1,0 +1,1 @@
+"""Sends messages between devices, with credits that bound what is in flight."""

@@ -125,7 +125,7 @@ class CrossAttention:
         return torch.addmm(x, mixed, self._out.value)
 
     def backward(self, gradient: Tensor) -> Tensor:
-        """See :class:`edge_runtime.parallel_adapters.blocks.Part`; adds to the memory's gradient."""
+        """See :class:`.blocks.Part`; adds to the memory's gradient."""
         x, mean, rstd, n, q, kv, weights, mixed = self._saved
         assert self._memory is not None
         batch = q.shape[1] // self._heads

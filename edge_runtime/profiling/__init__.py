@@ -1,0 +1,1 @@
+"""Measures what this device can do: blocks, training, data handling, links."""

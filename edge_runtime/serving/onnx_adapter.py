@@ -21,7 +21,7 @@ ADAPTER_GRAPH = "adapter.onnx"
 
 
 class AdapterSession:
-    """Does with ONNX Runtime what :class:`edge_runtime.parallel_adapters.Predictor` does with PyTorch."""
+    """Answers with ONNX Runtime as :class:`edge_runtime.parallel_adapters.Predictor` does."""
 
     def __init__(
         self, graph: bytes, config: AdapterConfig, head: FrozenHead | None = None, threads: int = 1

@@ -1,0 +1,1 @@
+"""Reads what the operating system says of processor, memory and control groups."""

@@ -1,0 +1,1 @@
+"""The trainer's role: its samples, its epochs, the all-reduce of gradients."""

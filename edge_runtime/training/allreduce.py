@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
-from edge_runtime.contract.errors import PacplusError, RemoteError
+from edge_runtime.contract.errors import ExchangeClosedError, RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import GradientPart, ReducedPart
 
@@ -28,12 +28,8 @@ Part: TypeAlias = GradientPart | ReducedPart
 P = TypeVar("P", GradientPart, ReducedPart)
 
 
-class ExchangeClosedError(PacplusError):
-    """The session ended while a step waited for its peers."""
-
-
 class Rounding(Protocol):
-    """How values travel; :class:`edge_runtime.parallel_adapters.rounding.HalfPrecision` in truth."""
+    """How values travel; :class:`.parallel_adapters.rounding.HalfPrecision` in truth."""
 
     def shrink(self, values: Array) -> tuple[Array, float]:
         """Encodes (n,) float32; returns the code, element by element, and its scale."""

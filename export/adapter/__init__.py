@@ -1,0 +1,1 @@
+"""Writes adapters as ONNX graphs, alone or merged with their backbone."""

@@ -1,0 +1,1 @@
+"""Loads Hugging Face checkpoints and GGUF files of the supported families."""

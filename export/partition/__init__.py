@@ -1,0 +1,1 @@
+"""Cuts a backbone into blocks and stages."""

@@ -1,0 +1,1 @@
+"""Cuts initial adapters out of the backbone's own layers."""

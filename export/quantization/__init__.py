@@ -1,0 +1,1 @@
+"""Quantizes a backbone to int8 or int4."""

@@ -1,0 +1,1 @@
+"""Traces a PyTorch backbone into an ONNX graph."""

@@ -1,0 +1,1 @@
+"""Runs exported graphs and compares them with PyTorch."""

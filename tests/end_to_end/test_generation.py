@@ -14,9 +14,9 @@ from coordinator.api import generate as generating
 from coordinator.api.adapter_config import AdapterChoice, Learnt, adapter_config
 from coordinator.cluster.host import Cluster
 from coordinator.cluster.observer import Silent
+from coordinator.protocol.job import Continuation
 from coordinator.runs.run_folder import RunFolder
 from coordinator.tokenization import PromptTokenizer
-from coordinator.workload.generation import Continuation
 from devices.specification import parse_emulate
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions, adapter_weights
 from edge_runtime.contract.generation import GenerationOptions

@@ -16,7 +16,7 @@ from coordinator.api.inputs import prepare
 from coordinator.api.run import serve
 from coordinator.cluster.host import Cluster, open_host
 from coordinator.cluster.observer import Silent
-from coordinator.planner.problem.build import planner
+from coordinator.planner.plan import planner
 from coordinator.planner.problem.problem import Problem
 from coordinator.protocol.job import Job
 from coordinator.protocol.record import SessionRecord

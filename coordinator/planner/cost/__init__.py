@@ -1,0 +1,1 @@
+"""Judges a plan: memory, fill time and epoch time, one function a term. Pure."""

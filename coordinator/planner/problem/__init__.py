@@ -1,0 +1,1 @@
+"""States a planning problem: blocks, devices, links and samples. Pure."""

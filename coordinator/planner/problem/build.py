@@ -3,40 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from coordinator.planner.search.search import Grid, make_plan
 from coordinator.samples.samples import SampleTable
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.contract.cache_format import row_bytes
 from edge_runtime.contract.manifest import Manifest, Stream
 from edge_runtime.contract.messages import CacheDtype, SampleSet
-from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.profile import BlockTiming, DeviceProfile, HandlingProfile
 
-from .problem import Padded, Problem, Tokens
-
-
-def planner(
-    manifest: Manifest,
-    config: AdapterConfig,
-    options: TrainingOptions,
-    tables: Mapping[SampleSet, SampleTable],
-    cache_dtype: CacheDtype,
-    *,
-    caches: bool = True,
-    decide: Callable[[Problem], Plan] = make_plan,
-) -> Callable[[Sequence[DeviceProfile]], Plan]:
-    """A function from measured profiles to a plan, for this bundle and these data.
-
-    ``decide`` makes the plan once everything is known; by default the best one.
-    """
-    problem = dataclasses.replace(
-        unmeasured_problem(manifest, config, options, tables, cache_dtype), caches=caches
-    )
-    return lambda profiles: decide(measured_problem(problem, profiles))
+from .problem import MICRO_BATCH_SIZES, Padded, Problem, Tokens
 
 
 def measured_problem(problem: Problem, profiles: Sequence[DeviceProfile]) -> Problem:
@@ -115,7 +93,7 @@ def paddings(
         lengths: of each data set's samples, in the order of its fill.
     """
     found = {}
-    for size in Grid().micro_batch_sizes:
+    for size in MICRO_BATCH_SIZES:
         longest, counts = [], []
         for each in lengths:
             starts = np.arange(0, len(each), size)

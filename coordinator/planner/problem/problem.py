@@ -23,6 +23,9 @@ FLOAT_BYTES = 4
 TOKEN_BYTES = 4
 """Token ids travel in int32."""
 
+MICRO_BATCH_SIZES = (32, 16, 8, 4, 2, 1)
+"""Sizes that plans may have, in samples; larger ones are no faster and hold more memory."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Padded:

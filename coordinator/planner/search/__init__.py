@@ -1,0 +1,1 @@
+"""Searches for the plan with the least predicted time. Pure."""

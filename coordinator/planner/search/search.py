@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.planner.cost.evaluate import evaluate
 from coordinator.planner.cost.fill import fill_seconds, micro_batches
+from coordinator.planner.problem.problem import MICRO_BATCH_SIZES
 from edge_runtime.contract.errors import InfeasibleError
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 
@@ -64,7 +65,7 @@ class Grid:
     """
 
     share_steps: int = 256
-    micro_batch_sizes: tuple[int, ...] = (32, 16, 8, 4, 2, 1)
+    micro_batch_sizes: tuple[int, ...] = MICRO_BATCH_SIZES
     tolerance: float = 1e-3
     efforts: tuple[Effort, Effort] = (
         Effort(rounds=6, width=3, work=6000, tolerance=3e-2),

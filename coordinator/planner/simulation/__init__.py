@@ -1,0 +1,1 @@
+"""Plays a plan event by event, to check the cost model against it. Pure."""

@@ -21,8 +21,7 @@ from coordinator.planner.cost.fill import (
     stage_seconds_per_micro_batch,
     state_bytes,
 )
-from coordinator.workload.fill import window
-from coordinator.workload.leases import Router
+from coordinator.planner.dispatch import Router, window
 
 from .event_queue import Network, Station, Timeline
 

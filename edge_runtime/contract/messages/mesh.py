@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -136,3 +137,15 @@ class Credit(Message):
     def __post_init__(self) -> None:
         if self.size_bytes < 1:
             raise ValueError("size_bytes must be positive")
+
+
+STATES_BYTES = 8 << 20
+"""Most payload of one ``States`` message, if one layer is not more: far below what a socket
+takes, and little enough to share a link with others."""
+
+
+def split_layers(layers: tuple[int, ...], layer_bytes: int) -> Iterator[tuple[int, ...]]:
+    """Splits layers into groups whose states fit one message."""
+    count = max(1, STATES_BYTES // max(1, layer_bytes))
+    for start in range(0, len(layers), count):
+        yield layers[start : start + count]

@@ -12,8 +12,9 @@ from typing import Any, cast
 import pytest
 
 from coordinator.cluster.server import FROM_DEVICES, MAX_CHUNKS_QUEUED, MAX_MESSAGES_A_ROUND, Server
-from coordinator.protocol.actions import Event, Finish, Lost
-from coordinator.protocol.actions import Received as FromDevice
+from coordinator.protocol.actions import Finish
+from coordinator.protocol.events import Event, Lost
+from coordinator.protocol.events import Received as FromDevice
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.codec import Frame, decode, encode
 from edge_runtime.contract.errors import BadInputError

@@ -10,18 +10,15 @@ import numpy as np
 
 from coordinator.protocol.actions import (
     Action,
-    Event,
     Fail,
     Finish,
-    Joined,
-    Lost,
-    Received,
     Record,
     SaveCheckpoint,
     Send,
     SendProfileRequest,
     SendStage,
 )
+from coordinator.protocol.events import Event, Joined, Lost, Received
 from coordinator.protocol.job import Job
 from coordinator.session.machine import Session
 from edge_runtime import __version__

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from hypothesis import strategies as st
 
+from coordinator.planner.dispatch import window
 from coordinator.protocol.job import Job
 from coordinator.samples.samples import SampleTable
-from coordinator.workload.fill import window
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.manifest import Manifest, Stream, Task

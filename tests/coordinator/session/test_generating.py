@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.protocol.job import Job
+from coordinator.protocol.job import Continuation, Job
 from coordinator.samples.samples import SampleTable
-from coordinator.workload.generation import Continuation
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import StoppedError
 from edge_runtime.contract.generation import GenerationOptions

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.protocol.actions import Fail, Joined, Lost, Received
+from coordinator.protocol.actions import Fail
+from coordinator.protocol.events import Joined, Lost, Received
 from coordinator.session.machine import Session
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import BadInputError, InfeasibleError, StoppedError

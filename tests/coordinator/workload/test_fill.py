@@ -5,10 +5,11 @@ import dataclasses
 
 import pytest
 
+from coordinator.planner.dispatch import window
 from coordinator.planner.problem.build import IN_A_RUN
 from coordinator.protocol.record import DeviceRecord, SessionRecord
 from coordinator.samples.samples import Catalogue
-from coordinator.workload.fill import Filling, window
+from coordinator.workload.fill import Filling
 from coordinator.workload.stragglers import WINDOW
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import BatchServed, Heartbeat, Stored

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.protocol.actions import Send
+from coordinator.protocol.job import Continuation
 from coordinator.samples.samples import SampleTable
-from coordinator.workload.generation import HELD_BYTES, Continuation, Generation
+from coordinator.workload.generation import HELD_BYTES, Generation
 from edge_runtime.backbone.row_buffer import HeldRows
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.codec import decode, encode

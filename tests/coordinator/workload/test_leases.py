@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.planner.dispatch import Router
 from coordinator.protocol.actions import Send
-from coordinator.workload.leases import Errand, LeaseBook, Router
+from coordinator.workload.leases import Errand, LeaseBook
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Heartbeat, Stored
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.workload.leases import Router
+from coordinator.planner.dispatch import Router
 from coordinator.workload.stragglers import (
     MAX_FACTOR,
     TOLERANCE,

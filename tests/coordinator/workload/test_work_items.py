@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coordinator.planner.dispatch import Router
 from coordinator.samples.samples import Catalogue, Move, Work
-from coordinator.workload.leases import Errand, Router
+from coordinator.workload.leases import Errand
 from coordinator.workload.work_items import MOVE_SAMPLES, make_errands
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import MoveSamples, RunBatch

@@ -4,9 +4,8 @@ import threading
 
 import pytest
 
-from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.errors import BadInputError, ExchangeClosedError
 from edge_runtime.device.compute_thread import Worker
-from edge_runtime.training.allreduce import ExchangeClosedError
 
 BOUND_SECONDS = 10.0
 

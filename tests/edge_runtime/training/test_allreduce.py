@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from edge_runtime.contract.errors import RemoteError
+from edge_runtime.contract.errors import ExchangeClosedError, RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import GradientPart, ReducedPart
 from edge_runtime.parallel_adapters.rounding import HalfPrecision
-from edge_runtime.training.allreduce import ExchangeClosedError, GradientExchange
+from edge_runtime.training.allreduce import GradientExchange
 
 WAIT_SECONDS = 20
 

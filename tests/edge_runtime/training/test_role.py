@@ -12,14 +12,13 @@ from edge_runtime.cache.encoding import encode as encode_states
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.adapter import TrainingOptions, adapter_weights
 from edge_runtime.contract.codec import decode, encode
-from edge_runtime.contract.errors import PacplusError, RemoteError
+from edge_runtime.contract.errors import ExchangeClosedError, PacplusError, RemoteError
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.manifest import FileSpec, Stream
 from edge_runtime.contract.order import rank_samples, shard_of, steps_per_epoch
 from edge_runtime.contract.tensors import read_tensors, write_tensors
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.training import samples as owned_samples
-from edge_runtime.training.allreduce import ExchangeClosedError
 from edge_runtime.training.role import TrainerRole
 from export.adapter.graph import adapter_onnx
 from tests.edge_runtime.parallel_adapters.samples import HIDDEN_SIZE, LAYERS, config

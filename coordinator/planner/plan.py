@@ -1,0 +1,37 @@
+"""Plans for a bundle, data and measured devices. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from coordinator.samples.samples import SampleTable
+from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
+from edge_runtime.contract.manifest import Manifest
+from edge_runtime.contract.messages import CacheDtype, SampleSet
+from edge_runtime.contract.plan import Plan
+from edge_runtime.contract.profile import DeviceProfile
+
+from .problem.build import measured_problem, unmeasured_problem
+from .problem.problem import Problem
+from .search.search import make_plan
+
+
+def planner(
+    manifest: Manifest,
+    config: AdapterConfig,
+    options: TrainingOptions,
+    tables: Mapping[SampleSet, SampleTable],
+    cache_dtype: CacheDtype,
+    *,
+    caches: bool = True,
+    decide: Callable[[Problem], Plan] = make_plan,
+) -> Callable[[Sequence[DeviceProfile]], Plan]:
+    """Makes the function from measured profiles to a plan for this bundle and these data.
+
+    ``decide`` makes the plan once everything is known; by default the best one.
+    """
+    problem = dataclasses.replace(
+        unmeasured_problem(manifest, config, options, tables, cache_dtype), caches=caches
+    )
+    return lambda profiles: decide(measured_problem(problem, profiles))

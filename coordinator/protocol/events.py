@@ -1,0 +1,44 @@
+"""Names what a session is told."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TypeAlias
+
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.messages import Hello, Message
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Joined:
+    """A paired device said hello; ``public_key`` is what its peers will admit."""
+
+    device: DeviceId
+    hello: Hello
+    public_key: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """A device is gone: its process ended, or it was silent for too long.
+
+    Attributes:
+        device: the lost one.
+        reason: for the user.
+        out_of_memory: it was killed for holding more memory than it has.
+    """
+
+    device: DeviceId
+    reason: str
+    out_of_memory: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """An authenticated message, already decoded."""
+
+    device: DeviceId
+    message: Message
+
+
+Event: TypeAlias = Joined | Lost | Received

@@ -76,7 +76,7 @@ def demo_data() -> Path:
     Raises:
         BadInputError: it is in neither.
     """
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     for folder in (package / "demo_data", package.parent / "examples"):
         if (folder / TRAIN_FILE).is_file():
             return folder

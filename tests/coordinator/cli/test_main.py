@@ -274,7 +274,7 @@ def test_a_signal_ends_a_waiting_command_tidily(number: signal.Signals, tmp_path
     command = [sys.executable, "-m", "coordinator.cli.main", "pair", "--listen", "127.0.0.1:0"]
     with subprocess.Popen(
         command,
-        env={"PACPLUS_HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={"PACPLUS_HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[3])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

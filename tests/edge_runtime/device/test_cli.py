@@ -94,7 +94,7 @@ def test_sigterm_ends_the_pause(home: Path) -> None:
         [*command, "--coordinator", "no-such-host.invalid:1"],
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])},
     )
     assert process.stderr is not None
     with process:

@@ -24,7 +24,7 @@ from tests.integer_reference import integer_reference
 QEMU = "qemu-x86_64-static"
 # Without what the emulation lacks of a Haswell, and would warn of at each start.
 PROCESSOR = "Haswell,-pcid,-x2apic,-tsc-deadline,-hle,-rtm,-invpcid"
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SCRIPT = Path(__file__).parent / "haswell_device.py"
 MARK = "mark.integer"
 BOUND_SECONDS = 1200

@@ -18,7 +18,7 @@ from export.verify.ort_session import Graph
 from export.verify.samples import pad_batch
 from tests.export.helpers import lay_out, padded
 
-GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k" / "dev.jsonl"
+GSM8K = Path(__file__).parents[4] / "shared" / "data" / "gsm8k" / "dev.jsonl"
 LINES, BATCH = 64, 8
 
 

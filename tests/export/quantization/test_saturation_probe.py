@@ -9,7 +9,7 @@ import pytest
 import edge_runtime
 from export.quantization.saturation_probe import make_probe
 
-SHIPPED = Path(edge_runtime.__file__).parent / "matmul_integer_probe.onnx"
+SHIPPED = Path(edge_runtime.__file__).parent / "inference" / "matmul_integer_probe.onnx"
 
 
 def test_the_shipped_probe_is_what_the_function_makes():

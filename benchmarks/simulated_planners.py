@@ -128,15 +128,15 @@ def _board(name: str, slower: float, arguments: argparse.Namespace) -> DevicePro
         cores=spec.cores,
         threads=spec.cores,
         blocks={
-            alike: (
+            block_class: (
                 BlockTiming(
                     batch_size=16,
-                    sequence_length=SOURCE if alike.startswith("encoder") else TARGET,
+                    sequence_length=SOURCE if block_class.startswith("encoder") else TARGET,
                     seconds_per_token=seconds * wall * slower,
-                    seconds_per_run=DECODER_RUN_SECONDS * wall * (alike == "decoder layer"),
+                    seconds_per_run=DECODER_RUN_SECONDS * wall * (block_class == "decoder layer"),
                 ),
             )
-            for alike, seconds in BLOCK_SECONDS.items()
+            for block_class, seconds in BLOCK_SECONDS.items()
         },
         trainer=dataclasses.replace(
             TRAINER,

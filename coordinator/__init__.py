@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .api.plan import PlanResult, plan
     from .api.train import Prediction, TrainResult, evaluate, predict, train
     from .cluster.host import Cluster
-    from .cluster.observer import Watcher
+    from .cluster.observer import Observer
     from .data import FieldNames
     from .runs.report import Report
 
@@ -34,12 +34,12 @@ __all__ = [
     "FieldNames",
     "GenerationOptions",
     "MergedModel",
+    "Observer",
     "PlanResult",
     "Prediction",
     "Report",
     "TrainResult",
     "TrainingOptions",
-    "Watcher",
     "evaluate",
     "merge",
     "parse_emulate",
@@ -57,7 +57,7 @@ _MODULES = {
     "PlanResult": "coordinator.api.plan",
     "Report": "coordinator.runs.report",
     "TrainingOptions": "edge_runtime.contract.adapter",
-    "Watcher": "coordinator.cluster.observer",
+    "Observer": "coordinator.cluster.observer",
     "merge": "coordinator.api.merge",
     "parse_emulate": "devices.specification",
     "plan": "coordinator.api.plan",

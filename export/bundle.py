@@ -1,4 +1,4 @@
-"""Making a bundle: load, trace, tidy, quantise, split, check, write."""
+"""Making a bundle: load, trace, tidy, quantize_backbone, split, check, write."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from .pruning.initial_adapter import (
     write_initial_adapter,
 )
 from .quantization.embeddings import quantize_head
-from .quantization.modes import quantise
+from .quantization.modes import quantize_backbone
 from .tracing.trace import count_blocks, trace
 from .verify.ort_session import Array
 from .verify.parity import LIMITS, check_parity, measure_parity
@@ -141,7 +141,7 @@ def _write_bundle(
     streams = count_blocks(loaded.backbone, checkpoint.family, inputs)
     say("exporting the graph")
     graph = _prepare(trace(loaded.backbone, checkpoint.family, inputs, len(streams)), inputs)
-    notes = _quantise(graph, quantize, samples, inputs, root / "scratch", say)
+    notes = _quantize(graph, quantize, samples, inputs, root / "scratch", say)
     say("writing the weights")
     slices = block_slices(graph, inputs, streams)
     weights, files = write_weights(slices, root)
@@ -187,7 +187,7 @@ def _write_bundle(
     (root / MANIFEST).write_text(manifest.to_json(), "utf-8")
 
 
-def _quantise(
+def _quantize(
     graph: ir.Model,
     quantize: Quantization,
     samples: Sequence[Sample],
@@ -195,12 +195,12 @@ def _quantise(
     scratch: Path,
     say: Progress,
 ) -> tuple[str, ...]:
-    """Quantises in place, with a folder of its own for what that takes; returns the notes."""
+    """Quantizes in place, with a folder of its own for what that takes; returns the notes."""
     if quantize == "none":
         return ()
-    say(f"quantising to {quantize}")
+    say(f"quantizing to {quantize}")
     scratch.mkdir()
-    notes = quantise(graph, quantize, samples, inputs, scratch)
+    notes = quantize_backbone(graph, quantize, samples, inputs, scratch)
     shutil.rmtree(scratch)
     passes.tidy(graph)
     return notes

@@ -206,7 +206,7 @@ def _show(bundle: Bundle, as_json: bool) -> None:
     )
     console.print(
         f"parity with PyTorch: worst {parity.worst:.3g} of {parity.limit:.3g} allowed "
-        f"(relative RMS per token after layer normalisation, {parity.tokens} tokens)"
+        f"(relative RMS per token after layer normalization, {parity.tokens} tokens)"
     )
 
 

@@ -28,7 +28,7 @@ _WORDS = (
 def tiny_model_dir(tmp_path: Path, family: str, *, seed: int = 0) -> Path:
     """Writes a tiny checkpoint of ``family``, head included, and returns its folder.
 
-    Weights are spread wider than at initialisation, so that attention is not uniform.
+    Weights are spread wider than at initialization, so that attention is not uniform.
     """
     import torch
     from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM

@@ -24,7 +24,7 @@ def test_the_public_names_are_these() -> None:
         "Report",
         "TrainResult",
         "TrainingOptions",
-        "Watcher",
+        "Observer",
         "evaluate",
         "merge",
         "parse_emulate",

@@ -38,7 +38,7 @@ class AdapterChoice:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Learnt:
+class DataTraits:
     """What of the training data shapes the adapter.
 
     Attributes:
@@ -86,7 +86,7 @@ _NEEDS: dict[Task, str] = {
 
 
 def adapter_config(
-    manifest: Manifest, task: Task, choice: AdapterChoice, learnt: Learnt
+    manifest: Manifest, task: Task, choice: AdapterChoice, learnt: DataTraits
 ) -> AdapterConfig:
     """The adapter of a bundle for a task.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from coordinator.cluster.host import Cluster, open_host
-from coordinator.cluster.observer import Watcher
+from coordinator.cluster.observer import Observer
 from coordinator.data import Prompts
 from coordinator.planner.plan import planner
 from coordinator.protocol.job import Continuation, Job
@@ -34,7 +34,7 @@ def generate(
     path: Path | None,
     options: GenerationOptions,
     cluster: Cluster,
-    watcher: Watcher,
+    watcher: Observer,
 ) -> tuple[str, ...]:
     """Continues prompts.
 
@@ -81,7 +81,7 @@ def generate_tokens(
     adapter: bytes,
     continuation: Continuation,
     cluster: Cluster,
-    watcher: Watcher,
+    watcher: Observer,
 ) -> list[list[int]]:
     """As :func:`generate`, from token ids to token ids."""
     longest = continuation.longest(bundle.manifest)

@@ -30,7 +30,7 @@ from export.partition.stages import Bundle, open_bundle
 
 from .adapter_config import (
     AdapterChoice,
-    Learnt,
+    DataTraits,
     adapter_config,
     added_layers,
     check_initial_weights,
@@ -62,7 +62,7 @@ class Prepared:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Tabled:
+class TokenizedFile:
     """A data file as a table of samples.
 
     Attributes:
@@ -111,7 +111,7 @@ def prepare(
         learnt = _learnt(found["train"], chosen)
         tabled = {which: tabled_labelled(opened, found[which], size) for which in found}
     else:
-        learnt = Learnt()
+        learnt = DataTraits()
         tabled = {
             which: tabled_language(opened, path, chosen, fields, size)
             for which, path in files.items()
@@ -142,9 +142,9 @@ def _labelled(
     return found
 
 
-def _learnt(data: DataSet, task: DataTask) -> Learnt:
+def _learnt(data: DataSet, task: DataTask) -> DataTraits:
     values = np.asarray(data.targets, np.float32) if task == "regression" else None
-    return Learnt(labels=data.labels, pair=data.inputs.pairs is not None, values=values)
+    return DataTraits(labels=data.labels, pair=data.inputs.pairs is not None, values=values)
 
 
 def _notes_on(choice: AdapterChoice, config: AdapterConfig) -> tuple[str, ...]:
@@ -152,7 +152,7 @@ def _notes_on(choice: AdapterChoice, config: AdapterConfig) -> tuple[str, ...]:
     return (f"adapter layers: added {added}, the last of a stack",) if added else ()
 
 
-def tabled_labelled(bundle: Bundle, data: DataSet, batch_size: int) -> Tabled:
+def tabled_labelled(bundle: Bundle, data: DataSet, batch_size: int) -> TokenizedFile:
     """Tokenises lines with labels.
 
     Raises:
@@ -161,12 +161,12 @@ def tabled_labelled(bundle: Bundle, data: DataSet, batch_size: int) -> Tabled:
     tokenizer = SampleTokenizer(bundle.path, bundle.manifest)
     tokenized = tokenizer.encode(data.inputs.texts, data.inputs.pairs)
     table = SampleTable.make(tokenized.samples, data.targets, batch_size)
-    return Tabled(table=table, truncated=tokenized.num_truncated)
+    return TokenizedFile(table=table, truncated=tokenized.num_truncated)
 
 
 def tabled_language(
     bundle: Bundle, path: Path, task: LanguageTask, fields: FieldNames | None, batch_size: int
-) -> Tabled:
+) -> TokenizedFile:
     """Reads and tokenises lines for a language model.
 
     Raises:
@@ -176,7 +176,7 @@ def tabled_language(
     tokenized = LanguageTokenizer(bundle.path, bundle.manifest).encode(data, path)
     table = SampleTable.make(tokenized.samples, tokenized.targets, batch_size)
     skipped = _skipped(path, tokenized.num_skipped, bundle.manifest)
-    return Tabled(table=table, truncated=tokenized.num_truncated, notes=skipped)
+    return TokenizedFile(table=table, truncated=tokenized.num_truncated, notes=skipped)
 
 
 def _skipped(path: Path, count: int, manifest: Manifest) -> tuple[str, ...]:

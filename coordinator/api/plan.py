@@ -11,7 +11,7 @@ from pathlib import Path
 
 from coordinator.cluster.host import Cluster, open_host
 from coordinator.cluster.local_devices import this_machine
-from coordinator.cluster.observer import Silent, Watcher
+from coordinator.cluster.observer import NullObserver, Observer
 from coordinator.data import FieldNames
 from coordinator.planner import Problem, make_plan
 from coordinator.planner.baselines import Alternative, compare
@@ -71,7 +71,7 @@ def plan(
     fields: FieldNames | None = None,
     cache_dtype: CacheDtype = "fp16",
     simulated: bool = False,
-    watcher: Watcher | None = None,
+    watcher: Observer | None = None,
 ) -> PlanResult:
     """Measures the devices and plans; trains nothing.
 
@@ -95,7 +95,7 @@ def plan(
         StoppedError: a device was lost.
         UsageError: ``profiles`` and a cluster were given.
     """
-    watcher, options = watcher or Silent(), options or TrainingOptions()
+    watcher, options = watcher or NullObserver(), options or TrainingOptions()
     if profiles is not None and cluster is not None and (cluster.emulate or cluster.devices):
         raise UsageError("--profiles excludes --emulate and --devices")
     given = read_profiles(profiles) if profiles is not None else None
@@ -138,7 +138,7 @@ def _measure(
     cluster: Cluster,
     cache_dtype: CacheDtype,
     decide: Callable[[Problem], Plan],
-    watcher: Watcher,
+    watcher: Observer,
 ) -> _Measured:
     """Measures the devices; ``decide`` makes the plan that the session ends with."""
     manifest, config, options = prepared.bundle.manifest, prepared.config, prepared.options

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from coordinator.cluster.host import Cluster, Host, open_host, profile_cache
-from coordinator.cluster.observer import Watcher
+from coordinator.cluster.observer import Observer
 from coordinator.cluster.server import Server
 from coordinator.planner import Problem, make_plan
 from coordinator.planner.plan import planner
@@ -41,7 +41,7 @@ from .metrics import metrics
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-FAREWELL_SECONDS = 3.0
+SHUTDOWN_GRACE_SECONDS = 3.0
 
 
 class TrainingRun:
@@ -53,7 +53,7 @@ class TrainingRun:
         prepared: Prepared,
         checkpoint: Checkpoint | None,
         cluster: Cluster,
-        watcher: Watcher,
+        watcher: Observer,
         decide: Callable[[Problem], Plan] = make_plan,
     ) -> None:
         """``decide`` makes the plan once the devices are measured."""
@@ -176,7 +176,7 @@ def serve(
     host: Host,
     bundle: Bundle,
     session: Session,
-    watcher: Watcher,
+    watcher: Observer,
     record: Callable[[Record, SessionRecord], None] | None = None,
     save: Callable[[SaveCheckpoint, SessionRecord], None] | None = None,
 ) -> None:
@@ -188,7 +188,7 @@ def serve(
     watcher.started(session, host)
     profiles = profile_cache(host, session.job)
     if not host.reprofile:
-        session.recall(profiles.read(host.devices))
+        session.reuse(profiles.read(host.devices))
 
     def on_record(event: Record) -> None:
         if record is not None:
@@ -218,7 +218,7 @@ def serve(
         profiles.write(session.measured)
         server.end(host.devices)
         if host.local is not None:
-            host.local.wait(FAREWELL_SECONDS)
+            host.local.wait(SHUTDOWN_GRACE_SECONDS)
         watcher.stopped()
 
 

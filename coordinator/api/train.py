@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from coordinator.cluster.host import Cluster, open_host
-from coordinator.cluster.observer import Silent, Watcher
+from coordinator.cluster.observer import NullObserver, Observer
 from coordinator.data import (
     DataSet,
     FieldNames,
@@ -43,7 +43,7 @@ from .adapter_config import AdapterChoice
 from .generate import generate
 from .inputs import (
     Prepared,
-    Tabled,
+    TokenizedFile,
     bundle_of_run,
     check_pairs,
     prepare,
@@ -100,7 +100,7 @@ def train(
     cache_quota_bytes: int | None = None,
     plan: Path | None = None,
     resume: bool = False,
-    watcher: Watcher | None = None,
+    watcher: Observer | None = None,
 ) -> TrainResult:
     """Fine-tunes an adapter for ``bundle`` on ``data`` and writes the run to ``output``.
 
@@ -126,7 +126,7 @@ def train(
         InfeasibleError: no plan fits the devices.
         StoppedError: a device was lost; the run can be resumed.
     """
-    watcher = watcher or Silent()
+    watcher = watcher or NullObserver()
     choice = adapter or AdapterChoice()
     options = options or TrainingOptions()
     given = read_plan(plan) if plan is not None else None
@@ -155,7 +155,7 @@ def evaluate(
     bundle: Path | None = None,
     generation: GenerationOptions | None = None,
     cluster: Cluster | None = None,
-    watcher: Watcher | None = None,
+    watcher: Observer | None = None,
 ) -> dict[str, float]:
     """Metrics of a run's adapter on ``data``.
 
@@ -175,7 +175,7 @@ def evaluate(
     config, adapter = folder.read_adapter_graph()
     settings = folder.settings()
     opened = bundle_of_run(folder, config, bundle)
-    watcher = watcher or Silent()
+    watcher = watcher or NullObserver()
     names = settings.fields
     expected = None
     if config.task == "classification" or config.task == "regression":
@@ -205,7 +205,7 @@ def predict(
     bundle: Path | None = None,
     generation: GenerationOptions | None = None,
     cluster: Cluster | None = None,
-    watcher: Watcher | None = None,
+    watcher: Observer | None = None,
 ) -> tuple[Prediction, ...]:
     """What a run's adapter says of ``texts``, or writes behind them.
 
@@ -244,7 +244,7 @@ def predict(
     check_pairs(config, inputs, data, names.text_pair)
     if not len(inputs):
         return ()
-    watcher = watcher or Silent()
+    watcher = watcher or NullObserver()
     nothing = DataSet(inputs=inputs, targets=np.zeros(len(inputs), np.int64), labels=())
     table = _announced(watcher, tabled_labelled(opened, nothing, BATCH_SIZE))
     outputs = _outputs(opened, config, adapter, settings, table, cluster, watcher)
@@ -267,22 +267,22 @@ def _written(
     data: Path | None,
     generation: GenerationOptions,
     cluster: Cluster | None,
-    watcher: Watcher | None,
+    watcher: Observer | None,
 ) -> tuple[Prediction, ...]:
     if not len(prompts):
         return ()
-    cluster, watcher = cluster or Cluster(), watcher or Silent()
+    cluster, watcher = cluster or Cluster(), watcher or NullObserver()
     texts = generate(bundle, config, adapter, prompts, data, generation, cluster, watcher)
     return tuple(Prediction(text=text) for text in texts)
 
 
-def _announce(watcher: Watcher, prepared: Prepared) -> None:
+def _announce(watcher: Observer, prepared: Prepared) -> None:
     watcher.prepared(len(prepared.tables["train"]), prepared.truncated)
     for note in prepared.notes:
         watcher.note(note)
 
 
-def _announced(watcher: Watcher, tabled: Tabled) -> SampleTable:
+def _announced(watcher: Observer, tabled: TokenizedFile) -> SampleTable:
     watcher.prepared(len(tabled.table), tabled.truncated)
     for note in tabled.notes:
         watcher.note(note)
@@ -296,7 +296,7 @@ def _outputs(
     settings: Settings,
     table: SampleTable,
     cluster: Cluster | None,
-    watcher: Watcher,
+    watcher: Observer,
 ) -> Array:
     """Outputs (N, C) of an adapter for the samples of a table."""
     options = TrainingOptions(epochs=0, batch_size=BATCH_SIZE)

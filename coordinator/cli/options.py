@@ -14,7 +14,7 @@ from edge_runtime.contract.errors import UsageError
 if TYPE_CHECKING:
     from coordinator.api.adapter_config import AdapterChoice
     from coordinator.cluster.host import Cluster
-    from coordinator.cluster.observer import Watcher
+    from coordinator.cluster.observer import Observer
     from edge_runtime.contract.adapter import AdapterKind, Initialization, TrainingOptions
     from edge_runtime.contract.generation import GenerationOptions
 
@@ -259,7 +259,7 @@ def quota_bytes(text: str) -> int | None:
     return parse_bytes(text, "--cache-quota") if text else None
 
 
-def display() -> Watcher:
+def display() -> Observer:
     """Progress on stderr."""
     from coordinator.render.live_progress import LiveDisplay
 

@@ -107,7 +107,7 @@ class LocalDevices:
                 self._reported.add(device)
                 log = self._logs / f"{process.device.id}.log"
                 end = process.describe_end().removeprefix(f"{process.device.id} ")
-                reason = f"its process {end}{last_words(log)}"
+                reason = f"its process {end}{log_tail(log)}"
                 gone.append(Lost(device=device, reason=reason, out_of_memory=process.oom_killed()))
         return gone
 
@@ -119,7 +119,7 @@ class LocalDevices:
                 process.wait(max(0.0, deadline - time.monotonic()))
 
 
-def last_words(log: Path) -> str:
+def log_tail(log: Path) -> str:
     """The last line of a log, to be appended to an explanation."""
     try:
         lines = log.read_text(errors="replace").strip().splitlines()
@@ -207,7 +207,7 @@ def _start(
         deadline = time.monotonic() + PAIRING_SECONDS
         while (paired := server.handle(0.1)) is None:
             if process.poll() is not None:
-                raise StoppedError(f"{process.describe_end()}{last_words(log)}")
+                raise StoppedError(f"{process.describe_end()}{log_tail(log)}")
             if time.monotonic() > deadline:
                 raise StoppedError(f"{device.id} did not start in {PAIRING_SECONDS:.0f} seconds")
     finally:

@@ -10,7 +10,7 @@ from coordinator.session.machine import Session
 from .host import Host
 
 
-class Watcher(Protocol):
+class Observer(Protocol):
     """Is told of progress; must return quickly."""
 
     def prepared(self, lines: int, truncated: int) -> None:
@@ -32,7 +32,7 @@ class Watcher(Protocol):
         """The session is over, well or not."""
 
 
-class Silent:
+class NullObserver:
     """Wants to know nothing."""
 
     def prepared(self, lines: int, truncated: int) -> None:

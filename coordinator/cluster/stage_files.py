@@ -101,17 +101,21 @@ class StageCutter:
         """
         manifest = self._bundle.manifest
         first_of = {
-            block.alike: i
+            block.block_class: i
             for i, block in reversed(list(enumerate(manifest.blocks)))
             if block.kind == "layer" and known is None
         }
         stages = [self._cut(i, i + 1) for i in first_of.values()]
-        pairs = {alike: self._cut(i, i + 2) for alike, i in first_of.items() if self._is_pair(i)}
+        pairs = {
+            name: dataclasses.replace(self._cut(i, i + 2), carries=())
+            for name, i in first_of.items()
+            if self._is_pair(i)
+        }
         shape = profiled_shape(job)
         return ProfileRequest(
             stages=tuple(dataclasses.replace(stage, carries=()) for stage in stages),
-            alike=tuple(first_of),
-            pairs={alike: dataclasses.replace(pair, carries=()) for alike, pair in pairs.items()},
+            block_classes=tuple(first_of),
+            pairs=pairs,
             batch=shape.batch,
             tokens=shape.tokens,
             max_tokens=shape.max_tokens,
@@ -130,8 +134,8 @@ class StageCutter:
         """Whether the block and the next are alike, and light enough to send two of them."""
         blocks = self._bundle.manifest.blocks[index : index + 2]
         files = self._bundle.manifest.weight_files(index + 1, index + 2)
-        alike = len({block.alike for block in blocks}) < len(blocks)
-        return alike and sum(file.bytes for file in files) <= PAIR_BYTES
+        one_class = len({block.block_class for block in blocks}) < len(blocks)
+        return one_class and sum(file.bytes for file in files) <= PAIR_BYTES
 
     def _cut_stage(self, first: int, last: int) -> StageFiles:
         graphs = [
@@ -158,7 +162,7 @@ def files_for_devices(manifest: Manifest) -> tuple[FileSpec, ...]:
 
 
 def _head_dtype(manifest: Manifest) -> Literal["float32", "int8"]:
-    """By its size: the bundle decides whether the head is worth quantising."""
+    """By its size: the bundle decides whether the head is worth quantizing."""
     if manifest.head is None:
         return "float32"
     float_bytes = 4 * manifest.head.vocab_size * manifest.hidden_size

@@ -126,7 +126,7 @@ def _blocks(
 ) -> dict[str, tuple[BlockTiming, ...]]:
     if entry.blocks is None:
         return {
-            alike: tuple(
+            block_class: tuple(
                 dataclasses.replace(
                     each,
                     seconds_per_token=each.seconds_per_token * slower,
@@ -134,18 +134,18 @@ def _blocks(
                 )
                 for each in timings
             )
-            for alike, timings in reference.blocks.items()
+            for block_class, timings in reference.blocks.items()
         }
     shape = next(iter(reference.blocks.values()))[0]
     return {
-        alike: (
+        block_class: (
             BlockTiming(
                 batch_size=shape.batch_size,
                 sequence_length=shape.sequence_length,
                 seconds_per_token=seconds,
             ),
         )
-        for alike, seconds in entry.blocks.items()
+        for block_class, seconds in entry.blocks.items()
     }
 
 

@@ -65,7 +65,7 @@ class ProfilesFile:
             BadInputError: measured times are of no block of this bundle; or a device trains,
                 and neither the file nor the reference says how fast.
         """
-        classes = {block.alike for block in manifest.blocks}
+        classes = {block.block_class for block in manifest.blocks}
         for device in self.devices:
             unknown = sorted(set(device.entry.blocks or ()) - classes)
             if unknown:
@@ -188,9 +188,9 @@ def _check(where: str, entry: DeviceEntry) -> None:
         raise BadInputError(f"{where}.count: at most {MAX_DEVICES} devices are planned for")
     if entry.roles is not None and not 0 < len(set(entry.roles)) == len(entry.roles):
         raise BadInputError(f"{where}.roles: name backbone, trainer or both, each once")
-    for alike, seconds in (entry.blocks or {}).items():
+    for block_class, seconds in (entry.blocks or {}).items():
         if not 0 < seconds < math.inf:
-            raise BadInputError(f"{where}.blocks.{alike}: must be positive, not {seconds}")
+            raise BadInputError(f"{where}.blocks.{block_class}: must be positive, not {seconds}")
     if entry.blocks is not None and not entry.blocks:
         raise BadInputError(f"{where}.blocks: is empty; give a time, or leave it out")
 

@@ -42,7 +42,7 @@ class Linking:
         )
         self._asked: dict[DeviceId, DeviceId] = {}
 
-    def recall(self, known: Mapping[Pair, LinkMeasurement]) -> None:
+    def reuse(self, known: Mapping[Pair, LinkMeasurement]) -> None:
         """Has pairs that are known not measured again."""
         self.measured |= known
         self._rounds = [

@@ -43,13 +43,13 @@ from edge_runtime.contract.messages import (
     BatchServed,
     BeginPhase,
     CacheStatus,
-    Chosen,
     EpochDone,
     Failed,
     GenerationReady,
     Heartbeat,
     LinkMeasured,
     Message,
+    NextTokens,
     Outputs,
     PeersReady,
     Phase,
@@ -114,7 +114,7 @@ class Session:
             raise RuntimeError("the plan is not made yet")
         return self.record.plan
 
-    def recall(self, known: KnownDevices) -> None:
+    def reuse(self, known: KnownDevices) -> None:
         """Has what is known not measured again, where it still holds; before anything else."""
         self._known = known
 
@@ -191,7 +191,7 @@ class Session:
         return [*self._count_for("profile"), *begin]
 
     def _admit_peers(self) -> list[Action]:
-        self._answers.linking.recall(self._known.links_between(self._joined))
+        self._answers.linking.reuse(self._known.links_between(self._joined))
         peers = requests.admit_peers(self._joined)
         return self._begin("admitting", peers, PeersReady, self._link)
 
@@ -205,7 +205,7 @@ class Session:
         if self._job.only_plan or self._job.continuation:
             return self._planned()
         caches = requests.open_caches(self._job, self._catalogue, self._answers.profiles)
-        return self._begin("locating", caches, CacheStatus, self._planned)
+        return self._begin("open_caches", caches, CacheStatus, self._planned)
 
     def _planned(self) -> list[Action]:
         """The plan says how many shards an owner has; what is cached where, says which."""
@@ -247,7 +247,7 @@ class Session:
         for device in owned:
             needed = self._catalogue.needed_by(self.plan, device, which)
             self._answers.held[device] = self._answers.held[device] | needed
-        return self._begin("taking", owned, SamplesReady, self._taken)
+        return self._begin("commit_cache", owned, SamplesReady, self._taken)
 
     def _taken(self) -> list[Action]:
         which, fill = self._filling.finish(self._now)
@@ -270,7 +270,7 @@ class Session:
 
         return self._begin("setting up", generation.set_up(), GenerationReady, start)
 
-    def _on_chosen(self, device: DeviceId, message: Chosen) -> list[Action]:
+    def _on_chosen(self, device: DeviceId, message: NextTokens) -> list[Action]:
         generation = self._generation
         if generation is None:
             logger.warning("%s chose tokens that nobody asked for", device)
@@ -372,7 +372,7 @@ class Session:
                     logger.warning("%s stored what nobody waits for", device)
                     return []
                 return self._advance_fill(which)
-            case Chosen():
+            case NextTokens():
                 return self._on_chosen(device, message)
             case Usage():
                 return self._on_usage(device, message)

@@ -15,7 +15,7 @@ from .link_schedule import Pair
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Conditions:
+class MeasurementKey:
     """What a device says of itself that its measurements depend on.
 
     Attributes:
@@ -35,7 +35,7 @@ class Conditions:
     host: str
 
     @classmethod
-    def of(cls, hello: Hello, public_key: str) -> Conditions:
+    def of(cls, hello: Hello, public_key: str) -> MeasurementKey:
         """The conditions of a device that said hello."""
         return cls(
             public_key=public_key,
@@ -51,7 +51,7 @@ class Conditions:
 class KnownProfile:
     """A profile, and under which conditions it was measured."""
 
-    conditions: Conditions
+    conditions: MeasurementKey
     profile: DeviceProfile
 
 
@@ -59,8 +59,8 @@ class KnownProfile:
 class KnownLink:
     """A link, and under which conditions of its ends it was measured."""
 
-    sender: Conditions
-    receiver: Conditions
+    sender: MeasurementKey
+    receiver: MeasurementKey
     link: LinkMeasurement
 
 
@@ -86,9 +86,9 @@ class KnownDevices:
         }
 
 
-def conditions(joined: Joined) -> Conditions:
+def conditions(joined: Joined) -> MeasurementKey:
     """Of a device that has joined."""
-    return Conditions.of(joined.hello, joined.public_key)
+    return MeasurementKey.of(joined.hello, joined.public_key)
 
 
 def known_devices(

@@ -24,7 +24,7 @@ from edge_runtime.contract.plan import Plan, Stage
 from edge_runtime.contract.profile import DeviceProfile
 
 from .leases import LeaseBook
-from .stragglers import OffPace, Pace, compute_seconds
+from .stragglers import Pace, Straggler, compute_seconds
 from .work_items import make_errands
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -139,7 +139,7 @@ class Filling:
             self._profiles[device] = complete(self._job.manifest, measured)
         return self._profiles.get(device)
 
-    def _react(self, off: OffPace) -> list[Record]:
+    def _react(self, off: Straggler) -> list[Record]:
         fields = {"device": off.device, "stage": off.stage, "factor": round(off.factor, 3)}
         if off.shares is not None:
             self._router.share(off.stage, off.shares)

@@ -30,10 +30,10 @@ from edge_runtime.contract.generation import Sequences
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Manifest, Stream
 from edge_runtime.contract.messages import (
-    Chosen,
     Destination,
     Lengths,
     MicroBatch,
+    NextTokens,
     Release,
     RunBatch,
     SetUpGeneration,
@@ -119,7 +119,7 @@ class Generation:
             started.append(self._step(self._waiting.popleft()))
         return started
 
-    def chosen(self, device: DeviceId, message: Chosen, now: float) -> list[Send]:
+    def chosen(self, device: DeviceId, message: NextTokens, now: float) -> list[Send]:
         """Takes the next tokens of a group, at time ``now``.
 
         Raises:

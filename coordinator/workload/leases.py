@@ -18,7 +18,7 @@ from edge_runtime.contract.messages import Stored
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Errand:
+class WorkItem:
     """Something to send that ends with states stored at the owners.
 
     Attributes:
@@ -40,12 +40,12 @@ class Errand:
 class LeaseBook:
     """Starts errands while the window has room and ticks off what is stored."""
 
-    def __init__(self, errands: Iterable[Errand], *, layers: Sequence[int], window: int) -> None:
+    def __init__(self, errands: Iterable[WorkItem], *, layers: Sequence[int], window: int) -> None:
         """Each owner has to store every one of ``layers`` for an errand to be done."""
         self._waiting = collections.deque(errands)
         self._layers, self._window = frozenset(layers), window
         self._missing: dict[int, dict[DeviceId, set[int]]] = {}
-        self._leased: dict[int, Errand] = {}
+        self._leased: dict[int, WorkItem] = {}
         self.total = sum(errand.samples for errand in self._waiting)
         self.stored = 0
 
@@ -54,7 +54,7 @@ class LeaseBook:
         """True when nothing waits and nothing is leased."""
         return not self._waiting and not self._leased
 
-    def start(self) -> list[Errand]:
+    def start(self) -> list[WorkItem]:
         """Errands to send now."""
         started = []
         while self._waiting and len(self._leased) < self._window:

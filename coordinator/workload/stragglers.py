@@ -48,7 +48,7 @@ stage are slow alike, their shares are right."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class OffPace:
+class Straggler:
     """A device is not as fast as was planned.
 
     Attributes:
@@ -85,7 +85,7 @@ class Pace:
         seconds: float,
         predicted_seconds: float,
         handling: float = 0.0,
-    ) -> OffPace | None:
+    ) -> Straggler | None:
         """Takes down one micro-batch; says so when the device has been off pace for long.
 
         Args:
@@ -104,7 +104,7 @@ class Pace:
         factor = recent.median
         if 1 / TOLERANCE <= factor / self._assumed[device] <= TOLERANCE:
             return None
-        return OffPace(stage=stage, device=device, factor=factor, shares=self._rebalance(stage))
+        return Straggler(stage=stage, device=device, factor=factor, shares=self._rebalance(stage))
 
     def _rebalance(self, stage: int) -> dict[DeviceId, float] | None:
         """Bases a stage's shares on what its devices were seen to do last."""
@@ -178,11 +178,11 @@ def compute_seconds(
         Seconds; 0 where the profile lacks one of the stage's blocks.
     """
     blocks = manifest.blocks[stage.first : stage.last]
-    if not all(block.alike in profile.blocks for block in blocks):
+    if not all(block.block_class in profile.blocks for block in blocks):
         return 0.0
     seconds = 0.0
     for block in blocks:
         tokens = longest[block.stream]
-        seconds += profile.seconds_per_run(block.alike, tokens)
-        seconds += samples * tokens * profile.seconds_per_token(block.alike, tokens)
+        seconds += profile.seconds_per_run(block.block_class, tokens)
+        seconds += samples * tokens * profile.seconds_per_token(block.block_class, tokens)
     return seconds

@@ -24,7 +24,7 @@ from edge_runtime.contract.messages import (
 )
 from edge_runtime.contract.sample import Samples
 
-from .leases import Errand
+from .leases import WorkItem
 
 Lines: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 
@@ -45,12 +45,12 @@ def make_errands(
     router: Router,
     micro_batch_size: int,
     first_number: int,
-) -> list[Errand]:
+) -> list[WorkItem]:
     """Moves first, since they need no backbone; then micro-batches in the order of the fill.
 
     ``router`` is asked when a micro-batch is leased.
     """
-    errands: list[Errand] = []
+    errands: list[WorkItem] = []
     for move in work.moves:
         for start in range(0, len(move.distinct), MOVE_SAMPLES):
             part = move.distinct[start : start + MOVE_SAMPLES]
@@ -68,9 +68,9 @@ def make_errands(
 
 def _move_errand(
     catalogue: Catalogue, move: Move, part: list[int], layers: tuple[int, ...], number: int
-) -> Errand:
+) -> WorkItem:
     message = MoveSamples(number=number, keys=catalogue.keys[part], layers=layers, to=move.owner)
-    return Errand(
+    return WorkItem(
         number=number,
         send=lambda: Send(device=move.source, message=message),
         samples=len(part),
@@ -84,9 +84,9 @@ def _batch_errand(
     wanted_by: Sequence[tuple[DeviceId, ...]],
     router: Router,
     number: int,
-) -> Errand:
+) -> WorkItem:
     lengths = table.samples.lengths_of
-    return Errand(
+    return WorkItem(
         number=number,
         send=functools.partial(_run_batch, table, lines, wanted_by, router, number),
         samples=len(lines),

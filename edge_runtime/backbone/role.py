@@ -17,8 +17,8 @@ from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Stream, uint8_name
 from edge_runtime.contract.messages import (
+    Activations,
     BatchServed,
-    Boundary,
     CacheDtype,
     Destination,
     LoadStage,
@@ -111,7 +111,7 @@ class BackboneRole:
         seconds = time.perf_counter() - began
         # The next stage waits for this, the owners do not.
         if index + 1 < len(batch.route):
-            boundary = Boundary(batch=batch, stage=index + 1, rows=result.carried)
+            boundary = Activations(batch=batch, stage=index + 1, rows=result.carried)
             self._outbox.to_peer(batch.route[index + 1], boundary)
         streams = self._stages[-1].streams
         for stream in batch.lengths:

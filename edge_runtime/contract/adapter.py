@@ -14,7 +14,7 @@ AdapterKind = Literal["attention", "mlp"]
 Initialization = Literal["random", "pruned"]
 
 NORM_EPSILON = 1e-5
-"""Of every layer normalisation in side network and head."""
+"""Of every layer normalization in side network and head."""
 
 # Adam moves every weight by about the learning rate, whatever its gradient, so an output
 # with many inputs jumps. Wide matrices therefore see their n inputs scaled by REACH / n (and
@@ -24,7 +24,7 @@ NORM_EPSILON = 1e-5
 # one's loss; with it they stay below 0.001 % (MiniLM, SST-2, learning rate 2e-3).
 DOWN_REACH = 96.0
 HEAD_REACH = 48.0
-# Of the normalised last side state before a language model's ``up.weight``, whose zeros
+# Of the normalized last side state before a language model's ``up.weight``, whose zeros
 # must grow into logits within few steps (a 260,000-parameter Llama, 400 steps at a learning
 # rate of 5e-3: held-out loss 4.34 with 4, 3.90 with 16, 3.67 with 48 and with 192; at 2e-3
 # 3.84 with 48, 3.72 with 192 and with 768).
@@ -177,7 +177,7 @@ class AdapterConfig:
 
     @property
     def down_scale(self) -> float:
-        """What the normalised hidden states are multiplied by before ``down.weight``."""
+        """What the normalized hidden states are multiplied by before ``down.weight``."""
         return DOWN_REACH / self.hidden_size
 
     @property

@@ -21,7 +21,7 @@ from .errors import BadInputError, DecodeError
 from .messages import MESSAGE_TYPES, Message
 from .plain import from_plain, to_plain
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_HEADER_BYTES = 4 << 20
 MAX_FRAMES = 64
 

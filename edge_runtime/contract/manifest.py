@@ -1,7 +1,7 @@
 """What a bundle says of itself: ``manifest.json``.
 
 The *backbone digest* covers whatever decides the backbone's outputs (graph and
-weights, hence quantisation too); activation caches are keyed by it. The *bundle
+weights, hence quantization too); activation caches are keyed by it. The *bundle
 digest* covers the whole manifest.
 """
 
@@ -104,7 +104,7 @@ class BlockSpec:
         name: e.g. ``embeddings``, ``layer.3``.
         kind: what it is.
         stream: the sequence whose tokens its hidden state has rows for.
-        alike: blocks of equal ``alike`` cost the same; profiling times one of them.
+        block_class: blocks of one class cost the same; profiling times one of them.
         inputs: what the block alone is fed with: hidden states of earlier blocks (an
             encoder's last one for every decoder layer), graph inputs.
         outputs: the block's hidden state.
@@ -115,7 +115,7 @@ class BlockSpec:
 
     name: str
     kind: BlockKind
-    alike: str
+    block_class: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     weights: tuple[str, ...]
@@ -150,9 +150,9 @@ class HeadSpec:
 class Parity:
     """How far the exported graph is from PyTorch, as the adapter sees it.
 
-    Per token, after layer normalisation without parameters, the root mean square of the
+    Per token, after layer normalization without parameters, the root mean square of the
     difference relative to that of the reference. Of each hidden state, the largest over the
-    checked tokens, or their root mean square if the backbone is quantised.
+    checked tokens, or their root mean square if the backbone is quantized.
     """
 
     worst: float
@@ -172,7 +172,7 @@ class Manifest:
         adapter_init: path of the initial adapter weights; empty for none.
         eos_token_ids: generation ends at any of them.
         decoder_start_token_id: first decoder input of an encoder-decoder.
-        notes: what quantisation did, one line each, for people.
+        notes: what quantization did, one line each, for people.
     """
 
     format_version: int
@@ -262,7 +262,7 @@ class Manifest:
     def to_json(self) -> str:
         """The canonical text, digest included; ends with a newline."""
         sealed = dataclasses.replace(self, digest=manifest_digest(self))
-        return json.dumps(to_plain(sealed), indent=1, sort_keys=True) + "\n"
+        return json.dumps(_to_file(sealed), indent=1, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str, where: str = "manifest.json") -> Manifest:
@@ -275,7 +275,7 @@ class Manifest:
             plain: Any = json.loads(text)
         except ValueError as error:
             raise BadInputError(f"{where}: not JSON ({error}); export the model again") from None
-        manifest = from_plain(cls, plain, where)
+        manifest = from_plain(cls, _from_file(plain), where)
         if manifest.digest != manifest_digest(manifest):
             raise BadInputError(f"{where}: its digest does not match; export the model again")
         return manifest
@@ -283,6 +283,30 @@ class Manifest:
 
 def manifest_digest(manifest: Manifest) -> Sha256:
     """SHA-256 over the canonical manifest without its own digest."""
-    plain = to_plain(dataclasses.replace(manifest, digest=UNSEALED))
+    plain = _to_file(dataclasses.replace(manifest, digest=UNSEALED))
     canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     return Sha256(hashlib.sha256(canonical.encode()).hexdigest())
+
+
+_CLASS_IN_FILE = "alike"
+"""Name of ``block_class`` in files; digests of bundles depend on it."""
+
+
+def _to_file(manifest: Manifest) -> Any:
+    plain = to_plain(manifest)
+    for block in plain["blocks"]:
+        block[_CLASS_IN_FILE] = block.pop("block_class")
+    return plain
+
+
+def _from_file(plain: Any) -> Any:
+    blocks = plain.get("blocks") if isinstance(plain, dict) else None
+    if not isinstance(blocks, list):
+        return plain
+    named = [
+        {"block_class" if name == _CLASS_IN_FILE else name: value for name, value in block.items()}
+        if isinstance(block, dict)
+        else block
+        for block in blocks
+    ]
+    return {**plain, "blocks": named}

@@ -134,7 +134,7 @@ class DeviceProfile:
         threads: threads that its inference and training use.
         provider: execution provider of ONNX Runtime.
         kernel_class: how its integer kernels behave, e.g. ``vnni`` or ``exact``.
-        blocks: timings by the manifest's ``alike``; empty without the backbone role. They are
+        blocks: timings by the manifest's ``block_class``; empty without the backbone role. They are
             wall seconds with ``threads`` threads and nothing else to do, a quota's throttling
             included.
         trainer: given if the device can own samples: with the trainer role, and without it
@@ -181,7 +181,7 @@ class DeviceProfile:
         """What its activations were made by, as cache records say it."""
         return f"{self.provider}/{self.kernel_class}"
 
-    def seconds_per_token(self, alike: str, sequence_length: float) -> float:
+    def seconds_per_token(self, block_class: str, sequence_length: float) -> float:
         """Forward time of one token more of a block, at that length.
 
         Attention makes a token's cost grow with the length, by equal steps: between two
@@ -190,17 +190,17 @@ class DeviceProfile:
         Raises:
             KeyError: the profile lacks that class of blocks.
         """
-        timings = self.blocks[alike]
+        timings = self.blocks[block_class]
         points = [(timing.sequence_length, timing.seconds_per_token) for timing in timings]
         return _interpolated(points, sequence_length)
 
-    def seconds_per_run(self, alike: str, sequence_length: float) -> float:
+    def seconds_per_run(self, block_class: str, sequence_length: float) -> float:
         """What a block costs for each micro-batch besides its tokens, as for their time.
 
         Raises:
             KeyError: the profile lacks that class of blocks.
         """
-        timings = self.blocks[alike]
+        timings = self.blocks[block_class]
         points = [(timing.sequence_length, timing.seconds_per_run) for timing in timings]
         return _interpolated(points, sequence_length)
 

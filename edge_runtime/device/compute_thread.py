@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeAlias
 
-from edge_runtime.contract.errors import ExchangeClosedError, PacplusError
+from edge_runtime.contract.errors import AllReduceClosedError, PacplusError
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Worker:
         while (job := self._jobs.get()) is not None:
             try:
                 job()
-            except ExchangeClosedError:
+            except AllReduceClosedError:
                 logger.info("a training step was given up, since the session ended")
             except PacplusError as error:
                 self._on_failure(str(error))

@@ -21,8 +21,8 @@ from edge_runtime.contract.generation import Sequences
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import FileSpec
 from edge_runtime.contract.messages import (
+    Activations,
     BeginPhase,
-    Boundary,
     Evaluate,
     Failed,
     FileChunk,
@@ -336,7 +336,7 @@ class Device:
     def _on_peer(self, peer: DeviceId, message: Message, size: int) -> None:
         try:
             match message:
-                case Boundary():
+                case Activations():
                     self._submit(partial(self._serve, peer, message, size))
                     return  # credited when served: until then it takes memory here
                 case States(sequences=Sequences()):
@@ -355,7 +355,7 @@ class Device:
             reason = f"rejected a message of {peer}: {error}"
             logger.warning("%s", reason)
             self._link.to_coordinator(Failed(reason=reason))
-        self._link.dealt_with(peer, size)
+        self._link.acknowledge(peer, size)
 
     def _keep(self, peer: DeviceId, message: States, size: int) -> None:
         try:
@@ -363,7 +363,7 @@ class Device:
         finally:
             self._link.credit_later(peer, size)
 
-    def _serve(self, peer: DeviceId, message: Boundary, size: int) -> None:
+    def _serve(self, peer: DeviceId, message: Activations, size: int) -> None:
         try:
             self._backbone.run(message.batch, message.stage, message.rows)
         finally:

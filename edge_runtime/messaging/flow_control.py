@@ -22,7 +22,7 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Credit, Message
 
 WINDOW_BYTES = 16 << 20
-LUMP_BYTES = WINDOW_BYTES // 4
+CREDIT_BATCH_BYTES = WINDOW_BYTES // 4
 
 
 def size_bytes(frames: Iterable[Frame]) -> int:
@@ -74,7 +74,7 @@ class PeerLinks:
                 while link.queue:
                     size = size_bytes(link.queue[0])
                     room = link.on_the_way_bytes + size <= WINDOW_BYTES
-                    if not room and link.on_the_way_bytes > LUMP_BYTES:
+                    if not room and link.on_the_way_bytes > CREDIT_BATCH_BYTES:
                         break
                     if not self._send(peer, link.queue[0]):
                         break
@@ -103,14 +103,14 @@ class PeerLinks:
                 raise RemoteError(f"{peer} gave credit for bytes that were not sent")
             link.on_the_way_bytes -= credit.size_bytes
 
-    def dealt_with(self, peer: DeviceId, size: int) -> Credit | None:
+    def acknowledge(self, peer: DeviceId, size: int) -> Credit | None:
         """Counts a message from ``peer`` as dealt with; returns credit when a lump is due."""
         with self._changed:
             link = self._links.get(peer)
             if link is None:
                 return None
             link.owed_bytes += size
-            if link.owed_bytes < LUMP_BYTES:
+            if link.owed_bytes < CREDIT_BATCH_BYTES:
                 return None
             credit, link.owed_bytes = Credit(size_bytes=link.owed_bytes), 0
             return credit

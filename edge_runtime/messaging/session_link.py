@@ -58,7 +58,7 @@ class SessionLink:
         self._poller.register(self._control)
         self._poller.register(self._data)
         self._outgoing: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._dealt_with: queue.SimpleQueue[tuple[DeviceId, int]] = queue.SimpleQueue()
+        self._acknowledged: queue.SimpleQueue[tuple[DeviceId, int]] = queue.SimpleQueue()
         self._unsent: list[Frame] | None = None
         self._unsent_credit_bytes: dict[DeviceId, int] = {}
         self._peers: dict[DeviceId, SecureDealer] = {}
@@ -85,7 +85,7 @@ class SessionLink:
 
     def credit_later(self, peer: DeviceId, size: int) -> None:
         """Has the I/O thread give credit back to ``peer``."""
-        self._dealt_with.put((peer, size))
+        self._acknowledged.put((peer, size))
         self._wakeup.signal()
 
     # ---- the I/O thread
@@ -144,8 +144,8 @@ class SessionLink:
 
     def flush(self) -> None:
         """Hands queued messages to the sockets."""
-        while not self._dealt_with.empty():
-            self.dealt_with(*self._dealt_with.get_nowait())
+        while not self._acknowledged.empty():
+            self.acknowledge(*self._acknowledged.get_nowait())
         self._send_credit()
         while True:
             if self._unsent is None:
@@ -187,7 +187,7 @@ class SessionLink:
             try:
                 message = decode(received.frames)
             except DecodeError as error:
-                self.dealt_with(received.device, size)
+                self.acknowledge(received.device, size)
                 raise _rejected(received.device, error) from None
             yield received.device, message, size
 
@@ -206,9 +206,9 @@ class SessionLink:
         except RemoteError as error:
             raise _rejected(peer, error) from None
 
-    def dealt_with(self, peer: DeviceId, size: int) -> None:
+    def acknowledge(self, peer: DeviceId, size: int) -> None:
         """Gives credit back to ``peer`` for a message of ``size`` bytes."""
-        credit = self._links.dealt_with(peer, size)
+        credit = self._links.acknowledge(peer, size)
         if credit is not None:
             unsent = self._unsent_credit_bytes.get(peer, 0)
             self._unsent_credit_bytes[peer] = unsent + credit.size_bytes

@@ -43,7 +43,7 @@ class Memory:
     """What a decoder's side blocks attend to, and the gradient that gathers in it.
 
     Attributes:
-        normed: the normalised last side state of the encoder, (B*S, w).
+        normed: the normalized last side state of the encoder, (B*S, w).
         bias: :func:`score_bias` of its tokens.
         gradient: with respect to ``normed``.
     """

@@ -3,7 +3,7 @@
 The tensors are small (some 200 tokens of 48 channels), so autograd's bookkeeping would
 cost more than the arithmetic. Each part keeps what its backward pass needs, adds its
 input to its result (a residual connection), and writes its weights' gradients straight
-into the flat buffer. Layer normalisation has no parameters: an affine one would be
+into the flat buffer. Layer normalization has no parameters: an affine one would be
 absorbed by the matrix that follows.
 
 Shapes: N = B * T tokens, w adapter width, H heads, K = w / H.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def normalize(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Layer normalisation over the last dimension: (normalised, mean, reciprocal std)."""
+    """Layer normalization over the last dimension: (normalized, mean, reciprocal std)."""
     return torch.native_layer_norm(x, x.shape[-1:], None, None, NORM_EPSILON)
 
 

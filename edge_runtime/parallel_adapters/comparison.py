@@ -52,9 +52,9 @@ def compare(layers: Sequence[Tensor], pool_BST: Tensor) -> Tensor:
 
 
 def _aligned(hidden_BTd: Tensor, bias_BTT: Tensor) -> tuple[Tensor, Tensor]:
-    """The normalised tokens and their counterparts, (B, T, d) both."""
+    """The normalized tokens and their counterparts, (B, T, d) both."""
     x = normalize(hidden_BTd)[0]
-    # Normalised, a token's squared length is d. The scores are symmetric, so the softmax may
+    # Normalized, a token's squared length is d. The scores are symmetric, so the softmax may
     # run over the inner dimension, which is faster (see attention.py).
     sharpness = ALIGNMENT_SHARPNESS / x.shape[-1]
     scores = torch.baddbmm(bias_BTT, x, x.transpose(1, 2), alpha=sharpness)

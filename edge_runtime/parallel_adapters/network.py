@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class SideNetwork:
     """Side stacks along a backbone: one, or an encoder's and a decoder's.
 
-    The blocks of a decoder's stack attend to the normalised last state of the encoder's,
+    The blocks of a decoder's stack attend to the normalized last state of the encoder's,
     and the gradients flow back the same way.
     """
 
@@ -68,7 +68,7 @@ class StackNetwork:
     """s_0 = D_0(norm(h_0));  s_i = A_i(mu_i s_{i-1} + (1 - mu_i) D_i(norm(h_i))).
 
     mu_i = sigmoid(g_i). The fusion follows Ladder Side-Tuning (Sung et al., 2022); what is
-    read is normalised first, since a backbone's layers differ in scale by orders of
+    read is normalized first, since a backbone's layers differ in scale by orders of
     magnitude. All D_i run as one batched matrix product, forward and backward; nothing is
     propagated into the hidden states.
     """

@@ -77,9 +77,9 @@ def time_blocks(
     """
     blocks: dict[str, tuple[BlockTiming, ...]] = {}
     around: list[tuple[float, float]] = []
-    for alike, files in zip(request.alike, request.stages, strict=True):
-        measure = _Measure(request, files, request.pairs.get(alike), store, threads, cores)
-        blocks[alike] = measure.timings()
+    for block_class, files in zip(request.block_classes, request.stages, strict=True):
+        measure = _Measure(request, files, request.pairs.get(block_class), store, threads, cores)
+        blocks[block_class] = measure.timings()
         around.append(measure.around)
     per_run, per_token = zip(*around, strict=True) if around else ((0.0,), (0.0,))
     return Timings(

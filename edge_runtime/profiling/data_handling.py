@@ -189,7 +189,7 @@ def _deliver(near: SessionLink, far: SessionLink) -> None:
             pass
         far.wait(WAIT_SECONDS)
         for peer, _, size in far.from_peers():
-            far.dealt_with(peer, size)
+            far.acknowledge(peer, size)
             return
     raise StoppedError("a message to this device itself did not arrive")
 

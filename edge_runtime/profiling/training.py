@@ -71,7 +71,7 @@ def measure_training(request: ProfileRequest, config: AdapterConfig, home: Path)
         seconds_per_step=max(0.0, seconds[large] - large * per_sample),
         memory_bytes=max(0, resident_bytes() - before_bytes),
         parameters=trainer.parameters,
-        seconds_per_exchanged_value=_exchange_seconds(HalfPrecision(), trainer.parameters),
+        seconds_per_exchanged_value=_all_reduce_seconds(HalfPrecision(), trainer.parameters),
     )
 
 
@@ -108,8 +108,8 @@ def reading_seconds(request: ProfileRequest, home: Path) -> float:
     return per_row * rows
 
 
-def _exchange_seconds(rounding: Rounding, values: int) -> float:
-    """What :class:`.exchange.GradientExchange` does to each value, between two trainers."""
+def _all_reduce_seconds(rounding: Rounding, values: int) -> float:
+    """What :class:`.exchange.AllReduce` does to each value, between two trainers."""
     gradient = np.random.default_rng(0).standard_normal(values, np.float32)
     total, half = np.zeros_like(gradient), values // 2
 

@@ -15,7 +15,7 @@ from edge_runtime.cache.encoding import decode_into
 from edge_runtime.contract.cache_format import row_bytes
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.manifest import HIDDEN_PREFIX, Stream
-from edge_runtime.contract.messages import Chosen, SetUpGeneration, States
+from edge_runtime.contract.messages import NextTokens, SetUpGeneration, States
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED, Batch
 
 from .sampling import choose_tokens
@@ -72,7 +72,7 @@ class Generator:
         self._layers: dict[Stream, tuple[int, ...]] = {"encoder": encoder} if encoder else {}
         self._layers[OUTPUT] = config.layers[config.encoder_layers :]
 
-    def take(self, states: States) -> Chosen | None:
+    def take(self, states: States) -> NextTokens | None:
         """Keeps states; returns the next tokens once a micro-batch's are all here.
 
         Raises:
@@ -127,11 +127,11 @@ class Generator:
             raise RemoteError(f"states of step {number} came twice, or of other sequences")
         return step
 
-    def _choose(self, number: int, lines: list[int], lengths: Array) -> Chosen:
+    def _choose(self, number: int, lines: list[int], lengths: Array) -> NextTokens:
         features = self._adapter.last_features(self._batch(lines, lengths))
         names = np.array(lines, np.int32)
         tokens = choose_tokens(self._head.logits(features), self._options, names, lengths)
-        return Chosen(number=number, lines=names, tokens=tokens)
+        return NextTokens(number=number, lines=names, tokens=tokens)
 
     def _batch(self, lines: list[int], lengths: Array) -> Batch:
         hidden = self._padded(self._layers[OUTPUT], lines, lengths)

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
-from edge_runtime.contract.errors import ExchangeClosedError, RemoteError
+from edge_runtime.contract.errors import AllReduceClosedError, RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import GradientPart, ReducedPart
 
@@ -38,7 +38,7 @@ class Rounding(Protocol):
         """Adds what :meth:`shrink` made to ``total``, (n,) float32."""
 
 
-class GradientExchange:
+class AllReduce:
     """One trainer's side. ``reduce`` runs in the compute thread, ``deliver`` in the I/O thread."""
 
     def __init__(
@@ -109,7 +109,7 @@ class GradientExchange:
             The counts of all trainers together.
 
         Raises:
-            ExchangeClosedError: the session ended first.
+            AllReduceClosedError: the session ended first.
             PacplusError: the gradient is not finite.
         """
         if not self._peers:
@@ -145,7 +145,7 @@ class GradientExchange:
         with self._changed:
             self._changed.wait_for(lambda: key in self._inbox or self._closed)
             if key not in self._inbox:
-                raise ExchangeClosedError("the session ended during a training step")
+                raise AllReduceClosedError("the session ended during a training step")
             part = self._inbox.pop(key)
         assert isinstance(part, kind)
         return part

@@ -46,7 +46,7 @@ from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 from edge_runtime.serving.generator import Generator, LanguageModel
 from edge_runtime.serving.onnx_adapter import AdapterSession
 
-from .allreduce import GradientExchange
+from .allreduce import AllReduce
 from .samples import OwnedSamples
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ TRAINING_THREADS = 1
 class _Training:
     options: TrainingOptions
     trainer: Trainer
-    exchange: GradientExchange
+    exchange: AllReduce
 
 
 class TrainerRole:
@@ -174,7 +174,7 @@ class TrainerRole:
         )
         if request.state.size:
             trainer.load_state(request.state.tobytes())
-        exchange = GradientExchange(
+        exchange = AllReduce(
             me=self._me,
             trainers=request.trainers,
             size=trainer.parameters,

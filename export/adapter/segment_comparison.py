@@ -42,7 +42,7 @@ def comparison(build: Builder, hidden_LBTd: ir.Value, pool_BST: ir.Value) -> ir.
 
 
 def _aligned(build: Builder, hidden_BTd: ir.Value, bias_BTT: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """The normalised tokens and their counterparts, (B, T, d) both."""
+    """The normalized tokens and their counterparts, (B, T, d) both."""
     d = build.config.hidden_size
     x = build.normalize(hidden_BTd, d)
     sharp = build.add("Mul", x, np.array([ALIGNMENT_SHARPNESS / d], np.float32))

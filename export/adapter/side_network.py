@@ -73,7 +73,7 @@ class Builder:
         return self.add("Gather", x, ints(index).reshape(()), axis=axis)
 
     def normalize(self, x: ir.Value, channels: int) -> ir.Value:
-        """Layer normalisation over the last axis, without parameters."""
+        """Layer normalization over the last axis, without parameters."""
         ones = np.ones(channels, np.float32)
         return self.add("LayerNormalization", x, ones, epsilon=NORM_EPSILON)
 

@@ -1,4 +1,4 @@
-"""GGUF files: one file with configuration, tokenizer and (quantised) weights."""
+"""GGUF files: one file with configuration, tokenizer and (quantized) weights."""
 
 from __future__ import annotations
 

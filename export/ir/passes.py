@@ -1,4 +1,4 @@
-"""Graph passes that every bundle goes through, whatever the family and the quantisation.
+"""Graph passes that every bundle goes through, whatever the family and the quantization.
 
 Each takes a model, changes it in place and returns how many places it changed.
 """
@@ -117,9 +117,9 @@ def unfold_gemm(model: ir.Model) -> int:
 
 
 def keep_kernels_apart(model: ir.Model) -> int:
-    """Gives biases a leading axis, and adds them last in front of a layer normalisation.
+    """Gives biases a leading axis, and adds them last in front of a layer normalization.
 
-    ONNX Runtime would fuse bias and residual with the layer normalisation, and the bias with
+    ONNX Runtime would fuse bias and residual with the layer normalization, and the bias with
     Gelu; its fused CPU kernels are scalar code, measured at 4 and 1.3 times the time of the
     separate ones, which are vectorised and work in place. The fusions want biases of rank 1.
     """

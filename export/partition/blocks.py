@@ -168,7 +168,7 @@ def describe(
     return BlockSpec(
         name=piece.name,
         kind="embeddings" if piece.first else "layer",
-        alike=_likeness(piece),
+        block_class=_likeness(piece),
         inputs=tuple(_tensor_spec(values[name]) for name in piece.boundary),
         outputs=(_tensor_spec(values[hidden_name(piece.index)]),),
         weights=tuple(weights),
@@ -198,7 +198,7 @@ def _likeness(piece: Slice) -> str:
 
 
 def _flops_per_token(node: ir.Node) -> int:
-    """Linear layers and normalisations; attention over the sequence depends on its length."""
+    """Linear layers and normalizations; attention over the sequence depends on its length."""
     weight = node.inputs[1] if len(node.inputs) > 1 else None
     if weight is None or weight.shape is None or not weight.is_initializer():
         return 0

@@ -11,12 +11,12 @@ read and write the same ones. Heads and feed-forward channels are private to a l
 are chosen layer by layer.
 
 Every tensor is a part of the backbone's, times few factors (x: what the backbone's map
-reads; z: what the side block's map reads, the chosen channels after layer normalisation):
+reads; z: what the side block's map reads, the chosen channels after layer normalization):
 
 - ``down``: 1 / (down_scale * std), so that the chosen channels arrive with unit variance,
   as a random projection's do; its bias centres them.
 - rows of maps that read the stream: +-std(x_c) / std(z_c), which folds in the weights of
-  the backbone's normalisation, whatever its kind.
+  the backbone's normalization, whatever its kind.
 - q, k, v, fc1 as wholes: the spread over tokens that their outputs had in the backbone; fewer
   inputs would shrink them. So values keep their size, and scores do, being means over
   channels of q * k but for the root of their number, by which they are divided.

@@ -48,7 +48,7 @@ def quantize_tables(model: ir.Model) -> int:
 
 
 def quantize_rows(table_NK: Array) -> tuple[Array, Array]:
-    """Quantises a table symmetrically per row.
+    """Quantizes a table symmetrically per row.
 
     Args:
         table_NK: (rows, channels), float32.

@@ -11,13 +11,13 @@ projection, whose errors nothing evens out. What each step brought, SmolLM2-135M
     scales searched, weighted by the activations            +0.15
     GPTQ, calibrated on float blocks                        +0.11
     GPTQ, blocks of 16 (a sixth more bytes)                 +0.15
-    GPTQ, calibrated on quantised blocks                    +0.13
+    GPTQ, calibrated on quantized blocks                    +0.13
     GPTQ and int8 for 25 % of the weights (down)            +0.10
     GPTQ and int8 for 13 % (first and last two blocks)      +0.09
     GPTQ and int8 for 3 % (the worst, mostly value)         +0.07   <- this module
 
 An int8 head adds 0.003. These weights came from 4-bit blocks of 32, which is why blocks of
-16 do not help here. The kernel dequantises and multiplies in float32 (accuracy level 0):
+16 do not help here. The kernel dequantizes and multiplies in float32 (accuracy level 0):
 level 4 rounds activations per block and was slower from some hundred rows on.
 A single row takes another kernel, whose sums differ in the last bits (1e-6, relative).
 """

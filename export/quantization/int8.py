@@ -7,7 +7,7 @@ A linear layer ``x W + b`` with constant W (K inputs, N outputs) becomes
     y_tn = a_t * (w_n * sum_k (q_tk - z) V_kn) + b_n
 
 so what a token becomes depends on that token alone, and integer sums have no order: a
-sample's states are the same bits whatever it is batched with. The quantised activation
+sample's states are the same bits whatever it is batched with. The quantized activation
 is shared by all layers that read the same tensor (query, key, value).
 
 The zero point z is 128. Behind Gelu and Relu, which are bounded below, it is smaller:
@@ -36,7 +36,7 @@ class _Range:
 
     Attributes:
         zero_point: z.
-        levels: quantised steps between zero and the largest value.
+        levels: quantized steps between zero and the largest value.
         lowest: the least value that the producing operator can have; None: any.
     """
 
@@ -59,7 +59,7 @@ def quantize_int8(model: ir.Model, factors: Mapping[str, Array]) -> int:
     Args:
         model: the float graph.
         factors: activation -> what each of its channels is divided by before it is
-            quantised, see :mod:`.calibrate`; activations that it lacks stay as they are.
+            quantized, see :mod:`.calibrate`; activations that it lacks stay as they are.
 
     Returns:
         How many linear layers were rewritten.
@@ -76,7 +76,7 @@ def quantize_group(graph: ir.Graph, nodes: Sequence[ir.Node], factor_K: Array | 
     Args:
         graph: what they are part of.
         nodes: as :func:`linear_groups` gives them.
-        factor_K: what each channel of the activation is divided by before it is quantised.
+        factor_K: what each channel of the activation is divided by before it is quantized.
     """
     source = nodes[0].inputs[0]
     assert source is not None
@@ -111,7 +111,7 @@ def drop_unused(graph: ir.Graph, weight: ir.Value) -> None:
 
 
 def quantize_weight(weight_KN: Array) -> tuple[Array, Array]:
-    """Quantises a weight symmetrically per output channel.
+    """Quantizes a weight symmetrically per output channel.
 
     Args:
         weight_KN: (inputs, outputs), float32.
@@ -136,7 +136,7 @@ def _is_weight(value: ir.Value | None) -> bool:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Rows:
-    """A quantised activation, flattened to (tokens, K)."""
+    """A quantized activation, flattened to (tokens, K)."""
 
     nodes: list[ir.Node]
     quantized: ir.Value

@@ -1,4 +1,4 @@
-"""Which passes a quantisation mode stands for."""
+"""Which passes a quantization mode stands for."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .int8 import quantize_int8
 from .smoothing import channel_factors
 
 
-def quantise(
+def quantize_backbone(
     graph: ir.Model,
     mode: Quantization,
     samples: Sequence[Sample],
     inputs: Sequence[InputSpec],
     scratch: Path,
 ) -> tuple[str, ...]:
-    """Quantises the backbone in place.
+    """Quantizes the backbone in place.
 
     Args:
         graph: the float graph.

@@ -1,6 +1,6 @@
 """Which factor to move from each channel of an activation into the weights (int8).
 
-After a normalisation, and in a product of two activations (the gate of SwiGLU), a few
+After a normalization, and in a product of two activations (the gate of SwiGLU), a few
 channels are much larger than the others and would spend the token's whole int8 range on
 themselves. Dividing channel j by c_j and multiplying row j of the weights by c_j changes
 nothing in exact arithmetic and evens the ranges out (SmoothQuant, Xiao et al. 2023,
@@ -11,7 +11,7 @@ equation 4):
 The factors are powers of two: multiplying by them is exact, and a calibration that differs
 in its last bits still gives the same bundle. Measured:
 
-    int8 error against fp32          no factors   normalisations   gates too
+    int8 error against fp32          no factors   normalizations   gates too
     MiniLM, SST-2, last layer          0.073          0.043            --
     SmolLM2-135M, gsm8k, loss         +0.038         +0.022          +0.010
 
@@ -94,7 +94,7 @@ def even_factors(largest_K: Array, weights_KN: Sequence[Array]) -> Array:
 
 
 def is_uneven(source: ir.Value) -> bool:
-    """Whether an activation comes out of a normalisation, or is a product of two others."""
+    """Whether an activation comes out of a normalization, or is a product of two others."""
     node = _behind_constants(source)
     if node is None:
         return False

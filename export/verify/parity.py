@@ -28,8 +28,8 @@ _BATCH_SIZE = 8
 _EPSILON = 1e-12
 
 
-def normalised(hidden: Array) -> Array:
-    """Layer normalisation without parameters, over the last axis, in float64."""
+def normalized(hidden: Array) -> Array:
+    """Layer normalization without parameters, over the last axis, in float64."""
     centred = hidden.astype(np.float64)
     centred = centred - centred.mean(-1, keepdims=True)
     scaled: Array = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + _EPSILON)
@@ -44,10 +44,10 @@ def relative_error(hidden: Array, reference: Array) -> Array:
         reference: as ``hidden``.
 
     Returns:
-        (...), after layer normalisation of both.
+        (...), after layer normalization of both.
     """
-    expected = normalised(reference)
-    difference = ((normalised(hidden) - expected) ** 2).mean(-1)
+    expected = normalized(reference)
+    difference = ((normalized(hidden) - expected) ** 2).mean(-1)
     error: Array = np.sqrt(difference / np.maximum((expected**2).mean(-1), _EPSILON))
     return error
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from coordinator.api import generate as generating
-from coordinator.api.adapter_config import AdapterChoice, Learnt, adapter_config
+from coordinator.api.adapter_config import AdapterChoice, DataTraits, adapter_config
 from coordinator.cluster.host import Cluster
-from coordinator.cluster.observer import Silent
+from coordinator.cluster.observer import NullObserver
 from coordinator.protocol.job import Continuation
 from coordinator.runs.run_folder import RunFolder
 from coordinator.tokenization import PromptTokenizer
@@ -40,7 +40,7 @@ def language_run(bundle: Bundle, path: Path, *, scale: float) -> tuple[AdapterCo
     """A run whose adapter was moved so far from its first values."""
     manifest = bundle.manifest
     choice = AdapterChoice(reduction=4)
-    config = adapter_config(manifest, manifest.task, choice, Learnt())
+    config = adapter_config(manifest, manifest.task, choice, DataTraits())
     trainer = Trainer(config, TrainingOptions(), 1, head=head_of(bundle, config))
     if scale:
         moved(trainer, scale)
@@ -84,7 +84,7 @@ def write(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[lis
             options=GenerationOptions(max_new_tokens=MOST, **options),
         )
         cluster = Cluster(emulate=parse_emulate("laptop,laptop"))
-        return generating.generate_tokens(bundle, config, adapter, task, cluster, Silent())
+        return generating.generate_tokens(bundle, config, adapter, task, cluster, NullObserver())
 
     return run
 
@@ -170,7 +170,7 @@ def right_tokens(
     return int(right), int(counted)
 
 
-# The last state of these families is normalised at the end of the backbone, as transformers'
+# The last state of these families is normalized at the end of the backbone, as transformers'
 # ``hidden_states`` has it, so both sides read the same. T5 is cut within encoder and decoder.
 FAMILIES = [("llama", 2), ("t5", 1), ("t5", 4)]
 

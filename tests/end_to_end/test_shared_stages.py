@@ -15,7 +15,7 @@ from coordinator.api.adapter_config import AdapterChoice
 from coordinator.api.inputs import prepare
 from coordinator.api.run import serve
 from coordinator.cluster.host import Cluster, open_host
-from coordinator.cluster.observer import Silent
+from coordinator.cluster.observer import NullObserver
 from coordinator.planner.plan import planner
 from coordinator.planner.problem.problem import Problem
 from coordinator.protocol.job import Job
@@ -97,7 +97,7 @@ def run(
                         local=True,
                     )
                 )
-                serve(host, prepared.bundle, session, Silent())
+                serve(host, prepared.bundle, session, NullObserver())
         return session.record
 
     return train

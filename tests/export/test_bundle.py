@@ -82,8 +82,8 @@ def test_weight_files_are_named_by_block_and_content(tiny_bundle):
     for block in manifest.blocks:
         (path,) = block.weights
         assert path == f"weights/{block.name}-{manifest.file(path).sha256[:12]}.bin"
-    assert len({block.alike for block in manifest.blocks[1:]}) == 1
-    assert manifest.blocks[0].alike != manifest.blocks[1].alike
+    assert len({block.block_class for block in manifest.blocks[1:]}) == 1
+    assert manifest.blocks[0].block_class != manifest.blocks[1].block_class
 
 
 def test_a_weight_of_several_blocks_has_a_file_of_its_own(tmp_path):
@@ -169,7 +169,7 @@ def test_an_export_that_is_off_fails_and_leaves_nothing(tiny_model, tmp_path, mo
                 value.const_value = ir.Tensor(value.const_value.numpy() * 2, name=value.name)
         return ()
 
-    monkeypatch.setattr(bundle_module, "quantise", wrong)
+    monkeypatch.setattr(bundle_module, "quantize_backbone", wrong)
     with pytest.raises(PacplusError, match="the exported graph is off"):
         export_model(str(tiny_model("bert")), tmp_path / "out", quantize="int8")
     assert not list(tmp_path.iterdir())

@@ -33,7 +33,7 @@ def shards_epoch_seconds(problem: Problem, profile: DeviceProfile, shards: int) 
     return samples * profile.trainer.seconds_per_sample + steps * profile.trainer.seconds_per_step
 
 
-def exchanged_bytes(problem: Problem, trainers: int) -> float:
+def all_reduced_bytes(problem: Problem, trainers: int) -> float:
     """What each of ``trainers`` sends in a step, and receives: 2 (N - 1) / N of the gradient.
 
     Reduce-scatter and all-gather (Patarasuk and Yuan, 2009) of (P,) half-precision values.
@@ -41,42 +41,42 @@ def exchanged_bytes(problem: Problem, trainers: int) -> float:
     return ROUNDS * (trainers - 1) / trainers * problem.adapter_parameters * GRADIENT_BYTES
 
 
-def exchange_handling_seconds(problem: Problem, profile: DeviceProfile, trainers: int) -> float:
+def all_reduce_handling_seconds(problem: Problem, profile: DeviceProfile, trainers: int) -> float:
     """A trainer's processor time for one exchange: rounding and summing, messages, encryption."""
     handling, trainer = profile.handling, profile.trainer
     messages = 2 * ROUNDS * (trainers - 1)  # as many come as go
     seconds = messages * handling.seconds_per_message
-    seconds += 2 * exchanged_bytes(problem, trainers) * handling.seconds_per_byte
+    seconds += 2 * all_reduced_bytes(problem, trainers) * handling.seconds_per_byte
     if trainer is not None:
         seconds += problem.adapter_parameters * trainer.seconds_per_exchanged_value
     return seconds / min(1.0, profile.cores)
 
 
-def exchange_link_seconds(problem: Problem, profile: DeviceProfile, trainers: int) -> float:
+def all_reduce_link_seconds(problem: Problem, profile: DeviceProfile, trainers: int) -> float:
     """A trainer's link time for one exchange; it sends and receives at once."""
     if profile.link is None:
         return 0.0
     slower = min(profile.link.up_bits_per_second, profile.link.down_bits_per_second)
-    return 8 * exchanged_bytes(problem, trainers) / slower
+    return 8 * all_reduced_bytes(problem, trainers) / slower
 
 
-def exchange_latency_seconds(trainers: Sequence[DeviceProfile]) -> float:
+def all_reduce_latency_seconds(trainers: Sequence[DeviceProfile]) -> float:
     """Rounds between the two that are farthest from each other."""
     latencies = sorted(each.link.latency_seconds if each.link else 0.0 for each in trainers)
     return ROUNDS * sum(latencies[-2:])
 
 
-def exchange_seconds(problem: Problem, trainers: Sequence[DeviceProfile]) -> float:
+def all_reduce_seconds(problem: Problem, trainers: Sequence[DeviceProfile]) -> float:
     """One step's exchange: everybody waits for the slowest. Nothing where nothing is trained."""
     count = len(trainers)
     if count < 2 or not problem.adapter_parameters:
         return 0.0
     slowest = max(
-        exchange_handling_seconds(problem, each, count)
-        + exchange_link_seconds(problem, each, count)
+        all_reduce_handling_seconds(problem, each, count)
+        + all_reduce_link_seconds(problem, each, count)
         for each in trainers
     )
-    return slowest + exchange_latency_seconds(trainers)
+    return slowest + all_reduce_latency_seconds(trainers)
 
 
 def epoch_seconds(problem: Problem, shards: Mapping[DeviceId, int]) -> float:
@@ -86,4 +86,4 @@ def epoch_seconds(problem: Problem, shards: Mapping[DeviceId, int]) -> float:
     slowest = max(
         shards_epoch_seconds(problem, profile, shards[profile.device]) for profile in trainers
     )
-    return slowest + steps * exchange_seconds(problem, trainers)
+    return slowest + steps * all_reduce_seconds(problem, trainers)

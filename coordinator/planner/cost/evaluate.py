@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from edge_runtime.contract.order import steps_per_epoch
 from edge_runtime.contract.plan import DevicePrediction, Plan, Prediction, Stage
 
-from .epoch import epoch_seconds, exchange_seconds, shards_epoch_seconds
+from .epoch import all_reduce_seconds, epoch_seconds, shards_epoch_seconds
 from .fill import (
     Owning,
     fill_load,
@@ -78,7 +78,7 @@ def _epoch_parts(problem: Problem, plan: Plan, device: DeviceId) -> dict[str, fl
     trainers = [problem.profile(owner.device) for owner in plan.owners]
     steps = steps_per_epoch(problem.num_samples, problem.batch_size)
     own = shards_epoch_seconds(problem, problem.profile(device), len(plan.shards_of(device)))
-    return {"compute": own, "exchange": steps * exchange_seconds(problem, trainers)}
+    return {"compute": own, "exchange": steps * all_reduce_seconds(problem, trainers)}
 
 
 def _stage_transit(problem: Problem, plan: Plan, stage: Stage) -> float:

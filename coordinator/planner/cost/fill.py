@@ -108,14 +108,14 @@ def block_seconds(problem: Problem, profile: DeviceProfile, micro_batch_size: in
     if "backbone" not in profile.roles:
         return np.zeros(problem.num_blocks)
     blocks = problem.manifest.blocks[: problem.num_blocks]
-    kinds = {(block.alike, block.stream) for block in blocks}
+    kinds = {(block.block_class, block.stream) for block in blocks}
     seconds = {}
-    for alike, stream in kinds:
+    for block_class, stream in kinds:
         padded = problem.tokens[stream].computed(micro_batch_size)
-        per_token = profile.seconds_per_token(alike, padded.length)
-        per_run = profile.seconds_per_run(alike, padded.length)
-        seconds[alike, stream] = micro_batch_size * padded.per_sample * per_token + per_run
-    return np.array([seconds[block.alike, block.stream] for block in blocks])
+        per_token = profile.seconds_per_token(block_class, padded.length)
+        per_run = profile.seconds_per_run(block_class, padded.length)
+        seconds[block_class, stream] = micro_batch_size * padded.per_sample * per_token + per_run
+    return np.array([seconds[block.block_class, block.stream] for block in blocks])
 
 
 def stage_entry_seconds(

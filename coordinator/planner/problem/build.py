@@ -126,7 +126,7 @@ def complete(manifest: Manifest, profile: DeviceProfile) -> DeviceProfile:
 def in_a_run(profile: DeviceProfile) -> DeviceProfile:
     """The profile with what everything takes when it happens together."""
     blocks = {
-        alike: tuple(
+        block_class: tuple(
             dataclasses.replace(
                 timing,
                 seconds_per_token=IN_A_RUN * timing.seconds_per_token,
@@ -134,7 +134,7 @@ def in_a_run(profile: DeviceProfile) -> DeviceProfile:
             )
             for timing in timings
         )
-        for alike, timings in profile.blocks.items()
+        for block_class, timings in profile.blocks.items()
     }
     handling = {
         field.name: IN_A_RUN * getattr(profile.handling, field.name)
@@ -157,15 +157,19 @@ def _with_all_blocks(manifest: Manifest, profile: DeviceProfile) -> DeviceProfil
     """Adds blocks that were not timed (embeddings), scaled by FLOPs from one that was."""
     if not profile.blocks:
         return profile
-    measured = {block.alike: block for block in manifest.blocks if block.alike in profile.blocks}
+    measured = {
+        block.block_class: block for block in manifest.blocks if block.block_class in profile.blocks
+    }
     if not measured:
         return profile
-    alike, reference = next(iter(measured.items()))
+    block_class, reference = next(iter(measured.items()))
     timings = dict(profile.blocks)
     for block in manifest.blocks:
-        if block.alike not in timings:
+        if block.block_class not in timings:
             scale = max(block.flops_per_token, 1) / max(reference.flops_per_token, 1)
-            timings[block.alike] = tuple(_scaled(timing, scale) for timing in timings[alike])
+            timings[block.block_class] = tuple(
+                _scaled(timing, scale) for timing in timings[block_class]
+            )
     return dataclasses.replace(profile, blocks=timings)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 FLOAT_BYTES = 4
-"""Boundary tensors travel in fp32."""
+"""Activations tensors travel in fp32."""
 
 TOKEN_BYTES = 4
 """Token ids travel in int32."""

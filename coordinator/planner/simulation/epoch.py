@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from coordinator.planner.cost.epoch import (
     ROUNDS,
-    exchange_handling_seconds,
-    exchanged_bytes,
+    all_reduce_handling_seconds,
+    all_reduced_bytes,
     shards_epoch_seconds,
 )
 from edge_runtime.contract.order import steps_per_epoch
@@ -54,13 +54,13 @@ class EpochPlay:
         }
         count = len(trainers)
         self._handling_seconds = {
-            device: exchange_handling_seconds(problem, problem.profile(device), count) / ROUNDS
+            device: all_reduce_handling_seconds(problem, problem.profile(device), count) / ROUNDS
             for device in trainers
             if count > 1
         }
         # Each message of a round is one trainer's part of the gradient.
         self._message_bytes = (
-            exchanged_bytes(problem, count) / ROUNDS / (count - 1) if count > 1 else 0.0
+            all_reduced_bytes(problem, count) / ROUNDS / (count - 1) if count > 1 else 0.0
         )
         self._steps = 0
         self._came: collections.Counter[tuple[DeviceId, int, int]] = collections.Counter()

@@ -5,7 +5,7 @@ Three flows:
 - *to a device*: what the coordinator asks for (``ProfileRequest``, ``LoadStage``, ``RunBatch``,
   ``TrainEpoch``, ...). Each request is answered by exactly one message or by ``Failed``.
 - *to the coordinator*: those answers, and telemetry.
-- *device to device*: hidden states between stages (``Boundary``), states to their owners
+- *device to device*: hidden states between stages (``Activations``), states to their owners
   (``States``), gradients (``GradientPart``, ``ReducedPart``), trains that measure the link
   (``Probe``, ``ProbeEcho``), and ``Credit`` back.
 
@@ -19,7 +19,6 @@ from __future__ import annotations
 from .answers import (
     BatchServed,
     CacheStatus,
-    Chosen,
     EpochDone,
     Failed,
     FileRequest,
@@ -27,6 +26,7 @@ from .answers import (
     Heartbeat,
     Hello,
     LinkMeasured,
+    NextTokens,
     Outputs,
     PeersReady,
     ProfileDone,
@@ -39,7 +39,7 @@ from .answers import (
     Usage,
 )
 from .base import Array, CacheDtype, Lengths, Message, Phase, SampleSet, StageFiles
-from .mesh import Boundary, Credit, GradientPart, Probe, ProbeEcho, ReducedPart, States
+from .mesh import Activations, Credit, GradientPart, Probe, ProbeEcho, ReducedPart, States
 from .requests import (
     BeginPhase,
     Destination,
@@ -66,13 +66,12 @@ from .requests import (
 
 __all__ = [
     "MESSAGE_TYPES",
+    "Activations",
     "Array",
     "BatchServed",
     "BeginPhase",
-    "Boundary",
     "CacheDtype",
     "CacheStatus",
-    "Chosen",
     "Credit",
     "Destination",
     "EpochDone",
@@ -90,6 +89,7 @@ __all__ = [
     "Message",
     "MicroBatch",
     "MoveSamples",
+    "NextTokens",
     "OpenCache",
     "Outputs",
     "OwnSamples",
@@ -130,8 +130,8 @@ MESSAGE_TYPES: dict[str, type[Message]] = {
         *(OwnSamples, SetUpTraining, TrainEpoch, Evaluate, SendState, BeginPhase, Shutdown),
         *(Hello, Heartbeat, FileRequest, ProfileDone, PeersReady, CacheStatus, StageReady),
         *(BatchServed, Stored, SamplesReady, TrainingReady, Progress, EpochDone, Outputs),
-        *(SetUpGeneration, Release, GenerationReady, Chosen),
+        *(SetUpGeneration, Release, GenerationReady, NextTokens),
         *(TrainerState, Usage, Failed, ProbeLink, LinkMeasured, Probe, ProbeEcho),
-        *(Boundary, States, GradientPart, ReducedPart, Credit),
+        *(Activations, States, GradientPart, ReducedPart, Credit),
     )
 }

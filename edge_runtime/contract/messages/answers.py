@@ -186,7 +186,7 @@ class GenerationReady(Message):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen(Message):
+class NextTokens(Message):
     """The next token of each sequence of a micro-batch: ``lines`` and ``tokens``, (N,) int32."""
 
     number: int

@@ -19,7 +19,7 @@ MAX_COUNT = 1 << 32
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Boundary(Message):
+class Activations(Message):
     """A micro-batch on its way to stage ``stage``.
 
     ``rows`` has, by the name of the graph input, what that stage and those behind it need, the

@@ -42,7 +42,7 @@ class ProfileRequest(Message):
 
     Attributes:
         stages: one block of each class.
-        alike: the classes.
+        block_classes: the classes.
         pairs: two blocks in a row of some of the classes. Entering and leaving a stage costs
             something besides its blocks, and is told from them by a second block.
         batch: samples of the timed micro-batch, unless the device is too slow for so many.
@@ -64,7 +64,7 @@ class ProfileRequest(Message):
     """
 
     stages: tuple[StageFiles, ...]
-    alike: tuple[str, ...]
+    block_classes: tuple[str, ...]
     pairs: dict[str, StageFiles] = dataclasses.field(default_factory=dict)
     batch: int
     tokens: dict[Stream, int]
@@ -83,8 +83,12 @@ class ProfileRequest(Message):
         check_streams(self.tokens)
         if self.adapter_graph is not None and self.adapter is None:
             raise ValueError("adapter_graph needs adapter, its shape")
-        if len(self.alike) != len(self.stages) or not set(self.pairs) <= set(self.alike):
-            raise ValueError("alike must name the class of each stage, and pairs some of them")
+        if len(self.block_classes) != len(self.stages) or not set(self.pairs) <= set(
+            self.block_classes
+        ):
+            raise ValueError(
+                "block_classes must name the class of each stage, and pairs some of them"
+            )
         if self.tokens.keys() != self.max_tokens.keys():
             raise ValueError("tokens and max_tokens must be of the same sequences")
         if min(self.batch, *self.tokens.values(), *self.max_tokens.values()) < 1:

@@ -5,7 +5,7 @@ import pytest
 
 from coordinator.api.adapter_config import (
     AdapterChoice,
-    Learnt,
+    DataTraits,
     adapter_config,
     added_layers,
     parse_layers,
@@ -71,28 +71,28 @@ def test_the_task_is_the_bundles_unless_another_is_wanted(bundle):
 
 
 def test_a_causal_language_model_writes_its_vocabulary_through_the_frozen_head():
-    config = adapter_config(DECODER, "causal-lm", AdapterChoice(), Learnt())
+    config = adapter_config(DECODER, "causal-lm", AdapterChoice(), DataTraits())
     assert (config.num_outputs, config.logit_scale, config.logit_softcap) == (50, 0.5, 30.0)
     assert config.causal
     assert (config.layers, config.encoder_layers) == ((0, 1, 2, 3), 0)
 
 
 def test_a_decoder_that_classifies_is_pooled_and_looks_both_ways():
-    learnt = Learnt(labels=("a", "b", "c"))
+    learnt = DataTraits(labels=("a", "b", "c"))
     config = adapter_config(DECODER, "classification", AdapterChoice(), learnt)
     assert (config.num_outputs, config.causal, config.logit_scale) == (3, False, 1.0)
 
 
 def test_an_encoder_decoder_reads_both_stacks():
     choice = AdapterChoice(layers="every:2", num_heads=2, reduction=4, kind="mlp")
-    config = adapter_config(BOTH, "seq2seq", choice, Learnt())
+    config = adapter_config(BOTH, "seq2seq", choice, DataTraits())
     assert (config.layers, config.encoder_layers) == ((0, 2, 4, 6), 2)
     assert (config.num_heads, config.reduction, config.kind) == (2, 4, "mlp")
     assert config.causal
 
 
 def test_regression_is_standardised():
-    learnt = Learnt(values=np.array([1, 2, 6], np.float32))
+    learnt = DataTraits(values=np.array([1, 2, 6], np.float32))
     config = adapter_config(ENCODER, "regression", AdapterChoice(), learnt)
     assert (config.num_outputs, config.target_mean) == (1, 3.0)
 
@@ -100,9 +100,9 @@ def test_regression_is_standardised():
 def test_pruned_weights_must_be_in_the_bundle():
     choice = AdapterChoice(initialization="pruned")
     with pytest.raises(BadInputError, match="pacplus export --adapter-init pruned"):
-        adapter_config(DECODER, "causal-lm", choice, Learnt())
+        adapter_config(DECODER, "causal-lm", choice, DataTraits())
     has = dataclasses.replace(DECODER, adapter_init="adapter_init.safetensors")
-    assert adapter_config(has, "causal-lm", choice, Learnt()).initialization == "pruned"
+    assert adapter_config(has, "causal-lm", choice, DataTraits()).initialization == "pruned"
 
 
 ONE, TWO = (range(7),), (range(3), range(3, 7))

@@ -184,7 +184,7 @@ def test_only_what_devices_may_send_reaches_the_session(tmp_path: Path) -> None:
 def test_answers_are_all_that_devices_may_send() -> None:
     assert {m.Hello, m.Heartbeat, m.FileRequest, m.Usage, m.Failed} < FROM_DEVICES
     assert set(m.MESSAGE_TYPES.values()) > FROM_DEVICES
-    assert not FROM_DEVICES & {m.Welcome, m.FileChunk, m.Boundary, m.States, m.Credit}
+    assert not FROM_DEVICES & {m.Welcome, m.FileChunk, m.Activations, m.States, m.Credit}
 
 
 class GarbledRouter(FakeRouter):

@@ -14,7 +14,8 @@ def t5_large() -> Manifest:
     encoder, decoder = [33 * MB, *[12_600_000] * 24], [33 * MB, *[16_800_000] * 24]
     made = manifest([*encoder, *decoder], encoder_blocks=25, task="seq2seq")
     blocks = tuple(
-        dataclasses.replace(block, alike=f"{block.stream} {block.kind}") for block in made.blocks
+        dataclasses.replace(block, block_class=f"{block.stream} {block.kind}")
+        for block in made.blocks
     )
     return dataclasses.replace(made, hidden_size=1024, num_heads=16, blocks=blocks)
 

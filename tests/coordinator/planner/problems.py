@@ -84,7 +84,7 @@ def _block(index: int, size: int, encoder_blocks: int) -> BlockSpec:
         name=f"{kind}.{index}",
         kind=kind,
         stream=stream,
-        alike=kind,
+        block_class=kind,
         inputs=tuple(TensorSpec(name=name, dtype="float32", shape=()) for name in names),
         outputs=(TensorSpec(name=f"hidden.{index}", dtype="float32", shape=()),),
         weights=(f"weights/{index}.bin", *(() if embeds else ("weights/shared.bin",))),

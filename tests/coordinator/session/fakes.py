@@ -145,7 +145,7 @@ class FakeDevice:
             case m.RunBatch():
                 self.computed += [key.tobytes() for key in message.batch.keys]
                 self._serve(message.batch, 0, message.inputs, post, post_to)
-            case m.Boundary():
+            case m.Activations():
                 self._serve(message.batch, message.stage, message.rows, post, post_to)
             case m.MoveSamples():
                 assert self._holds(message.keys).all(), "asked to send what is not there"
@@ -198,7 +198,9 @@ class FakeDevice:
             for name in made.keys() & carried.keys():
                 tokens = int(batch.lengths[stage.streams[made[name]]].sum())
                 carried[name] = np.zeros((tokens, 1), np.float32)
-            post_to(batch.route[index + 1], m.Boundary(batch=batch, stage=index + 1, rows=carried))
+            post_to(
+                batch.route[index + 1], m.Activations(batch=batch, stage=index + 1, rows=carried)
+            )
         layers = tuple(i for i in self._stage.layers if stage.first <= i < stage.last)
         for destination in batch.destinations:
             to = destination.device
@@ -469,7 +471,7 @@ def _over_the_wire(message: m.Message) -> m.Message:
 def _profile_request(known: DeviceProfile | None) -> m.ProfileRequest:
     return m.ProfileRequest(
         stages=(),
-        alike=(),
+        block_classes=(),
         batch=1,
         tokens={"encoder": 1},
         max_tokens={"encoder": 1},

@@ -82,7 +82,9 @@ class GeneratingDevice(FakeDevice):
             if streams[name] in lengths
         }
         if index + 1 < len(batch.route):
-            post_to(batch.route[index + 1], m.Boundary(batch=batch, stage=index + 1, rows=carried))
+            post_to(
+                batch.route[index + 1], m.Activations(batch=batch, stage=index + 1, rows=carried)
+            )
         (destination,) = batch.destinations
         own = [i for i in self._stage.layers if stage.first <= i < stage.last]
         for stream, each in lengths.items():
@@ -107,7 +109,7 @@ class GeneratingDevice(FakeDevice):
             lines = states.sequences.lines
             found = zip(lines.tolist(), self.lengths[states.number].tolist(), strict=True)
             tokens = np.array([token_of(*each) for each in found], np.int32)
-            post(m.Chosen(number=states.number, lines=lines, tokens=tokens))
+            post(m.NextTokens(number=states.number, lines=lines, tokens=tokens))
 
 
 def _states(batch: m.MicroBatch, layers: tuple[int, ...], lengths: np.ndarray) -> m.States:
@@ -195,7 +197,7 @@ def test_a_lost_device_ends_the_session(device):
 def test_tokens_of_a_device_that_was_not_asked_end_the_session():
     cluster = started()
     lines = np.zeros(1, np.int32)
-    chosen = m.Chosen(number=1, lines=lines, tokens=lines)
+    chosen = m.NextTokens(number=1, lines=lines, tokens=lines)
     cluster._up[DeviceId("s0")].append(chosen)
     cluster.run(random.Random(2))
     assert "s0: chose tokens for other prompts" in str(cluster.failure)

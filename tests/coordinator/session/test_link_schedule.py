@@ -72,7 +72,7 @@ def test_links_that_are_known_are_not_measured_again():
     everyone = names(4)
     known = dict.fromkeys(itertools.permutations(everyone[:3], 2), link)
     linking = Linking(everyone)
-    linking.recall(known)
+    linking.reuse(known)
     measured = [pair for each in play(linking) for pair in each]
     assert all(everyone[3] in pair for pair in measured)
     assert len(measured) == 6

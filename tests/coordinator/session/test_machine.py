@@ -385,7 +385,7 @@ def plan_of(*owners: tuple[int, ...], micro_batch_size: int = 2) -> Plan:
 def measured_before(scenario: Scenario) -> Cluster:
     """A session of the same devices, of which all was measured in an earlier one."""
     cluster = scenario.cluster()
-    cluster.session.recall(play(scenario, 1).session.measured)
+    cluster.session.reuse(play(scenario, 1).session.measured)
     return cluster
 
 
@@ -529,9 +529,9 @@ def until(cluster: Cluster, phase: str) -> None:
     ("phase", "message", "reason"),
     [
         ("profiling", m.ProfileDone(profile=profile("other")), "profile of another device"),
-        ("locating", m.CacheStatus(held=np.ones(9, bool), bytes_used=0), "other samples"),
+        ("open_caches", m.CacheStatus(held=np.ones(9, bool), bytes_used=0), "other samples"),
         (
-            "taking",
+            "commit_cache",
             m.SamplesReady(
                 which="train", missing=np.zeros(2, np.int32), cache_bytes=0, cache_samples=0
             ),
@@ -570,7 +570,7 @@ def test_an_answer_that_cannot_be_true_stops_the_session(phase, message, reason)
 @pytest.mark.parametrize(
     ("phase", "message"),
     [
-        ("taking", SAMPLES_READY),
+        ("commit_cache", SAMPLES_READY),
         ("training", m.EpochDone(epoch=2, samples=3, count=3, loss_sum=1.0, seconds=0.0)),
         ("loading", m.StageReady(first=0, last=1, received_bytes=0, seconds=0.0)),
         ("filling", m.Stored(number=0, layers=(0, 1, 2), samples=2)),
@@ -650,7 +650,7 @@ def test_a_heartbeat_is_answered_by_nothing():
 
 def test_every_device_learns_of_all_the_others():
     cluster = scenario_of(plan_of((0,), (1,), (2,)), train=[1, 2, 3]).cluster()
-    until(cluster, "locating")
+    until(cluster, "open_caches")
     chance = random.Random(1)
     while not all(device.peers for device in cluster.devices.values()):
         assert cluster.advance(chance)

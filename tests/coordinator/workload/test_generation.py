@@ -23,9 +23,9 @@ from edge_runtime.contract.generation import GenerationOptions
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.messages import (
-    Chosen,
     Message,
     MicroBatch,
+    NextTokens,
     Release,
     RunBatch,
     SetUpGeneration,
@@ -143,7 +143,7 @@ class Devices:
         )
         self.most = 0
 
-    def take(self, device: DeviceId, message: Message) -> list[tuple[DeviceId, Chosen]]:
+    def take(self, device: DeviceId, message: Message) -> list[tuple[DeviceId, NextTokens]]:
         message = decode(encode(message))
         if isinstance(message, Release):
             self.held[device].drop(message.lines.tolist())
@@ -164,7 +164,7 @@ class Devices:
             if stream in batch.lengths or held.lengths(name, batch.sequences.lines).all():
                 held.append(name, stream, batch.sequences, lengths, inputs.get(name))
 
-    def _choose(self, batch: MicroBatch, held: HeldRows) -> Chosen:
+    def _choose(self, batch: MicroBatch, held: HeldRows) -> NextTokens:
         assert batch.sequences is not None
         lines = batch.sequences.lines
         seen = [
@@ -174,12 +174,12 @@ class Devices:
         lengths = batch.sequences.known["decoder"] + batch.lengths["decoder"]
         logits = np.stack([logits_of(ids) for ids in seen])
         tokens = choose_tokens(logits, self._request.options, lines, lengths)
-        return Chosen(number=batch.number, lines=lines, tokens=tokens)
+        return NextTokens(number=batch.number, lines=lines, tokens=tokens)
 
 
 def play(running: Generation, devices: Devices, chance: random.Random) -> None:
     """Answers in any order until all is written."""
-    answers: list[tuple[DeviceId, Chosen]] = []
+    answers: list[tuple[DeviceId, NextTokens]] = []
     clock = 0.0
 
     def send(sends: Sequence[Send]) -> None:
@@ -234,10 +234,12 @@ def first_batch(running: Generation) -> MicroBatch:
     return message.batch
 
 
-def answer(batch: MicroBatch, token: int = 5, **changes) -> Chosen:
+def answer(batch: MicroBatch, token: int = 5, **changes) -> NextTokens:
     assert batch.sequences is not None
     lines = batch.sequences.lines
-    chosen = Chosen(number=batch.number, lines=lines, tokens=np.full(len(lines), token, np.int32))
+    chosen = NextTokens(
+        number=batch.number, lines=lines, tokens=np.full(len(lines), token, np.int32)
+    )
     return dataclasses.replace(chosen, **changes)
 
 
@@ -297,7 +299,7 @@ def test_groups_shrink_where_states_are_large():
     assert size == max(1, HELD_BYTES // (2 * each))
 
 
-Change = Callable[[MicroBatch], tuple[str, Chosen]]
+Change = Callable[[MicroBatch], tuple[str, NextTokens]]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from coordinator.planner.dispatch import Router
 from coordinator.protocol.actions import Send
-from coordinator.workload.leases import Errand, LeaseBook
+from coordinator.workload.leases import LeaseBook, WorkItem
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Heartbeat, Stored
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
@@ -16,9 +16,9 @@ A, B = DeviceId("a"), DeviceId("b")
 LAYERS = (0, 2)
 
 
-def errand(number: int, samples: int = 3, **stored_by: int) -> Errand:
+def errand(number: int, samples: int = 3, **stored_by: int) -> WorkItem:
     owners = {DeviceId(name): count for name, count in stored_by.items()} or {A: samples}
-    return Errand(
+    return WorkItem(
         number=number,
         send=lambda: Send(device=A, message=Heartbeat()),
         samples=samples,
@@ -30,7 +30,7 @@ def stored(number: int, *layers: int, samples: int = 3) -> Stored:
     return Stored(number=number, layers=layers or LAYERS, samples=samples)
 
 
-def book(*errands: Errand, window: int = 2) -> LeaseBook:
+def book(*errands: WorkItem, window: int = 2) -> LeaseBook:
     return LeaseBook(errands, layers=LAYERS, window=window)
 
 

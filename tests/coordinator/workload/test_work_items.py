@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from coordinator.planner.dispatch import Router
 from coordinator.samples.samples import Catalogue, Move, Work
-from coordinator.workload.leases import Errand
+from coordinator.workload.leases import WorkItem
 from coordinator.workload.work_items import MOVE_SAMPLES, make_errands
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import MoveSamples, RunBatch
@@ -33,7 +33,7 @@ def one_of(name: DeviceId, share: float) -> StageDevice:
 
 def errands_of(
     texts, *, moves=(), lines=(), wanted_by=(), size=3, first_number=0, router=None
-) -> list[Errand]:
+) -> list[WorkItem]:
     catalogue = Catalogue.make({"train": table(texts, 1)})
     work = Work(
         moves=tuple(moves),

@@ -30,7 +30,7 @@ class Line:
         manifest = bundle.manifest
         bounds = [0, *cuts, len(manifest.blocks)]
         self.kept: list[m.States] = []
-        self.boundaries: list[m.Boundary] = []
+        self.boundaries: list[m.Activations] = []
         self.roles: dict[DeviceId, BackboneRole] = {}
         cutter, layers = StageCutter(bundle), tuple(range(len(manifest.blocks)))
         for index, first in enumerate(bounds[:-1]):
@@ -49,7 +49,7 @@ class Line:
 
     def to_peer(self, peer: DeviceId, message: m.Message) -> None:
         received = decode(encode(message))
-        if isinstance(received, m.Boundary):
+        if isinstance(received, m.Activations):
             self.boundaries.append(received)
             self.roles[peer].run(received.batch, received.stage, received.rows)
         else:

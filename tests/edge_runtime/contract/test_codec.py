@@ -16,7 +16,7 @@ from edge_runtime.contract.errors import DecodeError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import InputSpec
 from edge_runtime.contract.messages import (
-    Boundary,
+    Activations,
     Destination,
     GradientPart,
     Heartbeat,
@@ -46,12 +46,12 @@ def test_a_message_with_nested_arrays_survives() -> None:
     ids = np.array([7, 8], np.int32)
     lengths = {"encoder": np.array([2, 3], np.int32), "decoder": np.array([1, 1], np.int32)}
     batch = dataclasses.replace(micro_batch([2, 3]), lengths=lengths)
-    sent = Boundary(batch=batch, stage=1, rows={"hidden.2": hidden, "decoder_input_ids": ids})
+    sent = Activations(batch=batch, stage=1, rows={"hidden.2": hidden, "decoder_input_ids": ids})
     frames = [bytes(frame) for frame in encode(sent)]
 
     received = decode(frames)
 
-    assert isinstance(received, Boundary)
+    assert isinstance(received, Activations)
     assert received.batch.route == ("a", "b")
     np.testing.assert_array_equal(received.rows["hidden.2"], hidden)
     np.testing.assert_array_equal(received.rows["decoder_input_ids"], ids)
@@ -253,7 +253,7 @@ def test_lengths_that_no_sender_makes_are_rejected(
     ],
 )
 def test_rows_that_no_stage_makes_are_rejected(rows: dict[str, np.ndarray]) -> None:
-    boundary = Boundary(batch=micro_batch([2, 3]), stage=1, rows={})
+    boundary = Activations(batch=micro_batch([2, 3]), stage=1, rows={})
     object.__setattr__(boundary, "rows", rows)
     with pytest.raises(DecodeError, match=next(iter(rows))):
         decode([bytes(frame) for frame in encode(boundary)])

@@ -10,9 +10,9 @@ from edge_runtime.contract.errors import DecodeError
 from edge_runtime.contract.generation import GenerationOptions, Sequences
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import (
-    Chosen,
     Destination,
     MicroBatch,
+    NextTokens,
     RunBatch,
     SetUpGeneration,
 )
@@ -90,7 +90,7 @@ def test_a_peer_cannot_make_sequences_up(wrong, said):
 )
 def test_tokens_belong_to_lines(lines, tokens):
     with pytest.raises(ValueError, match="lines and tokens must be"):
-        Chosen(number=1, lines=lines, tokens=tokens)
+        NextTokens(number=1, lines=lines, tokens=tokens)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from edge_runtime.contract.errors import BadInputError, ExchangeClosedError
+from edge_runtime.contract.errors import AllReduceClosedError, BadInputError
 from edge_runtime.device.compute_thread import Worker
 
 BOUND_SECONDS = 10.0
@@ -56,7 +56,7 @@ def test_a_bug_is_told_as_one(worker, failures, caplog):
 
 def test_a_step_given_up_at_the_end_of_a_session_is_no_failure(worker, failures):
     done = threading.Event()
-    worker.submit(failing(ExchangeClosedError("closed")))
+    worker.submit(failing(AllReduceClosedError("closed")))
     worker.submit(done.set)
     assert done.wait(BOUND_SECONDS)
     assert failures.empty()

@@ -66,7 +66,7 @@ class ScriptedLink:
         for message in self._turn[1]:
             yield PHONE, message, 100
 
-    def dealt_with(self, peer: DeviceId, size: int) -> None:
+    def acknowledge(self, peer: DeviceId, size: int) -> None:
         self.credited.append(size)
 
     def to_coordinator(self, message: Message) -> None:

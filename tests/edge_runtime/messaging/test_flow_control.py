@@ -14,7 +14,12 @@ from edge_runtime.contract.codec import Frame
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Credit, GradientPart
-from edge_runtime.messaging.flow_control import LUMP_BYTES, WINDOW_BYTES, PeerLinks, size_bytes
+from edge_runtime.messaging.flow_control import (
+    CREDIT_BATCH_BYTES,
+    WINDOW_BYTES,
+    PeerLinks,
+    size_bytes,
+)
 
 PEER = DeviceId("peer")
 WAIT_SECONDS = 20
@@ -133,8 +138,8 @@ def test_every_message_arrives_whatever_its_size(sizes: list[int]) -> None:
         sender.pump()
         assert handled < len(wire.sent), "stuck"
         while handled < len(wire.sent):
-            credit = receiver.dealt_with(PEER, size_bytes(wire.sent[handled]))
+            credit = receiver.acknowledge(PEER, size_bytes(wire.sent[handled]))
             handled += 1
             if credit is not None:
-                assert credit.size_bytes >= LUMP_BYTES
+                assert credit.size_bytes >= CREDIT_BATCH_BYTES
                 sender.credited(PEER, credit)

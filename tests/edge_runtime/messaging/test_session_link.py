@@ -12,7 +12,7 @@ import pytest
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import GradientPart, Message, Peer
-from edge_runtime.messaging.flow_control import LUMP_BYTES, WINDOW_BYTES
+from edge_runtime.messaging.flow_control import CREDIT_BATCH_BYTES, WINDOW_BYTES
 from edge_runtime.messaging.session_link import SessionLink
 from edge_runtime.transport import Address, Delivery, KeyPair, SecureContext, SecureRouter
 
@@ -105,13 +105,13 @@ def test_credit_that_the_socket_does_not_take_is_sent_later(
 ) -> None:
     board, phone = sides
     connect(board, phone)
-    for _ in range(2 * WINDOW_BYTES // LUMP_BYTES):
-        board.link.to_peer(PHONE, part(LUMP_BYTES))
+    for _ in range(2 * WINDOW_BYTES // CREDIT_BATCH_BYTES):
+        board.link.to_peer(PHONE, part(CREDIT_BATCH_BYTES))
     with monkeypatch.context() as blocked:
         blocked.setattr(SecureRouter, "send", lambda *_: Delivery.FULL)
         until(lambda: len(phone.received) == 3, board, phone)
         for _, size in phone.received:
-            phone.link.dealt_with(BOARD, size)
+            phone.link.acknowledge(BOARD, size)
     # Without that credit, no more than the window would ever arrive.
     until(lambda: len(phone.received) == 6, board, phone)
 

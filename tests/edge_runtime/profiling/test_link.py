@@ -150,7 +150,7 @@ class Node:
         for peer, message, size in self.link.from_peers():
             assert isinstance(message, Probe | ProbeEcho)
             self.prober.take(peer, message)
-            self.link.dealt_with(peer, size)
+            self.link.acknowledge(peer, size)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ TRANSFORMATIONS = config(
 )
 REQUEST = ProfileRequest(
     stages=(),
-    alike=(),
+    block_classes=(),
     batch=2,
     tokens={"encoder": 6, "decoder": 4},
     max_tokens={"encoder": 9, "decoder": 8},

@@ -8,7 +8,7 @@ from edge_runtime.backbone.stage import Stage
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.generation import GenerationOptions
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import Chosen, SetUpGeneration
+from edge_runtime.contract.messages import NextTokens, SetUpGeneration
 from edge_runtime.serving.generator import LanguageModel
 from edge_runtime.training.role import TrainerRole
 from tests.coordinator.planner.problems import manifest
@@ -63,7 +63,7 @@ def test_an_owner_takes_no_states_before_generation_is_set_up(tmp_path):
     role.set_up_generation(REQUEST)
     role.keep(first)
     (chosen,) = sent
-    assert isinstance(chosen, Chosen)
+    assert isinstance(chosen, NextTokens)
     assert chosen.tokens.tolist() == [2]
     role.release(np.array([0], np.int32))
     role.keep(states(2, [0, 2], [0], [0], [3], token=1))

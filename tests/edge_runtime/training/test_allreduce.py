@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from edge_runtime.contract.errors import ExchangeClosedError, RemoteError
+from edge_runtime.contract.errors import AllReduceClosedError, RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import GradientPart, ReducedPart
 from edge_runtime.parallel_adapters.rounding import HalfPrecision
-from edge_runtime.training.allreduce import GradientExchange
+from edge_runtime.training.allreduce import AllReduce
 
 WAIT_SECONDS = 20
 
@@ -25,12 +25,12 @@ class Mesh:
         self.sent_bytes = dict.fromkeys(self.names, 0)
         self.members = {name: self._member(name, size) for name in self.names}
 
-    def _member(self, name: DeviceId, size: int) -> GradientExchange:
+    def _member(self, name: DeviceId, size: int) -> AllReduce:
         def send(peer: DeviceId, part: GradientPart | ReducedPart) -> None:
             self.sent_bytes[name] += part.values.nbytes
             self.members[peer].deliver(name, part)
 
-        return GradientExchange(
+        return AllReduce(
             me=name, trainers=self.names, size=size, send=send, rounding=HalfPrecision()
         )
 
@@ -95,7 +95,7 @@ def test_more_trainers_than_values_still_add_up() -> None:
 def test_closing_ends_a_step_that_waits_for_a_lost_peer() -> None:
     names = [DeviceId("a"), DeviceId("b")]
     sent = threading.Event()
-    exchange = GradientExchange(
+    exchange = AllReduce(
         me=names[0],
         trainers=names,
         size=10,
@@ -106,13 +106,13 @@ def test_closing_ends_a_step_that_waits_for_a_lost_peer() -> None:
         waiting = pool.submit(exchange.reduce, np.zeros(10, np.float32), 1)
         assert sent.wait(WAIT_SECONDS)
         exchange.close()
-        with pytest.raises(ExchangeClosedError):
+        with pytest.raises(AllReduceClosedError):
             waiting.result(WAIT_SECONDS)
 
 
-def _exchange() -> GradientExchange:
+def _exchange() -> AllReduce:
     names = [DeviceId("a"), DeviceId("b")]
-    return GradientExchange(
+    return AllReduce(
         me=names[0],
         trainers=names,
         size=10,
@@ -141,7 +141,7 @@ def test_the_same_part_twice_is_rejected() -> None:
 
 def test_a_device_that_is_no_trainer_cannot_exchange() -> None:
     with pytest.raises(RemoteError):
-        GradientExchange(
+        AllReduce(
             me=DeviceId("x"),
             trainers=[DeviceId("a")],
             size=1,

@@ -12,7 +12,7 @@ from edge_runtime.cache.encoding import encode as encode_states
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.adapter import TrainingOptions, adapter_weights
 from edge_runtime.contract.codec import decode, encode
-from edge_runtime.contract.errors import ExchangeClosedError, PacplusError, RemoteError
+from edge_runtime.contract.errors import AllReduceClosedError, PacplusError, RemoteError
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.manifest import FileSpec, Stream
 from edge_runtime.contract.order import rank_samples, shard_of, steps_per_epoch
@@ -533,4 +533,4 @@ def test_closing_ends_a_step_that_waits_for_a_peer(mesh, data):
     error = ended.get(timeout=BOUND_SECONDS)
     thread.join(BOUND_SECONDS)
     # Closed before the step began to wait: then its cache was gone already.
-    assert isinstance(error, ExchangeClosedError | RemoteError)
+    assert isinstance(error, AllReduceClosedError | RemoteError)

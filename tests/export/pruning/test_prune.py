@@ -89,7 +89,7 @@ def test_every_layer_of_a_stack_reads_the_same_channels_with_unit_variance(famil
         assert columns.tolist() == list(range(WIDTH))
         for layer in down:
             assert np.array_equal(np.nonzero(layer), (rows, columns))
-            # Normalised states have a mean square of 1; the chosen channels' may differ.
+            # Normalized states have a mean square of 1; the chosen channels' may differ.
             assert 0.2 < layer.max() * config.down_scale < 5
 
 

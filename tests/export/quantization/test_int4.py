@@ -61,7 +61,7 @@ def model(widths, table):
     return ir.Model(graph, ir_version=10)
 
 
-def quantised(tmp_path, widths=(WIDE,)):
+def quantized(tmp_path, widths=(WIDE,)):
     table = correlated(64, CHANNELS)
     made = model(widths, table)
     ids = np.random.default_rng(3).integers(0, 64, (12, 9))
@@ -140,7 +140,7 @@ def test_the_worst_layers_stay_at_8_bits_as_long_as_they_are_small():
 
 
 def test_a_backbone_has_both_forms_and_computes_nearly_the_same(tmp_path):
-    made, count = quantised(tmp_path, (WIDE, WIDE * 4, 8))
+    made, count = quantized(tmp_path, (WIDE, WIDE * 4, 8))
     assert (count.int4, count.int8) == (3, 1)
     operators = [node.op_type for node in made.graph]
     assert (operators.count("MatMulNBits"), operators.count("MatMulIntegerToFloat")) == (3, 1)
@@ -149,7 +149,7 @@ def test_a_backbone_has_both_forms_and_computes_nearly_the_same(tmp_path):
 
 
 def test_a_samples_states_do_not_depend_on_its_batch(tmp_path):
-    made, _ = quantised(tmp_path)
+    made, _ = quantized(tmp_path)
     ids = np.random.default_rng(5).integers(0, 64, (7, 13))
     together = run(made, tmp_path, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
     alone = run(made, tmp_path, {"input_ids": ids[2:3], "attention_mask": np.ones((1, 13), int)})
@@ -158,6 +158,6 @@ def test_a_samples_states_do_not_depend_on_its_batch(tmp_path):
 
 def test_quantising_again_gives_the_same_graph(tmp_path):
     graphs = [
-        ir.to_proto(quantised(tmp_path)[0]).SerializeToString(deterministic=True) for _ in range(2)
+        ir.to_proto(quantized(tmp_path)[0]).SerializeToString(deterministic=True) for _ in range(2)
     ]
     assert graphs[0] == graphs[1]

@@ -1,4 +1,4 @@
-"""Quantised bundles as a whole: their notes, their exact form, and what they cost in loss."""
+"""Quantized bundles as a whole: their notes, their exact form, and what they cost in loss."""
 
 from __future__ import annotations
 

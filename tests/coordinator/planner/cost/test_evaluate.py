@@ -137,7 +137,7 @@ def test_exchange_costs_more_with_a_slower_link() -> None:
     case = problem(profile("a"), profile("b", link=link))
     # Two trainers: each sends and receives the whole gradient, in half precision, once a step.
     expected = 8 * 200_000 / 1e7 + 2 * 0.01
-    assert epochs.exchange_seconds(case, case.profiles) == pytest.approx(expected)
+    assert epochs.all_reduce_seconds(case, case.profiles) == pytest.approx(expected)
 
 
 def test_exchange_costs_the_processor_messages_bytes_and_sums() -> None:
@@ -147,14 +147,14 @@ def test_exchange_costs_the_processor_messages_bytes_and_sums() -> None:
     trainer = dataclasses.replace(slow.trainer, seconds_per_exchanged_value=2e-8)
     case = problem(profile("a"), dataclasses.replace(slow, trainer=trainer))
     expected = 4 * 1e-3 + 2 * 200_000 * 1e-8 + 100_000 * 2e-8
-    assert epochs.exchange_seconds(case, case.profiles) == pytest.approx(expected)
-    assert epochs.exchange_seconds(case, case.profiles[:1]) == 0
+    assert epochs.all_reduce_seconds(case, case.profiles) == pytest.approx(expected)
+    assert epochs.all_reduce_seconds(case, case.profiles[:1]) == 0
 
 
 def test_answers_are_not_exchanged() -> None:
     link = LinkProfile(up_bits_per_second=1e6, down_bits_per_second=1e6, latency_seconds=1.0)
     case = problem(profile("a", link=link), profile("b"), adapter_parameters=0)
-    assert epochs.exchange_seconds(case, case.profiles) == 0
+    assert epochs.all_reduce_seconds(case, case.profiles) == 0
 
 
 def test_memory_counts_runtime_stage_and_training() -> None:

@@ -7,16 +7,16 @@ them have answered; then the next phase begins. Phases with nothing to do are pa
     profiling    every device measured itself
     admitting    data sockets admit the peers
     linking      links are measured, in rounds of disjoint pairs     -> the plan is made
-    locating     trainers said what their caches hold          -> every shard has its owner
+    open_caches  trainers said what their caches hold          -> every shard has its owner
     deploying    stages are loaded, if anything is to compute
     filling      moves and micro-batches are leased until every owner has stored its samples
-    taking       owners made the set durable and lack nothing
-                 (deploying to taking are passed for training, then for evaluation samples)
+    commit_cache owners made the set durable and lack nothing
+                 (deploying to commit_cache are passed for training, then for evaluation samples)
     setting up   trainers made the adapter
     evaluating   outputs before, and after, training
     training     one epoch after the other, a checkpoint after each
     generating   instead, where prompts are continued: step by step, until all have ended
-                 (locating, filling and taking are passed: nothing is cached)
+                 (open_caches, filling and commit_cache are passed: nothing is cached)
     collecting   final usage of every device
     finished
 

@@ -28,8 +28,8 @@ from tests.coordinator.session.fakes import (
 from tests.coordinator.session.scenarios import Scenario, job_of, key_of, lengths_of, scenarios
 
 ORDER = re.compile(
-    "gathering profiling admitting (linking )?locating "
-    "((deploying )?(filling )?taking ){1,2}"
+    "gathering profiling admitting (linking )?open_caches "
+    "((deploying )?(filling )?commit_cache ){1,2}"
     "setting-up (evaluating )?(training )?(evaluating )?collecting finished "
 )
 

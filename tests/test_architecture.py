@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("coordinator", "devices", "edge_runtime", "export")
+PACKAGES = ("coordinator", "devices", "edge_runtime", "export", "pacplus")
 
 ON_A_DEVICE = {"numpy", "msgpack", "zmq", "onnxruntime"}
 OUTSIDE_WORLD = {

@@ -39,6 +39,7 @@ from .answers import (
     Usage,
 )
 from .base import Array, CacheDtype, Lengths, Message, Phase, SampleSet, StageFiles
+from .flow import ANSWER_OF
 from .mesh import Activations, Credit, GradientPart, Probe, ProbeEcho, ReducedPart, States
 from .requests import (
     BeginPhase,
@@ -65,6 +66,7 @@ from .requests import (
 )
 
 __all__ = [
+    "ANSWER_OF",
     "MESSAGE_TYPES",
     "Activations",
     "Array",

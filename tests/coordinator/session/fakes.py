@@ -32,21 +32,6 @@ CacheEntry = tuple[bytes, int]
 Post = Callable[[m.Message], None]
 PostTo = Callable[[DeviceId, m.Message], None]
 
-# What the coordinator asks for and how it is answered; the rest has no single answer.
-ANSWERS: dict[type[m.Message], type[m.Message]] = {
-    m.ProfileRequest: m.ProfileDone,
-    m.Peers: m.PeersReady,
-    m.ProbeLink: m.LinkMeasured,
-    m.OpenCache: m.CacheStatus,
-    m.LoadStage: m.StageReady,
-    m.OwnSamples: m.SamplesReady,
-    m.SetUpTraining: m.TrainingReady,
-    m.TrainEpoch: m.EpochDone,
-    m.Evaluate: m.Outputs,
-    m.SendState: m.TrainerState,
-    m.BeginPhase: m.Usage,
-}
-
 
 def loss_of(index: int, epoch: int) -> float:
     """The loss that fake trainers find for line ``index``."""
@@ -442,8 +427,8 @@ class Cluster:
         assert name in self.joined, f"{type(message).__name__} was sent to {name}, who never joined"
         if isinstance(message, m.Shutdown):
             self.shut_down.add(name)
-        if type(message) in ANSWERS:
-            self.owed[name, ANSWERS[type(message)]] += 1
+        if type(message) in m.ANSWER_OF:
+            self.owed[name, m.ANSWER_OF[type(message)]] += 1
         if isinstance(message, m.RunBatch | m.MoveSamples):
             self._note_lease(message)
         self._down[name].append(_over_the_wire(message))

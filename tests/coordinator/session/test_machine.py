@@ -17,7 +17,6 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 from tests.coordinator.planner.problems import profile
 from tests.coordinator.session.fakes import (
-    ANSWERS,
     Cluster,
     count_of,
     link_of,
@@ -497,7 +496,7 @@ def test_what_a_trainer_without_shards_has_cached_is_moved_not_computed():
 def test_nothing_is_deployed_when_nothing_is_to_be_computed():
     held = {DeviceId("d0"): {(key_of(text), layer) for text in (1, 2) for layer in (0, 1)}}
     cluster = play(scenario_of(plan_of((0, 1)), train=[1, 2], held=held), 1)
-    assert cluster.owed[DeviceId("d0"), ANSWERS[m.LoadStage]] == 0
+    assert cluster.owed[DeviceId("d0"), m.ANSWER_OF[m.LoadStage]] == 0
     assert cluster.session.record.devices[DeviceId("d0")].received_weight_bytes == 0
 
 

@@ -11,7 +11,7 @@ JOBS ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-PYTEST := $(BIN)/python -m pytest --dist worksteal
+PYTEST := $(BIN)/python -m pytest
 MODEL_VERSION := 0.1.0
 
 # Stamps say what .venv has; their names hold what they depend on besides files.
@@ -38,11 +38,11 @@ demo: $(ALL_STAMP) $(MODEL_STAMP)
 	$(BIN)/pacplus demo
 
 test: lint $(MODEL_STAMP)
-	$(PYTEST) -m "not slow and not alone" --numprocesses $(JOBS)
+	$(PYTEST) -m "not slow and not alone" --numprocesses $(JOBS) --dist worksteal
 	$(PYTEST) -m "alone and not slow"
 
 test-all: lint $(MODEL_STAMP)
-	$(PYTEST) -m "not alone" --numprocesses $(JOBS)
+	$(PYTEST) -m "not alone" --numprocesses $(JOBS) --dist worksteal
 	$(PYTEST) -m alone
 
 lint: $(TEST_STAMP)

@@ -60,9 +60,7 @@ def enforcement(hierarchy: Hierarchy) -> Enforcement:
         # RLIMIT_DATA is no stand-in: it counts what is reserved, not what is used.
         warnings.append(f"the memory of emulated devices is not capped: {why}")
     return Enforcement(
-        cpu=hierarchy.cpu is not None,
-        memory=hierarchy.memory is not None,
-        warnings=tuple(warnings),
+        cpu=hierarchy.cpu is not None, memory=hierarchy.memory is not None, warnings=tuple(warnings)
     )
 
 

@@ -134,11 +134,7 @@ class Link:
         return Traffic(sent_bytes=self._carried["up"], received_bytes=self._carried["down"])
 
     def relay(
-        self,
-        target: Address,
-        *,
-        listen: Address = ("127.0.0.1", 0),
-        to_device: bool = False,
+        self, target: Address, *, listen: Address = ("127.0.0.1", 0), to_device: bool = False
     ) -> Address:
         """Relays connections made to ``listen`` on to ``target``.
 
@@ -195,10 +191,7 @@ class Link:
             onward, back = ("down", "up") if to_device else ("up", "down")
             try:
                 await self._loop.sock_connect(far, target)
-                await _all_or_none(
-                    self._pump(onward, near, far),
-                    self._pump(back, far, near),
-                )
+                await _all_or_none(self._pump(onward, near, far), self._pump(back, far, near))
             except OSError as error:
                 _logger.debug("relayed connection to %s ended: %s", target, error)
 

@@ -34,6 +34,7 @@ from .checkpoint.load import (
     tokenizer_limit,
 )
 from .ir import passes
+from .ir.graph import Array
 from .partition.blocks import block_slices, describe, write_weights
 from .partition.lm_head import check_head, end_tokens, head_spec, head_tensors, start_token
 from .partition.stages import GRAPH, MANIFEST, Bundle, open_bundle, sha256_of
@@ -46,7 +47,6 @@ from .pruning.initial_adapter import (
 from .quantization.embeddings import quantize_head
 from .quantization.modes import quantize_backbone
 from .tracing.trace import count_blocks, trace
-from .verify.ort_session import Array
 from .verify.parity import LIMITS, check_parity, measure_parity
 from .verify.samples import Sample, check_samples, pad_batch
 
@@ -207,11 +207,7 @@ def _quantize(
 
 
 def _write_head(
-    model: Any,
-    checkpoint: Checkpoint,
-    batch: dict[str, Array],
-    quantize: Quantization,
-    root: Path,
+    model: Any, checkpoint: Checkpoint, batch: dict[str, Array], quantize: Quantization, root: Path
 ) -> HeadSpec:
     tensors = head_tensors(model, checkpoint.family)
     spec = head_spec(checkpoint.config, checkpoint.family, len(tensors["weight"]))

@@ -82,8 +82,7 @@ def export_command(
         ),
     ] = 8,
     adapter_heads: Annotated[
-        int,
-        typer.Option(min=1, help="Of the pruned adapter, likewise.", rich_help_panel=_ADAPTER),
+        int, typer.Option(min=1, help="Of the pruned adapter, likewise.", rich_help_panel=_ADAPTER)
     ] = 1,
     calibration: Annotated[
         Path | None,

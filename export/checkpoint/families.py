@@ -73,19 +73,12 @@ _NO_POOLER = {"add_pooling_layer": False}
 _ROBERTA = Family(positions_after_padding=True, load_options=_NO_POOLER, maps=layer_maps.BERT)
 _DECODER = Family(stack="decoder", own_masks=True)
 _T5 = Family(
-    stack="encoder-decoder",
-    own_masks=True,
-    head_scaled=True,
-    maps=layer_maps.T5,
-    plain_scores=True,
+    stack="encoder-decoder", own_masks=True, head_scaled=True, maps=layer_maps.T5, plain_scores=True
 )
 
 FAMILIES = {
     "bart": Family(
-        stack="encoder-decoder",
-        own_masks=True,
-        head_bias="final_logits_bias",
-        maps=layer_maps.BART,
+        stack="encoder-decoder", own_masks=True, head_bias="final_logits_bias", maps=layer_maps.BART
     ),
     "bert": Family(token_types=True, load_options=_NO_POOLER, maps=layer_maps.BERT),
     "deberta-v2": Family(token_types=True, own_masks=True, maps=layer_maps.BERT),

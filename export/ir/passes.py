@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from .graph import SUM_COLUMNS, constant, constant_array, only_consumer, replace
+from .graph import SUM_COLUMNS, append, constant, constant_array, only_consumer, replace
 
 
 def strip_metadata(model: ir.Model) -> None:
@@ -68,24 +68,20 @@ def sum_by_products(model: ir.Model) -> int:
 def _ordered_softmax(graph: ir.Graph, scores: ir.Value, name: str) -> list[ir.Node]:
     nodes: list[ir.Node] = []
 
-    def add(op_type: str, inputs: list[ir.Value], **attributes: int) -> ir.Value:
-        node = ir.node(op_type, inputs, attributes, name=f"{name}.{len(nodes)}")
-        node.outputs[0].name = node.name
-        nodes.append(node)
-        return node.outputs[0]
+    def add(op_type: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
+        return append(nodes, op_type, inputs, f"{name}.{len(nodes)}", **attributes)
 
     def integers(key: str, *values: int) -> ir.Value:
         return constant(graph, f"softmax.{key}", np.array(values, np.int64))
 
     last = integers("axis", -1)
-    highest = add("ReduceMax", [scores, last], keepdims=1)
-    weights = add("Exp", [add("Sub", [scores, highest])])
+    weights = add("Exp", add("Sub", scores, add("ReduceMax", scores, last, keepdims=1)))
     columns = integers("columns", SUM_COLUMNS)
-    shape = add("Concat", [add("Shape", [scores], start=-1), columns], axis=0)
+    shape = add("Concat", add("Shape", scores, start=-1), columns, axis=0)
     one = constant(graph, "softmax.one", np.ones((1, 1), np.float32))
-    sums = add("MatMul", [weights, add("Expand", [one, shape])])
-    first = add("Slice", [sums, integers("zero", 0), integers("one_column", 1), last])
-    add("Div", [weights, first])
+    sums = add("MatMul", weights, add("Expand", one, shape))
+    first = add("Slice", sums, integers("zero", 0), integers("one_column", 1), last)
+    add("Div", weights, first)
     return nodes
 
 
@@ -104,14 +100,12 @@ def unfold_gemm(model: ir.Model) -> int:
             continue
         if transposed and array is not None:
             right = constant(graph, f"{right.name}.transposed", np.ascontiguousarray(array.T))
-        product = ir.node("MatMul", [left, right], name=f"{node.outputs[0].name}.product")
-        product.outputs[0].name = product.name
-        product.outputs[0].type, product.outputs[0].shape = (
-            node.outputs[0].type,
-            node.outputs[0].shape,
-        )
-        sums = [] if bias is None else [ir.node("Add", [product.outputs[0], bias])]
-        replace(node, [product, *sums])
+        old, nodes = node.outputs[0], list[ir.Node]()
+        product = append(nodes, "MatMul", [left, right], f"{old.name}.product")
+        product.type, product.shape = old.type, old.shape
+        if bias is not None:
+            nodes.append(ir.node("Add", [product, bias]))
+        replace(node, nodes)
         changed += 1
     return changed
 
@@ -160,9 +154,11 @@ def _add_bias_last(graph: ir.Graph, norm: ir.Node) -> int:
         if constant_array(bias) is None:
             continue
         residual = outer.inputs[1 - index]
-        with_residual = ir.node("Add", [x, residual], name=f"{inner.name}.residual")
-        with_residual.outputs[0].name = with_residual.name
-        replace(outer, [with_residual, ir.node("Add", [with_residual.outputs[0], bias])])
+        assert x is not None
+        assert residual is not None
+        nodes: list[ir.Node] = []
+        with_residual = append(nodes, "Add", [x, residual], f"{inner.name}.residual")
+        replace(outer, [*nodes, ir.node("Add", [with_residual, bias])])
         graph.remove(inner, safe=True)
         return _lift_bias(graph, norm.inputs[0])
     return 0

@@ -10,7 +10,7 @@ import torch
 from edge_runtime.contract.errors import BadInputError, PacplusError
 from edge_runtime.contract.manifest import HeadSpec
 from export.checkpoint.families import Family
-from export.verify.ort_session import Array
+from export.ir.graph import Array
 
 HEAD = "head.safetensors"
 

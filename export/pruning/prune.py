@@ -135,10 +135,7 @@ class _StackPruner:
             std = _spread(chosen)
             weight[layer, self._channels, torch.arange(width)] = 1 / (self._config.down_scale * std)
             bias[layer] = -chosen.mean(0) / std
-        return {
-            f"{self._side.prefix}down.weight": weight,
-            f"{self._side.prefix}down.bias": bias,
-        }
+        return {f"{self._side.prefix}down.weight": weight, f"{self._side.prefix}down.bias": bias}
 
     def _block(self, index: int, layer: Layer) -> Tensors:
         stream = self._stream(index)

@@ -11,9 +11,9 @@ import torch
 
 from edge_runtime.contract.errors import PacplusError
 from edge_runtime.contract.manifest import InputSpec, Parity, Quantization, Stream
-from export.ir.graph import hidden_name
+from export.ir.graph import Array, hidden_name
 
-from .ort_session import Array, Graph
+from .ort_session import Graph
 from .samples import Sample, pad_batch, token_masks
 
 LIMITS: dict[Quantization, float] = {"none": 1e-3, "int8": 0.12, "int4": 0.6}

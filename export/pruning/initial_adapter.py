@@ -1,8 +1,9 @@
-"""``adapter_init.safetensors``: what adapters of a bundle may begin with."""
+"""Writes ``adapter_init.safetensors``, the pruned layers that adapters may begin with."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ CALIBRATION_LENGTH = 256
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PrunedAdapter:
-    """What initial adapter an export shall make of the backbone's layers.
+    """The initial adapter that an export cuts out of the backbone's layers.
 
     Attributes:
         reduction: backbone width / adapter width.
@@ -44,23 +45,19 @@ def read_calibration(path: Path) -> tuple[str, ...]:
     Raises:
         BadInputError: the file cannot be read, or is empty.
     """
-    lines: list[str] = []
     try:
         with path.open(encoding="utf-8") as file:
-            for line in file:
-                if line.strip():
-                    lines.append(line.strip())
-                if len(lines) == _CALIBRATION_LINES:
-                    break
+            texts = (line.strip() for line in file if line.strip())
+            lines = tuple(itertools.islice(texts, _CALIBRATION_LINES))
     except (OSError, UnicodeDecodeError) as error:
         raise BadInputError(f"{path}: cannot be read as text ({error})") from None
     if not lines:
         raise BadInputError(f"{path}: has no text; give one sample a line")
-    return tuple(lines)
+    return lines
 
 
 def check_shape(shape: PrunedAdapter, model_config: Any) -> None:
-    """Refuses what cannot be cut out of a backbone, before work begins.
+    """Refuses shapes that cannot be cut out of a backbone, before work begins.
 
     Raises:
         UsageError: too few channels for the heads, or not as many heads.
@@ -85,7 +82,7 @@ def write_initial_adapter(
     shape: PrunedAdapter,
     root: Path,
 ) -> str:
-    """Prunes the backbone's layers and writes the result.
+    """Prunes the backbone's layers and writes the result into the bundle's folder ``root``.
 
     Args:
         model: the backbone in PyTorch.
@@ -110,7 +107,7 @@ def write_initial_adapter(
 def _config(
     shape: PrunedAdapter, hidden_size: int, streams: Sequence[Stream], task: Task
 ) -> AdapterConfig:
-    """What decides the tensors; neither outputs nor head do."""
+    """The configuration as far as it decides the tensors; neither outputs nor head do."""
     both = len(set(streams)) > 1
     return AdapterConfig(
         hidden_size=hidden_size,

@@ -6,12 +6,26 @@ Each takes a model, changes it in place and returns how many places it changed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
+from edge_runtime.contract.manifest import InputSpec
+
 from .graph import SUM_COLUMNS, append, constant, constant_array, only_consumer, replace
+
+
+def prepare(model: ir.Model, inputs: Sequence[InputSpec]) -> None:
+    """Runs all passes that come before quantization."""
+    strip_metadata(model)
+    tidy(model)
+    read_shapes_from(model, [spec.name for spec in inputs if spec.kind == "mask"])
+    unfold_gemm(model)
+    sum_by_products(model)
+    keep_kernels_apart(model)
+    tidy(model)
 
 
 def strip_metadata(model: ir.Model) -> None:
@@ -68,7 +82,7 @@ def sum_by_products(model: ir.Model) -> int:
 def _ordered_softmax(graph: ir.Graph, scores: ir.Value, name: str) -> list[ir.Node]:
     nodes: list[ir.Node] = []
 
-    def add(op_type: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
+    def add(op_type: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
         return append(nodes, op_type, inputs, f"{name}.{len(nodes)}", **attributes)
 
     def integers(key: str, *values: int) -> ir.Value:

@@ -90,6 +90,12 @@ def sha256_of(path: Path) -> Sha256:
     return Sha256(digest.hexdigest())
 
 
+def file_spec(root: Path, path: str) -> FileSpec:
+    """The manifest's entry of a file in the bundle's folder ``root``."""
+    file = root / path
+    return FileSpec(path=path, bytes=file.stat().st_size, sha256=sha256_of(file))
+
+
 def cut_stage(bundle: Bundle, first: int, last: int, *, exact: bool = False) -> bytes:
     """Cuts out the blocks ``[first, last)`` as a serialized ONNX model.
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from edge_runtime.contract.adapter import AdapterConfig, initial_shape
 from edge_runtime.contract.errors import BadInputError, UsageError
-from edge_runtime.contract.manifest import InputSpec, Stream, Task
+from edge_runtime.contract.manifest import Stream, Task
 from edge_runtime.contract.tensors import write_tensors
-from export.checkpoint.families import Family
+from export.checkpoint.load import LoadedModel
 from export.verify.samples import Sample
 
 from .prune import pruned_tensors
@@ -74,20 +74,16 @@ def check_shape(shape: PrunedAdapter, model_config: Any) -> None:
 
 
 def write_initial_adapter(
-    model: Any,
-    family: Family,
-    inputs: Sequence[InputSpec],
+    loaded: LoadedModel,
     samples: Sequence[Sample],
     streams: Sequence[Stream],
     shape: PrunedAdapter,
     root: Path,
 ) -> str:
-    """Prunes the backbone's layers and writes the result into the bundle's folder ``root``.
+    """Prunes the backbone's layers and writes the result.
 
     Args:
-        model: the backbone in PyTorch.
-        family: its row of the table.
-        inputs: the graph's inputs.
+        loaded: the model in PyTorch.
         samples: to measure importance on.
         streams: of every hidden state.
         shape: of the adapter.
@@ -97,8 +93,8 @@ def write_initial_adapter(
         The file's path inside the bundle.
     """
     task: Task = "seq2seq" if len(set(streams)) > 1 else "classification"
-    config = _config(shape, model.config.hidden_size, streams, task)
-    tensors = pruned_tensors(model, family, inputs, samples, config)
+    config = _config(shape, loaded.backbone.config.hidden_size, streams, task)
+    tensors = pruned_tensors(loaded, samples, config)
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     (root / FILE).write_bytes(write_tensors(arrays, initial_shape(config)))
     return FILE

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from edge_runtime.contract.errors import PacplusError
 from edge_runtime.contract.manifest import InputSpec, Stream
 from export.checkpoint.families import Family
+from export.checkpoint.load import LoadedModel
 from export.checkpoint.quiet import quiet
 from export.tracing.trace import HiddenStates
 from export.verify.samples import Sample, pad_batch
@@ -75,16 +76,8 @@ class Stack:
     layers: list[Layer]
 
 
-def observe_stacks(
-    model: nn.Module, family: Family, inputs: Sequence[InputSpec], samples: Sequence[Sample]
-) -> list[Stack]:
+def observe_stacks(loaded: LoadedModel, samples: Sequence[Sample]) -> list[Stack]:
     """Runs the samples one by one and records the inputs of every map for some tokens.
-
-    Args:
-        model: the backbone in PyTorch.
-        family: its row of the table.
-        inputs: the graph's inputs.
-        samples: token inputs, unpadded.
 
     Returns:
         The stacks in order: one, or an encoder and a decoder.
@@ -92,7 +85,7 @@ def observe_stacks(
     Raises:
         PacplusError: the model's layers are not named as the table says.
     """
-    wrapper = HiddenStates(model, family, inputs)
+    wrapper, family = HiddenStates(loaded), loaded.family
     both = len(wrapper.streams) > 1
     parts = [wrapper.encoder, wrapper.decoder] if both else [wrapper.model]
     stacks = [[_modules(layer, family) for layer in _find_layers(part, family)] for part in parts]
@@ -103,7 +96,7 @@ def observe_stacks(
         for layer in layers:
             recorder.listen([*layer.attention, *layer.cross, *layer.feed_forward], stream)
             recorder.listen(layer.cross[1:3], wrapper.streams[0])
-    states = recorder.run(wrapper, inputs, samples, streams)
+    states = recorder.run(wrapper, loaded.inputs, samples, streams)
     observed = []
     for layers in stacks:
         own, states = states[: len(layers) + 1], states[len(layers) + 1 :]

@@ -29,14 +29,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from edge_runtime.contract.adapter import NORM_EPSILON, AdapterConfig, SideStack
-from edge_runtime.contract.manifest import InputSpec
-from export.checkpoint.families import Family
+from export.checkpoint.load import LoadedModel
 from export.verify.samples import Sample
 
 from .importance import attention_channels, best, importance, key_channels, residual_channels
@@ -52,20 +50,9 @@ Tensors = dict[str, Tensor]
 
 
 def pruned_tensors(
-    model: Any,
-    family: Family,
-    inputs: Sequence[InputSpec],
-    samples: Sequence[Sample],
-    config: AdapterConfig,
+    loaded: LoadedModel, samples: Sequence[Sample], config: AdapterConfig
 ) -> Tensors:
     """Computes initial values of an attention adapter that reads every hidden state.
-
-    Args:
-        model: the backbone in PyTorch.
-        family: its row of the table.
-        inputs: the graph's inputs.
-        samples: to measure importance on.
-        config: shape of the adapter.
 
     Returns:
         Tensors by their names in ``adapter_model.safetensors``: all but those that begin
@@ -74,13 +61,13 @@ def pruned_tensors(
     Raises:
         UsageError: the adapter is wider than the backbone's heads together.
     """
-    heads: int = model.config.num_attention_heads
-    stacks = observe_stacks(model, family, inputs, samples)
+    heads: int = loaded.backbone.config.num_attention_heads
+    stacks = observe_stacks(loaded, samples)
     tensors: Tensors = {}
     memory = None
     with torch.inference_mode():
         for side, stack in zip(config.stacks, stacks, strict=True):
-            pruner = _StackPruner(config, side, stack, heads, family.plain_scores, memory)
+            pruner = _StackPruner(config, side, stack, heads, loaded.family.plain_scores, memory)
             tensors |= pruner.tensors()
             memory = pruner.stream(-1)
     return {name: tensor.contiguous() for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""How far the exported graph is from PyTorch, as an adapter sees it."""
+"""Measures how far the exported graph is from PyTorch, as an adapter sees it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from edge_runtime.contract.errors import PacplusError
-from edge_runtime.contract.manifest import InputSpec, Parity, Quantization, Stream
+from edge_runtime.contract.manifest import Parity, Quantization, Stream
+from export.checkpoint.load import LoadedModel
 from export.ir.graph import Array, hidden_name
 
 from .ort_session import Graph
@@ -53,36 +54,33 @@ def relative_error(hidden: Array, reference: Array) -> Array:
 
 
 def measure_parity(
-    model: Any,
+    loaded: LoadedModel,
     graph_file: Path,
     samples: Sequence[Sample],
-    inputs: Sequence[InputSpec],
     blocks: Sequence[Stream],
     quantization: Quantization,
 ) -> Parity:
-    """Compares all hidden states on batches of unequal lengths.
+    """Compares all hidden states of model and graph on batches of unequal lengths.
 
     The figures are rounded to three digits, so that exporting again gives the same bundle.
 
     Args:
-        model: the backbone in PyTorch.
+        loaded: the model in PyTorch.
         graph_file: the exported graph.
-        samples: what to run both on.
-        inputs: the graph's inputs.
+        samples: to run both on.
         blocks: the stream of every hidden state.
-        quantization: which limit holds.
+        quantization: decides the limit.
     """
     graph = Graph(graph_file)
     errors: list[list[Array]] = [[] for _ in blocks]
     tokens = 0
     for start in range(0, len(samples), _BATCH_SIZE):
-        batch = pad_batch(samples[start : start + _BATCH_SIZE], inputs)
-        masks = token_masks(batch, inputs)
+        batch = pad_batch(samples[start : start + _BATCH_SIZE], loaded.inputs)
+        masks = token_masks(batch, loaded.inputs)
         tokens += sum(int(mask.sum()) for mask in masks.values())
         states = graph.run(batch)
-        for block, (stream, expected) in enumerate(
-            zip(blocks, reference_states(model, batch), strict=True)
-        ):
+        references = reference_states(loaded.backbone, batch)
+        for block, (stream, expected) in enumerate(zip(blocks, references, strict=True)):
             mask = masks[stream]
             errors[block].append(relative_error(states[hidden_name(block)][mask], expected[mask]))
     summary = np.max if quantization == "none" else _root_mean_square

@@ -8,7 +8,6 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 
@@ -17,7 +16,6 @@ from edge_runtime.contract.ids import Sha256
 from edge_runtime.contract.manifest import (
     FORMAT_VERSION,
     FileSpec,
-    HeadSpec,
     InputSpec,
     Manifest,
     Quantization,
@@ -34,9 +32,8 @@ from .checkpoint.load import (
     tokenizer_limit,
 )
 from .ir import passes
-from .ir.graph import Array
 from .partition.blocks import block_slices, describe, write_weights
-from .partition.lm_head import check_head, end_tokens, head_spec, head_tensors, start_token
+from .partition.lm_head import end_tokens, frozen_head, start_token
 from .partition.stages import GRAPH, MANIFEST, Bundle, file_spec, open_bundle, sha256_of
 from .pruning.initial_adapter import (
     CALIBRATION_LENGTH,
@@ -148,8 +145,11 @@ def _write_bundle(
     head = None
     if language_model is not None:
         batch = pad_batch(samples[:_HEAD_SAMPLES], inputs)
-        head = _write_head(language_model, checkpoint, batch, quantize, root)
-        notes += ("head: int8 per row",) if quantize != "none" else ()
+        head, tensors = frozen_head(language_model, checkpoint.family, batch)
+        if quantize != "none":
+            tensors = quantize_head(tensors)
+            notes += ("head: int8 per row",)
+        (root / head.path).write_bytes(write_tensors(tensors))
     initial = ""
     if pruned is not None:
         say("pruning the layers")
@@ -202,18 +202,6 @@ def _quantize(
     shutil.rmtree(scratch)
     passes.tidy(graph)
     return notes
-
-
-def _write_head(
-    model: Any, checkpoint: Checkpoint, batch: dict[str, Array], quantize: Quantization, root: Path
-) -> HeadSpec:
-    tensors = head_tensors(model, checkpoint.family)
-    spec = head_spec(checkpoint.config, checkpoint.family, len(tensors["weight"]))
-    check_head(model, batch, tensors, spec)
-    if quantize != "none":
-        tensors = quantize_head(tensors)
-    (root / spec.path).write_bytes(write_tensors(tensors))
-    return spec
 
 
 def _backbone_digest(root: Path, weights: tuple[FileSpec, ...]) -> Sha256:

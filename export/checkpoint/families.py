@@ -1,4 +1,4 @@
-"""What differs between the model families that can be exported.
+"""Lists the differences between the model families that can be exported.
 
 A new family is a new row; the passes, the cutter and the runtime know none by name.
 Attention needs no column: models that ask transformers for an implementation get ours,
@@ -58,7 +58,7 @@ class Family:
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """What its hidden states can be used for."""
+        """Tasks that its hidden states serve."""
         return _TASKS[self.stack]
 
     def streams(self, task: Task) -> tuple[Stream, ...]:
@@ -130,23 +130,19 @@ def check_task(task: Task, model_type: str, family: Family) -> None:
 
 
 def input_specs(config: Any, family: Family, task: Task) -> tuple[InputSpec, ...]:
-    """The graph's inputs: of each sequence its tokens, then its mask."""
+    """Lists the graph's inputs: of each sequence its tokens, then its mask."""
     pad = max(getattr(config, "pad_token_id", None) or 0, 0)
     specs: list[InputSpec] = []
     for stream in family.streams(task):
         prefix = "decoder_" if specs else ""
-        specs.append(
-            InputSpec(
-                name=f"{prefix}input_ids", dtype="int64", kind="tokens", pad=pad, stream=stream
-            )
+        tokens = InputSpec(
+            name=f"{prefix}input_ids", dtype="int64", kind="tokens", pad=pad, stream=stream
         )
+        specs.append(tokens)
         if family.token_types:
-            specs.append(
-                InputSpec(name="token_type_ids", dtype="int64", kind="tokens", stream=stream)
-            )
-        specs.append(
-            InputSpec(name=f"{prefix}attention_mask", dtype="int64", kind="mask", stream=stream)
-        )
+            specs.append(dataclasses.replace(tokens, name="token_type_ids", pad=0))
+        mask = dataclasses.replace(tokens, name=f"{prefix}attention_mask", kind="mask", pad=0)
+        specs.append(mask)
     return tuple(specs)
 
 

@@ -80,11 +80,8 @@ class HiddenStates(torch.nn.Module):
 def token_positions(attention_mask: torch.Tensor) -> torch.Tensor:
     """Counts tokens only, so that positions do not depend on the side of the padding.
 
-    Args:
-        attention_mask: (batch, sequence), int64, 1 on tokens.
-
     Returns:
-        As ``attention_mask``: 0 on the first token and on what is before it.
+        As the mask, (batch, sequence) int64: 0 on the first token and on what is before it.
     """
     return (attention_mask.cumsum(-1) - 1).clamp(min=0)
 

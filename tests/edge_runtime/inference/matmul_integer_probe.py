@@ -2,9 +2,8 @@
 
 Some processors saturate the 16-bit sums inside a product of uint8 and int8. A device
 has no package to build graphs with, so it is shipped one that has the very operator of
-the int8 backbones, with weights at both ends of their range. Written by::
-
-    python -m export.quantization.saturation_probe edge_runtime/inference/matmul_integer_probe.onnx
+the int8 backbones, with weights at both ends of their range. Run as a module
+with the file's path as argument, it writes that file.
 
 Input ``a``: uint8 (rows, 128). Outputs: ``y``, float32 (rows, 32), and ``w``, int32
 (128, 32), the weights. Exact is ``y == (a - 128) @ w`` in int64; every exact value is
@@ -21,8 +20,7 @@ import onnx_ir as ir
 
 from export.ir.exact_form import PRODUCT, ZERO_POINT
 from export.ir.graph import OPSET, add_output, constant, serialized
-
-from .int8 import DOMAIN
+from export.quantization.int8 import DOMAIN
 
 _INPUTS = 128
 _OUTPUTS = 32

@@ -11,20 +11,17 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from edge_runtime.contract.ids import DeviceId
 
 from . import launch
 from .cgroups import Group, create_group
 from .hierarchy import Hierarchy, find_hierarchy, own_quota_cores
 from .probe import THREAD_VARIABLES
 from .specification import HOST_SHARE, EmulatedDevice, dilation, thread_count
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from edge_runtime.contract.ids import DeviceId
 
 _logger = logging.getLogger(__name__)
 
@@ -58,9 +55,8 @@ def enforcement(hierarchy: Hierarchy) -> Enforcement:
     if why and hierarchy.memory is None:
         # RLIMIT_DATA is no stand-in: it counts what is reserved, not what is used.
         warnings.append(f"the memory of emulated devices is not capped: {why}")
-    return Enforcement(
-        cpu=hierarchy.cpu is not None, memory=hierarchy.memory is not None, warnings=tuple(warnings)
-    )
+    cpu, memory = hierarchy.cpu is not None, hierarchy.memory is not None
+    return Enforcement(cpu=cpu, memory=memory, warnings=tuple(warnings))
 
 
 def available_cores() -> float:
@@ -197,9 +193,7 @@ class EmulatedCluster:
 
     def threads(self, device: EmulatedDevice) -> int:
         """Threads that ``device`` computes with here."""
-        if not self.enforcement.cpu:
-            return 1
-        return thread_count(device, self.quota_cores(device))
+        return thread_count(device, self.quota_cores(device)) if self.enforcement.cpu else 1
 
     def start(
         self,

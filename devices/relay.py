@@ -23,10 +23,8 @@ import logging
 import math
 import socket
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")

@@ -13,15 +13,13 @@ import math
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+from edge_runtime.contract.ids import DeviceId
 
 from . import probe
-
-if TYPE_CHECKING:
-    from edge_runtime.contract.ids import DeviceId
-
-    from .emulation import EmulatedCluster, EmulatedProcess
-    from .specification import EmulatedDevice
+from .emulation import EmulatedCluster, EmulatedProcess
+from .specification import EmulatedDevice
 
 Limit = Literal["cpu", "memory", "up", "down", "latency"]
 
@@ -53,11 +51,9 @@ class Check:
     """One limit of one device.
 
     Attributes:
-        device: the device.
-        limit: what is limited.
         unit: of both figures.
-        wanted: what the device's profile says, dilation included.
-        measured: what it really gets; None where nothing was measured.
+        wanted: by the device's profile, dilation included.
+        measured: None where nothing was measured.
         ok: the two agree; None where nothing was tried.
         note: why nothing was measured.
     """

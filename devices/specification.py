@@ -15,15 +15,13 @@ import collections
 import dataclasses
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from edge_runtime.contract.errors import UsageError
 from edge_runtime.contract.ids import DeviceId
 
 from .catalogue import Role, load_device
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 MIN_MEMORY_BYTES = 40_000_000
 """The least in which Python with numpy, ONNX Runtime and ZeroMQ starts without thrashing."""

@@ -193,7 +193,7 @@ def _quantize(
     scratch: Path,
     say: Progress,
 ) -> tuple[str, ...]:
-    """Quantizes in place, with a folder of its own for what that takes; returns the notes."""
+    """Quantizes in place, with a folder of its own for temporary files; returns the notes."""
     if quantize == "none":
         return ()
     say(f"quantizing to {quantize}")
@@ -205,6 +205,6 @@ def _quantize(
 
 
 def _backbone_digest(root: Path, weights: tuple[FileSpec, ...]) -> Sha256:
-    """Covers the graph and, by their content-made names and digests, the weights."""
+    """Digests the graph and, by their digests, the weights."""
     parts = [sha256_of(root / GRAPH), *sorted(file.sha256 for file in weights)]
     return Sha256(hashlib.sha256("\n".join(parts).encode()).hexdigest())

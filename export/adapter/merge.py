@@ -147,7 +147,7 @@ def _data_path(output: Path) -> Path:
 
 
 def _backbone(bundle: Bundle, config: AdapterConfig) -> ir.Graph:
-    """The bundle's graph up to the hidden states that the adapter reads; those are outputs."""
+    """Cuts the bundle's graph to the hidden states that the adapter reads, its outputs."""
     model = ir.load(bundle.path / GRAPH)
     known = {value.name for value in model.graph.inputs}
     inputs = [spec.name for spec in bundle.manifest.inputs if spec.name in known]
@@ -251,7 +251,7 @@ def _stacked(graph: ir.Graph, name: str, states: list[ir.Value]) -> ir.Value:
 
 
 def _write(model: ir.Model, output: Path) -> Path | None:
-    """Writes the model; the file of its weights is returned, where they are not inside."""
+    """Writes the model; returns the file of its weights, where they are not inside."""
     values = model.graph.initializers.values()
     size = sum(value.const_value.nbytes for value in values if value.const_value is not None)
     data = _data_path(output) if size > MAX_INSIDE_BYTES else None

@@ -65,7 +65,7 @@ def read_shapes_from(model: ir.Model, masks: Sequence[str]) -> int:
 def sum_by_products(model: ir.Model) -> int:
     """Rewrites each softmax over the last axis so that it adds up by a matrix product.
 
-    See :mod:`.attention` for why; this serves models whose attention is their own.
+    :mod:`export.tracing.attention` has the reason; this serves models with their own attention.
     """
     graph, changed = model.graph, 0
     for node in [node for node in graph if node.op_type == "Softmax"]:

@@ -38,7 +38,7 @@ class Bundle:
         return self.path / "tokenizer" / "tokenizer.json"
 
     def file_path(self, file: FileSpec) -> Path:
-        """Where a file of the manifest is."""
+        """The path of a file of the manifest."""
         return self.path / file.path
 
 

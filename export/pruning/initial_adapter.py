@@ -80,7 +80,7 @@ def write_initial_adapter(
     shape: PrunedAdapter,
     root: Path,
 ) -> str:
-    """Prunes the backbone's layers and writes the result.
+    """Prunes the backbone's layers and writes the result into the bundle's folder ``root``.
 
     Args:
         loaded: the model in PyTorch.

@@ -25,6 +25,7 @@ A single row takes another kernel, whose sums differ in the last bits (1e-6, rel
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -45,20 +46,15 @@ _BITS = 4
 _TINY = 1e-30
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """Layers by their form."""
+def quantize_int4(run: CalibrationRun) -> tuple[int, int]:
+    """Rewrites linear layers with a constant weight, in place, block after block.
 
-    int4: int
-    int8: int
+    Each block is calibrated on the states that the float blocks before it give.
 
-
-def quantize_int4(run: CalibrationRun) -> Counts:
-    """Rewrites linear layers with a constant weight, in place; counts them by their new form.
-
-    Block after block; each is calibrated on what the float blocks before it give.
+    Returns:
+        How many layers became int4, and how many int8.
     """
-    count = Counts(int4=0, int8=0)
+    int4 = int8 = 0
     for block in run.blocks:
         groups = linear_groups(run.nodes(block))
         statistics = _observe(run, block, list(groups))
@@ -68,35 +64,27 @@ def quantize_int4(run: CalibrationRun) -> Counts:
             for source, nodes in groups.items()
             for node, one in zip(nodes, _round(nodes, statistics[source].gram), strict=True)
         }
-        kept = sensitive(
-            {node: (one.error, one.blocks.codes.size) for node, one in rounded.items()}
-        )
+        layers = {node: (one.error, one.blocks.codes.size) for node, one in rounded.items()}
+        kept = sensitive(layers)
         for source, nodes in groups.items():
             _keep(run.graph, [node for node in nodes if node in kept], statistics[source])
         for node, one in rounded.items():
             if node not in kept:
                 _rewrite(run.graph, node, one.blocks)
-        count = Counts(int4=count.int4 + len(rounded) - len(kept), int8=count.int8 + len(kept))
-    return count
+        int4, int8 = int4 + len(rounded) - len(kept), int8 + len(kept)
+    return int4, int8
 
 
 def sensitive(layers: Mapping[ir.Node, tuple[float, int]]) -> set[ir.Node]:
-    """Selects the layers of a block that stay at 8 bits.
+    """Selects the layers of a block that stay at 8 bits: few weights with the largest errors.
 
     Args:
         layers: node -> relative error at 4 bits, and number of weights.
-
-    Returns:
-        Those with the largest errors, as long as they hold a small share of the weights.
     """
     budget = EIGHT_BIT_SHARE * sum(size for _, size in layers.values())
-    kept: set[ir.Node] = set()
-    for node, (_, size) in sorted(layers.items(), key=lambda item: -item[1][0]):
-        budget -= size
-        if budget < 0:
-            break
-        kept.add(node)
-    return kept
+    worst = sorted(layers, key=lambda node: -layers[node][0])
+    sizes = itertools.accumulate(layers[node][1] for node in worst)
+    return {node for node, size in zip(worst, sizes, strict=True) if size <= budget}
 
 
 @dataclasses.dataclass(slots=True)

@@ -40,10 +40,10 @@ def quantize_backbone(
         return ()
     run = CalibrationRun(model, samples, inputs, scratch)
     if mode == "int4":
-        count = quantize_int4(run)
+        int4, int8 = quantize_int4(run)
         notes = [
-            f"{count.int4} linear layers: int4 weights in blocks of {BLOCK_SIZE} with zero points",
-            f"{count.int8} sensitive ones: int8 weights per output channel, activations per token",
+            f"{int4} linear layers: int4 weights in blocks of {BLOCK_SIZE} with zero points",
+            f"{int8} sensitive ones: int8 weights per output channel, activations per token",
         ]
     else:
         layers = quantize_int8(model, channel_factors(run))

@@ -62,14 +62,11 @@ def channel_factors(run: CalibrationRun) -> dict[str, Array]:
 
 
 def even_factors(largest_K: Array, weights_KN: Sequence[Array]) -> Array:
-    """Computes the factors of one activation.
+    """Computes the factors of one activation, (K,) float32 powers of two, 1 in the median.
 
     Args:
         largest_K: the largest magnitude of each of its channels.
         weights_KN: the weights that it is multiplied with.
-
-    Returns:
-        c, (K,), float32 powers of two, 1 in the median.
     """
     weight_K = np.max([np.abs(weight).max(axis=1) for weight in weights_KN], axis=0)
     factor_K = np.maximum(largest_K, _SMALLEST) ** ALPHA / np.maximum(weight_K, _SMALLEST) ** (

@@ -40,12 +40,7 @@ def normalized(hidden: Array) -> Array:
 def relative_error(hidden: Array, reference: Array) -> Array:
     """Root mean square of the difference, relative to that of the reference, per token.
 
-    Args:
-        hidden: (..., channels).
-        reference: as ``hidden``.
-
-    Returns:
-        (...), after layer normalization of both.
+    Both are (..., channels) and are layer-normalized first; returns (...).
     """
     expected = normalized(reference)
     difference = ((normalized(hidden) - expected) ** 2).mean(-1)
@@ -63,13 +58,7 @@ def measure_parity(
     """Compares all hidden states of model and graph on batches of unequal lengths.
 
     The figures are rounded to three digits, so that exporting again gives the same bundle.
-
-    Args:
-        loaded: the model in PyTorch.
-        graph_file: the exported graph.
-        samples: to run both on.
-        blocks: the stream of every hidden state.
-        quantization: decides the limit.
+    ``blocks`` are the streams of the hidden states; the quantization decides the limit.
     """
     graph = Graph(graph_file)
     errors: list[list[Array]] = [[] for _ in blocks]
@@ -107,7 +96,7 @@ def check_parity(parity: Parity) -> None:
 
 
 def reference_states(model: Any, batch: Mapping[str, Array]) -> list[Array]:
-    """All hidden states as transformers gives them, an encoder's before its decoder's."""
+    """Computes all hidden states by transformers, an encoder's before its decoder's."""
     fields = {name: torch.from_numpy(array) for name, array in batch.items()}
     with torch.inference_mode():
         output = model(**fields, output_hidden_states=True)

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,14 +14,7 @@ import onnx_ir as ir
 
 from edge_runtime.contract.errors import BadInputError, UsageError
 from edge_runtime.contract.ids import Sha256
-from edge_runtime.contract.manifest import (
-    FORMAT_VERSION,
-    FileSpec,
-    InputSpec,
-    Manifest,
-    Quantization,
-    Task,
-)
+from edge_runtime.contract.manifest import FORMAT_VERSION, FileSpec, Manifest, Quantization, Task
 from edge_runtime.contract.tensors import write_tensors
 
 from .checkpoint.families import UNLIMITED_LENGTH, check_task, position_limit
@@ -137,7 +131,12 @@ def _write_bundle(
     say("exporting the graph")
     graph = trace(loaded, len(streams))
     passes.prepare(graph, inputs)
-    notes = _quantize(graph, quantize, samples, inputs, root / "scratch", say)
+    notes: tuple[str, ...] = ()
+    if quantize != "none":
+        say(f"quantizing to {quantize}")
+        with tempfile.TemporaryDirectory(dir=root) as scratch:
+            notes = quantize_backbone(graph, quantize, samples, inputs, Path(scratch))
+        passes.tidy(graph)
     say("writing the weights")
     slices = block_slices(graph, inputs, streams)
     weights, files = write_weights(slices, root)
@@ -183,25 +182,6 @@ def _write_bundle(
         notes=notes,
     )
     (root / MANIFEST).write_text(manifest.to_json(), "utf-8")
-
-
-def _quantize(
-    graph: ir.Model,
-    quantize: Quantization,
-    samples: Sequence[Sample],
-    inputs: Sequence[InputSpec],
-    scratch: Path,
-    say: Progress,
-) -> tuple[str, ...]:
-    """Quantizes in place, with a folder of its own for temporary files; returns the notes."""
-    if quantize == "none":
-        return ()
-    say(f"quantizing to {quantize}")
-    scratch.mkdir()
-    notes = quantize_backbone(graph, quantize, samples, inputs, scratch)
-    shutil.rmtree(scratch)
-    passes.tidy(graph)
-    return notes
 
 
 def _backbone_digest(root: Path, weights: tuple[FileSpec, ...]) -> Sha256:

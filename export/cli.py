@@ -20,7 +20,9 @@ from edge_runtime.contract.plain import to_plain
 if TYPE_CHECKING:
     from .partition.stages import Bundle
 
-_ADAPTER = "Initial adapter"
+
+def _adapter_option(text: str, **options: Any) -> Any:
+    return typer.Option(help=text, rich_help_panel="Initial adapter", **options)
 
 
 def export_command(
@@ -36,28 +38,17 @@ def export_command(
     ] = None,
     adapter_init: Annotated[
         Literal["random", "pruned"],
-        typer.Option(
-            help="First weights of adapters: none are written, or the backbone's layers, pruned.",
-            rich_help_panel=_ADAPTER,
+        _adapter_option(
+            "First weights of adapters: none are written, or the backbone's layers, pruned."
         ),
     ] = "random",
     adapter_reduction: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Of the pruned adapter: what train has as --reduction.",
-            rich_help_panel=_ADAPTER,
-        ),
+        int, _adapter_option("Of the pruned adapter: what train has as --reduction.", min=1)
     ] = 8,
-    adapter_heads: Annotated[
-        int, typer.Option(min=1, help="Of the pruned adapter, likewise.", rich_help_panel=_ADAPTER)
-    ] = 1,
+    adapter_heads: Annotated[int, _adapter_option("Of the pruned adapter, likewise.", min=1)] = 1,
     calibration: Annotated[
         Path | None,
-        typer.Option(
-            help="Text like the task's, one sample a line, to decide what is pruned.",
-            rich_help_panel=_ADAPTER,
-        ),
+        _adapter_option("Text like the task's, one sample a line, to decide what is pruned."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

@@ -65,11 +65,9 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Stack:
-    """A stack of the backbone.
+    """A stack of the backbone: its hidden states, (tokens, d) each, of the observed tokens.
 
-    Attributes:
-        states: its hidden states, (tokens, d) each, of the observed tokens.
-        layers: one fewer; layer i makes ``states[i + 1]``.
+    Layer i makes ``states[i + 1]``.
     """
 
     states: list[Tensor]

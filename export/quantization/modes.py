@@ -28,7 +28,7 @@ def quantize_backbone(
 
     Args:
         model: the float graph.
-        mode: form of the weights; ``none`` changes nothing.
+        mode: form of the weights; not ``none``.
         samples: to calibrate on.
         inputs: the graph's inputs.
         scratch: an empty folder for temporary files; the caller removes it.
@@ -36,8 +36,6 @@ def quantize_backbone(
     Returns:
         A description of each change, one line each, for people.
     """
-    if mode == "none":
-        return ()
     run = CalibrationRun(model, samples, inputs, scratch)
     if mode == "int4":
         int4, int8 = quantize_int4(run)

@@ -21,8 +21,8 @@ from typing import Any
 from coordinator import Cluster, TrainingOptions, parse_emulate, train
 from coordinator.plan_api import PlanResult, plan
 from coordinator.report import Report
-from edge_runtime.contract.plain import to_plain
 from edge_runtime.contract.plan import Plan
+from edge_runtime.contract.structure import to_plain
 
 OURS = "pacplus"
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from devices.specification import EmulatedDevice, parse_emulate
 from edge_runtime.contract.adapter import TrainingOptions
 from edge_runtime.contract.errors import BadInputError
-from edge_runtime.contract.plain import to_plain
+from edge_runtime.contract.structure import to_plain
 
 from .adapter_shape import AdapterChoice
 from .api import predict, train

@@ -18,8 +18,8 @@ from typing import Any
 from devices.specification import parse_rate
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.plain import from_plain
 from edge_runtime.contract.profile import LinkProfile
+from edge_runtime.contract.structure import from_plain
 
 from .given_devices import GivenDevice
 from .planner.links import LinkMeasurement, reduce_links

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edge_runtime.contract.errors import BadInputError, InfeasibleError
-from edge_runtime.contract.plain import from_plain
 from edge_runtime.contract.plan import Plan
+from edge_runtime.contract.structure import from_plain
 
 from .planner import Problem, evaluate
 from .planner.fitting import find_lacks

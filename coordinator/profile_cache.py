@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.plain import from_plain, to_plain
+from edge_runtime.contract.structure import from_plain, to_plain
 from edge_runtime.transport.files import read_private, write_private
 
 from .job import Job

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .contract.errors import BadInputError, PacplusError, UserError
-from .contract.plain import to_plain
+from .contract.structure import to_plain
 from .memory import tune_allocator
 
 if TYPE_CHECKING:

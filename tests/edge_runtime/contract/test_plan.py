@@ -5,7 +5,6 @@ import pytest
 
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.plain import from_plain, to_plain
 from edge_runtime.contract.plan import (
     DevicePrediction,
     Owner,
@@ -14,6 +13,7 @@ from edge_runtime.contract.plan import (
     Stage,
     StageDevice,
 )
+from edge_runtime.contract.structure import from_plain, to_plain
 
 A, B, C = DeviceId("a"), DeviceId("b"), DeviceId("c")
 

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import control_groups
+from . import cgroups
 from .contract.messages import Phase
 
 
@@ -77,8 +77,7 @@ def usable_memory_bytes() -> int:
     fields = _status()
     private = fields.get("RssAnon", 0) + fields.get("RssShmem", 0)
     rooms = [
-        limit.limit_bytes - max(0, limit.held_bytes - private)
-        for limit in control_groups.memory_limits()
+        limit.limit_bytes - max(0, limit.held_bytes - private) for limit in cgroups.memory_limits()
     ]
     return max(1, min([_free_memory_bytes() + fields.get("VmRSS", 0), *rooms]))
 
@@ -108,5 +107,5 @@ def usable_threads() -> int:
 
 
 def usable_cores() -> float:
-    """Processor seconds a second that this process may use: a quota may allow a part only."""
-    return min(float(usable_threads()), control_groups.quota_cores())
+    """Cores that this process may use: a CPU quota may allow a fraction only."""
+    return min(float(usable_threads()), cgroups.quota_cores())

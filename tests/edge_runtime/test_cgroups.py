@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.control_groups import MemoryLimit, memory_limits, quota_cores
+from edge_runtime.cgroups import MemoryLimit, memory_limits, quota_cores
 
 
 def proc_of(root: Path, mountinfo: str, membership: str) -> Path:

@@ -25,6 +25,7 @@ from edge_runtime.contract.messages import (
     MicroBatch,
     Outputs,
     OwnSamples,
+    Progress,
     RunBatch,
     StageFiles,
     States,
@@ -304,3 +305,11 @@ def test_a_stage_that_carries_what_it_cannot_have_is_rejected(
         object.__setattr__(stage, name, value)
     with pytest.raises(DecodeError, match=reason):
         decode([bytes(f) for f in encode(LoadStage(stage=stage, layers=(), dtype="fp16"))])
+
+
+def test_a_number_of_numpy_is_sent_as_a_float() -> None:
+    sent = Progress(epoch=1, samples=1, count=1, loss_sum=np.float64(1.5))
+    received = decode(encode(sent))
+    assert isinstance(received, Progress)
+    assert type(received.loss_sum) is float
+    assert received.loss_sum == 1.5

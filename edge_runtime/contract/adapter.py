@@ -192,7 +192,10 @@ class AdapterConfig:
 
 
 def initial_shape(config: AdapterConfig) -> dict[str, str]:
-    """What given initial weights depend on: metadata of ``adapter_init.safetensors``."""
+    """Names the fields that given initial weights depend on.
+
+    Written as JSON into ``adapter_init.safetensors``, under ``INITIAL_SHAPE`` of its metadata.
+    """
     return {
         "kind": config.kind,
         "reduction": str(config.reduction),
@@ -253,6 +256,7 @@ def default_weight_decay(task: Task) -> float:
 
 
 OPTIMIZER_PREFIX = "optimizer."
+INITIAL_SHAPE = "initial_shape"
 
 
 def adapter_weights(state: bytes) -> bytes:

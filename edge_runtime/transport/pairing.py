@@ -12,14 +12,14 @@ import dataclasses
 import hmac
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import msgpack
+import msgspec
 import zmq
 
 from edge_runtime.contract.errors import BadInputError, DecodeError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.plain import from_plain, to_plain
+from edge_runtime.contract.structure import from_plain
 
 from .address import Address
 from .context import SecureContext, SocketLimits
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from .zap import AllowList
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _DOMAIN = "pairing"
 _LIMITS = SocketLimits(max_frame_bytes=1024, high_water_messages=8, handshake_seconds=5.0)
@@ -57,9 +59,9 @@ class _Request:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Reply:
-    device_id: str | None
-    control_address: str | None
-    refusal: str | None
+    device_id: str | None = None
+    control_address: str | None = None
+    refusal: str | None = None
 
 
 class PairingServer:
@@ -210,7 +212,7 @@ class PairingServer:
     ) -> None:
         reply = _Reply(device_id=device_id, control_address=control, refusal=refusal)
         try:
-            send_frames(self._socket, [routing_id, _encode(reply)])
+            send_frames(self._socket, [routing_id, msgspec.msgpack.encode(reply)])
         except zmq.ZMQError as error:
             logger.warning("pairing: the reply could not be sent: %s", error)
 
@@ -260,7 +262,8 @@ def pair(
         deadline = Deadline(timeout)
         if not dealer.wait_connected(deadline.remaining()):
             raise BadInputError(_explain_silence(address, dealer))
-        dealer.send([_encode(_Request(secret=token.secret, name=name[:_MAX_NAME_CHARACTERS]))])
+        request = _Request(secret=token.secret, name=name[:_MAX_NAME_CHARACTERS])
+        dealer.send([msgspec.msgpack.encode(request)])
         frames = dealer.recv(deadline.remaining())
         if frames is None:
             raise BadInputError(_explain_silence(address, dealer))
@@ -293,15 +296,9 @@ def _explain_silence(address: Address, dealer: SecureDealer) -> str:
     )
 
 
-def _encode(message: _Request | _Reply) -> bytes:
-    packed: bytes = msgpack.packb(to_plain(message))
-    return packed
-
-
-def _decode(cls: type[Any], body: bytes) -> Any:
+def _decode(cls: type[T], body: bytes) -> T:
     try:
-        plain = msgpack.unpackb(body)
-        return from_plain(cls, plain)
-    except (BadInputError, ValueError, msgpack.exceptions.UnpackException) as error:
+        return from_plain(cls, msgspec.msgpack.decode(body))
+    except (BadInputError, msgspec.DecodeError, ValueError, TypeError, RecursionError) as error:
         # Not the message itself: it may quote a secret.
         raise DecodeError(type(error).__name__) from None

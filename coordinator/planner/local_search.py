@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 _GENERATIONS = 24
-_PATIENCE = 3
+_PATIENCE = 4
 """Generations without a better order that end the search."""
-_GENERATION_SIZES = (8, 48)
+_GENERATION_SIZES = (5, 48)
 _GENERATION_WORK = 40_000
 """Orders of a generation times devices times intervals of blocks, within those sizes."""
 _KEPT = 6
@@ -61,25 +61,29 @@ class OrderPool:
 
     def neighbours(self, order: Array, count: int) -> Array:
         """(count, D) orders that are one move away, or two."""
-        moved = []
-        for _ in range(count):
-            near = self._move(order)
-            moved.append(self._move(near) if self._random.random() < _SECOND_MOVE else near)
-        return np.stack(moved)
+        again = self._random.random((count, 1)) < _SECOND_MOVE
+        second = np.where(again, self._moves(count), np.arange(len(order)))
+        return np.take_along_axis(order[self._moves(count)], second, axis=1)
 
-    def _move(self, order: Array) -> Array:
-        """Swaps two devices, takes one elsewhere, or turns a run of devices around."""
-        one, other = self._random.integers(len(order), size=2)
-        move = self._random.integers(3)
-        if move == 0:
-            return np.insert(np.delete(order, one), other, order[one])
-        moved = order.copy()
-        if move == 1:
-            moved[[one, other]] = order[[other, one]]
-        else:
-            run = slice(min(one, other), max(one, other) + 1)
-            moved[run] = order[run][::-1]
-        return moved
+    def _moves(self, count: int) -> Array:
+        """(count, D) places that devices come from.
+
+        The two ends of a run are swapped, the run is reversed, or its first device goes behind
+        the others, or its last one before them.
+        """
+        size = len(self.devices)
+        ends = np.sort(self._random.integers(size, size=(count, 2)), axis=1)
+        first, last, place = ends[:, :1], ends[:, 1:], np.arange(size)
+        reverse = first + last - place
+        at_end = (place == first) | (place == last)
+        moves = [
+            np.where(at_end, reverse, place),
+            reverse,
+            np.where(place == last, first, place + 1),
+            np.where(place == first, last, place - 1),
+        ]
+        moved = np.choose(self._random.integers(len(moves), size=(count, 1)), moves)
+        return np.where((first <= place) & (place <= last), moved, place)
 
 
 class OrderSearch:

@@ -23,7 +23,7 @@ from .job import Job
 from .leases import LeaseBook, Router
 from .ownership import Catalogue, Work, plan_work
 from .pace import OffPace, Pace, compute_seconds
-from .planner.problems import complete
+from .planner.problems import calibrated_profile
 from .progress import FillRecord, SessionRecord
 from .settling import settle_owners
 
@@ -139,7 +139,7 @@ class Filling:
         """As the plan was made from it."""
         measured = self._record.devices[device].profile
         if measured is not None and device not in self._profiles:
-            self._profiles[device] = complete(self._job.manifest, measured)
+            self._profiles[device] = calibrated_profile(self._job.manifest, measured)
         return self._profiles.get(device)
 
     def _react(self, off: OffPace) -> list[Record]:

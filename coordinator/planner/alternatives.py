@@ -1,4 +1,4 @@
-"""How other systems would place the same work, for comparison only. Pure.
+"""Places the same work as other systems would, for comparison only. Pure.
 
 Each is a function from a problem to a plan, or to None where its way of placing does not fit
 the devices. What is placed is pacplus's own work, a forward pass once and adapter epochs from
@@ -6,7 +6,7 @@ the cache, so that placement alone is compared; what those systems compute besid
 backward pass through the backbone in every epoch) is not held against them here. Each may
 use the micro-batch that suits it best.
 
-``one device``: whoever would be done first alone.
+``one device``: the one that would be done first alone.
 
 ``equal split``: as many stages as devices, in the order given, equally many blocks each.
 
@@ -57,7 +57,7 @@ Stages: TypeAlias = "Sequence[tuple[DeviceProfile, int]]"
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Alternative:
-    """What another way of placing comes to.
+    """The result of another way of placing.
 
     Attributes:
         name: of the way.

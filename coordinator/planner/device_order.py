@@ -55,8 +55,8 @@ class DeviceOrders:
         self._rows = rows[np.argsort(loads.last[rows], kind="stable")]
         self._ends = np.searchsorted(loads.last[self._rows], blocks)
         self._steps = steps.T[self._rows]
-        transits = np.stack([group.transits for group in groups], axis=1)[self._rows]
-        self._transits = np.where(self._steps > 0, transits, 0.0)
+        latencies = np.stack([group.latencies for group in groups], axis=1)[self._rows]
+        self._latencies = np.where(self._steps > 0, latencies, 0.0)
         self._must = np.array([g.owns and g.idle_seconds > limit_seconds for g in groups])
 
     def seconds(self, orders: Array) -> Array:
@@ -120,12 +120,12 @@ class DeviceOrders:
         begins = np.searchsorted(rising, rising - self._share_steps, side="right") - 1
         suffices = (done >= self._share_steps).ravel()
         ends = np.flatnonzero(suffices)
-        transits = self._transits[:, orders]
-        transits = np.concatenate([transits, np.zeros_like(transits[..., :1])], axis=-1)
+        latencies = self._latencies[:, orders]
+        latencies = np.concatenate([latencies, np.zeros_like(latencies[..., :1])], axis=-1)
         longest = np.full(done.size, np.inf)
         if len(ends):
             runs = np.stack([begins[ends], ends], axis=1).ravel()
-            longest[ends] = np.maximum.reduceat(transits.ravel(), runs)[::2]
+            longest[ends] = np.maximum.reduceat(latencies.ravel(), runs)[::2]
         starts = np.where(suffices, begins - row.ravel() * width, 0)
         return starts.reshape(done.shape), longest.reshape(done.shape)
 

@@ -1,4 +1,4 @@
-"""Whether a given plan fits its devices, and who lacks how much if not. Pure."""
+"""Checks whether a given plan fits its devices, and lists what they lack. Pure."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Lack:
-    """What a plan needs of a device, and the device does not have.
+    """A resource of which a plan needs more than a device has.
 
     Attributes:
-        device: who lacks it.
-        what: of which kind.
+        device: that lacks it.
+        what: memory or storage.
         needed_bytes: by the plan.
         limit_bytes: that the device may use.
     """
@@ -39,7 +39,7 @@ class Lack:
 
 
 def find_lacks(problem: Problem, plan: Plan, predicted: Prediction) -> tuple[Lack, ...]:
-    """Every lack of memory or storage, in the order of the plan's devices."""
+    """Lists every lack of memory or storage, in the order of the plan's devices."""
     lacks = []
     for device in plan.devices:
         profile, part = problem.profile(device), predicted.devices[device]

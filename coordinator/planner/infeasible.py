@@ -1,4 +1,4 @@
-"""Why no plan fits, and what would make one fit. Pure."""
+"""Explains why no plan fits, and what would make one fit. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STEP_BYTES = 100_000  # how exactly a lack of memory is found
 
 
 def explain(problem: Problem) -> str:
-    """One line: which device lacks how many bytes, and what would help."""
+    """Names in one line the device that lacks something, how much, and what would help."""
     if not problem.profiles:
         return "no device is there; pair one, or name devices with --emulate"
     names = ", ".join(profile.device for profile in problem.profiles)
@@ -80,7 +80,7 @@ def _room(profile: DeviceProfile) -> str:
 
 
 def _lacking_bytes(problem: Problem, index: int) -> int | None:
-    """Least additional memory for one device that makes a plan possible, if any does."""
+    """Finds the least additional memory of one device that makes a plan possible, if any does."""
 
     def fits(steps: int) -> bool:
         profiles = list(problem.profiles)
@@ -98,7 +98,7 @@ def _lacking_bytes(problem: Problem, index: int) -> int | None:
 
 
 def _ample_bytes(problem: Problem, index: int) -> int:
-    """Memory that lets the device do everything."""
+    """Sums the memory with which the device can do everything."""
     profile = problem.profiles[index]
     stage = int(memory.stage_memory_bytes(problem, 0, problem.num_blocks, 1))
     total = profile.base_memory_bytes + memory.trainer_memory_bytes(profile) + stage
@@ -106,7 +106,7 @@ def _ample_bytes(problem: Problem, index: int) -> int:
 
 
 def is_feasible(problem: Problem) -> bool:
-    """Whether some owners and some stages fit, with micro-batches of one sample."""
+    """Tells whether some owners and some stages fit, with micro-batches of one sample."""
     trainers = [
         index
         for index, profile in enumerate(problem.profiles)

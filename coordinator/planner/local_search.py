@@ -1,10 +1,10 @@
-"""Searches good pipelines for many unlike devices: local search over their order. Pure.
+"""Finds good pipelines for many unlike devices by local search over their order. Pure.
 
 Given an order of the devices, :mod:`.device_order` finds the best pipeline under a limit. A
 few orders that served before, and random ones, are the first generation; each further one
 has random neighbours of the best order so far, until some generations bring nothing better.
 On 300 random clusters of 6 to 10 unlike devices the predicted total time is at most 1.07
-times the exact search's, and equal to it in the median.
+times that of the exact search, in 99 of 100 at most 1.02 times, and equal in the median.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ class OrderSearch:
     def best(self, limit_seconds: float) -> Pipeline | None:
         """Finds a pipeline with a low latency under a limit; None if none is found."""
         orders = DeviceOrders(self._loads, limit_seconds, self._share_steps)
-        tried, best, best_seconds, idle = self._pool.seeds(self._generation), None, math.inf, 0
+        tried = self._pool.seeds(self._generation)
+        best, best_seconds, idle = tried[0], math.inf, 0
         for _ in range(_GENERATIONS):
             seconds = orders.seconds(self._groups[tried])
             which = int(seconds.argmin())
@@ -113,7 +114,7 @@ class OrderSearch:
                 break
             tried = self._pool.neighbours(best, self._generation)
         pipeline = orders.pipeline(self._groups[best])
-        if pipeline is None or pipeline.busiest_seconds > limit_seconds * _ROUNDING:
+        if pipeline is None or pipeline.bottleneck_seconds > limit_seconds * _ROUNDING:
             return None
         self._pool.keep(best)
         return pipeline

@@ -1,8 +1,8 @@
-"""Which trainers own samples, and how many shards each. Pure.
+"""Chooses the trainers that own samples, and the number of shards of each. Pure.
 
 For every set of trainers the shards are dealt by speed, which makes the set's epoch as
 short as it can be; the planner chooses among the sets. Alike devices are interchangeable, so
-of sets that differ only in which of them they take, one is looked at.
+of sets that differ only in which of them they take, one is tried.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .problem import Problem
 
 MAX_SETS = 512
-"""Sets of trainers that are all looked at; of more, only the fastest one of each size."""
+"""Sets of trainers that are all tried; of more, only the fastest one of each size."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,7 +42,7 @@ class Owners:
 
 
 def owner_choices(problem: Problem) -> list[Owners]:
-    """Every choice with room for training and for the cache, the fastest epochs first."""
+    """Lists every choice with room for training and for the cache, the fastest epochs first."""
     able = [
         profile
         for profile in problem.profiles
@@ -59,7 +59,7 @@ def owner_choices(problem: Problem) -> list[Owners]:
 
 
 def alike_devices(profiles: Iterable[DeviceProfile]) -> list[list[DeviceProfile]]:
-    """Groups of profiles that differ in nothing but the device's name."""
+    """Groups profiles that differ in nothing but the device's name."""
     nobody = DeviceId("-")
     groups: list[tuple[DeviceProfile, list[DeviceProfile]]] = []
     for profile in profiles:
@@ -93,9 +93,9 @@ def _sets(
 
 
 def deal_shards(problem: Problem, trainers: Sequence[DeviceProfile]) -> dict[DeviceId, int] | None:
-    """Shards by speed within each trainer's storage: the shortest epoch that the set can have.
+    """Deals shards by speed within each trainer's storage, for the shortest epoch of the set.
 
-    Each shard goes to whoever would be done first.
+    Each shard goes to the trainer that would be done first.
 
     Returns:
         Number of shards by device; trainers without any are left out. None when the storage

@@ -132,7 +132,7 @@ class _Search:
         self._pool = pool
 
     def fastest(self, below_seconds: float) -> _Found | None:
-        """None if none takes less than that."""
+        """Finds the fastest; None if none takes less than that."""
         epochs, best = self._owners.epochs_seconds, None
         margin = 0.0 if self._is_exact else self._tolerance
         below_fill = (below_seconds - epochs) * (1 - margin)
@@ -141,7 +141,7 @@ class _Search:
         for size in sorted(self._bounds, key=lambda size: self._bounds[size].fill_seconds):
             found = self._fastest_pipeline(size, below_fill)
             if found is not None:
-                seconds = self._seconds(found.busiest_seconds, found.transit_seconds, size)
+                seconds = self._seconds(found.bottleneck_seconds, found.latency_seconds, size)
                 best = _Found(
                     owners=self._owners,
                     micro_batch_size=size,
@@ -152,9 +152,9 @@ class _Search:
         return best
 
     def _is_worthwhile(self, below_seconds: float) -> bool:
-        """Whether something faster may be found: asked once for all micro-batch sizes.
+        """Tells whether something faster may be found, once for all micro-batch sizes.
 
-        As if each term were its most favourable one's.
+        Every term counts as that of the micro-batch size that is best for it.
         """
         limit = max(self._highest_limit(size, below_seconds) for size in self._bounds)
         return self._oracle(most_favourable(list(self._loads.values())))(limit) is not None
@@ -168,24 +168,26 @@ class _Search:
         loads = self._loads[size]
         return fastest_pipeline(
             self._oracle(loads),
-            lambda busiest, transit: self._seconds(busiest, transit, size),
-            least_busy_seconds=max(self._bounds[size].busy_seconds, loads.least_idle_seconds),
+            lambda bottleneck, latency: self._seconds(bottleneck, latency, size),
+            least_bottleneck_seconds=max(
+                self._bounds[size].bottleneck_seconds, loads.least_idle_seconds
+            ),
             below_seconds=below_seconds,
             tolerance=self._tolerance,
             steps_down=self._is_exact,
             highest_limit_seconds=self._highest_limit(size, below_seconds),
         )
 
-    def _seconds(self, busiest: float, transit: float, size: int) -> float:
-        return float(fill_seconds(self._problem, busiest, transit, size))
+    def _seconds(self, bottleneck: float, latency: float, size: int) -> float:
+        return float(fill_seconds(self._problem, bottleneck, latency, size))
 
     def _highest_limit(self, size: int, below_seconds: float) -> float:
-        """Whoever is busier than this takes longer, however short the transit."""
+        """Bounds the bottleneck of pipelines that take less, however short their latency."""
         count = micro_batches(self._problem, size)
         if count < 2:
             return math.inf
-        transit = self._bounds[size].transit_seconds
-        return max(0.0, (below_seconds - transit) * count / (count - 1))
+        latency = self._bounds[size].latency_seconds
+        return max(0.0, (below_seconds - latency) * count / (count - 1))
 
 
 def _assemble(problem: Problem, found: _Found, share_steps: int) -> Plan:

@@ -1,4 +1,4 @@
-"""How a stage's micro-batches are best shared by its devices. Pure."""
+"""Shares a stage's micro-batches among its devices as well as can be. Pure."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Array: TypeAlias = "np.ndarray[Any, Any]"
 
 
 def best_steps(members: Sequence[Group], interval: int, share_steps: int) -> list[int]:
-    """Whole share steps of each member that make the busiest of them as fast as can be.
+    """Deals whole share steps to the members so that the bottleneck is as fast as can be.
 
-    The busiest member's time is one of the times that some member takes for some number of
+    The bottleneck's time is one of the times that some member takes for some number of
     steps, so the least of those under which all steps find a place is the best.
 
     Args:
@@ -43,7 +43,7 @@ def best_steps(members: Sequence[Group], interval: int, share_steps: int) -> lis
     allowed = seconds <= candidates[low]
     least = allowed.argmax(axis=1) + 1
     most = share_steps - allowed[:, ::-1].argmax(axis=1)
-    # Take back from whoever would be busiest, so that the others of the stage end early too.
+    # Take back from the bottleneck, so that the others of the stage end early too.
     steps = most.copy()
     while steps.sum() > share_steps:
         times = [
@@ -54,13 +54,13 @@ def best_steps(members: Sequence[Group], interval: int, share_steps: int) -> lis
 
 
 def _seconds(member: Group, interval: int, shares: Array) -> Array:
-    """(shares,) of a member: its longest limit."""
+    """Returns (shares,) seconds of a member: its longest limit."""
     seconds: Array = (member.bases[:, None] + member.slopes[:, interval, None] * shares).max(axis=0)
     return seconds
 
 
 def _finds_place(allowed: Array, share_steps: int) -> bool:
-    """Whether members with these (members, steps) allowed numbers of steps can take them all.
+    """Tells whether members with these (members, steps) allowed numbers can take all steps.
 
     Times are convex in the share, so what a member may have is a range.
     """

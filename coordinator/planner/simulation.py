@@ -2,7 +2,7 @@
 
 The terms are the cost model's; what the simulation adds is when they fall: who waits for
 whom, which link is taken, how full the window is. :func:`coordinator.planner.evaluate`
-reckons with the busiest device instead, so the two differ; by how much is worth knowing.
+reckons with the bottleneck instead, so the two differ; by how much is worth knowing.
 
 Played in full: the fill, up to ``MAX_MICRO_BATCHES``; of a longer one so many, and the rest
 goes on at the pace of the second half of those, which is exact where that half repeats.
@@ -44,7 +44,7 @@ MAX_INTERVALS = 50_000
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Simulation:
-    """How a plan went.
+    """The course of a simulated plan.
 
     Attributes:
         total_seconds: fill and all epochs.
@@ -149,7 +149,7 @@ def _busy(station: Station) -> dict[Lane, float]:
 
 
 def _first_and_last(plan: Plan, count: int) -> Callable[[str], bool]:
-    """Whether a micro-batch is one of the first or the last whose intervals are kept."""
+    """Makes the test whether a micro-batch is one of those whose intervals are kept."""
     each = 3 * len(plan.stages) + 4 * len(plan.stages) * len(plan.owners)
     kept = max(2, MAX_INTERVALS // each)
     first, last = -(-kept // 2), count - kept // 2

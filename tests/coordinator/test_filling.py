@@ -8,7 +8,7 @@ import pytest
 from coordinator.filling import Filling, window
 from coordinator.ownership import Catalogue
 from coordinator.pace import WINDOW
-from coordinator.planner.problems import IN_A_RUN
+from coordinator.planner.problems import CONTENTION_FACTOR
 from coordinator.progress import DeviceRecord, SessionRecord
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import BatchServed, Heartbeat, Stored
@@ -79,7 +79,7 @@ class Fill:
             longest = int(batch.lengths["encoder"].max())
             for stage, device in enumerate(batch.route):
                 self.served[device] += 1
-                predicted = IN_A_RUN * longest * ((0.01 + 0.1) if stage == 0 else 0.1)
+                predicted = CONTENTION_FACTOR * longest * ((0.01 + 0.1) if stage == 0 else 0.1)
                 message = BatchServed(
                     number=batch.number,
                     stage=stage,

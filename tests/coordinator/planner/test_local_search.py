@@ -100,18 +100,18 @@ def test_of_all_orders_the_best_has_the_best_pipeline_under_every_limit(seed: in
     widest = exact.best(np.inf)
     assert widest is not None
     for part in (1.0, 0.7, 0.4, 0.2):
-        limit = part * widest.busiest_seconds
+        limit = part * widest.bottleneck_seconds
         best, search = exact.best(limit), DeviceOrders(given, limit, STEPS)
         seconds = search.seconds(orders)
         if best is None:
             assert seconds.min() >= UNREACHED
             continue
-        assert seconds.min() <= best.transit_seconds * (1 + 1e-6)
+        assert seconds.min() <= best.latency_seconds * (1 + 1e-6)
         if never_better_with_more(given.groups, limit):
             found = search.pipeline(orders[seconds.argmin()])
             assert found is not None
-            assert found.busiest_seconds <= limit * (1 + 1e-9)
-            assert found.transit_seconds == pytest.approx(best.transit_seconds)
+            assert found.bottleneck_seconds <= limit * (1 + 1e-9)
+            assert found.latency_seconds == pytest.approx(best.latency_seconds)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -120,9 +120,9 @@ def test_no_device_is_used_twice_and_every_block_once(seed: int) -> None:
     search = OrderSearch(loads(case), STEPS, OrderPool(case))
     widest = search.best(np.inf)
     assert widest is not None
-    found = search.best(0.6 * widest.busiest_seconds)
+    found = search.best(0.6 * widest.bottleneck_seconds)
     if found is not None:
-        assert found.busiest_seconds <= 0.6 * widest.busiest_seconds * (1 + 1e-9)
+        assert found.bottleneck_seconds <= 0.6 * widest.bottleneck_seconds * (1 + 1e-9)
         used = [device for *_, members in found.stages for device, _ in members]
         assert len(used) == len(set(used))
         ends = [0, *(last for _, last, _ in found.stages)]

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .fill import block_seconds, fill_seconds, micro_batches
 
 if TYPE_CHECKING:
-    from .problem import Problem
-
-Array: TypeAlias = "np.ndarray[Any, Any]"
+    from .problem import Array, Problem
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ place in the order. Every pipeline is the best one of some order.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,8 +17,7 @@ from .pipelines import Pipeline, build_pipeline
 
 if TYPE_CHECKING:
     from .loads import Loads
-
-Array: TypeAlias = "np.ndarray[Any, Any]"
+    from .problem import Array
 
 UNREACHED = 1e6
 """Seconds, for each block without a stage and each owner that needs a stage and has none."""

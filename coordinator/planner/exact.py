@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,8 +21,7 @@ from .pipelines import Pipeline, build_pipeline, never_better_with_more
 
 if TYPE_CHECKING:
     from .loads import Loads
-
-Array: TypeAlias = "np.ndarray[Any, Any]"
+    from .problem import Array
 
 
 def count_sets(loads: Loads) -> int:

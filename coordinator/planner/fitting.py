@@ -44,22 +44,13 @@ def find_lacks(problem: Problem, plan: Plan, predicted: Prediction) -> tuple[Lac
     for device in plan.devices:
         profile, part = problem.profile(device), predicted.devices[device]
         usable = int(MEMORY_USE * profile.memory_bytes)
-        if part.memory_bytes > usable:
-            lacks.append(
-                Lack(
-                    device=device,
-                    what="memory",
-                    needed_bytes=part.memory_bytes,
-                    limit_bytes=usable,
-                )
-            )
-        if part.storage_bytes > profile.storage_bytes:
-            lacks.append(
-                Lack(
-                    device=device,
-                    what="storage",
-                    needed_bytes=part.storage_bytes,
-                    limit_bytes=profile.storage_bytes,
-                )
-            )
-    return tuple(lacks)
+        lacks += [
+            Lack(device=device, what="memory", needed_bytes=part.memory_bytes, limit_bytes=usable),
+            Lack(
+                device=device,
+                what="storage",
+                needed_bytes=part.storage_bytes,
+                limit_bytes=profile.storage_bytes,
+            ),
+        ]
+    return tuple(lack for lack in lacks if lack.needed_bytes > lack.limit_bytes)

@@ -129,27 +129,25 @@ def _has_storage(problem: Problem, owners: tuple[int, ...]) -> bool:
 
 def _holds_backbone(problem: Problem, owners: frozenset[int]) -> bool:
     """Greedy over sets of devices: a set is best left with the most blocks done."""
-    count = len(problem.profiles)
+    count, blocks = len(problem.profiles), problem.num_blocks
+    furthest = [
+        [*_furthest(problem, profile, trains=index in owners), blocks]
+        for index, profile in enumerate(problem.profiles)
+    ]
     done = [0] * (1 << count)
     for mask in range(1 << count):
         for index in range(count):
             if not mask >> index & 1:
-                after = _furthest(problem, index, done[mask], trains=index in owners)
+                after = furthest[index][done[mask]]
                 done[mask | 1 << index] = max(done[mask | 1 << index], after)
-    return done[-1] == problem.num_blocks
+    return done[-1] == blocks
 
 
-def _furthest(problem: Problem, index: int, first: int, *, trains: bool) -> int:
-    profile = problem.profiles[index]
+def _furthest(problem: Problem, profile: DeviceProfile, *, trains: bool) -> list[int]:
+    if "backbone" not in profile.roles:
+        return list(range(problem.num_blocks))
     room = memory.free_memory_bytes(profile, trains=trains)
-    last = first
-    while (
-        "backbone" in profile.roles
-        and last < problem.num_blocks
-        and memory.stage_memory_bytes(problem, first, last + 1, 1) <= room
-    ):
-        last += 1
-    return last
+    return [int(last) for last in memory.furthest_blocks(problem, room, 1)]
 
 
 def _megabytes(count: int) -> str:

@@ -7,11 +7,11 @@ counts how many of a group a stage has. An *interval* is a stage's blocks ``[fir
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .fill import OwnedFraction, StageLoad, fill_load, stage_latency_seconds
+from .fill import OwnedFraction, fill_load, stage_latency_seconds
 from .memory import free_memory_bytes, stage_memory_bytes
 from .owners import alike_devices
 
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from edge_runtime.contract.ids import DeviceId
     from edge_runtime.contract.profile import DeviceProfile
 
-    from .problem import Problem
-
-Array: TypeAlias = "np.ndarray[Any, Any]"
+    from .problem import Array, Problem
 
 _ROUNDING = 1e-9
 """Of a share step: what a product of floats may miss a whole number by."""
@@ -54,9 +52,11 @@ class Group:
         """Seconds for which a member without a stage is busy."""
         return float(self.bases.max())
 
-    def seconds(self, interval: int, share: float) -> float:
-        """Seconds for which a member with this share of the interval is busy."""
-        return float((self.bases + self.slopes[:, interval] * share).max())
+    def seconds(self, interval: int, shares: Array) -> Array:
+        """Seconds for which a member with each of these shares of the interval is busy."""
+        limits = self.bases[:, None] + self.slopes[:, interval, None] * shares
+        seconds: Array = limits.max(axis=0)
+        return seconds
 
     def steps(self, limit_seconds: float, share_steps: int) -> tuple[Array, Array]:
         """Finds the least and the most share steps that keep a member within a time.
@@ -155,13 +155,9 @@ def _group(
     memory = stage_memory_bytes(problem, first, last, micro_batch_size)
     return Group(
         devices=tuple(each.device for each in alike),
-        bases=_bases(load),
-        slopes=np.stack([np.broadcast_to(line.slope, first.shape) for line in load.limits]),
+        bases=np.array([float(limit.base) for limit in load.limits]),
+        slopes=np.stack([np.broadcast_to(limit.slope, first.shape) for limit in load.limits]),
         fits=(memory <= room) & ("backbone" in profile.roles),
         latencies=stage_latency_seconds(problem, profile, first, last, micro_batch_size),
         owns=owned > 0,
     )
-
-
-def _bases(load: StageLoad) -> Array:
-    return np.array([float(line.base) for line in load.limits])

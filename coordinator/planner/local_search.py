@@ -10,7 +10,7 @@ times that of the exact search, in 99 of 100 at most 1.02 times, and equal in th
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,9 +19,7 @@ from .device_order import DeviceOrders
 if TYPE_CHECKING:
     from .loads import Loads
     from .pipelines import Pipeline
-    from .problem import Problem
-
-Array: TypeAlias = "np.ndarray[Any, Any]"
+    from .problem import Array, Problem
 
 _GENERATIONS = 24
 _PATIENCE = 4

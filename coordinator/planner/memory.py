@@ -89,6 +89,13 @@ def stage_memory_bytes(problem: Problem, first: Number, last: Number, micro_batc
     return np.ceil(total).astype(np.int64)
 
 
+def furthest_blocks(problem: Problem, room_bytes: int, micro_batch_size: int) -> Any:
+    """Finds (B,) the last block of the longest stage that fits, from every first block."""
+    first, last = np.triu_indices(problem.num_blocks + 1, 1)
+    fits = stage_memory_bytes(problem, first, last, micro_batch_size) <= room_bytes
+    return np.arange(problem.num_blocks) + np.bincount(first[fits], minlength=problem.num_blocks)
+
+
 def trainer_memory_bytes(profile: DeviceProfile) -> int:
     """Counts what training adds: libraries, adapter, a batch's states, a language model's head.
 

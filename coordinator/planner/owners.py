@@ -10,9 +10,11 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import itertools
+import math
 from typing import TYPE_CHECKING
 
 from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.plan import Owner
 
 from .epochs import epoch_seconds, shards_epoch_seconds
 from .memory import free_memory_bytes, shard_storage_bytes
@@ -58,6 +60,16 @@ def owner_choices(problem: Problem) -> list[Owners]:
     return sorted(choices.values(), key=lambda choice: (choice.epochs_seconds, len(choice.shards)))
 
 
+def number_shards(shards: Mapping[DeviceId, int]) -> tuple[Owner, ...]:
+    """Gives every owner of some shards the next numbers."""
+    ends = itertools.accumulate(shards.values())
+    return tuple(
+        Owner(device=device, shards=tuple(range(end - count, end)))
+        for (device, count), end in zip(shards.items(), ends, strict=True)
+        if count
+    )
+
+
 def alike_devices(profiles: Iterable[DeviceProfile]) -> list[list[DeviceProfile]]:
     """Groups profiles that differ in nothing but the device's name."""
     nobody = DeviceId("-")
@@ -76,10 +88,7 @@ def alike_devices(profiles: Iterable[DeviceProfile]) -> list[list[DeviceProfile]
 def _sets(
     problem: Problem, classes: Sequence[Sequence[DeviceProfile]]
 ) -> Iterator[tuple[DeviceProfile, ...]]:
-    count = 1
-    for members in classes:
-        count *= len(members) + 1
-    if count <= MAX_SETS:
+    if math.prod(len(members) + 1 for members in classes) <= MAX_SETS:
         for counts in itertools.product(*(range(len(members) + 1) for members in classes)):
             chosen = zip(classes, counts, strict=True)
             yield tuple(itertools.chain.from_iterable(m[:taken] for m, taken in chosen))

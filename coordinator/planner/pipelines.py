@@ -6,6 +6,8 @@ import collections
 import dataclasses
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .shares import best_steps
 
 if TYPE_CHECKING:
@@ -50,7 +52,8 @@ def build_pipeline(
         for index, group, count in zip(members, groups, steps, strict=True):
             devices.append((group.devices[taken[index]], count))
             taken[index] += 1
-            bottleneck = max(bottleneck, group.seconds(interval, count / share_steps))
+            share = np.array([count / share_steps])
+            bottleneck = max(bottleneck, float(group.seconds(interval, share)[0]))
         latency += max(float(group.latencies[interval]) for group in groups)
         built.append((int(loads.first[interval]), int(loads.last[interval]), tuple(devices)))
     idle = [

@@ -13,12 +13,11 @@ any kind, and for more where they are alike.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from typing import TYPE_CHECKING
 
 from edge_runtime.contract.errors import InfeasibleError
-from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
+from edge_runtime.contract.plan import Plan, Stage, StageDevice
 
 from .bounds import fill_bound
 from .costs import evaluate
@@ -28,7 +27,7 @@ from .frontier import fastest_pipeline
 from .infeasible import explain
 from .loads import make_loads, most_favourable
 from .local_search import OrderPool, OrderSearch
-from .owners import owner_choices
+from .owners import number_shards, owner_choices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -191,8 +190,6 @@ class _Search:
 
 
 def _assemble(problem: Problem, found: _Found, share_steps: int) -> Plan:
-    shards = found.owners.shards
-    ends = itertools.accumulate(shards.values())
     return Plan(
         stages=tuple(
             Stage(
@@ -205,10 +202,7 @@ def _assemble(problem: Problem, found: _Found, share_steps: int) -> Plan:
             )
             for first, last, devices in found.pipeline.stages
         ),
-        owners=tuple(
-            Owner(device=device, shards=tuple(range(end - shards[device], end)))
-            for device, end in zip(shards, ends, strict=True)
-        ),
+        owners=number_shards(found.owners.shards),
         num_shards=problem.batch_size,
         micro_batch_size=found.micro_batch_size,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,10 +14,17 @@ from edge_runtime.contract.cache_format import row_bytes
 from edge_runtime.contract.manifest import Manifest, Stream
 from edge_runtime.contract.messages import CacheDtype, SampleSet
 from edge_runtime.contract.plan import Plan
-from edge_runtime.contract.profile import BlockTiming, DeviceProfile, HandlingProfile
+from edge_runtime.contract.profile import (
+    BlockTiming,
+    DeviceProfile,
+    HandlingProfile,
+    TrainerProfile,
+)
 
 from .planner import Grid, make_plan
 from .problem import Padded, Problem, Tokens
+
+Timed = TypeVar("Timed", BlockTiming, HandlingProfile, TrainerProfile)
 
 
 def planner(
@@ -147,32 +155,25 @@ def calibrated_profile(manifest: Manifest, profile: DeviceProfile) -> DeviceProf
 
 def calibrated(profile: DeviceProfile) -> DeviceProfile:
     """Scales all times of a profile by the contention of a run."""
-    blocks = {
-        alike: tuple(
-            dataclasses.replace(
-                timing,
-                seconds_per_token=CONTENTION_FACTOR * timing.seconds_per_token,
-                seconds_per_run=CONTENTION_FACTOR * timing.seconds_per_run,
-            )
-            for timing in timings
-        )
-        for alike, timings in profile.blocks.items()
-    }
-    handling = {
-        field.name: CONTENTION_FACTOR * getattr(profile.handling, field.name)
-        for field in dataclasses.fields(profile.handling)
-    }
-    trainer = profile.trainer
-    if trainer is not None:
-        trainer = dataclasses.replace(
-            trainer,
-            seconds_per_sample=CONTENTION_FACTOR * trainer.seconds_per_sample,
-            seconds_per_step=CONTENTION_FACTOR * trainer.seconds_per_step,
-            seconds_per_exchanged_value=CONTENTION_FACTOR * trainer.seconds_per_exchanged_value,
-        )
     return dataclasses.replace(
-        profile, blocks=blocks, handling=HandlingProfile(**handling), trainer=trainer
+        profile,
+        blocks={
+            alike: tuple(_with_contention(timing) for timing in timings)
+            for alike, timings in profile.blocks.items()
+        },
+        handling=_with_contention(profile.handling),
+        trainer=profile.trainer and _with_contention(profile.trainer),
     )
+
+
+def _with_contention(measured: Timed) -> Timed:
+    """Scales everything that is measured in seconds."""
+    times = {
+        field.name: CONTENTION_FACTOR * getattr(measured, field.name)
+        for field in dataclasses.fields(measured)
+        if field.name.startswith("seconds_")
+    }
+    return dataclasses.replace(measured, **times)
 
 
 def _with_all_blocks(manifest: Manifest, profile: DeviceProfile) -> DeviceProfile:

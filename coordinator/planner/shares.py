@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,8 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .loads import Group
-
-Array: TypeAlias = "np.ndarray[Any, Any]"
+    from .problem import Array
 
 
 def best_steps(members: Sequence[Group], interval: int, share_steps: int) -> list[int]:
@@ -31,7 +30,7 @@ def best_steps(members: Sequence[Group], interval: int, share_steps: int) -> lis
     if len(members) > share_steps:
         raise ValueError(f"{len(members)} devices cannot share {share_steps} steps")
     shares = np.arange(1, share_steps + 1) / share_steps
-    seconds = np.stack([_seconds(member, interval, shares) for member in members])
+    seconds = np.stack([member.seconds(interval, shares) for member in members])
     low, high = 0, seconds.size - 1
     candidates = np.sort(seconds, axis=None)
     while low < high:
@@ -51,12 +50,6 @@ def best_steps(members: Sequence[Group], interval: int, share_steps: int) -> lis
         ]
         steps[int(np.argmax(times))] -= 1
     return [int(count) for count in steps]
-
-
-def _seconds(member: Group, interval: int, shares: Array) -> Array:
-    """Returns (shares,) seconds of a member: its longest limit."""
-    seconds: Array = (member.bases[:, None] + member.slopes[:, interval, None] * shares).max(axis=0)
-    return seconds
 
 
 def _finds_place(allowed: Array, share_steps: int) -> bool:

@@ -1,9 +1,10 @@
-"""From a bundle, data and measured profiles to the planner's problem, and its plan."""
+"""Builds the planner's problem from a bundle, data and measured profiles, and its plan."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,18 +13,25 @@ from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.contract.cache_format import row_bytes
 from edge_runtime.contract.manifest import Manifest, Stream
 from edge_runtime.contract.messages import CacheDtype, SampleSet
-from edge_runtime.contract.profile import BlockTiming, DeviceProfile, HandlingProfile
+from edge_runtime.contract.profile import (
+    BlockTiming,
+    DeviceProfile,
+    HandlingProfile,
+    TrainerProfile,
+)
 
 from .problem import MICRO_BATCH_SIZES, Padded, Problem, Tokens
 
+Timed = TypeVar("Timed", BlockTiming, HandlingProfile, TrainerProfile)
+
 
 def measured_problem(problem: Problem, profiles: Sequence[DeviceProfile]) -> Problem:
-    """The problem with what was measured on the devices, each thing on its own."""
-    return with_devices(problem, [in_a_run(profile) for profile in profiles])
+    """Adds devices whose times were measured each on its own."""
+    return with_devices(problem, [calibrated(profile) for profile in profiles])
 
 
 def with_devices(problem: Problem, profiles: Sequence[DeviceProfile]) -> Problem:
-    """The problem with devices whose times are what things take in a run."""
+    """Adds devices whose times are those of a run."""
     trainers = [profile.trainer for profile in profiles if profile.trainer]
     return dataclasses.replace(
         problem,
@@ -39,7 +47,7 @@ def unmeasured_problem(
     tables: Mapping[SampleSet, SampleTable],
     cache_dtype: CacheDtype,
 ) -> Problem:
-    """All of the problem that is known before any device is measured."""
+    """Builds all of the problem that is known before any device is measured."""
     keys = np.concatenate([table.samples.keys for table in tables.values()])
     worked_through = tables.get("train") or tables["eval"]
     return Problem(
@@ -59,7 +67,7 @@ def unmeasured_problem(
 def tokens_of(
     tables: Mapping[SampleSet, SampleTable], streams: Iterable[Stream]
 ) -> dict[Stream, Tokens]:
-    """Lengths of all samples in each of their sequences."""
+    """Summarizes the lengths of all samples in each of their sequences."""
     found = [table.samples.lengths_of for table in tables.values()]
     lengths = {stream: np.concatenate([each[stream] for each in found]) for stream in streams}
     return {
@@ -71,7 +79,7 @@ def tokens_of(
 def padded_tokens(
     tables: Mapping[SampleSet, SampleTable], streams: Iterable[Stream], options: TrainingOptions
 ) -> dict[Stream, Tokens]:
-    """As :func:`tokens_of`, with what the fill's micro-batches are padded to."""
+    """Summarizes as :func:`tokens_of`, with the padded lengths of the fill's micro-batches."""
     orders = [
         (table, table.fill_order(options.batch_size, options.seed)) for table in tables.values()
     ]
@@ -87,7 +95,7 @@ def padded_tokens(
 def paddings(
     lengths: Sequence[np.ndarray[tuple[int], np.dtype[np.int64]]],
 ) -> dict[int, Padded]:
-    """What micro-batches of every size are padded to.
+    """Finds the padded lengths of micro-batches of every size.
 
     Args:
         lengths: of each data set's samples, in the order of its fill.
@@ -108,8 +116,8 @@ def paddings(
     return found
 
 
-IN_A_RUN = 1.2
-"""What work takes in a run, over what it takes when it is timed on its own.
+CONTENTION_FACTOR = 1.2
+"""Time of work in a run, over its time when it is measured on its own.
 
 In a run, micro-batches have many shapes, and the worker shares caches, memory and the
 interpreter with the threads that move data. Measured on MiniLM, int8, 16 samples of 13
@@ -118,39 +126,32 @@ tokens: a stage of all blocks on real data takes 1.13 times the sum of its block
 """
 
 
-def complete(manifest: Manifest, profile: DeviceProfile) -> DeviceProfile:
-    """A measured profile as the cost model takes it: every block, and times as in a run."""
-    return in_a_run(_with_all_blocks(manifest, profile))
+def calibrated_profile(manifest: Manifest, profile: DeviceProfile) -> DeviceProfile:
+    """Completes a measured profile for the cost model: every block, and times as in a run."""
+    return calibrated(_with_all_blocks(manifest, profile))
 
 
-def in_a_run(profile: DeviceProfile) -> DeviceProfile:
-    """The profile with what everything takes when it happens together."""
-    blocks = {
-        block_class: tuple(
-            dataclasses.replace(
-                timing,
-                seconds_per_token=IN_A_RUN * timing.seconds_per_token,
-                seconds_per_run=IN_A_RUN * timing.seconds_per_run,
-            )
-            for timing in timings
-        )
-        for block_class, timings in profile.blocks.items()
-    }
-    handling = {
-        field.name: IN_A_RUN * getattr(profile.handling, field.name)
-        for field in dataclasses.fields(profile.handling)
-    }
-    trainer = profile.trainer
-    if trainer is not None:
-        trainer = dataclasses.replace(
-            trainer,
-            seconds_per_sample=IN_A_RUN * trainer.seconds_per_sample,
-            seconds_per_step=IN_A_RUN * trainer.seconds_per_step,
-            seconds_per_exchanged_value=IN_A_RUN * trainer.seconds_per_exchanged_value,
-        )
+def calibrated(profile: DeviceProfile) -> DeviceProfile:
+    """Scales all times of a profile by the contention of a run."""
     return dataclasses.replace(
-        profile, blocks=blocks, handling=HandlingProfile(**handling), trainer=trainer
+        profile,
+        blocks={
+            alike: tuple(_with_contention(timing) for timing in timings)
+            for alike, timings in profile.blocks.items()
+        },
+        handling=_with_contention(profile.handling),
+        trainer=profile.trainer and _with_contention(profile.trainer),
     )
+
+
+def _with_contention(measured: Timed) -> Timed:
+    """Scales everything that is measured in seconds."""
+    times = {
+        field.name: CONTENTION_FACTOR * getattr(measured, field.name)
+        for field in dataclasses.fields(measured)
+        if field.name.startswith("seconds_")
+    }
+    return dataclasses.replace(measured, **times)
 
 
 def _with_all_blocks(manifest: Manifest, profile: DeviceProfile) -> DeviceProfile:

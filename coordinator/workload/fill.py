@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from coordinator.planner.dispatch import Router, window
-from coordinator.planner.problem.build import calibrated_profile
+from coordinator.planner.problem.calibrate import calibrated_profile
 from coordinator.protocol.actions import Record, Send
 from coordinator.protocol.job import Job
 from coordinator.protocol.record import FillRecord, SessionRecord

@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 
 from coordinator.planner.dispatch import window
-from coordinator.planner.problem.build import CONTENTION_FACTOR
+from coordinator.planner.problem.calibrate import CONTENTION_FACTOR
 from coordinator.protocol.record import DeviceRecord, SessionRecord
 from coordinator.samples.samples import Catalogue
 from coordinator.workload.fill import Filling

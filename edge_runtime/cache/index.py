@@ -8,13 +8,10 @@ damaged one, and duplicates are harmless.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from .record import Record
+from .record import Record
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from edge_runtime.contract.errors import BadInputError
 
@@ -12,10 +13,6 @@ from .record import scan
 from .segments import last_used_seconds, remove_folder, segment_files
 from .store import FOLDER_NAME
 from .streams import count_samples
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .encoding import Encoded
 from .record import (
     MAX_LAYER,
     MAX_LAYERS,
@@ -17,11 +18,6 @@ from .record import (
     header_bytes,
     pack_header,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from .encoding import Encoded
 
 
 @dataclass(frozen=True, slots=True)

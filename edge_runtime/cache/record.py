@@ -17,11 +17,8 @@ import functools
 import os
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MAGIC = b"PACREC1\n"
 KEY_BYTES = 32

@@ -12,15 +12,13 @@ import fcntl
 import os
 import re
 import shutil
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeAlias
 
 from edge_runtime.contract.errors import BadInputError
 
 from .encoding import Encoded
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 Buffer: TypeAlias = bytes | Encoded
 

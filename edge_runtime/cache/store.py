@@ -15,14 +15,17 @@ import math
 import re
 import threading
 import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.contract.cache_format import CACHE_DTYPES, row_bytes
 from edge_runtime.contract.errors import BadInputError, PacplusError
+from edge_runtime.contract.messages import CacheDtype
 
 from .encoding import Encoded, Hidden, decode_into
 from .index import Index, Located
@@ -30,13 +33,6 @@ from .packing import MicroBatch, Pending, pack
 from .record import KEY_BYTES, MAGIC, Record, header_bytes, scan
 from .segments import Buffer, CacheLock, Segments
 from .streams import count_samples
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
-    from types import TracebackType
-
-    from edge_runtime.contract.messages import CacheDtype
 
 logger = logging.getLogger(__name__)
 

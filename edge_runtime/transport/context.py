@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from types import TracebackType
 
 import zmq
 
 from edge_runtime.contract.errors import UserError
 
+from .keys import KeyPair, PublicKey
 from .zap import ZapHandler
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from .keys import KeyPair, PublicKey
 
 RawSocket = zmq.Socket[bytes]
 

@@ -5,20 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import zmq
 
+from .address import Address
 from .context import SecureContext, SocketLimits
 from .delivery import Delivery
 from .events import HANDSHAKE_FAILURES, Deadline, SocketEvent, drain_events
 from .frames import Buffer, receive_frames, send_frames, views
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from .address import Address
-    from .keys import KeyPair, PublicKey
+from .keys import KeyPair, PublicKey
 
 logger = logging.getLogger(__name__)
 

@@ -6,12 +6,11 @@ import dataclasses
 import math
 import struct
 import time
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import zmq
 
-if TYPE_CHECKING:
-    from .context import RawSocket
+from .context import RawSocket
 
 HANDSHAKE_FAILURES = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL

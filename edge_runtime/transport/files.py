@@ -10,12 +10,9 @@ import contextlib
 import os
 import secrets
 import stat
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from edge_runtime.contract.errors import BadInputError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _POSIX = os.name == "posix"
 _GROUP_OR_OTHERS = stat.S_IRWXG | stat.S_IRWXO

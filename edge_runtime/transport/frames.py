@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import zmq
 
+from .context import RawSocket
 from .events import has_message
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from .context import RawSocket
 
 Buffer = bytes | bytearray | memoryview
 """What may be sent as a frame; arrays as ``memoryview(array).cast("B")``."""

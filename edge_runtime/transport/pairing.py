@@ -12,7 +12,8 @@ import dataclasses
 import hmac
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import msgpack
 import zmq
@@ -27,14 +28,10 @@ from .dealer import SecureDealer
 from .events import Deadline
 from .frames import receive_frames, send_frames, user_id
 from .keys import KeyPair, PublicKey, fingerprint
+from .peers import PairedDevice, PairedDevices
 from .router import bind_socket
 from .token import PairingToken
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from .peers import PairedDevice, PairedDevices
-    from .zap import AllowList
+from .zap import AllowList
 
 logger = logging.getLogger(__name__)
 

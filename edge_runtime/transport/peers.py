@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from typing import TYPE_CHECKING, Literal, TypeVar
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, TypeVar
 
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import DeviceId
@@ -13,10 +15,6 @@ from edge_runtime.contract.plain import from_plain, to_plain
 
 from .files import read_private, write_private
 from .keys import PublicKey, check_public_key
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 _DEVICE_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _LONGEST_NAME = 48  # leaves room for a number behind it

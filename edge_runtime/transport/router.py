@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import zmq
 
 from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.ids import DeviceId
 
 from .address import Address
 from .context import RawSocket, SecureContext, SocketLimits
 from .delivery import Delivery
 from .events import Deadline, drain_events
 from .frames import Buffer, descriptor, receive_frames, send_frames, user_id, views
+from .keys import KeyPair, PublicKey
 from .routes import Routes
 from .zap import AllowList
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from edge_runtime.contract.ids import DeviceId
-
-    from .keys import KeyPair, PublicKey
 
 logger = logging.getLogger(__name__)
 

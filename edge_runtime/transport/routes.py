@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.ids import DeviceId
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
 
 def require(holds: object, problem: str) -> None:
     """Raises ValueError with ``problem`` unless ``holds``."""
     if not holds:
         raise ValueError(problem)
+
+
+def check_array(
+    name: str, array: npt.NDArray[Any], dtype: npt.DTypeLike, shape: tuple[int, ...]
+) -> None:
+    """Raises ValueError unless ``array`` has this dtype and shape."""
+    if array.shape != shape or array.dtype != dtype:
+        raise ValueError(f"{name} must be {np.dtype(dtype).name} of shape {shape}")

@@ -12,7 +12,7 @@ evicted, a bug crashes with a traceback::
     │   └── StoppedError           5  stopped before the end; a run goes on with --resume
     ├── RemoteError                a peer broke the protocol: reject, log, evict
     │   └── DecodeError            bytes from a peer are no valid message
-    └── AllReduceClosedError        the session ended while a training step waited for its peers
+    └── AllReduceClosedError       the session ended while a training step waited for its peers
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Names for the things that messages speak of."""
+"""Identifier types of devices, samples and files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ DeviceId = NewType("DeviceId", str)
 """Name of a paired device, unique at its coordinator, e.g. ``jetson-nano-1``."""
 
 SampleKey = NewType("SampleKey", bytes)
-"""32 bytes: what a sample's backbone outputs are filed under; see :mod:`.sample`."""
+"""32 bytes: the key of a sample's backbone outputs; see :mod:`.sample`."""
 
 Sha256 = NewType("Sha256", str)
 """Lower-case hexadecimal SHA-256."""

@@ -75,12 +75,6 @@ def shard_of(ranks: npt.ArrayLike, num_samples: int, batch_size: int) -> Ints:
     return np.searchsorted(ends, np.asarray(ranks, np.int64), side="right").astype(np.int64)
 
 
-def assign_shards(keys_N32: npt.NDArray[np.uint8], lengths: npt.ArrayLike, batch_size: int) -> Ints:
-    """Logical shard of every sample, (N,) int64; arguments as for :func:`rank_samples`."""
-    ranks = rank_samples(keys_N32, lengths, batch_size)
-    return shard_of(ranks, len(ranks), batch_size)
-
-
 def shard_sizes(num_samples: int, batch_size: int) -> Ints:
     """Samples of each shard, (S,): the first ``n % S`` shards hold one more than the rest."""
     return (num_samples + batch_size - 1 - np.arange(batch_size, dtype=np.int64)) // batch_size
@@ -136,14 +130,6 @@ def slot_order(num_samples: int, batch_size: int, *, seed: int, epoch: int) -> I
     return np.argsort(_random_words(steps, seed, _SLOT_DOMAIN, epoch), kind="stable")
 
 
-def step_counts(num_samples: int, batch_size: int, *, seed: int, epoch: int) -> Ints:
-    """Samples of the global batch of every step, (steps,); known to every trainer."""
-    steps = steps_per_epoch(num_samples, batch_size)
-    gaps = _gap_slots(num_samples, batch_size)
-    counts = batch_size - np.bincount(gaps, minlength=steps).astype(np.int64)
-    return counts[slot_order(num_samples, batch_size, seed=seed, epoch=epoch)]
-
-
 def epoch_order(
     ranks: npt.ArrayLike,
     lengths: npt.ArrayLike,
@@ -153,7 +139,7 @@ def epoch_order(
     seed: int,
     epoch: int,
 ) -> list[Ints]:
-    """Which of the held samples take part in each step of an epoch.
+    """Lists the held samples that take part in each step of an epoch.
 
     Args:
         ranks: of the samples held, in any order; whole shards.

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from edge_runtime.contract.checks import check_array, require
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.profile import DeviceProfile
 
@@ -24,7 +25,7 @@ class Hello(Message):
         data_address: where its data socket listens.
         process_id: for local devices.
         threads: the most that it computes with.
-        cores: processor seconds a second that it may use, a quota included.
+        cores: CPU quota in cores, or the number of cores.
     """
 
     software: str
@@ -35,10 +36,10 @@ class Hello(Message):
     cores: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.threads < 1 or not 0 < self.cores < math.inf:
-            raise ValueError("threads and cores must be positive")
-        if not self.data_address.startswith("tcp://") or len(self.data_address) > 256:
-            raise ValueError("data_address is not a tcp:// address")
+        positive = self.threads >= 1 and 0 < self.cores < math.inf
+        require(positive, "threads and cores must be positive")
+        is_address = self.data_address.startswith("tcp://") and len(self.data_address) <= 256
+        require(is_address, "data_address is not a tcp:// address")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,7 @@ class FileRequest(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileDone(Message):
-    """What was measured."""
+    """The profile that was measured."""
 
     profile: DeviceProfile
 
@@ -82,10 +83,8 @@ class LinkMeasured(Message):
     latency_seconds: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.bits_per_second < math.inf:
-            raise ValueError("bits_per_second must be positive")
-        if not 0 <= self.latency_seconds < math.inf:
-            raise ValueError("latency_seconds must not be negative")
+        require(0 < self.bits_per_second < math.inf, "bits_per_second must be positive")
+        require(0 <= self.latency_seconds < math.inf, "latency_seconds must not be negative")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,8 +175,8 @@ class Outputs(Message):
     outputs: Array
 
     def __post_init__(self) -> None:
-        if self.outputs.ndim != 2 or self.indices.shape != self.outputs.shape[:1]:
-            raise ValueError("outputs must be (N, C) and indices (N,)")
+        fits = self.outputs.ndim == 2 and self.indices.shape == self.outputs.shape[:1]
+        require(fits, "outputs must be (N, C) and indices (N,)")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,10 +193,8 @@ class NextTokens(Message):
     tokens: Array
 
     def __post_init__(self) -> None:
-        if self.lines.ndim != 1 or self.tokens.shape != self.lines.shape:
-            raise ValueError("lines and tokens must be (N,)")
-        if self.lines.dtype != np.int32 or self.tokens.dtype != np.int32:
-            raise ValueError("lines and tokens must be int32")
+        check_array("lines", self.lines, np.int32, (len(self.tokens),))
+        check_array("tokens", self.tokens, np.int32, (len(self.tokens),))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +206,7 @@ class TrainerState(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Usage(Message):
-    """What this device has used since its process started.
+    """Resources that this device has used since its process started.
 
     Attributes:
         phase: the phase that ended.

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 # Star imports, since this package is exactly what those modules define: a list of all
 # messages here would repeat them.
-from . import answers, mesh, requests
 from .answers import *  # noqa: F403
 from .base import *  # noqa: F403
 from .base import Message
@@ -29,7 +28,6 @@ from .requests import *  # noqa: F403
 
 MESSAGE_TYPES: dict[str, type[Message]] = {
     name: item
-    for module in (requests, answers, mesh)
-    for name, item in vars(module).items()
+    for name, item in list(globals().items())
     if isinstance(item, type) and issubclass(item, Message) and item is not Message
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from . import answers, requests
+import edge_runtime.contract.messages.answers as answers
+import edge_runtime.contract.messages.requests as requests
+
 from .base import Message
 
 ANSWER_OF: dict[type[Message], type[Message]] = {

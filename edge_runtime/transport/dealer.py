@@ -13,8 +13,8 @@ import zmq
 from .address import Address
 from .context import SecureContext, SocketLimits
 from .delivery import Delivery
-from .events import HANDSHAKE_FAILURES, Deadline, SocketEvent, drain_events
-from .frames import Buffer, receive_frames, send_frames, views
+from .events import HANDSHAKE_FAILURES, Deadline, drain_events
+from .frames import Buffer, receive_frames, send_frames
 from .keys import KeyPair, PublicKey
 
 logger = logging.getLogger(__name__)
@@ -30,8 +30,8 @@ class SecureDealer:
     """A connection to the holder of ``server_key``; reconnects by itself, for ever.
 
     After every connect it greets the router with an empty message, so that the router
-    can send at once. Every connection starts empty: what was queued when the former one
-    broke is lost, so say again what must be known when :meth:`take_connected` is true.
+    can send at once. Every connection starts empty: messages that were queued when the former
+    one broke are lost, so repeat those that matter when :meth:`take_connected` is true.
 
     ZeroMQ redials after a lost connection, but gives up after a refusal or a protocol
     error. A device may be refused just because it was faster than the message that
@@ -42,10 +42,10 @@ class SecureDealer:
 
     Args:
         context: the process's context.
-        keypair: proves to the router who this is.
-        address: where to connect.
-        server_key: the only key that is talked to.
-        limits: what the peer may cost.
+        keypair: identifies this end to the router.
+        address: of the router.
+        server_key: the only key that is accepted.
+        limits: of the peer.
     """
 
     def __init__(
@@ -74,18 +74,18 @@ class SecureDealer:
 
     @property
     def state(self) -> DealerState:
-        """How the connection is."""
+        """State of the connection."""
         self._update()
         return self._state
 
     @property
     def failed_handshakes(self) -> int:
-        """How often a peer was reached but the handshake failed."""
+        """Number of handshakes that failed with a peer that was reached."""
         self._update()
         return self._failed_handshakes
 
     def take_connected(self) -> bool:
-        """Whether a new connection was made since the previous call, and still is there."""
+        """True once for every new connection, while it lasts."""
         is_new = self.state == "connected" and self._is_new
         self._is_new = self._is_new and not is_new
         return is_new
@@ -135,7 +135,7 @@ class SecureDealer:
             parts = receive_frames(self._socket)
             self._update()
             if parts is not None:
-                return views(parts)
+                return [part.buffer for part in parts]  # each view keeps its frame alive
             if deadline.is_over:
                 return None
             deadline.wait_readable(self._socket, self._monitor, at_most=self.poll_timeout())
@@ -160,7 +160,7 @@ class SecureDealer:
         self._socket.close()
 
     def _update(self) -> None:
-        for event in drain_events(self._monitor):
+        for event, _ in drain_events(self._monitor):
             self._note(event)
         if self._redial_at is not None and time.monotonic() >= self._redial_at:
             self._redial_at = None
@@ -168,15 +168,15 @@ class SecureDealer:
                 self._socket.disconnect(self.address.endpoint)
             self._socket.connect(self.address.endpoint)
 
-    def _note(self, event: SocketEvent) -> None:
-        if event.kind & _RETRIES:
+    def _note(self, event: int) -> None:
+        if event & _RETRIES:
             self._redial_at = None  # ZeroMQ is at it
-        elif event.kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+        elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._state = "connected"
             self._is_new = True
             self._pause_seconds = self._shortest_pause_seconds
             self._socket.getsockopt(zmq.EVENTS)  # lets ZeroMQ notice, and greet
-        elif event.kind & HANDSHAKE_FAILURES:
+        elif event & HANDSHAKE_FAILURES:
             self._state = "refused"
             self._failed_handshakes += 1
             self._plan_redial()

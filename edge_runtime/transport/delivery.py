@@ -1,4 +1,4 @@
-"""What became of a message that was handed to a socket."""
+"""The outcome of handing a message to a socket."""
 
 from __future__ import annotations
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import struct
 import time
+from collections.abc import Iterator
 from typing import cast
 
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
 from .context import RawSocket
 
@@ -17,25 +17,11 @@ HANDSHAKE_FAILURES = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
-_HEADER = struct.Struct("=HI")
 _READABLE = int(zmq.POLLIN)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class SocketEvent:
-    """One event of a connection.
-
-    Attributes:
-        kind: one of ``zmq.EVENT_...``.
-        value: its value; the connection's descriptor for ``EVENT_DISCONNECTED``.
-    """
-
-    kind: int
-    value: int
-
-
 def has_message(socket: RawSocket) -> bool:
-    """Whether a message can be received.
+    """True if a message can be received.
 
     Asked first because an exception for "no" costs ten times as much, and as a plain
     integer because pyzmq's flags cost more than the question.
@@ -43,13 +29,11 @@ def has_message(socket: RawSocket) -> bool:
     return bool(int(cast(int, socket.getsockopt(zmq.EVENTS))) & _READABLE)
 
 
-def drain_events(monitor: RawSocket) -> list[SocketEvent]:
-    """All events that have been reported so far, oldest first; never waits."""
-    events = []
+def drain_events(monitor: RawSocket) -> Iterator[tuple[int, int]]:
+    """Yields ``zmq.EVENT_...`` and value of all events so far, oldest first; never waits."""
     while has_message(monitor):
-        header, _endpoint = monitor.recv_multipart(zmq.NOBLOCK)
-        events.append(SocketEvent(*_HEADER.unpack(header)))
-    return events
+        event = parse_monitor_message(monitor.recv_multipart(zmq.NOBLOCK))
+        yield int(event["event"]), event["value"]
 
 
 class Deadline:
@@ -77,7 +61,7 @@ class Deadline:
 
     @property
     def is_over(self) -> bool:
-        """Whether the time is up."""
+        """True when the time is up."""
         remaining = self.remaining()
         return remaining is not None and remaining <= 0
 

@@ -62,8 +62,7 @@ def write_private(path: Path, content: bytes) -> None:
     """
     make_private_directory(path.parent)
     try:
-        temporary = _write_temporary(path, content)
-        temporary.replace(path)
+        _write_temporary(path, content).replace(path)
     except OSError as error:
         raise BadInputError(f"{path}: cannot be written: {error.strerror}") from None
 
@@ -72,7 +71,7 @@ def create_private(path: Path, content: bytes) -> bool:
     """Creates ``path`` with ``content`` unless it exists; of several callers one wins.
 
     Returns:
-        Whether this call created it.
+        True if this call created it.
 
     Raises:
         BadInputError: the folder cannot be used or the disk refuses.

@@ -10,7 +10,7 @@ from .context import RawSocket
 from .events import has_message
 
 Buffer = bytes | bytearray | memoryview
-"""What may be sent as a frame; arrays as ``memoryview(array).cast("B")``."""
+"""A frame to send; arrays as ``memoryview(array).cast("B")``."""
 
 
 def send_frames(socket: RawSocket, frames: Sequence[Buffer]) -> None:
@@ -37,11 +37,6 @@ def receive_frames(socket: RawSocket) -> list[zmq.Frame] | None:
     except zmq.Again:
         return None
     return frames
-
-
-def views(frames: Sequence[zmq.Frame]) -> list[memoryview]:
-    """The frames' memory, uncopied; each view keeps its frame alive."""
-    return [frame.buffer for frame in frames]
 
 
 def user_id(frame: zmq.Frame) -> str | None:

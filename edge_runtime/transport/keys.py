@@ -1,4 +1,4 @@
-"""Long-term CURVE key pairs and where a user's state lives."""
+"""Long-term CURVE key pairs, and the folder of a user's state."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import NewType
 import zmq
 from zmq.utils import z85
 
+from edge_runtime.contract.checks import require
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.plain import from_plain
 
@@ -76,8 +77,8 @@ class KeyPair:
     secret: bytes = dataclasses.field(repr=False)
 
     def __post_init__(self) -> None:
-        if zmq.curve_public(self.secret).decode("ascii") != self.public:
-            raise ValueError("public and secret key do not belong together")
+        derived = zmq.curve_public(self.secret).decode("ascii")
+        require(derived == self.public, "public and secret key do not belong together")
 
     @classmethod
     def generate(cls) -> KeyPair:
@@ -138,8 +139,7 @@ def home_directory() -> Path:
     Raises:
         BadInputError: it cannot be created, or others may write to it.
     """
-    path = _home_path()
-    make_private_directory(path)
+    make_private_directory(path := _home_path())
     return path
 
 

@@ -1,8 +1,8 @@
-"""Pairing: how a coordinator and a device that never met come to trust each other.
+"""Pairing: makes a coordinator and a device that never met trust each other.
 
 A person carries a token from the coordinator's screen to the device. The token's key
-lets the device recognise the coordinator (CURVE), its secret lets the coordinator
-recognise the device, once. Any key may connect to the pairing socket, which is why it
+lets the device recognize the coordinator (CURVE), its secret lets the coordinator
+recognize the device, once. Any key may connect to the pairing socket, which is why it
 is a socket of its own, with tiny limits, open only while its token lives.
 """
 
@@ -18,6 +18,7 @@ from typing import Any, Literal
 import msgpack
 import zmq
 
+from edge_runtime.contract.checks import require
 from edge_runtime.contract.errors import BadInputError, DecodeError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plain import from_plain, to_plain
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 _DOMAIN = "pairing"
 _LIMITS = SocketLimits(max_frame_bytes=1024, high_water_messages=8, handshake_seconds=5.0)
 _MAX_NAME_CHARACTERS = 64
-_THANKS_SECONDS = 2.0
+_ACKNOWLEDGE_SECONDS = 2.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,15 +49,15 @@ class _Request:
     name: str
 
     def __post_init__(self) -> None:
-        if len(self.name) > _MAX_NAME_CHARACTERS:
-            raise ValueError(f"name is longer than {_MAX_NAME_CHARACTERS} characters")
+        fits = len(self.name) <= _MAX_NAME_CHARACTERS
+        require(fits, f"name is longer than {_MAX_NAME_CHARACTERS} characters")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Reply:
-    device_id: str | None
-    control_address: str | None
-    refusal: str | None
+    device_id: str | None = None
+    control_address: str | None = None
+    refusal: str | None = None
 
 
 class PairingServer:
@@ -68,10 +69,10 @@ class PairingServer:
     Args:
         context: the process's context.
         keypair: the coordinator's long-term key pair.
-        listen: where to listen; port 0 picks a free one.
+        listen: address of the pairing socket; port 0 picks a free one.
         devices: gets the new device, on disk before the device is told.
         allow_list: of the control socket; gets the new device too.
-        control_address: where the device is to connect afterwards.
+        control_address: of the control socket, told to the device.
         lifetime_seconds: after which the token is worthless.
         max_wrong_secrets: guesses after which the token is worthless.
         clock: seconds, monotonic; the token's age is measured by it.
@@ -114,7 +115,7 @@ class PairingServer:
 
     @property
     def is_open(self) -> bool:
-        """Whether a device can still pair; an expired token closes the socket here."""
+        """True while a device can still pair; an expired token closes the socket here."""
         if not self._is_token_alive():
             self.close()
         return not self._closed
@@ -140,11 +141,11 @@ class PairingServer:
         routing_id, body = parts[0].bytes, parts[1]
         key = user_id(body)
         if key is None or len(body) == 0:
-            return None  # empty: a greeting after it connected, or thanks for a refusal
+            return None  # empty: a greeting after it connected, or an acknowledged refusal
         return self._serve(routing_id, PublicKey(key), body.bytes)
 
     def poll_handles(self) -> tuple[Any, ...]:
-        """What :class:`.SocketPoller` waits on; unregister before :meth:`handle` may close."""
+        """The socket for :class:`.SocketPoller`; unregister before :meth:`handle` may close."""
         return (self._socket,)
 
     def poll_timeout(self) -> float | None:
@@ -173,7 +174,8 @@ class PairingServer:
         self._guesses_left = 0  # spent, whatever happens next
         device = self._devices.add(request.name, public_key, paired_at=time.time())
         self._allow_list.allow(device.device_id, public_key)
-        self._reply(routing_id, device_id=device.device_id, control=str(self._control_address))
+        control_address = str(self._control_address)
+        self._reply(routing_id, _Reply(device_id=device.device_id, control_address=control_address))
         self._close_when_read()
         logger.info("paired %s (key %s)", device.device_id, fingerprint(public_key))
         return device
@@ -185,27 +187,19 @@ class PairingServer:
             fingerprint(public_key),
             self._guesses_left,
         )
-        self._reply(routing_id, refusal="the token is wrong or was used before")
+        self._reply(routing_id, _Reply(refusal="the token is wrong or was used before"))
         if self._guesses_left <= 0:
             self._close_when_read()
 
     def _close_when_read(self) -> None:
-        """Closes once the peer has thanked for the reply, or after a moment.
+        """Closes once the peer has acknowledged the reply, or after a moment.
 
         A socket that closes right behind a message loses it now and then, despite lingering.
         """
-        Deadline(_THANKS_SECONDS).wait_readable(self._socket)
+        Deadline(_ACKNOWLEDGE_SECONDS).wait_readable(self._socket)
         self.close()
 
-    def _reply(
-        self,
-        routing_id: bytes,
-        *,
-        device_id: str | None = None,
-        control: str | None = None,
-        refusal: str | None = None,
-    ) -> None:
-        reply = _Reply(device_id=device_id, control_address=control, refusal=refusal)
+    def _reply(self, routing_id: bytes, reply: _Reply) -> None:
         try:
             send_frames(self._socket, [routing_id, _encode(reply)])
         except zmq.ZMQError as error:
@@ -214,12 +208,12 @@ class PairingServer:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Pairing:
-    """What a device learnt by pairing.
+    """The result of pairing, on the device.
 
     Attributes:
         coordinator_address: the coordinator's control socket.
         coordinator_key: to pin.
-        device_id: what the coordinator calls this device.
+        device_id: the name that the coordinator gave this device.
     """
 
     coordinator_address: Address
@@ -243,7 +237,7 @@ def pair(
         keypair: this device's long-term key pair.
         address: the coordinator's pairing socket.
         token: as carried here by a person.
-        name: what this device would like to be called.
+        name: that this device asks for.
         timeout: seconds until giving up.
 
     Raises:
@@ -261,7 +255,7 @@ def pair(
         frames = dealer.recv(deadline.remaining())
         if frames is None:
             raise BadInputError(_explain_silence(address, dealer))
-        dealer.send([b""])  # thanks: the coordinator waits for it before it closes the socket
+        dealer.send([b""])  # acknowledges: the coordinator waits for it before it closes
     finally:
         dealer.close()
     try:

@@ -9,8 +9,6 @@ import zmq
 from .events import poll_milliseconds
 from .wakeup import Wakeup
 
-__all__ = ["Pollable", "SocketPoller", "Wakeup"]
-
 
 class Pollable(Protocol):
     """An end of the transport."""

@@ -16,7 +16,7 @@ from .address import Address
 from .context import RawSocket, SecureContext, SocketLimits
 from .delivery import Delivery
 from .events import Deadline, drain_events
-from .frames import Buffer, descriptor, receive_frames, send_frames, user_id, views
+from .frames import Buffer, descriptor, receive_frames, send_frames, user_id
 from .keys import KeyPair, PublicKey
 from .routes import Routes
 from .zap import AllowList
@@ -29,7 +29,7 @@ class Received:
     """One message.
 
     Attributes:
-        device: who sent it, by the key that authenticated its connection.
+        device: the sender, by the key that authenticated its connection.
         frames: at least one view of received memory, owned by the receiver.
     """
 
@@ -56,7 +56,7 @@ class SecureRouter:
     """Receives from and sends to the devices on its allow-list.
 
     A DeviceId comes from the key that ZAP authenticated, looked up on every message;
-    what a peer calls itself counts for nothing. A connection is known from the first
+    the name that a peer gives itself counts for nothing. A connection is known from the first
     message, which :class:`.SecureDealer` sends by itself. Since a peer may choose its
     routing id, and could choose one that a device had before, a route is dropped as soon
     as its connection ends; while it lasts, ZeroMQ does not serve a second of that id.
@@ -67,7 +67,7 @@ class SecureRouter:
         context: the process's context.
         keypair: proves to devices that this is the party they pinned.
         domain: name of this socket in logs, unique within the context.
-        limits: what a peer may cost.
+        limits: of each peer.
     """
 
     def __init__(
@@ -88,7 +88,6 @@ class SecureRouter:
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._monitor = context.monitor(self._socket, zmq.EVENT_DISCONNECTED)
         self._routes = Routes()
-        self._departed: list[DeviceId] = []
 
     def bind(self, address: Address) -> Address:
         """Listens on ``address``; port 0 picks a free one.
@@ -139,7 +138,7 @@ class SecureRouter:
         """Queues one message for ``device``; never waits.
 
         Args:
-            device: whom to send to.
+            device: the receiver.
             frames: one or more; copied, so they may be reused at once.
         """
         self._note_departures()
@@ -157,19 +156,13 @@ class SecureRouter:
         return Delivery.QUEUED
 
     def connected_devices(self) -> frozenset[DeviceId]:
-        """Devices that can be sent to at this moment."""
-        self._note_departures()
-        return self._routes.devices()
+        """Devices that can be sent to at this moment.
 
-    def take_departed(self) -> list[DeviceId]:
-        """Devices whose last connection ended since the previous call.
-
-        A hint that comes at once when a process dies, and after the heartbeat timeout
-        when a cable is pulled. The device may reconnect.
+        A device is gone from it at once when its process dies, and after the heartbeat
+        timeout when a cable is pulled.
         """
         self._note_departures()
-        departed, self._departed = self._departed, []
-        return departed
+        return self._routes.devices()
 
     def poll_handles(self) -> tuple[Any, ...]:
         """What :class:`.SocketPoller` waits on."""
@@ -201,11 +194,11 @@ class SecureRouter:
         self._routes.arrived(device, routing_id, descriptor(first))
         if len(parts) == 2 and len(first) == 0:
             return None  # a dealer's greeting after it connected
-        return Received(device, views(parts[1:]))
+        return Received(device, [part.buffer for part in parts[1:]])
 
     def _note_departures(self) -> None:
         # ZeroMQ reports the end of a connection before it frees the routing id and the
         # descriptor. So: let it free them, read the reports, and only then note or send.
         self._socket.getsockopt(zmq.EVENTS)
-        for event in drain_events(self._monitor):
-            self._departed += self._routes.disconnected(event.value)
+        for _, connection in drain_events(self._monitor):
+            self._routes.disconnected(connection)

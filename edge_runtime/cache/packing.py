@@ -1,4 +1,4 @@
-"""From a micro-batch to the bytes of its records."""
+"""Packs a micro-batch into records."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from edge_runtime.contract.checks import check_array, require
 
 from .encoding import Encoded
 from .record import (
@@ -27,9 +29,9 @@ class MicroBatch:
     Attributes:
         keys: N of 32 bytes.
         lengths: tokens of each sample.
-        layers: which hidden states.
+        layers: indices of the hidden states.
         encoded: (L, sum of lengths, R) uint8.
-        numerics: what computed them.
+        numerics: runtime and kernel that computed them.
     """
 
     keys: Sequence[bytes]
@@ -40,20 +42,18 @@ class MicroBatch:
 
     def check(self, row_bytes: int) -> None:
         """Raises ValueError when the parts do not belong together or exceed the format."""
-        if len(self.keys) != len(self.lengths):
-            raise ValueError(f"{len(self.keys)} keys came with {len(self.lengths)} lengths")
+        keys, lengths = len(self.keys), len(self.lengths)
+        require(keys == lengths, f"{keys} keys came with {lengths} lengths")
         shape = (len(self.layers), sum(self.lengths), row_bytes)
-        if self.encoded.shape != shape or self.encoded.dtype != np.uint8:
-            found = f"{self.encoded.dtype} {self.encoded.shape}"
-            raise ValueError(f"encoded is {found}, not uint8 {shape}")
-        if not all(0 < tokens <= MAX_TOKENS for tokens in self.lengths):
-            raise ValueError(f"a length is not within 1 and {MAX_TOKENS}")
-        if not 0 < len(set(self.layers)) == len(self.layers) <= MAX_LAYERS:
-            raise ValueError("layers must be distinct and not empty")
-        if min(self.layers) < 0 or max(self.layers) > MAX_LAYER:
-            raise ValueError(f"a layer is not within 0 and {MAX_LAYER}")
-        if len(self.numerics.encode()) > MAX_NUMERICS_BYTES:
-            raise ValueError(f"numerics is longer than {MAX_NUMERICS_BYTES} bytes")
+        check_array("encoded", self.encoded, np.uint8, shape)
+        bounded = all(0 < tokens <= MAX_TOKENS for tokens in self.lengths)
+        require(bounded, f"a length is not within 1 and {MAX_TOKENS}")
+        distinct = 0 < len(set(self.layers)) == len(self.layers) <= MAX_LAYERS
+        require(distinct, "layers must be distinct and not empty")
+        layers = min(self.layers) >= 0 and max(self.layers) <= MAX_LAYER
+        require(layers, f"a layer is not within 0 and {MAX_LAYER}")
+        numerics = len(self.numerics.encode()) <= MAX_NUMERICS_BYTES
+        require(numerics, f"numerics is longer than {MAX_NUMERICS_BYTES} bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,8 @@ def pack(
 
     Args:
         batch: checked.
-        missing: which of the batch's layers a sample still lacks.
-        room_bytes: what the quota leaves.
+        missing: those of the batch's layers that a sample still lacks.
+        room_bytes: rest of the quota.
     """
     pending: list[Pending] = []
     seen: set[bytes] = set()
@@ -98,9 +98,6 @@ def pack(
         crc = 0
         for rows in payload:
             crc = zlib.crc32(rows.data, crc)
-        header = pack_header(key, layers, tokens, row_bytes, crc, batch.numerics)
-        record = Record(
-            0, payload_at, layers, tokens, row_bytes, crc, batch.numerics, verified=True
-        )
-        pending.append(Pending(key, header, payload, record))
+        record = Record(0, payload_at, layers, tokens, row_bytes, crc, batch.numerics, True)
+        pending.append(Pending(key, pack_header(key, record), payload, record))
     return pending

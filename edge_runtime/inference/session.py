@@ -37,8 +37,8 @@ class GraphSession:
     """A graph, loaded and ready to run: of a stage, or of an adapter.
 
     Attributes:
-        input_names: what the graph is fed with.
-        output_names: what it makes; of a stage, the hidden states in block order.
+        input_names: names of the graph's inputs.
+        output_names: names of its outputs; of a stage, the hidden states in block order.
     """
 
     def __init__(self, graph: Path | bytes, threads: int, name: str = "") -> None:
@@ -85,7 +85,7 @@ def _options(threads: int) -> Any:
 
 
 def matmul_integer_is_exact() -> bool:
-    """Whether this processor's product of uint8 and int8 equals int64 arithmetic.
+    """True if this processor's product of uint8 and int8 equals int64 arithmetic.
 
     Some x86 kernels (no VNNI) add pairs of products in saturating 16 bits. The probe has
     the very operator of the int8 backbones, with weights at both ends of their range.
@@ -104,7 +104,7 @@ def matmul_integer_is_exact() -> bool:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Numerics:
-    """What decides the last bits of a result on this device."""
+    """Runtime and kernel, which decide the last bits of a result on this device."""
 
     runtime: str
     kernel: Kernel
@@ -115,7 +115,7 @@ class Numerics:
 
 @functools.cache
 def numerics() -> Numerics:
-    """Checks the integer kernels once a process; see :func:`matmul_integer_is_exact`."""
+    """Checks the integer kernels, once a process; see :func:`matmul_integer_is_exact`."""
     kernel: Kernel = "fast" if matmul_integer_is_exact() else "exact"
     if kernel == "exact":
         logger.info("uint8 x int8 saturates on this processor; using the exact form")

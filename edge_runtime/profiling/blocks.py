@@ -1,8 +1,8 @@
-"""Times blocks of the backbone: how long a micro-batch of a given shape takes in each class.
+"""Times each distinct block at three micro-batch shapes.
 
-Three shapes tell three things apart: one mean sample and many of them, what a block costs
-for each micro-batch and for each token; few long samples, what length does to a token.
-A second block in the same stage tells the block from the stage around it.
+One mean sample and many of them separate the overhead of a micro-batch from the time of a
+token; few long samples show the effect of length on a token. A second block in the same
+stage separates the block from the stage around it.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from .timing import compare
 Array: TypeAlias = np.ndarray[Any, Any]
 
 LONGEST_SECONDS = 0.5
-"""Most that one timed run is meant to take: a slow device is given smaller micro-batches."""
+"""Bound on one timed run: a slow device is given smaller micro-batches."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """What was measured.
+    """Times of blocks and stages.
 
     Attributes:
         blocks: by class; each block's own part of a stage.
-        stage_seconds_per_run: wall seconds that any stage costs for each micro-batch.
+        stage_seconds_per_run: wall seconds of any stage's overhead for each micro-batch.
         stage_seconds_per_token: likewise for each of its tokens.
     """
 
@@ -46,7 +46,7 @@ class Timings:
 
     @property
     def seconds(self) -> float:
-        """Of one token of mean length in every class: what thread counts are compared by."""
+        """Of one token of mean length in every class, to compare thread counts by."""
         return sum(timings[0].seconds_per_token for timings in self.blocks.values())
 
 
@@ -70,10 +70,10 @@ def time_blocks(
     """Times each class of blocks of the request.
 
     Args:
-        request: what to time, and at which shapes.
+        request: the blocks and the shapes.
         store: has the weight files.
         threads: to compute with.
-        cores: processor seconds a second that this process may use, its quota.
+        cores: CPU quota in cores.
     """
     blocks: dict[str, tuple[BlockTiming, ...]] = {}
     around: list[tuple[float, float]] = []
@@ -93,7 +93,7 @@ class _Measure:
     """Of one class of blocks.
 
     Attributes:
-        around: what the stage around costs a run and a token, known after :meth:`timings`.
+        around: overhead of the stage for a run and a token, known after :meth:`timings`.
     """
 
     def __init__(
@@ -164,16 +164,14 @@ class _Measure:
         return _Seconds(block, single - block)
 
     def _run(self, stage: Stage, shape: _Shape) -> Callable[[], object]:
-        lengths = {
-            stream: np.full(shape.batch, tokens, np.int32)
-            for stream, tokens in shape.lengths.items()
-        }
-        rows = _made_up_rows(stage, shape, self._request.hidden_size)
+        counts = shape.lengths.items()
+        lengths = {stream: np.full(shape.batch, tokens, np.int32) for stream, tokens in counts}
+        rows = _synthetic_rows(stage, shape, self._request.hidden_size)
         return partial(stage.run, lengths, rows)
 
 
 def split(small: float, large: float, few: int, many: int) -> tuple[float, float]:
-    """What a run costs whatever its size, and what each token costs.
+    """Splits the time of two runs into the overhead of a run and the time of a token.
 
     Args:
         small: seconds of ``few`` tokens.
@@ -188,15 +186,14 @@ def split(small: float, large: float, few: int, many: int) -> tuple[float, float
     return per_run, (large - per_run) / many
 
 
-def _made_up_rows(stage: Stage, shape: _Shape, hidden_size: int) -> dict[str, Array]:
-    """What a stage is given: random hidden states, and tokens of id 0."""
+def _synthetic_rows(stage: Stage, shape: _Shape, hidden_size: int) -> dict[str, Array]:
+    """Inputs of a stage: random hidden states, and tokens of id 0."""
     generator = np.random.default_rng(0)
     rows: dict[str, Array] = {}
     for name, stream in stage.inputs.items():
         tokens = shape.batch * shape.lengths[stream]
         if name.startswith(HIDDEN_PREFIX):
-            states = generator.standard_normal((tokens, hidden_size))
-            rows[name] = states.astype(np.float32)
+            rows[name] = generator.standard_normal((tokens, hidden_size)).astype(np.float32)
         else:
             rows[name] = np.zeros(tokens, np.int32)
     return rows

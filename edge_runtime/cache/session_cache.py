@@ -9,10 +9,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
 
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.manifest import Stream
 from edge_runtime.contract.messages import OpenCache, States
@@ -21,8 +21,6 @@ from edge_runtime.inference.session import numerics
 
 from .store import ActivationCache
 from .streams import record_keys
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 MIXED_NUMERICS = "mixed"
 """Tag of moved states that several kinds of processors computed."""

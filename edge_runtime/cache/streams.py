@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any, TypeAlias
 
 import numpy as np
 
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.manifest import Stream
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 _DECODER = hashlib.sha256(b"pacplus decoder states 1").digest()
 _DECODER_NUMBER = int.from_bytes(_DECODER, "big")

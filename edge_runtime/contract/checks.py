@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+Array: TypeAlias = np.ndarray[Any, Any]
 
 
 def require(holds: object, problem: str) -> None:
@@ -14,9 +16,7 @@ def require(holds: object, problem: str) -> None:
         raise ValueError(problem)
 
 
-def check_array(
-    name: str, array: npt.NDArray[Any], dtype: npt.DTypeLike, shape: tuple[int, ...]
-) -> None:
+def check_array(name: str, array: Array, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> None:
     """Raises ValueError unless ``array`` has this dtype and shape."""
     if array.shape != shape or array.dtype != dtype:
         raise ValueError(f"{name} must be {np.dtype(dtype).name} of shape {shape}")

@@ -39,13 +39,9 @@ class UsageError(UserError):
 class BadInputError(UserError):
     """A file, a line or a field is not what it must be."""
 
-    exit_code = 3
-
 
 class MissingExtraError(UserError):
     """An optional dependency is needed and absent."""
-
-    exit_code = 3
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, TypeAlias
 
 import numpy as np
 
-from .checks import check_array, require
+from .checks import Array, check_array, require
 from .manifest import Stream, check_streams
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Tokenized samples, and the key that a sample's backbone outputs are filed under."""
+"""Tokenized samples, and their keys, by which backbone outputs are cached."""
 
 import dataclasses
 import hashlib
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .checks import check_array, require
-from .ids import SampleKey, Sha256
+from .ids import Sha256
 from .manifest import Stream
 
 KEY_BYTES = 32
@@ -108,10 +108,6 @@ class Samples:
         total: npt.NDArray[np.int64] = np.sum(list(self.lengths_of.values()), axis=0)
         return total
 
-    def key(self, index: int) -> SampleKey:
-        """Key of one sample."""
-        return SampleKey(self.keys[index].tobytes())
-
     def take(self, indices: npt.ArrayLike) -> "Samples":
         """The samples ``indices``, in that order."""
         chosen = np.asarray(indices, np.int64)
@@ -152,17 +148,6 @@ def sample_keys(backbone_digest: Sha256, inputs: Mapping[str, Ragged]) -> npt.ND
     return np.frombuffer(bytes(keys), np.uint8).reshape(count, KEY_BYTES)
 
 
-def sample_key(backbone_digest: Sha256, streams: Mapping[str, npt.ArrayLike]) -> SampleKey:
-    """Key of one sample; see :func:`sample_keys`.
-
-    Args:
-        backbone_digest: of the manifest.
-        streams: the unpadded token ids of every input of kind ``tokens``, by name.
-    """
-    inputs = {name: Ragged.from_rows([ids]) for name, ids in streams.items()}
-    return SampleKey(sample_keys(backbone_digest, inputs).tobytes())
-
-
 def _framed(data: bytes) -> bytes:
-    """``data`` behind its length, so that no two lists of parts read alike."""
+    """``data`` behind its length, so that different lists of parts never have equal bytes."""
     return struct.pack("<Q", len(data)) + data

@@ -12,10 +12,11 @@ import importlib.resources
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import BadInputError, MissingExtraError
 
 try:
@@ -25,7 +26,6 @@ except ImportError:  # pragma: no cover - exercised in an environment without th
 
 logger = logging.getLogger(__name__)
 
-Array: TypeAlias = np.ndarray[Any, Any]
 Kernel = Literal["fast", "exact"]
 
 PROBE = "matmul_integer_probe.onnx"

@@ -10,12 +10,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeAlias
 
 import numpy as np
 
 from edge_runtime.backbone.role import write_stage_graph
 from edge_runtime.backbone.stage import Stage
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.manifest import HIDDEN_PREFIX, Stream
 from edge_runtime.contract.messages import ProfileRequest, StageFiles
 from edge_runtime.contract.profile import BlockTiming
@@ -23,8 +23,6 @@ from edge_runtime.inference.session import GraphSession
 from edge_runtime.inference.weight_store import WeightStore
 
 from .timing import compare
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 LONGEST_SECONDS = 0.5
 """Bound on one timed run: a slow device is given smaller micro-batches."""

@@ -12,12 +12,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
 
 from edge_runtime.backbone.role import parts_for_owners
 from edge_runtime.cache.session_cache import SampleCache
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import StoppedError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Stream
@@ -34,8 +34,6 @@ from edge_runtime.messaging.session_link import SessionLink
 from edge_runtime.transport import Address, KeyPair, SecureContext, SecureRouter
 
 from .timing import processor_seconds_per_run
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 SAMPLES = 16
 MEASURE_SECONDS = 0.03

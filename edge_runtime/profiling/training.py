@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edge_runtime.backbone.role import parts_for_owners
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.manifest import Stream
 from edge_runtime.contract.messages import ProfileRequest
 from edge_runtime.contract.profile import TrainerProfile
@@ -29,7 +30,6 @@ from .timing import processor_seconds_per_run, seconds_per_run
 if TYPE_CHECKING:
     from edge_runtime.parallel_adapters import Trainer
 
-Array: TypeAlias = np.ndarray[Any, Any]
 
 LARGEST_BATCH = 16
 ALL_REDUCE_SECONDS = 0.03

@@ -41,6 +41,9 @@ _LIMITS = SocketLimits(max_frame_bytes=1024, high_water_messages=8, handshake_se
 _MAX_NAME_CHARACTERS = 64
 _ACKNOWLEDGE_SECONDS = 2.0
 
+MAX_WRONG_SECRETS = 5
+"""Guesses after which a token is worthless."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Request:
@@ -74,7 +77,6 @@ class PairingServer:
         allow_list: of the control socket; gets the new device too.
         control_address: of the control socket, told to the device.
         lifetime_seconds: after which the token is worthless.
-        max_wrong_secrets: guesses after which the token is worthless.
         clock: seconds, monotonic; the token's age is measured by it.
 
     Raises:
@@ -91,14 +93,13 @@ class PairingServer:
         allow_list: AllowList,
         control_address: Address,
         lifetime_seconds: float = 600.0,
-        max_wrong_secrets: int = 5,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.token = PairingToken.generate(keypair.public)
         self._devices = devices
         self._allow_list = allow_list
         self._control_address = control_address
-        self._guesses_left = max_wrong_secrets
+        self._guesses_left = MAX_WRONG_SECRETS
         self._clock = clock
         self._expires_at = clock() + lifetime_seconds
         self._closed = False

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
+from edge_runtime.contract.checks import Array as Array
 from edge_runtime.contract.checks import check_array, require
 from edge_runtime.contract.generation import Sequences
 from edge_runtime.contract.manifest import HIDDEN_PREFIX, FileSpec, InputSpec, Stream, check_streams
 
-Array: TypeAlias = np.ndarray[Any, Any]
 CacheDtype = Literal["fp32", "fp16", "int8"]
 Phase = Literal["start", "profile", "fill", "train", "eval"]
 SampleSet = Literal["train", "eval"]

@@ -2,13 +2,16 @@
 #
 #   TORCH   what to install as PyTorch, e.g. TORCH=torch==2.13.0 make test
 #   PYTHON  the interpreter that .venv is made with, 3.10 or newer
+#   JOBS    tests that run side by side, by default one a core
 
 PYTHON ?= python3
 TORCH ?= torch
+JOBS ?= auto
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest
 MODEL_VERSION := 0.1.0
 
 # Stamps say what .venv has; their names hold what they depend on besides files.
@@ -35,10 +38,12 @@ demo: $(ALL_STAMP) $(MODEL_STAMP)
 	$(BIN)/pacplus demo
 
 test: lint $(MODEL_STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow and not alone" --numprocesses $(JOBS) --dist worksteal
+	$(PYTEST) -m "alone and not slow"
 
 test-all: lint $(MODEL_STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not alone" --numprocesses $(JOBS) --dist worksteal
+	$(PYTEST) -m alone
 
 lint: $(TEST_STAMP)
 	$(BIN)/ruff check .

@@ -16,7 +16,9 @@ import signal
 import time
 from typing import TYPE_CHECKING, Literal
 
-from .hierarchy import GROUP_PREFIX, Hierarchy, group_prefix, read_text, start_time
+from edge_runtime.system.cgroups import read_text
+
+from .hierarchy import GROUP_PREFIX, Hierarchy, group_prefix, start_time
 
 if TYPE_CHECKING:
     from pathlib import Path

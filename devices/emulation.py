@@ -15,9 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge_runtime.system.cgroups import quota_cores
+
 from . import launch
 from .cgroups import Group, create_group
-from .hierarchy import Hierarchy, find_hierarchy, own_quota_cores
+from .hierarchy import Hierarchy, find_hierarchy
 from .specification import HOST_SHARE, EmulatedDevice, dilation, thread_count
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ def available_cores() -> float:
         cores = float(len(os.sched_getaffinity(0)))
     else:
         cores = float(os.cpu_count() or 1)
-    return min(cores, own_quota_cores())
+    return min(cores, quota_cores())
 
 
 class EmulatedProcess:

@@ -143,7 +143,7 @@ def inspect_command(
 
 def summary(manifest: Manifest) -> dict[str, Any]:
     """What ``--json`` prints of a manifest: blocks, sizes, digests and ``parity``."""
-    from edge_runtime.contract.plain import to_plain
+    from edge_runtime.contract.structure import to_plain
 
     return {
         "model_id": manifest.model_id,

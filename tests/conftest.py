@@ -24,6 +24,14 @@ BundleMaker = Callable[[str], "Bundle"]
 TinyBundleMaker = Callable[[str, str], "Bundle"]
 
 
+LONGEST_FIRST = ("test_haswell.py", "test_families.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Starts with what takes longest, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST_FIRST)
+
+
 @pytest.fixture(autouse=True)
 def denormals_kept() -> Iterator[None]:
     """Undoes what a trainer in this process does to arithmetic: tiny numbers count again."""

@@ -22,7 +22,7 @@ from devices.hierarchy import Hierarchy
 from devices.specification import EmulatedDevice
 from edge_runtime.contract.errors import StoppedError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.plain import to_plain
+from edge_runtime.contract.structure import to_plain
 from edge_runtime.transport import (
     Address,
     KeyPair,

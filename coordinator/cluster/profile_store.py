@@ -19,7 +19,7 @@ from coordinator.session.link_schedule import Pair
 from coordinator.session.measurements import KnownDevices, KnownLink, KnownProfile
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.plain import from_plain, to_plain
+from edge_runtime.contract.structure import from_plain, to_plain
 from edge_runtime.transport.files import read_private, write_private
 
 from .stage_files import profiled_shape

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from coordinator.planner.dispatch import Router, window
-from coordinator.planner.problem.build import complete
+from coordinator.planner.problem.calibrate import calibrated_profile
 from coordinator.protocol.actions import Record, Send
 from coordinator.protocol.job import Job
 from coordinator.protocol.record import FillRecord, SessionRecord
@@ -136,7 +136,7 @@ class Filling:
         """As the plan was made from it."""
         measured = self._record.devices[device].profile
         if measured is not None and device not in self._profiles:
-            self._profiles[device] = complete(self._job.manifest, measured)
+            self._profiles[device] = calibrated_profile(self._job.manifest, measured)
         return self._profiles.get(device)
 
     def _react(self, off: Straggler) -> list[Record]:

@@ -16,7 +16,7 @@ import sys
 from typing import Any, Literal
 
 from edge_runtime.contract.errors import UsageError
-from edge_runtime.contract.plain import from_plain
+from edge_runtime.contract.structure import from_plain
 
 Role = Literal["backbone", "trainer"]
 

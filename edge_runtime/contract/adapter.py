@@ -191,7 +191,10 @@ class AdapterConfig:
 
 
 def initial_shape(config: AdapterConfig) -> dict[str, str]:
-    """Metadata of ``adapter_init.safetensors``: the fields that initial weights depend on."""
+    """Names the fields that given initial weights depend on.
+
+    Written as JSON into ``adapter_init.safetensors``, under ``INITIAL_SHAPE`` of its metadata.
+    """
     return {
         "kind": config.kind,
         "reduction": str(config.reduction),
@@ -248,6 +251,7 @@ def default_weight_decay(task: Task) -> float:
 
 
 OPTIMIZER_PREFIX = "optimizer."
+INITIAL_SHAPE = "initial_shape"
 
 
 def adapter_weights(state: bytes) -> bytes:

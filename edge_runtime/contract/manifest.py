@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 from .checks import require
 from .errors import BadInputError
 from .ids import Sha256
-from .plain import from_plain, to_plain
+from .structure import from_plain, to_plain
 
 FORMAT_VERSION = 2
 UNSEALED = Sha256("")

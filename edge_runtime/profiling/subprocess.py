@@ -21,7 +21,7 @@ import threading
 from pathlib import Path
 from typing import IO
 
-import msgpack
+import msgspec
 
 from edge_runtime.contract.codec import decode, encode
 from edge_runtime.contract.errors import PacplusError, RemoteError
@@ -77,7 +77,7 @@ def measure_in_subprocess(
 
 
 def _write(stream: IO[bytes], message: Message) -> None:
-    packed = msgpack.packb([bytes(frame) for frame in encode(message)])
+    packed = msgspec.msgpack.encode(encode(message))
     stream.write(len(packed).to_bytes(LENGTH_BYTES, "big") + packed)
     stream.flush()
 
@@ -90,7 +90,7 @@ def _read(stream: IO[bytes]) -> Message:
         DecodeError: it is none.
     """
     size = int.from_bytes(_exactly(stream, LENGTH_BYTES), "big")
-    frames = msgpack.unpackb(_exactly(stream, size))
+    frames = msgspec.msgpack.decode(_exactly(stream, size), type=list[bytes])
     return decode([memoryview(frame) for frame in frames])
 
 

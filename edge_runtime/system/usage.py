@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edge_runtime.contract.messages import Phase
 
-from . import cgroups as control_groups
+from . import cgroups
 
 
 class CpuClock:
@@ -78,8 +78,7 @@ def usable_memory_bytes() -> int:
     fields = _status()
     private = fields.get("RssAnon", 0) + fields.get("RssShmem", 0)
     rooms = [
-        limit.limit_bytes - max(0, limit.held_bytes - private)
-        for limit in control_groups.memory_limits()
+        limit.limit_bytes - max(0, limit.held_bytes - private) for limit in cgroups.memory_limits()
     ]
     return max(1, min([_free_memory_bytes() + fields.get("VmRSS", 0), *rooms]))
 
@@ -109,5 +108,5 @@ def usable_threads() -> int:
 
 
 def usable_cores() -> float:
-    """Processor seconds a second that this process may use: a quota may allow a part only."""
-    return min(float(usable_threads()), control_groups.quota_cores())
+    """Cores that this process may use: a CPU quota may allow a fraction only."""
+    return min(float(usable_threads()), cgroups.quota_cores())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import zmq
 
@@ -66,6 +67,7 @@ class SecureContext:
                 "install the wheel: pip install --force-reinstall --only-binary :all: pyzmq"
             )
         self._context: zmq.Context[RawSocket] = zmq.Context()
+        self._monitors = itertools.count()
         self.zap = ZapHandler(self._context)
 
     def __enter__(self) -> SecureContext:
@@ -78,7 +80,7 @@ class SecureContext:
         """Ends all threads; sockets still open are closed, their unsent messages dropped."""
         if self._context.closed:
             return
-        self.zap.close()
+        self.zap.stop()
         self._context.destroy()
 
     def server_socket(
@@ -102,7 +104,7 @@ class SecureContext:
 
     def monitor(self, socket: RawSocket, events: int) -> RawSocket:
         """A socket that tells ``events`` of ``socket``, in order."""
-        endpoint = f"inproc://pacplus-monitor-{id(socket):x}"
+        endpoint = f"inproc://pacplus-monitor-{next(self._monitors)}"
         socket.monitor(endpoint, events)
         monitor = self._context.socket(zmq.PAIR)
         # Without a limit: a full queue would block the I/O thread that reports.

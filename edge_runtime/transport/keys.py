@@ -16,7 +16,7 @@ from zmq.utils import z85
 
 from edge_runtime.contract.checks import require
 from edge_runtime.contract.errors import BadInputError
-from edge_runtime.contract.plain import from_plain
+from edge_runtime.contract.structure import from_plain
 
 from .files import create_private, make_private_directory, read_private
 

@@ -13,15 +13,15 @@ import hmac
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-import msgpack
+import msgspec
 import zmq
 
 from edge_runtime.contract.checks import require
 from edge_runtime.contract.errors import BadInputError, DecodeError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.plain import from_plain, to_plain
+from edge_runtime.contract.structure import from_plain
 
 from .address import Address
 from .context import SecureContext, SocketLimits
@@ -35,6 +35,8 @@ from .token import PairingToken
 from .zap import AllowList
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _DOMAIN = "pairing"
 _LIMITS = SocketLimits(max_frame_bytes=1024, high_water_messages=8, handshake_seconds=5.0)
@@ -202,7 +204,7 @@ class PairingServer:
 
     def _reply(self, routing_id: bytes, reply: _Reply) -> None:
         try:
-            send_frames(self._socket, [routing_id, _encode(reply)])
+            send_frames(self._socket, [routing_id, msgspec.msgpack.encode(reply)])
         except zmq.ZMQError as error:
             logger.warning("pairing: the reply could not be sent: %s", error)
 
@@ -252,7 +254,8 @@ def pair(
         deadline = Deadline(timeout)
         if not dealer.wait_connected(deadline.remaining()):
             raise BadInputError(_explain_silence(address, dealer))
-        dealer.send([_encode(_Request(secret=token.secret, name=name[:_MAX_NAME_CHARACTERS]))])
+        request = _Request(secret=token.secret, name=name[:_MAX_NAME_CHARACTERS])
+        dealer.send([msgspec.msgpack.encode(request)])
         frames = dealer.recv(deadline.remaining())
         if frames is None:
             raise BadInputError(_explain_silence(address, dealer))
@@ -285,15 +288,9 @@ def _explain_silence(address: Address, dealer: SecureDealer) -> str:
     )
 
 
-def _encode(message: _Request | _Reply) -> bytes:
-    packed: bytes = msgpack.packb(to_plain(message))
-    return packed
-
-
-def _decode(cls: type[Any], body: bytes) -> Any:
+def _decode(cls: type[T], body: bytes) -> T:
     try:
-        plain = msgpack.unpackb(body)
-        return from_plain(cls, plain)
-    except (BadInputError, ValueError, msgpack.exceptions.UnpackException) as error:
+        return from_plain(cls, msgspec.msgpack.decode(body))
+    except (BadInputError, msgspec.DecodeError, ValueError, TypeError, RecursionError) as error:
         # Not the message itself: it may quote a secret.
         raise DecodeError(type(error).__name__) from None

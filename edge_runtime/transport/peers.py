@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 from edge_runtime.contract.checks import require
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.plain import from_plain, to_plain
+from edge_runtime.contract.structure import from_plain, to_plain
 
 from .files import read_private, write_private
 from .keys import PublicKey, check_public_key

@@ -8,6 +8,10 @@ pairs. Output:
 
 The model's ``metadata_props`` say the rest; lists are JSON. Needs neither torch nor
 transformers.
+
+Integer products get the form that is exact on the processor at hand: where uint8 x int8
+saturates (x86 without VNNI), uint8 weights, which are exact everywhere but no faster than
+float32 (MiniLM, 16 x 24 tokens: 70 ms in both, 27 ms as int8 with VNNI).
 """
 
 from __future__ import annotations
@@ -26,6 +30,8 @@ from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.manifest import HeadSpec, Manifest, Stream
 from edge_runtime.contract.tensors import read_tensors
+from edge_runtime.inference.session import matmul_integer_is_exact
+from export.ir.exact_form import shifted, use_uint8_weights
 from export.ir.graph import constant, hidden_name
 from export.partition.stages import GRAPH, Bundle
 
@@ -87,6 +93,8 @@ def merge_model(
     check_output(output)
     say("joining the graphs")
     graph = _backbone(bundle, config)
+    if not matmul_integer_is_exact():
+        use_uint8_weights(graph, shifted)
     build = build_adapter(config, weights)
     if config.generative:
         _add_logits(build, bundle, graph)

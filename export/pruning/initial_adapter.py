@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.contract.adapter import AdapterConfig, initial_shape
+from edge_runtime.contract.adapter import INITIAL_SHAPE, AdapterConfig, initial_shape
 from edge_runtime.contract.errors import BadInputError, UsageError
 from edge_runtime.contract.manifest import InputSpec, Stream, Task
 from edge_runtime.contract.tensors import write_tensors
@@ -103,7 +104,8 @@ def write_initial_adapter(
     config = _config(shape, model.config.hidden_size, streams, task)
     tensors = pruned_tensors(model, family, inputs, samples, config)
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    (root / FILE).write_bytes(write_tensors(arrays, initial_shape(config)))
+    shape_metadata = {INITIAL_SHAPE: json.dumps(initial_shape(config), sort_keys=True)}
+    (root / FILE).write_bytes(write_tensors(arrays, shape_metadata))
     return FILE
 
 

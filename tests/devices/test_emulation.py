@@ -87,12 +87,14 @@ def cpu_share(cluster: EmulatedCluster, at_least: float, log: Path) -> float:
     return share
 
 
+@pytest.mark.alone
 def test_a_quarter_of_a_core_computes_four_times_slower(log: Path) -> None:
     with EmulatedCluster([one("laptop:cpu=0.25")], host_cores=1) as cluster:
         if is_enforced(cluster, "cpu"):
             assert 3.5 <= 1 / cpu_share(cluster, 1 / 4.5, log) <= 4.5
 
 
+@pytest.mark.alone
 def test_when_the_host_is_too_small_every_device_slows_alike(log: Path) -> None:
     pair = parse_emulate("laptop:cpu=0.8,laptop:cpu=0.2")
     with EmulatedCluster(pair, host_cores=0.5) as cluster:
@@ -321,6 +323,7 @@ def test_ctrl_c_in_the_terminal_does_not_reach_the_devices(log: Path) -> None:
         assert os.getsid(process.pid) != os.getsid(0)
 
 
+@pytest.mark.alone
 def test_a_device_knows_its_quota_and_times_work_as_the_quota_lets_it_run(log: Path) -> None:
     program = (
         "import time\n"

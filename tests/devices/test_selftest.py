@@ -17,6 +17,8 @@ from devices.hierarchy import Hierarchy
 from devices.selftest import check_memory, check_processors
 from devices.specification import parse_emulate
 
+pytestmark = pytest.mark.alone
+
 NOWHERE = Hierarchy(version=2, cpu=None, memory=None, problems=("for the test",))
 
 

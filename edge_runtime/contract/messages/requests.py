@@ -70,13 +70,13 @@ class ProfileRequest(Message):
     tokens: dict[Stream, int]
     max_tokens: dict[Stream, int]
     hidden_size: int
-    adapter: AdapterConfig | None
+    adapter: AdapterConfig | None = None
     adapter_graph: FileSpec | None = None
     counted_tokens: int = 0
     head_dtype: Literal["float32", "int8"] = "float32"
     backbone_digest: Sha256
     cache_dtype: CacheDtype
-    cache_quota_bytes: int | None
+    cache_quota_bytes: int | None = None
     known: DeviceProfile | None = None
 
     def __post_init__(self) -> None:
@@ -147,7 +147,7 @@ class OpenCache(Message):
     backbone_digest: Sha256
     dtype: CacheDtype
     hidden_size: int
-    quota_bytes: int | None
+    quota_bytes: int | None = None
     layers: dict[Stream, tuple[int, ...]]
     keys: Array
 

@@ -23,6 +23,7 @@ def one(text: str) -> EmulatedDevice:
     return device
 
 
+@pytest.mark.alone
 def test_a_100_mbit_link_carries_100_mbit_each_way_through_encrypted_sockets() -> None:
     up, down, latency = check_link(one("laptop:link=100M,latency=5ms"), 1.0)
     assert [check.limit for check in (up, down, latency)] == ["up", "down", "latency"]
@@ -34,6 +35,7 @@ def test_a_100_mbit_link_carries_100_mbit_each_way_through_encrypted_sockets() -
     assert latency.ok
 
 
+@pytest.mark.alone
 def test_dilation_slows_the_link_and_stretches_its_latency() -> None:
     up, _, latency = check_link(one("laptop:link=100M,latency=5ms"), 4.0)
     assert (up.wanted, latency.wanted) == (25e6, 20e-3)
@@ -41,6 +43,7 @@ def test_dilation_slows_the_link_and_stretches_its_latency() -> None:
     assert 20e-3 <= (latency.measured or 0) <= 24e-3
 
 
+@pytest.mark.alone
 def test_a_link_that_is_slower_and_later_than_promised_is_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

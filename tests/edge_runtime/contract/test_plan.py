@@ -5,8 +5,8 @@ import pytest
 
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.plain import from_plain, to_plain
 from edge_runtime.contract.plan import DevicePrediction, Owner, Plan, Prediction, Stage, StageDevice
+from edge_runtime.contract.structure import from_plain, to_plain
 
 A, B, C = DeviceId("a"), DeviceId("b"), DeviceId("c")
 

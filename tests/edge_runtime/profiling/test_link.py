@@ -229,6 +229,7 @@ def both_ways(latency_seconds: float) -> list[tuple[float, float]]:
         return [best(way, lambda rate, _trip: rate >= wanted) for way in (pair, pair[::-1])]
 
 
+@pytest.mark.alone
 def test_emulated_links_of_100_megabits_are_measured_as_such_and_so_is_their_latency():
     for near, far in zip(both_ways(0.005), both_ways(0.025), strict=True):
         assert near[0] == pytest.approx(1e8, rel=0.15)
@@ -237,6 +238,7 @@ def test_emulated_links_of_100_megabits_are_measured_as_such_and_so_is_their_lat
         assert far[1] - near[1] == pytest.approx(2 * 0.020, rel=0.15)
 
 
+@pytest.mark.alone
 def test_the_narrower_of_two_links_is_what_a_pair_has():
     with contextlib.ExitStack() as stack:
         slow = stack.enter_context(Link(rate_bits_per_second=1e7, latency_seconds=0.0))
@@ -246,6 +248,7 @@ def test_the_narrower_of_two_links_is_what_a_pair_has():
         assert rate == pytest.approx(1e7, rel=0.15)
 
 
+@pytest.mark.alone
 def test_a_connection_without_a_link_of_its_own_is_fast():
     with nodes({}) as pair:
         rate, latency = best(pair, lambda rate, trip: rate > 2e8 and trip < 0.005)

@@ -195,7 +195,7 @@ def test_a_client_without_encryption_cannot_talk(network: Network) -> None:
 def test_without_a_zap_handler_nobody_gets_in(network: Network) -> None:
     keypair = KeyPair.generate()
     network.router.allow(PHONE, keypair.public)
-    network.here.zap.close()
+    network.here.zap.stop()
     dealer = network.dial(keypair)
     assert not dealer.wait_connected(0.5)
 

@@ -19,7 +19,7 @@ def group(chance: random.Random) -> Group:
         bases=bases,
         slopes=slopes,
         fits=np.array([True]),
-        transits=np.array([1.0]),
+        latencies=np.array([1.0]),
         owns=True,
     )
 

@@ -49,6 +49,9 @@ class SocketLimits:
             require(getattr(self, field.name) > 0, f"{field.name} must be positive")
 
 
+DEFAULT_LIMITS = SocketLimits()
+
+
 class SecureContext:
     """Owns ZeroMQ's I/O threads and the ZAP thread of a process.
 

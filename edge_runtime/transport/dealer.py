@@ -11,7 +11,7 @@ from typing import Any, Literal
 import zmq
 
 from .address import Address
-from .context import SecureContext, SocketLimits
+from .context import DEFAULT_LIMITS, SecureContext, SocketLimits
 from .delivery import Delivery
 from .events import HANDSHAKE_FAILURES, Deadline, drain_events
 from .frames import Buffer, receive_frames, send_frames
@@ -55,9 +55,8 @@ class SecureDealer:
         *,
         address: Address,
         server_key: PublicKey,
-        limits: SocketLimits | None = None,
+        limits: SocketLimits = DEFAULT_LIMITS,
     ) -> None:
-        limits = limits if limits is not None else SocketLimits()
         self.address = address
         self._state: DealerState = "connecting"
         self._is_new = False
@@ -93,8 +92,7 @@ class SecureDealer:
     def wait_connected(self, timeout: float | None) -> bool:
         """Waits until the connection is made and both keys are accepted.
 
-        Args:
-            timeout: seconds; None waits for ever.
+        False when ``timeout`` seconds are over; None waits for ever.
         """
         deadline = Deadline(timeout)
         while self.state != "connected":
@@ -104,15 +102,7 @@ class SecureDealer:
         return True
 
     def send(self, frames: Sequence[Buffer]) -> Delivery:
-        """Queues one message; never waits.
-
-        Args:
-            frames: one or more; copied, so they may be reused at once.
-
-        Returns:
-            ``UNREACHABLE`` while there is no connection, ``FULL`` when the peer reads too
-            slowly.
-        """
+        """Queues a copy of one or more frames as a message; never waits."""
         if self.state != "connected":
             return Delivery.UNREACHABLE
         try:
@@ -122,13 +112,9 @@ class SecureDealer:
         return Delivery.QUEUED
 
     def recv(self, timeout: float | None = 0.0) -> list[memoryview] | None:
-        """Takes the next message.
+        """Takes the next message: views of received memory that the receiver owns.
 
-        Args:
-            timeout: seconds to wait; 0 does not wait, None waits for ever.
-
-        Returns:
-            Its frames, as views of received memory that the receiver owns, or None.
+        None when none came in ``timeout`` seconds; a timeout of None waits for ever.
         """
         deadline = Deadline(timeout)
         while True:
@@ -149,10 +135,7 @@ class SecureDealer:
         return None if self._redial_at is None else max(0.0, self._redial_at - time.monotonic())
 
     def close(self) -> None:
-        """Ends the connection; unsent messages have ``linger_seconds`` to leave.
-
-        Harmless when repeated.
-        """
+        """Ends the connection; unsent messages have ``linger_seconds``. Harmless when repeated."""
         if self._socket.closed:
             return
         self._socket.disable_monitor()

@@ -49,9 +49,7 @@ class Deadline:
     def wait_readable(self, *sockets: RawSocket, at_most: float | None = None) -> bool:
         """Waits until one of ``sockets`` has something to read; False when time is up.
 
-        Args:
-            sockets: what to wait on.
-            at_most: seconds after which to return in any case; None is no such bound.
+        That is after ``at_most`` seconds in any case, if they are given.
         """
         waits = [wait for wait in (self.remaining(), at_most) if wait is not None]
         poller = zmq.Poller()

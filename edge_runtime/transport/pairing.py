@@ -124,10 +124,7 @@ class PairingServer:
         return not self._closed
 
     def handle(self, timeout: float | None = 0.0) -> PairedDevice | None:
-        """Serves at most one request.
-
-        Args:
-            timeout: seconds to wait for it; 0 does not wait, None waits for ever.
+        """Serves at most one request, which may take ``timeout`` seconds to come.
 
         Returns:
             The device that was paired, which also closes the socket, or None.

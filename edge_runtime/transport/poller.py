@@ -53,14 +53,10 @@ class SocketPoller(Generic[P]):
             del self._ends[handle]
 
     def wait(self, timeout: float | None) -> list[P]:
-        """Waits for messages, changes of a connection, or a wake-up.
+        """Waits for messages, changes of a connection, or a wake-up; returns the ends to serve.
 
-        Args:
-            timeout: seconds; None waits for ever.
-
-        Returns:
-            The ends to call ``recv`` on, once each; empty after a wake-up or when time
-            is up.
+        Call ``recv`` on each. There is none after a wake-up, or when ``timeout`` seconds are
+        over; a timeout of None waits for ever.
         """
         timeouts = {id(end): (end, end.poll_timeout()) for end in self._ends.values()}
         waits = [wait for _, wait in timeouts.values() if wait is not None]

@@ -13,7 +13,7 @@ from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import DeviceId
 
 from .address import Address
-from .context import RawSocket, SecureContext, SocketLimits
+from .context import DEFAULT_LIMITS, RawSocket, SecureContext, SocketLimits
 from .delivery import Delivery
 from .events import Deadline, drain_events
 from .frames import Buffer, descriptor, receive_frames, send_frames, user_id
@@ -38,7 +38,7 @@ class Received:
 
 
 def bind_socket(socket: RawSocket, address: Address) -> Address:
-    """Binds ``socket`` and returns the address with the port that it got.
+    """Binds ``socket`` and returns the address with its real port; port 0 picks a free one.
 
     Raises:
         BadInputError: the address cannot be listened on.
@@ -76,28 +76,19 @@ class SecureRouter:
         keypair: KeyPair,
         *,
         domain: str,
-        limits: SocketLimits | None = None,
+        limits: SocketLimits = DEFAULT_LIMITS,
     ) -> None:
         self.allow_list = AllowList()
         self._domain = domain
         self._zap = context.zap
         self._zap.serve(domain, self.allow_list.admits)
-        self._socket = context.server_socket(
-            zmq.ROUTER, keypair, domain, limits if limits is not None else SocketLimits()
-        )
+        self._socket = context.server_socket(zmq.ROUTER, keypair, domain, limits)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._monitor = context.monitor(self._socket, zmq.EVENT_DISCONNECTED)
         self._routes = Routes()
 
     def bind(self, address: Address) -> Address:
-        """Listens on ``address``; port 0 picks a free one.
-
-        Returns:
-            The address with the real port; its host is the one asked for.
-
-        Raises:
-            BadInputError: the address cannot be listened on.
-        """
+        """Listens on ``address``, see :func:`bind_socket`."""
         return bind_socket(self._socket, address)
 
     def allow(self, device: DeviceId, public_key: PublicKey) -> None:
@@ -116,13 +107,9 @@ class SecureRouter:
         self._routes.forget(device)
 
     def recv(self, timeout: float | None = 0.0) -> Received | None:
-        """Takes the next message.
+        """Takes the next message of an allowed device.
 
-        Args:
-            timeout: seconds to wait; 0 does not wait, None waits for ever.
-
-        Returns:
-            The message, or None when none came in time (also when what came was refused).
+        None when none came in ``timeout`` seconds; a timeout of None waits for ever.
         """
         deadline = Deadline(timeout)
         while True:
@@ -135,12 +122,7 @@ class SecureRouter:
                 deadline.wait_readable(self._socket)
 
     def send(self, device: DeviceId, frames: Sequence[Buffer]) -> Delivery:
-        """Queues one message for ``device``; never waits.
-
-        Args:
-            device: the receiver.
-            frames: one or more; copied, so they may be reused at once.
-        """
+        """Queues a copy of one or more frames as a message for ``device``; never waits."""
         self._note_departures()
         routing_id = self._routes.to(device)
         if routing_id is None or self.allow_list.key_of(device) is None:

@@ -20,9 +20,8 @@ class Run:
 
     Attributes:
         number: of the record among the sample's.
-        source: first layer, counted in the record.
-        target: first layer, counted in the answer.
-        count: how many layers.
+        source: first of ``count`` layers, counted in the record.
+        target: the same, counted in the answer.
     """
 
     number: int

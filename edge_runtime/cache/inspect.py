@@ -17,15 +17,7 @@ from .streams import count_samples
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheDescription:
-    """One cache on this device.
-
-    Attributes:
-        backbone_digest: of the backbone that made the states.
-        dtype: of the encoded states.
-        samples: distinct samples.
-        bytes: size on disk.
-        last_used_seconds: time of the last opening, seconds since the epoch.
-    """
+    """One cache on this device, last opened ``last_used_seconds`` after the epoch."""
 
     backbone_digest: str
     dtype: str

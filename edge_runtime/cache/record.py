@@ -41,9 +41,7 @@ class Record:
         segment: number of the file.
         offset: of the payload, in bytes.
         layers: indices of the hidden states, in the payload's order.
-        tokens: of the sample.
         row_bytes: of one token at one layer.
-        payload_crc: CRC-32 of the payload.
         numerics: runtime and kernel that computed the states.
         verified: True once this process has written the payload or checked it.
     """

@@ -82,11 +82,9 @@ class AdapterConfig:
         logit_softcap: likewise.
         pair: the data has ``text_pair``; each segment is pooled apart, and the tokens of
             one are compared with those of the other.
-        target_mean: regression's targets are standardized by it and ``target_scale``, so
-            that the learning rate does not depend on their unit.
-        target_scale: standard deviation of the training targets.
+        target_mean: of regression's targets; with ``target_scale``, their standard deviation,
+            it standardizes them, so that the learning rate does not depend on their unit.
         base_model: model id of the backbone.
-        bundle_digest: the bundle that the adapter belongs to.
         labels: class names in output order; empty for regression.
     """
 

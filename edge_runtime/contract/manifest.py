@@ -54,13 +54,7 @@ _SHA = re.compile(r"[0-9a-f]{64}")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
-    """A graph input or output.
-
-    Attributes:
-        name: the value's name in the graph.
-        dtype: numpy's name of the element type, e.g. ``float32``.
-        shape: symbolic shape, e.g. ``("batch", "sequence", "384")``.
-    """
+    """A graph input or output: numpy's dtype, symbolic shape as ``("batch", "384")``."""
 
     name: str
     dtype: str
@@ -72,8 +66,6 @@ class InputSpec:
     """One input of the whole backbone, and its source in a sample.
 
     Attributes:
-        name: name of the graph input.
-        dtype: numpy's name of the element type.
         kind: ``tokens`` is stored per sample and padded with ``pad``; ``mask`` is 1 on
             tokens and 0 on padding, made from the lengths.
         pad: padding value of a ``tokens`` input.
@@ -109,7 +101,6 @@ class BlockSpec:
 
     Attributes:
         name: e.g. ``embeddings``, ``layer.3``.
-        kind: embeddings, layer or head.
         stream: the sequence whose tokens its hidden state has rows for.
         block_class: blocks of one class cost the same; profiling times one of them.
         inputs: of the block alone: hidden states of earlier blocks (an encoder's last one

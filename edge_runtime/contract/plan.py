@@ -47,13 +47,9 @@ class Owner:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DevicePrediction:
-    """The load of one device under the plan.
+    """The load of one device under the plan: peak memory, cache on disk, busy seconds.
 
     Attributes:
-        memory_bytes: peak resident bytes.
-        storage_bytes: cache on disk.
-        fill_seconds: busy during the fill.
-        epoch_seconds: busy during one adapter epoch.
         sent_bytes: to peers during the fill.
         received_bytes: from peers during the fill.
         fill_parts: seconds of the fill by purpose: ``compute``, ``handling``, ``sending``,

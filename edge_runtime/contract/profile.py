@@ -19,8 +19,6 @@ class BlockTiming:
     ``seconds_per_run + N * sequence_length * seconds_per_token``.
 
     Attributes:
-        batch_size: samples of the timed micro-batch.
-        sequence_length: tokens of each of its samples.
         seconds_per_token: of the block, for one token more of such a micro-batch.
         seconds_per_run: the block's overhead for each micro-batch, whatever its size.
     """
@@ -51,10 +49,9 @@ class TrainerProfile:
         memory_bytes: resident bytes that training adds to the idle device process:
             libraries, adapter, gradients, optimizer and one step's activations.
         parameters: trainable values of the adapter.
-        seconds_per_exchanged_value: processor seconds of one core that a step's exchange of
-            gradients costs for each trainable value, besides the bytes and messages that it
-            sends: rounding and summing. Hardly depends on the number of trainers; nothing
-            for a trainer alone.
+        seconds_per_exchanged_value: processor seconds of one core that a step's all-reduce
+            takes for each trainable value to round and sum, besides sending bytes and messages.
+            Hardly depends on the number of trainers; nothing for a trainer alone.
     """
 
     seconds_per_sample: float
@@ -119,19 +116,17 @@ class DeviceProfile:
     """One device.
 
     Attributes:
-        device: its id.
         profile: name in the catalogue of devices; empty for an ordinary device.
         roles: ``backbone`` runs stages, ``trainer`` owns samples and trains on them.
         memory_bytes: most that the device process may have resident, cgroup limit included.
         base_memory_bytes: resident now, before any stage is loaded.
         storage_bytes: free space for its cache, quota included.
         cores: CPU quota in cores, or the number of cores.
-        threads: threads that its inference and training use.
+        threads: of its inference and training.
         provider: execution provider of ONNX Runtime.
         kernel_class: its integer kernels, e.g. ``vnni`` or ``exact``.
-        blocks: timings by the manifest's ``block_class``; empty without the backbone role. They are
-            wall seconds with ``threads`` threads and nothing else to do, a quota's throttling
-            included.
+        blocks: timings by the manifest's ``block_class``; empty without the backbone role. Wall
+            seconds with ``threads`` threads on an idle device, a quota's throttling included.
         trainer: given if the device can own samples: with the trainer role, and without it
             where nothing is trained, which takes no PyTorch.
         handling: processor time of moving and keeping data.

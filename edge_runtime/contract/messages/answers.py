@@ -21,8 +21,7 @@ class Hello(Message):
 
     Attributes:
         software: version of pacplus on the device.
-        roles: what the device can do.
-        data_address: where its data socket listens.
+        data_address: of its data socket.
         process_id: for local devices.
         threads: the most that it computes with.
         cores: CPU quota in cores, or the number of cores.
@@ -73,7 +72,6 @@ class LinkMeasured(Message):
     """The link from this device to ``peer``.
 
     Attributes:
-        peer: the other end.
         bits_per_second: of payload, from here to there.
         latency_seconds: one way, as half of a round trip.
     """

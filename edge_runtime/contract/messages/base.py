@@ -29,15 +29,13 @@ class StageFiles:
     """A stage graph and the weight files that it refers to by base name.
 
     Attributes:
-        first: first block.
-        last: one past the last block.
+        first: first block; ``last`` is one past the last one.
         streams: the sequence that each of hidden states ``0 .. last - 1`` belongs to.
         carries: what later blocks need: hidden states, made here or earlier, and token
             inputs.
         inputs: the whole backbone's inputs.
         graph: the serialized ONNX model.
         exact_graph: the same for processors whose uint8 x int8 product saturates.
-        files: weight files.
     """
 
     first: int

@@ -41,24 +41,19 @@ class ProfileRequest(Message):
     """Measure this device. Answered by ``ProfileDone``.
 
     Attributes:
-        stages: one block of each class.
-        block_classes: the classes.
+        stages: one block of each of ``block_classes``.
         pairs: two blocks in a row of some of the classes. Entering and leaving a stage costs
             something besides its blocks; a second block tells the two apart.
         batch: samples of the timed micro-batch, unless the device is too slow for so many.
         tokens: of a mean sample, in each of its sequences.
-        max_tokens: of the longest sample; what decides the memory of training.
-        hidden_size: d.
+        max_tokens: of the longest sample, which decides the memory of training.
         adapter: set asks for training speed too, where the device can train.
-        adapter_graph: the trained adapter as ONNX, fetched like weight files: nothing will be
-            trained, and it is this graph that is timed.
+        adapter_graph: the trained adapter as ONNX, fetched like weight files, is timed: nothing
+            will be trained.
         counted_tokens: tokens of a sample that a language model's loss counts.
-        head_dtype: of a language model's frozen head. Its shape decides what it costs, its
-            values do not, so a made-up one is timed: no transfer to devices that end up
-            training nothing.
-        backbone_digest: whose cache may grow.
-        cache_dtype: likewise.
-        cache_quota_bytes: likewise.
+        head_dtype: of a language model's frozen head. Its shape decides its cost, so a
+            synthetic one is timed: no transfer to devices that end up training nothing.
+        backbone_digest: of the cache that may grow, as its dtype and quota.
         known: an earlier profile under the same conditions: only memory and storage are
             measured again, and the rest of the request is empty.
     """
@@ -245,7 +240,6 @@ class OwnSamples(Message):
     """Tells a device the samples that it trains on or evaluates. Answered by ``SamplesReady``.
 
     Attributes:
-        which: training or evaluation samples.
         total: number of samples over all devices.
         indices: (N,) int32, each sample's number in its data file.
         keys: (N, 32) uint8.

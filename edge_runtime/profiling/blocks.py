@@ -54,14 +54,6 @@ class _Shape:
     lengths: Mapping[Stream, int]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Seconds:
-    """Of one micro-batch: a block's part, and that of the stage around it."""
-
-    block: float
-    around: float
-
-
 def time_blocks(
     request: ProfileRequest, store: WeightStore, *, threads: int, cores: float
 ) -> Timings:
@@ -74,12 +66,12 @@ def time_blocks(
         cores: CPU quota in cores.
     """
     blocks: dict[str, tuple[BlockTiming, ...]] = {}
-    around: list[tuple[float, float]] = []
+    overheads = [(0.0, 0.0)]
     for block_class, files in zip(request.block_classes, request.stages, strict=True):
-        measure = _Measure(request, files, request.pairs.get(block_class), store, threads, cores)
-        blocks[block_class] = measure.timings()
-        around.append(measure.around)
-    per_run, per_token = zip(*around, strict=True) if around else ((0.0,), (0.0,))
+        timer = _BlockTimer(request, files, request.pairs.get(block_class), store, threads, cores)
+        blocks[block_class], overhead = timer.time()
+        overheads.append(overhead)
+    per_run, per_token = zip(*overheads, strict=True)
     return Timings(
         blocks=blocks,
         stage_seconds_per_run=max(per_run),
@@ -87,12 +79,8 @@ def time_blocks(
     )
 
 
-class _Measure:
-    """Of one class of blocks.
-
-    Attributes:
-        around: overhead of the stage for a run and a token, known after :meth:`timings`.
-    """
+class _BlockTimer:
+    """Times one class of blocks."""
 
     def __init__(
         self,
@@ -106,39 +94,36 @@ class _Measure:
         self._request, self._cores = request, min(cores, threads)
         self._stream = files.streams[-1]
         read = request.adapter.layers if request.adapter is not None else ()
-        self._stages = [
-            Stage(
-                GraphSession(write_stage_graph(part, store), threads),
-                part,
-                layers=(*read, part.last - 1),
-            )
-            for part in (files, pair)
-            if part is not None
-        ]
-        self.around = (0.0, 0.0)
+        self._stages = []
+        for part in (files, pair) if pair else (files,):
+            session = GraphSession(write_stage_graph(part, store), threads)
+            self._stages.append(Stage(session, part, layers=(*read, part.last - 1)))
 
-    def timings(self) -> tuple[BlockTiming, ...]:
-        """At the mean length, and at the longest if that is another."""
+    def time(self) -> tuple[tuple[BlockTiming, ...], tuple[float, float]]:
+        """Times at the mean length, and at the longest if that is another.
+
+        Returns:
+            The timings, and the stage's overhead for a run and for a token.
+        """
         request = self._request
         one = _Shape(1, request.tokens)
-        small = self._seconds(one)
-        many = _Shape(self._fitting(request.batch, small.block), request.tokens)
-        large = self._seconds(many) if many.batch > 1 else small
+        small, small_stage = self._seconds(one)
+        many = _Shape(self._batch_in_time(request.batch, small), request.tokens)
+        large, large_stage = self._seconds(many) if many.batch > 1 else (small, small_stage)
         counts = self._tokens(one), self._tokens(many)
-        per_run, per_token = split(small.block, large.block, *counts)
-        self.around = split(small.around, large.around, *counts)
+        per_run, per_token = split(small, large, *counts)
         timings = [self._timing(many, per_token, per_run)]
         mean, longest = request.tokens[self._stream], request.max_tokens[self._stream]
         if longest > mean:
-            expected = small.block * longest / mean
             wanted = max(1, self._tokens(many) // longest)
-            few = _Shape(min(wanted, self._fitting(wanted, expected)), request.max_tokens)
-            seconds = self._seconds(few).block
+            batch = self._batch_in_time(wanted, small * longest / mean)
+            few = _Shape(batch, request.max_tokens)
+            seconds, _ = self._seconds(few)
             own = max(seconds - per_run, seconds / 2) / self._tokens(few)
             timings.append(self._timing(few, own, per_run))
-        return tuple(timings)
+        return tuple(timings), split(small_stage, large_stage, *counts)
 
-    def _fitting(self, most: int, seconds_of_one: float) -> int:
+    def _batch_in_time(self, most: int, seconds_of_one: float) -> int:
         return max(1, min(most, int(LONGEST_SECONDS / seconds_of_one)))
 
     def _tokens(self, shape: _Shape) -> int:
@@ -152,14 +137,14 @@ class _Measure:
             seconds_per_run=per_run,
         )
 
-    def _seconds(self, shape: _Shape) -> _Seconds:
-        runs = [self._run(stage, shape) for stage in self._stages]
-        single, *pair = compare(runs, self._cores)
+    def _seconds(self, shape: _Shape) -> tuple[float, float]:
+        """Seconds of a block in one micro-batch, and of the stage around it."""
+        single, *pair = compare([self._run(stage, shape) for stage in self._stages], self._cores)
         if not pair:
-            return _Seconds(single, 0.0)
+            return single, 0.0
         # Within bounds, should the machine have been disturbed in between.
         block = min(single, max(single / 2, pair[0] - single))
-        return _Seconds(block, single - block)
+        return block, single - block
 
     def _run(self, stage: Stage, shape: _Shape) -> Callable[[], object]:
         counts = shape.lengths.items()

@@ -24,7 +24,7 @@ except ImportError:
 from .address import Address
 from .context import SecureContext, SocketLimits
 from .dealer import SecureDealer
-from .delivery import Delivery
+from .frames import Delivery
 from .keys import KeyPair, PublicKey, fingerprint, home_directory, load_or_create_keypair
 from .pairing import Pairing, PairingServer, pair
 from .peers import KnownCoordinator, KnownCoordinators, PairedDevice, PairedDevices

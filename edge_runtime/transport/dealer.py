@@ -12,9 +12,8 @@ import zmq
 
 from .address import Address
 from .context import DEFAULT_LIMITS, SecureContext, SocketLimits
-from .delivery import Delivery
 from .events import HANDSHAKE_FAILURES, Deadline, drain_events
-from .frames import Buffer, receive_frames, send_frames
+from .frames import Buffer, Delivery, receive_frames, send_frames
 from .keys import KeyPair, PublicKey
 
 logger = logging.getLogger(__name__)
@@ -105,11 +104,7 @@ class SecureDealer:
         """Queues a copy of one or more frames as a message; never waits."""
         if self.state != "connected":
             return Delivery.UNREACHABLE
-        try:
-            send_frames(self._socket, frames)
-        except zmq.Again:
-            return Delivery.FULL
-        return Delivery.QUEUED
+        return send_frames(self._socket, frames)
 
     def recv(self, timeout: float | None = 0.0) -> list[memoryview] | None:
         """Takes the next message: views of received memory that the receiver owns.

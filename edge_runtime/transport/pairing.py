@@ -200,10 +200,9 @@ class PairingServer:
         self.close()
 
     def _reply(self, routing_id: bytes, reply: _Reply) -> None:
-        try:
-            send_frames(self._socket, [routing_id, msgspec.msgpack.encode(reply)])
-        except zmq.ZMQError as error:
-            logger.warning("pairing: the reply could not be sent: %s", error)
+        sent = send_frames(self._socket, [routing_id, msgspec.msgpack.encode(reply)])
+        if not sent:
+            logger.warning("pairing: the reply could not be sent: %s", sent.value)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

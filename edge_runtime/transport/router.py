@@ -14,9 +14,8 @@ from edge_runtime.contract.ids import DeviceId
 
 from .address import Address
 from .context import DEFAULT_LIMITS, RawSocket, SecureContext, SocketLimits
-from .delivery import Delivery
 from .events import Deadline, drain_events
-from .frames import Buffer, descriptor, receive_frames, send_frames, user_id
+from .frames import Buffer, Delivery, descriptor, receive_frames, send_frames, user_id
 from .keys import KeyPair, PublicKey
 from .routes import Routes
 from .zap import AllowList
@@ -127,15 +126,7 @@ class SecureRouter:
         routing_id = self._routes.to(device)
         if routing_id is None or self.allow_list.key_of(device) is None:
             return Delivery.UNREACHABLE
-        try:
-            send_frames(self._socket, [routing_id, *frames])
-        except zmq.Again:
-            return Delivery.FULL
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
-            return Delivery.UNREACHABLE
-        return Delivery.QUEUED
+        return send_frames(self._socket, [routing_id, *frames])
 
     def connected_devices(self) -> frozenset[DeviceId]:
         """Devices that can be sent to at this moment.

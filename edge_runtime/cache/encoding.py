@@ -16,8 +16,6 @@ numpy's own casts between float32 and float16 run one value at a time on x86 (4.
 1.9 ns a value); the integer forms below do many values an instruction (1.3 and 0.7 ns).
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Iterator

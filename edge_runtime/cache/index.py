@@ -5,8 +5,6 @@ hold the same layer the newer one counts, so a record that was recomputed replac
 damaged one, and duplicates are harmless.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass

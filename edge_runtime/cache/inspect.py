@@ -1,7 +1,5 @@
 """Lists and removes the caches of a device, for ``pacplus-device cache``."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass

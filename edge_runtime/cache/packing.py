@@ -1,7 +1,5 @@
 """Packs a micro-batch into records."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -69,7 +67,7 @@ class Pending:
 def pack(
     batch: MicroBatch, missing: Callable[[bytes], tuple[int, ...]], room_bytes: float
 ) -> list[Pending]:
-    """Records for what is not held yet and fits.
+    """Packs the layers that are not held yet and fit.
 
     Args:
         batch: checked.

@@ -11,8 +11,6 @@ that was cut off at any byte is thus read up to its last whole record, and a dam
 costs its own record only, since the next one is found by its magic.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import struct

@@ -5,8 +5,6 @@ memory (its cap on a small device), a mapping must be renewed as the file grows,
 failing SD card would raise SIGBUS instead of an error.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

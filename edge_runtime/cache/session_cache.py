@@ -4,8 +4,6 @@ The cache itself knows keys, layers and token counts; the session knows the sequ
 layer, and the samples that were asked for.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -124,7 +122,7 @@ class SampleCache:
             )
 
     def flush(self) -> None:
-        """Makes what was appended survive a power cut."""
+        """Makes appended records survive a power cut."""
         with self._lock:
             self._opened().flush()
 

@@ -204,7 +204,7 @@ class ActivationCache:
         return lengths, encoded
 
     def flush(self) -> None:
-        """Makes what was appended survive a power cut. A killed process loses nothing."""
+        """Makes appended records survive a power cut. A killed process loses nothing."""
         with self._writing, _explaining(self.folder, "write"):
             self._segments.sync()
 

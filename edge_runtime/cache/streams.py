@@ -4,8 +4,6 @@ A record has one token count, and a sample of an encoder-decoder has two: its st
 kept in two records. The decoder's has a key of its own, derived from the sample's.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 

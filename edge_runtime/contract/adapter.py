@@ -1,7 +1,5 @@
 """Shape and training options of the Parallel Adapters; saved as ``adapter_config.json``."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Literal

@@ -3,8 +3,6 @@
 Encoding is the device's part; see :mod:`edge_runtime.cache.encoding`.
 """
 
-from __future__ import annotations
-
 from typing import get_args
 
 from .errors import BadInputError

@@ -1,7 +1,5 @@
 """Checks fields of dataclasses when they are made."""
 
-from __future__ import annotations
-
 from typing import Any, TypeAlias
 
 import numpy as np

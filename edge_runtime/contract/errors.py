@@ -15,8 +15,6 @@ evicted, a bug crashes with a traceback::
     └── AllReduceClosedError       the session ended while a training step waited for its peers
 """
 
-from __future__ import annotations
-
 
 class PacplusError(Exception):
     """Base of all errors that pacplus raises on purpose."""

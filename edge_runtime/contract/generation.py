@@ -21,7 +21,7 @@ class GenerationOptions:
             probable one.
         top_k: only the k most probable tokens are drawn from; 0 for all.
         top_p: only the most probable tokens that together reach this probability are.
-        seed: of what is drawn.
+        seed: of the draws.
     """
 
     max_new_tokens: int = 64

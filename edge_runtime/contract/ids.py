@@ -1,7 +1,5 @@
 """Identifier types of devices and files."""
 
-from __future__ import annotations
-
 from typing import NewType
 
 DeviceId = NewType("DeviceId", str)

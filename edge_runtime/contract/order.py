@@ -1,11 +1,11 @@
-"""The order of samples: a function of (seed, epoch) alone, whoever owns what.
+"""The order of samples: a function of (seed, epoch) alone, for any owners of the samples.
 
 *Shards.* All samples are put in order of (length bucket, key, line) and dealt to the S
 logical shards in turn; then, within each bucket, the dealt shards are sorted, so that a
 shard holds a run of neighbouring keys of every bucket. Hence a sample's shard depends on
 the set of samples only (not on seed, epoch or devices); shards differ in size by at most
 one; each has the same mixture of lengths; and added data shifts only samples near the
-ends of those runs, so what a device has cached mostly stays its own.
+ends of those runs, so most cached samples stay with their device.
 
 *Slots.* In an epoch each shard sorts its samples by bucket, shuffled within a bucket.
 Slot j of all shards together is one global batch, so its samples are similarly long.
@@ -20,8 +20,6 @@ a run ends between them, and then both owners cache the sample.
 All chance comes from the raw words of Philox, which numpy promises never to change;
 it makes no such promise for ``Generator.permutation``, and devices run different numpys.
 """
-
-from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt

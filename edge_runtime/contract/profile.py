@@ -20,7 +20,7 @@ class BlockTiming:
 
     Attributes:
         seconds_per_token: of the block, for one token more of such a micro-batch.
-        seconds_per_run: the block's overhead for each micro-batch, whatever its size.
+        seconds_per_run: the block's overhead for each micro-batch, independent of its size.
     """
 
     batch_size: int
@@ -45,7 +45,7 @@ class TrainerProfile:
     Attributes:
         seconds_per_sample: one sample's part of a training step (read the cache, forward,
             backward; forward alone where nothing is trained), at the mean length of the data.
-        seconds_per_step: overhead of each step whatever its batch (optimizer, dispatch).
+        seconds_per_step: overhead of each step for any batch (optimizer, dispatch).
         memory_bytes: resident bytes that training adds to the idle device process:
             libraries, adapter, gradients, optimizer and one step's activations.
         parameters: trainable values of the adapter.
@@ -80,7 +80,7 @@ class HandlingProfile:
             to cut it out for its owner.
         seconds_per_stored_byte: to append one byte to the cache, checksum included.
         seconds_per_stage_run: wall seconds, as of blocks, to take one micro-batch into a stage
-            and out again, whatever its blocks: the graph's dispatch, its masks.
+            and out again, for any blocks: the graph's dispatch, its masks.
         seconds_per_stage_token: likewise for each of its tokens: padding, copies.
     """
 

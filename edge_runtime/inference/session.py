@@ -4,8 +4,6 @@ Weights stay in their files and are mapped; the graph itself is small. Spinning 
 everywhere, since an idle phone must not burn its battery waiting for work.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import importlib.resources

@@ -1,7 +1,5 @@
 """Weight files on a device: kept by content, fetched in chunks, verified before use."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

@@ -5,8 +5,6 @@ token; few long samples show the effect of length on a token. A second block in 
 stage separates the block from the stage around it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial

@@ -4,8 +4,6 @@ It runs the code of a real run: states are encoded and cut as for two owners, ap
 temporary cache, and sent over an encrypted connection between two ends in this process.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import tempfile

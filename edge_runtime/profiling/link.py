@@ -10,8 +10,6 @@ the way only make trains and round trips longer: the fastest of several trains i
 and half of the shortest of several round trips the latency.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 

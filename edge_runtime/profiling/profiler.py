@@ -1,7 +1,5 @@
 """Measures this device: block time, training time, memory, storage."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from pathlib import Path

@@ -9,8 +9,6 @@ of :mod:`.contract.codec` in one msgpack array. Standard input stays open for as
 device lives: when it closes before the end, the subprocess ends too.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import os

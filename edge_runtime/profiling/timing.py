@@ -12,8 +12,6 @@ blocks, samples and threads use the cache in between, so it is overwritten befor
 timed run.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import statistics

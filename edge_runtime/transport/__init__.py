@@ -12,8 +12,6 @@ process speaks only with keys that it knows. The parts, from the bottom up:
 A frame is any bytes-like object; callers decide on its content.
 """
 
-from __future__ import annotations
-
 from edge_runtime.contract.errors import MissingExtraError
 
 try:

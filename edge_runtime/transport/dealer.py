@@ -1,7 +1,5 @@
 """The connecting end: one encrypted connection to one pinned key."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import time
@@ -122,7 +120,7 @@ class SecureDealer:
             deadline.wait_readable(self._socket, self._monitor, at_most=self.poll_timeout())
 
     def poll_handles(self) -> tuple[Any, ...]:
-        """What :class:`.SocketPoller` waits on."""
+        """The sockets for :class:`.SocketPoller`."""
         return (self._socket, self._monitor)
 
     def poll_timeout(self) -> float | None:

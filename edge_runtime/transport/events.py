@@ -1,7 +1,5 @@
 """Reading ZeroMQ's socket events and waiting on its sockets."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ Permission bits are set and checked on POSIX systems. Elsewhere the user's profi
 folder is private by the system's own rules.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import secrets
@@ -20,7 +18,7 @@ _GROUP_OR_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def make_private_directory(path: Path) -> None:
-    """Creates ``path`` (0700) and its parents, or checks what is there.
+    """Creates ``path`` (0700) and its parents, or checks the folder that is there.
 
     Raises:
         BadInputError: it cannot be created, is no folder, or others may write to it.

@@ -1,7 +1,5 @@
 """Sends and receives lists of frames through a socket."""
 
-from __future__ import annotations
-
 import enum
 from collections.abc import Sequence
 

@@ -6,8 +6,6 @@ recognize the device, once. Any key may connect to the pairing socket, which is 
 is a socket of its own, with tiny limits, open only while its token lives.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hmac
 import logging

@@ -1,7 +1,5 @@
 """Files of paired peers: one on the coordinator, another one on each device."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import json

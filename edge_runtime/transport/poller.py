@@ -1,7 +1,5 @@
 """Waiting on several sockets at once."""
 
-from __future__ import annotations
-
 from typing import Any, Generic, Protocol, TypeVar
 
 import zmq

@@ -1,7 +1,5 @@
 """The listening end: one encrypted socket, many authenticated devices."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from collections.abc import Sequence
@@ -138,7 +136,7 @@ class SecureRouter:
         return self._routes.devices()
 
     def poll_handles(self) -> tuple[Any, ...]:
-        """What :class:`.SocketPoller` waits on."""
+        """The sockets for :class:`.SocketPoller`."""
         return (self._socket, self._monitor)
 
     def poll_timeout(self) -> float | None:

@@ -1,7 +1,5 @@
 """Routes from devices to their connections; pure bookkeeping, no sockets."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from edge_runtime.contract.ids import DeviceId

@@ -1,7 +1,5 @@
 """Waking a thread that waits on sockets."""
 
-from __future__ import annotations
-
 import contextlib
 import socket
 

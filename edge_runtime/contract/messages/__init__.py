@@ -15,8 +15,6 @@ The sender is never a field: a DeviceId comes from the transport's authenticatio
 Shapes: N samples, L layers, R bytes of an encoded row, P adapter parameters, C outputs.
 """
 
-from __future__ import annotations
-
 # Star imports, since this package is exactly what those modules define: a list of all
 # messages here would repeat them.
 from .answers import *  # noqa: F403

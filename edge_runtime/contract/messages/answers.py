@@ -1,7 +1,5 @@
 """From a device to the coordinator: answers and telemetry."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Literal
@@ -87,7 +85,7 @@ class LinkMeasured(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CacheStatus(Message):
-    """Which of the asked keys are held with all layers: (N,) bool, and the cache's size."""
+    """Tells the asked keys that are held with all layers, (N,) bool, and the cache's size."""
 
     held: Array
     bytes_used: int
@@ -142,7 +140,7 @@ class TrainingReady(Message):
 class Progress(Message):
     """So far in this epoch: this trainer's samples and their summed loss.
 
-    ``count`` is what a mean loss divides by: samples, or counted tokens.
+    ``count`` is the divisor of a mean loss: samples, or counted tokens.
     """
 
     epoch: int
@@ -223,6 +221,6 @@ class Usage(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Failed(Message):
-    """The device could not do what was asked; ``reason`` is one line for the user."""
+    """The device could not fulfil the request; ``reason`` is one line for the user."""
 
     reason: str

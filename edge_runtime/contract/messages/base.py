@@ -1,7 +1,5 @@
 """The base of all messages, the types and the checks that they share."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
@@ -31,7 +29,7 @@ class StageFiles:
     Attributes:
         first: first block; ``last`` is one past the last one.
         streams: the sequence that each of hidden states ``0 .. last - 1`` belongs to.
-        carries: what later blocks need: hidden states, made here or earlier, and token
+        carries: inputs of later blocks: hidden states, made here or earlier, and token
             inputs.
         inputs: the whole backbone's inputs.
         graph: the serialized ONNX model.

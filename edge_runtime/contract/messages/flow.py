@@ -1,7 +1,5 @@
 """Says which answer each request has: read by session, device and the tests' fake alike."""
 
-from __future__ import annotations
-
 import edge_runtime.contract.messages.answers as answers
 import edge_runtime.contract.messages.requests as requests
 

@@ -1,7 +1,5 @@
 """From device to device: activations, states, gradients, credit."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Iterator
@@ -137,8 +135,8 @@ class Credit(Message):
 
 
 STATES_BYTES = 8 << 20
-"""Most payload of one ``States`` message, if one layer is not more: far below what a socket
-takes, and little enough to share a link with others."""
+"""Most payload of one ``States`` message, if one layer is not more: far below a socket's
+limit, and little enough to share a link with others."""
 
 
 def split_layers(layers: tuple[int, ...], layer_bytes: int) -> Iterator[tuple[int, ...]]:

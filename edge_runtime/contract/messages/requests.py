@@ -1,7 +1,5 @@
 """Requests: from the coordinator to a device."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Literal
 
@@ -191,8 +189,8 @@ class MicroBatch:
         keys: (N, 32) uint8.
         lengths: tokens of each sample in each of its sequences, (N,) int32.
         destinations: the owners, and the samples of each.
-        sequences: set where text is generated; lengths and rows are then those of what is
-            new, and owners keep states in memory until they are told to release them.
+        sequences: set where text is generated; lengths and rows are then those of the new
+            tokens, and owners keep states in memory until they are told to release them.
     """
 
     number: int

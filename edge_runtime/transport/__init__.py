@@ -26,10 +26,9 @@ from .frames import Delivery
 from .keys import KeyPair, PublicKey, fingerprint, home_directory, load_or_create_keypair
 from .pairing import Pairing, PairingServer, pair
 from .peers import KnownCoordinator, KnownCoordinators, PairedDevice, PairedDevices
-from .poller import SocketPoller
+from .poller import SocketPoller, Wakeup
 from .router import Received, SecureRouter
 from .token import PairingToken
-from .wakeup import Wakeup
 from .zap import AllowList
 
 __all__ = [

@@ -44,7 +44,7 @@ def test_exporting_twice_from_two_places_gives_the_same_bundle(tiny_bundle, tiny
         assert again.file_path(file).read_bytes() == first.file_path(file).read_bytes()
 
 
-def test_the_backbone_digest_tells_weights_and_quantisation_apart(
+def test_the_backbone_digest_tells_weights_and_quantization_apart(
     tiny_bundle, tiny_model, tmp_path, monkeypatch
 ):
     bundles = [tiny_bundle("bert", "none"), tiny_bundle("bert", "int8")]
@@ -182,7 +182,7 @@ def test_options_that_do_not_fit_are_usage_errors(tiny_model, tmp_path):
         export_model(str(tiny_model("bert")), tmp_path / "out", quantize="int2")
 
 
-def test_parity_is_relative_rms_after_layer_normalisation():
+def test_parity_is_relative_rms_after_layer_normalization():
     rng = np.random.default_rng(0)
     reference = rng.standard_normal((4, 1000))
     noise = rng.standard_normal((4, 1000))

@@ -44,7 +44,7 @@ class Builder:
         out.name, out.type = f"v{len(self.graph)}", ir.TensorType(ir.DataType.FLOAT)
         return out
 
-    def rms_normalised(self):
+    def rms_normalized(self):
         """As decoders write it: w * (x * rsqrt(mean(x^2) + eps))."""
         squares = self.add("Pow", self.hidden, self.number("two", 2))
         mean = self.add("ReduceMean", squares, self.array("axis", np.array([-1])), keepdims=1)
@@ -52,13 +52,13 @@ class Builder:
         scaled = self.add("Mul", self.hidden, self.add("Reciprocal", root))
         return self.add("Mul", self.array("norm", np.ones(CHANNELS, np.float32)), scaled)
 
-    def layer_normalised(self):
+    def layer_normalized(self):
         ones = self.array("norm", np.ones(CHANNELS, np.float32))
         return self.add("LayerNormalization", self.hidden, ones)
 
     def flattened(self):
         shape = self.array("flat", np.array([-1, CHANNELS]))
-        return self.add("Reshape", self.layer_normalised(), shape)
+        return self.add("Reshape", self.layer_normalized(), shape)
 
     def gated(self):
         return self.add("Mul", self.add("Sigmoid", self.hidden), self.hidden)
@@ -85,8 +85,8 @@ def factors_of(model, tmp_path):
     return channel_factors(model, samples, INPUTS, tmp_path)
 
 
-@pytest.mark.parametrize("source", ["rms_normalised", "layer_normalised", "flattened", "gated"])
-def test_loud_channels_behind_normalisations_and_gates_are_evened_out(source, tmp_path):
+@pytest.mark.parametrize("source", ["rms_normalized", "layer_normalized", "flattened", "gated"])
+def test_loud_channels_behind_normalizations_and_gates_are_evened_out(source, tmp_path):
     builder = Builder()
     (factor,) = factors_of(builder.finished(getattr(builder, source)()), tmp_path).values()
     assert factor[LOUD] == factor.max() >= 2

@@ -12,6 +12,7 @@ from tests.edge_runtime.profiling.test_training import CLASSES, REQUEST, TEXTS, 
 
 @pytest.mark.parametrize("request_", [TEXTS, REQUEST], ids=["text", "seq2seq"])
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8"])
+@pytest.mark.alone
 def test_every_cost_of_handling_is_measured_and_nothing_stays(request_, dtype, tmp_path):
     found = measure_handling(dataclasses.replace(request_, cache_dtype=dtype), tmp_path)
     assert found.seconds_per_message > 0

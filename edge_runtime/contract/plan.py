@@ -74,7 +74,7 @@ class Prediction:
 
     ``total_seconds`` = ``fill_seconds`` + epochs x ``epoch_seconds``. ``bound_seconds`` is a
     lower bound for every plan in the search; where it equals ``total_seconds``, this plan is
-    optimal; 0 where no bound was proved. ``under_way`` micro-batches must be in flight, between
+    optimal; 0 where no bound was proved. ``in_flight`` micro-batches must be in flight, between
     lease and storage, for the bottleneck device never to wait.
     """
 
@@ -83,7 +83,7 @@ class Prediction:
     epoch_seconds: float
     devices: Mapping[DeviceId, DevicePrediction]
     bound_seconds: float = 0.0
-    under_way: float = 0.0
+    in_flight: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

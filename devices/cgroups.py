@@ -85,7 +85,7 @@ class Group:
         return int(text) if text else None
 
     def oom_kills(self) -> int:
-        """How many of its processes were killed for want of memory."""
+        """Counts the processes that were killed for lack of memory."""
         if self.memory is None:
             return 0
         name = "memory.events" if self.version == 2 else "memory.oom_control"

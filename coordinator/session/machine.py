@@ -87,12 +87,12 @@ class Session:
 
     @property
     def phase(self) -> str:
-        """Where the session stands; see the module's docstring."""
+        """Current phase; see the module's docstring."""
         return self._phase
 
     @property
     def job(self) -> Job:
-        """What this session is to do."""
+        """Job of this session."""
         return self._job
 
     @property
@@ -108,7 +108,7 @@ class Session:
 
     @property
     def measured(self) -> KnownDevices:
-        """What is known of the devices once the plan is made, for later sessions."""
+        """Measurements for later sessions, once the plan is made."""
         return known_devices(self._joined, self._answers.profiles, self._answers.linking.measured)
 
     def handle(self, event: Event, now: float) -> list[Action]:

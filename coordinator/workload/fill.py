@@ -59,7 +59,7 @@ class Filling:
             self._record.plan = settle_owners(self._catalogue, self._record.plan, held)
 
     def compare(self, which: SampleSet, plan: Plan, held: Mapping[DeviceId, Array]) -> Work:
-        """What is to be done for a data set, given what devices hold of it."""
+        """Lists the work for a data set, given the samples that devices hold."""
         options = self._job.options
         return plan_work(
             self._catalogue,
@@ -163,7 +163,7 @@ def _stage(plan: Plan, number: int) -> Stage | None:
 
 
 def _handling(plan: Plan, device: DeviceId) -> float:
-    """What the plan expects handling data to take there, as a part of the computing."""
+    """Computes the planned time for handling data, as a fraction of that for computing."""
     predicted = plan.predicted.devices.get(device) if plan.predicted else None
     parts = predicted.fill_parts if predicted else {}
     compute = parts.get("compute", 0.0)

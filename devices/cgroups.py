@@ -49,7 +49,7 @@ class Group:
         return tuple(dict.fromkeys(folder for folder in (self.cpu, self.memory) if folder))
 
     def limit_cpu(self, quota_cores: float | None) -> None:
-        """Caps CPU time to ``quota_cores`` seconds a second; ``None`` lifts the cap."""
+        """Sets the CPU quota in cores; ``None`` lifts it."""
         if self.cpu is None:
             return
         # The kernel accepts no quota below 1 ms a period.

@@ -21,8 +21,8 @@ from typing import Any
 from coordinator import Cluster, TrainingOptions, parse_emulate, train
 from coordinator.api.plan import PlanResult, plan
 from coordinator.runs.report import Report
-from edge_runtime.contract.plain import to_plain
 from edge_runtime.contract.plan import Plan
+from edge_runtime.contract.structure import to_plain
 
 OURS = "pacplus"
 

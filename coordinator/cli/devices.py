@@ -76,7 +76,7 @@ def _check_emulated(emulate: str, *, as_json: bool) -> None:
     from coordinator.cluster.emulation_check import check_emulation
     from coordinator.render.emulation import show_emulation
     from devices.specification import parse_emulate
-    from edge_runtime.contract.plain import to_plain
+    from edge_runtime.contract.structure import to_plain
 
     with Console(stderr=True).status("starting") as status:
         report = check_emulation(

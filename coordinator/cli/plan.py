@@ -69,7 +69,7 @@ def plan(
 
 def plan_json(result: PlanResult) -> dict[str, Any]:
     """The plan, ``predicted`` at its top, with its alternatives and how it was simulated."""
-    from edge_runtime.contract.plain import to_plain
+    from edge_runtime.contract.structure import to_plain
 
     printed: dict[str, Any] = {
         **to_plain(result.plan),

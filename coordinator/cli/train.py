@@ -94,7 +94,7 @@ def train(
             watcher=o.display(),
         )
     if as_json:
-        from edge_runtime.contract.plain import to_plain
+        from edge_runtime.contract.structure import to_plain
 
         o.print_json(to_plain(result.report))
     else:

@@ -101,7 +101,7 @@ def predict(
         watcher=o.display(),
     )
     if as_json:
-        from edge_runtime.contract.plain import to_plain
+        from edge_runtime.contract.structure import to_plain
 
         o.print_json({"predictions": to_plain(found)})
     else:

@@ -1,4 +1,4 @@
-"""The planner: who runs which blocks and who owns which samples, chosen by predicted time. Pure."""
+"""Plans which devices run which blocks and own which samples, by predicted time. Pure."""
 
 from .cost.evaluate import evaluate
 from .problem.problem import Problem, Tokens

@@ -1,4 +1,4 @@
-"""How other systems would place the same work, for comparison only. Pure.
+"""Places the same work as other systems would, for comparison only. Pure.
 
 Each is a function from a problem to a plan, or to None where its way of placing does not fit
 the devices. What is placed is pacplus's own work, a forward pass once and adapter epochs from
@@ -6,7 +6,7 @@ the cache, so that placement alone is compared; what those systems compute besid
 backward pass through the backbone in every epoch) is not held against them here. Each may
 use the micro-batch that suits it best.
 
-``one device``: whoever would be done first alone.
+``one device``: the one that would be done first alone.
 
 ``equal split``: as many stages as devices, in the order given, equally many blocks each.
 
@@ -27,29 +27,27 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
+from edge_runtime.contract.plan import Plan, Stage, StageDevice
 
 from .cost.evaluate import evaluate
 from .cost.fill import block_seconds
-from .cost.memory import free_memory_bytes, stage_memory_bytes
+from .cost.memory import free_memory_bytes, furthest_blocks, stage_memory_bytes
 from .search.feasibility import find_lacks
-from .search.owners import deal_shards
+from .search.owners import deal_shards, number_shards
 from .search.search import Grid
 
 if TYPE_CHECKING:
     from edge_runtime.contract.ids import DeviceId
     from edge_runtime.contract.profile import DeviceProfile
 
-    from .problem.problem import Problem
+    from .problem.problem import Array, Problem
 
 MAX_ORDERED = 8
 """Devices whose every order the pipeline planner looks at."""
-
-Array: TypeAlias = "np.ndarray[Any, Any]"
 
 Stages: TypeAlias = "Sequence[tuple[DeviceProfile, int]]"
 """Each stage's device and last block."""
@@ -57,7 +55,7 @@ Stages: TypeAlias = "Sequence[tuple[DeviceProfile, int]]"
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Alternative:
-    """What another way of placing comes to.
+    """The result of another way of placing.
 
     Attributes:
         name: of the way.
@@ -86,14 +84,10 @@ def one_device(problem: Problem) -> Plan | None:
 def equal_split(problem: Problem) -> Plan | None:
     """Equally many blocks and shards for each device, in the order given."""
     servers = _servers(problem)[: problem.num_blocks]
-    trainers = [profile for profile in problem.profiles if profile.trainer]
-    if not servers or not trainers:
-        return None
     cuts = [round(i * problem.num_blocks / len(servers)) for i in range(1, len(servers) + 1)]
-    shards = _proportional([1.0] * len(trainers), problem.batch_size)
-    owners = {each.device: count for each, count in zip(trainers, shards, strict=True)}
     stages = list(zip(servers, cuts, strict=True))
-    return _best(_plan(problem, stages, owners, size) for size in Grid().sizes(problem))
+    trainers = [profile for profile in problem.profiles if profile.trainer]
+    return _proportional_plan(problem, stages, trainers, [1.0] * len(trainers))
 
 
 def data_parallel(problem: Problem) -> Plan | None:
@@ -109,17 +103,14 @@ def pipeline(problem: Problem) -> Plan | None:
 def by_memory(problem: Problem) -> Plan | None:
     """Blocks and shards in proportion to memory, the largest device first."""
     servers = sorted(_servers(problem), key=lambda profile: -profile.memory_bytes)
-    trainers = [profile for profile in problem.profiles if profile.trainer]
-    if not servers or not trainers:
-        return None
     blocks = _proportional([each.memory_bytes for each in servers], problem.num_blocks)
-    ends = list(itertools.accumulate(blocks))
+    ends = itertools.accumulate(blocks)
     stages = [
         (profile, end) for profile, end, count in zip(servers, ends, blocks, strict=True) if count
     ]
-    shards = _proportional([each.memory_bytes for each in trainers], problem.batch_size)
-    owners = {each.device: count for each, count in zip(trainers, shards, strict=True)}
-    return _best(_plan(problem, stages, owners, size) for size in Grid().sizes(problem))
+    trainers = [profile for profile in problem.profiles if profile.trainer]
+    weights = [each.memory_bytes for each in trainers]
+    return _proportional_plan(problem, stages, trainers, weights)
 
 
 PLANNERS: Mapping[str, Callable[[Problem], Plan | None]] = {
@@ -149,6 +140,17 @@ def _total_seconds(plan: Plan) -> float:
     return plan.predicted.total_seconds
 
 
+def _proportional_plan(
+    problem: Problem, stages: Stages, trainers: Sequence[DeviceProfile], weights: Sequence[float]
+) -> Plan | None:
+    """The stages, with shards in proportion to the trainers' weights."""
+    if not stages or not trainers:
+        return None
+    shards = _proportional(weights, problem.batch_size)
+    owners = {each.device: count for each, count in zip(trainers, shards, strict=True)}
+    return _best(_plan(problem, stages, owners, size) for size in Grid().sizes(problem))
+
+
 def _plan(
     problem: Problem, stages: Stages, owners: Mapping[DeviceId, int], micro_batch_size: int
 ) -> Plan | None:
@@ -167,14 +169,9 @@ def _fitting(
     micro_batch_size: int,
 ) -> Plan | None:
     """The plan with its prediction, if it fits."""
-    taken = {device: count for device, count in owners.items() if count}
-    ends = itertools.accumulate(taken.values())
     plan = Plan(
         stages=stages,
-        owners=tuple(
-            Owner(device=device, shards=tuple(range(end - count, end)))
-            for (device, count), end in zip(taken.items(), ends, strict=True)
-        ),
+        owners=number_shards(owners),
         num_shards=problem.batch_size,
         micro_batch_size=micro_batch_size,
     )
@@ -233,7 +230,10 @@ def _pipeline(problem: Problem, micro_batch_size: int) -> Plan | None:
         for profile in _servers(problem)
     }
     servers = sorted(_servers(problem), key=lambda profile: float(before[profile.device][-1]))
-    furthest = {each.device: _furthest(problem, each, micro_batch_size) for each in servers}
+    furthest = {}
+    for each in servers:
+        room = free_memory_bytes(each, trains=each.trainer is not None)
+        furthest[each.device] = furthest_blocks(problem, room, micro_batch_size)
 
     def stages_within(seconds: float) -> Stages:
         reached = {
@@ -270,17 +270,6 @@ def _least(times: Sequence[float], stages_within: Callable[[float], Stages]) -> 
         else:
             low = middle + 1
     return best
-
-
-def _furthest(problem: Problem, profile: DeviceProfile, micro_batch_size: int) -> Array:
-    """(B,) last block of the longest stage that fits the device, from every first block."""
-    room = free_memory_bytes(profile, trains=profile.trainer is not None)
-    furthest = np.arange(problem.num_blocks)
-    for first in range(problem.num_blocks):
-        lasts = np.arange(first + 1, problem.num_blocks + 1)
-        memory = stage_memory_bytes(problem, np.full_like(lasts, first), lasts, micro_batch_size)
-        furthest[first] += int((memory <= room).sum())
-    return furthest
 
 
 def _reaching_all(

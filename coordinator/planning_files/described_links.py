@@ -19,8 +19,8 @@ from coordinator.planner.problem.links import LinkMeasurement, reduce_links
 from devices.specification import parse_rate
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.plain import from_plain
 from edge_runtime.contract.profile import LinkProfile
+from edge_runtime.contract.structure import from_plain
 
 from .described_device import GivenDevice
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from coordinator.planner import Problem, evaluate
 from coordinator.planner.search.feasibility import find_lacks
 from edge_runtime.contract.errors import BadInputError, InfeasibleError
-from edge_runtime.contract.plain import from_plain
 from edge_runtime.contract.plan import Plan
+from edge_runtime.contract.structure import from_plain
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,8 +36,8 @@ from devices.catalogue import DeviceSpec, load_device
 from edge_runtime.contract.errors import BadInputError, UsageError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Manifest
-from edge_runtime.contract.plain import from_plain
 from edge_runtime.contract.profile import DeviceProfile, LinkProfile
+from edge_runtime.contract.structure import from_plain
 
 from .described_device import DeviceEntry, GivenDevice, scaled_profile
 from .described_links import read_links

@@ -15,8 +15,8 @@ from coordinator.protocol.actions import Record
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.messages import CacheDtype
-from edge_runtime.contract.plain import from_plain, to_plain
 from edge_runtime.contract.plan import Plan
+from edge_runtime.contract.structure import from_plain, to_plain
 from edge_runtime.transport.files import write_private
 from export.adapter.graph import adapter_onnx
 

@@ -17,9 +17,10 @@ import numpy.typing as npt
 
 from coordinator.data import Completions, Conversations, Documents, LanguageData, Transformations
 from edge_runtime.contract.errors import BadInputError
-from edge_runtime.contract.sample import Ragged, Samples, sample_keys
+from edge_runtime.contract.sample import Ragged, Samples
 
 from .loading import encodings, frame_of, load_template, load_tokenizer
+from .model_inputs import check_language_model, decoder_start, filler, make_samples, token_inputs
 from .sandbox import TemplateSource, render_conversations
 
 if TYPE_CHECKING:
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NOT_COUNTED = -1
-
-DECODER_INPUTS = ("input_ids",)
-ENCODER_DECODER_INPUTS = ("input_ids", "decoder_input_ids")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -71,12 +69,7 @@ class LanguageTokenizer:
             BadInputError: it is absent or unreadable, or the backbone takes inputs that
                 cannot be made from text.
         """
-        names = tuple(spec.name for spec in manifest.inputs if spec.kind == "tokens")
-        if names != (ENCODER_DECODER_INPUTS if len(manifest.streams) > 1 else DECODER_INPUTS):
-            raise BadInputError(
-                f"{bundle}: the backbone takes {', '.join(names)}, which a language model does "
-                "not; export the model again"
-            )
+        check_language_model(bundle, manifest)
         self._bundle, self._manifest = bundle, manifest
         self._max_length = manifest.max_length
         self._tokenizer = load_tokenizer(bundle)
@@ -110,15 +103,9 @@ class LanguageTokenizer:
         return self._gathered(found, len(data.line_numbers))
 
     def _gathered(self, found: Sequence[tuple[int, _Row]], num_lines: int) -> TokenizedLanguage:
-        specs = [spec for spec in self._manifest.inputs if spec.kind == "tokens"]
-        inputs = {
-            spec.name: Ragged.from_rows(row.inputs[spec.name] for _, row in found) for spec in specs
-        }
-        samples = Samples(
-            inputs=inputs,
-            second_starts=np.zeros(len(found), np.int32),
-            keys=sample_keys(self._manifest.backbone_digest, inputs),
-            streams={spec.name: spec.stream for spec in specs},
+        names = token_inputs(self._manifest)
+        samples = make_samples(
+            self._manifest, {name: [row.inputs[name] for _, row in found] for name in names}
         )
         truncated = sum(row.truncated for _, row in found)
         skipped = num_lines - len(found)
@@ -158,12 +145,7 @@ class LanguageTokenizer:
             yield dataclasses.replace(row, truncated=row.truncated or cut)
 
     def _conversations(self, data: Conversations, path: Path) -> Iterator[_Row]:
-        template = load_template(self._bundle)
-        if template is None:
-            raise BadInputError(
-                f"{path}: has conversations, but the bundle's tokenizer has no chat template; "
-                "give prompt and completion, or export a model that was made for chats"
-            )
+        template = load_template(self._bundle, path, "prompt and completion")
         lines = [f"{path}, line {number}" for number in data.line_numbers]
         rendered = render_conversations(template, data.conversations, lines)
         ends = self._end_markers(template)
@@ -178,12 +160,7 @@ class LanguageTokenizer:
             yield self._decoder_row(encoding.ids, counted.tolist())
 
     def _transformations(self, data: Transformations) -> Iterator[_Row]:
-        end, start = self._end_token(), self._manifest.decoder_start_token_id
-        if start is None:
-            raise BadInputError(
-                f"{self._bundle}: does not say which token a decoder starts with; give the model "
-                "a decoder_start_token_id in its config.json and export it again"
-            )
+        end, start = self._end_token(), decoder_start(self._bundle, self._manifest)
         room = self._max_length - len(self._before) - len(self._after)
         sources = encodings(self._tokenizer, data.sources, special=False)
         targets = encodings(self._tokenizer, data.targets, special=False)
@@ -194,7 +171,7 @@ class LanguageTokenizer:
             yield _Row(
                 inputs={
                     # The encoder needs a token; of an empty text without a frame none is left.
-                    "input_ids": ids[: self._max_length] or [self._filler()],
+                    "input_ids": ids[: self._max_length] or [filler(self._manifest)],
                     "decoder_input_ids": [start, *kept[:-1]],
                 },
                 targets=np.array(kept, np.int32),
@@ -220,9 +197,6 @@ class LanguageTokenizer:
     def _end_markers(self, template: TemplateSource) -> tuple[str, ...]:
         tokens = [self._tokenizer.id_to_token(i) for i in self._manifest.eos_token_ids]
         return tuple(filter(None, (*tokens, template.variables.get("eos_token"))))
-
-    def _filler(self) -> int:
-        return next(spec.pad for spec in self._manifest.inputs if spec.name == "input_ids")
 
 
 def _trimmed(text: str, span: tuple[int, int], ends: tuple[str, ...]) -> tuple[int, int]:

@@ -24,7 +24,7 @@ _CHUNK = 1024  # texts; an Encoding takes some hundred bytes a token
 
 
 def load_tokenizer(bundle: Path, *, continuing: bool = False) -> tokenizers.Tokenizer:
-    """The bundle's tokenizer, without padding and truncation.
+    """Loads the bundle's tokenizer, without padding and truncation.
 
     Args:
         bundle: folder of the bundle.
@@ -73,7 +73,7 @@ def encodings(
 
 
 def frame_of(tokenizer: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
-    """The special tokens that the tokenizer puts before a text and behind it."""
+    """Lists the special tokens that the tokenizer puts before a text and behind it."""
     encoding = tokenizer.encode("a")
     own = [i for i, sequence in enumerate(encoding.sequence_ids) if sequence is not None]
     if not own:
@@ -81,11 +81,16 @@ def frame_of(tokenizer: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
     return encoding.ids[: own[0]], encoding.ids[own[-1] + 1 :]
 
 
-def load_template(bundle: Path) -> TemplateSource | None:
-    """The chat template and the special tokens that it may name; None if there is none.
+def load_template(bundle: Path, data: Path | None, instead: str) -> TemplateSource:
+    """Reads the chat template and the special tokens that it may name.
+
+    Args:
+        bundle: folder of the bundle.
+        data: the file whose conversations it is for.
+        instead: what the file might give instead of conversations, for the message.
 
     Raises:
-        BadInputError: the tokenizer's configuration or the template is unreadable.
+        BadInputError: there is none, or it or the tokenizer's configuration is unreadable.
     """
     config = _config(bundle / CONFIG_PATH)
     tokens = {name: token for name, token in config.items() if name.endswith("_token")}
@@ -106,7 +111,10 @@ def load_template(bundle: Path) -> TemplateSource | None:
         named = {item["name"]: item["template"] for item in source if _is_named(item)}
         source = named.get("default")
     if not isinstance(source, str):
-        return None
+        raise BadInputError(
+            f"{data}: has conversations, but the bundle's tokenizer has no chat template; give "
+            f"{instead}, or export a model that was made for chats"
+        )
     return TemplateSource(where=str(bundle / CONFIG_PATH), source=source, variables=variables)
 
 

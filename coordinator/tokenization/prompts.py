@@ -6,13 +6,11 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edge_runtime.contract.errors import BadInputError
-from edge_runtime.contract.sample import Ragged, Samples, sample_keys
+from edge_runtime.contract.sample import Samples
 
-from .language import DECODER_INPUTS, ENCODER_DECODER_INPUTS
 from .loading import encodings, frame_of, load_template, load_tokenizer
+from .model_inputs import check_language_model, decoder_start, filler, make_samples, token_inputs
 from .sandbox import render_conversations
 
 if TYPE_CHECKING:
@@ -49,13 +47,8 @@ class PromptTokenizer:
                 inputs that cannot be made from text.
         """
         self._bundle, self._manifest = bundle, manifest
-        self._names = tuple(spec.name for spec in manifest.inputs if spec.kind == "tokens")
         self._two_stacks = len(manifest.streams) > 1
-        if self._names != (ENCODER_DECODER_INPUTS if self._two_stacks else DECODER_INPUTS):
-            raise BadInputError(
-                f"{bundle}: the backbone takes {', '.join(self._names)}, which a language model "
-                "does not; export the model again"
-            )
+        check_language_model(bundle, manifest)
         self._tokenizer = load_tokenizer(bundle)
         self._before, self._after = frame_of(self._tokenizer)
         longest = manifest.max_length
@@ -101,12 +94,7 @@ class PromptTokenizer:
     def _chats(
         self, prompts: Prompts, lines: Sequence[str], path: Path | None
     ) -> Iterator[list[int]]:
-        template = load_template(self._bundle)
-        if template is None:
-            raise BadInputError(
-                f"{path}: has conversations, but the bundle's tokenizer has no chat template; "
-                "give prompts, or export a model that was made for chats"
-            )
+        template = load_template(self._bundle, path, "prompts")
         rendered = render_conversations(template, prompts.chats, lines, prompts=True)
         return self._ids([chat.text for chat in rendered])
 
@@ -123,26 +111,12 @@ class PromptTokenizer:
         for source in self._ids(texts):
             ids = [*self._before, *source[:room], *self._after]
             # The encoder needs a token; of an empty text without a frame none is left.
-            yield ids[: self._manifest.max_length] or [self._filler()], len(source) > room
+            yield ids[: self._manifest.max_length] or [filler(self._manifest)], len(source) > room
 
     def _gathered(self, rows: Sequence[tuple[list[int], bool]]) -> TokenizedPrompts:
-        specs = [spec for spec in self._manifest.inputs if spec.kind == "tokens"]
-        inputs = {specs[0].name: Ragged.from_rows(ids for ids, _ in rows)}
+        names = token_inputs(self._manifest)
+        inputs = {names[0]: [ids for ids, _ in rows]}
         if self._two_stacks:
-            start = self._manifest.decoder_start_token_id
-            if start is None:
-                raise BadInputError(
-                    f"{self._bundle}: does not say which token a decoder starts with; give the "
-                    "model a decoder_start_token_id in its config.json and export it again"
-                )
-            inputs[specs[1].name] = Ragged.from_rows([[start]] * len(rows))
-        samples = Samples(
-            inputs=inputs,
-            second_starts=np.zeros(len(rows), np.int32),
-            keys=sample_keys(self._manifest.backbone_digest, inputs),
-            streams={spec.name: spec.stream for spec in specs},
-        )
+            inputs[names[1]] = [[decoder_start(self._bundle, self._manifest)]] * len(rows)
+        samples = make_samples(self._manifest, inputs)
         return TokenizedPrompts(samples=samples, num_truncated=sum(cut for _, cut in rows))
-
-    def _filler(self) -> int:
-        return next(spec.pad for spec in self._manifest.inputs if spec.name == "input_ids")

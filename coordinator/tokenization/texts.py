@@ -6,12 +6,11 @@ import dataclasses
 import logging
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edge_runtime.contract.errors import BadInputError
-from edge_runtime.contract.sample import Ragged, Samples, sample_keys
+from edge_runtime.contract.sample import Samples
 
 from .loading import encodings, load_tokenizer
+from .model_inputs import filler, make_samples, token_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +44,7 @@ class SampleTokenizer:
             BadInputError: it is absent or unreadable, or the backbone takes inputs that
                 cannot be made from text.
         """
-        names = [spec.name for spec in manifest.inputs if spec.kind == "tokens"]
+        names = token_inputs(manifest)
         unknown = [name for name in names if name not in _MAKERS]
         if unknown or "input_ids" not in names:
             raise BadInputError(
@@ -74,24 +73,15 @@ class SampleTokenizer:
         for encoding in encodings(self._tokenizer, items):
             empty = not encoding.ids
             for name in self._names:
-                # Without special tokens an empty text has no token, but every sample
-                # needs one to pool over.
-                rows[name].append([self._filler(name)] if empty else _MAKERS[name](encoding))
+                # Without special tokens an empty text has no token.
+                rows[name].append(
+                    [filler(self._manifest, name)] if empty else _MAKERS[name](encoding)
+                )
             seconds.append(0 if pairs is None or empty else _second_start(encoding))
             num_truncated += bool(encoding.overflowing)
-        specs = [spec for spec in self._manifest.inputs if spec.kind == "tokens"]
-        inputs = {name: Ragged.from_rows(rows[name]) for name in self._names}
-        samples = Samples(
-            inputs=inputs,
-            second_starts=np.array(seconds, np.int32),
-            keys=sample_keys(self._manifest.backbone_digest, inputs),
-            streams={spec.name: spec.stream for spec in specs},
-        )
+        samples = make_samples(self._manifest, rows, seconds)
         log.debug("tokenised %d samples, %d truncated", len(samples), num_truncated)
         return Tokenized(samples=samples, num_truncated=num_truncated)
-
-    def _filler(self, name: str) -> int:
-        return next(spec.pad for spec in self._manifest.inputs if spec.name == name)
 
 
 _MAKERS = {

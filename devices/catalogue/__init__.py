@@ -6,8 +6,6 @@ Profiling measures what a device really does; these figures are for emulating an
 planning devices that are not here.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import importlib.resources
@@ -16,7 +14,7 @@ import sys
 from typing import Any, Literal
 
 from edge_runtime.contract.errors import UsageError
-from edge_runtime.contract.plain import from_plain
+from edge_runtime.contract.structure import from_plain
 
 Role = Literal["backbone", "trainer"]
 

@@ -14,16 +14,17 @@ import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-import msgpack
+import msgspec
 import numpy as np
 
 from .errors import BadInputError, DecodeError
 from .messages import MESSAGE_TYPES, Message
-from .plain import from_plain, to_plain
+from .structure import from_plain
 
 PROTOCOL_VERSION = 2
 MAX_HEADER_BYTES = 4 << 20
 MAX_FRAMES = 64
+MAX_EXTENSION_BYTES = 256
 
 Frame: TypeAlias = "bytes | memoryview"
 
@@ -39,16 +40,18 @@ def encode(message: Message) -> list[Frame]:
     """
     frames: list[Frame] = [b""]
 
-    def pack_array(value: Any) -> msgpack.ExtType:
+    def pack_array(value: Any) -> Any:
+        if isinstance(value, float):  # a numpy scalar
+            return float(value)
         if not isinstance(value, np.ndarray):
             raise TypeError(f"cannot send a {type(value).__name__}")
         array = np.ascontiguousarray(value)
-        description = msgpack.packb([_DTYPES.index(array.dtype.name), len(frames), *value.shape])
+        description = [_DTYPES.index(array.dtype.name), len(frames), *value.shape]
         frames.append(array.data.cast("B") if array.size else b"")
-        return msgpack.ExtType(_ARRAY, description)
+        return msgspec.msgpack.Ext(_ARRAY, msgspec.msgpack.encode(description))
 
-    header = [PROTOCOL_VERSION, type(message).__name__, to_plain(message)]
-    frames[0] = msgpack.packb(header, default=pack_array)
+    header = (PROTOCOL_VERSION, type(message).__name__, message)
+    frames[0] = msgspec.msgpack.encode(header, enc_hook=pack_array)
     return frames
 
 
@@ -63,18 +66,16 @@ def decode(frames: Sequence[Frame]) -> Message:
     if len(frames[0]) > MAX_HEADER_BYTES:
         raise DecodeError(f"header of {len(frames[0])} bytes")
 
-    def unpack_extension(code: int, data: bytes) -> np.ndarray[Any, Any]:
-        if code != _ARRAY:
-            raise DecodeError(f"unknown extension {code}")
-        return _array(msgpack.unpackb(data), frames)
+    def unpack_extension(code: int, data: memoryview) -> np.ndarray[Any, Any]:
+        if code != _ARRAY or len(data) > MAX_EXTENSION_BYTES:
+            raise DecodeError(f"unknown extension {code} of {len(data)} bytes")
+        return _array(msgspec.msgpack.decode(data), frames)
 
     try:
-        header = msgpack.unpackb(
-            frames[0], ext_hook=unpack_extension, strict_map_key=True, max_ext_len=256
-        )
+        header = msgspec.msgpack.decode(frames[0], ext_hook=unpack_extension)
     except DecodeError:
         raise
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
+    except (msgspec.DecodeError, ValueError, TypeError, RecursionError) as error:
         raise DecodeError(f"header is not msgpack: {error}") from None
     return _message(header)
 
@@ -94,9 +95,10 @@ def _message(header: Any) -> Message:
         return from_plain(message_type, fields, name)
     except BadInputError as error:
         raise DecodeError(str(error)) from None
-    except (TypeError, ArithmeticError, IndexError) as error:
+    except (TypeError, ArithmeticError, IndexError, AttributeError) as error:
         # A message's own checks may stumble over arrays of a shape or dtype that none of
-        # ours has; whatever they raise, the message is not one.
+        # ours has, and msgspec takes an array for a mapping without keys; whatever they
+        # raise, the message is not one.
         raise DecodeError(f"{name}: {error}") from None
 
 

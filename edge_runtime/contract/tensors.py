@@ -1,30 +1,21 @@
-"""Named arrays as bytes, in the safetensors layout, with numpy alone.
+"""Named arrays as bytes in the safetensors layout; see https://github.com/huggingface/safetensors.
 
-The layout: a little-endian u64 with the length of a JSON header, the header
-(``{name: {"dtype", "shape", "data_offsets"}}``, optionally ``__metadata__``), then the
-raw little-endian values without gaps. A coordinator without PyTorch reads and writes
-what trainers exchange through this module. Bytes may come from a peer or from a
-damaged disk, so every field is checked.
+Trainers, coordinator and export exchange adapters, heads and trainer states through this module.
+Bytes may come from a peer or from a damaged disk; the library checks them.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import struct
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
 
 from .errors import BadInputError
 
-if TYPE_CHECKING:
-    import mmap
-    from collections.abc import Mapping
-
-MAX_HEADER_BYTES = 8 << 20
-
-_DTYPES = {
+DTYPES = {
     "BOOL": np.dtype("?"),
     "U8": np.dtype("u1"),
     "I8": np.dtype("i1"),
@@ -35,120 +26,53 @@ _DTYPES = {
     "F32": np.dtype("<f4"),
     "F64": np.dtype("<f8"),
 }
-_CODES = {dtype: code for code, dtype in _DTYPES.items()}
-_METADATA = "__metadata__"
+"""The format's names of the dtypes that pacplus reads and writes."""
 
 
 def write_tensors(
-    tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+    tensors: Mapping[str, np.ndarray[Any, Any]], metadata: Mapping[str, str] | None = None
 ) -> bytes:
-    """Serialises ``tensors``; equal input gives equal bytes.
+    """Serializes ``tensors``; equal input gives equal bytes.
 
-    Tensors are laid out by element size (largest first, so that each stays aligned),
-    then by name.
+    Args:
+        tensors: by name.
+        metadata: at most one entry: the library writes several in random order.
 
     Raises:
-        ValueError: a name is reserved or a dtype is not representable.
+        ValueError: a dtype is not supported, or there is too much metadata.
     """
-    header: dict[str, Any] = {_METADATA: dict(sorted(metadata.items()))} if metadata else {}
-    chunks: list[bytes] = []
-    offset = 0
-    for name in sorted(tensors, key=lambda name: (-tensors[name].itemsize, name)):
-        array = tensors[name]
-        dtype = array.dtype.newbyteorder("<")
-        if name == _METADATA or dtype not in _CODES:
+    for name, array in tensors.items():
+        if array.dtype not in DTYPES.values():
             raise ValueError(f"tensor {name!r} of {array.dtype} cannot be written")
-        raw = array.astype(dtype, copy=False).tobytes()
-        header[name] = {
-            "dtype": _CODES[dtype],
-            "shape": list(array.shape),
-            "data_offsets": [offset, offset + len(raw)],
-        }
-        chunks.append(raw)
-        offset += len(raw)
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return b"".join([struct.pack("<Q", len(text)), text, *chunks])
+    if len(metadata or ()) > 1:
+        raise ValueError("metadata must be one entry")
+    dense = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    data: bytes = safetensors.numpy.save(dense, dict(metadata) if metadata else None)
+    return data
 
 
-def read_tensors(data: bytes | mmap.mmap, where: str = "tensors") -> dict[str, np.ndarray]:
-    """Parses ``data``; the arrays are read-only views into it.
+def read_tensors(data: bytes, where: str = "tensors") -> dict[str, np.ndarray[Any, Any]]:
+    """Parses ``data``; the arrays are copies.
 
     Args:
         data: the whole file.
-        where: what the bytes are, for messages.
+        where: name of the file, for messages.
 
     Raises:
-        BadInputError: truncated, not safetensors, or fields that contradict each other.
+        BadInputError: truncated, not safetensors, or with a dtype that is not supported.
     """
-    header, body = _split(data, where)
-    tensors: dict[str, np.ndarray] = {}
-    spans: list[tuple[int, int]] = []
-    for name, entry in header.items():
-        if name == _METADATA:
-            continue
-        dtype, shape, begin, end = _entry(name, entry, where)
-        if end > len(body):
-            raise BadInputError(f"{where}: {name!r} ends at byte {end} of {len(body)}; truncated?")
-        spans.append((begin, end))
-        tensors[name] = np.frombuffer(body[begin:end], dtype).reshape(shape)
-    _check_spans(spans, len(body), where)
+    try:
+        tensors: dict[str, np.ndarray[Any, Any]] = safetensors.numpy.load(data)
+    except (SafetensorError, ValueError) as error:
+        raise damaged(where, error) from None
+    except KeyError as error:
+        raise BadInputError(f"{where}: dtype {error} is not supported") from None
+    for name, array in tensors.items():
+        if array.dtype not in DTYPES.values():
+            raise BadInputError(f"{where}: {name[:80]!r} has the unsupported dtype {array.dtype}")
     return tensors
 
 
-def read_metadata(data: bytes, where: str = "tensors") -> dict[str, str]:
-    """The free-form strings of the header.
-
-    Raises:
-        BadInputError: the header is damaged.
-    """
-    metadata = _split(data, where)[0].get(_METADATA, {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise BadInputError(f"{where}: {_METADATA} must map strings to strings")
-    return metadata
-
-
-def _split(data: bytes | mmap.mmap, where: str) -> tuple[dict[str, Any], memoryview]:
-    if len(data) < 8:
-        raise BadInputError(f"{where}: {len(data)} bytes are too few for safetensors")
-    (length,) = struct.unpack_from("<Q", data)
-    if length > min(MAX_HEADER_BYTES, len(data) - 8):
-        raise BadInputError(f"{where}: not safetensors, or truncated in its header")
-    view = memoryview(data).toreadonly()
-    try:
-        header = json.loads(bytes(view[8 : 8 + length]))
-    except (ValueError, RecursionError):
-        raise BadInputError(f"{where}: the safetensors header is not JSON") from None
-    if not isinstance(header, dict):
-        raise BadInputError(f"{where}: the safetensors header is not an object")
-    return header, view[8 + length :]
-
-
-def _entry(name: str, entry: Any, where: str) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
-    bad = BadInputError(f"{where}: the header entry of {name[:80]!r} is malformed")
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise bad
-    shape, offsets = entry["shape"], entry["data_offsets"]
-    if not _is_sizes(shape) or not _is_sizes(offsets) or len(offsets) != 2 or len(shape) > 32:
-        raise bad
-    if not isinstance(entry["dtype"], str) or entry["dtype"] not in _DTYPES:
-        raise BadInputError(f"{where}: {name[:80]!r} has an unsupported dtype")
-    dtype = _DTYPES[entry["dtype"]]
-    begin, end = offsets
-    if end - begin != math.prod(shape) * dtype.itemsize:
-        raise BadInputError(f"{where}: shape and size of {name[:80]!r} contradict each other")
-    return dtype, tuple(shape), begin, end
-
-
-def _is_sizes(value: Any) -> bool:
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
-
-
-def _check_spans(spans: list[tuple[int, int]], size: int, where: str) -> None:
-    end = 0
-    for first, last in sorted(spans):
-        if first != end:
-            raise BadInputError(f"{where}: tensors overlap or leave a gap at byte {end}")
-        end = last
-    if end != size:
-        raise BadInputError(f"{where}: {size - end} bytes after the last tensor")
+def damaged(where: str, error: Exception) -> BadInputError:
+    """The error for a file that safetensors refuses."""
+    return BadInputError(f"{where}: truncated, damaged or not safetensors: {str(error)[:200]}")

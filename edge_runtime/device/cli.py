@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_runtime import __version__
 from edge_runtime.contract.errors import BadInputError, PacplusError, UserError
-from edge_runtime.contract.plain import to_plain
+from edge_runtime.contract.structure import to_plain
 from edge_runtime.system.allocator import tune_allocator
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What this process uses: processor time per phase, memory, and how much it may use."""
+"""Measures this process: processor time per phase, memory, and its limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edge_runtime.contract.messages import Phase
 
-from . import cgroups as control_groups
+from . import cgroups
 
 
 class CpuClock:
@@ -70,7 +70,7 @@ def _status() -> dict[str, int]:
 
 
 def usable_memory_bytes() -> int:
-    """What this process may have resident: what it has, and what is free for it.
+    """Computes the memory that this process may have resident: what it has, plus what is free.
 
     Free is what the machine can give without swapping, and what the caps of the control
     groups around this process leave beside the other processes in them.
@@ -78,14 +78,13 @@ def usable_memory_bytes() -> int:
     fields = _status()
     private = fields.get("RssAnon", 0) + fields.get("RssShmem", 0)
     rooms = [
-        limit.limit_bytes - max(0, limit.held_bytes - private)
-        for limit in control_groups.memory_limits()
+        limit.limit_bytes - max(0, limit.held_bytes - private) for limit in cgroups.memory_limits()
     ]
     return max(1, min([_free_memory_bytes() + fields.get("VmRSS", 0), *rooms]))
 
 
 def _free_memory_bytes() -> int:
-    """What the machine can give, cached files dropped; all that it has where it does not say."""
+    """Reads the machine's available memory; its total memory where it does not say."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         text = Path("/proc/meminfo").read_text()
@@ -109,5 +108,5 @@ def usable_threads() -> int:
 
 
 def usable_cores() -> float:
-    """Processor seconds a second that this process may use: a quota may allow a part only."""
-    return min(float(usable_threads()), control_groups.quota_cores())
+    """Cores that this process may use: a CPU quota may allow a fraction only."""
+    return min(float(usable_threads()), cgroups.quota_cores())

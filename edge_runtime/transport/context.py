@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+import itertools
 
 import zmq
 
+from edge_runtime.contract.checks import require
 from edge_runtime.contract.errors import UserError
 
+from .keys import KeyPair, PublicKey
 from .zap import ZapHandler
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from .keys import KeyPair, PublicKey
 
 RawSocket = zmq.Socket[bytes]
 
@@ -24,7 +21,7 @@ _CURVE_BYTES = 8 + 8 + 16 + 1
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SocketLimits:
-    """What a peer may cost, and how soon a dead one is noticed.
+    """Limits of the resources and the silence of a peer.
 
     Attributes:
         max_frame_bytes: a longer frame from a peer closes its connection. It bounds
@@ -49,49 +46,44 @@ class SocketLimits:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if not getattr(self, field.name) > 0:
-                raise ValueError(f"{field.name} must be positive")
+            require(getattr(self, field.name) > 0, f"{field.name} must be positive")
+
+
+DEFAULT_LIMITS = SocketLimits()
 
 
 class SecureContext:
     """Owns ZeroMQ's I/O threads and the ZAP thread of a process.
 
     Close the sockets made from it first, each on its own thread; then :meth:`close`
-    ends the threads. Use as a context manager.
-
-    Args:
-        io_threads: threads that encrypt and move bytes. One carries about half a
-            gigabyte a second.
+    ends the threads. Use as a context manager. One I/O thread encrypts and moves about half
+    a gigabyte a second.
 
     Raises:
         UserError: this build of pyzmq cannot encrypt.
     """
 
-    def __init__(self, *, io_threads: int = 1) -> None:
+    def __init__(self) -> None:
         if not zmq.has("curve"):
             raise UserError(
                 "this build of pyzmq cannot encrypt (no CURVE), and pacplus never talks in plain; "
                 "install the wheel: pip install --force-reinstall --only-binary :all: pyzmq"
             )
-        self._context: zmq.Context[RawSocket] = zmq.Context(io_threads)
+        self._context: zmq.Context[RawSocket] = zmq.Context()
+        self._monitors = itertools.count()
         self.zap = ZapHandler(self._context)
 
     def __enter__(self) -> SecureContext:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Ends all threads; sockets still open are closed, their unsent messages dropped."""
         if self._context.closed:
             return
-        self.zap.close()
+        self.zap.stop()
         self._context.destroy()
 
     def server_socket(
@@ -115,7 +107,7 @@ class SecureContext:
 
     def monitor(self, socket: RawSocket, events: int) -> RawSocket:
         """A socket that tells ``events`` of ``socket``, in order."""
-        endpoint = f"inproc://pacplus-monitor-{id(socket):x}"
+        endpoint = f"inproc://pacplus-monitor-{next(self._monitors)}"
         socket.monitor(endpoint, events)
         monitor = self._context.socket(zmq.PAIR)
         # Without a limit: a full queue would block the I/O thread that reports.

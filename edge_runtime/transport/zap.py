@@ -1,4 +1,4 @@
-"""Who may connect: ZAP (ZeroMQ RFC 27) allow-lists that can change at any moment.
+"""Allow-lists of ZAP (ZeroMQ RFC 27) that can change at any moment.
 
 The User-Id that ZAP gives a connection is the peer's public key, not its DeviceId.
 The DeviceId is looked up by that key on every message, so revoking a device, or
@@ -14,17 +14,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import zmq
+from zmq.auth.thread import ThreadAuthenticator
 
-from .keys import PublicKey, check_public_key, encode_key, fingerprint
-from .wakeup import Wakeup
+from .keys import PublicKey, check_public_key, fingerprint
 
 if TYPE_CHECKING:
     from edge_runtime.contract.ids import DeviceId
 
 logger = logging.getLogger(__name__)
-
-_ENDPOINT = "inproc://zeromq.zap.01"
-_VERSION = b"1.0"
 
 Admit = Callable[[PublicKey], bool]
 """Decides whether a key may connect; called on the ZAP thread."""
@@ -67,7 +64,7 @@ class AllowList:
             return next((key for key, name in self._device_by_key.items() if name == device), None)
 
     def admits(self, public_key: PublicKey) -> bool:
-        """Whether ``public_key`` may connect now."""
+        """True if ``public_key`` may connect now."""
         return self.device_of(public_key) is not None
 
     def _remove(self, device: DeviceId) -> None:
@@ -112,24 +109,20 @@ class DenialLog:
         logger.warning("refused %s from %s on the %s socket%s", who, peer, domain, more)
 
 
-class ZapHandler:
-    """Answers the ZAP requests of one context, on a small thread of its own.
+class ZapHandler(ThreadAuthenticator):
+    """Answers the ZAP requests of one context, on a thread of its own.
 
     A thread, because a handshake waits for the answer while the owner of the sockets
     may be deep in a computation.
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
-        self._lock = threading.Lock()
+        super().__init__(context, log=logger)
         self._admit_by_domain: dict[str, Admit] = {}
         self._denials = DenialLog()
-        self._wakeup = Wakeup()
-        self._closing = False
-        self._socket = context.socket(zmq.REP)
-        self._socket.linger = 0
-        self._socket.bind(_ENDPOINT)
-        self._thread = threading.Thread(target=self._run, name="pacplus-zap", daemon=True)
-        self._thread.start()
+        self._peer = ""
+        self.start()
+        self.thread.name = "pacplus-zap"
 
     def serve(self, domain: str, admit: Admit) -> None:
         """Decides about ``domain`` by ``admit`` from now on.
@@ -137,62 +130,36 @@ class ZapHandler:
         Raises:
             ValueError: the domain is empty or taken.
         """
-        with self._lock:
-            if not domain or domain in self._admit_by_domain:
-                raise ValueError(f"ZAP domain {domain!r} is empty or taken")
-            self._admit_by_domain[domain] = admit
+        if not domain or domain in self._admit_by_domain:
+            raise ValueError(f"ZAP domain {domain!r} is empty or taken")
+        self._admit_by_domain[domain] = admit
+        self.configure_curve_callback(domain, self)
 
     def withdraw(self, domain: str) -> None:
         """Admits nobody to ``domain`` from now on."""
-        with self._lock:
-            self._admit_by_domain.pop(domain, None)
+        self._admit_by_domain.pop(domain, None)
 
-    def close(self) -> None:
-        """Ends the thread; later handshakes fail. Harmless when repeated."""
-        if self._closing:
+    async def handle_zap_message(self, msg: list[bytes]) -> None:
+        """Refuses all but CURVE: by itself, pyzmq's authenticator admits NULL to any domain."""
+        version, request_id, domain, peer, _, mechanism, *credentials = msg
+        self._peer = peer.decode("utf-8", "replace")
+        if mechanism == b"CURVE" and [len(part) for part in credentials] == [32]:
+            await super().handle_zap_message(msg)
             return
-        self._closing = True
-        self._wakeup.signal()
-        self._thread.join()
-        self._wakeup.close()
+        self._denials.denied(
+            domain.decode("utf-8", "replace"), self._peer, f"mechanism {mechanism[:20]!r}"
+        )
+        self.zap_socket.send_multipart([version, request_id, b"400", b"not allowed", b"", b""])
 
-    def _run(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._wakeup.fileno(), zmq.POLLIN)
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Decides whether ``key`` may connect; called by pyzmq on the ZAP thread."""
+        public_key = PublicKey(key.decode("ascii"))
         try:
-            while not self._closing:
-                for handle, _ in poller.poll():
-                    if handle is self._socket:
-                        self._socket.send_multipart(self._answer(self._socket.recv_multipart()))
-        finally:
-            self._socket.close()
-
-    def _answer(self, request: list[bytes]) -> list[bytes]:
-        request_id = request[1] if len(request) > 1 else b""
-        public_key = None
-        try:
-            public_key = self._authenticate(request)
+            admit = self._admit_by_domain.get(domain)
+            if admit is not None and admit(public_key):
+                return True
         except Exception:
             # A refusal is safe; a dead ZAP thread would lock everybody out for good.
             logger.exception("the ZAP handler failed; the connection is refused")
-        if public_key is None:
-            return [_VERSION, request_id, b"400", b"not allowed", b"", b""]
-        return [_VERSION, request_id, b"200", b"OK", public_key.encode("ascii"), b""]
-
-    def _authenticate(self, request: list[bytes]) -> PublicKey | None:
-        """The peer's key when it may connect."""
-        if len(request) < 6 or request[0] != _VERSION:
-            return None
-        domain, peer = (part.decode("utf-8", "replace") for part in request[2:4])
-        mechanism, credentials = request[5], request[6:]
-        if mechanism != b"CURVE" or len(credentials) != 1 or len(credentials[0]) != 32:
-            self._denials.denied(domain, peer, f"mechanism {mechanism[:20]!r}")
-            return None
-        public_key = encode_key(credentials[0])
-        with self._lock:
-            admit = self._admit_by_domain.get(domain)
-        if admit is not None and admit(public_key):
-            return public_key
-        self._denials.denied(domain, peer, f"key {fingerprint(public_key)}")
-        return None
+        self._denials.denied(domain, self._peer, f"key {fingerprint(public_key)}")
+        return False

@@ -20,8 +20,6 @@ The formulas are those of ``edge_runtime/parallel_adapters``: its ``network``, `
 ``attention`` for the side network, its ``head``, ``comparison`` and ``language`` for the rest.
 """
 
-from __future__ import annotations
-
 import onnx_ir as ir
 
 from edge_runtime.contract.adapter import AdapterConfig

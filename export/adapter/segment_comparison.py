@@ -3,8 +3,6 @@
 The formulas are those of ``edge_runtime/parallel_adapters/comparison.py``.
 """
 
-from __future__ import annotations
-
 import onnx_ir as ir
 
 from edge_runtime.contract.adapter import ALIGNMENT_SHARPNESS

@@ -1,7 +1,5 @@
 """The side network as ONNX operators; see :mod:`export.adapter.graph`."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any

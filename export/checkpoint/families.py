@@ -5,8 +5,6 @@ Attention needs no column: models that ask transformers for an implementation ge
 see :mod:`.attention`, and a graph pass mends the softmax of those that do not.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """GGUF files: one file with configuration, tokenizer and (quantized) weights."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import io

@@ -1,7 +1,5 @@
 """Names of the linear maps of a layer in each model family."""
 
-from __future__ import annotations
-
 import dataclasses
 
 Attention = tuple[str, str, str, str]

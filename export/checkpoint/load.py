@@ -1,7 +1,5 @@
 """Finds a checkpoint and loads it."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json

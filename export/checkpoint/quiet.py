@@ -1,7 +1,5 @@
 """Keeping libraries that talk from the terminal."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import warnings

@@ -6,8 +6,6 @@ uint8 with zero point 128: the same numbers. In two's complement that flips the 
 byte, so a file of int8 weights becomes one of uint8 weights byte by byte.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

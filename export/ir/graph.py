@@ -1,7 +1,5 @@
 """Small helpers on ONNX graphs, shared by the passes and the cutter."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

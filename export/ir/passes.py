@@ -3,8 +3,6 @@
 Each takes a model, changes it in place and returns how many places it changed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

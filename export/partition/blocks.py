@@ -1,7 +1,5 @@
 """Cuts a backbone into blocks and writes their weight files."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import itertools

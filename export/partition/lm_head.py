@@ -1,7 +1,5 @@
 """Extracts the frozen head of a language model: from hidden states to logits."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

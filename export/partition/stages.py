@@ -4,8 +4,6 @@ A stage is the backward slice from its last hidden state to the one before its f
 block. Masks and position tables are recomputed in every stage instead of being sent.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib

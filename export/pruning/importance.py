@@ -5,8 +5,6 @@ Var(x_j) |W_j|^2, the energy of what changes and leaves with it. It needs forwar
 only and no loss, so one rule serves encoders and language models.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,14 +1,13 @@
 """Writes ``adapter_init.safetensors``, the pruned layers that adapters may begin with."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.contract.adapter import AdapterConfig, initial_shape
+from edge_runtime.contract.adapter import INITIAL_SHAPE, AdapterConfig, initial_shape
 from edge_runtime.contract.errors import BadInputError, UsageError
 from edge_runtime.contract.manifest import Stream, Task
 from edge_runtime.contract.tensors import write_tensors
@@ -96,7 +95,8 @@ def write_initial_adapter(
     config = _config(shape, loaded.backbone.config.hidden_size, streams, task)
     tensors = pruned_tensors(loaded, samples, config)
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    (root / FILE).write_bytes(write_tensors(arrays, initial_shape(config)))
+    shape_metadata = {INITIAL_SHAPE: json.dumps(initial_shape(config), sort_keys=True)}
+    (root / FILE).write_bytes(write_tensors(arrays, shape_metadata))
     return FILE
 
 

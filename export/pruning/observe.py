@@ -1,7 +1,5 @@
 """Records the inputs of a model's linear maps: the material for pruning."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import fnmatch

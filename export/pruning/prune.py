@@ -24,8 +24,6 @@ reads; z: what the side block's map reads, the chosen channels after layer norma
   backbone's branches can be larger than its stream; random side blocks begin at this gain.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence

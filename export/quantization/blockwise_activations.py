@@ -4,8 +4,6 @@ Only one block's weights and one sample's activations are in memory at a time, h
 large the model is. Samples run one by one: nothing is padded, so every row is a token.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 

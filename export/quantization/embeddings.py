@@ -12,8 +12,6 @@ Only tables that nothing but Gather reads are taken. The head of a language mode
 part of the graph; it is given the same form, in the file of its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -22,8 +22,6 @@ level 4 rounds activations per block and was slower from some hundred rows on.
 A single row takes another kernel, whose sums differ in the last bits (1e-6, relative).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence

@@ -14,8 +14,6 @@ The zero point z is 128. Behind Gelu and Relu, which are bounded below, it is sm
 the token's range is then spent on the positive side, and its minimum need not be found.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Which passes a quantization mode stands for."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

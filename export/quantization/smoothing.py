@@ -18,8 +18,6 @@ in its last bits still gives the same bundle. Measured:
 (MiniLM: mean relative RMS per token; it has no gates. An int8 head adds 0.003 of loss.)
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

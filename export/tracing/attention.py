@@ -6,8 +6,6 @@ batch; a cache must not. Here the two sums over keys are matrix products: those
 accumulate key by key, and a masked key contributes an exact zero.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Traces a PyTorch model into one ONNX graph whose outputs are all hidden states."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Iterator, Sequence

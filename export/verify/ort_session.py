@@ -4,8 +4,6 @@ A device picks the form of the int8 product that is exact on its processor. Expo
 one that is exact on every processor, so the same bundle comes out wherever it is made.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Measures how far the exported graph is from PyTorch, as an adapter sees it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ that the check sees what a user's text may bring. Short and long ones are padded
 purpose.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -8,7 +8,7 @@ import pytest
 
 from devices.catalogue import DeviceSpec, Sources, device_names, load_device
 from edge_runtime.contract.errors import BadInputError, UsageError
-from edge_runtime.contract.plain import from_plain, to_plain
+from edge_runtime.contract.structure import from_plain, to_plain
 
 REQUIRED = {
     "jetson-nano",

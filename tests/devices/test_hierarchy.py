@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
 from typing import TYPE_CHECKING
 
 from devices.cgroups import Group, create_group, remove_stale_groups
-from devices.hierarchy import Hierarchy, find_hierarchy, own_quota_cores
+from devices.hierarchy import Hierarchy, find_hierarchy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,20 +118,6 @@ def test_version_2_without_any_delegation_says_so(tmp_path: Path) -> None:
 def test_a_system_without_control_groups_says_so(tmp_path: Path) -> None:
     found = find_hierarchy(tmp_path / "no-proc")
     assert found.problems == ("this system has no control groups",)
-    assert own_quota_cores(tmp_path / "no-proc") == math.inf
-
-
-def test_a_quota_on_this_process_counts_in_either_version(tmp_path: Path) -> None:
-    first, second = tmp_path / "1", tmp_path / "2"
-    proc = _version_1(first)
-    assert own_quota_cores(proc) == math.inf
-    (first / "cpu/user/cpu.cfs_quota_us").write_text("150000")
-    (first / "cpu/user/cpu.cfs_period_us").write_text("100000")
-    assert own_quota_cores(proc) == 1.5
-    second.mkdir()
-    proc = _version_2(second, "app")
-    (second / "tree/app/cpu.max").write_text("50000 100000")
-    assert own_quota_cores(proc) == 0.5
 
 
 def test_version_2_limits_are_written_in_its_words(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def mbit_per_second(near: socket.socket, far: socket.socket, size_bytes: int) ->
     return rest * 8e-6 / seconds
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("to_device", [False, True])
 def test_a_100_mbit_link_carries_100_mbit(listener: socket.socket, to_device: bool) -> None:
     with Link(rate_bits_per_second=100e6, latency_seconds=0.005) as link:

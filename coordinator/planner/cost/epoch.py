@@ -1,4 +1,4 @@
-"""How long an adapter epoch takes, in wall seconds: one function a term. Pure."""
+"""Predicts the wall seconds of an adapter epoch: one function a term. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROUNDS = 2
 
 
 def shards_epoch_seconds(problem: Problem, profile: DeviceProfile, shards: int) -> float:
-    """A trainer's own part of an epoch, exchange left out.
+    """Predicts a trainer's own part of an epoch, without the all-reduce.
 
     Raises:
         ValueError: the device is no trainer.
@@ -34,7 +34,7 @@ def shards_epoch_seconds(problem: Problem, profile: DeviceProfile, shards: int) 
 
 
 def all_reduced_bytes(problem: Problem, trainers: int) -> float:
-    """What each of ``trainers`` sends in a step, and receives: 2 (N - 1) / N of the gradient.
+    """Counts what each of N trainers sends in a step, and receives: 2 (N - 1) / N gradients.
 
     Reduce-scatter and all-gather (Patarasuk and Yuan, 2009) of (P,) half-precision values.
     """

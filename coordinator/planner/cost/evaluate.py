@@ -1,4 +1,4 @@
-"""What a plan costs altogether: the one judge that planner, commands and tests share. Pure.
+"""Predicts what a plan costs: the one judge that planner, commands and tests share. Pure.
 
 The terms are in :mod:`.memory`, :mod:`.fill` and :mod:`.epochs`. Not counted, since nothing
 measures it: writing and reading the cache on disks slower than the processor.
@@ -13,13 +13,13 @@ from edge_runtime.contract.plan import DevicePrediction, Plan, Prediction, Stage
 
 from .epoch import all_reduce_seconds, epoch_seconds, shards_epoch_seconds
 from .fill import (
-    Owning,
+    OwnedFraction,
     fill_load,
     fill_seconds,
+    micro_batches_in_flight,
     received_bytes,
     sent_bytes,
-    transit_seconds,
-    under_way,
+    stage_latency_seconds,
 )
 from .memory import shard_storage_bytes, stage_memory_bytes, trainer_memory_bytes
 
@@ -32,13 +32,15 @@ def evaluate(problem: Problem, plan: Plan) -> Prediction:
     """Predicts times, memory and storage of a plan, whether or not it fits."""
     shards = {owner.device: len(owner.shards) for owner in plan.owners}
     devices = {device: _predict(problem, plan, device) for device in plan.devices}
-    transits = sum(_stage_transit(problem, plan, stage) for stage in plan.stages)
-    busiest = max(device.fill_seconds for device in devices.values())
-    fill = float(fill_seconds(problem, busiest, transits, plan.micro_batch_size))
+    latencies = sum(_stage_latency(problem, plan, stage) for stage in plan.stages)
+    bottleneck = max(device.fill_seconds for device in devices.values())
+    fill = float(fill_seconds(problem, bottleneck, latencies, plan.micro_batch_size))
     epoch = epoch_seconds(problem, shards)
     owners = [problem.profile(owner.device) for owner in plan.owners]
     return Prediction(
-        under_way=float(under_way(problem, busiest, transits, owners, plan.micro_batch_size)),
+        in_flight=float(
+            micro_batches_in_flight(problem, bottleneck, latencies, owners, plan.micro_batch_size)
+        ),
         total_seconds=fill + problem.epochs * epoch,
         fill_seconds=fill,
         epoch_seconds=epoch,
@@ -49,7 +51,7 @@ def evaluate(problem: Problem, plan: Plan) -> Prediction:
 def _predict(problem: Problem, plan: Plan, device: DeviceId) -> DevicePrediction:
     profile, stage = problem.profile(device), plan.stage_of(device)
     owned, size = len(plan.shards_of(device)), plan.micro_batch_size
-    owning = Owning(part=plan.share_of(device), others=len(plan.owners) - (owned > 0))
+    owning = OwnedFraction(part=plan.share_of(device), others=len(plan.owners) - (owned > 0))
     first, last = (stage.first, stage.last) if stage else (0, 0)
     share = sum(m.share for m in stage.devices if m.device == device) if stage else 0.0
     load = fill_load(problem, profile, first, last, owning, size)
@@ -81,9 +83,9 @@ def _epoch_parts(problem: Problem, plan: Plan, device: DeviceId) -> dict[str, fl
     return {"compute": own, "exchange": steps * all_reduce_seconds(problem, trainers)}
 
 
-def _stage_transit(problem: Problem, plan: Plan, stage: Stage) -> float:
+def _stage_latency(problem: Problem, plan: Plan, stage: Stage) -> float:
     profiles = [problem.profile(member.device) for member in stage.devices]
     return max(
-        float(transit_seconds(problem, each, stage.first, stage.last, plan.micro_batch_size))
+        float(stage_latency_seconds(problem, each, stage.first, stage.last, plan.micro_batch_size))
         for each in profiles
     )

@@ -1,9 +1,10 @@
-"""How long the fill takes, in wall seconds of the devices as profiled: one function a term. Pure.
+"""Predicts the wall seconds of the fill, by the devices' profiles: one function a term. Pure.
 
 Every device is busy with four things that overlap: its worker computes, its processor also
-encodes, encrypts and stores, its link sends, and receives. Each is a line in the share of
-the stage's micro-batches that the device serves, and the longest of them keeps it busy. The
-fill takes as long as the busiest device, and the way of one micro-batch through the pipe.
+encodes, encrypts and stores, its link sends, and receives. Each is linear in the share of the
+stage's micro-batches that the device serves, and the longest of them keeps it busy. The fill
+takes as long as the bottleneck device and the pipeline's latency: the way of one
+micro-batch through all stages.
 
 ``first`` and ``last`` are cuts, or arrays of cuts: blocks ``[first, last)``.
 """
@@ -34,8 +35,8 @@ HANDLING_THREADS = 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Owning:
-    """What a device owns, and how many others do.
+class OwnedFraction:
+    """The fraction of the samples that a device owns, and the number of other owners.
 
     Attributes:
         part: of all samples that the device owns, 0 to 1.
@@ -47,7 +48,7 @@ class Owning:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class LinearCost:
     """``base + slope x share`` seconds or bytes; both may be arrays over stages."""
 
     base: Number
@@ -57,20 +58,17 @@ class Line:
         """The value for a share of the stage's micro-batches."""
         return self.base + self.slope * share
 
-    def times(self, factor: float) -> Line:
+    def times(self, factor: float) -> LinearCost:
         """Every value multiplied."""
-        return Line(base=self.base * factor, slope=self.slope * factor)
+        return LinearCost(base=self.base * factor, slope=self.slope * factor)
 
-    def __add__(self, other: Line) -> Line:
-        return Line(base=self.base + other.base, slope=self.slope + other.slope)
-
-
-NOTHING = Line(base=0.0, slope=0.0)
+    def __add__(self, other: LinearCost) -> LinearCost:
+        return LinearCost(base=self.base + other.base, slope=self.slope + other.slope)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
-    """What keeps a device busy in the fill, in seconds, as lines in its share.
+class StageLoad:
+    """The work of a device in the fill, in seconds, each linear in its share.
 
     Attributes:
         compute: the worker's forward passes.
@@ -82,21 +80,21 @@ class Load:
         receiving: through the link.
     """
 
-    compute: Line
-    handling: Line
-    worker: Line
-    processor: Line
-    moving: Line
-    sending: Line
-    receiving: Line
+    compute: LinearCost
+    handling: LinearCost
+    worker: LinearCost
+    processor: LinearCost
+    moving: LinearCost
+    sending: LinearCost
+    receiving: LinearCost
 
     @property
-    def limits(self) -> tuple[Line, ...]:
-        """Those that can be the longest."""
+    def limits(self) -> tuple[LinearCost, ...]:
+        """The costs that can be the longest."""
         return (self.worker, self.processor, self.moving, self.sending, self.receiving)
 
     def seconds(self, share: Number) -> Number:
-        """How long the device is busy."""
+        """Returns the longest of them."""
         return np.maximum.reduce([line.at(share) for line in self.limits])
 
 
@@ -104,7 +102,7 @@ class Load:
 
 
 def block_seconds(problem: Problem, profile: DeviceProfile, micro_batch_size: int) -> Number:
-    """(B,) seconds of each block for one micro-batch, padded as the data's are on average."""
+    """Predicts (B,) seconds of each block for one micro-batch of average padding."""
     if "backbone" not in profile.roles:
         return np.zeros(problem.num_blocks)
     blocks = problem.manifest.blocks[: problem.num_blocks]
@@ -121,7 +119,7 @@ def block_seconds(problem: Problem, profile: DeviceProfile, micro_batch_size: in
 def stage_entry_seconds(
     problem: Problem, profile: DeviceProfile, first: Number, last: Number, micro_batch_size: int
 ) -> Number:
-    """Taking one micro-batch into a stage and out again, whatever its blocks: padding, copies."""
+    """Predicts taking one micro-batch into a stage and out again: padding, copies."""
     handling = profile.handling
     seconds: Number = handling.seconds_per_stage_run * (last > first)
     for stream, before in problem.blocks_before.items():
@@ -134,7 +132,7 @@ def stage_entry_seconds(
 def stage_seconds_per_micro_batch(
     problem: Problem, profile: DeviceProfile, first: Number, last: Number, micro_batch_size: int
 ) -> Number:
-    """One micro-batch through a stage, on one of its devices."""
+    """Predicts one micro-batch through a stage, on one of its devices."""
     each = block_seconds(problem, profile, micro_batch_size)
     before = np.concatenate([[0.0], np.cumsum(each)])
     entry = stage_entry_seconds(problem, profile, first, last, micro_batch_size)
@@ -142,7 +140,7 @@ def stage_seconds_per_micro_batch(
 
 
 def micro_batches(problem: Problem, micro_batch_size: int) -> int:
-    """Micro-batches of the fill."""
+    """Counts the micro-batches of the fill."""
     return -(-problem.fill_samples // micro_batch_size)
 
 
@@ -150,30 +148,32 @@ def micro_batches(problem: Problem, micro_batch_size: int) -> int:
 
 
 def boundary_bytes(problem: Problem, cut: Number) -> Number:
-    """What one cut carries over the whole fill."""
+    """Counts what one cut carries over the whole fill."""
     return problem.fill_samples * problem.carried_bytes[cut]
 
 
 def state_bytes(problem: Problem, first: Number, last: Number) -> Number:
-    """Encoded states that a stage produces over the whole fill."""
+    """Counts the encoded states that a stage produces over the whole fill."""
     rows = problem.rows_before[last] - problem.rows_before[first]
     return problem.fill_samples * problem.cache_row_bytes * rows
 
 
-def sent_bytes(problem: Problem, first: Number, last: Number, owning: Owning) -> Line:
-    """What a device sends to its peers: boundaries, and states that others own."""
+def sent_bytes(problem: Problem, first: Number, last: Number, owning: OwnedFraction) -> LinearCost:
+    """Counts what a device sends to its peers: boundaries, and states that others own."""
     states = state_bytes(problem, first, last) * (1 - owning.part)
-    return Line(base=0.0, slope=boundary_bytes(problem, last) + states)
+    return LinearCost(base=0.0, slope=boundary_bytes(problem, last) + states)
 
 
-def received_bytes(problem: Problem, first: Number, last: Number, owning: Owning) -> Line:
-    """What a device receives from its peers: boundaries, and states that it owns.
+def received_bytes(
+    problem: Problem, first: Number, last: Number, owning: OwnedFraction
+) -> LinearCost:
+    """Counts what a device receives from its peers: boundaries, and states that it owns.
 
     States that it makes for itself need not come.
     """
     whole = state_bytes(problem, 0, problem.num_blocks)
     own = state_bytes(problem, first, last)
-    return Line(
+    return LinearCost(
         base=owning.part * whole,
         slope=boundary_bytes(problem, first) - owning.part * own,
     )
@@ -182,37 +182,39 @@ def received_bytes(problem: Problem, first: Number, last: Number, owning: Owning
 # Processor time besides computing.
 
 
-def encoding_seconds(problem: Problem, profile: DeviceProfile, first: Number, last: Number) -> Line:
-    """Turning the stage's states into the cache's dtype, whoever owns them."""
+def encoding_seconds(
+    problem: Problem, profile: DeviceProfile, first: Number, last: Number
+) -> LinearCost:
+    """Predicts turning the stage's states into the cache's dtype, whoever owns them."""
     per_byte = profile.handling.seconds_per_encoded_byte
-    return Line(base=0.0, slope=per_byte * state_bytes(problem, first, last))
+    return LinearCost(base=0.0, slope=per_byte * state_bytes(problem, first, last))
 
 
 def transfer_seconds(
-    problem: Problem, profile: DeviceProfile, first: Number, last: Number, owning: Owning
-) -> Line:
-    """Encrypting what is sent, decrypting what comes, and the copies between."""
+    problem: Problem, profile: DeviceProfile, first: Number, last: Number, owning: OwnedFraction
+) -> LinearCost:
+    """Predicts encrypting what is sent, decrypting what comes, and the copies between."""
     sent = sent_bytes(problem, first, last, owning)
     received = received_bytes(problem, first, last, owning)
     return (sent + received).times(profile.handling.seconds_per_byte)
 
 
 def message_seconds(
-    problem: Problem, profile: DeviceProfile, owning: Owning, micro_batch_size: int
-) -> Line:
-    """Messages as such: of a stage's micro-batches, and of the states that are stored."""
+    problem: Problem, profile: DeviceProfile, owning: OwnedFraction, micro_batch_size: int
+) -> LinearCost:
+    """Predicts handling messages as such: of a stage's micro-batches, and of stored states."""
     count = micro_batches(problem, micro_batch_size)
     each = profile.handling.seconds_per_message
     stored = STORED_MESSAGES * count * each if owning.part else 0.0
     # A micro-batch's samples have no more owners than there are samples.
     owners = min(owning.others, micro_batch_size)
-    return Line(base=stored, slope=(SERVED_MESSAGES + owners) * count * each)
+    return LinearCost(base=stored, slope=(SERVED_MESSAGES + owners) * count * each)
 
 
-def storing_seconds(problem: Problem, profile: DeviceProfile, owning: Owning) -> Line:
-    """Appending what the device owns to its cache."""
+def storing_seconds(problem: Problem, profile: DeviceProfile, owning: OwnedFraction) -> LinearCost:
+    """Predicts appending what the device owns to its cache."""
     stored = owning.part * state_bytes(problem, 0, problem.num_blocks) if problem.caches else 0.0
-    return Line(base=stored * profile.handling.seconds_per_stored_byte, slope=0.0)
+    return LinearCost(base=stored * profile.handling.seconds_per_stored_byte, slope=0.0)
 
 
 # Devices.
@@ -223,12 +225,12 @@ def fill_load(
     profile: DeviceProfile,
     first: Number,
     last: Number,
-    owning: Owning,
+    owning: OwnedFraction,
     micro_batch_size: int,
-) -> Load:
-    """Everything that keeps a device busy in the fill; for no stage, ``first`` = ``last`` = 0."""
+) -> StageLoad:
+    """Predicts a device's work in the fill; for no stage, ``first`` = ``last`` = 0."""
     each = stage_seconds_per_micro_batch(problem, profile, first, last, micro_batch_size)
-    compute = Line(base=0.0, slope=each * micro_batches(problem, micro_batch_size))
+    compute = LinearCost(base=0.0, slope=each * micro_batches(problem, micro_batch_size))
     encoding = encoding_seconds(problem, profile, first, last)
     rest = (
         transfer_seconds(problem, profile, first, last, owning)
@@ -237,7 +239,7 @@ def fill_load(
     )
     cores = min(profile.threads, profile.cores)
     handling = (encoding + rest).times(1 / profile.cores)
-    return Load(
+    return StageLoad(
         compute=compute,
         handling=handling,
         worker=compute + encoding.times(1 / min(1.0, profile.cores)),
@@ -248,7 +250,7 @@ def fill_load(
     )
 
 
-def _link_seconds(size: Line, bits_per_second: float) -> Line:
+def _link_seconds(size: LinearCost, bits_per_second: float) -> LinearCost:
     return size.times(8 / bits_per_second)
 
 
@@ -260,42 +262,42 @@ def _down_rate(profile: DeviceProfile) -> float:
     return profile.link.down_bits_per_second if profile.link else float("inf")
 
 
-def transit_seconds(
+def stage_latency_seconds(
     problem: Problem, profile: DeviceProfile, first: Number, last: Number, micro_batch_size: int
 ) -> Number:
-    """From a micro-batch's arrival at an idle device's link until it leaves that link."""
+    """Predicts the time from a micro-batch's arrival at an idle device until it has left."""
     latency = 2 * profile.link.latency_seconds if profile.link else 0.0
     each = stage_seconds_per_micro_batch(problem, profile, first, last, micro_batch_size)
     carried = 8 * micro_batch_size * problem.carried_bytes[last] / _up_rate(profile)
     return latency + each + carried
 
 
-def under_way(
+def micro_batches_in_flight(
     problem: Problem,
-    busiest: float,
-    transits: float,
+    bottleneck: float,
+    latencies: float,
     owners: Sequence[DeviceProfile],
     micro_batch_size: int,
 ) -> float:
-    """Micro-batches between lease and storage, on average, while the busiest device never waits.
+    """Counts micro-batches between lease and storage, on average, while the bottleneck never waits.
 
     Little's law: the pace times the way through the pipe and to the farthest owner and back.
     """
-    pace = micro_batches(problem, micro_batch_size) / busiest if busiest else 0.0
+    pace = micro_batches(problem, micro_batch_size) / bottleneck if bottleneck else 0.0
     latency = max((each.link.latency_seconds for each in owners if each.link), default=0.0)
-    return pace * (transits + 2 * latency)
+    return pace * (latencies + 2 * latency)
 
 
 def fill_seconds(
-    problem: Problem, busiest: Number, transits: Number, micro_batch_size: int
+    problem: Problem, bottleneck: Number, latencies: Number, micro_batch_size: int
 ) -> Number:
-    """The whole fill: one micro-batch through all stages, the rest at the busiest's pace.
+    """Predicts the whole fill: one micro-batch's latency, the rest at the bottleneck's pace.
 
     Args:
         problem: to judge by.
-        busiest: largest :meth:`Load.seconds`.
-        transits: sum of the stages' :func:`transit_seconds`, the slowest device's of each.
+        bottleneck: largest :meth:`StageLoad.seconds`.
+        latencies: sum of the stages' :func:`stage_latency_seconds`, the slowest device's of each.
         micro_batch_size: in samples.
     """
     count = micro_batches(problem, micro_batch_size)
-    return busiest * (count - 1) / count + transits if count else 0.0
+    return bottleneck * (count - 1) / count + latencies if count else 0.0

@@ -1,4 +1,4 @@
-"""What a plan asks of memory and storage, in bytes: one named function a term. Pure.
+"""Counts the memory and storage that a plan needs, in bytes: one function a term. Pure.
 
 ``first`` and ``last`` are cuts, or arrays of cuts: blocks ``[first, last)``.
 """
@@ -49,7 +49,7 @@ MEMORY_USE = 0.95
 
 
 def activation_bytes(problem: Problem, first: Number, last: Number, micro_batch_size: int) -> Any:
-    """Tensors alive while a block runs on the longest micro-batch: the largest block's."""
+    """Counts the tensors alive while the largest block runs on the longest micro-batch."""
     manifest = problem.manifest
     kind = "plain" if manifest.streams == ("encoder",) else "biased"
     largest: Number = 0
@@ -68,7 +68,7 @@ def activation_bytes(problem: Problem, first: Number, last: Number, micro_batch_
 
 
 def in_flight_bytes(problem: Problem, first: Number, last: Number, micro_batch_size: int) -> Any:
-    """Micro-batches that wait before or after a stage: boundary in and out, states to owners.
+    """Counts micro-batches that wait at a stage: boundary in and out, states to owners.
 
     Every boundary counts like the widest one, so that a stage's memory grows with it.
     """
@@ -79,7 +79,7 @@ def in_flight_bytes(problem: Problem, first: Number, last: Number, micro_batch_s
 
 
 def stage_memory_bytes(problem: Problem, first: Number, last: Number, micro_batch_size: int) -> Any:
-    """What running a stage adds to a device's resident bytes; grows with the stage."""
+    """Counts what a stage adds to a device's resident bytes; it grows with the stage."""
     total = (
         SESSION_BYTES
         + WEIGHT_FACTOR * problem.weight_bytes[first, last]
@@ -89,8 +89,15 @@ def stage_memory_bytes(problem: Problem, first: Number, last: Number, micro_batc
     return np.ceil(total).astype(np.int64)
 
 
+def furthest_blocks(problem: Problem, room_bytes: int, micro_batch_size: int) -> Any:
+    """Finds (B,) the last block of the longest stage that fits, from every first block."""
+    first, last = np.triu_indices(problem.num_blocks + 1, 1)
+    fits = stage_memory_bytes(problem, first, last, micro_batch_size) <= room_bytes
+    return np.arange(problem.num_blocks) + np.bincount(first[fits], minlength=problem.num_blocks)
+
+
 def trainer_memory_bytes(profile: DeviceProfile) -> int:
-    """What training adds: libraries, adapter, a batch's states, a language model's head.
+    """Counts what training adds: libraries, adapter, a batch's states, a language model's head.
 
     It comes on top of a stage: libraries stay loaded once imported. States that arrive from
     other devices wait in memory until they are stored.
@@ -99,7 +106,7 @@ def trainer_memory_bytes(profile: DeviceProfile) -> int:
 
 
 def free_memory_bytes(profile: DeviceProfile, *, trains: bool) -> int:
-    """What is left for a stage; negative when not even training fits."""
+    """Counts what is left for a stage; negative when not even training fits."""
     usable = int(MEMORY_USE * profile.memory_bytes) - profile.base_memory_bytes
     return usable - (trainer_memory_bytes(profile) if trains else 0)
 

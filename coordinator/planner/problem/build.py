@@ -1,4 +1,4 @@
-"""From a bundle, data and measured profiles to the planner's problem, and its plan."""
+"""Builds the planner's problem from a bundle, data and measured profiles, and its plan."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.contract.cache_format import row_bytes
 from edge_runtime.contract.manifest import Manifest, Stream
 from edge_runtime.contract.messages import CacheDtype, SampleSet
-from edge_runtime.contract.profile import BlockTiming, DeviceProfile, HandlingProfile
+from edge_runtime.contract.profile import (
+    DeviceProfile,
+)
 
+from .calibrate import calibrated, with_every_block
 from .problem import MICRO_BATCH_SIZES, Padded, Problem, Tokens
 
 
 def measured_problem(problem: Problem, profiles: Sequence[DeviceProfile]) -> Problem:
-    """The problem with what was measured on the devices, each thing on its own."""
-    return with_devices(problem, [in_a_run(profile) for profile in profiles])
+    """Adds devices whose times were measured each on its own."""
+    return with_devices(problem, [calibrated(profile) for profile in profiles])
 
 
 def with_devices(problem: Problem, profiles: Sequence[DeviceProfile]) -> Problem:
-    """The problem with devices whose times are what things take in a run."""
+    """Adds devices whose times are those of a run."""
     trainers = [profile.trainer for profile in profiles if profile.trainer]
     return dataclasses.replace(
         problem,
-        profiles=tuple(_with_all_blocks(problem.manifest, profile) for profile in profiles),
+        profiles=tuple(with_every_block(problem.manifest, profile) for profile in profiles),
         adapter_parameters=max((trainer.parameters for trainer in trainers), default=0),
     )
 
@@ -39,7 +42,7 @@ def unmeasured_problem(
     tables: Mapping[SampleSet, SampleTable],
     cache_dtype: CacheDtype,
 ) -> Problem:
-    """All of the problem that is known before any device is measured."""
+    """Builds all of the problem that is known before any device is measured."""
     keys = np.concatenate([table.samples.keys for table in tables.values()])
     worked_through = tables.get("train") or tables["eval"]
     return Problem(
@@ -59,7 +62,7 @@ def unmeasured_problem(
 def tokens_of(
     tables: Mapping[SampleSet, SampleTable], streams: Iterable[Stream]
 ) -> dict[Stream, Tokens]:
-    """Lengths of all samples in each of their sequences."""
+    """Summarizes the lengths of all samples in each of their sequences."""
     found = [table.samples.lengths_of for table in tables.values()]
     lengths = {stream: np.concatenate([each[stream] for each in found]) for stream in streams}
     return {
@@ -71,7 +74,7 @@ def tokens_of(
 def padded_tokens(
     tables: Mapping[SampleSet, SampleTable], streams: Iterable[Stream], options: TrainingOptions
 ) -> dict[Stream, Tokens]:
-    """As :func:`tokens_of`, with what the fill's micro-batches are padded to."""
+    """Summarizes as :func:`tokens_of`, with the padded lengths of the fill's micro-batches."""
     orders = [
         (table, table.fill_order(options.batch_size, options.seed)) for table in tables.values()
     ]
@@ -87,7 +90,7 @@ def padded_tokens(
 def paddings(
     lengths: Sequence[np.ndarray[tuple[int], np.dtype[np.int64]]],
 ) -> dict[int, Padded]:
-    """What micro-batches of every size are padded to.
+    """Finds the padded lengths of micro-batches of every size.
 
     Args:
         lengths: of each data set's samples, in the order of its fill.
@@ -106,72 +109,3 @@ def paddings(
             length=float((padded * padded * samples).sum()) / tokens,
         )
     return found
-
-
-IN_A_RUN = 1.2
-"""What work takes in a run, over what it takes when it is timed on its own.
-
-In a run, micro-batches have many shapes, and the worker shares caches, memory and the
-interpreter with the threads that move data. Measured on MiniLM, int8, 16 samples of 13
-tokens: a stage of all blocks on real data takes 1.13 times the sum of its blocks (median of
-8), in a run 1.1 times that; training steps take 1.1 to 1.3 times as long as in a loop.
-"""
-
-
-def complete(manifest: Manifest, profile: DeviceProfile) -> DeviceProfile:
-    """A measured profile as the cost model takes it: every block, and times as in a run."""
-    return in_a_run(_with_all_blocks(manifest, profile))
-
-
-def in_a_run(profile: DeviceProfile) -> DeviceProfile:
-    """The profile with what everything takes when it happens together."""
-    blocks = {
-        block_class: tuple(
-            dataclasses.replace(
-                timing,
-                seconds_per_token=IN_A_RUN * timing.seconds_per_token,
-                seconds_per_run=IN_A_RUN * timing.seconds_per_run,
-            )
-            for timing in timings
-        )
-        for block_class, timings in profile.blocks.items()
-    }
-    handling = {
-        field.name: IN_A_RUN * getattr(profile.handling, field.name)
-        for field in dataclasses.fields(profile.handling)
-    }
-    trainer = profile.trainer
-    if trainer is not None:
-        trainer = dataclasses.replace(
-            trainer,
-            seconds_per_sample=IN_A_RUN * trainer.seconds_per_sample,
-            seconds_per_step=IN_A_RUN * trainer.seconds_per_step,
-            seconds_per_exchanged_value=IN_A_RUN * trainer.seconds_per_exchanged_value,
-        )
-    return dataclasses.replace(
-        profile, blocks=blocks, handling=HandlingProfile(**handling), trainer=trainer
-    )
-
-
-def _with_all_blocks(manifest: Manifest, profile: DeviceProfile) -> DeviceProfile:
-    """Adds blocks that were not timed (embeddings), scaled by FLOPs from one that was."""
-    if not profile.blocks:
-        return profile
-    measured = {
-        block.block_class: block for block in manifest.blocks if block.block_class in profile.blocks
-    }
-    if not measured:
-        return profile
-    block_class, reference = next(iter(measured.items()))
-    timings = dict(profile.blocks)
-    for block in manifest.blocks:
-        if block.block_class not in timings:
-            scale = max(block.flops_per_token, 1) / max(reference.flops_per_token, 1)
-            timings[block.block_class] = tuple(
-                _scaled(timing, scale) for timing in timings[block_class]
-            )
-    return dataclasses.replace(profile, blocks=timings)
-
-
-def _scaled(timing: BlockTiming, scale: float) -> BlockTiming:
-    return dataclasses.replace(timing, seconds_per_token=timing.seconds_per_token * scale)

@@ -12,7 +12,7 @@ from edge_runtime.contract.profile import LinkProfile
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LinkMeasurement:
-    """What one device can send to another.
+    """The measured link from one device to another.
 
     Attributes:
         bits_per_second: that arrive.

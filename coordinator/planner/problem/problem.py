@@ -1,4 +1,4 @@
-"""Everything that a plan is judged by: model, data, devices. Pure."""
+"""Describes everything that a plan is judged by: model, data, devices. Pure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MICRO_BATCH_SIZES = (32, 16, 8, 4, 2, 1)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Padded:
-    """What micro-batches of some size are padded to, in the order of the fill.
+    """Padded lengths of micro-batches of some size, in the order of the fill.
 
     Attributes:
         per_sample: tokens that are computed for a sample, padding included, on average.
@@ -60,7 +60,7 @@ class Tokens:
             raise ValueError("mean must be positive and at most max")
 
     def computed(self, micro_batch_size: int) -> Padded:
-        """What is computed for a sample in micro-batches of that size."""
+        """Returns the tokens that are computed for a sample in micro-batches of that size."""
         plain = Padded(per_sample=self.mean, length=self.mean)
         return self.padded.get(micro_batch_size, plain)
 

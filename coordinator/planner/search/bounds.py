@@ -1,37 +1,35 @@
-"""What no plan can beat, whoever owns what: the planner skips what these rule out. Pure."""
+"""Bounds the fill from below, whoever owns what: the planner skips what this rules out. Pure."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from coordinator.planner.cost.fill import block_seconds, fill_seconds, micro_batches
 
 if TYPE_CHECKING:
-    from coordinator.planner.problem.problem import Problem
-
-Array: TypeAlias = "np.ndarray[Any, Any]"
+    from coordinator.planner.problem.problem import Array, Problem
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FillBound:
-    """What no fill with some micro-batch size can beat.
+    """Lower bounds of a fill with some micro-batch size.
 
     Attributes:
-        busy_seconds: of the busiest device.
-        transit_seconds: of one micro-batch through all blocks.
+        bottleneck_seconds: of the bottleneck device.
+        latency_seconds: of one micro-batch through all blocks.
         fill_seconds: altogether.
     """
 
-    busy_seconds: float
-    transit_seconds: float
+    bottleneck_seconds: float
+    latency_seconds: float
     fill_seconds: float
 
 
 def fill_bound(problem: Problem, micro_batch_size: int) -> FillBound:
-    """As if all devices computed all the time, and every block on its fastest device.
+    """Bounds a fill as if all devices computed all the time, each block on its fastest device.
 
     A device that takes r times as long as the fastest for every block, or longer, does at
     most 1 / r of what the fastest would do in that time.
@@ -43,9 +41,9 @@ def fill_bound(problem: Problem, micro_batch_size: int) -> FillBound:
         slowness = (each[:, there] / fastest[there]).min(axis=1)
         work = fastest.sum() * micro_batches(problem, micro_batch_size)
         busy = float(work / (1 / slowness).sum())
-    transit = float(fastest.sum())
-    seconds = float(fill_seconds(problem, busy, transit, micro_batch_size))
-    return FillBound(busy_seconds=busy, transit_seconds=transit, fill_seconds=seconds)
+    latency = float(fastest.sum())
+    seconds = float(fill_seconds(problem, busy, latency, micro_batch_size))
+    return FillBound(bottleneck_seconds=busy, latency_seconds=latency, fill_seconds=seconds)
 
 
 def _block_seconds(problem: Problem, micro_batch_size: int) -> Array:

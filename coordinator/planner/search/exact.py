@@ -1,7 +1,7 @@
-"""Exact pipelines: a dynamic programme over blocks and counts of alike devices. Pure.
+"""Finds exact pipelines: a dynamic programme over blocks and counts of alike devices. Pure.
 
 The question that it answers is: of all pipelines in which no device is busy for longer than
-a limit, which one lets a micro-batch pass fastest? :mod:`.frontier` finds the limit. Under
+a limit, which one has the least latency? :mod:`.frontier` finds the limit. Under
 a limit, whether some devices can be a stage is a matter of adding up how many share steps
 each of them has time for, so all sets of devices and all stages are judged at once.
 
@@ -13,26 +13,26 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .pipeline import Pipeline, build_pipeline, never_better_with_more
 
 if TYPE_CHECKING:
-    from .stage_costs import Loads
+    from coordinator.planner.problem.problem import Array
 
-Array: TypeAlias = "np.ndarray[Any, Any]"
+    from .stage_costs import Loads
 
 
 def count_sets(loads: Loads) -> int:
-    """Sets of devices, the empty one included; what exact search grows with."""
+    """Counts the sets of devices, the empty one included, with which exact search grows."""
     return math.prod(len(group.devices) + 1 for group in loads.groups)
 
 
 @functools.lru_cache(maxsize=8)
 def _sets(radix: tuple[int, ...]) -> tuple[Array, tuple[int, ...], Array]:
-    """All sets of up to ``radix`` - 1 devices of each group.
+    """Lists all sets of up to ``radix`` - 1 devices of each group.
 
     Returns:
         (sets, groups) their members of each group; what one more of each group adds to a
@@ -45,41 +45,41 @@ def _sets(radix: tuple[int, ...]) -> tuple[Array, tuple[int, ...], Array]:
 
 
 class ExactPipelines:
-    """Best pipelines under a limit, for given owners and micro-batch size."""
+    """Finds the best pipelines under a limit, for given owners and micro-batch size."""
 
     def __init__(self, loads: Loads, share_steps: int) -> None:
         self._loads, self._share_steps = loads, share_steps
         radix = tuple(len(group.devices) + 1 for group in loads.groups)
         self._counts, self._weights, self._disjoint = _sets(radix)
-        self._transits = self._stage_transits()
+        self._latencies = self._stage_latencies()
 
-    def _stage_transits(self) -> Array:
+    def _stage_latencies(self) -> Array:
         """(sets, I) of each stage: its slowest device's."""
-        transits = np.zeros((len(self._counts), len(self._loads.first)))
+        latencies = np.zeros((len(self._counts), len(self._loads.first)))
         for index, group in enumerate(self._loads.groups):
             there = self._counts[:, index] > 0
-            transits[there] = np.maximum(transits[there], group.transits)
-        return transits
+            latencies[there] = np.maximum(latencies[there], group.latencies)
+        return latencies
 
     def best(self, limit_seconds: float) -> Pipeline | None:
-        """The pipeline with the shortest transit under a limit; None if there is none."""
+        """Finds the pipeline with the least latency under a limit; None if there is none."""
         loads = self._loads
         prunes = never_better_with_more(loads.groups, limit_seconds)
         feasible = self._feasible(limit_seconds)
         if prunes:
             feasible = self._smallest(feasible)
         sets, blocks = len(self._counts), loads.num_blocks
-        transits = np.full((blocks + 1, sets), np.inf)
+        latencies = np.full((blocks + 1, sets), np.inf)
         came_from = np.zeros((blocks + 1, sets, 2), np.int64)  # interval, set of the last stage
-        transits[0, 0] = 0.0
+        latencies[0, 0] = 0.0
         starts = np.searchsorted(loads.first, np.arange(blocks + 1))
         for first in range(blocks):
-            here = self._worthwhile(transits[first]) if prunes else np.isfinite(transits[first])
+            here = self._worthwhile(latencies[first]) if prunes else np.isfinite(latencies[first])
             before = np.flatnonzero(here)
             stage, offset = np.nonzero(feasible[:, starts[first] : starts[first + 1]])
             if len(before) and len(stage):
-                self._extend(transits, came_from, first, before, stage, offset + starts[first])
-        return self._finish(transits, came_from, limit_seconds, prunes=prunes)
+                self._extend(latencies, came_from, first, before, stage, offset + starts[first])
+        return self._finish(latencies, came_from, limit_seconds, prunes=prunes)
 
     def _feasible(self, limit_seconds: float) -> Array:
         """(sets, I) bool: the set's devices together have the time and the memory."""
@@ -97,29 +97,29 @@ class ExactPipelines:
         return feasible & (least_sum <= steps) & (most_sum >= steps)
 
     def _smallest(self, feasible: Array) -> Array:
-        """Leaves out sets from which a device can be taken: they are no faster a transit."""
+        """Leaves out sets from which a device can be taken: their latency is no shorter."""
         needed: Array = feasible.copy()
         for index, weight in enumerate(self._weights):
             larger = np.flatnonzero(self._counts[:, index])
             needed[larger] &= ~feasible[larger - weight]
         return needed
 
-    def _worthwhile(self, transits: Array) -> Array:
-        """(sets,) bool: no part of the set comes as far in as short a transit."""
+    def _worthwhile(self, latencies: Array) -> Array:
+        """(sets,) bool: no part of the set comes as far with as short a latency."""
         shape = [len(group.devices) + 1 for group in self._loads.groups]
-        best: Array = transits.reshape(shape)
+        best: Array = latencies.reshape(shape)
         for axis in range(len(shape)):
             best = np.minimum.accumulate(best, axis=axis)
         best = best.ravel()
-        worthwhile: Array = np.isfinite(transits)
+        worthwhile: Array = np.isfinite(latencies)
         for index, weight in enumerate(self._weights):
             larger = np.flatnonzero(self._counts[:, index])
-            worthwhile[larger] &= transits[larger] < best[larger - weight]
+            worthwhile[larger] &= latencies[larger] < best[larger - weight]
         return worthwhile
 
     def _extend(
         self,
-        transits: Array,
+        latencies: Array,
         came_from: Array,
         first: int,
         before: Array,
@@ -131,19 +131,19 @@ class ExactPipelines:
         partners = self._disjoint[before]
         which, at = np.nonzero(partners[:, stage].T)
         interval, stage, before = interval[which], stage[which], before[at]
-        value = transits[first, before] + self._transits[stage, interval]
+        value = latencies[first, before] + self._latencies[stage, interval]
         last, union = self._loads.last[interval], before + stage
-        better = np.flatnonzero(value < transits[last, union])
+        better = np.flatnonzero(value < latencies[last, union])
         # Written in falling order, the smallest value of a place is what stays there.
         better = better[np.argsort(-value[better], kind="stable")]
         place = last[better], union[better]
-        transits[place] = value[better]
+        latencies[place] = value[better]
         came_from[place] = np.stack([interval[better], stage[better]], axis=1)
 
     def _finish(
-        self, transits: Array, came_from: Array, limit_seconds: float, *, prunes: bool
+        self, latencies: Array, came_from: Array, limit_seconds: float, *, prunes: bool
     ) -> Pipeline | None:
-        final = transits[-1].copy()
+        final = latencies[-1].copy()
         if not prunes:
             for index, group in enumerate(self._loads.groups):
                 if group.owns and group.idle_seconds > limit_seconds:

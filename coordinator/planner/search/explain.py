@@ -1,4 +1,4 @@
-"""Why no plan fits, and what would make one fit. Pure."""
+"""Explains why no plan fits, and what would make one fit. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STEP_BYTES = 100_000  # how exactly a lack of memory is found
 
 
 def explain(problem: Problem) -> str:
-    """One line: which device lacks how many bytes, and what would help."""
+    """Names in one line the device that lacks something, how much, and what would help."""
     if not problem.profiles:
         return "no device is there; pair one, or name devices with --emulate"
     names = ", ".join(profile.device for profile in problem.profiles)
@@ -79,7 +79,7 @@ def _room(profile: DeviceProfile) -> str:
 
 
 def _lacking_bytes(problem: Problem, index: int) -> int | None:
-    """Least additional memory for one device that makes a plan possible, if any does."""
+    """Finds the least additional memory of one device that makes a plan possible, if any does."""
 
     def fits(steps: int) -> bool:
         profiles = list(problem.profiles)
@@ -97,7 +97,7 @@ def _lacking_bytes(problem: Problem, index: int) -> int | None:
 
 
 def _ample_bytes(problem: Problem, index: int) -> int:
-    """Memory that lets the device do everything."""
+    """Sums the memory with which the device can do everything."""
     profile = problem.profiles[index]
     stage = int(memory.stage_memory_bytes(problem, 0, problem.num_blocks, 1))
     total = profile.base_memory_bytes + memory.trainer_memory_bytes(profile) + stage
@@ -105,7 +105,7 @@ def _ample_bytes(problem: Problem, index: int) -> int:
 
 
 def is_feasible(problem: Problem) -> bool:
-    """Whether some owners and some stages fit, with micro-batches of one sample."""
+    """Tells whether some owners and some stages fit, with micro-batches of one sample."""
     trainers = [
         index
         for index, profile in enumerate(problem.profiles)
@@ -128,27 +128,25 @@ def _has_storage(problem: Problem, owners: tuple[int, ...]) -> bool:
 
 def _holds_backbone(problem: Problem, owners: frozenset[int]) -> bool:
     """Greedy over sets of devices: a set is best left with the most blocks done."""
-    count = len(problem.profiles)
+    count, blocks = len(problem.profiles), problem.num_blocks
+    furthest = [
+        [*_furthest(problem, profile, trains=index in owners), blocks]
+        for index, profile in enumerate(problem.profiles)
+    ]
     done = [0] * (1 << count)
     for mask in range(1 << count):
         for index in range(count):
             if not mask >> index & 1:
-                after = _furthest(problem, index, done[mask], trains=index in owners)
+                after = furthest[index][done[mask]]
                 done[mask | 1 << index] = max(done[mask | 1 << index], after)
-    return done[-1] == problem.num_blocks
+    return done[-1] == blocks
 
 
-def _furthest(problem: Problem, index: int, first: int, *, trains: bool) -> int:
-    profile = problem.profiles[index]
+def _furthest(problem: Problem, profile: DeviceProfile, *, trains: bool) -> list[int]:
+    if "backbone" not in profile.roles:
+        return list(range(problem.num_blocks))
     room = memory.free_memory_bytes(profile, trains=trains)
-    last = first
-    while (
-        "backbone" in profile.roles
-        and last < problem.num_blocks
-        and memory.stage_memory_bytes(problem, first, last + 1, 1) <= room
-    ):
-        last += 1
-    return last
+    return [int(last) for last in memory.furthest_blocks(problem, room, 1)]
 
 
 def _megabytes(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Whether a given plan fits its devices, and who lacks how much if not. Pure."""
+"""Checks whether a given plan fits its devices, and lists what they lack. Pure."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Lack:
-    """What a plan needs of a device, and the device does not have.
+    """A resource of which a plan needs more than a device has.
 
     Attributes:
-        device: who lacks it.
-        what: of which kind.
+        device: that lacks it.
+        what: memory or storage.
         needed_bytes: by the plan.
         limit_bytes: that the device may use.
     """
@@ -38,27 +38,18 @@ class Lack:
 
 
 def find_lacks(problem: Problem, plan: Plan, predicted: Prediction) -> tuple[Lack, ...]:
-    """Every lack of memory or storage, in the order of the plan's devices."""
+    """Lists every lack of memory or storage, in the order of the plan's devices."""
     lacks = []
     for device in plan.devices:
         profile, part = problem.profile(device), predicted.devices[device]
         usable = int(MEMORY_USE * profile.memory_bytes)
-        if part.memory_bytes > usable:
-            lacks.append(
-                Lack(
-                    device=device,
-                    what="memory",
-                    needed_bytes=part.memory_bytes,
-                    limit_bytes=usable,
-                )
-            )
-        if part.storage_bytes > profile.storage_bytes:
-            lacks.append(
-                Lack(
-                    device=device,
-                    what="storage",
-                    needed_bytes=part.storage_bytes,
-                    limit_bytes=profile.storage_bytes,
-                )
-            )
-    return tuple(lacks)
+        lacks += [
+            Lack(device=device, what="memory", needed_bytes=part.memory_bytes, limit_bytes=usable),
+            Lack(
+                device=device,
+                what="storage",
+                needed_bytes=part.storage_bytes,
+                limit_bytes=profile.storage_bytes,
+            ),
+        ]
+    return tuple(lack for lack in lacks if lack.needed_bytes > lack.limit_bytes)

@@ -1,9 +1,9 @@
 """Finds the fastest pipeline with an oracle that knows the best one under a limit. Pure.
 
-A fill takes some time for its busiest device and some for one micro-batch's transit. The
+A fill takes some time for its bottleneck device and some for the pipeline's latency. The
 oracle says, for any limit on the first, the least of the second, which can only rise as the
 limit falls. So for limits between ``low`` and ``high`` no pipeline is faster than one with
-the limit ``low`` and the transit known for ``high``: what cannot beat the best pipeline
+the limit ``low`` and the latency known for ``high``: what cannot beat the best pipeline
 found is never looked into.
 """
 
@@ -32,18 +32,18 @@ def fastest_pipeline(
     oracle: Oracle,
     seconds: Seconds,
     *,
-    least_busy_seconds: float,
+    least_bottleneck_seconds: float,
     below_seconds: float,
     tolerance: float,
     highest_limit_seconds: float = math.inf,
     steps_down: bool = True,
 ) -> Pipeline | None:
-    """The pipeline with the least ``seconds(busiest, transit)``.
+    """The pipeline with the least ``seconds(bottleneck, latency)``.
 
     Args:
-        oracle: the pipeline with the shortest transit under a limit on the busiest device.
+        oracle: the pipeline with the shortest latency under a limit on the bottleneck device.
         seconds: of the whole fill; must rise with both arguments.
-        least_busy_seconds: no pipeline's busiest device is busy for less.
+        least_bottleneck_seconds: no pipeline's bottleneck device is busy for less.
         below_seconds: only what takes less is of interest.
         tolerance: the result may take longer than the best by this part.
         highest_limit_seconds: nothing that is busier can be of interest.
@@ -57,26 +57,26 @@ def fastest_pipeline(
     if first is None:
         return None
     regions = _Regions(seconds, below_seconds)
-    regions.add(least_busy_seconds, first, known=not steps_down)
+    regions.add(least_bottleneck_seconds, first, known=not steps_down)
     while (region := regions.pop(tolerance)) is not None:
         low, found = region.low, region.found
         if not region.known:
-            lower = oracle(found.busiest_seconds * _BELOW)
-            if lower is not None and lower.busiest_seconds < found.busiest_seconds:
+            lower = oracle(found.bottleneck_seconds * _BELOW)
+            if lower is not None and lower.bottleneck_seconds < found.bottleneck_seconds:
                 regions.add(low, lower, known=True)
             continue
-        middle = _middle(low, found.busiest_seconds)
+        middle = _middle(low, found.bottleneck_seconds)
         below = oracle(middle)
         if below is not None:
             regions.add(low, below, known=not steps_down)
-        if middle < found.busiest_seconds:
+        if middle < found.bottleneck_seconds:
             regions.add(middle, found, known=not steps_down)
     return regions.best
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Region:
-    """Limits between ``low`` and the busiest device of ``found``.
+    """Limits between ``low`` and the bottleneck device of ``found``.
 
     ``known``: some pipeline below that device is known to be there: ``found`` itself.
     """
@@ -96,11 +96,11 @@ class _Regions:
         self._numbers = itertools.count()
 
     def add(self, low: float, found: Pipeline, *, known: bool) -> None:
-        taken = self._seconds(found.busiest_seconds, found.transit_seconds)
+        taken = self._seconds(found.bottleneck_seconds, found.latency_seconds)
         if taken < self._best_seconds:
             self.best, self._best_seconds = found, taken
-        if found.busiest_seconds > low:
-            bound = self._seconds(low, found.transit_seconds)
+        if found.bottleneck_seconds > low:
+            bound = self._seconds(low, found.latency_seconds)
             region = _Region(low, found, known)
             heapq.heappush(self._waiting, (bound, next(self._numbers), region))
 

@@ -1,8 +1,8 @@
-"""Which trainers own samples, and how many shards each. Pure.
+"""Chooses the trainers that own samples, and the number of shards of each. Pure.
 
 For every set of trainers the shards are dealt by speed, which makes the set's epoch as
 short as it can be; the planner chooses among the sets. Alike devices are interchangeable, so
-of sets that differ only in which of them they take, one is looked at.
+of sets that differ only in which of them they take, one is tried.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import itertools
+import math
 from typing import TYPE_CHECKING
 
 from coordinator.planner.cost.epoch import epoch_seconds, shards_epoch_seconds
 from coordinator.planner.cost.memory import free_memory_bytes, shard_storage_bytes
 from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.plan import Owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from edge_runtime.contract.profile import DeviceProfile
 
 MAX_SETS = 512
-"""Sets of trainers that are all looked at; of more, only the fastest one of each size."""
+"""Sets of trainers that are all tried; of more, only the fastest one of each size."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,7 +42,7 @@ class Owners:
 
 
 def owner_choices(problem: Problem) -> list[Owners]:
-    """Every choice with room for training and for the cache, the fastest epochs first."""
+    """Lists every choice with room for training and for the cache, the fastest epochs first."""
     able = [
         profile
         for profile in problem.profiles
@@ -56,8 +58,18 @@ def owner_choices(problem: Problem) -> list[Owners]:
     return sorted(choices.values(), key=lambda choice: (choice.epochs_seconds, len(choice.shards)))
 
 
+def number_shards(shards: Mapping[DeviceId, int]) -> tuple[Owner, ...]:
+    """Gives every owner of some shards the next numbers."""
+    ends = itertools.accumulate(shards.values())
+    return tuple(
+        Owner(device=device, shards=tuple(range(end - count, end)))
+        for (device, count), end in zip(shards.items(), ends, strict=True)
+        if count
+    )
+
+
 def alike_devices(profiles: Iterable[DeviceProfile]) -> list[list[DeviceProfile]]:
-    """Groups of profiles that differ in nothing but the device's name."""
+    """Groups profiles that differ in nothing but the device's name."""
     nobody = DeviceId("-")
     groups: list[tuple[DeviceProfile, list[DeviceProfile]]] = []
     for profile in profiles:
@@ -74,10 +86,7 @@ def alike_devices(profiles: Iterable[DeviceProfile]) -> list[list[DeviceProfile]
 def _sets(
     problem: Problem, classes: Sequence[Sequence[DeviceProfile]]
 ) -> Iterator[tuple[DeviceProfile, ...]]:
-    count = 1
-    for members in classes:
-        count *= len(members) + 1
-    if count <= MAX_SETS:
+    if math.prod(len(members) + 1 for members in classes) <= MAX_SETS:
         for counts in itertools.product(*(range(len(members) + 1) for members in classes)):
             chosen = zip(classes, counts, strict=True)
             yield tuple(itertools.chain.from_iterable(m[:taken] for m, taken in chosen))
@@ -91,9 +100,9 @@ def _sets(
 
 
 def deal_shards(problem: Problem, trainers: Sequence[DeviceProfile]) -> dict[DeviceId, int] | None:
-    """Shards by speed within each trainer's storage: the shortest epoch that the set can have.
+    """Deals shards by speed within each trainer's storage, for the shortest epoch of the set.
 
-    Each shard goes to whoever would be done first.
+    Each shard goes to the trainer that would be done first.
 
     Returns:
         Number of shards by device; trainers without any are left out. None when the storage

@@ -1,10 +1,12 @@
-"""Pipelines as the search has them: stages of so many devices of each group. Pure."""
+"""Builds pipelines from stages of so many devices of each group. Pure."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from .shares import best_steps
 
@@ -22,19 +24,19 @@ class Pipeline:
 
     Attributes:
         stages: of each, its first and last block, and the devices with their share steps.
-        busiest_seconds: of the busiest device, owners without a stage included.
-        transit_seconds: of one micro-batch through all stages.
+        bottleneck_seconds: of the bottleneck device, owners without a stage included.
+        latency_seconds: of one micro-batch through all stages.
     """
 
     stages: tuple[tuple[int, int, tuple[tuple[DeviceId, int], ...]], ...]
-    busiest_seconds: float
-    transit_seconds: float
+    bottleneck_seconds: float
+    latency_seconds: float
 
 
 def build_pipeline(
     loads: Loads, stages: Sequence[tuple[int, Sequence[int]]], share_steps: int
 ) -> Pipeline:
-    """Gives every stage its devices and the best shares.
+    """Builds a pipeline: every stage gets its devices and the best shares.
 
     Args:
         loads: of all groups.
@@ -42,7 +44,7 @@ def build_pipeline(
         share_steps: that each stage's micro-batches are divided into.
     """
     taken: collections.Counter[int] = collections.Counter()
-    busiest, transit, built = 0.0, 0.0, []
+    bottleneck, latency, built = 0.0, 0.0, []
     for interval, members in stages:
         groups = [loads.groups[index] for index in members]
         steps = best_steps(groups, interval, share_steps)
@@ -50,8 +52,9 @@ def build_pipeline(
         for index, group, count in zip(members, groups, steps, strict=True):
             devices.append((group.devices[taken[index]], count))
             taken[index] += 1
-            busiest = max(busiest, group.seconds(interval, count / share_steps))
-        transit += max(float(group.transits[interval]) for group in groups)
+            share = np.array([count / share_steps])
+            bottleneck = max(bottleneck, float(group.seconds(interval, share)[0]))
+        latency += max(float(group.latencies[interval]) for group in groups)
         built.append((int(loads.first[interval]), int(loads.last[interval]), tuple(devices)))
     idle = [
         group.idle_seconds
@@ -60,13 +63,13 @@ def build_pipeline(
     ]
     return Pipeline(
         stages=tuple(built),
-        busiest_seconds=max([busiest, *idle]),
-        transit_seconds=transit,
+        bottleneck_seconds=max([bottleneck, *idle]),
+        latency_seconds=latency,
     )
 
 
 def never_better_with_more(groups: Sequence[Group], limit_seconds: float) -> bool:
-    """Whether under this limit a device that could be left out of a stage always may be.
+    """Tells whether, under this limit, a device that a stage can do without may be left out.
 
     An owner without a stage must have the time to receive what it owns.
     """

@@ -1,23 +1,23 @@
-"""How a stage's micro-batches are best shared by its devices. Pure."""
+"""Shares a stage's micro-batches among its devices as well as can be. Pure."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .stage_costs import Group
+    from coordinator.planner.problem.problem import Array
 
-Array: TypeAlias = "np.ndarray[Any, Any]"
+    from .stage_costs import Group
 
 
 def best_steps(members: Sequence[Group], interval: int, share_steps: int) -> list[int]:
-    """Whole share steps of each member that make the busiest of them as fast as can be.
+    """Deals whole share steps to the members so that the bottleneck is as fast as can be.
 
-    The busiest member's time is one of the times that some member takes for some number of
+    The bottleneck's time is one of the times that some member takes for some number of
     steps, so the least of those under which all steps find a place is the best.
 
     Args:
@@ -31,7 +31,7 @@ def best_steps(members: Sequence[Group], interval: int, share_steps: int) -> lis
     if len(members) > share_steps:
         raise ValueError(f"{len(members)} devices cannot share {share_steps} steps")
     shares = np.arange(1, share_steps + 1) / share_steps
-    seconds = np.stack([_seconds(member, interval, shares) for member in members])
+    seconds = np.stack([member.seconds(interval, shares) for member in members])
     low, high = 0, seconds.size - 1
     candidates = np.sort(seconds, axis=None)
     while low < high:
@@ -43,7 +43,7 @@ def best_steps(members: Sequence[Group], interval: int, share_steps: int) -> lis
     allowed = seconds <= candidates[low]
     least = allowed.argmax(axis=1) + 1
     most = share_steps - allowed[:, ::-1].argmax(axis=1)
-    # Take back from whoever would be busiest, so that the others of the stage end early too.
+    # Take back from the bottleneck, so that the others of the stage end early too.
     steps = most.copy()
     while steps.sum() > share_steps:
         times = [
@@ -53,14 +53,8 @@ def best_steps(members: Sequence[Group], interval: int, share_steps: int) -> lis
     return [int(count) for count in steps]
 
 
-def _seconds(member: Group, interval: int, shares: Array) -> Array:
-    """(shares,) of a member: its longest limit."""
-    seconds: Array = (member.bases[:, None] + member.slopes[:, interval, None] * shares).max(axis=0)
-    return seconds
-
-
 def _finds_place(allowed: Array, share_steps: int) -> bool:
-    """Whether members with these (members, steps) allowed numbers of steps can take them all.
+    """Tells whether members with these (members, steps) allowed numbers can take all steps.
 
     Times are convex in the share, so what a member may have is a range.
     """

@@ -1,4 +1,4 @@
-"""The cost terms of every stage that every device could run, as arrays for the search. Pure.
+"""Tabulates the cost of every stage that every device could run, for the search. Pure.
 
 Devices that differ in nothing but their names, shards included, form a group: the search
 counts how many of a group a stage has. An *interval* is a stage's blocks ``[first, last)``.
@@ -7,11 +7,11 @@ counts how many of a group a stage has. An *interval* is a stage's blocks ``[fir
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from coordinator.planner.cost.fill import Load, Owning, fill_load, transit_seconds
+from coordinator.planner.cost.fill import OwnedFraction, fill_load, stage_latency_seconds
 from coordinator.planner.cost.memory import free_memory_bytes, stage_memory_bytes
 
 from .owners import alike_devices
@@ -19,11 +19,9 @@ from .owners import alike_devices
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from coordinator.planner.problem.problem import Problem
+    from coordinator.planner.problem.problem import Array, Problem
     from edge_runtime.contract.ids import DeviceId
     from edge_runtime.contract.profile import DeviceProfile
-
-Array: TypeAlias = "np.ndarray[Any, Any]"
 
 _ROUNDING = 1e-9
 """Of a share step: what a product of floats may miss a whole number by."""
@@ -35,10 +33,10 @@ class Group:
 
     Attributes:
         devices: its members, interchangeable.
-        bases: (5,) seconds of each limit of :class:`.fill.Load` whatever the share.
+        bases: (5,) seconds of each limit of :class:`.fill.StageLoad` whatever the share.
         slopes: (5, I) seconds of each limit for the whole stage.
         fits: (I,) bool: the stage fits the device's memory.
-        transits: (I,) see :func:`.fill.transit_seconds`.
+        latencies: (I,) see :func:`.fill.stage_latency_seconds`.
         owns: the devices own samples.
     """
 
@@ -46,20 +44,22 @@ class Group:
     bases: Array
     slopes: Array
     fits: Array
-    transits: Array
+    latencies: Array
     owns: bool
 
     @property
     def idle_seconds(self) -> float:
-        """How long a member is busy that runs no stage."""
+        """Seconds for which a member without a stage is busy."""
         return float(self.bases.max())
 
-    def seconds(self, interval: int, share: float) -> float:
-        """How long a member is busy that has this share of the interval's micro-batches."""
-        return float((self.bases + self.slopes[:, interval] * share).max())
+    def seconds(self, interval: int, shares: Array) -> Array:
+        """Seconds for which a member with each of these shares of the interval is busy."""
+        limits = self.bases[:, None] + self.slopes[:, interval, None] * shares
+        seconds: Array = limits.max(axis=0)
+        return seconds
 
     def steps(self, limit_seconds: float, share_steps: int) -> tuple[Array, Array]:
-        """The least and the most share steps that keep a member within a time.
+        """Finds the least and the most share steps that keep a member within a time.
 
         Returns:
             (I,) and (I,) integers. A stage that the member cannot be in has least > most.
@@ -95,16 +95,16 @@ class Loads:
 
     @property
     def least_idle_seconds(self) -> float:
-        """An owner that can run no faster, whatever runs: the longest a member must be busy.
+        """Longest time that some owner is busy whatever it runs: a bound on the bottleneck.
 
-        Where computing for oneself saves receiving, nothing can be said.
+        Where computing for oneself saves receiving, there is no such bound.
         """
         rising = [group.idle_seconds for group in self.groups if (group.slopes >= 0).all()]
         return max(rising, default=0.0)
 
 
 def make_loads(problem: Problem, shards: Mapping[DeviceId, int], micro_batch_size: int) -> Loads:
-    """Looks every stage of every device up in the cost model."""
+    """Asks the cost model for every stage of every device."""
     blocks = problem.num_blocks
     first, last = np.triu_indices(blocks + 1, 1)
     groups = []
@@ -120,7 +120,7 @@ def make_loads(problem: Problem, shards: Mapping[DeviceId, int], micro_batch_siz
 
 
 def most_favourable(choices: Sequence[Loads]) -> Loads:
-    """What no choice among micro-batch sizes can do better than, term by term.
+    """Takes the least of every term, which no choice among micro-batch sizes can beat.
 
     Args:
         choices: of the same owners, hence of the same groups.
@@ -133,7 +133,7 @@ def most_favourable(choices: Sequence[Loads]) -> Loads:
                 bases=np.min([group.bases for group in alike], axis=0),
                 slopes=np.min([group.slopes for group in alike], axis=0),
                 fits=np.any([group.fits for group in alike], axis=0),
-                transits=np.min([group.transits for group in alike], axis=0),
+                latencies=np.min([group.latencies for group in alike], axis=0),
             )
         )
     return dataclasses.replace(choices[0], groups=tuple(groups))
@@ -149,19 +149,15 @@ def _group(
     micro_batch_size: int,
 ) -> Group:
     profile = alike[0]
-    owning = Owning(part=owned / problem.batch_size, others=owners - (owned > 0))
+    owning = OwnedFraction(part=owned / problem.batch_size, others=owners - (owned > 0))
     load = fill_load(problem, profile, first, last, owning, micro_batch_size)
     room = free_memory_bytes(profile, trains=owned > 0)
     memory = stage_memory_bytes(problem, first, last, micro_batch_size)
     return Group(
         devices=tuple(each.device for each in alike),
-        bases=_bases(load),
-        slopes=np.stack([np.broadcast_to(line.slope, first.shape) for line in load.limits]),
+        bases=np.array([float(limit.base) for limit in load.limits]),
+        slopes=np.stack([np.broadcast_to(limit.slope, first.shape) for limit in load.limits]),
         fits=(memory <= room) & ("backbone" in profile.roles),
-        transits=transit_seconds(problem, profile, first, last, micro_batch_size),
+        latencies=stage_latency_seconds(problem, profile, first, last, micro_batch_size),
         owns=owned > 0,
     )
-
-
-def _bases(load: Load) -> Array:
-    return np.array([float(line.base) for line in load.limits])

@@ -16,7 +16,7 @@ Lane: TypeAlias = Literal["compute", "handle", "send", "receive", "train", "exch
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """What one lane of a device did from ``start`` to ``end``, in seconds from the start."""
+    """The use of a device's lane from ``start`` to ``end``, in seconds from the start."""
 
     device: DeviceId
     lane: Lane
@@ -95,7 +95,7 @@ class Network:
 
     @property
     def intervals(self) -> tuple[Interval, ...]:
-        """What was written down, by start."""
+        """Everything that was written down, by start."""
         return tuple(sorted(self._noted, key=lambda each: each.start))
 
     def handle(self, station: Station, seconds: float, label: str) -> float:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Work:
-    """What a stage is on one of its devices, by sample."""
+    """The work of a stage on one of its devices, by sample."""
 
     seconds_per_sample: float
     seconds_per_run: float

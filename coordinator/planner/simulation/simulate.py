@@ -2,7 +2,7 @@
 
 The terms are the cost model's; what the simulation adds is when they fall: who waits for
 whom, which link is taken, how full the window is. :func:`coordinator.planner.evaluate`
-reckons with the busiest device instead, so the two differ; by how much is worth knowing.
+reckons with the bottleneck instead, so the two differ; by how much is worth knowing.
 
 Played in full: the fill, up to ``MAX_MICRO_BATCHES``; of a longer one so many, and the rest
 goes on at the pace of the second half of those, which is exact where that half repeats.
@@ -43,7 +43,7 @@ MAX_INTERVALS = 50_000
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Simulation:
-    """How a plan went.
+    """The course of a simulated plan.
 
     Attributes:
         total_seconds: fill and all epochs.
@@ -79,22 +79,22 @@ def simulate(problem: Problem, plan: Plan) -> Simulation:
         pace = (fill.seconds - half.seconds) / (played - played // 2)
         seconds += pace * (len(sizes) - played)
         ratio = sum(sizes) / sum(sizes[len(sizes) - played :])
-    epoch, steps = _epoch(problem, plan)
+    epoch = _epoch(problem, plan)
     busy = {
         device: {
             **{lane: ratio * each for lane, each in fill.busy_seconds[device].items()},
-            "train": problem.epochs * steps.busy_seconds[device],
+            "train": problem.epochs * epoch.busy_seconds[device]["train"],
         }
         for device in plan.devices
     }
     return Simulation(
-        total_seconds=seconds + problem.epochs * epoch,
+        total_seconds=seconds + problem.epochs * epoch.seconds,
         fill_seconds=seconds,
-        epoch_seconds=epoch,
+        epoch_seconds=epoch.seconds,
         busy_seconds=busy,
         micro_batches=len(sizes),
         played_micro_batches=played,
-        intervals=(*fill.intervals, *steps.intervals),
+        intervals=(*fill.intervals, *epoch.intervals),
     )
 
 
@@ -102,12 +102,6 @@ def simulate(problem: Problem, plan: Plan) -> Simulation:
 class _Played:
     seconds: float
     busy_seconds: Mapping[DeviceId, Mapping[Lane, float]]
-    intervals: tuple[Interval, ...]
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Steps:
-    busy_seconds: Mapping[DeviceId, float]
     intervals: tuple[Interval, ...]
 
 
@@ -148,15 +142,15 @@ def _busy(station: Station) -> dict[Lane, float]:
 
 
 def _first_and_last(plan: Plan, count: int) -> Callable[[str], bool]:
-    """Whether a micro-batch is one of the first or the last whose intervals are kept."""
+    """Makes the test whether a micro-batch is one of those whose intervals are kept."""
     each = 3 * len(plan.stages) + 4 * len(plan.stages) * len(plan.owners)
     kept = max(2, MAX_INTERVALS // each)
     first, last = -(-kept // 2), count - kept // 2
     return lambda label: not first <= int(label) < last
 
 
-def _epoch(problem: Problem, plan: Plan) -> tuple[float, _Steps]:
-    """Seconds of an epoch, and its first steps."""
+def _epoch(problem: Problem, plan: Plan) -> _Played:
+    """An epoch by its first steps."""
     steps = steps_per_epoch(problem.num_samples, problem.batch_size)
     timeline = Timeline()
     network = Network(timeline, wanted=bool)
@@ -170,7 +164,9 @@ def _epoch(problem: Problem, plan: Plan) -> tuple[float, _Steps]:
     if steps > played:
         seconds += (steps - played) * (play.ends[-1] - play.ends[-2])
     scale = steps / played if played else 0.0
-    return seconds, _Steps(
-        busy_seconds={d: scale * station.worker.busy_seconds for d, station in stations.items()},
+    busy = {d: scale * station.worker.busy_seconds for d, station in stations.items()}
+    return _Played(
+        seconds=seconds,
+        busy_seconds={device: {"train": each} for device, each in busy.items()},
         intervals=network.intervals,
     )

@@ -1,16 +1,20 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from coordinator.api.adapter_config import (
     AdapterChoice,
     DataTraits,
     adapter_config,
     added_layers,
+    check_initial_weights,
     parse_layers,
     task_for,
 )
+from edge_runtime.contract.adapter import INITIAL_SHAPE, AdapterConfig, initial_shape
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import Sha256
 from edge_runtime.contract.manifest import FileSpec, HeadSpec, Manifest
@@ -142,3 +146,36 @@ def test_layers_that_are_not_there_are_bad_input(text, stacks):
 )
 def test_what_a_list_lacks_is_known(text, added):
     assert added_layers(text, parse_layers(text, TWO)) == added
+
+
+PRUNED = AdapterConfig(
+    hidden_size=16, layers=(0, 1), task="regression", num_outputs=1, initialization="pruned"
+)
+
+
+def save_initial(folder, metadata):
+    data = safetensors.numpy.save({"gate": np.zeros(1, np.float32)}, metadata)
+    (folder / "adapter_init.safetensors").write_bytes(data)
+    return dataclasses.replace(ENCODER, adapter_init="adapter_init.safetensors")
+
+
+def as_one_entry(shape):
+    return {INITIAL_SHAPE: json.dumps(shape)}
+
+
+@pytest.mark.parametrize("written", [as_one_entry, dict], ids=["now", "before"])
+def test_initial_weights_serve_the_shape_that_they_were_made_for(tmp_path, written):
+    bundle = save_initial(tmp_path, written(initial_shape(PRUNED)))
+    check_initial_weights(tmp_path, bundle, PRUNED)
+    with pytest.raises(BadInputError, match=r"--reduction 8 .* --adapter-reduction 4"):
+        check_initial_weights(tmp_path, bundle, dataclasses.replace(PRUNED, reduction=4))
+
+
+@pytest.mark.parametrize("metadata", [{INITIAL_SHAPE: "{"}, {INITIAL_SHAPE: "[1]"}])
+def test_damaged_initial_weights_are_bad_input(tmp_path, metadata):
+    bundle = save_initial(tmp_path, metadata)
+    with pytest.raises(BadInputError, match=r"adapter_init\.safetensors: cannot be read"):
+        check_initial_weights(tmp_path, bundle, PRUNED)
+    (tmp_path / "adapter_init.safetensors").write_bytes(b"x" * 20)
+    with pytest.raises(BadInputError, match=r"adapter_init\.safetensors: cannot be read"):
+        check_initial_weights(tmp_path, bundle, PRUNED)

@@ -7,8 +7,8 @@ from coordinator.planner import evaluate
 from coordinator.planning_files.plan_file import read_plan
 from edge_runtime.contract.errors import BadInputError, InfeasibleError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.plain import to_plain
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
+from edge_runtime.contract.structure import to_plain
 from tests.coordinator.planner.problems import MB, problem, profile
 
 PLAN = Plan(
@@ -58,10 +58,10 @@ def test_what_else_is_printed_with_a_plan_does_not_matter(given):
     ("change", "said"),
     [
         ({"micro_batch_size": 0}, "micro_batch_size must be positive"),
-        ({"micro_batch_size": "8"}, ".micro_batch_size: expected an integer, got '8'"),
+        ({"micro_batch_size": "8"}, ".micro_batch_size: expected an integer, got a string"),
         ({"num_shards": 8}, "each of the 8 shards must be owned exactly once"),
         ({"stages": []}, "stages is empty"),
-        ({"stages": [{"first": 0}]}, ".stages[0]: field 'devices' is missing"),
+        ({"stages": [{"first": 0}]}, ".stages[0]: field 'last' is missing"),
         ({"owners": [{"device": "a", "shards": []}]}, ".owners[0]: owner 'a' has no shards"),
     ],
 )

@@ -141,7 +141,7 @@ def test_without_pytorch_here_training_times_must_be_given(read):
         ("latency_seconds", "-0.1", "must not be negative, not -0.1"),
         ("storage_bytes", "-1", "must not be negative, not -1"),
         ("base_memory_bytes", "-1", "must not be negative, not -1"),
-        ("memory_bytes", '"2G"', "expected an integer, got '2G'"),
+        ("memory_bytes", '"2G"', "expected an integer, got a string"),
         ("roles", '["baker"]', "expected one of backbone, trainer, got 'baker'"),
         ("roles", "[]", "name backbone, trainer or both"),
         ("count", "100000", "at most"),

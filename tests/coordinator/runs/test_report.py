@@ -12,8 +12,8 @@ from coordinator.runs.report import (
 )
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import BatchServed, EpochDone, SamplesReady, Usage
-from edge_runtime.contract.plain import to_plain
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
+from edge_runtime.contract.structure import to_plain
 
 A, B = DeviceId("a"), DeviceId("b")
 PLAN = Plan(

@@ -13,8 +13,8 @@ from coordinator.runs.run_folder import Checkpoint, RunFolder, Settings, check_n
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.plain import from_plain
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
+from edge_runtime.contract.structure import from_plain
 from edge_runtime.contract.tensors import write_tensors
 from export.adapter.graph import adapter_onnx
 

@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 
 from coordinator.planner.dispatch import window
-from coordinator.planner.problem.build import IN_A_RUN
+from coordinator.planner.problem.calibrate import CONTENTION_FACTOR
 from coordinator.protocol.record import DeviceRecord, SessionRecord
 from coordinator.samples.samples import Catalogue
 from coordinator.workload.fill import Filling
@@ -72,7 +72,7 @@ class Fill:
             longest = int(batch.lengths["encoder"].max())
             for stage, device in enumerate(batch.route):
                 self.served[device] += 1
-                predicted = IN_A_RUN * longest * ((0.01 + 0.1) if stage == 0 else 0.1)
+                predicted = CONTENTION_FACTOR * longest * ((0.01 + 0.1) if stage == 0 else 0.1)
                 message = BatchServed(
                     number=batch.number,
                     stage=stage,

@@ -5,8 +5,8 @@ import pytest
 
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.plain import from_plain, to_plain
 from edge_runtime.contract.profile import BlockTiming, DeviceProfile, LinkProfile, TrainerProfile
+from edge_runtime.contract.structure import from_plain, to_plain
 
 TIMING = BlockTiming(batch_size=16, sequence_length=32, seconds_per_token=1e-5)
 PROFILE = DeviceProfile(

@@ -37,6 +37,14 @@ def tensors(*, int8: bool = False, bias: bool = False) -> dict[str, NDArray[Any]
     return arrays
 
 
+def opened(
+    folder: Path, arrays: dict[str, NDArray[Any]], adapter: AdapterConfig | None = None
+) -> FrozenHead:
+    path = folder / "head.safetensors"
+    path.write_bytes(write_tensors(arrays))
+    return FrozenHead.open(path, adapter or config())
+
+
 def features(rows: int = 3) -> NDArray[np.float32]:
     return np.random.default_rng(1).normal(size=(rows, D)).astype(np.float32)
 
@@ -44,10 +52,12 @@ def features(rows: int = 3) -> NDArray[np.float32]:
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("softcap", [0.0, 2.0])
-def test_logits_are_those_of_the_formula(int8: bool, bias: bool, softcap: float) -> None:
+def test_logits_are_those_of_the_formula(
+    tmp_path: Path, int8: bool, bias: bool, softcap: float
+) -> None:
     arrays = tensors(int8=int8, bias=bias)
     adapter = config(logit_scale=0.5, logit_softcap=softcap)
-    head = FrozenHead.from_bytes(write_tensors(arrays), adapter)
+    head = opened(tmp_path, arrays, adapter)
 
     weight = arrays["weight"].astype(np.float64) * arrays.get("scale", 1.0)
     expected = 0.5 * (features().astype(np.float64) @ weight.T) + arrays.get("bias", 0.0)
@@ -59,22 +69,27 @@ def test_logits_are_those_of_the_formula(int8: bool, bias: bool, softcap: float)
     np.testing.assert_allclose(logits, expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_an_int8_weight_stays_int8_in_memory() -> None:
-    arrays = tensors(int8=True)
-    head = FrozenHead.from_bytes(write_tensors(arrays), config())
+def test_an_int8_weight_stays_int8_in_memory(tmp_path: Path) -> None:
+    head = opened(tmp_path, tensors(int8=True))
     assert head.weight.dtype == np.int8
     picked = np.array([V - 1, 0, 5])
     np.testing.assert_array_equal(head.rows_of(picked), head.rows(slice(None))[picked])
 
 
-def test_a_mapped_file_is_read_like_its_bytes(tmp_path: Path) -> None:
-    data = write_tensors(tensors(bias=True))
-    path = tmp_path / "head.safetensors"
-    path.write_bytes(data)
-    np.testing.assert_array_equal(
-        FrozenHead.open(path, config()).logits(features()),
-        FrozenHead.from_bytes(data, config()).logits(features()),
-    )
+def test_the_arrays_are_views_of_the_file(tmp_path: Path) -> None:
+    arrays = tensors(int8=True, bias=True)
+    head = opened(tmp_path, arrays)
+    for found, expected in (
+        (head.weight, arrays["weight"]),
+        (head.row_scale, arrays["scale"]),
+        (head.bias, arrays["bias"]),
+    ):
+        assert found is not None
+        np.testing.assert_array_equal(found, expected)
+        assert not found.flags.writeable
+        while not isinstance(found, np.memmap):
+            found = found.base
+            assert found is not None
 
 
 def test_a_damaged_or_missing_file_is_bad_input(tmp_path: Path) -> None:
@@ -82,10 +97,13 @@ def test_a_damaged_or_missing_file_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="cannot be read"):
         FrozenHead.open(path, config())
     path.touch()
-    with pytest.raises(BadInputError, match="cannot be read"):
+    with pytest.raises(BadInputError, match=r"head\.safetensors.*truncated"):
         FrozenHead.open(path, config())
     path.write_bytes(write_tensors(tensors())[:-1])
     with pytest.raises(BadInputError, match=r"head\.safetensors.*truncated"):
+        FrozenHead.open(path, config())
+    path.write_bytes(write_tensors(tensors()).replace(b'"F32"', b'"U32"'))
+    with pytest.raises(BadInputError, match=r"head\.safetensors: dtype U32 is not supported"):
         FrozenHead.open(path, config())
 
 
@@ -99,11 +117,13 @@ def test_a_damaged_or_missing_file_is_bad_input(tmp_path: Path) -> None:
         ({"bias": np.ones((V, 1), np.float32)}, "bias must be float32"),
     ],
 )
-def test_a_head_that_does_not_fit_is_refused(change: dict[str, NDArray[Any]], message: str) -> None:
+def test_a_head_that_does_not_fit_is_refused(
+    tmp_path: Path, change: dict[str, NDArray[Any]], message: str
+) -> None:
     with pytest.raises(BadInputError, match=message):
-        FrozenHead.from_bytes(write_tensors({**tensors(), **change}), config())
+        opened(tmp_path, {**tensors(), **change})
     with pytest.raises(BadInputError, match="no weight"):
-        FrozenHead.from_bytes(write_tensors({"bias": np.ones(V, np.float32)}), config())
+        opened(tmp_path, {"bias": np.ones(V, np.float32)})
 
 
 def test_it_needs_no_torch() -> None:

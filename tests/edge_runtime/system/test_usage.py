@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from edge_runtime.system import cgroups as control_groups
-from edge_runtime.system import usage
+from edge_runtime.system import cgroups, usage
 from edge_runtime.system.cgroups import MemoryLimit
 from edge_runtime.system.usage import CpuClock
 
@@ -85,7 +84,7 @@ def test_usable_memory_is_what_the_process_has_and_what_is_free():
 def test_what_others_hold_in_a_capped_group_is_not_usable(monkeypatch):
     def capped(held_bytes):
         limit = MemoryLimit(limit_bytes=200 << 20, held_bytes=held_bytes)
-        monkeypatch.setattr(control_groups, "memory_limits", lambda: [limit])
+        monkeypatch.setattr(cgroups, "memory_limits", lambda: [limit])
         return usage.usable_memory_bytes()
 
     status = Path("/proc/self/status").read_text().split()
@@ -104,7 +103,7 @@ def test_at_least_one_processor_is_usable():
 
 
 def test_a_quota_allows_part_of_the_processors(monkeypatch):
-    monkeypatch.setattr(control_groups, "quota_cores", lambda: 0.25)
+    monkeypatch.setattr(cgroups, "quota_cores", lambda: 0.25)
     assert usage.usable_cores() == 0.25
-    monkeypatch.setattr(control_groups, "quota_cores", lambda: math.inf)
+    monkeypatch.setattr(cgroups, "quota_cores", lambda: math.inf)
     assert usage.usable_cores() == usage.usable_threads()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgpack
+import msgspec
 import pytest
 
 from edge_runtime.contract.errors import BadInputError
@@ -176,11 +176,11 @@ def test_wrong_secrets_are_refused_and_the_fifth_ends_the_token(
     [
         b"\xc1",
         b"{}",
-        msgpack.packb({}),
-        msgpack.packb({"protocol": 2, "secret": b"x" * 16, "name": "x"}),
-        msgpack.packb({"protocol": 1, "secret": "text", "name": "x"}),
-        msgpack.packb({"protocol": 1, "secret": b"x" * 16, "name": "x" * 65}),
-        msgpack.packb({"protocol": 1, "secret": b"x" * 16, "name": "x", "admin": True}),
+        msgspec.msgpack.encode({}),
+        msgspec.msgpack.encode({"protocol": 2, "secret": b"x" * 16, "name": "x"}),
+        msgspec.msgpack.encode({"protocol": 1, "secret": "text", "name": "x"}),
+        msgspec.msgpack.encode({"protocol": 1, "secret": b"x" * 16, "name": "x" * 65}),
+        msgspec.msgpack.encode({"protocol": 1, "secret": b"x" * 16, "name": "x", "admin": True}),
         b"\x91" * 1000,
     ],
 )
@@ -197,7 +197,7 @@ def test_garbage_counts_as_a_wrong_guess_and_breaks_nothing(
         if reply is not None:
             break
     assert reply is not None
-    assert msgpack.unpackb(reply[0])["refusal"]
+    assert msgspec.msgpack.decode(reply[0])["refusal"]
     paired, _ = pair_with(network, pairing, KeyPair.generate())
     assert paired is not None
 

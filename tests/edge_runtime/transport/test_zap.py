@@ -1,6 +1,7 @@
 import logging
 
 import pytest
+import zmq
 
 from edge_runtime.transport import AllowList, KeyPair, SecureContext
 from edge_runtime.transport.keys import decode_key
@@ -42,37 +43,63 @@ def test_a_flood_of_refusals_is_counted_and_not_written(caplog: pytest.LogCaptur
     assert "98 more" in caplog.text
 
 
-def request(domain: bytes, mechanism: bytes, *credentials: bytes) -> list[bytes]:
-    return [b"1.0", b"7", domain, b"10.0.0.9", b"", mechanism, *credentials]
+def answer(
+    context: SecureContext, domain: bytes, mechanism: bytes, *credentials: bytes
+) -> list[bytes]:
+    """Asks as libzmq does."""
+    with context._context.socket(zmq.REQ) as asker:
+        asker.connect("inproc://zeromq.zap.01")
+        asker.send_multipart([b"1.0", b"7", domain, b"10.0.0.9", b"", mechanism, *credentials])
+        assert asker.poll(10_000)
+        return asker.recv_multipart()
 
 
 def test_the_zap_handler_admits_known_curve_keys_alone() -> None:
     key = KeyPair.generate().public
     with SecureContext() as context:
         context.zap.serve("control", lambda asked: asked == key)
-        good = request(b"control", b"CURVE", decode_key(key))
-        bad = [
-            request(b"control", b"CURVE", bytes(32)),
-            request(b"control", b"CURVE", b"short"),
-            request(b"control", b"CURVE"),
-            request(b"control", b"NULL"),
-            request(b"control", b"PLAIN", b"user", b"password"),
-            request(b"data", b"CURVE", decode_key(key)),
-            request(b"", b"CURVE", decode_key(key)),
-            [b"2.0", *good[1:]],
-            [b"1.0"],
-        ]
-        assert context.zap._answer(good) == [b"1.0", b"7", b"200", b"OK", key.encode(), b""]
-        assert {context.zap._answer(each)[2] for each in bad} == {b"400"}
+        for domain, *mechanism in (
+            (b"control", b"CURVE", bytes(32)),
+            (b"control", b"CURVE", b"short"),
+            (b"control", b"CURVE"),
+            (b"control", b"NULL"),
+            (b"control", b"PLAIN", b"user", b"password"),
+            (b"data", b"NULL"),
+            (b"data", b"CURVE", decode_key(key)),
+            (b"", b"CURVE", decode_key(key)),
+        ):
+            assert answer(context, domain, *mechanism)[2] == b"400"
+        known = answer(context, b"control", b"CURVE", decode_key(key))
+        assert known == [b"1.0", b"7", b"200", b"OK", key.encode(), b""]
+
+
+def test_a_withdrawn_domain_admits_nobody() -> None:
+    key = KeyPair.generate().public
+    with SecureContext() as context:
+        context.zap.serve("control", lambda _: True)
+        context.zap.withdraw("control")
+        assert answer(context, b"control", b"CURVE", decode_key(key))[2] == b"400"
+
+
+def test_contexts_of_one_process_decide_apart() -> None:
+    key = KeyPair.generate().public
+    with SecureContext() as here, SecureContext() as there:
+        here.zap.serve("control", lambda _: True)
+        there.zap.serve("control", lambda _: False)
+        assert answer(here, b"control", b"CURVE", decode_key(key))[2] == b"200"
+        assert answer(there, b"control", b"CURVE", decode_key(key))[2] == b"400"
 
 
 def test_a_failing_decision_is_a_refusal(caplog: pytest.LogCaptureFixture) -> None:
     def fail(_: str) -> bool:
         raise RuntimeError("broken")
 
+    key = KeyPair.generate().public
     with SecureContext() as context:
         context.zap.serve("control", fail)
-        assert context.zap._answer(request(b"control", b"CURVE", bytes(32)))[2] == b"400"
+        context.zap.serve("data", lambda _: True)
+        assert answer(context, b"control", b"CURVE", bytes(32))[2] == b"400"
+        assert answer(context, b"data", b"CURVE", decode_key(key))[2] == b"200"
     assert "the connection is refused" in caplog.text
 
 

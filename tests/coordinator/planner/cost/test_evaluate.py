@@ -93,7 +93,7 @@ def test_a_slow_link_sets_the_pace() -> None:
 
 def bytes_of(case, stages, owned):
     """What each device of a pipeline sends and receives when they own these parts."""
-    owning = [fill.Owning(part=part, others=1) for part in owned]
+    owning = [fill.OwnedFraction(part=part, others=1) for part in owned]
     pairs = list(zip(stages, owning, strict=True))
     sent = [fill.sent_bytes(case, *stage, each).at(1.0) for stage, each in pairs]
     got = [fill.received_bytes(case, *stage, each).at(1.0) for stage, each in pairs]
@@ -227,7 +227,7 @@ def test_terms_are_the_same_for_one_stage_and_for_many_at_once() -> None:
         seconds_per_stage_token=1e-6,
     )
     case = two_stacks(dataclasses.replace(profile("a", link=link), handling=handling))
-    device, owning = case.profiles[0], fill.Owning(part=0.25, others=2)
+    device, owning = case.profiles[0], fill.OwnedFraction(part=0.25, others=2)
     first, last = np.triu_indices(8, 1)
     many = fill.fill_load(case, device, first, last, owning, 4)
     sizes = memory.stage_memory_bytes(case, first, last, 4)

@@ -1,12 +1,7 @@
-import dataclasses
-
 import numpy as np
-import pytest
 
-from coordinator.planner.problem.build import IN_A_RUN, in_a_run, paddings
+from coordinator.planner.problem.build import paddings
 from coordinator.planner.problem.problem import Padded, Tokens
-from edge_runtime.contract.profile import HandlingProfile
-from tests.coordinator.planner.problems import profile
 
 
 def test_micro_batches_are_padded_to_their_longest_sample() -> None:
@@ -25,17 +20,3 @@ def test_a_size_that_nobody_looked_at_counts_as_not_padded() -> None:
     tokens = Tokens(mean=3.0, max=9, padded={2: Padded(per_sample=4.0, length=5.0)})
     assert tokens.computed(2).per_sample == 4.0
     assert tokens.computed(64) == Padded(per_sample=3.0, length=3.0)
-
-
-def test_in_a_run_everything_takes_longer_alike_and_nothing_else_changes() -> None:
-    handling = HandlingProfile(seconds_per_message=1e-3, seconds_per_stage_run=2e-3)
-    alone = dataclasses.replace(profile("a"), handling=handling)
-    run = in_a_run(alone)
-    assert run.seconds_per_token("layer", 13) == pytest.approx(IN_A_RUN * 1e-5)
-    assert run.handling.seconds_per_message == pytest.approx(IN_A_RUN * 1e-3)
-    assert run.handling.seconds_per_stage_run == pytest.approx(IN_A_RUN * 2e-3)
-    assert run.trainer is not None
-    assert alone.trainer is not None
-    assert run.trainer.seconds_per_sample == pytest.approx(IN_A_RUN * 1e-3)
-    assert run.trainer.memory_bytes == alone.trainer.memory_bytes
-    assert run.memory_bytes == alone.memory_bytes

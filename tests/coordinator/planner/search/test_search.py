@@ -9,7 +9,6 @@ from coordinator.planner.search.owners import deal_shards
 from coordinator.planner.search.search import Grid
 from edge_runtime.contract.errors import InfeasibleError
 from edge_runtime.contract.profile import LinkProfile
-from tests.coordinator.planner.clusters import cluster
 from tests.coordinator.planner.exhaustive import (
     SMALL,
     best_by_exhaustion,
@@ -88,32 +87,6 @@ def test_more_bandwidth_never_makes_the_prediction_worse(seed: int) -> None:
     )
     richer = dataclasses.replace(case, profiles=faster)
     assert total(make_plan(richer, SMALL)) <= total(make_plan(case, SMALL)) * (1 + 1e-6)
-
-
-def is_near_the_best(case: Problem) -> bool:
-    """Whether the search for too many sets comes close to the one of all sets."""
-    rough = make_plan(case, dataclasses.replace(Grid(), max_sets=1))
-    return fits(case, rough) and total(rough) <= 1.05 * total(make_plan(case))
-
-
-@pytest.mark.parametrize("seed", range(30))
-def test_where_sets_are_too_many_the_plan_is_within_five_percent_of_the_best(seed: int) -> None:
-    case = random_problem(seed, devices=6, blocks=6)
-    if is_feasible(case):
-        assert is_near_the_best(case)
-
-
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("kinds", [3, 7])
-def test_so_it_is_for_clusters_of_few_kinds_and_of_many(seed: int, kinds: int) -> None:
-    assert is_near_the_best(cluster(seed, devices=7, kinds=kinds, blocks=8))
-
-
-def test_many_unlike_devices_with_little_memory_get_a_plan_that_fits() -> None:
-    case = cluster(5, devices=12, kinds=4, blocks=8, memory=(0.1, 0.2))
-    plan = make_plan(case)
-    assert fits(case, plan)
-    assert len(plan.stages) > 2
 
 
 @pytest.mark.parametrize("seed", range(40))

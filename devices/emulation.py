@@ -27,7 +27,7 @@ from .specification import HOST_SHARE, EmulatedDevice, dilation, thread_count
 _logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 5.0
-"""How long a process has between SIGTERM and SIGKILL."""
+"""Time that a process has between SIGTERM and SIGKILL."""
 
 _group_numbers = itertools.count()
 

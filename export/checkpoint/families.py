@@ -27,7 +27,7 @@ UNLIMITED_LENGTH = 1 << 20
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """How to export a ``model_type`` of transformers.
+    """The traits of a ``model_type`` of transformers that decide its export.
 
     Attributes:
         stack: where the hidden states come from.

@@ -1,6 +1,6 @@
 """Graph passes that every bundle goes through, whatever the family and the quantization.
 
-Each takes a model, changes it in place and returns how many places it changed.
+Each takes a model and changes it in place.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ def strip_metadata(model: ir.Model) -> None:
         value.doc_string = None
 
 
-def read_shapes_from(model: ir.Model, masks: Sequence[str]) -> int:
+def read_shapes_from(model: ir.Model, masks: Sequence[str]) -> None:
     """Takes batch and sequence lengths from the masks among the graph's inputs alone.
 
     The exporter reads them from whichever input comes to hand. A stage must not be sent
@@ -46,34 +46,28 @@ def read_shapes_from(model: ir.Model, masks: Sequence[str]) -> int:
 
     Requires: graph inputs that share a symbolic dimension's name share its value.
     """
-    inputs = {value.name: value for value in model.graph.inputs}
-    changed = 0
+    candidates = [value for value in model.graph.inputs if value.name in masks]
+    candidates.sort(key=lambda value: masks.index(name_of(value)))
     for node in list(model.graph):
         read = node.inputs[0] if node.op_type == "Shape" else None
-        if read is None or read.name in masks or not read.is_graph_input():
+        if read is None or read in candidates or not read.is_graph_input() or read.shape is None:
             continue
-        for mask in (inputs[name] for name in masks):
-            if read.shape is not None and mask.shape is not None and read.shape == mask.shape:
-                node.replace_input_with(0, mask)
-                changed += 1
-                break
-    return changed
+        if mask := next((mask for mask in candidates if mask.shape == read.shape), None):
+            node.replace_input_with(0, mask)
 
 
-def sum_by_products(model: ir.Model) -> int:
+def sum_by_products(model: ir.Model) -> None:
     """Rewrites each softmax over the last axis so that it adds up by a matrix product.
 
     :mod:`export.tracing.attention` has the reason; this serves models with their own attention.
     """
-    graph, changed = model.graph, 0
+    graph = model.graph
     for node in [node for node in graph if node.op_type == "Softmax"]:
         scores = node.inputs[0]
         axis = node.attributes["axis"].as_int() if "axis" in node.attributes else -1
         last = -1 if scores is None or scores.shape is None else scores.shape.rank() - 1
         if scores is not None and axis in (-1, last):
             replace(node, _ordered_softmax(graph, scores, name_of(node.outputs[0])))
-            changed += 1
-    return changed
 
 
 def _ordered_softmax(graph: ir.Graph, scores: ir.Value, name: str) -> list[ir.Node]:
@@ -96,9 +90,9 @@ def _ordered_softmax(graph: ir.Graph, scores: ir.Value, name: str) -> list[ir.No
     return nodes
 
 
-def unfold_gemm(model: ir.Model) -> int:
+def unfold_gemm(model: ir.Model) -> None:
     """Rewrites ``Gemm`` as a product and a sum, the form that all other linear layers have."""
-    graph, changed = model.graph, 0
+    graph = model.graph
     for node in [node for node in graph if node.op_type == "Gemm"]:
         plain = {key: attribute.value for key, attribute in node.attributes.items()}
         transposed = plain.pop("transB", 0)
@@ -117,11 +111,9 @@ def unfold_gemm(model: ir.Model) -> int:
         if bias is not None:
             nodes.append(ir.node("Add", [product, bias]))
         replace(node, nodes)
-        changed += 1
-    return changed
 
 
-def keep_kernels_apart(model: ir.Model) -> int:
+def keep_kernels_apart(model: ir.Model) -> None:
     """Gives biases a leading axis, and adds them last in front of a layer normalization.
 
     ONNX Runtime would fuse bias and residual with the layer normalization, and the bias with
@@ -129,29 +121,27 @@ def keep_kernels_apart(model: ir.Model) -> int:
     separate ones, which are vectorised and work in place. The fusions want biases of rank 1.
     """
     rewrite = {"LayerNormalization": _add_bias_last, "Gelu": _lift_bias}
-    nodes = [node for node in model.graph if node.op_type in rewrite]
-    return sum(rewrite[node.op_type](model.graph, node.inputs[0]) for node in nodes)
+    for node in [node for node in model.graph if node.op_type in rewrite]:
+        rewrite[node.op_type](model.graph, node.inputs[0])
 
 
-def _lift_bias(graph: ir.Graph, total: ir.Value | None) -> int:
+def _lift_bias(graph: ir.Graph, total: ir.Value | None) -> None:
     """Gives the rank-1 operand of the addition that makes ``total`` a leading axis."""
     add = total.producer() if total is not None else None
     if add is None or add.op_type != "Add":
-        return 0
+        return
     for index, operand in enumerate(add.inputs):
         bias = constant_array(operand)
         if operand is not None and bias is not None and bias.ndim == 1:
-            lifted = constant(graph, f"{operand.name}.row", bias[None])
-            add.replace_input_with(index, lifted)
-            return 1
-    return 0
+            add.replace_input_with(index, constant(graph, f"{operand.name}.row", bias[None]))
+            return
 
 
-def _add_bias_last(graph: ir.Graph, total: ir.Value | None) -> int:
+def _add_bias_last(graph: ir.Graph, total: ir.Value | None) -> None:
     """Rewrites ``(x + bias) + residual`` as ``(x + residual) + bias``."""
     outer = total.producer() if total is not None else None
     if outer is None or outer.op_type != "Add":
-        return 0
+        return
     for index, operand in enumerate(outer.inputs):
         inner = operand.producer() if operand is not None else None
         if inner is None or inner.op_type != "Add" or only_consumer(inner.outputs[0]) is not outer:
@@ -167,8 +157,8 @@ def _add_bias_last(graph: ir.Graph, total: ir.Value | None) -> int:
         biased = ir.node("Add", [with_residual, bias])
         replace(outer, [*nodes, biased])
         graph.remove(inner, safe=True)
-        return _lift_bias(graph, biased.outputs[0])
-    return 0
+        _lift_bias(graph, biased.outputs[0])
+        return
 
 
 def tidy(model: ir.Model) -> None:

@@ -42,7 +42,7 @@ _RESIDUAL_GAIN = 0.3
 _SMALLEST_STD = 1e-6
 """Of what does not vary at all; keeps factors finite."""
 _QUIET = 0.1
-"""What varies less in a side state, whose variance is 1, is not taken for the backbone's."""
+"""Least deviation of a side state's channel, as a divisor; the state's variance is 1."""
 
 Tensors = dict[str, Tensor]
 

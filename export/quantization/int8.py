@@ -30,7 +30,7 @@ _SMALLEST_SCALE = np.float32(1e-30)  # a token of zeros must not divide by zero
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Range:
-    """How a token's scale follows from its extremes.
+    """Derives a token's scale from its extremes.
 
     Attributes:
         zero_point: z.

@@ -1,4 +1,4 @@
-"""Which passes a quantization mode stands for."""
+"""Runs the passes of a quantization mode."""
 
 from collections.abc import Sequence
 from pathlib import Path

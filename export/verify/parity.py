@@ -70,15 +70,16 @@ def measure_parity(
         for block, (stream, expected) in enumerate(zip(blocks, references, strict=True)):
             mask = masks[stream]
             errors[block].append(relative_error(states[hidden_name(block)][mask], expected[mask]))
-    summary = np.max if quantization == "none" else _root_mean_square
-    per_state = tuple(float(f"{summary(np.concatenate(error)):.3g}") for error in errors)
+    per_state = tuple(
+        float(f"{_summary(np.concatenate(error), quantization):.3g}") for error in errors
+    )
     return Parity(
         worst=max(per_state), limit=LIMITS[quantization], per_state=per_state, tokens=tokens
     )
 
 
-def _root_mean_square(values: Array) -> float:
-    return float(np.sqrt(np.square(values).mean()))
+def _summary(errors: Array, quantization: Quantization) -> float:
+    return float(errors.max() if quantization == "none" else np.sqrt(np.square(errors).mean()))
 
 
 def check_parity(parity: Parity) -> None:

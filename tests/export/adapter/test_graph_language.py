@@ -41,7 +41,7 @@ def attention_mask(hidden, lengths):
 
 
 def inputs(batch):
-    """What the graph is fed with."""
+    """The graph's inputs."""
     values = {
         "hidden": batch.hidden,
         "attention_mask": attention_mask(batch.hidden, batch.lengths),

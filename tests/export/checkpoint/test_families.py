@@ -53,7 +53,7 @@ def batch_of(bundle, **options):
 
 
 def plain_model(folder, bundle):
-    """What transformers makes of the checkpoint; the language model where there is a head."""
+    """The model as transformers loads it; the language model where there is a head."""
     from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     kind = {"causal-lm": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}.get(

@@ -165,7 +165,7 @@ def test_a_feed_forward_part_adds_little_at_first_and_its_inputs_keep_their_mean
 
 
 def side_state(config, prefix, tensors, state):
-    """What block 0 reads, if it reads the embeddings alone."""
+    """The input of block 0, if it reads the embeddings alone."""
     normed = torch.nn.functional.layer_norm(state, state.shape[-1:], eps=1e-5)
     down = torch.from_numpy(tensors[f"{prefix}down.weight"][0])
     side = normed @ down * config.down_scale + torch.from_numpy(tensors[f"{prefix}down.bias"][0])

@@ -16,13 +16,13 @@ from edge_runtime.contract.errors import BadInputError, InfeasibleError, Stopped
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 from tests.coordinator.planner.problems import profile
-from tests.coordinator.session.fakes import (
-    Cluster,
+from tests.coordinator.session.fake_cluster import Cluster, lose
+from tests.coordinator.session.fake_device import (
     count_of,
     link_of,
-    lose,
     loss_of,
     output_of,
+    state_of,
 )
 from tests.coordinator.session.scenarios import Scenario, job_of, key_of, lengths_of, scenarios
 
@@ -173,7 +173,7 @@ def test_the_events_are_those_of_the_design(scenario, seed):
         assert record.fields.get("pid") == (7 if job.local else None)
     saved = [(saved.epoch, saved.state) for saved in cluster.checkpoints]
     assert saved == [
-        (epoch, b"state %d" % epoch) for epoch in range(job.epochs_done + 1, job.options.epochs + 1)
+        (epoch, state_of(epoch)) for epoch in range(job.epochs_done + 1, job.options.epochs + 1)
     ]
 
 
@@ -454,7 +454,7 @@ def test_a_cluster_without_a_plan_is_told_why_and_sent_home():
 def test_a_resumed_run_with_all_epochs_behind_it_only_evaluates():
     scenario = scenario_of(plan_of((0, 1)), train=[1, 2], evaluation=[3])
     options = dataclasses.replace(scenario.job.options, epochs=3)
-    job = dataclasses.replace(scenario.job, options=options, epochs_done=3, state=b"s")
+    job = dataclasses.replace(scenario.job, options=options, epochs_done=3, state=state_of(3))
     cluster = play(dataclasses.replace(scenario, job=job), 1)
     assert cluster.finished
     assert cluster.session.record.epochs == []

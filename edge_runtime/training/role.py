@@ -237,7 +237,7 @@ class TrainerRole:
         by_length = np.argsort(owned.tokens, kind="stable")
         pieces = [
             piece
-            for start in range(0, len(by_length), EVALUATION_BATCH)
+            for start in range(0, max(1, len(by_length)), EVALUATION_BATCH)
             for piece in owned.pieces(by_length[start : start + EVALUATION_BATCH])
         ]
         found = np.concatenate([self._predict(owned.batch(piece)) for piece in pieces])

@@ -338,7 +338,8 @@ class FakeDevice:
                 config = self._adapter().config
                 columns = 3 if config.generative else config.num_outputs
                 outputs = np.zeros((len(indices), columns), np.float32)
-                outputs[:, :2] = [output_of(index, self.epochs_done) for index in indices.tolist()]
+                for row, index in zip(outputs, indices.tolist(), strict=True):
+                    row[:2] = output_of(index, self.epochs_done)
                 post(m.Outputs(indices=indices, outputs=outputs))
             case m.SendState():
                 self._trained()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Array: TypeAlias = np.ndarray[Any, Any]
 
 
-class HeldRows:
+class RowBuffer:
     """Rows by sequence and by what they are of (a graph input, a hidden state).
 
     It grows to ``max_sequences`` x ``max_rows`` of each name and no further.

@@ -1,8 +1,7 @@
 """Runs one stage on micro-batches: padding in, rows out.
 
-Rows travel and are cached without padding. A graph wants rectangles, so each sequence of a
-micro-batch is padded to its own longest sample just before the graph runs, and cut back
-right after.
+Rows travel and are cached without padding; each sequence of a micro-batch is padded to its
+longest sample just before the graph runs, and cut back right after.
 """
 
 from __future__ import annotations
@@ -24,12 +23,11 @@ class Graph(Protocol):
     """A loaded graph; :class:`edge_runtime.inference.session.GraphSession` in truth."""
 
     @property
-    def input_names(self) -> Sequence[str]:
-        """What it is fed with."""
+    def input_names(self) -> Sequence[str]: ...  # noqa: D102
 
     @property
     def output_names(self) -> Sequence[str]:
-        """The hidden states it makes, in block order."""
+        """Hidden states, in block order."""
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """Returns the asked ``outputs`` in order."""
@@ -112,22 +110,30 @@ class Stage:
         Raises:
             RemoteError: an input is missing or has not one row a token.
         """
-        masks = _masks(lengths)
         made = self.compute(lengths, rows)
         passed = {
-            name: self._given(name, stream, masks, rows) for name, stream in self.passed_on.items()
+            name: self.given(name, stream, lengths, rows) for name, stream in self.passed_on.items()
         }
-        return self.result({**passed, **made})
+        return self.result(passed | made)
 
     def compute(
         self, lengths: Mapping[Stream, Array], rows: Mapping[str, Array]
     ) -> dict[str, Array]:
         """The hidden states of this stage that somebody wants, by name; as :meth:`run`."""
-        masks = _masks(lengths)
-        feeds = {name: self._feed(name, feed, masks, rows) for name, feed in self._feeds.items()}
+        used = {feed.stream for feed in self._feeds.values()} | set(self.outputs.values())
+        masks = {stream: _mask(self._lengths_of(stream, lengths)) for stream in used}
+        feeds = {}
+        for name, feed in self._feeds.items():
+            mask = masks[feed.stream]
+            if feed.is_mask:
+                feeds[name] = mask.astype(feed.dtype)
+                continue
+            given = self.given(name, feed.stream, lengths, rows)
+            feeds[name] = np.full((*mask.shape, *given.shape[1:]), feed.pad, feed.dtype)
+            feeds[name][mask] = given
         outputs = self._graph.run(feeds, list(self.outputs))
         return {
-            name: _unpadded(padded, self._mask_of(stream, masks))
+            name: _unpadded(padded, masks[stream])
             for (name, stream), padded in zip(self.outputs.items(), outputs, strict=True)
         }
 
@@ -139,31 +145,25 @@ class Stage:
             carried={name: rows[name] for name in self._carries if name in rows},
         )
 
-    def _feed(
-        self, name: str, feed: _Feed, masks: Mapping[Stream, Array], rows: Mapping[str, Array]
+    def given(
+        self, name: str, stream: Stream, lengths: Mapping[Stream, Array], rows: Mapping[str, Array]
     ) -> Array:
-        if feed.is_mask:
-            return self._mask_of(feed.stream, masks).astype(feed.dtype)
-        given = self._given(name, feed.stream, masks, rows)
-        mask = masks[feed.stream]
-        padded = np.full((*mask.shape, *given.shape[1:]), feed.pad, feed.dtype)
-        padded[mask] = given
-        return padded
+        """The rows of an input, one for each token of its sequence.
 
-    def _given(
-        self, name: str, stream: Stream, masks: Mapping[Stream, Array], rows: Mapping[str, Array]
-    ) -> Array:
-        tokens = int(self._mask_of(stream, masks).sum())
+        Raises:
+            RemoteError: they are missing or have not one row a token.
+        """
+        tokens = int(self._lengths_of(stream, lengths).sum())
         if name not in rows:
             raise RemoteError(f"{self._name} lacks input {name!r}")
         if len(rows[name]) != tokens:
             raise RemoteError(f"{len(rows[name])} rows of {name!r} for {tokens} tokens")
         return rows[name]
 
-    def _mask_of(self, stream: Stream, masks: Mapping[Stream, Array]) -> Array:
-        if stream not in masks:
+    def _lengths_of(self, stream: Stream, lengths: Mapping[Stream, Array]) -> Array:
+        if stream not in lengths:
             raise RemoteError(f"{self._name} was given no lengths of the {stream}'s sequence")
-        return masks[stream]
+        return lengths[stream]
 
 
 def _known_feeds(files: StageFiles) -> dict[str, _Feed]:
@@ -172,23 +172,17 @@ def _known_feeds(files: StageFiles) -> dict[str, _Feed]:
         spec.name: _Feed(spec.stream, np.dtype(spec.dtype), spec.pad, spec.kind == "mask")
         for spec in files.inputs
     }
-    for index in range(files.first):
-        name = f"{HIDDEN_PREFIX}{index}"
-        feeds[name] = _Feed(files.streams[index], np.dtype(np.float32))
-    return feeds
+    hidden = enumerate(files.streams[: files.first])
+    return feeds | {f"{HIDDEN_PREFIX}{i}": _Feed(stream, np.dtype("f4")) for i, stream in hidden}
 
 
-def _masks(lengths: Mapping[Stream, Array]) -> dict[Stream, Array]:
-    """(N, T) bool of each sequence, true on tokens."""
-    return {
-        stream: np.arange(int(each.max()))[None, :] < each[:, None]
-        for stream, each in lengths.items()
-    }
+def _mask(lengths: Array) -> Array:
+    """(N, T) bool, true on tokens."""
+    mask: Array = np.arange(int(lengths.max()))[None, :] < lengths[:, None]
+    return mask
 
 
 def _unpadded(hidden: Array, mask: Array) -> Array:
     """(tokens, d) of (N, T, d); a view where nothing is padding."""
-    if mask.all():
-        return hidden.reshape(-1, hidden.shape[-1])
-    rows: Array = hidden[mask]
+    rows: Array = hidden.reshape(-1, hidden.shape[-1]) if mask.all() else hidden[mask]
     return rows

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
-from edge_runtime.backbone.row_buffer import HeldRows
+from edge_runtime.backbone.row_buffer import RowBuffer
 from edge_runtime.cache.encoding import decode_into
 from edge_runtime.contract.cache_format import row_bytes
 from edge_runtime.contract.errors import RemoteError
@@ -65,7 +65,7 @@ class Generator:
         config = model.config
         self._options, self._config = request.options, config
         self._adapter, self._head = model.adapter, model.head
-        self._held = HeldRows(request.max_sequences, request.max_rows)
+        self._held = RowBuffer(request.max_sequences, request.max_rows)
         self._max_sequences = request.max_sequences
         self._steps: dict[int, _Step] = {}
         encoder = config.layers[: config.encoder_layers]

@@ -7,21 +7,16 @@ sequence is all new at first and never grows.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Mapping
 
 import numpy as np
 
+from edge_runtime.contract.generation import Sequences
+from edge_runtime.contract.manifest import Stream
+from edge_runtime.contract.messages import Array, SetUpGeneration
+
 from .row_buffer import RowBuffer
 from .stage import Stage, StageResult
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from edge_runtime.contract.generation import Sequences
-    from edge_runtime.contract.manifest import Stream
-    from edge_runtime.contract.messages import SetUpGeneration
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 
 class IncrementalStage:

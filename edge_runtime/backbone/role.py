@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -23,8 +22,6 @@ from edge_runtime.messaging.outbox import Outbox
 
 from .incremental_stage import IncrementalStage
 from .stage import Stage, StageResult
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 
 def write_stage_graph(stage: m.StageFiles, store: WeightStore) -> Path:
@@ -77,12 +74,12 @@ class BackboneRole:
         """Gets the stage, if there is one, ready for sequences that grow."""
         self._continuing = tuple(IncrementalStage(stage, request) for stage in self._stages)
 
-    def release(self, lines: Array) -> None:
+    def release(self, lines: m.Array) -> None:
         """Forgets sequences."""
         for stage in self._continuing:
             stage.release(lines)
 
-    def run(self, batch: m.MicroBatch, index: int, rows: Mapping[str, Array]) -> None:
+    def run(self, batch: m.MicroBatch, index: int, rows: Mapping[str, m.Array]) -> None:
         """Serves a micro-batch as stage number ``index`` of its route.
 
         Raises:
@@ -112,7 +109,7 @@ class BackboneRole:
             m.BatchServed(number=batch.number, stage=index, seconds=seconds)
         )
 
-    def _compute(self, batch: m.MicroBatch, rows: Mapping[str, Array]) -> StageResult:
+    def _compute(self, batch: m.MicroBatch, rows: Mapping[str, m.Array]) -> StageResult:
         """The micro-batch through all parts of the stage."""
         sequences = batch.sequences
         if sequences is None:
@@ -121,7 +118,7 @@ class BackboneRole:
             parts = [partial(stage.run, sequences) for stage in self._continuing]
         else:
             raise RemoteError("sequences came before generation was set up")
-        states: dict[int, Array] = {}
+        states: dict[int, m.Array] = {}
         for run in parts:
             result = run(batch.lengths, rows)
             states |= result.states
@@ -130,7 +127,7 @@ class BackboneRole:
 
 
 def parts_for_owners(
-    batch: m.MicroBatch, stream: Stream, states: Mapping[int, Array], dtype: m.CacheDtype
+    batch: m.MicroBatch, stream: Stream, states: Mapping[int, m.Array], dtype: m.CacheDtype
 ) -> Iterator[tuple[DeviceId, m.States]]:
     """Encodes hidden states of one sequence and cuts them, for each of their owners.
 
@@ -154,7 +151,11 @@ def parts_for_owners(
 
 
 def _select(
-    batch: m.MicroBatch, stream: Stream, positions: Array, layers: tuple[int, ...], encoded: Array
+    batch: m.MicroBatch,
+    stream: Stream,
+    positions: m.Array,
+    layers: tuple[int, ...],
+    encoded: m.Array,
 ) -> m.States:
     """The part of ``encoded`` (L, tokens, R) of the samples at ``positions``, ascending."""
     lengths = batch.lengths[stream]

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.manifest import HIDDEN_PREFIX, Stream
-from edge_runtime.contract.messages import StageFiles
-
-Array: TypeAlias = np.ndarray[Any, Any]
+from edge_runtime.contract.messages import Array, StageFiles
 
 
 class Graph(Protocol):

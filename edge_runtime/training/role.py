@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -32,8 +32,6 @@ from .samples import OwnedSamples
 
 if TYPE_CHECKING:
     from edge_runtime.parallel_adapters import Trainer
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 PROGRESS_SECONDS = 0.25
 EVALUATION_BATCH = 32
@@ -59,7 +57,7 @@ class TrainerRole:
         self._cache: SampleCache | None = None
         self._owned: dict[m.SampleSet, OwnedSamples] = {}
         self._training: _Training | None = None
-        self._predict: Callable[[Batch], Array] | None = None
+        self._predict: Callable[[Batch], m.Array] | None = None
         self._language: LanguageModel | None = None
         self._generator: Generator | None = None
 
@@ -240,7 +238,7 @@ class TrainerRole:
         if chosen is not None:
             self._outbox.to_coordinator(chosen)
 
-    def release(self, lines: Array) -> None:
+    def release(self, lines: m.Array) -> None:
         """Forgets sequences."""
         if self._generator is not None:
             self._generator.release(lines)
@@ -267,7 +265,7 @@ class TrainerRole:
         return self._owned[which]
 
 
-def _sum_gradients(trainer: Trainer, owned: OwnedSamples, chosen: Array) -> tuple[float, int]:
+def _sum_gradients(trainer: Trainer, owned: OwnedSamples, chosen: m.Array) -> tuple[float, int]:
     """Summed loss of the samples and its count; ``trainer.flat_gradient`` has its gradient."""
     loss, count = 0.0, 0
     total = np.zeros_like(trainer.flat_gradient)

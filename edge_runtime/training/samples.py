@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
-
 import numpy as np
 
 from edge_runtime.cache.session_cache import SampleCache
-from edge_runtime.contract.messages import OwnSamples
+from edge_runtime.contract.messages import Array, OwnSamples
 from edge_runtime.parallel_adapters import Batch
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 BATCH_BYTES = 16 << 20
 """Most hidden states of a batch that is trained on at once, if one sample's are not more. A

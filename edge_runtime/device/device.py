@@ -44,15 +44,10 @@ Handlers = dict[type[m.Message], Callable[[Any], None]]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceOptions:
-    """What this process is.
+    """A device's id at the coordinator, its folder, and what it offers.
 
-    Attributes:
-        device: its id at the coordinator.
-        home: where its files are.
-        roles: what it offers.
-        threads: the most that it computes with.
-        data_address: where peers reach it; the port is filled in.
-        process_id: of this process.
+    ``threads`` is the most that it computes with; ``data_address`` is where peers reach it, and
+    its port is filled in later.
     """
 
     device: DeviceId
@@ -81,8 +76,7 @@ class Device:
         )
         self._files = FileFetching(self._store, link, self._worker)
         self._heartbeat_seconds = 2.0
-        self._welcomed = False
-        self._over = False
+        self._welcomed = self._over = False
         self._at_once: Handlers = {
             m.Welcome: self._welcome,
             m.Shutdown: self._end,

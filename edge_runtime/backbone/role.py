@@ -38,8 +38,7 @@ def write_stage_graph(stage: m.StageFiles, store: WeightStore) -> Path:
 class BackboneRole:
     """Runs micro-batches through this device's stage. Compute thread only.
 
-    Attributes:
-        threads: that a stage is loaded with.
+    ``threads`` is what a stage is loaded with.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class BackboneRole:
         self.threads = threads
         self._me, self._outbox, self._keep = me, outbox, keep
         self._stages: tuple[Stage, ...] = ()
-        self._continuing: tuple[IncrementalStage, ...] = ()
+        self._incremental: tuple[IncrementalStage, ...] = ()
         self._dtype: m.CacheDtype = "fp32"
 
     def load(self, request: m.LoadStage, store: WeightStore) -> None:
@@ -68,15 +67,15 @@ class BackboneRole:
 
     def unload(self) -> None:
         """Gives the stage's memory back; it is loaded again when it is asked for."""
-        self._stages = self._continuing = ()
+        self._stages = self._incremental = ()
 
     def set_up_generation(self, request: m.SetUpGeneration) -> None:
         """Gets the stage, if there is one, ready for sequences that grow."""
-        self._continuing = tuple(IncrementalStage(stage, request) for stage in self._stages)
+        self._incremental = tuple(IncrementalStage(stage, request) for stage in self._stages)
 
     def release(self, lines: m.Array) -> None:
         """Forgets sequences."""
-        for stage in self._continuing:
+        for stage in self._incremental:
             stage.release(lines)
 
     def run(self, batch: m.MicroBatch, index: int, rows: Mapping[str, m.Array]) -> None:
@@ -111,12 +110,11 @@ class BackboneRole:
 
     def _compute(self, batch: m.MicroBatch, rows: Mapping[str, m.Array]) -> StageResult:
         """The micro-batch through all parts of the stage."""
-        sequences = batch.sequences
-        if sequences is None:
+        if batch.sequences is None:
             parts = [stage.run for stage in self._stages]
-        elif self._continuing:
-            parts = [partial(stage.run, sequences) for stage in self._continuing]
         else:
+            parts = [partial(stage.run, batch.sequences) for stage in self._incremental]
+        if not parts:
             raise RemoteError("sequences came before generation was set up")
         states: dict[int, m.Array] = {}
         for run in parts:
@@ -129,14 +127,7 @@ class BackboneRole:
 def parts_for_owners(
     batch: m.MicroBatch, stream: Stream, states: Mapping[int, m.Array], dtype: m.CacheDtype
 ) -> Iterator[tuple[DeviceId, m.States]]:
-    """Encodes hidden states of one sequence and cuts them, for each of their owners.
-
-    Args:
-        batch: whose they are.
-        stream: the sequence.
-        states: (tokens, d) float32 by layer.
-        dtype: of the cache.
-    """
+    """Encodes ``states``, (tokens, d) float32 by layer of one sequence, for each owner."""
     if not states:
         return
     tokens, channels = next(iter(states.values())).shape

@@ -17,7 +17,7 @@ from edge_runtime.contract.messages import Array
 
 
 class RowBuffer:
-    """Rows by sequence and by what they are of (a graph input, a hidden state).
+    """Rows by sequence and by name of a graph input or a hidden state.
 
     It grows to ``max_sequences`` x ``max_rows`` of each name and no further.
     """
@@ -37,12 +37,12 @@ class RowBuffer:
         lengths: Array | None,
         rows: Array | None,
     ) -> None:
-        """Appends to every sequence; nothing, where nothing is new of ``stream``.
+        """Appends rows of ``name``, in ``stream``, to every one of N sequences.
 
         Args:
-            name: what the rows are of.
-            stream: that they belong to.
-            sequences: whose they are, and how many rows of each must be here.
+            name: a graph input or a hidden state.
+            stream: that it belongs to.
+            sequences: which they are, and how many rows of each must be here.
             lengths: (N,) new rows of each; None for none.
             rows: the new rows, one sequence's after another's; None for none.
 

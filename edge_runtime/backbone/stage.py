@@ -21,11 +21,12 @@ class Graph(Protocol):
     """A loaded graph; :class:`edge_runtime.inference.session.GraphSession` in truth."""
 
     @property
-    def input_names(self) -> Sequence[str]: ...  # noqa: D102
+    def input_names(self) -> Sequence[str]:
+        """Names of inputs."""
 
     @property
     def output_names(self) -> Sequence[str]:
-        """Hidden states, in block order."""
+        """Names of hidden states, in block order."""
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """Returns the asked ``outputs`` in order."""
@@ -36,9 +37,9 @@ class StageResult:
     """Rows of the samples, one after another.
 
     Attributes:
-        states: hidden state index -> (tokens, d) float32, of those that adapters read.
-        carried: what later stages need, by name: hidden states (tokens, d) float32, made
-            here or earlier, and token ids (tokens,) int32.
+        states: (tokens, d) float32 of the hidden states that adapters read, by index.
+        carried: rows for later stages, by name: hidden states (tokens, d) float32, made here
+            or earlier, and token ids (tokens,) int32.
     """
 
     states: dict[int, Array]
@@ -56,7 +57,7 @@ class _Feed:
 
 
 class Stage:
-    """Blocks ``[first, last)`` with the hidden states that somebody wants of them.
+    """Blocks ``[first, last)`` and the hidden states that adapters and later stages read.
 
     Attributes:
         layers: hidden states of this stage that adapters read.
@@ -66,12 +67,7 @@ class Stage:
     """
 
     def __init__(self, graph: Graph, files: StageFiles, layers: Sequence[int]) -> None:
-        """Binds a graph to block numbers.
-
-        Args:
-            graph: its outputs are the hidden states ``first .. last - 1``.
-            files: says what the blocks are.
-            layers: hidden states that are read by adapters, of any stage.
+        """Binds a graph to block numbers; ``layers`` are all that adapters read, of any stage.
 
         Raises:
             RemoteError: the graph's inputs and outputs are not those of such a stage.
@@ -98,12 +94,10 @@ class Stage:
         return {name: feed.stream for name, feed in self._feeds.items() if not feed.is_mask}
 
     def run(self, lengths: Mapping[Stream, Array], rows: Mapping[str, Array]) -> StageResult:
-        """Runs a micro-batch.
+        """Runs a micro-batch of N samples, ``lengths`` (N,) tokens in each of their sequences.
 
-        Args:
-            lengths: (N,) tokens of each sample in each of its sequences.
-            rows: by name, what the stage reads and what it has to pass on; as
-                :attr:`StageResult.carried`.
+        ``rows`` are the stage's inputs and what it has to pass on; as
+        :attr:`StageResult.carried`.
 
         Raises:
             RemoteError: an input is missing or has not one row a token.
@@ -117,7 +111,7 @@ class Stage:
     def compute(
         self, lengths: Mapping[Stream, Array], rows: Mapping[str, Array]
     ) -> dict[str, Array]:
-        """The hidden states of this stage that somebody wants, by name; as :meth:`run`."""
+        """Computes the hidden states in :attr:`outputs`; as :meth:`run`."""
         used = {feed.stream for feed in self._feeds.values()} | set(self.outputs.values())
         masks = {stream: _mask(self._lengths_of(stream, lengths)) for stream in used}
         feeds = {}

@@ -88,16 +88,16 @@ class SessionLink:
 
     @property
     def connected(self) -> bool:
-        """Whether the connection to the coordinator stands."""
+        """True while the connection to the coordinator stands."""
         return self._control.state == "connected"
 
     def take_connected(self) -> bool:
-        """Whether a new connection to the coordinator was made since the last call."""
+        """Returns True once after each new connection to the coordinator."""
         return self._control.take_connected()
 
     @property
     def failed_handshakes(self) -> int:
-        """How often the coordinator was reached but the keys did not fit."""
+        """Times that the coordinator was reached but the keys did not fit."""
         return self._control.failed_handshakes
 
     def set_peers(self, peers: tuple[Peer, ...]) -> None:

@@ -28,10 +28,10 @@ OUTPUT: Stream = "decoder"
 
 
 class Adapter(Protocol):
-    """What makes features; :class:`edge_runtime.serving.onnx_adapter.AdapterSession` in truth."""
+    """Makes features; :class:`edge_runtime.serving.onnx_adapter.AdapterSession` in truth."""
 
     def last_features(self, batch: Batch) -> Array:
-        """What the head reads of each sequence's last token, (B, d) float32."""
+        """Makes the head's input of each sequence's last token, (B, d) float32."""
 
 
 @dataclasses.dataclass(slots=True)

@@ -48,9 +48,7 @@ class _Training:
 
 
 class TrainerRole:
-    """One trainer. ``store`` and ``deliver`` may be called by the I/O thread, the rest by the
-    compute thread.
-    """  # noqa: D205
+    """One trainer. ``store`` and ``deliver`` are for the I/O thread too, the rest is not."""
 
     def __init__(self, *, me: DeviceId, home: Path, outbox: Outbox) -> None:
         self._me, self._home, self._outbox = me, home, outbox
@@ -77,9 +75,8 @@ class TrainerRole:
             RemoteError: nobody asked for them, they do not fit the cache, or none is open.
         """
         self._opened().append(states)
-        self._outbox.to_coordinator(
-            m.Stored(number=states.number, layers=states.layers, samples=len(states.keys))
-        )
+        stored = m.Stored(number=states.number, layers=states.layers, samples=len(states.keys))
+        self._outbox.to_coordinator(stored)
 
     def move(self, request: m.MoveSamples) -> None:
         """Sends cached states to their new owner."""
@@ -88,19 +85,17 @@ class TrainerRole:
             self._outbox.to_peer(request.to, states)
 
     def own(self, request: m.OwnSamples) -> None:
-        """Takes note of the samples, makes the cache durable and says which it lacks."""
+        """Notes the samples, makes the cache durable and says which it lacks."""
         cache = self._opened()
         if not cache.layers.keys() <= request.lengths.keys():
             raise RemoteError("samples lack a sequence that is cached")
         cache.flush()
-        ready = m.SamplesReady(
-            which=request.which,
-            missing=request.indices[~cache.held(request.keys)],
-            cache_bytes=cache.bytes_used,
-            cache_samples=cache.samples,
+        missing = request.indices[~cache.held(request.keys)]
+        used, samples, which = cache.bytes_used, cache.samples, request.which
+        self._owned[which] = OwnedSamples(request, cache)
+        self._outbox.to_coordinator(
+            m.SamplesReady(which=which, missing=missing, cache_bytes=used, cache_samples=samples)
         )
-        self._owned[request.which] = OwnedSamples(request, cache)
-        self._outbox.to_coordinator(ready)
 
     def _opened(self) -> SampleCache:
         if self._cache is None:
@@ -162,7 +157,7 @@ class TrainerRole:
         return trainer.parameters
 
     def deliver(self, sender: DeviceId, part: m.GradientPart | m.ReducedPart) -> None:
-        """A peer's part of a step."""
+        """Takes in a peer's part of a step."""
         if self._training is None:
             raise RemoteError(f"{sender} sent a gradient before training was set up")
         self._training.all_reduce.deliver(sender, part)
@@ -231,11 +226,9 @@ class TrainerRole:
         """
         if states.sequences is None:
             self.store(states)
-            return
-        if self._generator is None:
+        elif self._generator is None:
             raise RemoteError("states of sequences came before generation was set up")
-        chosen = self._generator.take(states)
-        if chosen is not None:
+        elif (chosen := self._generator.take(states)) is not None:
             self._outbox.to_coordinator(chosen)
 
     def release(self, lines: m.Array) -> None:

@@ -20,17 +20,13 @@ class OwnedSamples:
     """One data set's samples on this device, with their cached states."""
 
     def __init__(self, request: OwnSamples, cache: SampleCache) -> None:
-        self.request = request
-        self._cache = cache
+        self.request, self._cache = request, cache
         self._of_tokens = request.targets.dtype == np.int32
         """Whether every token has a target."""
         self.tokens: Array = np.sum([each.astype(np.int64) for each in request.lengths.values()], 0)
         """Of each sample, over all of its sequences, (N,) int64."""
         if self._of_tokens:
             self._ends = np.cumsum(request.lengths["decoder"], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.request.keys)
 
     def pieces(self, chosen: Array) -> list[Array]:
         """Splits a batch into parts whose states fit ``BATCH_BYTES``, alike in length."""
@@ -66,8 +62,8 @@ class OwnedSamples:
         if not self._of_tokens:
             return self.request.targets[chosen]
         padded = np.full((len(chosen), longest), NOT_COUNTED, np.int64)
-        for row, end, length in zip(
-            padded, self._ends[chosen], self.request.lengths["decoder"][chosen], strict=True
-        ):
+        lengths = self.request.lengths["decoder"]
+        for row, sample in zip(padded, chosen, strict=True):
+            end, length = self._ends[sample], lengths[sample]
             row[:length] = self.request.targets[end - length : end]
         return padded

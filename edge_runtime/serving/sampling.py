@@ -6,14 +6,10 @@ grouped or which device drew.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
-
 import numpy as np
 
-if TYPE_CHECKING:
-    from edge_runtime.contract.generation import GenerationOptions
-
-Array: TypeAlias = np.ndarray[Any, Any]
+from edge_runtime.contract.generation import GenerationOptions
+from edge_runtime.contract.messages import Array
 
 
 def choose_tokens(

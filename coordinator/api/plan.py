@@ -1,27 +1,20 @@
-"""What ``pacplus plan`` does, callable: :func:`plan`.
-
-It raises errors of :mod:`edge_runtime.contract.errors`.
-"""
+"""Measures the devices and plans: :func:`plan`."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
-from coordinator.cluster.host import Cluster, open_host
+from coordinator.cluster.host import Cluster
 from coordinator.cluster.local_devices import this_machine
 from coordinator.cluster.observer import NullObserver, Observer
 from coordinator.data import FieldNames
 from coordinator.planner import Problem, make_plan
 from coordinator.planner.baselines import Alternative, compare
-from coordinator.planner.plan import planner
 from coordinator.planner.problem.build import with_devices
 from coordinator.planner.simulation.simulate import Simulation, simulate
 from coordinator.planning_files.profiles_file import read_profiles
-from coordinator.protocol.job import Job
 from coordinator.protocol.record import SessionRecord
-from coordinator.session.machine import Session
 from edge_runtime.contract.adapter import TrainingOptions
 from edge_runtime.contract.errors import UsageError
 from edge_runtime.contract.manifest import Manifest, Task
@@ -30,8 +23,8 @@ from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 from edge_runtime.contract.profile import DeviceProfile
 
 from .adapter_config import AdapterChoice
-from .inputs import Prepared, prepare
-from .run import serve
+from .inputs import prepare
+from .run import run_session
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +64,7 @@ def plan(
     fields: FieldNames | None = None,
     cache_dtype: CacheDtype = "fp16",
     simulated: bool = False,
-    watcher: Observer | None = None,
+    observer: Observer | None = None,
 ) -> PlanResult:
     """Measures the devices and plans; trains nothing.
 
@@ -87,7 +80,7 @@ def plan(
         fields: other names of the data's fields.
         cache_dtype: how activations are stored.
         simulated: also play the plan.
-        watcher: is told of progress.
+        observer: is told of progress.
 
     Raises:
         BadInputError: a file, a line or a field is wrong.
@@ -95,26 +88,33 @@ def plan(
         StoppedError: a device was lost.
         UsageError: ``profiles`` and a cluster were given.
     """
-    watcher, options = watcher or NullObserver(), options or TrainingOptions()
+    observer, options = observer or NullObserver(), options or TrainingOptions()
     if profiles is not None and cluster is not None and (cluster.emulate or cluster.devices):
         raise UsageError("--profiles excludes --emulate and --devices")
     given = read_profiles(profiles) if profiles is not None else None
     prepared = prepare(bundle, data, None, task, adapter or AdapterChoice(), options, fields)
-    if given is None:
-        measured = _measure(prepared, cluster or Cluster(), cache_dtype, make_plan, watcher)
-        problem, made = measured.problem, measured.plan
-    else:
+    manifest, cluster = prepared.bundle.manifest, cluster or Cluster()
+    problems: list[Problem] = []
+
+    def decide(problem: Problem) -> Plan:
+        problems.append(problem)
+        return make_plan(problem) if given is None else _provisional(problem)
+
+    if given is not None:
         one_core = dataclasses.replace(this_machine(), cores=1, compute_cores=1.0)
-        here = dataclasses.replace(cluster or Cluster(), emulate=(one_core,))
-        measured = _measure(prepared, here, cache_dtype, _provisional, watcher)
-        (reference,) = measured.problem.profiles
-        manifest = prepared.bundle.manifest
-        problem = with_devices(measured.problem, given.profiles(manifest, reference))
+        cluster = dataclasses.replace(cluster, emulate=(one_core,))
+    measured = run_session(
+        cluster, prepared, observer, cache_dtype=cache_dtype, decide=decide, only_plan=True
+    )
+    problem, made = problems[-1], measured.plan
+    if given is not None:
+        (reference,) = problem.profiles
+        problem = with_devices(problem, given.profiles(manifest, reference))
         made = make_plan(problem)
     return PlanResult(
         plan=made,
         record=measured.record,
-        manifest=prepared.bundle.manifest,
+        manifest=manifest,
         dilation=measured.dilation,
         profiles=problem.profiles,
         problem=problem,
@@ -123,52 +123,8 @@ def plan(
     )
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Measured:
-    """What a session that trains nothing comes to."""
-
-    problem: Problem
-    plan: Plan
-    record: SessionRecord
-    dilation: float
-
-
-def _measure(
-    prepared: Prepared,
-    cluster: Cluster,
-    cache_dtype: CacheDtype,
-    decide: Callable[[Problem], Plan],
-    watcher: Observer,
-) -> _Measured:
-    """Measures the devices; ``decide`` makes the plan that the session ends with."""
-    manifest, config, options = prepared.bundle.manifest, prepared.config, prepared.options
-    problems: list[Problem] = []
-
-    def keep(problem: Problem) -> Plan:
-        problems.append(problem)
-        return decide(problem)
-
-    with open_host(cluster) as host:
-        job = Job(
-            manifest=manifest,
-            config=config,
-            options=options,
-            tables=prepared.tables,
-            devices=host.devices,
-            make_plan=planner(manifest, config, options, prepared.tables, cache_dtype, decide=keep),
-            cache_dtype=cache_dtype,
-            only_plan=True,
-        )
-        session = Session(job)
-        serve(host, prepared.bundle, session, watcher)
-        dilation = host.local.dilation if host.local else 1.0
-    return _Measured(
-        problem=problems[-1], plan=session.plan, record=session.record, dilation=dilation
-    )
-
-
 def _provisional(problem: Problem) -> Plan:
-    """A plan that a session which only measures can end with."""
+    """Makes a plan that a session which only measures can end with."""
     device = problem.profiles[0].device
     whole = Stage(first=0, last=problem.num_blocks, devices=(StageDevice(device=device),))
     return Plan(

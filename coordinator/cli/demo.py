@@ -15,7 +15,8 @@ from rich.table import Table
 from coordinator.api.adapter_config import AdapterChoice
 from coordinator.api.inputs import prepare
 from coordinator.api.plan import plan
-from coordinator.api.train import predict, train
+from coordinator.api.predict import predict
+from coordinator.api.train import train
 from coordinator.cluster.host import Cluster
 from coordinator.planner.cost.memory import MEMORY_USE, stage_memory_bytes, trainer_memory_bytes
 from coordinator.planner.problem.build import unmeasured_problem
@@ -92,9 +93,9 @@ def memory_caps(bundle: Path, data: Path, console: Console) -> dict[str, int]:
     How much Python and PyTorch take depends on their builds, so the devices are measured
     once without caps.
     """
-    watcher = LiveDisplay(console)
+    observer = LiveDisplay(console)
     free = Cluster(emulate=demo_devices({}))
-    profiles = plan(bundle, data / TRAIN_FILE, cluster=free, watcher=watcher).profiles
+    profiles = plan(bundle, data / TRAIN_FILE, cluster=free, observer=observer).profiles
     prepared = prepare(
         *(bundle, data / TRAIN_FILE, data / EVAL_FILE, "classification"),
         *(AdapterChoice(), TrainingOptions(), None),
@@ -152,7 +153,7 @@ def run_demo(output: Path, results: Console | None = None) -> dict[str, Any]:
         output=run,
         cluster=Cluster(emulate=demo_devices(caps)),
         options=TrainingOptions(epochs=EPOCHS),
-        watcher=LiveDisplay(console),
+        observer=LiveDisplay(console),
     )
     show_report(result.report, run, results)
     console.rule("[bold]using the result")

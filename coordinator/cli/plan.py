@@ -29,10 +29,7 @@ def plan(
     as_json: o.Json = False,
     emulate: o.Emulate = "",
     devices: o.Devices = "",
-    profiles: Annotated[
-        Path | None,
-        typer.Option(help="TOML file of devices that are not here.", rich_help_panel=o.DEVICES),
-    ] = None,
+    profiles: o.Profiles = None,
     listen: o.Listen = o.LISTEN,
     reprofile: o.Reprofile = False,
     epochs: o.Epochs = 3,
@@ -57,7 +54,7 @@ def plan(
         options=o.training_options(epochs, batch_size, None, 0),
         cache_dtype=cache_dtype,
         simulated=simulate or plot is not None,
-        watcher=o.display(),
+        observer=o.display(),
     )
     if plot is not None:
         _draw(result, plot)

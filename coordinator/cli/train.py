@@ -19,14 +19,7 @@ def train(
         Path | None, typer.Option("--eval", help="JSONL to evaluate on, before and after.")
     ] = None,
     task: o.Task = None,
-    plan: Annotated[
-        Path | None,
-        typer.Option(
-            help="Run this plan (of `pacplus plan --json`, or a run's plan.json) instead of "
-            "the best one.",
-            rich_help_panel=o.DEVICES,
-        ),
-    ] = None,
+    plan: o.GivenPlan = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run that stopped.")
     ] = False,
@@ -83,7 +76,11 @@ def train(
             task=task,
             cluster=o.cluster(emulate, devices, listen, reprofile),
             adapter=o.adapter_choice(
-                adapter, reduction, adapter_layers, adapter_heads, adapter_init
+                kind=adapter,
+                reduction=reduction,
+                layers=adapter_layers,
+                num_heads=adapter_heads,
+                initialization=adapter_init,
             ),
             options=o.training_options(epochs, batch_size, learning_rate, seed),
             fields=fields,
@@ -91,7 +88,7 @@ def train(
             cache_quota_bytes=o.quota_bytes(cache_quota),
             plan=plan,
             resume=resume,
-            watcher=o.display(),
+            observer=o.display(),
         )
     if as_json:
         from edge_runtime.contract.structure import to_plain

@@ -16,15 +16,7 @@ def evaluate(
     run: o.Run,
     data: Annotated[Path, typer.Option(help="JSONL like the training data.")],
     bundle: o.BundleMoved = None,
-    generate: Annotated[
-        bool,
-        typer.Option(
-            "--generate",
-            help="Also have a language model write what each line asks for, and compare: "
-            "exact_match. Takes far longer.",
-            rich_help_panel=o.GENERATION,
-        ),
-    ] = False,
+    generate: o.Generate = False,
     max_new_tokens: o.MaxNewTokens = None,
     as_json: o.Json = False,
     emulate: o.Emulate = "",
@@ -35,7 +27,7 @@ def evaluate(
 
     Example: pacplus evaluate run --data test.jsonl
     """
-    from coordinator.api.train import evaluate as compute
+    from coordinator.api.evaluate import evaluate as compute
     from coordinator.render.report import metric
     from edge_runtime.contract.generation import GenerationOptions
 
@@ -48,7 +40,7 @@ def evaluate(
         bundle=bundle,
         generation=generation or (GenerationOptions() if generate else None),
         cluster=o.cluster(emulate, devices, listen),
-        watcher=o.display(),
+        observer=o.display(),
     )
     if as_json:
         o.print_json(found)
@@ -81,7 +73,7 @@ def predict(
 
     Example: pacplus predict run --text "wake me at seven"
     """
-    from coordinator.api.train import predict as compute
+    from coordinator.api.predict import predict as compute
     from coordinator.render.report import show_predictions
 
     if bool(text) == bool(data):
@@ -98,7 +90,7 @@ def predict(
             seed=seed,
         ),
         cluster=o.cluster(emulate, devices, listen),
-        watcher=o.display(),
+        observer=o.display(),
     )
     if as_json:
         from edge_runtime.contract.structure import to_plain

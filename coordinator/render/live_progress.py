@@ -23,7 +23,7 @@ REFRESH_SECONDS = 0.2
 
 
 class LiveDisplay:
-    """A watcher that draws with rich."""
+    """A observer that draws with rich."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)

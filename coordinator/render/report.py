@@ -15,7 +15,7 @@ from .console import cell, say
 
 if TYPE_CHECKING:
     from coordinator.api.merge import MergedModel
-    from coordinator.api.train import Prediction
+    from coordinator.api.predict import Prediction
 
 MEGA = 1e6
 

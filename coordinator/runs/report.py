@@ -1,4 +1,4 @@
-"""``report.json``: what a run did, what it took, and how good the result is."""
+"""The contents of ``report.json``, and how they follow from what the session recorded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from coordinator.protocol.record import SessionRecord
+from coordinator.protocol.record import FillRecord, SessionRecord
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Plan
 
@@ -92,28 +92,29 @@ class Report:
 
 
 def fill_report(record: SessionRecord) -> FillReport:
-    """The fill of training samples, and what evaluation added to it."""
-    train, evaluation = record.fills.get("train"), record.fills.get("eval")
+    """Reports the fill of training samples, and what evaluation added to it."""
+    nothing = FillRecord(began=0.0, samples=0, computed=0, tokens=0)
+    train, evaluation = record.fills.get("train", nothing), record.fills.get("eval", nothing)
     return FillReport(
-        seconds=train.seconds if train else 0.0,
-        samples=train.samples if train else 0,
-        tokens=train.tokens if train else 0,
-        computed=train.computed if train else 0,
-        reused=train.reused if train else 0,
-        eval_computed=evaluation.computed if evaluation else 0,
-        eval_reused=evaluation.reused if evaluation else 0,
+        seconds=train.seconds,
+        samples=train.samples,
+        tokens=train.tokens,
+        computed=train.computed,
+        reused=train.reused,
+        eval_computed=evaluation.computed,
+        eval_reused=evaluation.reused,
     )
 
 
 def fill_of_sessions(earlier: FillReport | None, now: FillReport) -> FillReport:
-    """The fill of a resumed run: that of the session that computed most of it."""
+    """Chooses the fill of a resumed run: that of the session that computed most of it."""
     if earlier is None:
         return now
     return max(earlier, now, key=lambda fill: fill.computed + fill.eval_computed)
 
 
 def epoch_reports(record: SessionRecord) -> tuple[EpochReport, ...]:
-    """The finished epochs of this session."""
+    """Reports the finished epochs of this session."""
     return tuple(
         EpochReport(
             epoch=epoch.epoch,
@@ -127,7 +128,7 @@ def epoch_reports(record: SessionRecord) -> tuple[EpochReport, ...]:
 
 
 def cache_report(record: SessionRecord, dtype: str) -> CacheReport:
-    """Sizes of the caches of all owners."""
+    """Sums the sizes of the caches of all owners."""
     total = sum(device.cache_bytes for device in record.devices.values())
     samples = sum(device.cache_samples for device in record.devices.values())
     return CacheReport(dtype=dtype, bytes=total, bytes_per_sample=total / max(1, samples))
@@ -141,8 +142,7 @@ def device_reports(
 
 
 def _device_report(record: SessionRecord, device: DeviceId, profile: str) -> DeviceReport:
-    seen = record.devices[device]
-    plan = record.plan
+    seen, plan = record.devices[device], record.plan
     stage = plan.stage_of(device) if plan else None
     usage = seen.usage
     return DeviceReport(

@@ -1,4 +1,4 @@
-"""A RUN folder: settings, events, plan, checkpoints, adapter and report."""
+"""Reads and writes a RUN folder: settings, events, plan, checkpoints, adapter and report."""
 
 from __future__ import annotations
 
@@ -38,26 +38,8 @@ _FILES = {
 class Settings:
     """What decides a run's result; a resumed run must be given the same.
 
-    Bundle folder and quota are kept for later commands and not compared.
-
-    Attributes:
-        bundle: folder of the bundle; may move.
-        bundle_digest: of the bundle.
-        data_sha256: of the training file.
-        eval_sha256: of the evaluation file; empty for none.
-        fields: names of the data's fields.
-        task: what is learnt.
-        adapter: kind of side block.
-        adapter_layers: hidden states that are read.
-        adapter_heads: attention heads of a side block.
-        adapter_init: where the first weights come from.
-        reduction: of the adapter.
-        epochs: in all.
-        batch_size: global.
-        learning_rate: peak.
-        seed: of weights and order.
-        cache_dtype: how states are stored.
-        cache_quota_bytes: limit of each device's cache; may be another when going on.
+    Where the bundle is and the quota may change; later commands use them. ``eval_sha256`` is
+    empty without evaluation, ``learning_rate`` the peak, ``cache_quota_bytes`` per device.
     """
 
     bundle: str
@@ -136,19 +118,13 @@ class RunFolder:
                     f"{path}: was started with {_difference(name, value, now.get(name))}; "
                     "resume with the same, or start a new run with another -o"
                 )
-        if settings.cache_quota_bytes is not None:
-            quota = settings.cache_quota_bytes
-            run._write_json(
-                "run.json", to_plain(dataclasses.replace(started, cache_quota_bytes=quota))
-            )
+        if (quota := settings.cache_quota_bytes) is not None:
+            started = dataclasses.replace(started, cache_quota_bytes=quota)
+            run._write_json("run.json", to_plain(started))
         return run
 
     def settings(self) -> Settings:
-        """What the run was started with.
-
-        Raises:
-            BadInputError: the folder is no run.
-        """
+        """Reads what the run was started with; raises BadInputError if the folder is no run."""
         return from_plain(Settings, self._read_json("run.json"), str(self.path / "run.json"))
 
     def discard_unplanned(self) -> None:
@@ -176,22 +152,14 @@ class RunFolder:
         self._write_json("report.json", finite(report))
 
     def read_report(self) -> dict[str, Any]:
-        """What ``report.json`` says.
-
-        Raises:
-            BadInputError: the run has not finished.
-        """
+        """Reads ``report.json``; raises BadInputError if the run has not finished."""
         report = self._read_json("report.json")
         if not isinstance(report, dict):
             raise BadInputError(f"{self.path / 'report.json'}: is not a report")
         return report
 
     def write_adapter(self, config: AdapterConfig, weights: bytes) -> None:
-        """Writes ``adapter/``.
-
-        Raises:
-            BadInputError: ``weights`` are damaged or of another adapter.
-        """
+        """Writes ``adapter/``; raises BadInputError for weights that are not the adapter's."""
         graph = adapter_onnx(config, weights)
         folder = self.path / "adapter"
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -200,24 +168,21 @@ class RunFolder:
         self._write_json(f"adapter/{CONFIG}", to_plain(config))
 
     def read_adapter(self) -> tuple[AdapterConfig, bytes]:
-        """Configuration and weights of the trained adapter.
+        """Reads configuration and weights of the trained adapter.
 
         Raises:
             BadInputError: the run has not got so far, or a file is damaged.
         """
-        where = self.path / "adapter" / CONFIG
-        config = from_plain(AdapterConfig, self._read_json(f"adapter/{CONFIG}"), str(where))
+        folder = self.path / "adapter"
+        plain = self._read_json(f"adapter/{CONFIG}")
+        config = from_plain(AdapterConfig, plain, str(folder / CONFIG))
         try:
-            return config, (self.path / "adapter" / WEIGHTS).read_bytes()
+            return config, (folder / WEIGHTS).read_bytes()
         except OSError:
-            raise BadInputError(f"{self.path / 'adapter' / WEIGHTS}: cannot be read") from None
+            raise BadInputError(f"{folder / WEIGHTS}: cannot be read") from None
 
     def read_adapter_graph(self) -> tuple[AdapterConfig, bytes]:
-        """Configuration, and the trained adapter as ONNX: made from the weights, which count.
-
-        Raises:
-            BadInputError: the run has not got so far, or a file is damaged.
-        """
+        """Reads like :meth:`read_adapter`, but makes the ONNX form of the weights, which count."""
         config, weights = self.read_adapter()
         return config, adapter_onnx(config, weights)
 
@@ -235,7 +200,7 @@ class RunFolder:
                 old.unlink()
 
     def last_checkpoint(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole."""
+        """Reads the newest checkpoint that is whole."""
         # The JSON is written last: without it the checkpoint does not count.
         for path in sorted((self.path / "checkpoints").glob("epoch-*.json"), reverse=True):
             state = path.with_suffix(".safetensors")
@@ -263,7 +228,7 @@ class RunFolder:
 
 
 def finite(value: Any) -> Any:
-    """Plain values with None for NaN and infinities, which JSON does not have."""
+    """Replaces NaN and infinities, which JSON does not have, by None in plain values."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -282,7 +247,7 @@ def check_new(path: Path) -> None:
 
 
 def _difference(name: str, before: object, now: object) -> str:
-    """What a run was started with, for the user, to whom a digest says nothing."""
+    """Says what a run was started with; a digest would say nothing to the user."""
     if name in _FILES:
         return f"other {_FILES[name]}"
     if isinstance(before, dict) and isinstance(now, dict):

@@ -50,9 +50,7 @@ class Prepared:
     """The work of a session: model, adapter and samples, checked and tokenized.
 
     Attributes:
-        bundle: opened and verified.
-        config: shape of the adapter.
-        options: how to train; ``epochs`` is 0 where nothing is trained.
+        options: of training; ``epochs`` is 0 where nothing is trained.
         tables: samples to train on, to evaluate on, or both.
         truncated: samples that were longer than the bundle's ``max_length``.
         notes: what the user should know besides.
@@ -101,10 +99,9 @@ def prepare(
     config = adapter_config(opened.manifest, chosen, choice, traits)
     check_initial_weights(opened.path, opened.manifest, config)
     prepared = tokenize(opened, config, options, found, paths)
-    added = ", ".join(map(str, added_layers(choice.layers, config.layers)))
-    if not added:
+    if not (added := added_layers(choice.layers, config.layers)):
         return prepared
-    note = f"adapter layers: added {added}, the last of a stack"
+    note = f"adapter layers: added {', '.join(map(str, added))}, the last of a stack"
     return dataclasses.replace(prepared, notes=(note, *prepared.notes))
 
 
@@ -137,27 +134,25 @@ def tokenize(
     """Tokenizes data; ``paths`` say where they are from, for messages about language data.
 
     Raises:
-        BadInputError: the bundle's tokenizer cannot be used, or a language model can make
-            nothing of a line.
+        BadInputError: the bundle's tokenizer cannot be used for them.
     """
     tables: Tables = {}
     truncated, notes = 0, []
     for which, found in data.items():
         if isinstance(found, DataSet):
-            texts = SampleTokenizer(bundle.path, bundle.manifest).encode(
-                found.inputs.texts, found.inputs.pairs
-            )
-            tables[which] = SampleTable.make(texts.samples, found.targets, options.batch_size)
-            truncated += texts.num_truncated
+            texts, pairs = found.inputs.texts, found.inputs.pairs
+            labelled = SampleTokenizer(bundle.path, bundle.manifest).encode(texts, pairs)
+            tables[which] = SampleTable.make(labelled.samples, found.targets, options.batch_size)
+            truncated += labelled.num_truncated
             continue
         path = paths[which]
         language = LanguageTokenizer(bundle.path, bundle.manifest).encode(found, path)
         tables[which] = SampleTable.make(language.samples, language.targets, options.batch_size)
         truncated += language.num_truncated
-        if language.num_skipped:
+        if skipped := language.num_skipped:
             notes.append(
-                f"{path}: skipped {language.num_skipped} of its lines, without a token to learn "
-                f"within the model's {bundle.manifest.max_length} tokens"
+                f"{path}: skipped {skipped} of its lines, without a token to learn within the "
+                f"model's {bundle.manifest.max_length} tokens"
             )
     return Prepared(
         bundle=bundle,
@@ -175,12 +170,11 @@ def check_pairs(config: AdapterConfig, texts: Texts, data: Path | None, field: s
     Args:
         config: of the run's adapter.
         texts: to be given to it.
-        data: where they are from; None for texts of the command line.
+        data: where they are from; None for the command line, which cannot give pairs.
         field: what the second text is called in the data.
 
     Raises:
-        BadInputError: they are of the other kind; the message says what to give.
-        UsageError: so are texts of the command line, where pairs cannot be given.
+        BadInputError: they are of the other kind, or UsageError if ``data`` is None.
     """
     if config.pair == (texts.pairs is not None):
         return
@@ -188,13 +182,10 @@ def check_pairs(config: AdapterConfig, texts: Texts, data: Path | None, field: s
         raise UsageError(
             f"the run was trained on pairs of texts; give a file with text and {field} (--data)"
         )
+    kind, do = "single texts", f"leave the field {field!r} out"
     if config.pair:
-        raise BadInputError(
-            f"{data}: the run was trained on pairs of texts; give the field {field!r} on every line"
-        )
-    raise BadInputError(
-        f"{data}: the run was trained on single texts; leave the field {field!r} out"
-    )
+        kind, do = "pairs of texts", f"give the field {field!r} on every line"
+    raise BadInputError(f"{data}: the run was trained on {kind}; {do}")
 
 
 def run_settings(

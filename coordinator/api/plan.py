@@ -29,15 +29,12 @@ from .run import run_session
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PlanResult:
-    """A plan and everything that it was made from.
+    """A plan with its predictions, and everything that it was made from.
 
     Attributes:
-        plan: with its predictions.
         record: of the session that measured.
-        manifest: of the bundle.
         dilation: how many times slower than in truth emulated devices were measured.
-        profiles: of the devices, in order.
-        problem: what the plan was chosen for.
+        problem: what the plan was chosen for, the devices' ``profiles`` included.
         alternatives: what other ways of placing come to.
         simulated: how the plan went, if that was asked for.
     """
@@ -68,19 +65,9 @@ def plan(
 ) -> PlanResult:
     """Measures the devices and plans; trains nothing.
 
-    Args:
-        bundle: as for :func:`coordinator.train`, like what is not listed here.
-        data: to train on.
-        task: what is learnt.
-        cluster: which devices take part; by default this machine alone.
-        profiles: a file of devices that are not here, instead of ``cluster``; this machine is
-            measured and their times are scaled from its own.
-        adapter: shape of the adapter.
-        options: how to train.
-        fields: other names of the data's fields.
-        cache_dtype: how activations are stored.
-        simulated: also play the plan.
-        observer: is told of progress.
+    Arguments are those of :func:`coordinator.train`. Instead of a ``cluster`` there may be
+    ``profiles``, a file of devices that are not here: this machine is measured and their times
+    are scaled from its own. ``simulated`` also plays the plan.
 
     Raises:
         BadInputError: a file, a line or a field is wrong.
@@ -125,11 +112,7 @@ def plan(
 
 def _provisional(problem: Problem) -> Plan:
     """Makes a plan that a session which only measures can end with."""
-    device = problem.profiles[0].device
+    device, shards = problem.profiles[0].device, problem.batch_size
     whole = Stage(first=0, last=problem.num_blocks, devices=(StageDevice(device=device),))
-    return Plan(
-        stages=(whole,),
-        owners=(Owner(device=device, shards=tuple(range(problem.batch_size))),),
-        num_shards=problem.batch_size,
-        micro_batch_size=1,
-    )
+    owner = Owner(device=device, shards=tuple(range(shards)))
+    return Plan(stages=(whole,), owners=(owner,), num_shards=shards, micro_batch_size=1)

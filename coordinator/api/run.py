@@ -27,13 +27,10 @@ SHUTDOWN_GRACE_SECONDS = 3.0
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """A session that ended well.
+    """A session that ended well: its plan and what the devices did.
 
-    Attributes:
-        plan: by which it ran.
-        record: what the devices did.
-        devices: catalogue name of each device, empty for one that is not emulated.
-        dilation: how many times slower than in truth emulated devices ran.
+    ``devices`` has the catalogue name of each, empty for one that is not emulated; emulated
+    ones ran ``dilation`` times slower than in truth.
     """
 
     plan: Plan
@@ -70,27 +67,23 @@ def run_session(
     Raises:
         UserError: the session failed.
     """
-    manifest, config = prepared.bundle.manifest, prepared.config
-    options, tables = prepared.options, prepared.tables
-    make = planner(
-        *(manifest, config, options, tables, cache_dtype),
-        caches=continuation is None,
-        decide=decide,
-    )
+    work: dict[str, Any] = {
+        "manifest": prepared.bundle.manifest,
+        "config": prepared.config,
+        "options": prepared.options,
+        "tables": prepared.tables,
+        "cache_dtype": cache_dtype,
+    }
+    job["make_plan"] = planner(**work, caches=continuation is None, decide=decide)
     with open_host(cluster) as host:
         local = host.local
         session = Session(
             Job(
-                manifest=manifest,
-                config=config,
-                options=options,
-                tables=tables,
-                devices=host.devices,
-                make_plan=make,
-                cache_dtype=cache_dtype,
-                continuation=continuation,
-                local=local is not None,
+                **work,
                 **job,
+                devices=host.devices,
+                local=local is not None,
+                continuation=continuation,
             )
         )
         address = {"address": host.address.endpoint}

@@ -1,4 +1,4 @@
-"""A simulated plan as a Gantt chart in SVG, light however long the schedule is. Pure.
+"""Draws a simulated plan as a Gantt chart in SVG, light however long the schedule is. Pure.
 
 Time runs to the right, in panels with an axis each: the beginning of the fill, its end if
 that was not in view yet, and the first steps of an epoch. Every device has three lanes: its
@@ -122,14 +122,12 @@ def _panels(simulation: Simulation, plan: Plan) -> Iterator[_Panel]:
         else:
             first = [number for index, number in enumerate(kept) if index == number < wanted]
             last = [number for number in kept if number > first[-1]][-(wanted // 2) :]
-            titles = ("the fill begins", "the fill ends")
+            begin, finish = "the fill begins", "the fill ends"
             if not whole:
-                titles = tuple(
-                    f"the {which} {len(part)} micro-batches alone"
-                    for which, part in (("first", first), ("last", last))
-                )
+                begin = f"the first {len(first)} micro-batches alone"
+                finish = f"the last {len(last)} micro-batches alone"
             until = max(each.end for each in fill if int(each.label) in first)
-            yield _Panel(titles[0], 0.0, until, fill)
+            yield _Panel(begin, 0.0, until, fill)
             # A fill that was not played to its end ends later than its last interval.
             later = simulation.fill_seconds - end
             shifted = [
@@ -138,17 +136,17 @@ def _panels(simulation: Simulation, plan: Plan) -> Iterator[_Panel]:
                 if int(each.label) >= kept[-1] // 2
             ]
             since = min(each.start for each in shifted if int(each.label) in last)
-            yield _Panel(titles[1], since, simulation.fill_seconds, shifted)
+            yield _Panel(finish, since, simulation.fill_seconds, shifted)
     if steps:
         yield _Panel("first steps of an epoch", 0.0, max(each.end for each in steps), steps)
 
 
 def _side_by_side(panels: Iterable[_Panel], left: float) -> list[_Panel]:
     """Places panels; the first one gets half as much room again."""
-    placed, panels = [], list(panels)
-    room = WIDTH - MARGIN - left - GAP * (len(panels) - 1)
-    for panel in panels:
-        width = room * (1.0 if placed else 1.5) / (len(panels) + 0.5)
+    found, placed = list(panels), list[_Panel]()
+    room = WIDTH - MARGIN - left - GAP * (len(found) - 1)
+    for panel in found:
+        width = room * (1.0 if placed else 1.5) / (len(found) + 0.5)
         inside = [x for x in panel.intervals if x.end > panel.start and x.start < panel.end]
         placed.append(dataclasses.replace(panel, left=left, width=width, intervals=inside))
         left += width + GAP
@@ -157,14 +155,14 @@ def _side_by_side(panels: Iterable[_Panel], left: float) -> list[_Panel]:
 
 def _drawn(panel: _Panel, devices: Sequence[DeviceId]) -> Iterator[str]:
     yield _text(panel.left, TOP - 10, panel.title)
-    rows = {device: TOP + ROW * row for row, device in enumerate(devices)}
+    rows = {device: float(TOP + ROW * row) for row, device in enumerate(devices)}
     for top in rows.values():
         yield _rect(panel.left, top, panel.width, ROW - ROW_GAP, "#f3f4f6")
     yield from _axis(panel, TOP + ROW * len(devices))
     lanes: dict[tuple[float, float], list[Interval]] = {}
     for each in sorted(panel.intervals, key=lambda each: each.start):
         if each.device in rows:
-            offset, height = _PLACES.get(each.lane, (1, PROCESSOR - 2))
+            offset, height = _PLACES.get(each.lane, (1.0, PROCESSOR - 2.0))
             lanes.setdefault((rows[each.device] + offset, height), []).append(each)
     for (top, height), intervals in lanes.items():
         for start, end, interval in _visible(panel, intervals):
@@ -177,22 +175,19 @@ def _drawn(panel: _Panel, devices: Sequence[DeviceId]) -> Iterator[str]:
                 yield _text(middle, top + 12, number, text_anchor="middle", fill="#ffffff")
 
 
-def _visible(
-    panel: _Panel, intervals: Iterable[Interval]
-) -> Iterator[tuple[float, float, Interval]]:
-    """Left, right and the interval whose colour counts; narrow neighbours are one."""
-    pending: tuple[float, float, Interval] | None = None
+def _visible(panel: _Panel, intervals: Iterable[Interval]) -> list[tuple[float, float, Interval]]:
+    """Finds left, right and the interval whose colour counts; narrow neighbours are one."""
+    bars: list[tuple[float, float, Interval]] = []
     for each in intervals:
         start, end = panel.x(each.start), panel.x(each.end)
-        if pending is not None:
-            narrow = end - start < MIN_SEEN or pending[1] - pending[0] < MIN_SEEN
-            if narrow and start - pending[1] < MIN_SEEN / 2:
-                pending = (pending[0], max(end, pending[1]), pending[2])
+        if bars:
+            left, right, first = bars[-1]
+            narrow = min(end - start, right - left) < MIN_SEEN
+            if narrow and start - right < MIN_SEEN / 2:
+                bars[-1] = (left, max(end, right), first)
                 continue
-            yield pending
-        pending = (start, end, each)
-    if pending is not None:
-        yield pending
+        bars.append((start, end, each))
+    return bars
 
 
 def _axis(panel: _Panel, y: float) -> Iterator[str]:

@@ -39,11 +39,7 @@ class TrainedRun:
 
     @classmethod
     def open(cls, run: Path, moved_to: Path | None) -> TrainedRun:
-        """Opens a run whose bundle may have moved.
-
-        Raises:
-            BadInputError: the run or its bundle is wrong.
-        """
+        """Opens a run whose bundle may have moved; raises BadInputError for a wrong one."""
         folder = RunFolder(run)
         config, adapter = folder.read_adapter_graph()
         settings, bundle = folder.settings(), bundle_of_run(folder, config, moved_to)
@@ -60,11 +56,7 @@ class TrainedRun:
     def tokenize(
         self, data: DataSet | LanguageData, path: Path | None, observer: Observer
     ) -> Prepared:
-        """Tokenizes data (language data are from a file) and announces them.
-
-        Raises:
-            BadInputError: a line is not what it must be, or the tokenizer cannot be used.
-        """
+        """Tokenizes data, of which language data are from a file, and announces them."""
         paths: dict[SampleSet, Path] = {"eval": path} if path is not None else {}
         prepared = tokenize(self.bundle, self.config, OPTIONS, {"eval": data}, paths)
         prepared.announce(observer)
@@ -72,17 +64,16 @@ class TrainedRun:
 
     def outputs(self, prepared: Prepared, cluster: Cluster | None, observer: Observer) -> Array:
         """Computes the adapter's outputs (N, C) for prepared samples."""
-        finished = run_session(
-            cluster or Cluster(),
-            prepared,
-            observer,
-            cache_dtype=self.settings.cache_dtype,
-            cache_quota_bytes=self.settings.cache_quota_bytes,
+        settings = self.settings
+        record = run_session(
+            *(cluster or Cluster(), prepared, observer),
+            cache_dtype=settings.cache_dtype,
+            cache_quota_bytes=settings.cache_quota_bytes,
             adapter_graph=self.adapter,
-        )
-        if finished.record.outputs_before is None:
+        ).record
+        if record.outputs_before is None:
             raise StoppedError("the session ended without outputs")
-        return finished.record.outputs_before
+        return record.outputs_before
 
 
 def bundle_of_run(folder: RunFolder, config: AdapterConfig, moved_to: Path | None) -> Bundle:

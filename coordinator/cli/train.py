@@ -1,4 +1,4 @@
-"""``pacplus train``."""
+"""Runs ``pacplus train``."""
 
 from __future__ import annotations
 

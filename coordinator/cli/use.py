@@ -1,7 +1,8 @@
-"""``pacplus evaluate``, ``pacplus predict`` and ``pacplus merge``."""
+"""Runs ``pacplus evaluate``, ``pacplus predict`` and ``pacplus merge``."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -120,8 +121,7 @@ def merge(
             run, output, bundle=bundle, progress=lambda step: status.update(f"{step} ...")
         )
     if as_json:
-        files = {"path": str(merged.path), "data": str(merged.data) if merged.data else None}
-        how = {"bytes": merged.bytes, "inputs": list(merged.inputs), "output": merged.output}
-        o.print_json({**files, **how})
+        data = str(merged.data) if merged.data else None
+        o.print_json({**dataclasses.asdict(merged), "path": str(merged.path), "data": data})
     else:
         show_merged(merged)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from coordinator.data import FieldNames
 from coordinator.protocol.actions import Record
@@ -21,6 +20,8 @@ from edge_runtime.transport.files import write_private
 from export.adapter.graph import adapter_onnx
 
 from .report import EpochReport, FillReport
+
+T = TypeVar("T")
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -85,11 +86,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, settings: Settings) -> RunFolder:
-        """Makes a new run folder.
-
-        Raises:
-            BadInputError: the folder exists and is not empty, or cannot be made.
-        """
+        """Makes a new run folder; raises BadInputError if it is not empty or cannot be made."""
         check_new(path)
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -107,12 +104,10 @@ class RunFolder:
             BadInputError: no such run, it is finished, or it was started differently.
         """
         run = cls(path)
-        started = run.settings()
-        before = to_plain(started)
+        started, now = run.settings(), to_plain(settings)
         if (path / "report.json").exists():
             raise BadInputError(f"{path}: this run is finished; start a new one with another -o")
-        now = to_plain(settings)
-        for name, value in before.items():
+        for name, value in to_plain(started).items():
             if name not in _NOT_COMPARED and now.get(name) != value:
                 raise BadInputError(
                     f"{path}: was started with {_difference(name, value, now.get(name))}; "
@@ -125,7 +120,7 @@ class RunFolder:
 
     def settings(self) -> Settings:
         """Reads what the run was started with; raises BadInputError if the folder is no run."""
-        return from_plain(Settings, self._read_json("run.json"), str(self.path / "run.json"))
+        return self._read(Settings, "run.json")
 
     def discard_unplanned(self) -> None:
         """Removes a new run that failed before it had a plan: there is nothing to go on with."""
@@ -151,13 +146,6 @@ class RunFolder:
         """Writes ``report.json``: the run is finished. What is no number becomes null."""
         self._write_json("report.json", finite(report))
 
-    def read_report(self) -> dict[str, Any]:
-        """Reads ``report.json``; raises BadInputError if the run has not finished."""
-        report = self._read_json("report.json")
-        if not isinstance(report, dict):
-            raise BadInputError(f"{self.path / 'report.json'}: is not a report")
-        return report
-
     def write_adapter(self, config: AdapterConfig, weights: bytes) -> None:
         """Writes ``adapter/``; raises BadInputError for weights that are not the adapter's."""
         graph = adapter_onnx(config, weights)
@@ -173,13 +161,11 @@ class RunFolder:
         Raises:
             BadInputError: the run has not got so far, or a file is damaged.
         """
-        folder = self.path / "adapter"
-        plain = self._read_json(f"adapter/{CONFIG}")
-        config = from_plain(AdapterConfig, plain, str(folder / CONFIG))
+        config, weights = self._read(AdapterConfig, f"adapter/{CONFIG}"), f"adapter/{WEIGHTS}"
         try:
-            return config, (folder / WEIGHTS).read_bytes()
+            return config, (self.path / weights).read_bytes()
         except OSError:
-            raise BadInputError(f"{folder / WEIGHTS}: cannot be read") from None
+            raise BadInputError(f"{self.path / weights}: cannot be read") from None
 
     def read_adapter_graph(self) -> tuple[AdapterConfig, bytes]:
         """Reads like :meth:`read_adapter`, but makes the ONNX form of the weights, which count."""
@@ -192,7 +178,7 @@ class RunFolder:
         folder.mkdir(mode=0o700, exist_ok=True)
         name = f"epoch-{checkpoint.epochs_done:04d}"
         write_private(folder / f"{name}.safetensors", checkpoint.state)
-        plain = to_plain(dataclasses.replace(checkpoint, state=b""))
+        plain = to_plain(checkpoint)
         del plain["state"]
         self._write_json(f"checkpoints/{name}.json", plain)
         for old in folder.iterdir():
@@ -203,39 +189,30 @@ class RunFolder:
         """Reads the newest checkpoint that is whole."""
         # The JSON is written last: without it the checkpoint does not count.
         for path in sorted((self.path / "checkpoints").glob("epoch-*.json"), reverse=True):
-            state = path.with_suffix(".safetensors")
-            if not state.exists():
-                continue
-            plain = self._read_json(f"checkpoints/{path.name}")
-            checkpoint = from_plain(Checkpoint, plain, str(path))
-            return dataclasses.replace(checkpoint, state=state.read_bytes())
+            if (state := path.with_suffix(".safetensors")).exists():
+                checkpoint = self._read(Checkpoint, f"checkpoints/{path.name}")
+                return dataclasses.replace(checkpoint, state=state.read_bytes())
         return None
 
     def _write_json(self, name: str, value: Any) -> None:
-        text = json.dumps(value, indent=1, sort_keys=False) + "\n"
-        write_private(self.path / name, text.encode())
+        write_private(self.path / name, (json.dumps(value, indent=1) + "\n").encode())
 
-    def _read_json(self, name: str) -> Any:
+    def _read(self, cls: type[T], name: str) -> T:
         path = self.path / name
         try:
-            return json.loads(path.read_bytes())
+            plain = json.loads(path.read_bytes())
         except FileNotFoundError:
             raise BadInputError(
                 f"{path}: is missing; give the -o folder of a `pacplus train` that has got so far"
             ) from None
         except (OSError, ValueError) as error:
             raise BadInputError(f"{path}: cannot be read: {error}") from None
+        return from_plain(cls, plain, str(path))
 
 
 def finite(value: Any) -> Any:
     """Replaces NaN and infinities, which JSON does not have, by None in plain values."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return value
+    return json.loads(json.dumps(value), parse_constant=lambda _name: None)
 
 
 def check_new(path: Path) -> None:

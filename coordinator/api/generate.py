@@ -63,9 +63,7 @@ def generate_tokens(
         bundle=trained.bundle, config=trained.config, options=OPTIONS, tables={"eval": table}
     )
     record = run_session(
-        cluster or Cluster(),
-        prepared,
-        observer,
+        *(cluster or Cluster(), prepared, observer),
         cache_dtype="fp32",
         continuation=continuation,
         adapter_graph=trained.adapter,

@@ -102,9 +102,7 @@ def train(
     run = _Run(folder, prepared, earlier, time.monotonic())
     try:
         finished = run_session(
-            cluster or Cluster(),
-            prepared,
-            observer,
+            *(cluster or Cluster(), prepared, observer),
             cache_dtype=cache_dtype,
             cache_quota_bytes=folder.settings().cache_quota_bytes,
             decide=decide,
@@ -115,9 +113,8 @@ def train(
             evaluate_before=not earlier.eval_before,
         )
         report = run.report(finished, cache_dtype)
-        folder.write_adapter(
-            prepared.config, adapter_weights(finished.record.state or earlier.state)
-        )
+        weights = adapter_weights(finished.record.state or earlier.state)
+        folder.write_adapter(prepared.config, weights)
         folder.write_report(to_plain(report))
     except (BadInputError, InfeasibleError):
         if not resume:
@@ -160,8 +157,7 @@ class _Run:
         return metrics(self.prepared.config.task, outputs, table.targets)
 
     def report(self, finished: Finished, cache_dtype: CacheDtype) -> Report:
-        prepared, session = self.prepared, finished.record
-        manifest = prepared.bundle.manifest
+        prepared, session, manifest = self.prepared, finished.record, self.prepared.bundle.manifest
         done = self._checkpoint(session, prepared.options.epochs, b"")
         return Report(
             task=prepared.config.task,

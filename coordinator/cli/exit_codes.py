@@ -1,4 +1,4 @@
-"""How commands end: an error is one line and an exit code, an interruption says how to go on."""
+"""Ends commands: an error is one line and an exit code, an interruption says how to go on."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def explained() -> Iterator[None]:
 
 
 def missing_extra(module: str) -> MissingExtraError | None:
-    """What to install when ``module`` cannot be imported; None when no extra has it."""
+    """Says what to install when ``module`` cannot be imported; None when no extra has it."""
     top = module.partition(".")[0]
     extra = "coordinator" if top in _COORDINATOR_NEEDS else _EXTRA_OF.get(top)
     return MissingExtraError(top, extra) if extra else None

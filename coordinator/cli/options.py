@@ -13,7 +13,6 @@ import typer
 from edge_runtime.contract.errors import UsageError
 
 if TYPE_CHECKING:
-    from coordinator.api.adapter_config import AdapterChoice
     from coordinator.cluster.host import Cluster
     from coordinator.cluster.observer import Observer
     from edge_runtime.contract.adapter import TrainingOptions
@@ -57,15 +56,6 @@ Emulate = Annotated[
 Devices = Annotated[str, _devices("Paired devices: all, or ids with commas.", metavar="all|ID,ID")]
 Listen = Annotated[
     str, _devices("Where paired devices find this coordinator.", metavar="HOST:PORT")
-]
-EmulateChecked = Annotated[
-    str,
-    option(
-        None,
-        "Instead, start these emulated devices and measure whether each is held to its "
-        "processor share, memory and link; exit code 4 if not.",
-        metavar="A,B,...",
-    ),
 ]
 Reprofile = Annotated[
     bool, _devices("Measure devices and links again, whatever is known of them.", "--reprofile")
@@ -147,16 +137,6 @@ def cluster(emulate: str, devices: str, listen: str, reprofile: bool = False) ->
     )
 
 
-def adapter_choice(*, reduction: int, num_heads: int, **others: Any) -> AdapterChoice:
-    """Makes the choice; raises UsageError if a number is too small."""
-    from coordinator.api.adapter_config import AdapterChoice
-
-    for name, value in (("--reduction", reduction), ("--adapter-heads", num_heads)):
-        if value < 1:
-            raise UsageError(f"{name} must be at least 1")
-    return AdapterChoice(reduction=reduction, num_heads=num_heads, **others)
-
-
 def training_options(
     epochs: int, batch_size: int, learning_rate: float | None, seed: int
 ) -> TrainingOptions:
@@ -187,13 +167,6 @@ def generation_options(**given: int | float | None) -> GenerationOptions | None:
     except ValueError as error:
         name, _, said = str(error).partition(" ")
         raise UsageError(f"--{name.replace('_', '-')} {said}") from None
-
-
-def quota_bytes(text: str) -> int | None:
-    """Parses ``--cache-quota``; None where it is not given."""
-    from devices.specification import parse_bytes
-
-    return parse_bytes(text, "--cache-quota") if text else None
 
 
 def display() -> Observer:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from edge_runtime.contract.errors import UsageError
+
 from . import options as o
 from .exit_codes import resumable
 
@@ -53,10 +55,23 @@ def train(
     Example: pacplus train bundle --data train.jsonl --eval dev.jsonl -o run
     --emulate raspberry-pi-5,laptop --epochs 3
     """
+    from coordinator.api.adapter_config import AdapterChoice
     from coordinator.api.train import train as run_training
     from coordinator.data import FieldNames
     from coordinator.render.report import show_report
+    from devices.specification import parse_bytes
+    from edge_runtime.contract.structure import to_plain
 
+    for name, value in (("--reduction", reduction), ("--adapter-heads", adapter_heads)):
+        if value < 1:
+            raise UsageError(f"{name} must be at least 1")
+    choice = AdapterChoice(
+        kind=adapter,
+        reduction=reduction,
+        layers=adapter_layers,
+        num_heads=adapter_heads,
+        initialization=adapter_init,
+    )
     fields = FieldNames(
         text=text_field,
         text_pair=text_pair_field,
@@ -75,24 +90,16 @@ def train(
             evaluation=evaluation,
             task=task,
             cluster=o.cluster(emulate, devices, listen, reprofile),
-            adapter=o.adapter_choice(
-                kind=adapter,
-                reduction=reduction,
-                layers=adapter_layers,
-                num_heads=adapter_heads,
-                initialization=adapter_init,
-            ),
+            adapter=choice,
             options=o.training_options(epochs, batch_size, learning_rate, seed),
             fields=fields,
             cache_dtype=cache_dtype,
-            cache_quota_bytes=o.quota_bytes(cache_quota),
+            cache_quota_bytes=parse_bytes(cache_quota, "--cache-quota") if cache_quota else None,
             plan=plan,
             resume=resume,
             observer=o.display(),
         )
     if as_json:
-        from edge_runtime.contract.structure import to_plain
-
         o.print_json(to_plain(result.report))
     else:
         show_report(result.report, result.run)

@@ -8,6 +8,7 @@ from typing import Any
 
 from coordinator.protocol.record import FillRecord, SessionRecord
 from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.messages import Usage
 from edge_runtime.contract.plan import Plan
 
 
@@ -66,7 +67,7 @@ class DeviceReport:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The whole report.
+    """The contents of ``report.json``.
 
     ``parameters`` counts trainable ones; ``total_seconds`` and ``epochs`` are of all sessions
     of a resumed run.
@@ -144,7 +145,8 @@ def device_reports(
 def _device_report(record: SessionRecord, device: DeviceId, profile: str) -> DeviceReport:
     seen, plan = record.devices[device], record.plan
     stage = plan.stage_of(device) if plan else None
-    usage = seen.usage
+    nothing = Usage(phase="eval", cpu_seconds={}, peak_rss_bytes=0, sent_bytes=0, received_bytes=0)
+    usage = seen.usage or nothing
     return DeviceReport(
         id=device,
         profile=profile,
@@ -152,9 +154,9 @@ def _device_report(record: SessionRecord, device: DeviceId, profile: str) -> Dev
         blocks=(stage.first, stage.last) if stage else (),
         shards=len(plan.shards_of(device)) if plan else 0,
         served_batches=seen.served_batches,
-        peak_rss_bytes=usage.peak_rss_bytes if usage else 0,
-        sent_bytes=usage.sent_bytes if usage else 0,
-        received_bytes=usage.received_bytes if usage else 0,
+        peak_rss_bytes=usage.peak_rss_bytes,
+        sent_bytes=usage.sent_bytes,
+        received_bytes=usage.received_bytes,
         received_weight_bytes=seen.received_weight_bytes,
-        cpu_seconds=usage.cpu_seconds if usage else {},
+        cpu_seconds=usage.cpu_seconds,
     )

@@ -440,7 +440,7 @@ class Cluster:
             owners = [entry.device for entry in message.batch.destinations]
         else:
             number, owners = message.number, [message.to]
-        assert number not in self.leases, "two errands have one number"
+        assert number not in self.leases, "two items have one number"
         self.leases[number] = {(owner, layer) for owner in owners for layer in layers}
         assert len([lease for lease in self.leases.values() if lease]) <= self._window
 

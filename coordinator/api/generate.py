@@ -12,7 +12,6 @@ from coordinator.data import Prompts
 from coordinator.protocol.job import Continuation
 from coordinator.samples.samples import SampleTable
 from coordinator.tokenization import PromptTokenizer
-from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.errors import StoppedError
 from edge_runtime.contract.generation import GenerationOptions
 
@@ -43,8 +42,14 @@ def generate(
     tokenized = tokenizer.encode(prompts, path)
     observer.prepared(len(prompts), 0)
     if count := tokenized.num_truncated:
-        longest = bundle.manifest.max_length
-        observer.note(_cut(trained.config, count, tokenizer.limit, longest))
+        cut = (
+            f"{count} prompts are longer than {tokenizer.limit} tokens, which leave room for what "
+            "is to be written; their beginnings were cut"
+        )
+        if trained.config.task == "seq2seq":
+            longest = f"the model's {bundle.manifest.max_length} tokens"
+            cut = f"{count} sources are longer than {longest}; their ends were cut"
+        observer.note(cut)
     continuation = Continuation(prompts=tokenized.samples, options=options)
     tokens = generate_tokens(trained, continuation, cluster, observer)
     contexts = next(iter(tokenized.samples.inputs.values()))
@@ -71,12 +76,3 @@ def generate_tokens(
     if record.generation is None:
         raise StoppedError("the session ended without a text")
     return record.generation.tokens
-
-
-def _cut(config: AdapterConfig, count: int, limit: int, longest: int) -> str:
-    if config.task == "seq2seq":
-        return f"{count} sources are longer than the model's {longest} tokens; their ends were cut"
-    return (
-        f"{count} prompts are longer than {limit} tokens, which leave room for what is to be "
-        "written; their beginnings were cut"
-    )

@@ -16,7 +16,6 @@ import numpy as np
 from coordinator.cluster.observer import Observer
 from coordinator.data import (
     DataSet,
-    DataTask,
     FieldNames,
     LanguageData,
     Texts,
@@ -89,13 +88,7 @@ def prepare(
     paths: dict[SampleSet, Path] = {"train": data}
     if evaluation is not None:
         paths["eval"] = evaluation
-    found: Mapping[SampleSet, DataSet | LanguageData]
-    if chosen == "classification" or chosen == "regression":
-        found = labelled = _read_labelled(paths, chosen, fields)
-        traits = _traits(labelled["train"], chosen)
-    else:
-        found = {which: read_language_data(path, chosen, fields) for which, path in paths.items()}
-        traits = DataTraits()
+    found, traits = _read(paths, chosen, fields)
     config = adapter_config(opened.manifest, chosen, choice, traits)
     check_initial_weights(opened.path, opened.manifest, config)
     prepared = tokenize(opened, config, options, found, paths)
@@ -105,23 +98,21 @@ def prepare(
     return dataclasses.replace(prepared, notes=(note, *prepared.notes))
 
 
-def _read_labelled(
-    paths: Mapping[SampleSet, Path], task: DataTask, fields: FieldNames | None
-) -> dict[SampleSet, DataSet]:
+def _read(
+    paths: Mapping[SampleSet, Path], task: Task, fields: FieldNames | None
+) -> tuple[Mapping[SampleSet, DataSet | LanguageData], DataTraits]:
+    if task == "causal-lm" or task == "seq2seq":
+        language = {which: read_language_data(path, task, fields) for which, path in paths.items()}
+        return language, DataTraits()
     train = read_training_data(paths["train"], task, fields)
     found: dict[SampleSet, DataSet] = {"train": train}
-    if "eval" in paths:
-        found["eval"] = read_evaluation_data(paths["eval"], task, train.labels, fields)
-        if (found["eval"].inputs.pairs is None) != (train.inputs.pairs is None):
-            raise BadInputError(
-                f"{paths['eval']}: text_pair must be in both data files or in neither"
-            )
-    return found
-
-
-def _traits(data: DataSet, task: DataTask) -> DataTraits:
-    values = np.asarray(data.targets, np.float32) if task == "regression" else None
-    return DataTraits(labels=data.labels, pair=data.inputs.pairs is not None, values=values)
+    pair = train.inputs.pairs is not None
+    if path := paths.get("eval"):
+        found["eval"] = read_evaluation_data(path, task, train.labels, fields)
+        if (found["eval"].inputs.pairs is not None) != pair:
+            raise BadInputError(f"{path}: text_pair must be in both data files or in neither")
+    values = np.asarray(train.targets, np.float32) if task == "regression" else None
+    return found, DataTraits(labels=train.labels, pair=pair, values=values)
 
 
 def tokenize(

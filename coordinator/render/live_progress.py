@@ -130,8 +130,7 @@ class LiveDisplay:
                 f"epoch {epoch.epoch} of {session.job.options.epochs}: {done} of {total} samples, "
                 f"{pace:.0f} samples/s, loss {loss:.4f}"
             )
-        elif session.phase == "generating" and record.generation is not None:
-            texts = record.generation
+        elif session.phase == "generating" and (texts := record.generation) is not None:
             done, total = texts.finished, len(texts.tokens)
             pace = texts.written / max(1e-3, now - texts.began)
             text = f"{done} of {total} texts, {texts.written} tokens, {pace:.1f} tokens/s"

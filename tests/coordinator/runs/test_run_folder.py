@@ -155,7 +155,8 @@ def test_of_renamed_fields_the_first_that_differs_is_named(run):
 
 
 def test_the_bundle_may_have_moved(run):
-    RunFolder.resume(run.path, dataclasses.replace(SETTINGS, bundle="/elsewhere"))
+    resumed = RunFolder.resume(run.path, dataclasses.replace(SETTINGS, bundle="/elsewhere"))
+    assert resumed.settings() == SETTINGS
 
 
 def test_the_quota_is_kept_until_another_one_is_given(run):

@@ -1,4 +1,4 @@
-"""A run's result as one ONNX model: :func:`merge`."""
+"""Merges a run's adapter and backbone into one ONNX model: :func:`merge`."""
 
 from __future__ import annotations
 

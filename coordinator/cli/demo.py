@@ -111,12 +111,12 @@ def capped_devices(bundle: Path, data: Path, console: Console) -> tuple[Emulated
     return tuple(capped)
 
 
-def run_demo(output: Path, results: Console | None = None) -> dict[str, Any]:
+def run_demo(output: Path, results: Console) -> dict[str, Any]:
     """Exports, fine-tunes, evaluates and predicts; returns what ``--json`` prints.
 
-    ``output`` is the folder for bundle and runs; ``results`` for people go to stdout by default.
+    ``output`` is the folder for bundle and runs; ``results`` is where people see the results.
     """
-    console, results = Console(stderr=True), results or Console()
+    console = Console(stderr=True)
     bundle = _bundle(output / "bundle", console)
     console.rule("[bold]fine-tuning on three emulated devices")
     data = demo_data()

@@ -91,9 +91,10 @@ def _check_emulated(emulate: str, *, as_json: bool) -> None:
 
 
 def demo(
-    output: Annotated[Path, o.option(None, "Folder for bundle and runs.", "--output", "-o")] = Path(
-        "demo"
-    ),
+    output: Annotated[
+        Path,
+        o.option(None, "Folder for bundle and runs.", "--output", "-o"),
+    ] = Path("demo"),
     as_json: o.Json = False,
 ) -> None:
     """Fine-tune a small real model on three emulated devices of this machine.

@@ -40,6 +40,11 @@ Run = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
 BundleMoved = Annotated[
     Path | None, option(None, "Where the bundle is now, if it has moved.", "--bundle")
 ]
+Texts = Annotated[
+    list[str] | None,
+    option(None, "A text, prompt or source; may be given several times.", "--text"),
+]
+Inputs = Annotated[Path | None, option(None, "JSONL with texts, prompts, messages or sources.")]
 TrainingData = Annotated[
     Path,
     option(None, "JSONL with what the task needs: text and label, prompt and completion, ..."),

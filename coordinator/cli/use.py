@@ -52,13 +52,8 @@ def evaluate(
 
 def predict(
     run: o.Run,
-    text: Annotated[
-        list[str] | None,
-        typer.Option("--text", help="A text, prompt or source; may be given several times."),
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="JSONL with texts, prompts, messages or sources.")
-    ] = None,
+    text: o.Texts = None,
+    data: o.Inputs = None,
     bundle: o.BundleMoved = None,
     max_new_tokens: o.MaxNewTokens = None,
     temperature: o.Temperature = None,
@@ -76,26 +71,20 @@ def predict(
     """
     from coordinator.api.predict import predict as compute
     from coordinator.render.report import show_predictions
+    from edge_runtime.contract.structure import to_plain
 
     if bool(text) == bool(data):
         raise UsageError("give either --text or --data")
+    drawn = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     found = compute(
         run,
         data if data is not None else tuple(text or ()),
         bundle=bundle,
-        generation=o.generation_options(
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-        ),
+        generation=o.generation_options(max_new_tokens=max_new_tokens, **drawn),
         cluster=o.cluster(emulate, devices, listen),
         observer=o.display(),
     )
     if as_json:
-        from edge_runtime.contract.structure import to_plain
-
         o.print_json({"predictions": to_plain(found)})
     else:
         show_predictions(found)

@@ -37,7 +37,7 @@ _FILES = {
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What decides a run's result; a resumed run must be given the same.
+    """Settings that decide a run's result; a resumed run must be given the same.
 
     Where the bundle is and the quota may change; later commands use them. ``eval_sha256`` is
     empty without evaluation, ``learning_rate`` the peak, ``cache_quota_bytes`` per device.

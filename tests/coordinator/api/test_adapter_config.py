@@ -95,7 +95,7 @@ def test_an_encoder_decoder_reads_both_stacks():
     assert config.causal
 
 
-def test_regression_is_standardised():
+def test_regression_is_standardized():
     traits = DataTraits(values=np.array([1, 2, 6], np.float32))
     config = adapter_config(ENCODER, "regression", AdapterChoice(), traits)
     assert (config.num_outputs, config.target_mean) == (1, 3.0)

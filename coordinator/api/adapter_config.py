@@ -100,7 +100,7 @@ def adapter_config(
     num_outputs = len(traits.labels) if task == "classification" else 1
     stacks = [manifest.layers_of(stream) for stream in manifest.streams]
     layers = parse_layers(choice.layers, stacks)
-    encoder = stacks[0] if len(stacks) > 1 else ()
+    encoder = manifest.layers_of("encoder") if len(stacks) > 1 else ()
     mean, scale = 0.0, 1.0
     if traits.values is not None:
         mean, scale = float(traits.values.mean()), float(traits.values.std()) or 1.0

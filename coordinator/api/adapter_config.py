@@ -1,7 +1,5 @@
 """Derives the adapter of a bundle for a task from the user's choice and the data's traits."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json

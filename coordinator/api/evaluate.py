@@ -1,7 +1,5 @@
 """Evaluates a run's adapter: :func:`evaluate`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from coordinator.cluster.host import Cluster

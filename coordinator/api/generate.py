@@ -1,7 +1,5 @@
 """Generates text with a run's adapter, for prediction and evaluation."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -3,8 +3,6 @@
 One way through: data, their traits, the adapter that these ask for, tables of samples.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from collections.abc import Mapping

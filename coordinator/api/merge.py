@@ -1,7 +1,5 @@
 """Merges a run's adapter and backbone into one ONNX model: :func:`merge`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

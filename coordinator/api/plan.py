@@ -1,7 +1,5 @@
 """Measures the devices and plans: :func:`plan`."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Uses a run's adapter: :func:`predict`."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path

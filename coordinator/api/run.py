@@ -1,7 +1,5 @@
 """Runs one session on a cluster's devices, whatever it is for."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any

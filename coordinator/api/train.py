@@ -1,7 +1,5 @@
 """Trains an adapter and writes the run: :func:`train`."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Runs ``pacplus demo``: a small real model, real data, three emulated devices."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import importlib.util

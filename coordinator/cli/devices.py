@@ -1,7 +1,5 @@
 """Runs ``pacplus pair`` and ``pacplus devices``; and ``pacplus demo``, which needs no device."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Ends commands: an error is one line and an exit code, an interruption says how to go on."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Runs ``pacplus``, the command line on the laptop and on the workstation."""
 
-from __future__ import annotations
-
 import functools
 import logging
 import os

@@ -1,7 +1,5 @@
 """Runs ``pacplus evaluate``, ``pacplus predict`` and ``pacplus merge``."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """Prints text for people; names and data are shown as they are, never taken for markup."""
 
-from __future__ import annotations
-
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text

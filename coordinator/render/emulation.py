@@ -1,7 +1,5 @@
 """Shows how closely emulated devices keep to their limits."""
 
-from __future__ import annotations
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text

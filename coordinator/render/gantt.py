@@ -6,8 +6,6 @@ processor, what its link sends, what it receives. What would be too narrow to be
 drawn together with its neighbours.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import html
 import math

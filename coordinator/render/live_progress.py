@@ -1,7 +1,5 @@
 """Shows live progress on stderr: devices, phase, samples a second, loss."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """The contents of ``report.json``, and how they follow from what the session recorded."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any

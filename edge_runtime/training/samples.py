@@ -1,7 +1,5 @@
 """The samples that a trainer owns, and how they are made into batches."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from edge_runtime.cache.session_cache import SampleCache

@@ -1,18 +1,14 @@
 """Computes the metrics of a task from its outputs. N samples, C classes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.contract.manifest import Task
 from edge_runtime.contract.sample import Ragged
-
-if TYPE_CHECKING:
-    from edge_runtime.contract.manifest import Task
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 

@@ -12,17 +12,14 @@ micro-batch through all stages.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
+from coordinator.planner.problem.problem import Problem
+from edge_runtime.contract.profile import DeviceProfile
+
 from .memory import Number
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from coordinator.planner.problem.problem import Problem
-    from edge_runtime.contract.profile import DeviceProfile
 
 SERVED_MESSAGES = 3
 """Of a stage for each micro-batch: it comes, the boundary goes on, the coordinator hears."""

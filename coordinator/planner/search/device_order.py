@@ -6,19 +6,14 @@ run whose share steps suffice is the best one, so a state of the programme is a 
 place in the order. Every pipeline is the best one of some order.
 """
 
-from __future__ import annotations
-
 import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from coordinator.planner.problem.problem import Array
+
 from .pipeline import Pipeline, build_pipeline
-
-if TYPE_CHECKING:
-    from coordinator.planner.problem.problem import Array
-
-    from .stage_costs import Loads
+from .stage_costs import Loads
 
 UNREACHED = 1e6
 """Seconds, for each block without a stage and each owner that needs a stage and has none."""

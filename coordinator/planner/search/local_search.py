@@ -7,20 +7,15 @@ On 300 random clusters of 6 to 10 unlike devices the predicted total time is at 
 times that of the exact search, in 99 of 100 at most 1.02 times, and equal in the median.
 """
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from coordinator.planner.problem.problem import Array, Problem
+
 from .device_order import DeviceOrders
-
-if TYPE_CHECKING:
-    from coordinator.planner.problem.problem import Array, Problem
-
-    from .pipeline import Pipeline
-    from .stage_costs import Loads
+from .pipeline import Pipeline
+from .stage_costs import Loads
 
 _GENERATIONS = 24
 _PATIENCE = 4

@@ -65,7 +65,7 @@ def _predict(problem: Problem, plan: Plan, device: DeviceId) -> DevicePrediction
         epoch_seconds=shards_epoch_seconds(problem, profile, owned) if owned else 0.0,
         sent_bytes=float(sent_bytes(problem, first, last, owning).at(share)),
         received_bytes=float(received_bytes(problem, first, last, owning).at(share)),
-        fill_parts={name: float(line.at(share)) for name, line in parts.items()},
+        fill_parts={name: float(cost.at(share)) for name, cost in parts.items()},
         epoch_parts=_epoch_parts(problem, plan, profile.device) if owned else {},
     )
 

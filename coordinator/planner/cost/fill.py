@@ -92,7 +92,7 @@ class StageLoad:
 
     def seconds(self, share: Number) -> Number:
         """Returns the longest of them."""
-        return np.maximum.reduce([line.at(share) for line in self.limits])
+        return np.maximum.reduce([cost.at(share) for cost in self.limits])
 
 
 # Computing.

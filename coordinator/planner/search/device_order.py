@@ -108,21 +108,19 @@ class DeviceOrders:
     def _runs(self, orders: Array) -> tuple[Array, Array]:
         """(I, K, D + 1) where the shortest run begins that ends at a place, and its latency."""
         done = _before(self._steps[:, orders])
-        width = done.shape[-1]
-        row = np.arange(done.size).reshape(done.shape) // width
-        # Rows behind one another, each far enough above the one before, are one rising row.
-        rising = (done + row * (2 * self._share_steps * width)).ravel()
+        width, row = done.shape[-1], np.arange(done[..., 0].size).reshape(*done.shape[:2], 1)
+        # Rows behind one another, each above all of the one before, are one rising row.
+        rising = (done + row * (self._share_steps * (width + 1))).ravel()
         begins = np.searchsorted(rising, rising - self._share_steps, side="right") - 1
-        suffices = (done >= self._share_steps).ravel()
+        suffices = done >= self._share_steps
         ends = np.flatnonzero(suffices)
         latencies = self._latencies[:, orders]
         latencies = np.concatenate([latencies, np.zeros_like(latencies[..., :1])], axis=-1)
-        longest = np.full(done.size, np.inf)
+        longest = np.full(done.shape, np.inf)
         if len(ends):
             runs = np.stack([begins[ends], ends], axis=1).ravel()
-            longest[ends] = np.maximum.reduceat(latencies.ravel(), runs)[::2]
-        starts = np.where(suffices, begins - row.ravel() * width, 0)
-        return starts.reshape(done.shape), longest.reshape(done.shape)
+            longest[suffices] = np.maximum.reduceat(latencies.ravel(), runs)[::2]
+        return np.where(suffices, begins.reshape(done.shape) - row * width, 0), longest
 
 
 def _before(values: Array) -> Array:

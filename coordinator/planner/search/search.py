@@ -47,7 +47,7 @@ class Grid:
     share_steps: int = 256
     micro_batch_sizes: tuple[int, ...] = MICRO_BATCH_SIZES
     tolerance: float = 1e-3
-    rough_tolerance: float = 2e-2
+    rough_tolerance: float = 3e-2
     max_set_counts: int = 2**9 * 9
 
     def sizes(self, problem: Problem) -> tuple[int, ...]:

@@ -49,7 +49,7 @@ class Group:
         return tuple(dict.fromkeys(folder for folder in (self.cpu, self.memory) if folder))
 
     def limit_cpu(self, quota_cores: float | None) -> None:
-        """Caps CPU time to ``quota_cores`` seconds a second; ``None`` lifts the cap."""
+        """Sets the CPU quota in cores; ``None`` lifts it."""
         if self.cpu is None:
             return
         # The kernel accepts no quota below 1 ms a period.
@@ -85,7 +85,7 @@ class Group:
         return int(text) if text else None
 
     def oom_kills(self) -> int:
-        """How many of its processes were killed for want of memory."""
+        """Counts the processes that were killed for lack of memory."""
         if self.memory is None:
             return 0
         name = "memory.events" if self.version == 2 else "memory.oom_control"

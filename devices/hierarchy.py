@@ -32,7 +32,7 @@ _Kind = Literal["cpu", "memory"]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Hierarchy:
-    """Where groups can be made.
+    """Places where control groups can be made.
 
     Attributes:
         version: of the control groups.
@@ -111,7 +111,7 @@ def _find_unified(proc: Path) -> Hierarchy:
 
 
 def _delegates(folder: Path) -> bool:
-    """Whether groups in ``folder`` get both controllers and processes can be moved there."""
+    """Checks that groups in ``folder`` get both controllers and may take processes."""
     wanted = {"cpu", "memory"}
     if not os.access(folder / "cgroup.procs", os.W_OK):
         return False
@@ -135,7 +135,7 @@ def group_prefix() -> str:
 
 
 def start_time(pid: int) -> str:
-    """When the process started, in ticks since boot; empty if there is none."""
+    """Reads a process's start, in ticks since boot; empty if there is none."""
     stat = read_text(PROC / f"{pid}/stat")
     # Field 22; the second one may hold blanks, but ends with the last parenthesis.
     return stat.rpartition(")")[2].split()[19] if stat else ""

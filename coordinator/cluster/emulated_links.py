@@ -56,7 +56,7 @@ class EmulatedLinks:
         self._links[device] = link
 
     def way_out(self, link: Link, target: Address) -> Address:
-        """Where the device of ``link`` must connect to, to get to ``target`` through it."""
+        """Gives the address at which the device of ``link`` reaches ``target`` through it."""
         return self._relay(link, target, to_device=False)
 
     def reroute(self, device: DeviceId, peers: Peers) -> Peers:
@@ -64,7 +64,7 @@ class EmulatedLinks:
         return Peers(peers=tuple(self._rerouted(device, peers.peers)))
 
     def traffic(self, device: DeviceId) -> Traffic | None:
-        """What the link of ``device`` has carried; None for a device without one."""
+        """Counts the traffic of a device's link; None for a device without one."""
         link = self._links.get(device)
         return link.traffic if link is not None else None
 

@@ -43,7 +43,7 @@ BOUND_SECONDS = 60.0
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EmulationReport:
-    """What :func:`check_emulation` found.
+    """Holds the findings of :func:`check_emulation`.
 
     Attributes:
         dilation: by which everything is slowed, and what is wanted with it.

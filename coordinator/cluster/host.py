@@ -30,7 +30,7 @@ CONTROL_PORT = 7700
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """Which devices take part.
+    """Names the devices that take part.
 
     Attributes:
         emulate: emulated devices to start here.
@@ -123,7 +123,7 @@ def open_host(cluster: Cluster) -> Iterator[Host]:
 
 
 def profile_cache(host: Host, job: Job) -> ProfileCache:
-    """Where what is measured of a host's devices is kept."""
+    """Opens the store of a host's measurements."""
     places = {device: host.local.place_of(device) for device in host.devices} if host.local else {}
     return ProfileCache(home_directory(), job, places)
 

@@ -45,7 +45,7 @@ EMULATED = "emulated"
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LocalPlace:
-    """Where local devices are paired and connect to."""
+    """Holds the addresses and keys that local devices are paired with."""
 
     context: SecureContext
     keypair: KeyPair
@@ -80,7 +80,7 @@ class LocalDevices:
 
     @property
     def dilation(self) -> float:
-        """How many times slower than in truth everything runs."""
+        """Dilation factor: everything runs so many times slower."""
         return self._cluster.dilation
 
     @property
@@ -94,7 +94,7 @@ class LocalDevices:
         return process.device.profile if process else ""
 
     def place_of(self, device: DeviceId) -> Any:
-        """What the device is made to be, as plain values: all that limits it here."""
+        """Lists a device's limits as plain values."""
         enforced = self._cluster.enforcement
         limits = [self._cluster.dilation, enforced.cpu, enforced.memory]
         return [to_plain(self._processes[device].device), *limits]

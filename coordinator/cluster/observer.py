@@ -1,4 +1,4 @@
-"""Who wants to know how a session goes: the live display, tests, or nobody."""
+"""Defines the interface to whoever follows a session: the live display, tests, or nobody."""
 
 from __future__ import annotations
 

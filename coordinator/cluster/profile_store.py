@@ -1,4 +1,4 @@
-"""What was measured of devices, kept for later sessions: ``$PACPLUS_HOME/profiles``.
+"""Stores measured profiles and links for later sessions, in ``$PACPLUS_HOME/profiles``.
 
 A file for each device and everything that its times depend on, and a file for each device's
 links. A file that cannot be read is no reason to stop: the device is measured again.
@@ -47,7 +47,7 @@ class _LinksFile:
 
 
 class ProfileCache:
-    """What is known of the devices of one session."""
+    """Stores the measurements of one session's devices."""
 
     def __init__(self, home: Path, job: Job, places: Mapping[DeviceId, Any]) -> None:
         """Reads nothing yet.
@@ -64,7 +64,7 @@ class ProfileCache:
         self._read = KnownDevices()
 
     def read(self, devices: Sequence[DeviceId]) -> KnownDevices:
-        """What is known of ``devices``."""
+        """Reads the measurements of ``devices``."""
         self._read = KnownDevices(
             profiles=dict(self._profiles(devices)), links=dict(self._links(devices))
         )

@@ -1,14 +1,12 @@
-"""The thin ZeroMQ server around the session: messages in, actions carried out, files served."""
+"""Runs a session over ZeroMQ: turns messages into events, and carries actions out."""
 
 from __future__ import annotations
 
 import collections
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from typing import Any, TypeAlias
-
-import numpy as np
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 from coordinator.protocol.actions import (
     Action,
@@ -23,11 +21,9 @@ from coordinator.protocol.actions import (
 from coordinator.protocol.events import Event, Joined, Lost, Received
 from coordinator.session.machine import Session
 from edge_runtime.contract.codec import Frame, decode, encode
-from edge_runtime.contract.errors import BadInputError, DecodeError, InfeasibleError
+from edge_runtime.contract.errors import DecodeError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.manifest import FileSpec
 from edge_runtime.contract.messages import (
-    FileChunk,
     FileRequest,
     Hello,
     Message,
@@ -38,14 +34,13 @@ from edge_runtime.contract.messages import (
 from edge_runtime.transport import Delivery, SecureRouter
 from export.partition.stages import Bundle
 
+from .file_server import FileServer
+from .liveness import Liveness
 from .stage_files import StageCutter
 
 logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 0.1
-SILENCE_SECONDS = 30.0
-GATHER_SECONDS = 120.0
-MAX_CHUNK_BYTES = 4 << 20
 MAX_CHUNKS_QUEUED = 8
 MAX_MESSAGES_A_ROUND = 256
 
@@ -89,7 +84,6 @@ class Server:
         self._cutter = StageCutter(bundle)
         self._queues: dict[DeviceId, collections.deque[list[Frame]]] = {}
         self._chunks: dict[DeviceId, collections.deque[list[Frame]]] = {}
-        self._heard: dict[DeviceId, float] = {}
 
     def run(
         self,
@@ -111,16 +105,15 @@ class Server:
             InfeasibleError: a device did not join in time.
             UserError: the session failed; the message says why.
         """
-        gather_until = time.monotonic() + GATHER_SECONDS
-        self._session = session
-        self._finished = False
+        self._session, self._finished = session, False
+        self._files = FileServer(self._bundle, self._cutter, session.job)
+        self._liveness = Liveness(devices, time.monotonic())
         while not self._finished:
             self._receive()
-            for lost in ended():
+            for lost in (*ended(), *self._liveness.lost(time.monotonic())):
                 self._handle(lost)
-            self._notice_silence()
-            if session.phase == "gathering" and time.monotonic() > gather_until:
-                raise InfeasibleError(_absence(set(devices) - session.record.devices.keys()))
+            if session.phase == "gathering":
+                self._liveness.check_joined(session.record.devices.keys(), time.monotonic())
             self._flush()
             watch()
 
@@ -131,7 +124,7 @@ class Server:
             received = self._router.recv(timeout_seconds)
             if received is None:
                 return
-            self._heard[received.device] = time.monotonic()
+            self._liveness.hear(received.device, time.monotonic())
             self._take_in(received.device, received.frames)
             self._flush()
             timeout_seconds = 0.0
@@ -160,14 +153,6 @@ class Server:
                 self._handle(Joined(device=device, hello=message, public_key=key))
         else:
             self._handle(Received(device=device, message=message))
-
-    def _notice_silence(self) -> None:
-        now = time.monotonic()
-        for device, heard in list(self._heard.items()):
-            if now - heard > SILENCE_SECONDS:
-                del self._heard[device]
-                reason = f"silent for {SILENCE_SECONDS:.0f} seconds"
-                self._handle(Lost(device=device, reason=reason))
 
     def _handle(self, event: Event) -> None:
         for action in self._session.handle(event, time.monotonic()):
@@ -222,57 +207,11 @@ class Server:
                 queue.popleft()
 
     def _serve_file(self, device: DeviceId, request: FileRequest) -> None:
-        """Sends a piece of a file; only weights, the head and adapters are served.
-
-        Raises:
-            BadInputError: the file cannot be read, so the device would wait for ever.
-        """
+        queue = self._chunks.setdefault(device, collections.deque())
         if device not in self._session.record.devices:
             logger.warning("%s asked for a file without having joined", device)
-            return
-        queue = self._chunks.setdefault(device, collections.deque())
-        if len(queue) >= MAX_CHUNKS_QUEUED:
+        elif len(queue) >= MAX_CHUNKS_QUEUED:
             logger.warning("%s asks for files faster than it takes them", device)
-            return
-        try:
-            spec = self._file(request.sha256)
-        except KeyError:
-            logger.warning("%s asked for a file that no device needs", device)
-            return
-        if not 0 <= request.offset < spec.bytes or not 0 < request.length <= MAX_CHUNK_BYTES:
-            logger.warning("%s asked for a piece outside of %s", device, spec.path)
-            return
-        data = self._read(spec, request)
-        queue.append(encode(FileChunk(sha256=request.sha256, offset=request.offset, data=data)))
-        self._flush_to(device)
-
-    def _file(self, sha256: str) -> FileSpec:
-        adapter = self._session.job.adapter_file
-        return adapter if adapter and adapter.sha256 == sha256 else self._cutter.file(sha256)
-
-    def _read(self, spec: FileSpec, request: FileRequest) -> np.ndarray[Any, Any]:
-        """The piece asked for, (n,) uint8."""
-        if spec == self._session.job.adapter_file:
-            graph = np.frombuffer(self._session.job.adapter_graph, np.uint8)
-            return graph[request.offset : request.offset + request.length]
-        path = self._bundle.file_path(spec)
-        length = min(request.length, spec.bytes - request.offset)
-        try:
-            with path.open("rb") as file:
-                file.seek(request.offset)
-                data = file.read(length)
-        except OSError as error:
-            raise BadInputError(f"{path}: cannot be read ({error.strerror})") from None
-        if len(data) < length:
-            raise BadInputError(
-                f"{path}: is shorter than {spec.bytes} bytes; export the bundle again"
-            )
-        return np.frombuffer(data, np.uint8)
-
-
-def _absence(devices: Set[DeviceId]) -> str:
-    names = ", ".join(sorted(devices))
-    return (
-        f"{names} did not join within {GATHER_SECONDS:.0f} seconds; "
-        "run `pacplus-device start` there, or leave it out with --devices"
-    )
+        elif chunk := self._files.read(device, request):
+            queue.append(encode(chunk))
+            self._flush_to(device)

@@ -25,7 +25,7 @@ blocks was a sixth of a MiniLM's block of 2 MB, and a thirtieth of one four time
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ProfiledShape:
-    """What devices are timed with besides a bundle; as of :class:`ProfileRequest`.
+    """Shape of the data that devices are timed with; fields as of :class:`ProfileRequest`.
 
     Attributes:
         answers: sha256 of the trained adapter where nothing is trained, or nothing.
@@ -131,7 +131,7 @@ class StageCutter:
         )
 
     def _is_pair(self, index: int) -> bool:
-        """Whether the block and the next are alike, and light enough to send two of them."""
+        """True if the block and the next are of one class, and light enough to send both."""
         blocks = self._bundle.manifest.blocks[index : index + 2]
         files = self._bundle.manifest.weight_files(index + 1, index + 2)
         one_class = len({block.block_class for block in blocks}) < len(blocks)

@@ -23,7 +23,7 @@ SHOWN = 8
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FieldNames:
-    """What the fields of a line are called."""
+    """Names of a line's fields."""
 
     text: str = "text"
     text_pair: str = "text_pair"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Prompts:
-    """What is to be continued: texts, or else chats.
+    """Prompts to continue: texts, or else chats.
 
     Attributes:
         texts: prompts or sources, one a line.

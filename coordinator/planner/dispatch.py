@@ -48,8 +48,8 @@ def window(plan: Plan) -> int:
     """Errands on their way at a time.
 
     Two for each device of a stage, so that one waits while another is computed, and one that
-    is being stored; more where latencies are long, so that the busiest device need not wait.
+    is being stored; more where latencies are long, so that the bottleneck need not wait.
     """
     devices = sum(len(stage.devices) for stage in plan.stages)
-    under_way = math.ceil(plan.predicted.under_way) if plan.predicted else 0
-    return max(2 * devices + 1, min(under_way + devices, MAX_WINDOW))
+    in_flight = math.ceil(plan.predicted.in_flight) if plan.predicted else 0
+    return max(2 * devices + 1, min(in_flight + devices, MAX_WINDOW))

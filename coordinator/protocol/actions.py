@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from edge_runtime.contract.errors import UserError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import Message
+from edge_runtime.contract.messages import LoadStage, Message, ProfileRequest
 from edge_runtime.contract.profile import DeviceProfile
 
 
@@ -30,6 +30,7 @@ class SendProfileRequest:
 
     device: DeviceId
     known: DeviceProfile | None = None
+    request: ClassVar[type[Message]] = ProfileRequest
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,7 @@ class SendStage:
     device: DeviceId
     first: int
     last: int
+    request: ClassVar[type[Message]] = LoadStage
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

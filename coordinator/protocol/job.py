@@ -1,4 +1,4 @@
-"""What a session is to do: model, data, devices, options. Immutable, made before it starts."""
+"""Defines a session's job: model, data, devices, options. Immutable."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Job:
 
     @property
     def adapter_file(self) -> FileSpec | None:
-        """What devices fetch ``adapter_graph`` by; None where there is none."""
+        """File of ``adapter_graph``, by which devices fetch it; None where there is none."""
         return _adapter_file(self.adapter_graph) if self.adapter_graph else None
 
 

@@ -1,4 +1,4 @@
-"""What a session has seen so far: read by the report and by the live display."""
+"""Records what a session has seen, for the report and the live display."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who keeps which sample, what is cached where, and hence what to move and what to compute.
+"""Compares owners with caches: which samples to move, and which to compute.
 
 Pure: arrays in, arrays out. K is the number of *distinct* samples of training and
 evaluation together; two lines with the same model inputs are one distinct sample, which
@@ -131,7 +131,7 @@ class Move:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Work:
-    """What has to happen before a data set's lines can be trained on or evaluated.
+    """Moves and computations that a data set needs before it is trained on or evaluated.
 
     Attributes:
         moves: cached at one device, needed at another.

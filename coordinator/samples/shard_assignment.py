@@ -1,4 +1,4 @@
-"""Which shards an owner gets: a plan says how many, what is cached says which.
+"""Assigns shards to owners: as many as the plan says, those that they have cached first.
 
 Pure. Whoever owns a shard, its samples meet the same samples of the other shards, so results
 do not depend on this; only what has to be moved between devices does.

@@ -1,4 +1,4 @@
-"""What devices have answered: checked against what they were asked, then kept."""
+"""Checks devices' answers against the requests, and keeps them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Answers:
     def fits(
         self, device: DeviceId, message: Message, *, which: SampleSet | None, epoch: int
     ) -> bool:
-        """Whether a message of the right type is about what was asked.
+        """Checks that a message of the right type answers the request.
 
         Args:
             device: who sent it.

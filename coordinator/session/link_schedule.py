@@ -1,4 +1,4 @@
-"""Which links are measured when: every pair of devices, both ways, in rounds. Pure.
+"""Schedules link measurements: every pair of devices, both ways, in rounds. Pure.
 
 No device takes part in two measurements of a round, so that they share no link of the
 devices' own. Rounds are those of a tournament (the circle method): N - 1 for an even
@@ -62,7 +62,7 @@ class Linking:
         return {}
 
     def fits(self, device: DeviceId, message: LinkMeasured) -> bool:
-        """Whether the device was asked for that link in this round."""
+        """True if the device was asked for that link in this round."""
         return self._asked.get(device) == message.peer
 
     def keep(self, device: DeviceId, message: LinkMeasured) -> None:

@@ -1,36 +1,30 @@
-"""What happens in a session, as lines of ``events.jsonl``. Pure."""
+"""Makes the lines of ``events.jsonl``. Pure."""
 
 from __future__ import annotations
 
 from coordinator.protocol.actions import Record
-from coordinator.protocol.events import Lost
 from coordinator.protocol.record import EpochRecord, FillRecord, GenerationRecord
 
 
-def device_lost(event: Lost) -> Record:
-    """A device is gone."""
-    return Record(event="device_lost", fields={"device": event.device, "reason": event.reason})
-
-
 def fill_started(fill: FillRecord) -> Record:
-    """The training samples are being computed."""
+    """Notes that training samples are being computed."""
     fields = {"samples": fill.samples, "to_compute": fill.computed}
     return Record(event="fill_started", fields=fields)
 
 
 def fill_finished(fill: FillRecord) -> Record:
-    """All training samples are cached."""
+    """Notes that all training samples are cached."""
     fields = {"computed": fill.computed, "reused": fill.reused, "seconds": fill.seconds}
     return Record(event="fill_finished", fields=fields)
 
 
 def epoch_finished(epoch: EpochRecord) -> Record:
-    """Every trainer has finished an epoch."""
+    """Notes that every trainer has finished an epoch."""
     fields = {"epoch": epoch.epoch, "train_loss": epoch.train_loss, "seconds": epoch.seconds}
     return Record(event="epoch_finished", fields=fields)
 
 
 def generation_finished(record: GenerationRecord) -> Record:
-    """All texts are written."""
+    """Notes that all texts are written."""
     fields = {"tokens": record.written, "seconds": record.seconds}
     return Record(event="generation_finished", fields=fields)

@@ -30,7 +30,7 @@ import collections
 import logging
 from collections.abc import Callable, Mapping
 
-from coordinator.protocol.actions import Action, Fail, Finish, Record, SaveCheckpoint, Send
+from coordinator.protocol.actions import Action, Finish, Record, SaveCheckpoint, Send
 from coordinator.protocol.events import Event, Joined, Lost, Received
 from coordinator.protocol.job import Job
 from coordinator.protocol.record import DeviceRecord, EpochRecord, SessionRecord
@@ -42,35 +42,24 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import (
     BatchServed,
     BeginPhase,
-    CacheStatus,
-    EpochDone,
     Failed,
-    GenerationReady,
     Heartbeat,
-    LinkMeasured,
+    Hello,
     Message,
     NextTokens,
-    Outputs,
-    PeersReady,
     Phase,
-    ProfileDone,
     Progress,
     SampleSet,
-    SamplesReady,
     SendState,
     Shutdown,
-    StageReady,
     Stored,
-    TrainerState,
-    TrainingReady,
     Usage,
 )
 from edge_runtime.contract.plan import Plan
 
-from . import log_records as happenings
-from . import requests
+from . import log_records, requests
 from .answers import Answers
-from .failures import check_software, lost, with_advice
+from .failures import check_software, lose, stop
 from .measurements import KnownDevices, known_devices
 
 logger = logging.getLogger(__name__)
@@ -83,10 +72,9 @@ class Session:
         self._job = job
         self._catalogue = Catalogue.make(job.tables)
         self._phase = "gathering"
-        self._awaited: set[DeviceId] = set(job.devices)
+        self._awaited: dict[DeviceId, type[Message]] = dict.fromkeys(job.devices, Hello)
         self._usage_due: collections.Counter[DeviceId] = collections.Counter()
         self._then: Callable[[], list[Action]] = self._profile
-        self._answer: type[Message] = Message
         self._now = 0.0
         self._joined: dict[DeviceId, Joined] = {}
         self._deployed = False
@@ -99,12 +87,12 @@ class Session:
 
     @property
     def phase(self) -> str:
-        """Where the session stands; see the module's docstring."""
+        """Current phase; see the module's docstring."""
         return self._phase
 
     @property
     def job(self) -> Job:
-        """What this session is to do."""
+        """Job of this session."""
         return self._job
 
     @property
@@ -120,7 +108,7 @@ class Session:
 
     @property
     def measured(self) -> KnownDevices:
-        """What is known of the devices once the plan is made, for later sessions."""
+        """Measurements for later sessions, once the plan is made."""
         return known_devices(self._joined, self._answers.profiles, self._answers.linking.measured)
 
     def handle(self, event: Event, now: float) -> list[Action]:
@@ -144,25 +132,24 @@ class Session:
     def _begin(
         self,
         phase: str,
-        asked: Mapping[DeviceId, Message | Action],
-        answer: type[Message],
+        asked: Mapping[DeviceId, requests.Request],
         then: Callable[[], list[Action]],
     ) -> list[Action]:
-        """Sends what is ``asked``, then waits for one ``answer`` of each device."""
+        """Sends what is ``asked``, then waits for the answer of each device."""
         logger.info("phase %s", phase)
-        self._phase, self._answer, self._then = phase, answer, then
-        self._awaited = set(asked)
+        self._phase, self._then = phase, then
+        self._awaited = {device: requests.answer_to(request) for device, request in asked.items()}
         return requests.actions(asked) if asked else then()
 
     def _answered(self, device: DeviceId, message: Message) -> list[Action]:
         """Keeps what an answer says and ticks it off; the last one starts the next phase."""
-        due = type(message) is self._answer and device in self._awaited
+        due = self._awaited.get(device) is type(message)
         which, epoch = self._filling.which, self._epoch
         if not (due and self._answers.fits(device, message, which=which, epoch=epoch)):
             logger.warning("%s sent %s out of turn", device, type(message).__name__)
             return []
         self._answers.keep(device, message)
-        self._awaited.discard(device)
+        del self._awaited[device]
         return [] if self._awaited else self._then()
 
     def _count_for(self, phase: Phase) -> list[Action]:
@@ -180,24 +167,24 @@ class Session:
         check_software(event.device, event.hello)
         self.record.devices[event.device] = DeviceRecord(roles=event.hello.roles)
         actions = requests.welcome(self._job, event)
-        self._awaited.discard(event.device)
+        self._awaited.pop(event.device, None)
         if self._phase == "gathering" and not self._awaited:
             actions += self._then()
         return actions
 
     def _profile(self) -> list[Action]:
         asked = requests.profiles(self._job, self._joined, self._known)
-        begin = self._begin("profiling", asked, ProfileDone, self._admit_peers)
+        begin = self._begin("profiling", asked, self._admit_peers)
         return [*self._count_for("profile"), *begin]
 
     def _admit_peers(self) -> list[Action]:
         self._answers.linking.reuse(self._known.links_between(self._joined))
         peers = requests.admit_peers(self._joined)
-        return self._begin("admitting", peers, PeersReady, self._link)
+        return self._begin("admitting", peers, self._link)
 
     def _link(self) -> list[Action]:
         asked = self._answers.linking.next_round()
-        return self._begin("linking", asked, LinkMeasured, self._link) if asked else self._plan()
+        return self._begin("linking", asked, self._link) if asked else self._plan()
 
     def _plan(self) -> list[Action]:
         profiles = self._answers.linked_profiles()
@@ -205,7 +192,7 @@ class Session:
         if self._job.only_plan or self._job.continuation:
             return self._planned()
         caches = requests.open_caches(self._job, self._catalogue, self._answers.profiles)
-        return self._begin("open_caches", caches, CacheStatus, self._planned)
+        return self._begin("open_caches", caches, self._planned)
 
     def _planned(self) -> list[Action]:
         """The plan says how many shards an owner has; what is cached where, says which."""
@@ -229,35 +216,35 @@ class Session:
         return fill()
 
     def _deploy(self, then: Callable[[], list[Action]]) -> list[Action]:
-        return self._begin("deploying", requests.stages(self.plan), StageReady, then)
+        return self._begin("deploying", requests.stages(self.plan), then)
 
     def _fill(self, which: SampleSet, work: Work) -> list[Action]:
         fill = self._filling.begin(which, work, self.plan, self._now)
-        self._phase, self._awaited = "filling", set()
+        self._phase, self._awaited = "filling", {}
         actions = self._count_for("fill" if which == "train" else "eval")
         if which == "train":
-            actions.append(happenings.fill_started(fill))
+            actions.append(log_records.fill_started(fill))
         return actions + self._advance_fill(which)
 
     def _advance_fill(self, which: SampleSet) -> list[Action]:
-        return self._take_samples(which) if self._filling.done else [*self._filling.start()]
+        return self._commit_caches(which) if self._filling.done else [*self._filling.start()]
 
-    def _take_samples(self, which: SampleSet) -> list[Action]:
+    def _commit_caches(self, which: SampleSet) -> list[Action]:
         owned = requests.own_samples(self._job, self.plan, which)
         for device in owned:
             needed = self._catalogue.needed_by(self.plan, device, which)
             self._answers.held[device] = self._answers.held[device] | needed
-        return self._begin("commit_cache", owned, SamplesReady, self._taken)
+        return self._begin("commit_cache", owned, self._committed)
 
-    def _taken(self) -> list[Action]:
+    def _committed(self) -> list[Action]:
         which, fill = self._filling.finish(self._now)
-        finished = [happenings.fill_finished(fill)] if which == "train" else []
+        finished = [log_records.fill_finished(fill)] if which == "train" else []
         return [*finished, *self._next_fill()]
 
     def _set_up(self) -> list[Action]:
         set_up = requests.set_up_training(self._job, self.plan)
         then = self._set_up_generation if self._job.continuation else self._evaluate_before
-        begin = self._begin("setting up", set_up, TrainingReady, then)
+        begin = self._begin("setting up", set_up, then)
         return [*self._count_for("eval"), *begin]
 
     def _set_up_generation(self) -> list[Action]:
@@ -268,17 +255,17 @@ class Session:
             self._phase = "generating"
             return [*generation.start()]
 
-        return self._begin("setting up", generation.set_up(), GenerationReady, start)
+        return self._begin("setting up", generation.set_up(), start)
 
-    def _on_chosen(self, device: DeviceId, message: NextTokens) -> list[Action]:
+    def _on_next_tokens(self, device: DeviceId, message: NextTokens) -> list[Action]:
         generation = self._generation
         if generation is None:
-            logger.warning("%s chose tokens that nobody asked for", device)
+            logger.warning("%s sent tokens that nobody asked for", device)
             return []
         sends = generation.chosen(device, message, self._now)
         if not generation.done:
             return [*sends]
-        return [*sends, happenings.generation_finished(generation.record), *self._collect()]
+        return [*sends, log_records.generation_finished(generation.record), *self._collect()]
 
     def _evaluate_before(self) -> list[Action]:
         if not self._job.evaluate_before:
@@ -296,7 +283,7 @@ class Session:
             return then()
         self._answers.expect_outputs()
         asked = requests.evaluate(table, self.plan)
-        return self._begin("evaluating", asked, Outputs, then)
+        return self._begin("evaluating", asked, then)
 
     def _next_epoch(self) -> list[Action]:
         if self._epoch >= self._job.options.epochs:
@@ -304,15 +291,15 @@ class Session:
         self._epoch += 1
         self.record.epochs.append(EpochRecord(epoch=self._epoch, began=self._now))
         asked = requests.train_epoch(self.plan, self._epoch)
-        begin = self._begin("training", asked, EpochDone, self._epoch_finished)
+        begin = self._begin("training", asked, self._epoch_finished)
         return [*self._count_for("train"), *begin]
 
     def _epoch_finished(self) -> list[Action]:
         epoch = self.record.epochs[-1]
         epoch.seconds = self._now - epoch.began
         keeper = self.plan.owners[0].device
-        begin = self._begin("training", {keeper: SendState()}, TrainerState, self._checkpointed)
-        return [happenings.epoch_finished(epoch), *begin]
+        begin = self._begin("training", {keeper: SendState()}, self._checkpointed)
+        return [log_records.epoch_finished(epoch), *begin]
 
     def _checkpointed(self) -> list[Action]:
         return [
@@ -331,9 +318,8 @@ class Session:
     def _collect(self) -> list[Action]:
         request = BeginPhase(phase="eval")
         self._usage_due.update(self._job.devices)
-        return self._begin(
-            "collecting", dict.fromkeys(self._job.devices, request), Usage, self._finish
-        )
+        asked = dict.fromkeys(self._job.devices, request)
+        return self._begin("collecting", asked, self._finish)
 
     def _finish(self) -> list[Action]:
         self._phase = "finished"
@@ -346,13 +332,12 @@ class Session:
         if event.device not in self._job.devices:
             return []
         self._joined.pop(event.device, None)
-        error = lost(event, planned=self.record.plan is not None)
-        return [happenings.device_lost(event), *self._fail(error)]
+        self._phase = "failed"
+        return lose(event, self._job, self._joined, planned=self.record.plan is not None)
 
     def _fail(self, error: UserError) -> list[Action]:
         self._phase = "failed"
-        shutdown = [Send(device=device, message=Shutdown()) for device in self._joined]
-        return [*shutdown, Fail(error=with_advice(error, self._job))]
+        return stop(error, self._job, self._joined)
 
     def _on_message(self, device: DeviceId, message: Message) -> list[Action]:
         if device not in self._joined:
@@ -373,7 +358,7 @@ class Session:
                     return []
                 return self._advance_fill(which)
             case NextTokens():
-                return self._on_chosen(device, message)
+                return self._on_next_tokens(device, message)
             case Usage():
                 return self._on_usage(device, message)
             case _:

@@ -1,4 +1,4 @@
-"""What is known of devices from earlier sessions, and whether it still holds. Pure."""
+"""Re-uses measurements of earlier sessions where they still hold. Pure."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .link_schedule import Pair
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class MeasurementKey:
-    """What a device says of itself that its measurements depend on.
+    """Properties of a device that its measurements depend on.
 
     Attributes:
         public_key: which device it is; ids are given anew.
         software: version of pacplus.
         roles: what it offers.
         threads: the most that it computes with.
-        cores: processor seconds a second that it may use.
+        cores: CPU quota in cores.
         host: where its data socket listens: the network that it is in.
     """
 
@@ -36,7 +36,7 @@ class MeasurementKey:
 
     @classmethod
     def of(cls, hello: Hello, public_key: str) -> MeasurementKey:
-        """The conditions of a device that said hello."""
+        """Makes the key of a device that said hello."""
         return cls(
             public_key=public_key,
             software=hello.software,
@@ -66,7 +66,7 @@ class KnownLink:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class KnownDevices:
-    """What was measured before, of the same bundle and the same shape of data."""
+    """Earlier measurements for the same bundle and the same shape of data."""
 
     profiles: Mapping[DeviceId, KnownProfile] = dataclasses.field(default_factory=dict)
     links: Mapping[Pair, KnownLink] = dataclasses.field(default_factory=dict)
@@ -87,7 +87,7 @@ class KnownDevices:
 
 
 def conditions(joined: Joined) -> MeasurementKey:
-    """Of a device that has joined."""
+    """Makes the key of a device that has joined."""
     return MeasurementKey.of(joined.hello, joined.public_key)
 
 
@@ -96,7 +96,7 @@ def known_devices(
     profiles: Mapping[DeviceId, DeviceProfile],
     links: Mapping[Pair, LinkMeasurement],
 ) -> KnownDevices:
-    """What was measured of devices that have joined."""
+    """Gathers the measurements of devices that have joined."""
     now = {device: conditions(entry) for device, entry in joined.items()}
     return KnownDevices(
         profiles={

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from coordinator.workload.generation import Generation
 from coordinator.workload.work_items import int32_lengths
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import (
+    ANSWER_OF,
     Evaluate,
     Message,
     OpenCache,
@@ -31,8 +32,16 @@ from edge_runtime.contract.profile import DeviceProfile
 
 from .measurements import KnownDevices
 
+Request: TypeAlias = Message | SendProfileRequest | SendStage
+"""A message, or an action whose message the server makes."""
 
-def actions(asked: Mapping[DeviceId, Message | Action]) -> list[Action]:
+
+def answer_to(request: Request) -> type[Message]:
+    """Names the message that answers a request."""
+    return ANSWER_OF[type(request) if isinstance(request, Message) else request.request]
+
+
+def actions(asked: Mapping[DeviceId, Request]) -> list[Action]:
     """Sends what is a message; what is an action already stays one."""
     return [
         Send(device=device, message=request) if isinstance(request, Message) else request

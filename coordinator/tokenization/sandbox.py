@@ -103,7 +103,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def work(read: IO[str], write: IO[str]) -> None:
-    """What the process does: a job as one JSON object in, a line for each conversation out."""
+    """Renders a job's conversations: one JSON object in, a line for each conversation out."""
     job = json.load(read)
     _allow(job["cpu_seconds"])
     try:

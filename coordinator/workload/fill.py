@@ -25,7 +25,7 @@ from edge_runtime.contract.profile import DeviceProfile
 
 from .leases import LeaseBook
 from .stragglers import Pace, Straggler, compute_seconds
-from .work_items import make_errands
+from .work_items import make_items
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -37,7 +37,7 @@ class Filling:
         self._job, self._catalogue, self._record = job, catalogue, record
         self._waiting = [] if job.continuation else list(job.tables)
         self._leases: LeaseBook | None = None
-        self._errand_number = 0
+        self._item_number = 0
         self._plan: Plan | None = None
         self._shapes: dict[int, tuple[int, Mapping[Stream, int]]] = {}
         self._off_pace: set[DeviceId] = set()
@@ -59,7 +59,7 @@ class Filling:
             self._record.plan = settle_owners(self._catalogue, self._record.plan, held)
 
     def compare(self, which: SampleSet, plan: Plan, held: Mapping[DeviceId, Array]) -> Work:
-        """What is to be done for a data set, given what devices hold of it."""
+        """Lists the work for a data set, given the samples that devices hold."""
         options = self._job.options
         return plan_work(
             self._catalogue,
@@ -70,22 +70,22 @@ class Filling:
         )
 
     def begin(self, which: SampleSet, work: Work, plan: Plan, now: float) -> FillRecord:
-        """Makes the errands of the fill that begins at time ``now``."""
+        """Makes the items of the fill that begins at time ``now``."""
         if plan is not self._plan:
             self._plan, self._router, self._pace = plan, Router(plan), Pace(plan)
         layers = self._job.config.layers
-        errands = make_errands(
+        items = make_items(
             self._catalogue,
             which,
             work,
             layers=layers,
             router=self._router,
             micro_batch_size=plan.micro_batch_size,
-            first_number=self._errand_number,
+            first_number=self._item_number,
         )
-        self._errand_number += len(errands)
-        self._shapes = {errand.number: (errand.samples, errand.longest) for errand in errands}
-        self._leases = LeaseBook(errands, layers=layers, window=window(plan))
+        self._item_number += len(items)
+        self._shapes = {item.number: (item.samples, item.longest) for item in items}
+        self._leases = LeaseBook(items, layers=layers, window=window(plan))
         self._record.stored, self._record.to_store = 0, self._leases.total
         self._record.fills[which] = FillRecord(
             began=now,
@@ -96,10 +96,10 @@ class Filling:
         return self._record.fills[which]
 
     def start(self) -> list[Send]:
-        """Errands that may go out now."""
+        """Items that may go out now."""
         if self._leases is None:
             return []
-        return [errand.send() for errand in self._leases.start()]
+        return [item.send() for item in self._leases.start()]
 
     def stored(self, device: DeviceId, message: Stored) -> bool:
         """Ticks off what an owner has stored; False if nobody waits for it."""
@@ -163,7 +163,7 @@ def _stage(plan: Plan, number: int) -> Stage | None:
 
 
 def _handling(plan: Plan, device: DeviceId) -> float:
-    """What the plan expects handling data to take there, as a part of the computing."""
+    """Computes the planned time for handling data, as a fraction of that for computing."""
     predicted = plan.predicted.devices.get(device) if plan.predicted else None
     parts = predicted.fill_parts if predicted else {}
     compute = parts.get("compute", 0.0)

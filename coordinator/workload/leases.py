@@ -23,7 +23,7 @@ class WorkItem:
 
     Attributes:
         number: names it; ``Stored`` repeats it.
-        send: makes the message when the errand is leased: what the devices are then like
+        send: makes the message when the item is leased: what the devices are then like
             decides who gets it.
         samples: distinct samples that it is about.
         stored_by: owner -> number of samples that it will store.
@@ -38,15 +38,15 @@ class WorkItem:
 
 
 class LeaseBook:
-    """Starts errands while the window has room and ticks off what is stored."""
+    """Starts items while the window has room and ticks off what is stored."""
 
-    def __init__(self, errands: Iterable[WorkItem], *, layers: Sequence[int], window: int) -> None:
-        """Each owner has to store every one of ``layers`` for an errand to be done."""
-        self._waiting = collections.deque(errands)
+    def __init__(self, items: Iterable[WorkItem], *, layers: Sequence[int], window: int) -> None:
+        """Each owner has to store every one of ``layers`` for an item to be done."""
+        self._waiting = collections.deque(items)
         self._layers, self._window = frozenset(layers), window
         self._missing: dict[int, dict[DeviceId, set[int]]] = {}
         self._leased: dict[int, WorkItem] = {}
-        self.total = sum(errand.samples for errand in self._waiting)
+        self.total = sum(item.samples for item in self._waiting)
         self.stored = 0
 
     @property
@@ -55,13 +55,13 @@ class LeaseBook:
         return not self._waiting and not self._leased
 
     def start(self) -> list[WorkItem]:
-        """Errands to send now."""
+        """Items to send now."""
         started = []
         while self._waiting and len(self._leased) < self._window:
-            errand = self._waiting.popleft()
-            self._leased[errand.number] = errand
-            self._missing[errand.number] = {owner: set(self._layers) for owner in errand.stored_by}
-            started.append(errand)
+            item = self._waiting.popleft()
+            self._leased[item.number] = item
+            self._missing[item.number] = {owner: set(self._layers) for owner in item.stored_by}
+            started.append(item)
         return started
 
     def record(self, device: DeviceId, stored: Stored) -> bool:

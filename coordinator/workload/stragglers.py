@@ -1,4 +1,4 @@
-"""Who keeps the pace that was planned, and new shares of a stage's micro-batches if not.
+"""Finds stragglers, and deals their stage's micro-batches by new shares.
 
 Every micro-batch that a device serves says how long it computed. That, over what the cost
 model expects of such a micro-batch there, is the device's *factor*: 2 is half the planned
@@ -123,7 +123,7 @@ class Pace:
 
 
 def _factor(ratio: float, most: float) -> float:
-    """How far a ratio is from what lies between 1 and ``most``."""
+    """Measures how far a ratio is from the interval from 1 to ``most``."""
     factor = ratio / most if ratio > most else min(ratio, 1.0)
     return min(max(factor, 1 / MAX_FACTOR), MAX_FACTOR)
 

@@ -36,7 +36,7 @@ def int32_lengths(samples: Samples) -> Lengths:
     return {stream: lengths.astype(np.int32) for stream, lengths in samples.lengths_of.items()}
 
 
-def make_errands(
+def make_items(
     catalogue: Catalogue,
     which: SampleSet,
     work: Work,
@@ -50,23 +50,21 @@ def make_errands(
 
     ``router`` is asked when a micro-batch is leased.
     """
-    errands: list[WorkItem] = []
+    items: list[WorkItem] = []
     for move in work.moves:
         for start in range(0, len(move.distinct), MOVE_SAMPLES):
             part = move.distinct[start : start + MOVE_SAMPLES]
-            number = first_number + len(errands)
-            errands.append(_move_errand(catalogue, move, part.tolist(), layers, number))
+            number = first_number + len(items)
+            items.append(_move_item(catalogue, move, part.tolist(), layers, number))
     table = catalogue.tables[which]
     for start in range(0, len(work.lines), micro_batch_size):
         chosen = slice(start, start + micro_batch_size)
-        number = first_number + len(errands)
-        errands.append(
-            _batch_errand(table, work.lines[chosen], work.wanted_by[chosen], router, number)
-        )
-    return errands
+        number = first_number + len(items)
+        items.append(_batch_item(table, work.lines[chosen], work.wanted_by[chosen], router, number))
+    return items
 
 
-def _move_errand(
+def _move_item(
     catalogue: Catalogue, move: Move, part: list[int], layers: tuple[int, ...], number: int
 ) -> WorkItem:
     message = MoveSamples(number=number, keys=catalogue.keys[part], layers=layers, to=move.owner)
@@ -78,7 +76,7 @@ def _move_errand(
     )
 
 
-def _batch_errand(
+def _batch_item(
     table: SampleTable,
     lines: Lines,
     wanted_by: Sequence[tuple[DeviceId, ...]],

@@ -1,4 +1,4 @@
-"""How one token's hidden state becomes bytes: ``fp32``, ``fp16`` or grouped ``int8``.
+"""Encodes hidden states as bytes: ``fp32``, ``fp16`` or grouped ``int8``.
 
 A *row* is one token's state of ``d`` channels at one layer. Rows are independent and of
 equal size, so records need no padding and any subset of tokens can be cut out of an
@@ -16,10 +16,9 @@ numpy's own casts between float32 and float16 run one value at a time on x86 (4.
 1.9 ns a value); the integer forms below do many values an instruction (1.3 and 0.7 ns).
 """
 
-from __future__ import annotations
-
 import logging
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -33,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 Encoded = npt.NDArray[np.uint8]
 Hidden = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.int8]
+Scales = npt.NDArray[np.uint16]
 
 FP16_MAX = 65504.0
 
@@ -52,7 +53,7 @@ def encode(hidden: npt.NDArray[Any], dtype: CacheDtype, out: Encoded | None = No
     Args:
         hidden: (..., d) float32.
         dtype: the cache's dtype.
-        out: where to write, (..., row_bytes) uint8 with contiguous rows; made when absent.
+        out: memory to write to, (..., row_bytes) uint8 with contiguous rows; made when absent.
 
     Returns:
         (..., row_bytes) uint8. ``fp16`` saturates beyond ±65504 and logs how many values.
@@ -66,7 +67,7 @@ def encode(hidden: npt.NDArray[Any], dtype: CacheDtype, out: Encoded | None = No
         out = np.empty(shape, np.uint8)
     elif out.shape != shape or out.dtype != np.uint8:
         raise ValueError(f"out is {out.dtype} {out.shape}, expected uint8 {shape}")
-    saturated = _encode_chunks(hidden, out, dtype)
+    saturated = sum(_encode_part(*part, dtype) for part in _parts(hidden, out))
     if saturated:
         logger.warning(
             "%d of %d activations lie beyond ±%d and were cut to it; --cache-dtype int8 or fp32 "
@@ -84,31 +85,35 @@ def decode_into(encoded: Encoded, out: Hidden, dtype: CacheDtype) -> None:
     Args:
         encoded: (..., row_bytes) uint8 with contiguous rows.
         out: (..., d) float32 of any strides.
-        dtype: what ``encoded`` was encoded as.
+        dtype: of ``encoded``.
 
     Raises:
         ValueError: the shapes do not belong together.
     """
     if encoded.shape != (*out.shape[:-1], row_bytes(dtype, out.shape[-1])):
         raise ValueError(f"encoded {encoded.shape} as {dtype} does not fit out {out.shape}")
-    _decode_chunks(encoded, out, dtype)
+    for values, codes in _parts(out, encoded):
+        if dtype == "fp32":
+            values[...] = codes.view(np.float32)
+        elif dtype == "fp16":
+            _decode_fp16(codes, values)
+        else:
+            _decode_int8(codes, values)
 
 
-def _chunks(shape: tuple[int, ...]) -> list[slice]:
-    """Cuts the first axis so that a part has about ``_CHUNK_VALUES`` values."""
-    length = shape[0]
-    step = max(1, length * _CHUNK_VALUES // max(1, math.prod(shape)))
-    return [slice(start, start + step) for start in range(0, length, step)]
+def _parts(values: Hidden, encoded: Encoded) -> Iterator[tuple[Hidden, Encoded]]:
+    """Yields both in parts of about ``_CHUNK_VALUES`` values, none where they are empty."""
+    if values.size > _CHUNK_VALUES and values.ndim > 1:
+        step = max(1, len(values) * _CHUNK_VALUES // values.size)
+        for start in range(0, len(values), step):
+            at = slice(start, start + step) if len(values) > 1 else 0
+            yield from _parts(values[at], encoded[at])
+    elif values.size:
+        yield values, encoded
 
 
-def _encode_chunks(hidden: Hidden, out: Encoded, dtype: CacheDtype) -> int:
-    """Encodes part by part; returns how many values were saturated."""
-    if hidden.size > _CHUNK_VALUES and hidden.ndim > 1:
-        if len(hidden) == 1:
-            return _encode_chunks(hidden[0], out[0], dtype)
-        return sum(_encode_chunks(hidden[at], out[at], dtype) for at in _chunks(hidden.shape))
-    if not hidden.size:
-        return 0
+def _encode_part(hidden: Hidden, out: Encoded, dtype: CacheDtype) -> int:
+    """Returns how many values were saturated."""
     peak = max(float(hidden.max()), -float(hidden.min()))
     if not math.isfinite(peak):
         raise BadInputError(
@@ -127,21 +132,6 @@ def _encode_chunks(hidden: Hidden, out: Encoded, dtype: CacheDtype) -> int:
         hidden = np.clip(hidden, -FP16_MAX, FP16_MAX)
     _encode_fp16(hidden, out)
     return saturated
-
-
-def _decode_chunks(encoded: Encoded, out: Hidden, dtype: CacheDtype) -> None:
-    if out.size > _CHUNK_VALUES and out.ndim > 1:
-        if len(out) == 1:
-            _decode_chunks(encoded[0], out[0], dtype)
-            return
-        for at in _chunks(out.shape):
-            _decode_chunks(encoded[at], out[at], dtype)
-    elif dtype == "fp32":
-        out[...] = encoded.view(np.float32)
-    elif dtype == "fp16":
-        _decode_fp16(encoded, out)
-    else:
-        _decode_int8(encoded, out)
 
 
 def _encode_fp16(hidden: Hidden, out: Encoded) -> None:
@@ -164,25 +154,35 @@ def _decode_fp16(encoded: Encoded, out: Hidden) -> None:
 
 
 def _encode_int8(hidden: Hidden, out: Encoded) -> None:
-    hidden_size = hidden.shape[-1]
-    codes = out[..., :hidden_size].view(np.int8)
-    scales = out[..., hidden_size:].view(np.uint16)
+    for values, codes, scales in _groups(hidden, out):
+        scales[...] = _quantize(values, codes)
+
+
+def _decode_int8(encoded: Encoded, out: Hidden) -> None:
+    for values, codes, scales in _groups(out, encoded):
+        np.multiply(codes.astype(np.float32), _from_bfloat16(scales)[..., None], out=values)
+
+
+def _groups(values: Hidden, encoded: Encoded) -> Iterator[tuple[Hidden, Codes, Scales]]:
+    """Yields views of whole groups (..., groups, channels) and, if any is left, a smaller one."""
+    hidden_size = values.shape[-1]
+    codes = encoded[..., :hidden_size].view(np.int8)
+    scales = encoded[..., hidden_size:].view(np.uint16)
     full = hidden_size // GROUP_CHANNELS
     split = full * GROUP_CHANNELS
     if full:
-        groups = (*hidden.shape[:-1], full, GROUP_CHANNELS)
-        scales[..., :full] = _quantize(
-            hidden[..., :split].reshape(groups), codes[..., :split].reshape(groups)
-        )
+        shape = (*values.shape[:-1], full, GROUP_CHANNELS)
+        whole = values[..., :split].reshape(shape), codes[..., :split].reshape(shape)
+        yield *whole, scales[..., :full]
     if split < hidden_size:
-        scales[..., full] = _quantize(hidden[..., split:], codes[..., split:])
+        yield values[..., None, split:], codes[..., None, split:], scales[..., full:]
 
 
-def _quantize(values: Hidden, codes: npt.NDArray[np.int8]) -> npt.NDArray[np.uint16]:
+def _quantize(values: Hidden, codes: Codes) -> Scales:
     """Writes the codes of groups (..., channels); returns their scales (...) as bfloat16."""
     scale = np.maximum(_abs_max(values) * np.float32(1 / 127), _MIN_SCALE)
     bits = scale.view(np.uint32) + np.uint32(0xFFFF)
-    bfloat16: npt.NDArray[np.uint16] = np.right_shift(bits, np.uint32(16)).astype(np.uint16)
+    bfloat16: Scales = np.right_shift(bits, np.uint32(16)).astype(np.uint16)
     scaled = np.multiply(values, (1 / _from_bfloat16(bfloat16))[..., None])
     codes[...] = np.rint(scaled, out=scaled)
     return bfloat16
@@ -193,33 +193,15 @@ def _abs_max(values: Hidden) -> Hidden:
 
     By halving, over all groups at once: numpy reduces many short rows four times as slowly.
     """
-    width = values.shape[-1]
-    largest: Hidden = np.abs(values)
-    if width == GROUP_CHANNELS:
-        largest = largest.reshape(-1)
-        while width > 1:
-            largest = np.maximum(largest[0::2], largest[1::2])
-            width //= 2
-        largest = largest.reshape(values.shape[:-1])
-    else:
-        largest = largest.max(axis=-1)
-    return largest
+    magnitudes: Hidden = np.abs(values)
+    if values.shape[-1] != GROUP_CHANNELS:
+        return np.asarray(magnitudes.max(axis=-1), np.float32)
+    largest = magnitudes.reshape(-1)
+    for _ in range(GROUP_CHANNELS.bit_length() - 1):
+        largest = np.maximum(largest[0::2], largest[1::2])
+    return largest.reshape(values.shape[:-1])
 
 
-def _decode_int8(encoded: Encoded, out: Hidden) -> None:
-    hidden_size = out.shape[-1]
-    codes = encoded[..., :hidden_size].view(np.int8)
-    scales = _from_bfloat16(encoded[..., hidden_size:].view(np.uint16))
-    full = hidden_size // GROUP_CHANNELS
-    split = full * GROUP_CHANNELS
-    if full:
-        groups = (*out.shape[:-1], full, GROUP_CHANNELS)
-        values = codes[..., :split].astype(np.float32).reshape(groups)
-        np.multiply(values, scales[..., :full, None], out=out[..., :split].reshape(groups))
-    if split < hidden_size:
-        np.multiply(codes[..., split:], scales[..., full:], out=out[..., split:])
-
-
-def _from_bfloat16(bits: npt.NDArray[np.uint16]) -> Hidden:
+def _from_bfloat16(bits: Scales) -> Hidden:
     wide: Hidden = np.left_shift(bits.astype(np.uint32), np.uint32(16)).view(np.float32)
     return wide

@@ -1,31 +1,25 @@
-"""Which record holds which layer of which sample, in memory.
+"""Index of records by sample and layer, in memory.
 
 Layers are looked up one by one: a sample's records may hold different layers. Where two
 hold the same layer the newer one counts, so a record that was recomputed replaces the
 damaged one, and duplicates are harmless.
 """
 
-from __future__ import annotations
-
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from .record import Record
+from .record import Record
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Consecutive layers of one record that are consecutive in what was asked for.
+    """Consecutive layers of one record that are consecutive in the request.
 
     Attributes:
-        number: which of the sample's records.
-        source: first layer, counted in the record.
-        target: first layer, counted in the answer.
-        count: how many layers.
+        number: of the record among the sample's.
+        source: first of ``count`` layers, counted in the record.
+        target: the same, counted in the answer.
     """
 
     number: int
@@ -36,7 +30,7 @@ class Run:
 
 @functools.lru_cache(maxsize=1024)
 def place(held: tuple[tuple[int, ...], ...], wanted: tuple[int, ...]) -> tuple[Run, ...] | None:
-    """Where each wanted layer is, in records that hold ``held``; ``None`` when one is nowhere.
+    """Finds each wanted layer in records that hold ``held``; ``None`` when one is missing.
 
     Records are asked in order. Few distinct arguments occur, hence the cache.
     """
@@ -55,16 +49,8 @@ def place(held: tuple[tuple[int, ...], ...], wanted: tuple[int, ...]) -> tuple[R
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    """A sample's records, newest first, and the layers of each."""
-
-    records: tuple[Record, ...]
-    layers: tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Located:
-    """Records of a sample and which of their layers answer a request."""
+    """Records of a sample, and the runs of their layers that answer a request."""
 
     records: tuple[Record, ...]
     runs: tuple[Run, ...]
@@ -79,11 +65,11 @@ class Index:
     """From a sample's key to its records."""
 
     def __init__(self) -> None:
-        self._entries: dict[bytes, _Entry] = {}
+        self._records: dict[bytes, tuple[Record, ...]] = {}
 
     def __iter__(self) -> Iterator[bytes]:
         """The keys that have records."""
-        return iter(self._entries)
+        return iter(self._records)
 
     def add(self, key: bytes, record: Record) -> None:
         """Puts a record in front; forgets those that it covers or contradicts."""
@@ -101,33 +87,25 @@ class Index:
 
     def records(self, key: bytes) -> tuple[Record, ...]:
         """The sample's records, newest first."""
-        entry = self._entries.get(key)
-        return entry.records if entry else ()
+        return self._records.get(key, ())
 
     def locate(self, key: bytes, layers: tuple[int, ...]) -> Located | None:
-        """Where the layers are, or ``None`` when one is missing."""
-        entry = self._entries.get(key)
-        if entry is None:
-            return None
-        runs = place(entry.layers, layers)
-        return None if runs is None else Located(entry.records, runs)
+        """Finds the layers; ``None`` when one is missing."""
+        records = self.records(key)
+        runs = place(tuple(record.layers for record in records), layers) if records else None
+        return None if runs is None else Located(records, runs)
 
     def missing(self, key: bytes, layers: tuple[int, ...]) -> tuple[int, ...]:
         """Those of ``layers`` that no record of the sample holds."""
-        entry = self._entries.get(key)
-        if entry is None:
-            return layers
-        if place(entry.layers, layers) is not None:
-            return ()
-        held = set().union(*entry.layers)
+        held = {layer for record in self.records(key) for layer in record.layers}
         return tuple(layer for layer in layers if layer not in held)
 
     def clear(self) -> None:
         """Forgets everything."""
-        self._entries.clear()
+        self._records.clear()
 
     def _put(self, key: bytes, records: list[Record]) -> None:
         if records:
-            self._entries[key] = _Entry(tuple(records), tuple(r.layers for r in records))
+            self._records[key] = tuple(records)
         else:
-            self._entries.pop(key, None)
+            self._records.pop(key, None)

@@ -1,10 +1,9 @@
-"""What caches a device has, for ``pacplus-device cache``: list them, remove them."""
-
-from __future__ import annotations
+"""Lists and removes the caches of a device, for ``pacplus-device cache``."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from edge_runtime.contract.errors import BadInputError
 
@@ -13,22 +12,10 @@ from .segments import last_used_seconds, remove_folder, segment_files
 from .store import FOLDER_NAME
 from .streams import count_samples
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheDescription:
-    """One cache on this device.
-
-    Attributes:
-        backbone_digest: which backbone's states these are.
-        dtype: how they are encoded.
-        samples: distinct samples.
-        bytes: size on disk.
-        last_used_seconds: when it was last opened, seconds since the epoch.
-    """
+    """One cache on this device, last opened ``last_used_seconds`` after the epoch."""
 
     backbone_digest: str
     dtype: str
@@ -44,7 +31,7 @@ def describe(root: Path) -> list[CacheDescription]:
         BadInputError: a file cannot be read.
     """
     try:
-        found = [_describe(folder, *parts) for folder, parts in _folders(root)]
+        found = [_describe(*entry) for entry in _folders(root)]
     except OSError as error:
         raise BadInputError(f"cannot read the activation caches in {root}: {error}") from error
     return sorted(found, key=lambda one: one.last_used_seconds, reverse=True)
@@ -63,8 +50,8 @@ def remove(root: Path, digest: str) -> int:
     Raises:
         BadInputError: no such cache, several that begin so, or one in use.
     """
-    folders = [(path, parts[0]) for path, parts in _folders(root) if parts[0].startswith(digest)]
-    backbones = {backbone for _, backbone in folders}
+    folders = [(path, found) for path, found, _ in _folders(root) if found.startswith(digest)]
+    backbones = {found for _, found in folders}
     if not digest or len(backbones) != 1:
         raise BadInputError(
             f"{len(backbones)} backbones under {root} have a digest that begins with {digest!r}; "
@@ -76,25 +63,22 @@ def remove(root: Path, digest: str) -> int:
         raise BadInputError(f"cannot remove an activation cache in {root}: {error}") from error
 
 
-def _folders(root: Path) -> Iterator[tuple[Path, tuple[str, str]]]:
+def _folders(root: Path) -> Iterator[tuple[Path, str, str]]:
     if not root.is_dir():
         return
     for path in sorted(root.iterdir()):
         match = FOLDER_NAME.fullmatch(path.name)
         if match and path.is_dir():
-            yield path, (match[1], match[2])
+            yield path, match[1], match[2]
 
 
 def _describe(folder: Path, backbone_digest: str, dtype: str) -> CacheDescription:
     keys: set[bytes] = set()
     total = 0
     for number, path in segment_files(folder):
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            size = os.fstat(file).st_size
-            keys.update(key for key, _ in scan(file, number, size))
-        finally:
-            os.close(file)
+        with path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            keys.update(key for key, _ in scan(file.fileno(), number, size))
         total += size
     return CacheDescription(
         backbone_digest=backbone_digest,

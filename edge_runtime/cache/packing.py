@@ -1,13 +1,14 @@
-"""From a micro-batch to the bytes of its records."""
-
-from __future__ import annotations
+"""Packs a micro-batch into records."""
 
 import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edge_runtime.contract.checks import check_array, require
+
+from .encoding import Encoded
 from .record import (
     MAX_LAYER,
     MAX_LAYERS,
@@ -18,11 +19,6 @@ from .record import (
     pack_header,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from .encoding import Encoded
-
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
@@ -31,9 +27,9 @@ class MicroBatch:
     Attributes:
         keys: N of 32 bytes.
         lengths: tokens of each sample.
-        layers: which hidden states.
+        layers: indices of the hidden states.
         encoded: (L, sum of lengths, R) uint8.
-        numerics: what computed them.
+        numerics: runtime and kernel that computed them.
     """
 
     keys: Sequence[bytes]
@@ -44,20 +40,18 @@ class MicroBatch:
 
     def check(self, row_bytes: int) -> None:
         """Raises ValueError when the parts do not belong together or exceed the format."""
-        if len(self.keys) != len(self.lengths):
-            raise ValueError(f"{len(self.keys)} keys came with {len(self.lengths)} lengths")
+        keys, lengths = len(self.keys), len(self.lengths)
+        require(keys == lengths, f"{keys} keys came with {lengths} lengths")
         shape = (len(self.layers), sum(self.lengths), row_bytes)
-        if self.encoded.shape != shape or self.encoded.dtype != np.uint8:
-            found = f"{self.encoded.dtype} {self.encoded.shape}"
-            raise ValueError(f"encoded is {found}, not uint8 {shape}")
-        if not all(0 < tokens <= MAX_TOKENS for tokens in self.lengths):
-            raise ValueError(f"a length is not within 1 and {MAX_TOKENS}")
-        if not 0 < len(set(self.layers)) == len(self.layers) <= MAX_LAYERS:
-            raise ValueError("layers must be distinct and not empty")
-        if min(self.layers) < 0 or max(self.layers) > MAX_LAYER:
-            raise ValueError(f"a layer is not within 0 and {MAX_LAYER}")
-        if len(self.numerics.encode()) > MAX_NUMERICS_BYTES:
-            raise ValueError(f"numerics is longer than {MAX_NUMERICS_BYTES} bytes")
+        check_array("encoded", self.encoded, np.uint8, shape)
+        bounded = all(0 < tokens <= MAX_TOKENS for tokens in self.lengths)
+        require(bounded, f"a length is not within 1 and {MAX_TOKENS}")
+        distinct = 0 < len(set(self.layers)) == len(self.layers) <= MAX_LAYERS
+        require(distinct, "layers must be distinct and not empty")
+        layers = min(self.layers) >= 0 and max(self.layers) <= MAX_LAYER
+        require(layers, f"a layer is not within 0 and {MAX_LAYER}")
+        numerics = len(self.numerics.encode()) <= MAX_NUMERICS_BYTES
+        require(numerics, f"numerics is longer than {MAX_NUMERICS_BYTES} bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +67,12 @@ class Pending:
 def pack(
     batch: MicroBatch, missing: Callable[[bytes], tuple[int, ...]], room_bytes: float
 ) -> list[Pending]:
-    """Records for what is not held yet and fits.
+    """Packs the layers that are not held yet and fit.
 
     Args:
         batch: checked.
-        missing: which of the batch's layers a sample still lacks.
-        room_bytes: what the quota leaves.
+        missing: those of the batch's layers that a sample still lacks.
+        room_bytes: rest of the quota.
     """
     pending: list[Pending] = []
     seen: set[bytes] = set()
@@ -102,9 +96,6 @@ def pack(
         crc = 0
         for rows in payload:
             crc = zlib.crc32(rows.data, crc)
-        header = pack_header(key, layers, tokens, row_bytes, crc, batch.numerics)
-        record = Record(
-            0, payload_at, layers, tokens, row_bytes, crc, batch.numerics, verified=True
-        )
-        pending.append(Pending(key, header, payload, record))
+        record = Record(0, payload_at, layers, tokens, row_bytes, crc, batch.numerics, True)
+        pending.append(Pending(key, pack_header(key, record), payload, record))
     return pending

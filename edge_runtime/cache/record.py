@@ -1,4 +1,4 @@
-"""The record: one sample's encoded states of some layers, and how records lie in a file.
+"""The record: one sample's encoded states of some layers; reads and writes its header.
 
 A segment file is records back to back. A record is::
 
@@ -11,17 +11,12 @@ that was cut off at any byte is thus read up to its last whole record, and a dam
 costs its own record only, since the next one is found by its magic.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MAGIC = b"PACREC1\n"
 KEY_BYTES = 32
@@ -38,16 +33,14 @@ _SEARCH_BYTES = 1 << 20
 
 @dataclass(slots=True)
 class Record:
-    """Where a record's payload is and what it holds.
+    """Place and content of a record's payload.
 
     Attributes:
         segment: number of the file.
         offset: of the payload, in bytes.
-        layers: which hidden states, in the payload's order.
-        tokens: of the sample.
+        layers: indices of the hidden states, in the payload's order.
         row_bytes: of one token at one layer.
-        payload_crc: CRC-32 of the payload.
-        numerics: what computed the states.
+        numerics: runtime and kernel that computed the states.
         verified: True once this process has written the payload or checked it.
     """
 
@@ -67,7 +60,7 @@ class Record:
 
     @property
     def end(self) -> int:
-        """Where the next record begins."""
+        """Offset of the next record."""
         return self.offset + len(self.layers) * self.layer_bytes
 
 
@@ -76,20 +69,14 @@ def header_bytes(layer_count: int, numerics: str) -> int:
     return _LAYOUT.size + 2 * layer_count + len(numerics.encode())
 
 
-def pack_header(
-    key: bytes,
-    layers: tuple[int, ...],
-    tokens: int,
-    row_bytes: int,
-    payload_crc: int,
-    numerics: str,
-) -> bytes:
+def pack_header(key: bytes, record: Record) -> bytes:
     """The bytes before the payload."""
-    tail = _pack_tail(layers, numerics)
-    fields = (payload_crc, tokens, row_bytes, len(layers), len(tail) - 2 * len(layers), key)
-    blank = _LAYOUT.pack(MAGIC, 0, *fields) + tail
+    count = len(record.layers)
+    tail = _pack_tail(record.layers, record.numerics)
+    sizes = (record.payload_crc, record.tokens, record.row_bytes, count, len(tail) - 2 * count)
+    blank = _LAYOUT.pack(MAGIC, 0, *sizes, key) + tail
     header_crc = zlib.crc32(memoryview(blank)[_CHECKED_FROM:])
-    return _LAYOUT.pack(MAGIC, header_crc, *fields) + tail
+    return _LAYOUT.pack(MAGIC, header_crc, *sizes, key) + tail
 
 
 @functools.lru_cache(maxsize=256)
@@ -136,12 +123,9 @@ def _parse(file: int, segment: int, position: int, size: int) -> tuple[bytes, Re
     _, header_crc, payload_crc, tokens, row_bytes, layer_count, numerics_bytes, key = (
         _LAYOUT.unpack_from(head)
     )
-    if not (
-        0 < tokens <= MAX_TOKENS
-        and 0 < layer_count <= MAX_LAYERS
-        and numerics_bytes <= MAX_NUMERICS_BYTES
-        and row_bytes > 0
-    ):
+    if not (0 < tokens <= MAX_TOKENS and 0 < layer_count <= MAX_LAYERS and row_bytes > 0):
+        return None
+    if numerics_bytes > MAX_NUMERICS_BYTES:
         return None
     header_size = _LAYOUT.size + 2 * layer_count + numerics_bytes
     offset = position + header_size

@@ -5,24 +5,20 @@ memory (its cap on a small device), a mapping must be renewed as the file grows,
 failing SD card would raise SIGBUS instead of an error.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os
 import re
 import shutil
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeAlias
 
 from edge_runtime.contract.errors import BadInputError
 
 from .encoding import Encoded
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
-Buffer: TypeAlias = bytes | Encoded
+Buffer: TypeAlias = bytes | memoryview
 
 _LOCK_NAME = "lock"
 _SEGMENT_NAME = re.compile(r"([0-9]{6,9})\.records")
@@ -73,7 +69,7 @@ def segment_files(folder: Path) -> list[tuple[int, Path]]:
 
 
 def last_used_seconds(folder: Path) -> float:
-    """When the cache was last opened, seconds since the epoch; 0 when that is not known."""
+    """Time of the last opening, seconds since the epoch; 0 when that is not known."""
     try:
         return (folder / _LOCK_NAME).stat().st_mtime
     except FileNotFoundError:
@@ -111,7 +107,7 @@ class Segments:
         return iter([(number, self._files[number], size) for number, size in self._sizes.items()])
 
     def truncate(self, number: int, size: int) -> None:
-        """Cuts off what follows the last whole record."""
+        """Cuts off the bytes that follow the last whole record."""
         if size < self._sizes[number]:
             os.ftruncate(self._files[number], size)
             self._sizes[number] = size
@@ -123,7 +119,7 @@ class Segments:
             The file's number and the offset of the first byte.
 
         Raises:
-            OSError: not written; what had been written of it is cut off again.
+            OSError: not written; the part that had been written is cut off again.
         """
         number = self._writable()
         start = position = self._sizes[number]
@@ -154,7 +150,7 @@ class Segments:
         return True
 
     def void(self, number: int, offset: int, count: int) -> None:
-        """Zeroes bytes, so that what begins there is not found when the file is opened again."""
+        """Zeroes bytes, so that the record there is not found when the file is opened again."""
         # A disk that refuses this too has lost the record already.
         with contextlib.suppress(OSError):
             os.pwrite(self._files[number], bytes(count), offset)
@@ -199,22 +195,15 @@ class Segments:
 
 def _write(file: int, buffers: Sequence[Buffer], position: int) -> int:
     """Writes all buffers at ``position``; returns their bytes."""
-    total = sum(map(_size, buffers))
-    written = os.pwritev(
-        file,
-        [memoryview(item) if isinstance(item, bytes) else item.data for item in buffers],
-        position,
-    )
+    views = [memoryview(buffer) for buffer in buffers]
+    total = sum(view.nbytes for view in views)
+    written = os.pwritev(file, views, position)
     if written < total:
         # Rare (a disk that is nearly full): the rest goes out from one joined buffer.
-        rest = memoryview(b"".join(map(bytes, buffers)))
+        rest = memoryview(b"".join(views))
         while written < total:
             written += os.pwrite(file, rest[written:], position + written)
     return total
-
-
-def _size(item: Buffer) -> int:
-    return len(item) if isinstance(item, bytes) else item.nbytes
 
 
 def remove_folder(folder: Path) -> int:

@@ -1,18 +1,16 @@
 """A session's view of the activation cache: samples with one or two sequences.
 
-The cache itself knows keys, layers and token counts; which layers belong to which sequence,
-and who asked for which samples, is a matter of the session.
+The cache itself knows keys, layers and token counts; the session knows the sequence of each
+layer, and the samples that were asked for.
 """
-
-from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
 
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.manifest import Stream
 from edge_runtime.contract.messages import OpenCache, States
@@ -20,9 +18,7 @@ from edge_runtime.contract.messages.mesh import split_layers
 from edge_runtime.inference.session import numerics
 
 from .store import ActivationCache
-from .streams import filed_under
-
-Array: TypeAlias = np.ndarray[Any, Any]
+from .streams import record_keys
 
 MIXED_NUMERICS = "mixed"
 """Tag of moved states that several kinds of processors computed."""
@@ -66,7 +62,7 @@ class SampleCache:
         """(N,) bool: every layer of the sample is there."""
         with self._lock:
             held = [
-                self._opened().held(filed_under(keys, stream), layers)
+                self._opened().held(record_keys(keys, stream), layers)
                 for stream, layers in self.layers.items()
             ]
         found: Array = np.logical_and.reduce(held)
@@ -85,7 +81,7 @@ class SampleCache:
         with self._lock:
             try:
                 self._opened().append(
-                    filed_under(states.keys, stream),
+                    record_keys(states.keys, stream),
                     states.lengths,
                     states.layers,
                     states.encoded,
@@ -97,7 +93,7 @@ class SampleCache:
     def read(self, keys: Array, stream: Stream) -> tuple[Array, Array]:
         """The states of one sequence: (L, B, T, d) float32 and lengths (B,) int64."""
         with self._lock:
-            return self._opened().read_batch(filed_under(keys, stream), self.layers[stream])
+            return self._opened().read_batch(record_keys(keys, stream), self.layers[stream])
 
     def messages(self, number: int, keys: Array, layers: Sequence[int]) -> Iterator[States]:
         """Cached states for another owner, as micro-batch ``number``."""
@@ -109,7 +105,7 @@ class SampleCache:
     def _messages(
         self, number: int, keys: Array, stream: Stream, wanted: tuple[int, ...]
     ) -> Iterator[States]:
-        records = filed_under(keys, stream)
+        records = record_keys(keys, stream)
         with self._lock:
             tags = {tag for key in records for tag in self._opened().numerics_of(key.tobytes())}
             lengths, _ = self._opened().read_encoded(records, wanted[:1])
@@ -126,7 +122,7 @@ class SampleCache:
             )
 
     def flush(self) -> None:
-        """Makes what was appended survive a power cut."""
+        """Makes appended records survive a power cut."""
         with self._lock:
             self._opened().flush()
 

@@ -15,14 +15,16 @@ import math
 import re
 import threading
 import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.contract.cache_format import CACHE_DTYPES, row_bytes
 from edge_runtime.contract.errors import BadInputError, PacplusError
+from edge_runtime.contract.messages import CacheDtype
 
 from .encoding import Encoded, Hidden, decode_into
 from .index import Index, Located
@@ -30,13 +32,6 @@ from .packing import MicroBatch, Pending, pack
 from .record import KEY_BYTES, MAGIC, Record, header_bytes, scan
 from .segments import Buffer, CacheLock, Segments
 from .streams import count_samples
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
-    from types import TracebackType
-
-    from edge_runtime.contract.messages import CacheDtype
 
 logger = logging.getLogger(__name__)
 
@@ -66,11 +61,11 @@ class ActivationCache:
     Args:
         root: folder of all caches of this device.
         backbone_digest: 64 hexadecimal digits.
-        dtype: how states are encoded.
+        dtype: of encoded states.
         hidden_size: channels of a state.
-        quota_bytes: most bytes on disk; ``None`` for no limit. What does not fit is not
-            stored, and nothing fails.
-        numerics: what computes the states here, e.g. ``ort-1.31/vnni``.
+        quota_bytes: most bytes on disk; ``None`` for no limit. Samples that do not fit are
+            not stored, and nothing fails.
+        numerics: runtime and kernel of this device, e.g. ``ort-1.31/vnni``.
         segment_bytes: a file that has reached this size is not appended to.
 
     Raises:
@@ -96,7 +91,7 @@ class ActivationCache:
         self.folder = root / folder_name(backbone_digest, dtype)
         self._index = Index()
         self._writing = threading.Lock()
-        with _explained(self.folder, "open"):
+        with _explaining(self.folder, "open"):
             self._lock = CacheLock(self.folder)
             self._segments = Segments(self.folder, segment_bytes)
             try:
@@ -110,12 +105,7 @@ class ActivationCache:
     def __enter__(self) -> ActivationCache:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -128,13 +118,8 @@ class ActivationCache:
         """Samples that have at least one record."""
         return count_samples(self._index)
 
-    @property
-    def bytes_per_sample(self) -> float:
-        """Bytes on disk for each sample; 0 when empty."""
-        return self.bytes_used / self.samples if self.samples else 0.0
-
     def numerics_of(self, key: bytes) -> tuple[str, ...]:
-        """What computed the sample's states, newest record first, each once."""
+        """Numerics of the sample's states, newest record first, each once."""
         return tuple(dict.fromkeys(record.numerics for record in self._index.records(key)))
 
     def held(self, keys: Keys, layers: Sequence[int]) -> npt.NDArray[np.bool_]:
@@ -156,9 +141,9 @@ class ActivationCache:
         Args:
             keys: (N, 32) uint8.
             lengths: (N,) tokens of each sample, unpadded.
-            layers: which hidden states, L of them.
+            layers: indices of the hidden states, L of them.
             encoded: (L, lengths.sum(), R) uint8, the samples' rows one after another.
-            numerics: what computed them; this device's by default.
+            numerics: that computed them; this device's by default.
 
         Returns:
             (N,) bool, true where all of the sample's layers are held now; false where the
@@ -172,42 +157,34 @@ class ActivationCache:
         tag = self.numerics if numerics is None else numerics
         batch = MicroBatch(_split(keys), lengths.tolist(), wanted, encoded, tag)
         batch.check(self.row_bytes)
-        with self._writing, _explained(self.folder, "write"):
+        with self._writing, _explaining(self.folder, "write"):
             room = math.inf if self.quota_bytes is None else self.quota_bytes - self.bytes_used
             pending = pack(batch, functools.partial(self._index.missing, layers=wanted), room)
             if pending:
                 self._write(pending)
         return self.held(keys, wanted)
 
-    def read_batch(
-        self, keys: Keys, layers: Sequence[int], out: Hidden | None = None
-    ) -> tuple[Hidden, Lengths]:
+    def read_batch(self, keys: Keys, layers: Sequence[int]) -> tuple[Hidden, Lengths]:
         """Decodes a batch.
 
         Args:
             keys: (B, 32) uint8.
-            layers: which hidden states, L of them, in the order wanted.
-            out: contiguous float32 memory to decode into, of any shape; not used when it
-                has fewer than L*B*T*d values.
+            layers: indices of the hidden states, L of them, in the order wanted.
 
         Returns:
-            hidden (L, B, T, d) float32, zero after each sample's end, T the longest length
-            (a view of ``out`` where that was used); lengths (B,) int64.
+            hidden (L, B, T, d) float32, zero after each sample's end, T the longest length;
+            lengths (B,) int64.
 
         Raises:
             CacheMiss: samples are missing or, when none is, damaged; it names all of those.
         """
         located, lengths = self._locate(keys, layers)
         longest = int(lengths.max(initial=0))
-        hidden = _shaped(out, (len(layers), len(located), longest, self.hidden_size))
-        for at, (_, sample) in enumerate(located):
-            if sample.tokens < longest:
-                hidden[:, at, sample.tokens :] = 0
-
-        def decode(at: int, targets: slice, rows: Encoded) -> None:
+        hidden = np.empty((len(layers), len(located), longest, self.hidden_size), np.float32)
+        for at, tokens in enumerate(lengths.tolist()):
+            hidden[:, at, tokens:] = 0
+        for at, targets, rows in self._read(located):
             decode_into(rows, hidden[targets, at, : rows.shape[1]], self.dtype)
-
-        self._deliver(located, decode)
         return hidden, lengths
 
     def read_encoded(self, keys: Keys, layers: Sequence[int]) -> tuple[Lengths, Encoded]:
@@ -222,22 +199,18 @@ class ActivationCache:
         located, lengths = self._locate(keys, layers)
         ends = np.cumsum(lengths)
         encoded = np.empty((len(layers), int(lengths.sum()), self.row_bytes), np.uint8)
-
-        def copy(at: int, targets: slice, rows: Encoded) -> None:
-            end = int(ends[at])
-            encoded[targets, end - rows.shape[1] : end] = rows
-
-        self._deliver(located, copy)
+        for at, targets, rows in self._read(located):
+            encoded[targets, ends[at] - rows.shape[1] : ends[at]] = rows
         return lengths, encoded
 
     def flush(self) -> None:
-        """Makes what was appended survive a power cut. A killed process loses nothing."""
-        with self._writing, _explained(self.folder, "write"):
+        """Makes appended records survive a power cut. A killed process loses nothing."""
+        with self._writing, _explaining(self.folder, "write"):
             self._segments.sync()
 
     def clear(self) -> None:
         """Removes every record."""
-        with self._writing, _explained(self.folder, "clear"):
+        with self._writing, _explaining(self.folder, "clear"):
             self._index.clear()
             self._segments.clear()
 
@@ -264,7 +237,7 @@ class ActivationCache:
         buffers: list[Buffer] = []
         for item in pending:
             buffers.append(item.header)
-            buffers.extend(item.payload)
+            buffers.extend(rows.data for rows in item.payload)
         segment, start = self._segments.append(buffers)
         for item in pending:
             item.record.segment = segment
@@ -287,33 +260,32 @@ class ActivationCache:
             raise CacheMiss(misses)
         return located, np.array([sample.tokens for _, sample in located], np.int64)
 
-    def _deliver(
-        self,
-        located: list[tuple[bytes, Located]],
-        take: Callable[[int, slice, Encoded], None],
-    ) -> None:
-        """Gives each run of layers to ``take`` (sample, layers' places, rows (l, n, R))."""
+    def _read(self, located: list[tuple[bytes, Located]]) -> Iterator[tuple[int, slice, Encoded]]:
+        """Yields each run of layers: sample, places of the layers, rows (l, n, R)."""
         misses: dict[bytes, None] = {}
         for at, (key, sample) in enumerate(located):
             for run in sample.runs:
                 record = sample.records[run.number]
                 rows = self._rows(record, run.source, run.count)
                 if rows is None:
-                    logger.warning(
-                        "record of sample %s in segment %d at byte %d of %s is damaged",
-                        key.hex()[:16],
-                        record.segment,
-                        record.offset,
-                        self.folder.name,
-                    )
-                    self._index.drop(key, record)
-                    header = header_bytes(len(record.layers), record.numerics)
-                    self._segments.void(record.segment, record.offset - header, len(MAGIC))
+                    self._drop_damaged(key, record)
                     misses[key] = None
                     break
-                take(at, slice(run.target, run.target + run.count), rows)
+                yield at, slice(run.target, run.target + run.count), rows
         if misses:
             raise CacheMiss(list(misses))
+
+    def _drop_damaged(self, key: bytes, record: Record) -> None:
+        logger.warning(
+            "record of sample %s in segment %d at byte %d of %s is damaged",
+            key.hex()[:16],
+            record.segment,
+            record.offset,
+            self.folder.name,
+        )
+        self._index.drop(key, record)
+        header = header_bytes(len(record.layers), record.numerics)
+        self._segments.void(record.segment, record.offset - header, len(MAGIC))
 
     def _rows(self, record: Record, first: int, count: int) -> Encoded | None:
         """(count, tokens, R) of a record's layers, or ``None`` when the record is damaged."""
@@ -352,18 +324,8 @@ def _split(keys: Keys) -> list[bytes]:
     return [raw[at : at + KEY_BYTES] for at in range(0, len(raw), KEY_BYTES)]
 
 
-def _shaped(out: Hidden | None, shape: tuple[int, ...]) -> Hidden:
-    """The front of ``out`` in this shape, or new memory where it is too small."""
-    size = math.prod(shape)
-    if out is None or out.size < size:
-        return np.empty(shape, np.float32)
-    if out.dtype != np.float32 or not out.flags.c_contiguous:
-        raise ValueError("out must be contiguous float32")
-    return out.reshape(-1)[:size].reshape(shape)
-
-
 @contextmanager
-def _explained(folder: Path, doing: str) -> Iterator[None]:
+def _explaining(folder: Path, doing: str) -> Iterator[None]:
     """Turns the system's refusals into an error that says how to mend it."""
     try:
         yield

@@ -1,29 +1,25 @@
-"""Where the states of each sequence of a sample are filed.
+"""Keys of the records of each sequence of a sample.
 
 A record has one token count, and a sample of an encoder-decoder has two: its states are
-filed as two records. The decoder's has a key of its own, derived from the sample's.
+kept in two records. The decoder's has a key of its own, derived from the sample's.
 """
-
-from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any, TypeAlias
 
 import numpy as np
 
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.manifest import Stream
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 _DECODER = hashlib.sha256(b"pacplus decoder states 1").digest()
 _DECODER_NUMBER = int.from_bytes(_DECODER, "big")
 
 
-def filed_under(keys: Array, stream: Stream) -> Array:
+def record_keys(keys: Array, stream: Stream) -> Array:
     """Keys (N, 32) uint8 of the records, from those of the samples; and the other way round.
 
-    The decoder's are XORed with a constant, which no two hashes of samples differ by.
+    The decoder's are XORed with a constant, by which no two hashes of samples differ.
     """
     return keys ^ np.frombuffer(_DECODER, np.uint8) if stream == "decoder" else keys
 

@@ -1,11 +1,10 @@
-"""How the Parallel Adapters are shaped and trained; saved as ``adapter_config.json``."""
-
-from __future__ import annotations
+"""Shape and training options of the Parallel Adapters; saved as ``adapter_config.json``."""
 
 import dataclasses
 import math
 from typing import Literal
 
+from .checks import require
 from .ids import Sha256
 from .manifest import Task
 from .tensors import read_tensors, write_tensors
@@ -18,7 +17,7 @@ NORM_EPSILON = 1e-5
 
 # Adam moves every weight by about the learning rate, whatever its gradient, so an output
 # with many inputs jumps. Wide matrices therefore see their n inputs scaled by REACH / n (and
-# start larger in proportion), as in the maximal update parametrisation (Yang et al., 2021):
+# start larger in proportion), as in the maximal update parametrization (Yang et al., 2021):
 # one update then moves an output by some REACH learning rates for backbones of any width.
 # Without it training is chaotic: rounding errors of one epoch grew to 0.5 % of the next
 # one's loss; with it they stay below 0.001 % (MiniLM, SST-2, learning rate 2e-3).
@@ -38,7 +37,7 @@ COMPARISON_PARTS = 5
 COMPARED_LAYERS = 4
 """Most layers that a pair's segments are compared in."""
 ALIGNMENT_SHARPNESS = 20.0
-"""What the cosines of two tokens are multiplied by before the softmax that aligns them."""
+"""Factor of the cosines of two tokens before the softmax that aligns them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +60,7 @@ class AdapterConfig:
     """Shape of the side network and its head.
 
     Attributes:
-        kind: what the side block A_i is.
+        kind: of the side block A_i.
         hidden_size: backbone width d.
         reduction: r; the adapter width is ``hidden_size // reduction``.
         num_heads: attention heads of a side block.
@@ -73,19 +72,17 @@ class AdapterConfig:
             encoder-decoder: it has a side network of its own, to whose last state the
             other's blocks attend. 0 where there is one stack only.
         causal: tokens of the (last) stack see earlier ones only.
-        initialization: where the weights that are neither zero nor constant come from:
-            a generator, or the backbone's own layers, pruned.
+        initialization: source of the weights that are neither zero nor constant: a
+            generator, or the backbone's own layers, pruned.
         task: decides head and loss.
         num_outputs: classes; 1 for regression; the vocabulary of a language model.
         logit_scale: of the frozen language-model head, see ``HeadSpec``.
         logit_softcap: likewise.
         pair: the data has ``text_pair``; each segment is pooled apart, and the tokens of
             one are compared with those of the other.
-        target_mean: regression's targets are standardised by it and ``target_scale``, so
-            that the learning rate does not depend on their unit.
-        target_scale: standard deviation of the training targets.
+        target_mean: of regression's targets; with ``target_scale``, their standard deviation,
+            it standardizes them, so that the learning rate does not depend on their unit.
         base_model: model id of the backbone.
-        bundle_digest: the bundle that the adapter belongs to.
         labels: class names in output order; empty for regression.
     """
 
@@ -112,23 +109,21 @@ class AdapterConfig:
     peft_type: Literal["PARALLEL_ADAPTER"] = "PARALLEL_ADAPTER"
 
     def __post_init__(self) -> None:
-        if min(self.hidden_size, self.reduction, self.num_heads, self.num_outputs) < 1:
-            raise ValueError("hidden_size, reduction, num_heads and num_outputs must be positive")
-        if self.hidden_size // self.reduction < self.num_heads:
-            raise ValueError(
-                f"reduction {self.reduction} leaves {self.hidden_size // self.reduction} channels, "
-                f"fewer than the {self.num_heads} heads"
-            )
-        if not self.layers or list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0:
-            raise ValueError("layers must be ascending, distinct and not negative")
-        if not 0 <= self.encoder_layers < len(self.layers):
-            raise ValueError("encoder_layers must leave a layer for the decoder")
-        if self.feed_forward_ratio < 1:
-            raise ValueError("feed_forward_ratio must be positive")
-        if not (math.isfinite(self.initial_gate) and math.isfinite(self.target_mean)):
-            raise ValueError("initial_gate and target_mean must be finite")
-        if not 0 < self.target_scale < math.inf:
-            raise ValueError("target_scale must be positive and finite")
+        sizes = (self.hidden_size, self.reduction, self.num_heads, self.num_outputs)
+        named = "hidden_size, reduction, num_heads and num_outputs"
+        require(min(sizes) >= 1, f"{named} must be positive")
+        channels = self.hidden_size // self.reduction
+        left = f"reduction {self.reduction} leaves {channels} channels"
+        require(channels >= self.num_heads, f"{left}, fewer than the {self.num_heads} heads")
+        ascending = self.layers and list(self.layers) == sorted(set(self.layers))
+        layers = ascending and self.layers[0] >= 0
+        require(layers, "layers must be ascending, distinct and not negative")
+        decodes = 0 <= self.encoder_layers < len(self.layers)
+        require(decodes, "encoder_layers must leave a layer for the decoder")
+        require(self.feed_forward_ratio >= 1, "feed_forward_ratio must be positive")
+        finite = math.isfinite(self.initial_gate) and math.isfinite(self.target_mean)
+        require(finite, "initial_gate and target_mean must be finite")
+        require(0 < self.target_scale < math.inf, "target_scale must be positive and finite")
 
     @property
     def width(self) -> int:
@@ -153,12 +148,12 @@ class AdapterConfig:
 
     @property
     def head_features(self) -> int:
-        """What the pooled head reads: one segment, or |u - v| and u * v of two."""
+        """Width of the pooled head's input: one segment, or |u - v| and u * v of two."""
         return self.hidden_size * (2 if self.pair else 1)
 
     @property
     def compared_layers(self) -> tuple[int, ...]:
-        """Where in ``layers`` a pair's segments are compared: spread evenly up to the last."""
+        """Places in ``layers`` to compare a pair's segments at: spread evenly up to the last."""
         if not self.pair:
             return ()
         last = len(self.layers) - 1
@@ -167,27 +162,27 @@ class AdapterConfig:
 
     @property
     def comparison_features(self) -> int:
-        """What the comparison of a pair's segments gives the head to read."""
+        """Features that the comparison of a pair's segments adds to the head's input."""
         return len(self.compared_layers) * COMPARISON_PARTS * self.hidden_size
 
     @property
     def comparison_scale(self) -> float:
-        """What the comparison is multiplied by before ``comparison.weight``."""
+        """Factor of the comparison before ``comparison.weight``."""
         return COMPARISON_REACH / max(1, self.comparison_features)
 
     @property
     def down_scale(self) -> float:
-        """What the normalized hidden states are multiplied by before ``down.weight``."""
+        """Factor of the normalized hidden states before ``down.weight``."""
         return DOWN_REACH / self.hidden_size
 
     @property
     def up_scale(self) -> float:
-        """What a language model's last side state is multiplied by before ``up.weight``."""
+        """Factor of a language model's last side state before ``up.weight``."""
         return UP_REACH / self.width
 
     @property
     def head_scale(self) -> float:
-        """What the head's features are multiplied by before ``head.weight``."""
+        """Factor of the head's features before ``head.weight``."""
         return HEAD_REACH / self.head_features
 
 
@@ -231,22 +226,18 @@ class TrainingOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.epochs < 0:
-            raise ValueError("epochs must not be negative")
-        if not 1 <= self.batch_size <= 4096:
-            raise ValueError("batch_size must be between 1 and 4096")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError("learning_rate must be positive and finite")
-        if not 0 <= self.seed < 1 << 63:
-            raise ValueError("seed must be between 0 and 2**63 - 1")
-        if not (0 <= self.warmup_fraction <= 1 and 0 <= self.average_fraction <= 1):
-            raise ValueError("warmup_fraction and average_fraction must be between 0 and 1")
-        if (self.weight_decay or 0) < 0 or self.max_gradient_norm < 0:
-            raise ValueError("weight_decay and max_gradient_norm must not be negative")
+        require(self.epochs >= 0, "epochs must not be negative")
+        require(1 <= self.batch_size <= 4096, "batch_size must be between 1 and 4096")
+        require(0 < self.learning_rate < math.inf, "learning_rate must be positive and finite")
+        require(0 <= self.seed < 1 << 63, "seed must be between 0 and 2**63 - 1")
+        fractions = 0 <= self.warmup_fraction <= 1 and 0 <= self.average_fraction <= 1
+        require(fractions, "warmup_fraction and average_fraction must be between 0 and 1")
+        bounded = (self.weight_decay or 0) >= 0 and self.max_gradient_norm >= 0
+        require(bounded, "weight_decay and max_gradient_norm must not be negative")
 
 
 def default_weight_decay(task: Task) -> float:
-    """What a task is trained with where nothing else is asked for.
+    """Weight decay of a task where none is given.
 
     Large where each sample has one label, since personal data is scarce (SST-2, 6,000 lines:
     accuracy 0.82 with 0.01, 0.849 with 4). A language model learns from every token, of

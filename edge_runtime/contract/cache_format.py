@@ -1,9 +1,7 @@
-"""Sizes of cached activations: what the planner must know of a format that devices write.
+"""Sizes of cached activations, which planner and devices must agree on.
 
-How values become bytes is the device's business; see :mod:`edge_runtime.cache.encoding`.
+Encoding is the device's part; see :mod:`edge_runtime.cache.encoding`.
 """
-
-from __future__ import annotations
 
 from typing import get_args
 

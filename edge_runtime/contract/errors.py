@@ -12,10 +12,8 @@ evicted, a bug crashes with a traceback::
     │   └── StoppedError           5  stopped before the end; a run goes on with --resume
     ├── RemoteError                a peer broke the protocol: reject, log, evict
     │   └── DecodeError            bytes from a peer are no valid message
-    └── AllReduceClosedError        the session ended while a training step waited for its peers
+    └── AllReduceClosedError       the session ended while a training step waited for its peers
 """
-
-from __future__ import annotations
 
 
 class PacplusError(Exception):
@@ -39,13 +37,9 @@ class UsageError(UserError):
 class BadInputError(UserError):
     """A file, a line or a field is not what it must be."""
 
-    exit_code = 3
-
 
 class MissingExtraError(UserError):
     """An optional dependency is needed and absent."""
-
-    exit_code = 3
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(

@@ -1,30 +1,27 @@
-"""How text is generated, and which sequences a micro-batch goes on with."""
+"""Options of text generation, and the sequences that a micro-batch continues."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import typing
-from typing import Any, TypeAlias
 
 import numpy as np
 
-from .manifest import Stream
-
-Array: TypeAlias = np.ndarray[Any, Any]
+from .checks import Array, check_array, require
+from .manifest import Stream, check_streams
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationOptions:
-    """How a language model's next token is chosen, and for how long.
+    """Options of choosing a language model's next tokens.
 
     Attributes:
         max_new_tokens: of each text; it may end earlier.
-        temperature: what logits are divided by before a token is drawn; 0 always takes the
-            most probable one.
+        temperature: divisor of the logits before a token is drawn; 0 always takes the most
+            probable one.
         top_k: only the k most probable tokens are drawn from; 0 for all.
         top_p: only the most probable tokens that together reach this probability are.
-        seed: of what is drawn.
+        seed: of the draws.
     """
 
     max_new_tokens: int = 64
@@ -34,25 +31,20 @@ class GenerationOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ValueError("max_new_tokens must be at least 1")
-        if not 0 <= self.temperature < math.inf:
-            raise ValueError("temperature must be finite and not negative")
-        if self.top_k < 0:
-            raise ValueError("top_k must not be negative")
-        if not 0 < self.top_p <= 1:
-            raise ValueError("top_p must be above 0 and at most 1")
-        if not 0 <= self.seed < 1 << 63:
-            raise ValueError("seed must be between 0 and 2**63 - 1")
+        require(self.max_new_tokens >= 1, "max_new_tokens must be at least 1")
+        require(0 <= self.temperature < math.inf, "temperature must be finite and not negative")
+        require(self.top_k >= 0, "top_k must not be negative")
+        require(0 < self.top_p <= 1, "top_p must be above 0 and at most 1")
+        require(0 <= self.seed < 1 << 63, "seed must be between 0 and 2**63 - 1")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Sequences:
-    """The sequences that a micro-batch goes on with. Only what is new of them travels.
+    """The sequences that a micro-batch continues. Only their new rows travel.
 
     Attributes:
         lines: (N,) int32, distinct: their names in the session.
-        known: by stream, (N,) int32: the rows of each that went the same way before.
+        known: by stream, (N,) int32: the rows of each that took the same route before.
     """
 
     lines: Array
@@ -60,17 +52,13 @@ class Sequences:
 
     def __post_init__(self) -> None:
         count = len(self.lines)
-        if self.lines.shape != (count,) or self.lines.dtype != np.int32:
-            raise ValueError("lines must be int32 of one dimension")
-        if count and (self.lines.min() < 0 or len(np.unique(self.lines)) != count):
-            raise ValueError("lines must be distinct and not negative")
-        if not self.known or not set(self.known) <= set(typing.get_args(Stream)):
-            raise ValueError("the sequences must be encoder, decoder or both")
+        check_array("lines", self.lines, np.int32, (count,))
+        distinct = not count or (self.lines.min() >= 0 and len(np.unique(self.lines)) == count)
+        require(distinct, "lines must be distinct and not negative")
+        check_streams(self.known)
         for stream, known in self.known.items():
-            if known.shape != (count,) or known.dtype != np.int32:
-                raise ValueError(f"known rows of {stream} must be int32 of shape ({count},)")
-            if count and known.min() < 0:
-                raise ValueError(f"known rows of {stream} must not be negative")
+            check_array(f"known rows of {stream}", known, np.int32, (count,))
+            require(known.min(initial=0) >= 0, f"known rows of {stream} must not be negative")
 
     def take(self, positions: Array) -> Sequences:
         """Some of them, in the order of ``positions``."""

@@ -1,6 +1,6 @@
-"""What a bundle says of itself: ``manifest.json``.
+"""The description of a bundle: ``manifest.json``.
 
-The *backbone digest* covers whatever decides the backbone's outputs (graph and
+The *backbone digest* covers all that decides the backbone's outputs (graph and
 weights, hence quantization too); activation caches are keyed by it. The *bundle
 digest* covers the whole manifest.
 """
@@ -12,8 +12,10 @@ import hashlib
 import json
 import math
 import re
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
+from .checks import require
 from .errors import BadInputError
 from .ids import Sha256
 from .structure import from_plain, to_plain
@@ -31,10 +33,16 @@ HIDDEN_PREFIX = "hidden."
 """Tensor ``hidden.<i>`` is the hidden state that block i makes."""
 
 
+def check_streams(named: Mapping[Stream, object]) -> None:
+    """Raises ValueError unless ``named`` has one or both of the sequences, nothing else."""
+    known = named and set(named) <= set(get_args(Stream))
+    require(known, "the sequences must be encoder, decoder or both")
+
+
 def uint8_name(weight_file: str) -> str:
     """Names the file with a weight file's int8 values as uint8, each plus 128.
 
-    A device makes it where its processor saturates the product of uint8 and int8.
+    A device makes that file where its processor saturates the product of uint8 and int8.
     """
     stem, _, suffix = weight_file.rpartition(".")
     return f"{stem}.uint8.{suffix}"
@@ -46,13 +54,7 @@ _SHA = re.compile(r"[0-9a-f]{64}")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
-    """A graph input or output.
-
-    Attributes:
-        name: the value's name in the graph.
-        dtype: numpy's name of the element type, e.g. ``float32``.
-        shape: symbolic shape, e.g. ``("batch", "sequence", "384")``.
-    """
+    """A graph input or output: numpy's dtype, symbolic shape as ``("batch", "384")``."""
 
     name: str
     dtype: str
@@ -61,11 +63,9 @@ class TensorSpec:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class InputSpec:
-    """One input of the whole backbone and how to make it from a sample.
+    """One input of the whole backbone, and its source in a sample.
 
     Attributes:
-        name: name of the graph input.
-        dtype: numpy's name of the element type.
         kind: ``tokens`` is stored per sample and padded with ``pad``; ``mask`` is 1 on
             tokens and 0 on padding, made from the lengths.
         pad: padding value of a ``tokens`` input.
@@ -88,12 +88,11 @@ class FileSpec:
     sha256: Sha256
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.path):
-            raise ValueError(f"file path {self.path[:80]!r} is not a plain relative path")
-        if not _SHA.fullmatch(self.sha256):
-            raise ValueError(f"sha256 of {self.path!r} is not 64 hexadecimal digits")
-        if self.bytes < 0:
-            raise ValueError(f"size of {self.path!r} is negative")
+        problem = f"file path {self.path[:80]!r} is not a plain relative path"
+        require(_NAME.fullmatch(self.path), problem)
+        digits = _SHA.fullmatch(self.sha256)
+        require(digits, f"sha256 of {self.path!r} is not 64 hexadecimal digits")
+        require(self.bytes >= 0, f"size of {self.path!r} is negative")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,11 +101,10 @@ class BlockSpec:
 
     Attributes:
         name: e.g. ``embeddings``, ``layer.3``.
-        kind: what it is.
         stream: the sequence whose tokens its hidden state has rows for.
         block_class: blocks of one class cost the same; profiling times one of them.
-        inputs: what the block alone is fed with: hidden states of earlier blocks (an
-            encoder's last one for every decoder layer), graph inputs.
+        inputs: of the block alone: hidden states of earlier blocks (an encoder's last one
+            for every decoder layer), graph inputs.
         outputs: the block's hidden state.
         weights: paths of the weight files it needs.
         weight_bytes: their sizes together.
@@ -132,7 +130,7 @@ class HeadSpec:
         path: the bundle's safetensors file: ``weight`` (V, d) float32, or int8 with
             ``scale`` (V, 1) float32; ``bias`` (V,) float32 where the model has one.
         vocab_size: V.
-        scale: what the product is multiplied by, before the bias.
+        scale: factor of the product, before the bias.
         softcap: c of c * tanh(logits / c); 0 for none.
     """
 
@@ -148,7 +146,7 @@ class HeadSpec:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Parity:
-    """How far the exported graph is from PyTorch, as the adapter sees it.
+    """Distance of the exported graph from PyTorch, as the adapter sees it.
 
     Per token, after layer normalization without parameters, the root mean square of the
     difference relative to that of the reference. Of each hidden state, the largest over the
@@ -172,7 +170,7 @@ class Manifest:
         adapter_init: path of the initial adapter weights; empty for none.
         eos_token_ids: generation ends at any of them.
         decoder_start_token_id: first decoder input of an encoder-decoder.
-        notes: what quantization did, one line each, for people.
+        notes: remarks of quantization for people, one line each.
     """
 
     format_version: int
@@ -196,26 +194,20 @@ class Manifest:
     digest: Sha256 = UNSEALED
 
     def __post_init__(self) -> None:
-        if self.format_version != FORMAT_VERSION:
-            raise ValueError(
-                f"format_version is {self.format_version}, this pacplus reads {FORMAT_VERSION}; "
-                "export the model again"
-            )
-        if not self.blocks:
-            raise ValueError("blocks is empty")
-        if min(self.hidden_size, self.num_heads, self.max_length) < 1:
-            raise ValueError("hidden_size, num_heads and max_length must be positive")
+        version = f"format_version is {self.format_version}, this pacplus reads {FORMAT_VERSION}"
+        require(self.format_version == FORMAT_VERSION, f"{version}; export the model again")
+        require(self.blocks, "blocks is empty")
+        sizes = (self.hidden_size, self.num_heads, self.max_length)
+        require(min(sizes) >= 1, "hidden_size, num_heads and max_length must be positive")
         paths = {file.path for file in self.files}
         for block in self.blocks:
-            missing = [path for path in block.weights if path not in paths]
-            if missing:
-                raise ValueError(f"block {block.name!r} needs {missing[0]!r}, which files lacks")
+            for path in block.weights:
+                require(path in paths, f"block {block.name!r} needs {path!r}, which files lacks")
         for path in filter(None, (self.head.path if self.head else "", self.adapter_init)):
-            if path not in paths:
-                raise ValueError(f"files lacks {path!r}")
+            require(path in paths, f"files lacks {path!r}")
         order = [block.stream for block in self.blocks]
-        if order != sorted(order, key=("encoder", "decoder").index):
-            raise ValueError("encoder blocks must come before decoder blocks")
+        in_order = order == sorted(order, key=("encoder", "decoder").index)
+        require(in_order, "encoder blocks must come before decoder blocks")
 
     @property
     def streams(self) -> tuple[Stream, ...]:
@@ -233,7 +225,7 @@ class Manifest:
         return range(members[0], members[-1] + 1) if members else range(0)
 
     def carried(self, cut: int) -> tuple[str, ...]:
-        """What must travel from the blocks before ``cut`` to those behind it.
+        """Names of the tensors that travel from the blocks before ``cut`` to those behind it.
 
         Hidden states by block, then token inputs in the graph's order. Masks are made from
         the lengths and never travel.
@@ -249,10 +241,7 @@ class Manifest:
         Raises:
             KeyError: the bundle has no such file.
         """
-        for file in self.files:
-            if file.path == path:
-                return file
-        raise KeyError(path)
+        return {file.path: file for file in self.files}[path]
 
     def weight_files(self, first: int, last: int) -> tuple[FileSpec, ...]:
         """Weight files of the blocks ``[first, last)``, each once, in order of use."""
@@ -303,10 +292,11 @@ def _from_file(plain: Any) -> Any:
     blocks = plain.get("blocks") if isinstance(plain, dict) else None
     if not isinstance(blocks, list):
         return plain
-    named = [
-        {"block_class" if name == _CLASS_IN_FILE else name: value for name, value in block.items()}
-        if isinstance(block, dict)
-        else block
-        for block in blocks
-    ]
-    return {**plain, "blocks": named}
+    return {**plain, "blocks": [_renamed(block) for block in blocks]}
+
+
+def _renamed(block: Any) -> Any:
+    if not isinstance(block, dict):
+        return block
+    names = {_CLASS_IN_FILE: "block_class"}
+    return {names.get(name, name): value for name, value in block.items()}

@@ -1,11 +1,11 @@
-"""The order of samples: a function of (seed, epoch) alone, whoever owns what.
+"""The order of samples: a function of (seed, epoch) alone, for any owners of the samples.
 
 *Shards.* All samples are put in order of (length bucket, key, line) and dealt to the S
 logical shards in turn; then, within each bucket, the dealt shards are sorted, so that a
 shard holds a run of neighbouring keys of every bucket. Hence a sample's shard depends on
 the set of samples only (not on seed, epoch or devices); shards differ in size by at most
 one; each has the same mixture of lengths; and added data shifts only samples near the
-ends of those runs, so what a device has cached mostly stays its own.
+ends of those runs, so most cached samples stay with their device.
 
 *Slots.* In an epoch each shard sorts its samples by bucket, shuffled within a bucket.
 Slot j of all shards together is one global batch, so its samples are similarly long.
@@ -20,8 +20,6 @@ a run ends between them, and then both owners cache the sample.
 All chance comes from the raw words of Philox, which numpy promises never to change;
 it makes no such promise for ``Generator.permutation``, and devices run different numpys.
 """
-
-from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
@@ -73,12 +71,6 @@ def shard_of(ranks: npt.ArrayLike, num_samples: int, batch_size: int) -> Ints:
     """Logical shard, 0..S-1, of each rank; same shape as ``ranks``."""
     ends = np.cumsum(shard_sizes(num_samples, batch_size))
     return np.searchsorted(ends, np.asarray(ranks, np.int64), side="right").astype(np.int64)
-
-
-def assign_shards(keys_N32: npt.NDArray[np.uint8], lengths: npt.ArrayLike, batch_size: int) -> Ints:
-    """Logical shard of every sample, (N,) int64; arguments as for :func:`rank_samples`."""
-    ranks = rank_samples(keys_N32, lengths, batch_size)
-    return shard_of(ranks, len(ranks), batch_size)
 
 
 def shard_sizes(num_samples: int, batch_size: int) -> Ints:
@@ -136,14 +128,6 @@ def slot_order(num_samples: int, batch_size: int, *, seed: int, epoch: int) -> I
     return np.argsort(_random_words(steps, seed, _SLOT_DOMAIN, epoch), kind="stable")
 
 
-def step_counts(num_samples: int, batch_size: int, *, seed: int, epoch: int) -> Ints:
-    """Samples of the global batch of every step, (steps,); known to every trainer."""
-    steps = steps_per_epoch(num_samples, batch_size)
-    gaps = _gap_slots(num_samples, batch_size)
-    counts = batch_size - np.bincount(gaps, minlength=steps).astype(np.int64)
-    return counts[slot_order(num_samples, batch_size, seed=seed, epoch=epoch)]
-
-
 def epoch_order(
     ranks: npt.ArrayLike,
     lengths: npt.ArrayLike,
@@ -153,7 +137,7 @@ def epoch_order(
     seed: int,
     epoch: int,
 ) -> list[Ints]:
-    """Which of the held samples take part in each step of an epoch.
+    """Lists the held samples that take part in each step of an epoch.
 
     Args:
         ranks: of the samples held, in any order; whole shards.

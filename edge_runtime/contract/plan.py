@@ -1,9 +1,10 @@
-"""Who computes what: the planner's output, saved as ``plan.json``."""
+"""The plan: which device computes which blocks; saved as ``plan.json``."""
 
 import dataclasses
 import math
 from collections.abc import Mapping
 
+from .checks import require
 from .ids import DeviceId
 
 
@@ -15,8 +16,7 @@ class StageDevice:
     share: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise ValueError("share must be above 0 and at most 1")
+        require(0 < self.share <= 1, "share must be above 0 and at most 1")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +28,10 @@ class Stage:
     devices: tuple[StageDevice, ...]
 
     def __post_init__(self) -> None:
-        if not 0 <= self.first < self.last:
-            raise ValueError(f"stage [{self.first}, {self.last}) holds no blocks")
-        if not self.devices:
-            raise ValueError(f"stage [{self.first}, {self.last}) has no device")
-        if not math.isclose(sum(member.share for member in self.devices), 1, abs_tol=1e-6):
-            raise ValueError(f"shares of stage [{self.first}, {self.last}) do not sum to 1")
+        name, shares = f"stage [{self.first}, {self.last})", [one.share for one in self.devices]
+        require(0 <= self.first < self.last, f"{name} holds no blocks")
+        require(shares, f"{name} has no device")
+        require(math.isclose(sum(shares), 1, abs_tol=1e-6), f"shares of {name} do not sum to 1")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,24 +42,19 @@ class Owner:
     shards: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not self.shards:
-            raise ValueError(f"owner {self.device!r} has no shards")
+        require(self.shards, f"owner {self.device!r} has no shards")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DevicePrediction:
-    """What the plan asks of one device.
+    """The load of one device under the plan: peak memory, cache on disk, busy seconds.
 
     Attributes:
-        memory_bytes: peak resident bytes.
-        storage_bytes: cache on disk.
-        fill_seconds: busy during the fill.
-        epoch_seconds: busy during one adapter epoch.
         sent_bytes: to peers during the fill.
         received_bytes: from peers during the fill.
-        fill_parts: seconds of the fill by what they are for: ``compute``, ``handling``,
-            ``sending``, ``receiving``. They overlap where the device's cores and its link allow,
-            so their sum is not ``fill_seconds``.
+        fill_parts: seconds of the fill by purpose: ``compute``, ``handling``, ``sending``,
+            ``receiving``. They overlap where the device's cores and its link allow, so their
+            sum is not ``fill_seconds``.
         epoch_parts: likewise of an epoch: ``compute``, ``exchange``.
     """
 
@@ -79,10 +72,10 @@ class DevicePrediction:
 class Prediction:
     """Times from the start of the fill, and every device's part.
 
-    ``total_seconds`` = ``fill_seconds`` + epochs x ``epoch_seconds``. No plan that was looked
-    for can take less than ``bound_seconds``; where that equals ``total_seconds``, this is the
-    best one; 0 where nobody proved anything. ``under_way`` are the micro-batches that must be
-    between lease and storage at a time for the busiest device never to wait.
+    ``total_seconds`` = ``fill_seconds`` + epochs x ``epoch_seconds``. ``bound_seconds`` is a
+    lower bound for every plan in the search; where it equals ``total_seconds``, this plan is
+    optimal; 0 where no bound was proved. ``in_flight`` micro-batches must be in flight, between
+    lease and storage, for the bottleneck device never to wait.
     """
 
     total_seconds: float
@@ -90,7 +83,7 @@ class Prediction:
     epoch_seconds: float
     devices: Mapping[DeviceId, DevicePrediction]
     bound_seconds: float = 0.0
-    under_way: float = 0.0
+    in_flight: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,21 +105,19 @@ class Plan:
     predicted: Prediction | None = None
 
     def __post_init__(self) -> None:
-        if not self.stages:
-            raise ValueError("stages is empty")
+        require(self.stages, "stages is empty")
         expected = 0
         for stage in self.stages:
-            if stage.first != expected:
-                raise ValueError(f"a stage starts at block {stage.first}, not at {expected}")
+            starts = stage.first == expected
+            require(starts, f"a stage starts at block {stage.first}, not at {expected}")
             expected = stage.last
         staged = [member.device for stage in self.stages for member in stage.devices]
         _check_once(staged, "a stage")
         _check_once([owner.device for owner in self.owners], "owners")
         owned = sorted(shard for owner in self.owners for shard in owner.shards)
-        if owned != list(range(self.num_shards)):
-            raise ValueError(f"each of the {self.num_shards} shards must be owned exactly once")
-        if self.micro_batch_size < 1:
-            raise ValueError("micro_batch_size must be positive")
+        once = owned == list(range(self.num_shards))
+        require(once, f"each of the {self.num_shards} shards must be owned exactly once")
+        require(self.micro_batch_size >= 1, "micro_batch_size must be positive")
 
     @property
     def num_blocks(self) -> int:
@@ -141,28 +132,14 @@ class Plan:
 
     def stage_of(self, device: DeviceId) -> Stage | None:
         """The stage that the device runs."""
-        for stage in self.stages:
-            if any(member.device == device for member in stage.devices):
-                return stage
-        return None
+        holders = (
+            stage for stage in self.stages for member in stage.devices if member.device == device
+        )
+        return next(holders, None)
 
     def shards_of(self, device: DeviceId) -> tuple[int, ...]:
         """The shards that the device owns."""
-        for owner in self.owners:
-            if owner.device == device:
-                return owner.shards
-        return ()
-
-    def owner_of(self, shard: int) -> DeviceId:
-        """The device that owns the shard.
-
-        Raises:
-            KeyError: there is no such shard.
-        """
-        for owner in self.owners:
-            if shard in owner.shards:
-                return owner.device
-        raise KeyError(shard)
+        return next((owner.shards for owner in self.owners if owner.device == device), ())
 
     def share_of(self, device: DeviceId) -> float:
         """Part of the samples that the device owns."""

@@ -1,10 +1,11 @@
-"""What a device can do, measured on the device: the planner's input."""
+"""The profile of a device, measured on the device: the planner's input."""
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
+from .checks import require
 from .ids import DeviceId
 
 Role = Literal["backbone", "trainer"]
@@ -18,10 +19,8 @@ class BlockTiming:
     ``seconds_per_run + N * sequence_length * seconds_per_token``.
 
     Attributes:
-        batch_size: samples of the timed micro-batch.
-        sequence_length: tokens of each of its samples.
         seconds_per_token: of the block, for one token more of such a micro-batch.
-        seconds_per_run: what the block costs for each micro-batch, whatever its size.
+        seconds_per_run: the block's overhead for each micro-batch, independent of its size.
     """
 
     batch_size: int
@@ -30,12 +29,10 @@ class BlockTiming:
     seconds_per_run: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.sequence_length < 1:
-            raise ValueError("batch_size and sequence_length must be positive")
-        if not 0 < self.seconds_per_token < math.inf:
-            raise ValueError("seconds_per_token must be positive")
-        if not 0 <= self.seconds_per_run < math.inf:
-            raise ValueError("seconds_per_run must not be negative")
+        shape = (self.batch_size, self.sequence_length)
+        require(min(shape) >= 1, "batch_size and sequence_length must be positive")
+        require(0 < self.seconds_per_token < math.inf, "seconds_per_token must be positive")
+        require(0 <= self.seconds_per_run < math.inf, "seconds_per_run must not be negative")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,14 +45,13 @@ class TrainerProfile:
     Attributes:
         seconds_per_sample: one sample's part of a training step (read the cache, forward,
             backward; forward alone where nothing is trained), at the mean length of the data.
-        seconds_per_step: what each step costs whatever its batch (optimizer, dispatch).
+        seconds_per_step: overhead of each step for any batch (optimizer, dispatch).
         memory_bytes: resident bytes that training adds to the idle device process:
             libraries, adapter, gradients, optimizer and one step's activations.
         parameters: trainable values of the adapter.
-        seconds_per_exchanged_value: processor seconds of one core that a step's exchange of
-            gradients costs for each trainable value, besides the bytes and messages that it
-            sends: rounding and summing. Hardly depends on the number of trainers; nothing
-            for a trainer alone.
+        seconds_per_exchanged_value: processor seconds of one core that a step's all-reduce
+            takes for each trainable value to round and sum, besides sending bytes and messages.
+            Hardly depends on the number of trainers; nothing for a trainer alone.
     """
 
     seconds_per_sample: float
@@ -65,17 +61,14 @@ class TrainerProfile:
     seconds_per_exchanged_value: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.seconds_per_sample < math.inf:
-            raise ValueError("seconds_per_sample must be positive")
-        if not 0 <= self.seconds_per_step < math.inf or self.memory_bytes < 0:
-            raise ValueError("seconds_per_step and memory_bytes must not be negative")
-        if not 0 <= self.seconds_per_exchanged_value < math.inf:
-            raise ValueError("seconds_per_exchanged_value must not be negative")
+        require(0 < self.seconds_per_sample < math.inf, "seconds_per_sample must be positive")
+        for name in ("seconds_per_step", "memory_bytes", "seconds_per_exchanged_value"):
+            require(0 <= getattr(self, name) < math.inf, f"{name} must not be negative")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class HandlingProfile:
-    """What moving and keeping data costs this device's processor, link and disk apart.
+    """Processor time that moving and keeping data costs a device, link and disk apart.
 
     If nothing else is said, these are processor seconds of one core: where a quota divides a
     core, they take longer.
@@ -87,7 +80,7 @@ class HandlingProfile:
             to cut it out for its owner.
         seconds_per_stored_byte: to append one byte to the cache, checksum included.
         seconds_per_stage_run: wall seconds, as of blocks, to take one micro-batch into a stage
-            and out again, whatever its blocks: the graph's dispatch, its masks.
+            and out again, for any blocks: the graph's dispatch, its masks.
         seconds_per_stage_token: likewise for each of its tokens: padding, copies.
     """
 
@@ -100,8 +93,8 @@ class HandlingProfile:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if not 0 <= getattr(self, field.name) < math.inf:
-                raise ValueError(f"{field.name} must not be negative")
+            within = 0 <= getattr(self, field.name) < math.inf
+            require(within, f"{field.name} must not be negative")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,10 +106,9 @@ class LinkProfile:
     latency_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        if not min(self.up_bits_per_second, self.down_bits_per_second) > 0:
-            raise ValueError("up_bits_per_second and down_bits_per_second must be positive")
-        if not 0 <= self.latency_seconds < math.inf:
-            raise ValueError("latency_seconds must not be negative")
+        slower = min(self.up_bits_per_second, self.down_bits_per_second)
+        require(slower > 0, "up_bits_per_second and down_bits_per_second must be positive")
+        require(0 <= self.latency_seconds < math.inf, "latency_seconds must not be negative")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,22 +116,20 @@ class DeviceProfile:
     """One device.
 
     Attributes:
-        device: its id.
         profile: name in the catalogue of devices; empty for an ordinary device.
         roles: ``backbone`` runs stages, ``trainer`` owns samples and trains on them.
-        memory_bytes: what the device process may have resident, cgroup limit included.
+        memory_bytes: most that the device process may have resident, cgroup limit included.
         base_memory_bytes: resident now, before any stage is loaded.
         storage_bytes: free space for its cache, quota included.
-        cores: processors it may use, fractions included (a cgroup quota).
-        threads: threads that its inference and training use.
+        cores: CPU quota in cores, or the number of cores.
+        threads: of its inference and training.
         provider: execution provider of ONNX Runtime.
-        kernel_class: how its integer kernels behave, e.g. ``vnni`` or ``exact``.
-        blocks: timings by the manifest's ``block_class``; empty without the backbone role. They are
-            wall seconds with ``threads`` threads and nothing else to do, a quota's throttling
-            included.
+        kernel_class: its integer kernels, e.g. ``vnni`` or ``exact``.
+        blocks: timings by the manifest's ``block_class``; empty without the backbone role. Wall
+            seconds with ``threads`` threads on an idle device, a quota's throttling included.
         trainer: given if the device can own samples: with the trainer role, and without it
             where nothing is trained, which takes no PyTorch.
-        handling: what data that come, go and stay cost its processor.
+        handling: processor time of moving and keeping data.
         link: None where nothing slows it: processes of one machine.
         measured: the times come from this device, not from a catalogue.
     """
@@ -161,25 +151,18 @@ class DeviceProfile:
     measured: bool = True
 
     def __post_init__(self) -> None:
-        if not self.device:
-            raise ValueError("device is empty")
-        if not self.roles or len(set(self.roles)) != len(self.roles):
-            raise ValueError("roles must name backbone, trainer or both, each once")
-        if ("backbone" in self.roles) != bool(self.blocks):
-            raise ValueError("blocks must hold timings exactly when roles has backbone")
-        if "trainer" in self.roles and self.trainer is None:
-            raise ValueError("trainer must be given when roles has trainer")
-        if not all(self.blocks.values()):
-            raise ValueError("blocks must hold at least one timing for each class")
-        if min(self.memory_bytes, self.threads) < 1 or not 0 < self.cores < math.inf:
-            raise ValueError("memory_bytes, threads and cores must be positive")
-        if min(self.base_memory_bytes, self.storage_bytes) < 0:
-            raise ValueError("base_memory_bytes and storage_bytes must not be negative")
-
-    @property
-    def numerics(self) -> str:
-        """What its activations were made by, as cache records say it."""
-        return f"{self.provider}/{self.kernel_class}"
+        distinct = self.roles and len(set(self.roles)) == len(self.roles)
+        timed = ("backbone" in self.roles) == bool(self.blocks)
+        trains = "trainer" not in self.roles or self.trainer is not None
+        positive = min(self.memory_bytes, self.threads) >= 1 and 0 < self.cores < math.inf
+        sizes = (self.base_memory_bytes, self.storage_bytes)
+        require(self.device, "device is empty")
+        require(distinct, "roles must name backbone, trainer or both, each once")
+        require(timed, "blocks must hold timings exactly when roles has backbone")
+        require(trains, "trainer must be given when roles has trainer")
+        require(all(self.blocks.values()), "blocks must hold at least one timing for each class")
+        require(positive, "memory_bytes, threads and cores must be positive")
+        require(min(sizes) >= 0, "base_memory_bytes and storage_bytes must not be negative")
 
     def seconds_per_token(self, block_class: str, sequence_length: float) -> float:
         """Forward time of one token more of a block, at that length.
@@ -190,26 +173,25 @@ class DeviceProfile:
         Raises:
             KeyError: the profile lacks that class of blocks.
         """
-        timings = self.blocks[block_class]
-        points = [(timing.sequence_length, timing.seconds_per_token) for timing in timings]
-        return _interpolated(points, sequence_length)
+        return self._interpolated("seconds_per_token", block_class, sequence_length)
 
     def seconds_per_run(self, block_class: str, sequence_length: float) -> float:
-        """What a block costs for each micro-batch besides its tokens, as for their time.
+        """Overhead of a block for each micro-batch, interpolated as the time of its tokens.
 
         Raises:
             KeyError: the profile lacks that class of blocks.
         """
+        return self._interpolated("seconds_per_run", block_class, sequence_length)
+
+    def _interpolated(self, field: str, block_class: str, length: float) -> float:
+        """Linear between the timed lengths around ``length``; the nearest outside of them."""
         timings = self.blocks[block_class]
-        points = [(timing.sequence_length, timing.seconds_per_run) for timing in timings]
-        return _interpolated(points, sequence_length)
-
-
-def _interpolated(points: Sequence[tuple[float, float]], x: float) -> float:
-    """Linear between the points around ``x``; the nearest point's value outside of them."""
-    below = max((point for point in points if point[0] <= x), default=min(points))
-    above = min((point for point in points if point[0] >= x), default=max(points))
-    if above[0] <= below[0]:
-        return below[1]
-    part = (x - below[0]) / (above[0] - below[0])
-    return below[1] + part * (above[1] - below[1])
+        points: list[tuple[float, float]] = [
+            (timing.sequence_length, getattr(timing, field)) for timing in timings
+        ]
+        below = max((point for point in points if point[0] <= length), default=min(points))
+        above = min((point for point in points if point[0] >= length), default=max(points))
+        if above[0] <= below[0]:
+            return below[1]
+        part = (length - below[0]) / (above[0] - below[0])
+        return below[1] + part * (above[1] - below[1])

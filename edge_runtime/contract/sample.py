@@ -1,4 +1,4 @@
-"""Tokenised samples, and the key that a sample's backbone outputs are filed under."""
+"""Tokenized samples, and their keys, by which backbone outputs are cached."""
 
 import dataclasses
 import hashlib
@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from .ids import SampleKey, Sha256
+from .checks import check_array, require
+from .ids import Sha256
 from .manifest import Stream
 
 KEY_BYTES = 32
@@ -28,13 +29,11 @@ class Ragged:
     offsets: npt.NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        if self.values.dtype != np.int32 or self.values.ndim != 1:
-            raise ValueError("values must be one-dimensional int32")
-        if self.offsets.dtype != np.int64 or self.offsets.ndim != 1 or not len(self.offsets):
-            raise ValueError("offsets must be one-dimensional int64 with at least one entry")
+        check_array("values", self.values, np.int32, (len(self.values),))
+        check_array("offsets", self.offsets, np.int64, (max(1, len(self.offsets)),))
         ends = (int(self.offsets[0]), int(self.offsets[-1]))
-        if ends != (0, len(self.values)) or (np.diff(self.offsets) < 0).any():
-            raise ValueError(f"offsets must rise from 0 to {len(self.values)}")
+        rising = ends == (0, len(self.values)) and not (np.diff(self.offsets) < 0).any()
+        require(rising, f"offsets must rise from 0 to {len(self.values)}")
 
     @classmethod
     def from_rows(cls, rows: Iterable[npt.ArrayLike]) -> "Ragged":
@@ -64,7 +63,7 @@ class Ragged:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Samples:
-    """N tokenised samples, as devices receive them.
+    """N tokenized samples, as devices receive them.
 
     Attributes:
         inputs: the backbone inputs of kind ``tokens`` by name, in the manifest's order.
@@ -82,18 +81,15 @@ class Samples:
     streams: Mapping[str, Stream] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.inputs:
-            raise ValueError("inputs is empty")
         count = len(self.keys)
-        if self.keys.dtype != np.uint8 or self.keys.shape != (count, KEY_BYTES):
-            raise ValueError("keys must be (N, 32) uint8")
-        if self.second_starts.dtype != np.int32 or self.second_starts.shape != (count,):
-            raise ValueError(f"second_starts must be int32 of shape ({count},)")
+        require(self.inputs, "inputs is empty")
+        check_array("keys", self.keys, np.uint8, (count, KEY_BYTES))
+        check_array("second_starts", self.second_starts, np.int32, (count,))
         for name, ragged in self.inputs.items():
-            if len(ragged) != count:
-                raise ValueError(f"input {name!r} has {len(ragged)} rows for {count} keys")
-        if ((self.second_starts < 0) | (self.second_starts > self.lengths)).any():
-            raise ValueError("second_starts points outside of its sample")
+            rows = len(ragged)
+            require(rows == count, f"input {name!r} has {rows} rows for {count} keys")
+        outside = (self.second_starts < 0) | (self.second_starts > self.lengths)
+        require(not outside.any(), "second_starts points outside of its sample")
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -111,10 +107,6 @@ class Samples:
         """Tokens of every sample, over all of its sequences, (N,) int64."""
         total: npt.NDArray[np.int64] = np.sum(list(self.lengths_of.values()), axis=0)
         return total
-
-    def key(self, index: int) -> SampleKey:
-        """Key of one sample."""
-        return SampleKey(self.keys[index].tobytes())
 
     def take(self, indices: npt.ArrayLike) -> "Samples":
         """The samples ``indices``, in that order."""
@@ -156,17 +148,6 @@ def sample_keys(backbone_digest: Sha256, inputs: Mapping[str, Ragged]) -> npt.ND
     return np.frombuffer(bytes(keys), np.uint8).reshape(count, KEY_BYTES)
 
 
-def sample_key(backbone_digest: Sha256, streams: Mapping[str, npt.ArrayLike]) -> SampleKey:
-    """Key of one sample; see :func:`sample_keys`.
-
-    Args:
-        backbone_digest: of the manifest.
-        streams: the unpadded token ids of every input of kind ``tokens``, by name.
-    """
-    inputs = {name: Ragged.from_rows([ids]) for name, ids in streams.items()}
-    return SampleKey(sample_keys(backbone_digest, inputs).tobytes())
-
-
 def _framed(data: bytes) -> bytes:
-    """``data`` behind its length, so that no two lists of parts read alike."""
+    """``data`` behind its length, so that different lists of parts never have equal bytes."""
     return struct.pack("<Q", len(data)) + data

@@ -6,8 +6,6 @@ which it ignores in dataclasses, are refused here. A truncated file and a hostil
 in one line that names the field.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 import typing

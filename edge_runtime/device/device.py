@@ -22,7 +22,7 @@ from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.messaging.session_link import SessionLink
 from edge_runtime.profiling.link import LinkProber
 from edge_runtime.profiling.profiler import remeasure
-from edge_runtime.profiling.subprocess import measure_apart
+from edge_runtime.profiling.subprocess import measure_in_subprocess
 from edge_runtime.system.usage import CpuClock, peak_resident_bytes, usable_cores
 from edge_runtime.training.role import TrainerRole
 from edge_runtime.transport import Address
@@ -206,7 +206,7 @@ class Device:
         if request.known is not None:
             profile = remeasure(request, request.known, options.home)
         else:
-            profile = measure_apart(
+            profile = measure_in_subprocess(
                 request,
                 device=options.device,
                 roles=options.roles,

@@ -4,18 +4,17 @@ Weights stay in their files and are mapped; the graph itself is small. Spinning 
 everywhere, since an idle phone must not burn its battery waiting for work.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import importlib.resources
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import BadInputError, MissingExtraError
 
 try:
@@ -25,7 +24,6 @@ except ImportError:  # pragma: no cover - exercised in an environment without th
 
 logger = logging.getLogger(__name__)
 
-Array: TypeAlias = np.ndarray[Any, Any]
 Kernel = Literal["fast", "exact"]
 
 PROBE = "matmul_integer_probe.onnx"
@@ -37,8 +35,8 @@ class GraphSession:
     """A graph, loaded and ready to run: of a stage, or of an adapter.
 
     Attributes:
-        input_names: what the graph is fed with.
-        output_names: what it makes; of a stage, the hidden states in block order.
+        input_names: names of the graph's inputs.
+        output_names: names of its outputs; of a stage, the hidden states in block order.
     """
 
     def __init__(self, graph: Path | bytes, threads: int, name: str = "") -> None:
@@ -85,7 +83,7 @@ def _options(threads: int) -> Any:
 
 
 def matmul_integer_is_exact() -> bool:
-    """Whether this processor's product of uint8 and int8 equals int64 arithmetic.
+    """True if this processor's product of uint8 and int8 equals int64 arithmetic.
 
     Some x86 kernels (no VNNI) add pairs of products in saturating 16 bits. The probe has
     the very operator of the int8 backbones, with weights at both ends of their range.
@@ -104,7 +102,7 @@ def matmul_integer_is_exact() -> bool:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Numerics:
-    """What decides the last bits of a result on this device."""
+    """Runtime and kernel, which decide the last bits of a result on this device."""
 
     runtime: str
     kernel: Kernel
@@ -115,7 +113,7 @@ class Numerics:
 
 @functools.cache
 def numerics() -> Numerics:
-    """Checks the integer kernels once a process; see :func:`matmul_integer_is_exact`."""
+    """Checks the integer kernels, once a process; see :func:`matmul_integer_is_exact`."""
     kernel: Kernel = "fast" if matmul_integer_is_exact() else "exact"
     if kernel == "exact":
         logger.info("uint8 x int8 saturates on this processor; using the exact form")

@@ -1,11 +1,9 @@
 """Weight files on a device: kept by content, fetched in chunks, verified before use."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,7 +32,7 @@ class WeightStore:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def path(self, spec: FileSpec) -> Path:
-        """Where the file is, or will be.
+        """Path of the file in the store, there or not.
 
         Stage graphs refer to weight files by their base names, which contain their digests.
         Other files have the same name in every bundle.
@@ -59,7 +57,7 @@ class WeightStore:
     def write_graph(self, data: bytes) -> Path:
         """Writes a stage graph under a name made from its content."""
         path = self.folder / f"stage-{hashlib.sha256(data).hexdigest()[:16]}.onnx"
-        _write_private(path, data)
+        _write_private(path, [data])
         return path
 
     def write_uint8(self, spec: FileSpec) -> None:
@@ -72,11 +70,7 @@ class WeightStore:
         target = self.folder / uint8_name(source.name)
         if _is_uint8_of(target, source):
             return
-        temporary = target.with_name(target.name + ".part")
-        with open_private(temporary) as file:
-            for block in _blocks(source):
-                file.write(_flip_top_bits(block))
-        temporary.replace(target)
+        _write_private(target, map(_flip_top_bits, _blocks(source)))
 
 
 class FileFetch:
@@ -117,7 +111,7 @@ class FileFetch:
         return asked
 
     def receive(self, chunk: FileChunk) -> None:
-        """Takes a chunk in; the last one completes the file.
+        """Appends a chunk; the last one completes the file.
 
         Raises:
             RemoteError: not the chunk that was asked for, or the digest is wrong.
@@ -136,7 +130,7 @@ class FileFetch:
 
 
 class _Part:
-    """A file on its way: written beside its place, renamed when its digest is right."""
+    """A file in transfer: written beside its place, renamed when its digest is right."""
 
     def __init__(self, path: Path, spec: FileSpec) -> None:
         self.spec, self.size = spec, 0
@@ -193,9 +187,9 @@ def open_private(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
 
 
-def _write_private(path: Path, data: bytes) -> None:
+def _write_private(path: Path, blocks: Iterable[bytes]) -> None:
     """Writes a 0600 file so that it is either whole or absent."""
     temporary = path.with_name(path.name + ".part")
     with open_private(temporary) as file:
-        file.write(data)
+        file.writelines(blocks)
     temporary.replace(path)

@@ -1,1 +1,1 @@
-"""Measures what this device can do: blocks, training, data handling, links."""
+"""Measures this device: blocks, training, data handling, links."""

@@ -1,21 +1,19 @@
-"""Times blocks of the backbone: how long a micro-batch of a given shape takes in each class.
+"""Times each distinct block at three micro-batch shapes.
 
-Three shapes tell three things apart: one mean sample and many of them, what a block costs
-for each micro-batch and for each token; few long samples, what length does to a token.
-A second block in the same stage tells the block from the stage around it.
+One mean sample and many of them separate the overhead of a micro-batch from the time of a
+token; few long samples show the effect of length on a token. A second block in the same
+stage separates the block from the stage around it.
 """
-
-from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeAlias
 
 import numpy as np
 
 from edge_runtime.backbone.role import write_stage_graph
 from edge_runtime.backbone.stage import Stage
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.manifest import HIDDEN_PREFIX, Stream
 from edge_runtime.contract.messages import ProfileRequest, StageFiles
 from edge_runtime.contract.profile import BlockTiming
@@ -24,19 +22,17 @@ from edge_runtime.inference.weight_store import WeightStore
 
 from .timing import compare
 
-Array: TypeAlias = np.ndarray[Any, Any]
-
 LONGEST_SECONDS = 0.5
-"""Most that one timed run is meant to take: a slow device is given smaller micro-batches."""
+"""Bound on one timed run: a slow device is given smaller micro-batches."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """What was measured.
+    """Times of blocks and stages.
 
     Attributes:
         blocks: by class; each block's own part of a stage.
-        stage_seconds_per_run: wall seconds that any stage costs for each micro-batch.
+        stage_seconds_per_run: wall seconds of any stage's overhead for each micro-batch.
         stage_seconds_per_token: likewise for each of its tokens.
     """
 
@@ -46,7 +42,7 @@ class Timings:
 
     @property
     def seconds(self) -> float:
-        """Of one token of mean length in every class: what thread counts are compared by."""
+        """Of one token of mean length in every class, to compare thread counts by."""
         return sum(timings[0].seconds_per_token for timings in self.blocks.values())
 
 
@@ -56,32 +52,24 @@ class _Shape:
     lengths: Mapping[Stream, int]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Seconds:
-    """Of one micro-batch: a block's part, and that of the stage around it."""
-
-    block: float
-    around: float
-
-
 def time_blocks(
     request: ProfileRequest, store: WeightStore, *, threads: int, cores: float
 ) -> Timings:
     """Times each class of blocks of the request.
 
     Args:
-        request: what to time, and at which shapes.
+        request: the blocks and the shapes.
         store: has the weight files.
         threads: to compute with.
-        cores: processor seconds a second that this process may use, its quota.
+        cores: CPU quota in cores.
     """
     blocks: dict[str, tuple[BlockTiming, ...]] = {}
-    around: list[tuple[float, float]] = []
+    overheads = [(0.0, 0.0)]
     for block_class, files in zip(request.block_classes, request.stages, strict=True):
-        measure = _Measure(request, files, request.pairs.get(block_class), store, threads, cores)
-        blocks[block_class] = measure.timings()
-        around.append(measure.around)
-    per_run, per_token = zip(*around, strict=True) if around else ((0.0,), (0.0,))
+        timer = _BlockTimer(request, files, request.pairs.get(block_class), store, threads, cores)
+        blocks[block_class], overhead = timer.time()
+        overheads.append(overhead)
+    per_run, per_token = zip(*overheads, strict=True)
     return Timings(
         blocks=blocks,
         stage_seconds_per_run=max(per_run),
@@ -89,12 +77,8 @@ def time_blocks(
     )
 
 
-class _Measure:
-    """Of one class of blocks.
-
-    Attributes:
-        around: what the stage around costs a run and a token, known after :meth:`timings`.
-    """
+class _BlockTimer:
+    """Times one class of blocks."""
 
     def __init__(
         self,
@@ -108,39 +92,36 @@ class _Measure:
         self._request, self._cores = request, min(cores, threads)
         self._stream = files.streams[-1]
         read = request.adapter.layers if request.adapter is not None else ()
-        self._stages = [
-            Stage(
-                GraphSession(write_stage_graph(part, store), threads),
-                part,
-                layers=(*read, part.last - 1),
-            )
-            for part in (files, pair)
-            if part is not None
-        ]
-        self.around = (0.0, 0.0)
+        self._stages = []
+        for part in (files, pair) if pair else (files,):
+            session = GraphSession(write_stage_graph(part, store), threads)
+            self._stages.append(Stage(session, part, layers=(*read, part.last - 1)))
 
-    def timings(self) -> tuple[BlockTiming, ...]:
-        """At the mean length, and at the longest if that is another."""
+    def time(self) -> tuple[tuple[BlockTiming, ...], tuple[float, float]]:
+        """Times at the mean length, and at the longest if that is another.
+
+        Returns:
+            The timings, and the stage's overhead for a run and for a token.
+        """
         request = self._request
         one = _Shape(1, request.tokens)
-        small = self._seconds(one)
-        many = _Shape(self._fitting(request.batch, small.block), request.tokens)
-        large = self._seconds(many) if many.batch > 1 else small
+        small, small_stage = self._seconds(one)
+        many = _Shape(self._batch_in_time(request.batch, small), request.tokens)
+        large, large_stage = self._seconds(many) if many.batch > 1 else (small, small_stage)
         counts = self._tokens(one), self._tokens(many)
-        per_run, per_token = split(small.block, large.block, *counts)
-        self.around = split(small.around, large.around, *counts)
+        per_run, per_token = split(small, large, *counts)
         timings = [self._timing(many, per_token, per_run)]
         mean, longest = request.tokens[self._stream], request.max_tokens[self._stream]
         if longest > mean:
-            expected = small.block * longest / mean
             wanted = max(1, self._tokens(many) // longest)
-            few = _Shape(min(wanted, self._fitting(wanted, expected)), request.max_tokens)
-            seconds = self._seconds(few).block
+            batch = self._batch_in_time(wanted, small * longest / mean)
+            few = _Shape(batch, request.max_tokens)
+            seconds, _ = self._seconds(few)
             own = max(seconds - per_run, seconds / 2) / self._tokens(few)
             timings.append(self._timing(few, own, per_run))
-        return tuple(timings)
+        return tuple(timings), split(small_stage, large_stage, *counts)
 
-    def _fitting(self, most: int, seconds_of_one: float) -> int:
+    def _batch_in_time(self, most: int, seconds_of_one: float) -> int:
         return max(1, min(most, int(LONGEST_SECONDS / seconds_of_one)))
 
     def _tokens(self, shape: _Shape) -> int:
@@ -154,26 +135,24 @@ class _Measure:
             seconds_per_run=per_run,
         )
 
-    def _seconds(self, shape: _Shape) -> _Seconds:
-        runs = [self._run(stage, shape) for stage in self._stages]
-        single, *pair = compare(runs, self._cores)
+    def _seconds(self, shape: _Shape) -> tuple[float, float]:
+        """Seconds of a block in one micro-batch, and of the stage around it."""
+        single, *pair = compare([self._run(stage, shape) for stage in self._stages], self._cores)
         if not pair:
-            return _Seconds(single, 0.0)
+            return single, 0.0
         # Within bounds, should the machine have been disturbed in between.
         block = min(single, max(single / 2, pair[0] - single))
-        return _Seconds(block, single - block)
+        return block, single - block
 
     def _run(self, stage: Stage, shape: _Shape) -> Callable[[], object]:
-        lengths = {
-            stream: np.full(shape.batch, tokens, np.int32)
-            for stream, tokens in shape.lengths.items()
-        }
-        rows = _made_up_rows(stage, shape, self._request.hidden_size)
+        counts = shape.lengths.items()
+        lengths = {stream: np.full(shape.batch, tokens, np.int32) for stream, tokens in counts}
+        rows = _synthetic_rows(stage, shape, self._request.hidden_size)
         return partial(stage.run, lengths, rows)
 
 
 def split(small: float, large: float, few: int, many: int) -> tuple[float, float]:
-    """What a run costs whatever its size, and what each token costs.
+    """Splits the time of two runs into the overhead of a run and the time of a token.
 
     Args:
         small: seconds of ``few`` tokens.
@@ -188,15 +167,14 @@ def split(small: float, large: float, few: int, many: int) -> tuple[float, float
     return per_run, (large - per_run) / many
 
 
-def _made_up_rows(stage: Stage, shape: _Shape, hidden_size: int) -> dict[str, Array]:
-    """What a stage is given: random hidden states, and tokens of id 0."""
+def _synthetic_rows(stage: Stage, shape: _Shape, hidden_size: int) -> dict[str, Array]:
+    """Inputs of a stage: random hidden states, and tokens of id 0."""
     generator = np.random.default_rng(0)
     rows: dict[str, Array] = {}
     for name, stream in stage.inputs.items():
         tokens = shape.batch * shape.lengths[stream]
         if name.startswith(HIDDEN_PREFIX):
-            states = generator.standard_normal((tokens, hidden_size))
-            rows[name] = states.astype(np.float32)
+            rows[name] = generator.standard_normal((tokens, hidden_size)).astype(np.float32)
         else:
             rows[name] = np.zeros(tokens, np.int32)
     return rows

@@ -1,22 +1,21 @@
-"""Measures what data that come, go and stay cost this device's processor.
+"""Measures the processor time of encoding, storing and sending data on this device.
 
-With the code that does it in a run: states are encoded and cut as for two owners, appended
-to a cache of their own, and sent over an encrypted connection whose both ends are here.
+It runs the code of a real run: states are encoded and cut as for two owners, appended to a
+temporary cache, and sent over an encrypted connection between two ends in this process.
 """
 
-from __future__ import annotations
-
 import contextlib
+import dataclasses
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
 
 from edge_runtime.backbone.role import parts_for_owners
 from edge_runtime.cache.session_cache import SampleCache
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import StoppedError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Stream
@@ -34,11 +33,9 @@ from edge_runtime.transport import Address, KeyPair, SecureContext, SecureRouter
 
 from .timing import processor_seconds_per_run
 
-Array: TypeAlias = np.ndarray[Any, Any]
-
 SAMPLES = 16
 MEASURE_SECONDS = 0.03
-"""Of the processor's time, for each of the costs."""
+"""Processor seconds to measure each cost for."""
 
 PAYLOAD_BYTES = 256 << 10
 CONNECT_SECONDS = 30.0
@@ -49,13 +46,13 @@ _ME, _PEER = DeviceId("a"), DeviceId("b")
 
 
 def measure_handling(request: ProfileRequest, home: Path) -> HandlingProfile:
-    """The costs of data of the request's shape and cache dtype.
+    """Measures the costs of data of the request's shape and cache dtype.
 
     Args:
-        request: says what is cached.
-        home: a folder there holds the cache for as long as it takes.
+        request: gives shape and cache dtype.
+        home: holds the temporary cache.
     """
-    batch, states = made_up_micro_batch(request)
+    batch, states = synthetic_micro_batch(request)
     stream = next(iter(batch.lengths))
     encoded = [part for _, part in parts_for_owners(batch, stream, states, request.cache_dtype)]
     size = sum(part.encoded.nbytes for part in encoded)
@@ -74,7 +71,7 @@ def measure_handling(request: ProfileRequest, home: Path) -> HandlingProfile:
     )
 
 
-def made_up_micro_batch(request: ProfileRequest) -> tuple[MicroBatch, dict[int, Array]]:
+def synthetic_micro_batch(request: ProfileRequest) -> tuple[MicroBatch, dict[int, Array]]:
     """Random states of mean samples, (tokens, d) by layer, half of them for another owner."""
     stream, layers = next(iter(layers_of(request).items()))
     generator = np.random.default_rng(0)
@@ -86,17 +83,16 @@ def made_up_micro_batch(request: ProfileRequest) -> tuple[MicroBatch, dict[int, 
         route=(_ME,),
         keys=generator.integers(0, 256, (SAMPLES, KEY_BYTES)).astype(np.uint8),
         lengths={stream: np.full(SAMPLES, tokens, np.int32)},
-        destinations=tuple(
-            Destination(device=device, positions=positions)
-            for device, positions in zip((_ME, _PEER), halves, strict=True)
+        destinations=(
+            Destination(device=_ME, positions=halves[0]),
+            Destination(device=_PEER, positions=halves[1]),
         ),
     )
-    made = generator.standard_normal(shape).astype(np.float32)
-    return batch, dict.fromkeys(layers, made)
+    return batch, dict.fromkeys(layers, generator.standard_normal(shape).astype(np.float32))
 
 
 def layers_of(request: ProfileRequest) -> dict[Stream, tuple[int, ...]]:
-    """Hidden states that are cached, by their sequence; one where no adapter reads any."""
+    """Lists the hidden states to cache, by sequence; one where no adapter reads any."""
     config = request.adapter
     if config is None:
         return {next(iter(request.tokens)): (0,)}
@@ -109,7 +105,7 @@ def layers_of(request: ProfileRequest) -> dict[Stream, tuple[int, ...]]:
 
 @contextlib.contextmanager
 def temporary_cache(request: ProfileRequest, keys: Array, home: Path) -> Iterator[SampleCache]:
-    """A cache for samples of ``keys`` that is gone afterwards."""
+    """Opens a cache for samples of ``keys`` and removes it afterwards."""
     opening = OpenCache(
         backbone_digest=request.backbone_digest,
         dtype=request.cache_dtype,
@@ -118,16 +114,13 @@ def temporary_cache(request: ProfileRequest, keys: Array, home: Path) -> Iterato
         layers=layers_of(request),
         keys=keys,
     )
-    with tempfile.TemporaryDirectory(prefix="profile-", dir=home) as folder:
-        cache = SampleCache(opening, Path(folder))
-        try:
-            yield cache
-        finally:
-            cache.close()
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="profile-", dir=home))
+        yield stack.enter_context(contextlib.closing(SampleCache(opening, Path(folder))))
 
 
 def _storing_seconds(request: ProfileRequest, parts: list[States], home: Path) -> float:
-    """Appending all ``parts``; each time as other samples, since known ones are skipped."""
+    """Times appending all ``parts``, each time as other samples: known ones are skipped."""
     generator = np.random.default_rng(1)
     keys = generator.integers(0, 256, (64, SAMPLES, KEY_BYTES)).astype(np.uint8)
     with temporary_cache(request, keys.reshape(-1, KEY_BYTES), home) as cache:
@@ -136,7 +129,7 @@ def _storing_seconds(request: ProfileRequest, parts: list[States], home: Path) -
         def store() -> None:
             fresh = next(rounds)
             for part in parts:
-                cache.append(_renamed(part, fresh[: len(part.keys)]))
+                cache.append(dataclasses.replace(part, keys=fresh[: len(part.keys)]))
                 fresh = np.roll(fresh, len(part.keys), axis=0)
 
         return processor_seconds_per_run(
@@ -144,43 +137,32 @@ def _storing_seconds(request: ProfileRequest, parts: list[States], home: Path) -
         )
 
 
-def _renamed(part: States, keys: Array) -> States:
-    return States(
-        number=part.number,
-        keys=keys,
-        lengths=part.lengths,
-        layers=part.layers,
-        encoded=part.encoded,
-        numerics=part.numerics,
-    )
-
-
 def _transport_seconds(part: States) -> tuple[float, float]:
-    """Of one end of a connection: for each message, and for each byte."""
+    """Times one end of a connection: for each message, and for each byte."""
     with _connection() as (near, far):
         seconds = []
-        rows = max(1, PAYLOAD_BYTES // part.encoded.shape[2])
+        row_bytes = part.encoded.shape[2]
+        rows = max(1, PAYLOAD_BYTES // row_bytes)
         for tokens in (1, rows):
-            message = States(
-                number=0,
+            message = dataclasses.replace(
+                part,
                 keys=part.keys[:1],
                 lengths=np.full(1, tokens, np.int32),
                 layers=part.layers[:1],
-                encoded=np.zeros((1, tokens, part.encoded.shape[2]), np.uint8),
-                numerics=part.numerics,
+                encoded=np.zeros((1, tokens, row_bytes), np.uint8),
             )
 
-            def pass_on(message: States = message) -> None:
+            def deliver(message: States = message) -> None:
                 near.to_peer(_PEER, message)
-                _deliver(near, far)
+                _wait_delivered(near, far)
 
-            both = processor_seconds_per_run(pass_on, at_least_seconds=MEASURE_SECONDS)
+            both = processor_seconds_per_run(deliver, at_least_seconds=MEASURE_SECONDS)
             seconds.append(both / 2)
-    more_bytes = (rows - 1) * part.encoded.shape[2]
+    more_bytes = (rows - 1) * row_bytes
     return seconds[0], max(0.0, seconds[1] - seconds[0]) / max(1, more_bytes)
 
 
-def _deliver(near: SessionLink, far: SessionLink) -> None:
+def _wait_delivered(near: SessionLink, far: SessionLink) -> None:
     """Waits until the far end has a message and has given credit for it."""
     until = time.monotonic() + CONNECT_SECONDS
     while time.monotonic() < until:
@@ -197,35 +179,29 @@ def _deliver(near: SessionLink, far: SessionLink) -> None:
 @contextlib.contextmanager
 def _connection() -> Iterator[tuple[SessionLink, SessionLink]]:
     """Two devices' links in this process, each other's peers."""
-    keys = {device: KeyPair.generate() for device in (_ME, _PEER)}
-    anywhere = Address(host="127.0.0.1", port=0)
+    coordinator, anywhere = KeyPair.generate(), Address(host="127.0.0.1", port=0)
     with contextlib.ExitStack() as stack:
-        coordinator = KeyPair.generate()
         router = SecureRouter(stack.enter_context(SecureContext()), coordinator, domain="control")
         stack.callback(router.close)
         address = router.bind(anywhere)
-        links = {}
-        for device, pair in keys.items():
-            router.allow(device, pair.public)
-            links[device] = SessionLink(
+        links, peers = [], []
+        for device in (_ME, _PEER):
+            keys = KeyPair.generate()
+            router.allow(device, keys.public)
+            link = SessionLink(
                 stack.enter_context(SecureContext()),
-                pair,
+                keys,
                 coordinator=address,
                 coordinator_key=coordinator.public,
                 listen=anywhere,
             )
-            stack.callback(links[device].close)
-        peers = {
-            device: Peer(
-                device=device,
-                public_key=keys[device].public,
-                address=link.data_address.endpoint,
-            )
-            for device, link in links.items()
-        }
-        near, far = links[_ME], links[_PEER]
-        near.set_peers((peers[_PEER],))
-        far.set_peers((peers[_ME],))
+            stack.callback(link.close)
+            links.append(link)
+            endpoint = link.data_address.endpoint
+            peers.append(Peer(device=device, public_key=keys.public, address=endpoint))
+        near, far = links
+        near.set_peers((peers[1],))
+        far.set_peers((peers[0],))
         _connect(near, far)
         yield near, far
 

@@ -3,15 +3,12 @@
 The sender sends trains of messages; the receiver says how long each took to come in,
 first to last, by its own clock, so neither clocks nor the way back matter to the rate.
 Trains grow until one takes long enough to be judged by: a slow link is not kept busy for
-long, a fast one is given enough. What a quota stops for a moment is made up for by the
-buffers on the way, so the mean over a train is the link's rate, unless the processor
-cannot encrypt as fast; then the link is at least as fast as measured, and the processor
-is what a plan has to count. Whatever else happens on the way only makes trains and round
-trips longer: the fastest of several trains is the rate, and half of the shortest of several
-round trips the latency.
+long, a fast one is given enough. Buffers on the way make up for a quota's pauses, so the
+mean over a train is the link's rate, unless the processor cannot encrypt as fast; then the
+link is at least as fast as measured, and a plan has to count the processor. Other events on
+the way only make trains and round trips longer: the fastest of several trains is the rate,
+and half of the shortest of several round trips the latency.
 """
-
-from __future__ import annotations
 
 import time
 from collections.abc import Callable
@@ -33,7 +30,7 @@ GROWTH = 16
 MOST_BYTES = 8 << 20
 MOST_TRAINS = 8
 SHORTEST_PART = 0.25
-"""Of the time to measure for: what a train must take to count."""
+"""Least duration of a train that counts, as a part of the time to measure for."""
 
 
 class LinkProbe:
@@ -51,7 +48,7 @@ class LinkProbe:
 
     def start(self, now: float) -> list[Probe]:
         """The first messages to send."""
-        return self._ping(now)
+        return self._probes(1, 1, now)
 
     def echoed(self, echo: ProbeEcho, now: float) -> list[Probe] | tuple[float, float]:
         """The next messages, or the result: bits a second, and seconds of latency.
@@ -64,7 +61,7 @@ class LinkProbe:
         if len(self._round_trips) < PINGS:
             self._round_trips.append(now - self._began)
             if len(self._round_trips) < PINGS:
-                return self._ping(now)
+                return self._probes(1, 1, now)
             return self._send(FIRST_BYTES, now)
         # All but the first message came in that time; no clock tells less than a microsecond.
         seconds = max(echo.seconds, 1e-6)
@@ -81,19 +78,18 @@ class LinkProbe:
     def _result(self) -> tuple[float, float]:
         return max(self._counted or self._rates[-1:]), min(self._round_trips) / 2
 
-    def _ping(self, now: float) -> list[Probe]:
-        self._train += 1
-        self._began = now
-        return [Probe(train=self._train, index=0, count=1, payload=np.zeros(1, np.uint8))]
-
     def _send(self, size: int, now: float) -> list[Probe]:
+        payload_bytes = max(1, size // MESSAGES)
+        self._train_bytes = MESSAGES * payload_bytes
+        return self._probes(MESSAGES, payload_bytes, now)
+
+    def _probes(self, count: int, payload_bytes: int, now: float) -> list[Probe]:
         self._train += 1
         self._began = now
-        payload = np.zeros(max(1, size // MESSAGES), np.uint8)
-        self._train_bytes = MESSAGES * payload.nbytes
+        payload = np.zeros(payload_bytes, np.uint8)
         return [
-            Probe(train=self._train, index=index, count=MESSAGES, payload=payload)
-            for index in range(MESSAGES)
+            Probe(train=self._train, index=index, count=count, payload=payload)
+            for index in range(count)
         ]
 
 
@@ -113,7 +109,7 @@ class LinkProber:
         self._send(request.peer, probe.start(self._clock()))
 
     def take(self, peer: DeviceId, message: Probe | ProbeEcho) -> None:
-        """Takes in what came from a peer.
+        """Handles a peer's probe, or its echo of an own one.
 
         Raises:
             RemoteError: nobody asked for it.

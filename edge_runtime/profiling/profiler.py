@@ -1,7 +1,5 @@
 """Measures this device: block time, training time, memory, storage."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from pathlib import Path
@@ -25,9 +23,9 @@ from .training import measure_answering, measure_training
 
 logger = logging.getLogger(__name__)
 
-WORTHWHILE_SPEEDUP = 1.4
-"""What more threads must bring: below it they mostly wait for each other, and a device that
-also trains, serves peers or runs on a battery has better use for its cores."""
+MIN_SPEEDUP = 1.4
+"""Least speed-up to use more threads for: below it they mostly wait for each other, and a
+device that also trains, serves peers or runs on a battery has better use for its cores."""
 
 
 def measure(
@@ -39,21 +37,21 @@ def measure(
     store: WeightStore,
     home: Path,
 ) -> DeviceProfile:
-    """The profile of this device; takes a few seconds, and memory that stays taken.
+    """Measures the profile of this device; takes a few seconds, and memory that stays taken.
 
     Args:
-        request: what to time, and at which shape.
+        request: the blocks, the adapter and their shapes.
         device: this device's id.
-        roles: what it offers.
+        roles: that it offers.
         threads: the most that a stage may use; fewer are chosen where they do as well.
         store: has the weight files of the request's stages.
-        home: where its files are.
+        home: folder of its files.
     """
     base_bytes, cores = resident_bytes(), usable_cores()
     timings = time_blocks(request, store, threads=1, cores=cores)
     if threads > 1:
         parallel = time_blocks(request, store, threads=threads, cores=cores)
-        worthwhile = timings.seconds >= WORTHWHILE_SPEEDUP * parallel.seconds
+        worthwhile = timings.seconds >= MIN_SPEEDUP * parallel.seconds
         timings, threads = (parallel, threads) if worthwhile else (timings, 1)
     return DeviceProfile(
         device=device,
@@ -75,7 +73,7 @@ def measure(
 
 
 def remeasure(request: ProfileRequest, known: DeviceProfile, home: Path) -> DeviceProfile:
-    """``known`` with what changes from one session to the next: memory and storage."""
+    """Measures memory and storage again, which change from one session to the next."""
     return dataclasses.replace(
         known,
         memory_bytes=usable_memory_bytes(),
@@ -87,7 +85,7 @@ def remeasure(request: ProfileRequest, known: DeviceProfile, home: Path) -> Devi
 def _trainer(
     request: ProfileRequest, roles: tuple[Role, ...], store: WeightStore, home: Path
 ) -> TrainerProfile | None:
-    """What owning samples would mean here; None if the device cannot."""
+    """Measures training, or a trained adapter; None if the device cannot own samples."""
     if request.adapter is None:
         return None
     if request.adapter_graph is not None:
@@ -97,7 +95,7 @@ def _trainer(
 
 
 def _cache_room_bytes(request: ProfileRequest, root: Path) -> int:
-    """What this backbone's cache may come to: what it has, what is free, within the quota."""
+    """Most bytes of this backbone's cache: those that it has and those free, within the quota."""
     used = sum(
         cache.bytes
         for cache in describe(root)

@@ -1,4 +1,4 @@
-"""Measures this device in a process of its own, and is that process.
+"""Measures this device in a subprocess; also the subprocess's own program.
 
 PyTorch and the blocks that are timed leave a hundred megabytes and more behind, which a
 device that then owns no samples, or runs no stage, would hold to the end of the session.
@@ -6,10 +6,8 @@ A process that ends gives everything back.
 
 The request comes on standard input and the profile goes to standard output, as the frames
 of :mod:`.contract.codec` in one msgpack array. Standard input stays open for as long as the
-device lives: when it closes before the end, nobody waits for the profile any more.
+device lives: when it closes before the end, the subprocess ends too.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import logging
@@ -36,9 +34,10 @@ from .profiler import measure
 logger = logging.getLogger(__name__)
 
 LENGTH_BYTES = 8
+MODULE = "edge_runtime.profiling.subprocess"
 
 
-def measure_apart(
+def measure_in_subprocess(
     request: ProfileRequest,
     *,
     device: DeviceId,
@@ -46,24 +45,15 @@ def measure_apart(
     threads: int,
     home: Path,
 ) -> DeviceProfile:
-    """As :func:`.profiler.measure`, in another process; ``base_memory_bytes`` is this one's.
+    """Calls :func:`.profiler.measure` in a subprocess; ``base_memory_bytes`` is this process's.
 
     Where memory does not suffice for two processes, this one measures after all.
 
     Raises:
-        RemoteError: it did not come to an end; its last words are in this process's log.
+        RemoteError: the subprocess failed; its error is in this process's log.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "edge_runtime.profiling.subprocess",
-        device,
-        str(home),
-        str(threads),
-    ]
-    with subprocess.Popen(
-        [*command, *roles], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
+    command = [sys.executable, "-m", MODULE, device, str(home), str(threads), *roles]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
@@ -110,15 +100,15 @@ def _exactly(stream: IO[bytes], size: int) -> bytes:
 
 
 def main(arguments: list[str]) -> int:
-    """The other process: one request in, one profile out."""
+    """Runs the subprocess: one request in, one profile out."""
     device, home, threads, *roles = arguments
     logging.basicConfig(level=logging.WARNING)
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
-    sys.stdout = sys.stderr  # whatever libraries print must not be taken for the answer
+    sys.stdout = sys.stderr  # prints of libraries must not be taken for the answer
     request = _read(stdin)
     if not isinstance(request, ProfileRequest):
         return 1
-    threading.Thread(target=_end_with, args=(stdin.fileno(),), daemon=True).start()
+    threading.Thread(target=_exit_when_closed, args=(stdin.fileno(),), daemon=True).start()
     try:
         profile = measure(
             request,
@@ -135,7 +125,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _end_with(descriptor: int) -> None:
+def _exit_when_closed(descriptor: int) -> None:
     """Ends this process when the device, which holds the other end, is gone."""
     os.read(descriptor, 1)  # the stream's own lock must not be held when the interpreter ends
     os._exit(1)

@@ -1,18 +1,16 @@
-"""Wall time of something that can be repeated, after a warm-up, as it would be in the long run.
+"""Times work that can be repeated, after a warm-up: its wall time in the long run.
 
 A quota gives a process some processor time in each period and stops it for the rest. Runs
 that fit in what is left of a period are faster than that, runs that do not are slower; in
 the long run, work takes its processor seconds / quota, and never less than a run that
 nothing has stopped. Other processes stop a run too, but use no processor seconds of this
-one. So both are measured: the processor's seconds, and the fastest run, which tells what
-waiting belongs to the work, threads for each other for instance.
+one. So both are measured: the processor's seconds, and the fastest run, which includes the
+waiting that belongs to the work, of threads for each other for instance.
 
-Repeated on its own, work finds its weights in the processor's cache. In truth other blocks,
-other samples and other threads have been there in between, so every timed run comes after
-something that takes the cache.
+Repeated on its own, work finds its weights in the processor's cache. In a session other
+blocks, samples and threads use the cache in between, so it is overwritten before every
+timed run.
 """
-
-from __future__ import annotations
 
 import math
 import os
@@ -42,7 +40,7 @@ MOST_SECONDS = 3 * MEASURE_SECONDS
 """A device with a small quota gets on longer, up to this, until its median means something."""
 
 CACHE_BYTES = 8 << 20
-"""More than the caches that a core has to itself: at most 2 MB on what is sold today."""
+"""More than the caches that a core has to itself: at most 2 MB on today's processors."""
 
 
 def seconds_per_run(run: Callable[[], object], cores: float) -> float:
@@ -53,12 +51,11 @@ def seconds_per_run(run: Callable[[], object], cores: float) -> float:
 def compare(runs: Sequence[Callable[[], object]], cores: float) -> list[float]:
     """Wall seconds of each of ``runs`` when it is repeated for long.
 
-    They take turns, so that what else happens on the machine meets all of them alike.
+    They take turns, so that other load of the machine slows all of them equally.
 
     Args:
-        runs: what to repeat.
-        cores: processor seconds a second that they can use at most: one for each thread, and
-            not more than the process's quota.
+        runs: the work to repeat.
+        cores: that they can use at most: one for each thread, within the CPU quota.
     """
     walls: list[list[float]] = [[] for _ in runs]
     processor: list[list[float]] = [[] for _ in runs]
@@ -88,7 +85,7 @@ def processor_seconds_per_run(
     """Processor seconds of ``run``, all threads of this process together.
 
     Args:
-        run: what to repeat.
+        run: the work to repeat.
         at_least_seconds: of the processor's time to measure for.
         most_runs: the measurement ends after so many, however short they are.
     """

@@ -1,4 +1,4 @@
-"""What this process uses: processor time per phase, memory, and how much it may use."""
+"""Measures this process: processor time per phase, memory, and its limits."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _status() -> dict[str, int]:
 
 
 def usable_memory_bytes() -> int:
-    """What this process may have resident: what it has, and what is free for it.
+    """Computes the memory that this process may have resident: what it has, plus what is free.
 
     Free is what the machine can give without swapping, and what the caps of the control
     groups around this process leave beside the other processes in them.
@@ -84,7 +84,7 @@ def usable_memory_bytes() -> int:
 
 
 def _free_memory_bytes() -> int:
-    """What the machine can give, cached files dropped; all that it has where it does not say."""
+    """Reads the machine's available memory; its total memory where it does not say."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         text = Path("/proc/meminfo").read_text()

@@ -3,16 +3,14 @@
 Every socket is CURVE-encrypted and every listening socket asks a ZAP allow-list, so a
 process speaks only with keys that it knows. The parts, from the bottom up:
 
-* :mod:`.keys` and :mod:`.peers`: long-term keys, who is paired with whom (files).
+* :mod:`.keys` and :mod:`.peers`: files of long-term keys and of paired peers.
 * :mod:`.context`: one :class:`SecureContext` a process; owns the I/O and ZAP threads.
 * :mod:`.router` and :mod:`.dealer`: the listening and the connecting end.
 * :mod:`.poller`: waiting on several ends, and waking the waiting thread from another.
-* :mod:`.pairing`: how a device that nobody knows yet becomes a known one.
+* :mod:`.pairing`: makes a trusted device of a new one.
 
-A frame is any bytes-like object; what frames mean is decided by the callers.
+A frame is any bytes-like object; callers decide on its content.
 """
-
-from __future__ import annotations
 
 from edge_runtime.contract.errors import MissingExtraError
 
@@ -24,7 +22,7 @@ except ImportError:
 from .address import Address
 from .context import SecureContext, SocketLimits
 from .dealer import SecureDealer
-from .delivery import Delivery
+from .frames import Delivery
 from .keys import KeyPair, PublicKey, fingerprint, home_directory, load_or_create_keypair
 from .pairing import Pairing, PairingServer, pair
 from .peers import KnownCoordinator, KnownCoordinators, PairedDevice, PairedDevices

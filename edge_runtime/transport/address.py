@@ -7,10 +7,11 @@ import ipaddress
 import re
 import socket
 
+from edge_runtime.contract.checks import require
 from edge_runtime.contract.errors import BadInputError
 
 _PATTERN = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.%\w-]+)\]|(?P<host>[\w.*-]+)):(?P<port>\d{1,5})")
-_WILDCARDS = ("*", "0.0.0.0", "::")  # noqa: S104  (recognised, not bound here)
+_WILDCARDS = ("*", "0.0.0.0", "::")  # noqa: S104  (recognized, not bound here)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +27,7 @@ class Address:
     port: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise ValueError("port must be between 0 and 65535")
+        require(0 <= self.port <= 65535, "port must be between 0 and 65535")
 
     @classmethod
     def parse(cls, text: str) -> Address:
@@ -49,12 +49,12 @@ class Address:
 
     @property
     def endpoint(self) -> str:
-        """ZeroMQ's way to write it."""
+        """The address as ZeroMQ writes it."""
         return f"tcp://{self}"
 
     @property
     def is_wildcard(self) -> bool:
-        """Whether it names every interface, and so no place to connect to."""
+        """True if it names every interface, and so no place to connect to."""
         return self.host in _WILDCARDS
 
     def reached_through(self, dialled: Address) -> Address:
@@ -62,7 +62,7 @@ class Address:
         return Address(host=dialled.host, port=self.port) if self.is_wildcard else self
 
     def needs_ipv6(self) -> bool:
-        """Whether a socket for it must speak IPv6.
+        """True if a socket for it must speak IPv6.
 
         A name that has an IPv4 address is reached by that one: peers that listen on
         IPv4 alone are common, and ZeroMQ tries just one address of a name.

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import TYPE_CHECKING
 
 import zmq
 
+from edge_runtime.contract.checks import require
 from edge_runtime.contract.errors import UserError
 
+from .keys import KeyPair, PublicKey
 from .zap import ZapHandler
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from .keys import KeyPair, PublicKey
 
 RawSocket = zmq.Socket[bytes]
 
@@ -25,7 +21,7 @@ _CURVE_BYTES = 8 + 8 + 16 + 1
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SocketLimits:
-    """What a peer may cost, and how soon a dead one is noticed.
+    """Limits of the resources and the silence of a peer.
 
     Attributes:
         max_frame_bytes: a longer frame from a peer closes its connection. It bounds
@@ -50,43 +46,37 @@ class SocketLimits:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if not getattr(self, field.name) > 0:
-                raise ValueError(f"{field.name} must be positive")
+            require(getattr(self, field.name) > 0, f"{field.name} must be positive")
+
+
+DEFAULT_LIMITS = SocketLimits()
 
 
 class SecureContext:
     """Owns ZeroMQ's I/O threads and the ZAP thread of a process.
 
     Close the sockets made from it first, each on its own thread; then :meth:`close`
-    ends the threads. Use as a context manager.
-
-    Args:
-        io_threads: threads that encrypt and move bytes. One carries about half a
-            gigabyte a second.
+    ends the threads. Use as a context manager. One I/O thread encrypts and moves about half
+    a gigabyte a second.
 
     Raises:
         UserError: this build of pyzmq cannot encrypt.
     """
 
-    def __init__(self, *, io_threads: int = 1) -> None:
+    def __init__(self) -> None:
         if not zmq.has("curve"):
             raise UserError(
                 "this build of pyzmq cannot encrypt (no CURVE), and pacplus never talks in plain; "
                 "install the wheel: pip install --force-reinstall --only-binary :all: pyzmq"
             )
-        self._context: zmq.Context[RawSocket] = zmq.Context(io_threads)
+        self._context: zmq.Context[RawSocket] = zmq.Context()
         self._monitors = itertools.count()
         self.zap = ZapHandler(self._context)
 
     def __enter__(self) -> SecureContext:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

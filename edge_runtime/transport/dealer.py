@@ -1,24 +1,18 @@
 """The connecting end: one encrypted connection to one pinned key."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import zmq
 
-from .context import SecureContext, SocketLimits
-from .delivery import Delivery
-from .events import HANDSHAKE_FAILURES, Deadline, SocketEvent, drain_events
-from .frames import Buffer, receive_frames, send_frames, views
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from .address import Address
-    from .keys import KeyPair, PublicKey
+from .address import Address
+from .context import DEFAULT_LIMITS, SecureContext, SocketLimits
+from .events import HANDSHAKE_FAILURES, Deadline, drain_events
+from .frames import Buffer, Delivery, receive_frames, send_frames
+from .keys import KeyPair, PublicKey
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +27,8 @@ class SecureDealer:
     """A connection to the holder of ``server_key``; reconnects by itself, for ever.
 
     After every connect it greets the router with an empty message, so that the router
-    can send at once. Every connection starts empty: what was queued when the former one
-    broke is lost, so say again what must be known when :meth:`take_connected` is true.
+    can send at once. Every connection starts empty: messages that were queued when the former
+    one broke are lost, so repeat those that matter when :meth:`take_connected` is true.
 
     ZeroMQ redials after a lost connection, but gives up after a refusal or a protocol
     error. A device may be refused just because it was faster than the message that
@@ -45,10 +39,10 @@ class SecureDealer:
 
     Args:
         context: the process's context.
-        keypair: proves to the router who this is.
-        address: where to connect.
-        server_key: the only key that is talked to.
-        limits: what the peer may cost.
+        keypair: identifies this end to the router.
+        address: of the router.
+        server_key: the only key that is accepted.
+        limits: of the peer.
     """
 
     def __init__(
@@ -58,9 +52,8 @@ class SecureDealer:
         *,
         address: Address,
         server_key: PublicKey,
-        limits: SocketLimits | None = None,
+        limits: SocketLimits = DEFAULT_LIMITS,
     ) -> None:
-        limits = limits if limits is not None else SocketLimits()
         self.address = address
         self._state: DealerState = "connecting"
         self._is_new = False
@@ -77,18 +70,18 @@ class SecureDealer:
 
     @property
     def state(self) -> DealerState:
-        """How the connection is."""
+        """State of the connection."""
         self._update()
         return self._state
 
     @property
     def failed_handshakes(self) -> int:
-        """How often a peer was reached but the handshake failed."""
+        """Number of handshakes that failed with a peer that was reached."""
         self._update()
         return self._failed_handshakes
 
     def take_connected(self) -> bool:
-        """Whether a new connection was made since the previous call, and still is there."""
+        """True once for every new connection, while it lasts."""
         is_new = self.state == "connected" and self._is_new
         self._is_new = self._is_new and not is_new
         return is_new
@@ -96,8 +89,7 @@ class SecureDealer:
     def wait_connected(self, timeout: float | None) -> bool:
         """Waits until the connection is made and both keys are accepted.
 
-        Args:
-            timeout: seconds; None waits for ever.
+        False when ``timeout`` seconds are over; None waits for ever.
         """
         deadline = Deadline(timeout)
         while self.state != "connected":
@@ -107,44 +99,28 @@ class SecureDealer:
         return True
 
     def send(self, frames: Sequence[Buffer]) -> Delivery:
-        """Queues one message; never waits.
-
-        Args:
-            frames: one or more; copied, so they may be reused at once.
-
-        Returns:
-            ``UNREACHABLE`` while there is no connection, ``FULL`` when the peer reads too
-            slowly.
-        """
+        """Queues a copy of one or more frames as a message; never waits."""
         if self.state != "connected":
             return Delivery.UNREACHABLE
-        try:
-            send_frames(self._socket, frames)
-        except zmq.Again:
-            return Delivery.FULL
-        return Delivery.QUEUED
+        return send_frames(self._socket, frames)
 
     def recv(self, timeout: float | None = 0.0) -> list[memoryview] | None:
-        """Takes the next message.
+        """Takes the next message: views of received memory that the receiver owns.
 
-        Args:
-            timeout: seconds to wait; 0 does not wait, None waits for ever.
-
-        Returns:
-            Its frames, as views of received memory that the receiver owns, or None.
+        None when none came in ``timeout`` seconds; a timeout of None waits for ever.
         """
         deadline = Deadline(timeout)
         while True:
             parts = receive_frames(self._socket)
             self._update()
             if parts is not None:
-                return views(parts)
+                return [part.buffer for part in parts]  # each view keeps its frame alive
             if deadline.is_over:
                 return None
             deadline.wait_readable(self._socket, self._monitor, at_most=self.poll_timeout())
 
     def poll_handles(self) -> tuple[Any, ...]:
-        """What :class:`.SocketPoller` waits on."""
+        """The sockets for :class:`.SocketPoller`."""
         return (self._socket, self._monitor)
 
     def poll_timeout(self) -> float | None:
@@ -152,10 +128,7 @@ class SecureDealer:
         return None if self._redial_at is None else max(0.0, self._redial_at - time.monotonic())
 
     def close(self) -> None:
-        """Ends the connection; unsent messages have ``linger_seconds`` to leave.
-
-        Harmless when repeated.
-        """
+        """Ends the connection; unsent messages have ``linger_seconds``. Harmless when repeated."""
         if self._socket.closed:
             return
         self._socket.disable_monitor()
@@ -163,7 +136,7 @@ class SecureDealer:
         self._socket.close()
 
     def _update(self) -> None:
-        for event in drain_events(self._monitor):
+        for event, _ in drain_events(self._monitor):
             self._note(event)
         if self._redial_at is not None and time.monotonic() >= self._redial_at:
             self._redial_at = None
@@ -171,15 +144,15 @@ class SecureDealer:
                 self._socket.disconnect(self.address.endpoint)
             self._socket.connect(self.address.endpoint)
 
-    def _note(self, event: SocketEvent) -> None:
-        if event.kind & _RETRIES:
+    def _note(self, event: int) -> None:
+        if event & _RETRIES:
             self._redial_at = None  # ZeroMQ is at it
-        elif event.kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+        elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._state = "connected"
             self._is_new = True
             self._pause_seconds = self._shortest_pause_seconds
             self._socket.getsockopt(zmq.EVENTS)  # lets ZeroMQ notice, and greet
-        elif event.kind & HANDSHAKE_FAILURES:
+        elif event & HANDSHAKE_FAILURES:
             self._state = "refused"
             self._failed_handshakes += 1
             self._plan_redial()

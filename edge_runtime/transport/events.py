@@ -1,42 +1,25 @@
 """Reading ZeroMQ's socket events and waiting on its sockets."""
 
-from __future__ import annotations
-
-import dataclasses
 import math
-import struct
 import time
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterator
+from typing import cast
 
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
-if TYPE_CHECKING:
-    from .context import RawSocket
+from .context import RawSocket
 
 HANDSHAKE_FAILURES = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
-_HEADER = struct.Struct("=HI")
 _READABLE = int(zmq.POLLIN)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class SocketEvent:
-    """One event of a connection.
-
-    Attributes:
-        kind: one of ``zmq.EVENT_...``.
-        value: its value; the connection's descriptor for ``EVENT_DISCONNECTED``.
-    """
-
-    kind: int
-    value: int
-
-
 def has_message(socket: RawSocket) -> bool:
-    """Whether a message can be received.
+    """True if a message can be received.
 
     Asked first because an exception for "no" costs ten times as much, and as a plain
     integer because pyzmq's flags cost more than the question.
@@ -44,13 +27,11 @@ def has_message(socket: RawSocket) -> bool:
     return bool(int(cast(int, socket.getsockopt(zmq.EVENTS))) & _READABLE)
 
 
-def drain_events(monitor: RawSocket) -> list[SocketEvent]:
-    """All events that have been reported so far, oldest first; never waits."""
-    events = []
+def drain_events(monitor: RawSocket) -> Iterator[tuple[int, int]]:
+    """Yields ``zmq.EVENT_...`` and value of all events so far, oldest first; never waits."""
     while has_message(monitor):
-        header, _endpoint = monitor.recv_multipart(zmq.NOBLOCK)
-        events.append(SocketEvent(*_HEADER.unpack(header)))
-    return events
+        event = parse_monitor_message(monitor.recv_multipart(zmq.NOBLOCK))
+        yield int(event["event"]), event["value"]
 
 
 class Deadline:
@@ -66,9 +47,7 @@ class Deadline:
     def wait_readable(self, *sockets: RawSocket, at_most: float | None = None) -> bool:
         """Waits until one of ``sockets`` has something to read; False when time is up.
 
-        Args:
-            sockets: what to wait on.
-            at_most: seconds after which to return in any case; None is no such bound.
+        That is after ``at_most`` seconds in any case, if they are given.
         """
         waits = [wait for wait in (self.remaining(), at_most) if wait is not None]
         poller = zmq.Poller()
@@ -78,7 +57,7 @@ class Deadline:
 
     @property
     def is_over(self) -> bool:
-        """Whether the time is up."""
+        """True when the time is up."""
         remaining = self.remaining()
         return remaining is not None and remaining <= 0
 

@@ -4,18 +4,13 @@ Permission bits are set and checked on POSIX systems. Elsewhere the user's profi
 folder is private by the system's own rules.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import secrets
 import stat
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from edge_runtime.contract.errors import BadInputError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _POSIX = os.name == "posix"
 _GROUP_OR_OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -23,7 +18,7 @@ _GROUP_OR_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def make_private_directory(path: Path) -> None:
-    """Creates ``path`` (0700) and its parents, or checks what is there.
+    """Creates ``path`` (0700) and its parents, or checks the folder that is there.
 
     Raises:
         BadInputError: it cannot be created, is no folder, or others may write to it.
@@ -65,8 +60,7 @@ def write_private(path: Path, content: bytes) -> None:
     """
     make_private_directory(path.parent)
     try:
-        temporary = _write_temporary(path, content)
-        temporary.replace(path)
+        _write_new(_temporary_beside(path), content).replace(path)
     except OSError as error:
         raise BadInputError(f"{path}: cannot be written: {error.strerror}") from None
 
@@ -75,48 +69,47 @@ def create_private(path: Path, content: bytes) -> bool:
     """Creates ``path`` with ``content`` unless it exists; of several callers one wins.
 
     Returns:
-        Whether this call created it.
+        True if this call created it.
 
     Raises:
         BadInputError: the folder cannot be used or the disk refuses.
     """
     make_private_directory(path.parent)
     try:
-        temporary = _write_temporary(path, content)
+        temporary = _write_new(_temporary_beside(path), content)
         try:
             os.link(temporary, path)  # unlike a rename, never replaces
         except FileExistsError:
-            return False
+            raise
         except OSError:
-            # Android and FAT know no hard links: O_EXCL still lets one caller win.
-            return _create_exclusive(path, content)
+            # Android and FAT know no hard links: exclusive creation still lets one caller win.
+            _write_new(path, content)
         finally:
             temporary.unlink()
+    except FileExistsError:
+        return False
     except OSError as error:
         raise BadInputError(f"{path}: cannot be written: {error.strerror}") from None
     return True
 
 
-def _write_temporary(path: Path, content: bytes) -> Path:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    if not _create_exclusive(temporary, content):
-        raise FileExistsError(f"{temporary} exists")
-    return temporary
+def _temporary_beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
 
 
-def _create_exclusive(path: Path, content: bytes) -> bool:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    try:
-        descriptor = os.open(path, flags, 0o600)
-    except FileExistsError:
-        return False
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+def _write_new(path: Path, content: bytes) -> Path:
+    """Writes a 0600 file through to the disk; raises FileExistsError where there is one."""
+    with open(path, "xb", opener=_open_private) as file:
+        try:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    except OSError:
-        with contextlib.suppress(OSError):
-            path.unlink()
-        raise
-    return True
+        except OSError:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            raise
+    return path
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

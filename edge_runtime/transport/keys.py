@@ -1,4 +1,4 @@
-"""Long-term CURVE key pairs and where a user's state lives."""
+"""Long-term CURVE key pairs, and the folder of a user's state."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import os
 import struct
 import sys
 from pathlib import Path
-from typing import NewType
+from typing import Literal, NewType
 
 import zmq
 from zmq.utils import z85
 
+from edge_runtime.contract.checks import require
 from edge_runtime.contract.errors import BadInputError
-from edge_runtime.contract.structure import from_plain
+from edge_runtime.contract.structure import from_plain, to_plain
 
 from .files import create_private, make_private_directory, read_private
 
@@ -76,8 +77,8 @@ class KeyPair:
     secret: bytes = dataclasses.field(repr=False)
 
     def __post_init__(self) -> None:
-        if zmq.curve_public(self.secret).decode("ascii") != self.public:
-            raise ValueError("public and secret key do not belong together")
+        derived = zmq.curve_public(self.secret).decode("ascii")
+        require(derived == self.public, "public and secret key do not belong together")
 
     @classmethod
     def generate(cls) -> KeyPair:
@@ -88,7 +89,7 @@ class KeyPair:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _KeyFile:
-    format_version: int
+    format_version: Literal[1]
     public_key: str
     secret_key: str = dataclasses.field(repr=False)
 
@@ -104,12 +105,9 @@ def load_or_create_keypair(path: Path) -> KeyPair:
     except FileNotFoundError:
         pass
     keypair = KeyPair.generate()
-    content = {
-        "format_version": 1,
-        "public_key": keypair.public,
-        "secret_key": keypair.secret.decode("ascii"),
-    }
-    if create_private(path, json.dumps(content, indent=2).encode() + b"\n"):
+    secret = keypair.secret.decode("ascii")
+    content = _KeyFile(format_version=1, public_key=keypair.public, secret_key=secret)
+    if create_private(path, json.dumps(to_plain(content), indent=2).encode() + b"\n"):
         return keypair
     return _parse(read_private(path), path)  # another process was first
 
@@ -118,10 +116,9 @@ def _parse(content: bytes, path: Path) -> KeyPair:
     # No cause is chained: a parser's message may quote the secret.
     try:
         stored = from_plain(_KeyFile, json.loads(content))
-        if stored.format_version == 1:
-            decode_key(stored.secret_key)
-            public = check_public_key(stored.public_key)
-            return KeyPair(public=public, secret=stored.secret_key.encode("ascii"))
+        decode_key(stored.secret_key)
+        public = check_public_key(stored.public_key)
+        return KeyPair(public=public, secret=stored.secret_key.encode("ascii"))
     except (ValueError, RecursionError, BadInputError):
         pass
     raise BadInputError(
@@ -138,8 +135,7 @@ def home_directory() -> Path:
     Raises:
         BadInputError: it cannot be created, or others may write to it.
     """
-    path = _home_path()
-    make_private_directory(path)
+    make_private_directory(path := _home_path())
     return path
 
 

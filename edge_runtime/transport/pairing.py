@@ -1,22 +1,22 @@
-"""Pairing: how a coordinator and a device that never met come to trust each other.
+"""Pairing: makes a coordinator and a device that never met trust each other.
 
 A person carries a token from the coordinator's screen to the device. The token's key
-lets the device recognise the coordinator (CURVE), its secret lets the coordinator
-recognise the device, once. Any key may connect to the pairing socket, which is why it
+lets the device recognize the coordinator (CURVE), its secret lets the coordinator
+recognize the device, once. Any key may connect to the pairing socket, which is why it
 is a socket of its own, with tiny limits, open only while its token lives.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import hmac
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import zmq
 
+from edge_runtime.contract.checks import require
 from edge_runtime.contract.errors import BadInputError, DecodeError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.structure import from_plain
@@ -27,14 +27,10 @@ from .dealer import SecureDealer
 from .events import Deadline
 from .frames import receive_frames, send_frames, user_id
 from .keys import KeyPair, PublicKey, fingerprint
+from .peers import PairedDevice, PairedDevices
 from .router import bind_socket
 from .token import PairingToken
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from .peers import PairedDevice, PairedDevices
-    from .zap import AllowList
+from .zap import AllowList
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +39,10 @@ T = TypeVar("T")
 _DOMAIN = "pairing"
 _LIMITS = SocketLimits(max_frame_bytes=1024, high_water_messages=8, handshake_seconds=5.0)
 _MAX_NAME_CHARACTERS = 64
-_THANKS_SECONDS = 2.0
+_ACKNOWLEDGE_SECONDS = 2.0
+
+MAX_WRONG_SECRETS = 5
+"""Guesses after which a token is worthless."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +52,8 @@ class _Request:
     name: str
 
     def __post_init__(self) -> None:
-        if len(self.name) > _MAX_NAME_CHARACTERS:
-            raise ValueError(f"name is longer than {_MAX_NAME_CHARACTERS} characters")
+        fits = len(self.name) <= _MAX_NAME_CHARACTERS
+        require(fits, f"name is longer than {_MAX_NAME_CHARACTERS} characters")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,12 +72,11 @@ class PairingServer:
     Args:
         context: the process's context.
         keypair: the coordinator's long-term key pair.
-        listen: where to listen; port 0 picks a free one.
+        listen: address of the pairing socket; port 0 picks a free one.
         devices: gets the new device, on disk before the device is told.
         allow_list: of the control socket; gets the new device too.
-        control_address: where the device is to connect afterwards.
+        control_address: of the control socket, told to the device.
         lifetime_seconds: after which the token is worthless.
-        max_wrong_secrets: guesses after which the token is worthless.
         clock: seconds, monotonic; the token's age is measured by it.
 
     Raises:
@@ -95,14 +93,13 @@ class PairingServer:
         allow_list: AllowList,
         control_address: Address,
         lifetime_seconds: float = 600.0,
-        max_wrong_secrets: int = 5,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.token = PairingToken.generate(keypair.public)
         self._devices = devices
         self._allow_list = allow_list
         self._control_address = control_address
-        self._guesses_left = max_wrong_secrets
+        self._guesses_left = MAX_WRONG_SECRETS
         self._clock = clock
         self._expires_at = clock() + lifetime_seconds
         self._closed = False
@@ -119,16 +116,13 @@ class PairingServer:
 
     @property
     def is_open(self) -> bool:
-        """Whether a device can still pair; an expired token closes the socket here."""
+        """True while a device can still pair; an expired token closes the socket here."""
         if not self._is_token_alive():
             self.close()
         return not self._closed
 
     def handle(self, timeout: float | None = 0.0) -> PairedDevice | None:
-        """Serves at most one request.
-
-        Args:
-            timeout: seconds to wait for it; 0 does not wait, None waits for ever.
+        """Serves at most one request, which may take ``timeout`` seconds to come.
 
         Returns:
             The device that was paired, which also closes the socket, or None.
@@ -145,11 +139,11 @@ class PairingServer:
         routing_id, body = parts[0].bytes, parts[1]
         key = user_id(body)
         if key is None or len(body) == 0:
-            return None  # empty: a greeting after it connected, or thanks for a refusal
+            return None  # empty: a greeting after it connected, or an acknowledged refusal
         return self._serve(routing_id, PublicKey(key), body.bytes)
 
     def poll_handles(self) -> tuple[Any, ...]:
-        """What :class:`.SocketPoller` waits on; unregister before :meth:`handle` may close."""
+        """The socket for :class:`.SocketPoller`; unregister before :meth:`handle` may close."""
         return (self._socket,)
 
     def poll_timeout(self) -> float | None:
@@ -178,7 +172,8 @@ class PairingServer:
         self._guesses_left = 0  # spent, whatever happens next
         device = self._devices.add(request.name, public_key, paired_at=time.time())
         self._allow_list.allow(device.device_id, public_key)
-        self._reply(routing_id, device_id=device.device_id, control=str(self._control_address))
+        control_address = str(self._control_address)
+        self._reply(routing_id, _Reply(device_id=device.device_id, control_address=control_address))
         self._close_when_read()
         logger.info("paired %s (key %s)", device.device_id, fingerprint(public_key))
         return device
@@ -190,41 +185,32 @@ class PairingServer:
             fingerprint(public_key),
             self._guesses_left,
         )
-        self._reply(routing_id, refusal="the token is wrong or was used before")
+        self._reply(routing_id, _Reply(refusal="the token is wrong or was used before"))
         if self._guesses_left <= 0:
             self._close_when_read()
 
     def _close_when_read(self) -> None:
-        """Closes once the peer has thanked for the reply, or after a moment.
+        """Closes once the peer has acknowledged the reply, or after a moment.
 
         A socket that closes right behind a message loses it now and then, despite lingering.
         """
-        Deadline(_THANKS_SECONDS).wait_readable(self._socket)
+        Deadline(_ACKNOWLEDGE_SECONDS).wait_readable(self._socket)
         self.close()
 
-    def _reply(
-        self,
-        routing_id: bytes,
-        *,
-        device_id: str | None = None,
-        control: str | None = None,
-        refusal: str | None = None,
-    ) -> None:
-        reply = _Reply(device_id=device_id, control_address=control, refusal=refusal)
-        try:
-            send_frames(self._socket, [routing_id, msgspec.msgpack.encode(reply)])
-        except zmq.ZMQError as error:
-            logger.warning("pairing: the reply could not be sent: %s", error)
+    def _reply(self, routing_id: bytes, reply: _Reply) -> None:
+        sent = send_frames(self._socket, [routing_id, msgspec.msgpack.encode(reply)])
+        if not sent:
+            logger.warning("pairing: the reply could not be sent: %s", sent.value)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Pairing:
-    """What a device learnt by pairing.
+    """The result of pairing, on the device.
 
     Attributes:
         coordinator_address: the coordinator's control socket.
         coordinator_key: to pin.
-        device_id: what the coordinator calls this device.
+        device_id: the name that the coordinator gave this device.
     """
 
     coordinator_address: Address
@@ -248,7 +234,7 @@ def pair(
         keypair: this device's long-term key pair.
         address: the coordinator's pairing socket.
         token: as carried here by a person.
-        name: what this device would like to be called.
+        name: that this device asks for.
         timeout: seconds until giving up.
 
     Raises:
@@ -267,7 +253,7 @@ def pair(
         frames = dealer.recv(deadline.remaining())
         if frames is None:
             raise BadInputError(_explain_silence(address, dealer))
-        dealer.send([b""])  # thanks: the coordinator waits for it before it closes the socket
+        dealer.send([b""])  # acknowledges: the coordinator waits for it before it closes
     finally:
         dealer.close()
     try:

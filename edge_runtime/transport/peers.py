@@ -1,22 +1,20 @@
-"""Who is paired with whom: a file on the coordinator, another one on each device."""
-
-from __future__ import annotations
+"""Files of paired peers: one on the coordinator, another one on each device."""
 
 import dataclasses
+import itertools
 import json
 import re
-from typing import TYPE_CHECKING, Literal, TypeVar
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, TypeVar
 
+from edge_runtime.contract.checks import require
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.structure import from_plain, to_plain
 
 from .files import read_private, write_private
 from .keys import PublicKey, check_public_key
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 _DEVICE_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _LONGEST_NAME = 48  # leaves room for a number behind it
@@ -25,7 +23,7 @@ T = TypeVar("T")
 
 
 def device_name(wanted: str) -> str:
-    """Turns what a device calls itself into a name that is safe in paths and tables."""
+    """Turns the name that a device gives itself into one that is safe in paths and tables."""
     name = re.sub(r"[^a-z0-9]+", "-", wanted.lower())[:_LONGEST_NAME].strip("-")
     return name or "device"
 
@@ -36,7 +34,7 @@ class PairedDevice:
 
     Attributes:
         device_id: its name, unique at this coordinator.
-        public_key: by which its connections are recognised.
+        public_key: by which its connections are recognized.
         paired_at: seconds since the epoch.
     """
 
@@ -46,8 +44,8 @@ class PairedDevice:
 
     def __post_init__(self) -> None:
         check_public_key(self.public_key)
-        if not _DEVICE_ID.fullmatch(self.device_id):
-            raise ValueError("device_id must be lower-case letters, digits and inner dashes")
+        is_name = _DEVICE_ID.fullmatch(self.device_id)
+        require(is_name, "device_id must be lower-case letters, digits and inner dashes")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +54,9 @@ class _PairedDevicesFile:
     devices: tuple[PairedDevice, ...] = ()
 
     def __post_init__(self) -> None:
-        if len({device.device_id for device in self.devices}) < len(self.devices):
-            raise ValueError("a device_id occurs twice")
-        if len({device.public_key for device in self.devices}) < len(self.devices):
-            raise ValueError("a public_key occurs twice")
+        for field in ("device_id", "public_key"):
+            values = {getattr(device, field) for device in self.devices}
+            require(len(values) == len(self.devices), f"a {field} occurs twice")
 
 
 class PairedDevices:
@@ -88,7 +85,7 @@ class PairedDevices:
         return self._devices.get(device)
 
     def reload(self) -> None:
-        """Reads what other processes have changed."""
+        """Reads the changes of other processes."""
         stored = _load(_PairedDevicesFile, self._path) or _PairedDevicesFile()
         self._devices = {device.device_id: device for device in stored.devices}
 
@@ -96,7 +93,7 @@ class PairedDevices:
         """Trusts ``public_key`` from now on.
 
         Args:
-            name: what the device wants to be called; taken names get ``-2``, ``-3``, ...
+            name: that the device asks for; taken names get ``-2``, ``-3``, ...
             public_key: a key that is known already keeps its device id.
             paired_at: seconds since the epoch.
 
@@ -124,11 +121,9 @@ class PairedDevices:
         return True
 
     def _free_id(self, name: str) -> DeviceId:
-        candidate, number = name, 1
-        while candidate in self._devices:
-            number += 1
-            candidate = f"{name}-{number}"
-        return DeviceId(candidate)
+        numbered = (DeviceId(f"{name}-{number}") for number in itertools.count(2))
+        candidates = itertools.chain([DeviceId(name)], numbered)
+        return next(device for device in candidates if device not in self._devices)
 
     def _save(self, devices: dict[DeviceId, PairedDevice]) -> None:
         _store(_PairedDevicesFile(devices=tuple(devices.values())), self._path)
@@ -141,8 +136,8 @@ class KnownCoordinator:
 
     Attributes:
         address: its control socket, ``HOST:PORT``.
-        public_key: by which it is recognised.
-        device_id: what it calls this device.
+        public_key: by which it is recognized.
+        device_id: the name that it gave this device.
     """
 
     address: str

@@ -1,15 +1,46 @@
-"""Waiting on several sockets at once."""
+"""Waits on several sockets at once, and wakes the waiting thread from another."""
 
-from __future__ import annotations
-
+import contextlib
+import socket
 from typing import Any, Generic, Protocol, TypeVar
 
 import zmq
 
 from .events import poll_milliseconds
-from .wakeup import Wakeup
 
-__all__ = ["Pollable", "SocketPoller", "Wakeup"]
+
+class Wakeup:
+    """Lets any thread (or a signal handler) wake the one that polls :meth:`fileno`.
+
+    Signals do not add up: many before a :meth:`clear` wake once. A socket pair rather
+    than an eventfd or a pipe, since it can be polled on every platform.
+    """
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def signal(self) -> None:
+        """Wakes the waiting thread; never blocks; harmless after :meth:`close`."""
+        # BlockingIOError: so many signals are pending that another adds nothing.
+        with contextlib.suppress(OSError):
+            self._writer.send(b"\0")
+
+    def clear(self) -> None:
+        """Takes back all signals so far; call it before looking for the work they announce."""
+        with contextlib.suppress(OSError):
+            while self._reader.recv(4096):
+                pass
+
+    def fileno(self) -> int:
+        """Descriptor that is readable while a signal is pending."""
+        return self._reader.fileno()
+
+    def close(self) -> None:
+        """Frees both descriptors."""
+        self._reader.close()
+        self._writer.close()
 
 
 class Pollable(Protocol):
@@ -55,14 +86,10 @@ class SocketPoller(Generic[P]):
             del self._ends[handle]
 
     def wait(self, timeout: float | None) -> list[P]:
-        """Waits for messages, changes of a connection, or a wake-up.
+        """Waits for messages, changes of a connection, or a wake-up; returns the ends to serve.
 
-        Args:
-            timeout: seconds; None waits for ever.
-
-        Returns:
-            The ends to call ``recv`` on, once each; empty after a wake-up or when time
-            is up.
+        Call ``recv`` on each. There is none after a wake-up, or when ``timeout`` seconds are
+        over; a timeout of None waits for ever.
         """
         timeouts = {id(end): (end, end.poll_timeout()) for end in self._ends.values()}
         waits = [wait for _, wait in timeouts.values() if wait is not None]

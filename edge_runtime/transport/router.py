@@ -1,29 +1,22 @@
 """The listening end: one encrypted socket, many authenticated devices."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import zmq
 
 from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.ids import DeviceId
 
 from .address import Address
-from .context import RawSocket, SecureContext, SocketLimits
-from .delivery import Delivery
+from .context import DEFAULT_LIMITS, RawSocket, SecureContext, SocketLimits
 from .events import Deadline, drain_events
-from .frames import Buffer, descriptor, receive_frames, send_frames, user_id, views
+from .frames import Buffer, Delivery, descriptor, receive_frames, send_frames, user_id
+from .keys import KeyPair, PublicKey
 from .routes import Routes
 from .zap import AllowList
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from edge_runtime.contract.ids import DeviceId
-
-    from .keys import KeyPair, PublicKey
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +26,7 @@ class Received:
     """One message.
 
     Attributes:
-        device: who sent it, by the key that authenticated its connection.
+        device: the sender, by the key that authenticated its connection.
         frames: at least one view of received memory, owned by the receiver.
     """
 
@@ -42,7 +35,7 @@ class Received:
 
 
 def bind_socket(socket: RawSocket, address: Address) -> Address:
-    """Binds ``socket`` and returns the address with the port that it got.
+    """Binds ``socket`` and returns the address with its real port; port 0 picks a free one.
 
     Raises:
         BadInputError: the address cannot be listened on.
@@ -60,7 +53,7 @@ class SecureRouter:
     """Receives from and sends to the devices on its allow-list.
 
     A DeviceId comes from the key that ZAP authenticated, looked up on every message;
-    what a peer calls itself counts for nothing. A connection is known from the first
+    the name that a peer gives itself counts for nothing. A connection is known from the first
     message, which :class:`.SecureDealer` sends by itself. Since a peer may choose its
     routing id, and could choose one that a device had before, a route is dropped as soon
     as its connection ends; while it lasts, ZeroMQ does not serve a second of that id.
@@ -71,7 +64,7 @@ class SecureRouter:
         context: the process's context.
         keypair: proves to devices that this is the party they pinned.
         domain: name of this socket in logs, unique within the context.
-        limits: what a peer may cost.
+        limits: of each peer.
     """
 
     def __init__(
@@ -80,29 +73,19 @@ class SecureRouter:
         keypair: KeyPair,
         *,
         domain: str,
-        limits: SocketLimits | None = None,
+        limits: SocketLimits = DEFAULT_LIMITS,
     ) -> None:
         self.allow_list = AllowList()
         self._domain = domain
         self._zap = context.zap
         self._zap.serve(domain, self.allow_list.admits)
-        self._socket = context.server_socket(
-            zmq.ROUTER, keypair, domain, limits if limits is not None else SocketLimits()
-        )
+        self._socket = context.server_socket(zmq.ROUTER, keypair, domain, limits)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._monitor = context.monitor(self._socket, zmq.EVENT_DISCONNECTED)
         self._routes = Routes()
-        self._departed: list[DeviceId] = []
 
     def bind(self, address: Address) -> Address:
-        """Listens on ``address``; port 0 picks a free one.
-
-        Returns:
-            The address with the real port; its host is the one asked for.
-
-        Raises:
-            BadInputError: the address cannot be listened on.
-        """
+        """Listens on ``address``, see :func:`bind_socket`."""
         return bind_socket(self._socket, address)
 
     def allow(self, device: DeviceId, public_key: PublicKey) -> None:
@@ -121,13 +104,9 @@ class SecureRouter:
         self._routes.forget(device)
 
     def recv(self, timeout: float | None = 0.0) -> Received | None:
-        """Takes the next message.
+        """Takes the next message of an allowed device.
 
-        Args:
-            timeout: seconds to wait; 0 does not wait, None waits for ever.
-
-        Returns:
-            The message, or None when none came in time (also when what came was refused).
+        None when none came in ``timeout`` seconds; a timeout of None waits for ever.
         """
         deadline = Deadline(timeout)
         while True:
@@ -140,43 +119,24 @@ class SecureRouter:
                 deadline.wait_readable(self._socket)
 
     def send(self, device: DeviceId, frames: Sequence[Buffer]) -> Delivery:
-        """Queues one message for ``device``; never waits.
-
-        Args:
-            device: whom to send to.
-            frames: one or more; copied, so they may be reused at once.
-        """
+        """Queues a copy of one or more frames as a message for ``device``; never waits."""
         self._note_departures()
         routing_id = self._routes.to(device)
         if routing_id is None or self.allow_list.key_of(device) is None:
             return Delivery.UNREACHABLE
-        try:
-            send_frames(self._socket, [routing_id, *frames])
-        except zmq.Again:
-            return Delivery.FULL
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
-            return Delivery.UNREACHABLE
-        return Delivery.QUEUED
+        return send_frames(self._socket, [routing_id, *frames])
 
     def connected_devices(self) -> frozenset[DeviceId]:
-        """Devices that can be sent to at this moment."""
+        """Devices that can be sent to at this moment.
+
+        A device is gone from it at once when its process dies, and after the heartbeat
+        timeout when a cable is pulled.
+        """
         self._note_departures()
         return self._routes.devices()
 
-    def take_departed(self) -> list[DeviceId]:
-        """Devices whose last connection ended since the previous call.
-
-        A hint that comes at once when a process dies, and after the heartbeat timeout
-        when a cable is pulled. The device may reconnect.
-        """
-        self._note_departures()
-        departed, self._departed = self._departed, []
-        return departed
-
     def poll_handles(self) -> tuple[Any, ...]:
-        """What :class:`.SocketPoller` waits on."""
+        """The sockets for :class:`.SocketPoller`."""
         return (self._socket, self._monitor)
 
     def poll_timeout(self) -> float | None:
@@ -205,11 +165,11 @@ class SecureRouter:
         self._routes.arrived(device, routing_id, descriptor(first))
         if len(parts) == 2 and len(first) == 0:
             return None  # a dealer's greeting after it connected
-        return Received(device, views(parts[1:]))
+        return Received(device, [part.buffer for part in parts[1:]])
 
     def _note_departures(self) -> None:
         # ZeroMQ reports the end of a connection before it frees the routing id and the
         # descriptor. So: let it free them, read the reports, and only then note or send.
         self._socket.getsockopt(zmq.EVENTS)
-        for event in drain_events(self._monitor):
-            self._departed += self._routes.disconnected(event.value)
+        for _, connection in drain_events(self._monitor):
+            self._routes.disconnected(connection)

@@ -1,12 +1,8 @@
-"""Which connection leads to which device; pure bookkeeping, no sockets."""
-
-from __future__ import annotations
+"""Routes from devices to their connections; pure bookkeeping, no sockets."""
 
 import dataclasses
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.ids import DeviceId
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,15 +35,11 @@ class Routes:
         self._connections[routing_id] = connection
         self._current[device] = routing_id
 
-    def disconnected(self, descriptor: int) -> list[DeviceId]:
-        """Forgets a connection; returns the devices that have none left."""
-        gone = [
-            routing_id
-            for routing_id, connection in self._connections.items()
-            if connection.descriptor == descriptor
-        ]
-        devices = [self._drop(routing_id) for routing_id in gone]
-        return [device for device in devices if device not in self._current]
+    def disconnected(self, descriptor: int) -> None:
+        """Forgets a connection."""
+        for routing_id, connection in list(self._connections.items()):
+            if connection.descriptor == descriptor:
+                self._drop(routing_id)
 
     def forget(self, device: DeviceId) -> None:
         """Forgets all connections of ``device``."""
@@ -63,11 +55,10 @@ class Routes:
         """Devices that have a connection."""
         return frozenset(self._current)
 
-    def _drop(self, routing_id: bytes) -> DeviceId:
+    def _drop(self, routing_id: bytes) -> None:
         device = self._connections.pop(routing_id).device
         if self._current.get(device) == routing_id:
             del self._current[device]
             for other, connection in self._connections.items():
                 if connection.device == device:
                     self._current[device] = other
-        return device

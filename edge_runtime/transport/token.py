@@ -20,11 +20,11 @@ _CHECK_BYTES = 2  # 50 bytes in all: a mistyped character is noticed before dial
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PairingToken:
-    """What a device needs to know to trust a coordinator and to be trusted.
+    """The shared secret by which a device and a coordinator come to trust each other.
 
     Attributes:
-        coordinator_key: by which the device recognises the coordinator.
-        secret: 16 bytes by which the coordinator recognises the device.
+        coordinator_key: by which the device recognizes the coordinator.
+        secret: 16 bytes by which the coordinator recognizes the device.
     """
 
     coordinator_key: PublicKey

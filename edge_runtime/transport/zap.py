@@ -1,4 +1,4 @@
-"""Who may connect: ZAP (ZeroMQ RFC 27) allow-lists that can change at any moment.
+"""Allow-lists of ZAP (ZeroMQ RFC 27) that can change at any moment.
 
 The User-Id that ZAP gives a connection is the peer's public key, not its DeviceId.
 The DeviceId is looked up by that key on every message, so revoking a device, or
@@ -64,7 +64,7 @@ class AllowList:
             return next((key for key, name in self._device_by_key.items() if name == device), None)
 
     def admits(self, public_key: PublicKey) -> bool:
-        """Whether ``public_key`` may connect now."""
+        """True if ``public_key`` may connect now."""
         return self.device_of(public_key) is not None
 
     def _remove(self, device: DeviceId) -> None:

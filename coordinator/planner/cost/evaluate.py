@@ -38,7 +38,7 @@ def evaluate(problem: Problem, plan: Plan) -> Prediction:
     epoch = epoch_seconds(problem, shards)
     owners = [problem.profile(owner.device) for owner in plan.owners]
     return Prediction(
-        under_way=float(
+        in_flight=float(
             micro_batches_in_flight(problem, bottleneck, latencies, owners, plan.micro_batch_size)
         ),
         total_seconds=fill + problem.epochs * epoch,

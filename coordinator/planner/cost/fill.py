@@ -3,7 +3,7 @@
 Every device is busy with four things that overlap: its worker computes, its processor also
 encodes, encrypts and stores, its link sends, and receives. Each is linear in the share of the
 stage's micro-batches that the device serves, and the longest of them keeps it busy. The fill
-takes as long as the bottleneck, the busiest device, and the pipeline's latency: the way of one
+takes as long as the bottleneck device and the pipeline's latency: the way of one
 micro-batch through all stages.
 
 ``first`` and ``last`` are cuts, or arrays of cuts: blocks ``[first, last)``.

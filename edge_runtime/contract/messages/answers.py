@@ -1,13 +1,12 @@
 """From a device to the coordinator: answers and telemetry."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Literal
 
 import numpy as np
 
+from edge_runtime.contract.checks import check_array, require
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.profile import DeviceProfile
 
@@ -20,11 +19,10 @@ class Hello(Message):
 
     Attributes:
         software: version of pacplus on the device.
-        roles: what the device can do.
-        data_address: where its data socket listens.
+        data_address: of its data socket.
         process_id: for local devices.
         threads: the most that it computes with.
-        cores: processor seconds a second that it may use, a quota included.
+        cores: CPU quota in cores, or the number of cores.
     """
 
     software: str
@@ -35,10 +33,10 @@ class Hello(Message):
     cores: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.threads < 1 or not 0 < self.cores < math.inf:
-            raise ValueError("threads and cores must be positive")
-        if not self.data_address.startswith("tcp://") or len(self.data_address) > 256:
-            raise ValueError("data_address is not a tcp:// address")
+        positive = self.threads >= 1 and 0 < self.cores < math.inf
+        require(positive, "threads and cores must be positive")
+        is_address = self.data_address.startswith("tcp://") and len(self.data_address) <= 256
+        require(is_address, "data_address is not a tcp:// address")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +55,7 @@ class FileRequest(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileDone(Message):
-    """What was measured."""
+    """The profile that was measured."""
 
     profile: DeviceProfile
 
@@ -72,7 +70,6 @@ class LinkMeasured(Message):
     """The link from this device to ``peer``.
 
     Attributes:
-        peer: the other end.
         bits_per_second: of payload, from here to there.
         latency_seconds: one way, as half of a round trip.
     """
@@ -82,15 +79,13 @@ class LinkMeasured(Message):
     latency_seconds: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.bits_per_second < math.inf:
-            raise ValueError("bits_per_second must be positive")
-        if not 0 <= self.latency_seconds < math.inf:
-            raise ValueError("latency_seconds must not be negative")
+        require(0 < self.bits_per_second < math.inf, "bits_per_second must be positive")
+        require(0 <= self.latency_seconds < math.inf, "latency_seconds must not be negative")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CacheStatus(Message):
-    """Which of the asked keys are held with all layers: (N,) bool, and the cache's size."""
+    """Tells the asked keys that are held with all layers, (N,) bool, and the cache's size."""
 
     held: Array
     bytes_used: int
@@ -145,7 +140,7 @@ class TrainingReady(Message):
 class Progress(Message):
     """So far in this epoch: this trainer's samples and their summed loss.
 
-    ``count`` is what a mean loss divides by: samples, or counted tokens.
+    ``count`` is the divisor of a mean loss: samples, or counted tokens.
     """
 
     epoch: int
@@ -176,8 +171,8 @@ class Outputs(Message):
     outputs: Array
 
     def __post_init__(self) -> None:
-        if self.outputs.ndim != 2 or self.indices.shape != self.outputs.shape[:1]:
-            raise ValueError("outputs must be (N, C) and indices (N,)")
+        fits = self.outputs.ndim == 2 and self.indices.shape == self.outputs.shape[:1]
+        require(fits, "outputs must be (N, C) and indices (N,)")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,10 +189,8 @@ class NextTokens(Message):
     tokens: Array
 
     def __post_init__(self) -> None:
-        if self.lines.ndim != 1 or self.tokens.shape != self.lines.shape:
-            raise ValueError("lines and tokens must be (N,)")
-        if self.lines.dtype != np.int32 or self.tokens.dtype != np.int32:
-            raise ValueError("lines and tokens must be int32")
+        check_array("lines", self.lines, np.int32, (len(self.tokens),))
+        check_array("tokens", self.tokens, np.int32, (len(self.tokens),))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +202,7 @@ class TrainerState(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Usage(Message):
-    """What this device has used since its process started.
+    """Resources that this device has used since its process started.
 
     Attributes:
         phase: the phase that ended.
@@ -228,6 +221,6 @@ class Usage(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Failed(Message):
-    """The device could not do what was asked; ``reason`` is one line for the user."""
+    """The device could not fulfil the request; ``reason`` is one line for the user."""
 
     reason: str

@@ -1,18 +1,16 @@
-"""What all messages share."""
-
-from __future__ import annotations
+"""The base of all messages, the types and the checks that they share."""
 
 import dataclasses
-import typing
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
+from edge_runtime.contract.checks import Array as Array
+from edge_runtime.contract.checks import check_array, require
 from edge_runtime.contract.generation import Sequences
-from edge_runtime.contract.manifest import HIDDEN_PREFIX, FileSpec, InputSpec, Stream
+from edge_runtime.contract.manifest import HIDDEN_PREFIX, FileSpec, InputSpec, Stream, check_streams
 
-Array: TypeAlias = np.ndarray[Any, Any]
 CacheDtype = Literal["fp32", "fp16", "int8"]
 Phase = Literal["start", "profile", "fill", "train", "eval"]
 SampleSet = Literal["train", "eval"]
@@ -29,15 +27,13 @@ class StageFiles:
     """A stage graph and the weight files that it refers to by base name.
 
     Attributes:
-        first: first block.
-        last: one past the last block.
+        first: first block; ``last`` is one past the last one.
         streams: the sequence that each of hidden states ``0 .. last - 1`` belongs to.
-        carries: what later blocks need: hidden states, made here or earlier, and token
+        carries: inputs of later blocks: hidden states, made here or earlier, and token
             inputs.
         inputs: the whole backbone's inputs.
         graph: the serialized ONNX model.
         exact_graph: the same for processors whose uint8 x int8 product saturates.
-        files: weight files.
     """
 
     first: int
@@ -50,10 +46,9 @@ class StageFiles:
     files: tuple[FileSpec, ...]
 
     def __post_init__(self) -> None:
-        if not 0 <= self.first < self.last:
-            raise ValueError(f"stage [{self.first}, {self.last}) is empty")
-        if len(self.streams) != self.last:
-            raise ValueError("streams must name the sequence of every hidden state")
+        require(0 <= self.first < self.last, f"stage [{self.first}, {self.last}) is empty")
+        named = len(self.streams) == self.last
+        require(named, "streams must name the sequence of every hidden state")
         tokens = {spec.name for spec in self.inputs if spec.kind == "tokens"}
         hidden = {f"{HIDDEN_PREFIX}{i}" for i in range(self.last)}
         unknown = set(self.carries) - tokens - hidden
@@ -65,25 +60,18 @@ Lengths: TypeAlias = dict[Stream, Array]
 """Tokens of N samples in each of their sequences, (N,) int32 each."""
 
 
-def check_streams(named: Mapping[Stream, Any]) -> None:
-    """Raises ValueError unless ``named`` has one or both of the sequences, nothing else."""
-    if not named or not set(named) <= set(typing.get_args(Stream)):
-        raise ValueError("the sequences must be encoder, decoder or both")
-
-
 def check_lengths(lengths: Mapping[Stream, Array], count: int) -> None:
     """Raises ValueError unless every sequence has ``count`` int32 lengths above 0."""
     check_streams(lengths)
     for stream, each in lengths.items():
-        if each.shape != (count,) or each.dtype != np.int32:
-            raise ValueError(f"lengths of {stream} must be int32 of shape ({count},)")
+        check_array(f"lengths of {stream}", each, np.int32, (count,))
         if count and each.min() < 1:
             raise ValueError("samples must have at least one token in each of their sequences")
 
 
 def check_sequences(sequences: Sequences, lengths: Mapping[Stream, Array], count: int) -> None:
     """Raises ValueError unless every new row belongs to one of ``count`` sequences."""
-    if len(sequences.lines) != count:
-        raise ValueError(f"{len(sequences.lines)} sequences for {count} samples")
-    if not set(lengths) <= set(sequences.known):
-        raise ValueError("it is not said how many rows of a sequence are known")
+    lines = len(sequences.lines)
+    require(lines == count, f"{lines} sequences for {count} samples")
+    known = set(lengths) <= set(sequences.known)
+    require(known, "it is not said how many rows of a sequence are known")

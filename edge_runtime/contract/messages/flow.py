@@ -1,50 +1,23 @@
 """Says which answer each request has: read by session, device and the tests' fake alike."""
 
-from __future__ import annotations
+import edge_runtime.contract.messages.answers as answers
+import edge_runtime.contract.messages.requests as requests
 
-from .answers import (
-    CacheStatus,
-    EpochDone,
-    GenerationReady,
-    LinkMeasured,
-    Outputs,
-    PeersReady,
-    ProfileDone,
-    SamplesReady,
-    StageReady,
-    TrainerState,
-    TrainingReady,
-    Usage,
-)
 from .base import Message
-from .requests import (
-    BeginPhase,
-    Evaluate,
-    LoadStage,
-    OpenCache,
-    OwnSamples,
-    Peers,
-    ProbeLink,
-    ProfileRequest,
-    SendState,
-    SetUpGeneration,
-    SetUpTraining,
-    TrainEpoch,
-)
 
 ANSWER_OF: dict[type[Message], type[Message]] = {
-    ProfileRequest: ProfileDone,
-    Peers: PeersReady,
-    ProbeLink: LinkMeasured,
-    OpenCache: CacheStatus,
-    LoadStage: StageReady,
-    OwnSamples: SamplesReady,
-    SetUpTraining: TrainingReady,
-    SetUpGeneration: GenerationReady,
-    TrainEpoch: EpochDone,
-    Evaluate: Outputs,
-    SendState: TrainerState,
-    BeginPhase: Usage,
+    requests.ProfileRequest: answers.ProfileDone,
+    requests.Peers: answers.PeersReady,
+    requests.ProbeLink: answers.LinkMeasured,
+    requests.OpenCache: answers.CacheStatus,
+    requests.LoadStage: answers.StageReady,
+    requests.OwnSamples: answers.SamplesReady,
+    requests.SetUpTraining: answers.TrainingReady,
+    requests.SetUpGeneration: answers.GenerationReady,
+    requests.TrainEpoch: answers.EpochDone,
+    requests.Evaluate: answers.Outputs,
+    requests.SendState: answers.TrainerState,
+    requests.BeginPhase: answers.Usage,
 }
 """Request -> the one message that answers it, unless ``Failed`` does.
 

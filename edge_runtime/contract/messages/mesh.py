@@ -1,13 +1,12 @@
 """From device to device: activations, states, gradients, credit."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Iterator
 
 import numpy as np
 
+from edge_runtime.contract.checks import require
 from edge_runtime.contract.generation import Sequences
 from edge_runtime.contract.manifest import HIDDEN_PREFIX
 
@@ -22,8 +21,8 @@ MAX_COUNT = 1 << 32
 class Activations(Message):
     """A micro-batch on its way to stage ``stage``.
 
-    ``rows`` has, by the name of the graph input, what that stage and those behind it need, the
-    samples one after another, unpadded: hidden states (tokens, d) float32 and token ids
+    ``rows`` has the inputs of that stage and of those behind it, by their names in the graph,
+    the samples one after another, unpadded: hidden states (tokens, d) float32 and token ids
     (tokens,) int32, tokens of the sequence that they belong to.
     """
 
@@ -32,8 +31,7 @@ class Activations(Message):
     rows: dict[str, Array]
 
     def __post_init__(self) -> None:
-        if not 1 <= self.stage < len(self.batch.route):
-            raise ValueError("stage is out of range")
+        require(1 <= self.stage < len(self.batch.route), "stage is out of range")
         totals = {int(lengths.sum()) for lengths in self.batch.lengths.values()}
         for name, rows in self.rows.items():
             hidden = name.startswith(HIDDEN_PREFIX)
@@ -53,7 +51,7 @@ class States(Message):
         lengths: (N,) int32, in the sequence that the layers belong to.
         layers: which hidden states, all of one sequence.
         encoded: (L, tokens, R) uint8, rows of the cache dtype.
-        numerics: what computed them, e.g. ``ort-1.31/fast``.
+        numerics: runtime and kernel that computed them, e.g. ``ort-1.31/fast``.
         sequences: as of the micro-batch, those of ``keys``.
     """
 
@@ -66,21 +64,21 @@ class States(Message):
     sequences: Sequences | None = None
 
     def __post_init__(self) -> None:
-        if self.keys.shape != (len(self.lengths), 32) or self.encoded.ndim != 3:
-            raise ValueError("keys must be (N, 32), encoded (L, tokens, R)")
-        if self.encoded.shape[:2] != (len(self.layers), int(self.lengths.sum())):
-            raise ValueError("encoded must have a row for every layer and token")
-        if len(self.numerics) > MAX_NAME_LENGTH:
-            raise ValueError("numerics is too long")
-        if self.sequences is not None and len(self.sequences.lines) != len(self.lengths):
-            raise ValueError("there must be as many sequences as lengths")
+        count, tokens = len(self.lengths), int(self.lengths.sum())
+        fits = self.keys.shape == (count, 32) and self.encoded.ndim == 3
+        require(fits, "keys must be (N, 32), encoded (L, tokens, R)")
+        whole = self.encoded.shape[:2] == (len(self.layers), tokens)
+        require(whole, "encoded must have a row for every layer and token")
+        require(len(self.numerics) <= MAX_NAME_LENGTH, "numerics is too long")
+        equal = self.sequences is None or len(self.sequences.lines) == count
+        require(equal, "there must be as many sequences as lengths")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class GradientPart(Message):
     """The sender's summed gradient, the part that the receiver reduces.
 
-    ``count`` is what the whole sum is over: the sender's samples, or counted tokens.
+    ``count`` is the number of the sender's samples, or counted tokens, in the sum.
     """
 
     step: int
@@ -89,8 +87,7 @@ class GradientPart(Message):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.count <= MAX_COUNT:
-            raise ValueError(f"count must be between 0 and {MAX_COUNT}")
+        require(0 <= self.count <= MAX_COUNT, f"count must be between 0 and {MAX_COUNT}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,8 +109,8 @@ class Probe(Message):
     payload: Array
 
     def __post_init__(self) -> None:
-        if not 0 <= self.index < self.count <= MAX_COUNT or self.train < 0:
-            raise ValueError("index must be below count, and train not negative")
+        in_order = 0 <= self.index < self.count <= MAX_COUNT and self.train >= 0
+        require(in_order, "index must be below count, and train not negative")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,28 +121,25 @@ class ProbeEcho(Message):
     seconds: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seconds < math.inf:
-            raise ValueError("seconds must not be negative")
+        require(0 <= self.seconds < math.inf, "seconds must not be negative")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Credit(Message):
-    """The receiver has dealt with so many bytes; as many more may be sent."""
+    """The receiver has processed so many bytes; as many more may be sent."""
 
     size_bytes: int
 
     def __post_init__(self) -> None:
-        if self.size_bytes < 1:
-            raise ValueError("size_bytes must be positive")
+        require(self.size_bytes >= 1, "size_bytes must be positive")
 
 
 STATES_BYTES = 8 << 20
-"""Most payload of one ``States`` message, if one layer is not more: far below what a socket
-takes, and little enough to share a link with others."""
+"""Most payload of one ``States`` message, if one layer is not more: far below a socket's
+limit, and little enough to share a link with others."""
 
 
 def split_layers(layers: tuple[int, ...], layer_bytes: int) -> Iterator[tuple[int, ...]]:
     """Splits layers into groups whose states fit one message."""
     count = max(1, STATES_BYTES // max(1, layer_bytes))
-    for start in range(0, len(layers), count):
-        yield layers[start : start + count]
+    return (layers[start : start + count] for start in range(0, len(layers), count))

@@ -1,6 +1,4 @@
-"""From the coordinator to a device."""
-
-from __future__ import annotations
+"""Requests: from the coordinator to a device."""
 
 import dataclasses
 from typing import Literal
@@ -8,9 +6,10 @@ from typing import Literal
 import numpy as np
 
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
+from edge_runtime.contract.checks import check_array, require
 from edge_runtime.contract.generation import GenerationOptions, Sequences
 from edge_runtime.contract.ids import DeviceId, Sha256
-from edge_runtime.contract.manifest import FileSpec, Stream
+from edge_runtime.contract.manifest import FileSpec, Stream, check_streams
 from edge_runtime.contract.profile import DeviceProfile
 
 from .base import (
@@ -23,7 +22,6 @@ from .base import (
     StageFiles,
     check_lengths,
     check_sequences,
-    check_streams,
 )
 
 MOST_PROBE_SECONDS = 10.0
@@ -41,26 +39,21 @@ class ProfileRequest(Message):
     """Measure this device. Answered by ``ProfileDone``.
 
     Attributes:
-        stages: one block of each class.
-        block_classes: the classes.
+        stages: one block of each of ``block_classes``.
         pairs: two blocks in a row of some of the classes. Entering and leaving a stage costs
-            something besides its blocks, and is told from them by a second block.
+            something besides its blocks; a second block tells the two apart.
         batch: samples of the timed micro-batch, unless the device is too slow for so many.
         tokens: of a mean sample, in each of its sequences.
-        max_tokens: of the longest sample; what decides the memory of training.
-        hidden_size: d.
+        max_tokens: of the longest sample, which decides the memory of training.
         adapter: set asks for training speed too, where the device can train.
-        adapter_graph: the trained adapter as ONNX, fetched like weight files: nothing will be
-            trained, and it is this graph that is timed.
+        adapter_graph: the trained adapter as ONNX, fetched like weight files, is timed: nothing
+            will be trained.
         counted_tokens: tokens of a sample that a language model's loss counts.
-        head_dtype: of a language model's frozen head. Its shape decides what it costs, its
-            values do not, so a made-up one is timed: no transfer to devices that end up
-            training nothing.
-        backbone_digest: whose cache may grow.
-        cache_dtype: likewise.
-        cache_quota_bytes: likewise.
-        known: what was measured earlier, under the same conditions: only memory and storage
-            are looked at again, and the rest of the request is empty.
+        head_dtype: of a language model's frozen head. Its shape decides its cost, so a
+            synthetic one is timed: no transfer to devices that end up training nothing.
+        backbone_digest: of the cache that may grow, as its dtype and quota.
+        known: an earlier profile under the same conditions: only memory and storage are
+            measured again, and the rest of the request is empty.
     """
 
     stages: tuple[StageFiles, ...]
@@ -81,26 +74,23 @@ class ProfileRequest(Message):
 
     def __post_init__(self) -> None:
         check_streams(self.tokens)
-        if self.adapter_graph is not None and self.adapter is None:
-            raise ValueError("adapter_graph needs adapter, its shape")
-        if len(self.block_classes) != len(self.stages) or not set(self.pairs) <= set(
-            self.block_classes
-        ):
-            raise ValueError(
-                "block_classes must name the class of each stage, and pairs some of them"
-            )
-        if self.tokens.keys() != self.max_tokens.keys():
-            raise ValueError("tokens and max_tokens must be of the same sequences")
-        if min(self.batch, *self.tokens.values(), *self.max_tokens.values()) < 1:
-            raise ValueError("batch and tokens must be positive")
+        require(self.adapter or not self.adapter_graph, "adapter_graph needs adapter, its shape")
+        require(
+            len(self.block_classes) == len(self.stages)
+            and set(self.pairs) <= set(self.block_classes),
+            "block_classes must name the class of each stage, and pairs some of them",
+        )
+        same = self.tokens.keys() == self.max_tokens.keys()
+        require(same, "tokens and max_tokens must be of the same sequences")
+        smallest = min(self.batch, *self.tokens.values(), *self.max_tokens.values())
+        require(smallest >= 1, "batch and tokens must be positive")
 
     @property
     def files(self) -> tuple[FileSpec, ...]:
-        """What must be fetched before."""
-        graph = () if self.adapter_graph is None else (self.adapter_graph,)
+        """Weight files to fetch before, each once, and the adapter's graph."""
         stages = (*self.stages, *self.pairs.values())
         files = {file.sha256: file for stage in stages for file in stage.files}
-        return (*files.values(), *graph)
+        return (*files.values(), *((self.adapter_graph,) if self.adapter_graph else ()))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +113,7 @@ class Peer:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Peers(Message):
-    """Who may talk to this device's data socket, and where they are. Answered by ``PeersReady``."""
+    """Lists the devices that may connect to the data socket. Answered by ``PeersReady``."""
 
     peers: tuple[Peer, ...]
 
@@ -136,8 +126,8 @@ class ProbeLink(Message):
     seconds: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.seconds <= MOST_PROBE_SECONDS:
-            raise ValueError(f"seconds must be positive and at most {MOST_PROBE_SECONDS}")
+        problem = f"seconds must be positive and at most {MOST_PROBE_SECONDS}"
+        require(0 < self.seconds <= MOST_PROBE_SECONDS, problem)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,8 +162,8 @@ class LoadStage(Message):
     rest: StageFiles | None = None
 
     def __post_init__(self) -> None:
-        if self.rest is not None and self.rest.first != self.stage.last:
-            raise ValueError("the stage's blocks do not follow one another")
+        follows = self.rest is None or self.rest.first == self.stage.last
+        require(follows, "the stage's blocks do not follow one another")
 
     @property
     def parts(self) -> tuple[StageFiles, ...]:
@@ -196,16 +186,16 @@ class Destination:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
-    """What every stage must know of a micro-batch.
+    """Describes a micro-batch to every stage.
 
     Attributes:
         number: names it within the session.
         route: the device of each stage, in order.
         keys: (N, 32) uint8.
         lengths: tokens of each sample in each of its sequences, (N,) int32.
-        destinations: who keeps which samples.
-        sequences: set where text is generated; lengths and rows are then those of what is
-            new, and owners keep states in memory until they are told to release them.
+        destinations: the owners, and the samples of each.
+        sequences: set where text is generated; lengths and rows are then those of the new
+            tokens, and owners keep states in memory until they are told to release them.
     """
 
     number: int
@@ -217,13 +207,10 @@ class MicroBatch:
 
     def __post_init__(self) -> None:
         count = len(self.keys)
-        if not self.route or count < 1:
-            raise ValueError("a micro-batch needs a route and samples")
-        if self.keys.shape != (count, 32) or self.keys.dtype != np.uint8:
-            raise ValueError("keys must be (N, 32) uint8")
+        require(self.route and count, "a micro-batch needs a route and samples")
+        check_array("keys", self.keys, np.uint8, (count, 32))
         check_lengths(self.lengths, count)
-        for destination in self.destinations:
-            positions = destination.positions
+        for positions in (destination.positions for destination in self.destinations):
             if positions.size and not 0 <= positions.min() <= positions.max() < count:
                 raise ValueError("positions are out of range")
         if self.sequences is not None:
@@ -253,10 +240,9 @@ class MoveSamples(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class OwnSamples(Message):
-    """The samples that this device trains on or evaluates. Answered by ``SamplesReady``.
+    """Tells a device the samples that it trains on or evaluates. Answered by ``SamplesReady``.
 
     Attributes:
-        which: training or evaluation samples.
         total: number of samples over all devices.
         indices: (N,) int32, each sample's number in its data file.
         keys: (N, 32) uint8.
@@ -279,16 +265,16 @@ class OwnSamples(Message):
     def __post_init__(self) -> None:
         count = len(self.keys)
         columns = (self.indices, self.ranks, self.second_starts)
-        if self.keys.shape != (count, 32) or any(c.shape != (count,) for c in columns):
-            raise ValueError("columns differ in length")
+        equal = self.keys.shape == (count, 32) and all(c.shape == (count,) for c in columns)
+        require(equal, "columns differ in length")
         check_lengths(self.lengths, count)
         expected = count
         if self.targets.dtype == np.int32:
-            if "decoder" not in self.lengths:
-                raise ValueError("targets are tokens, but no sample has a decoder's sequence")
+            decodes = "decoder" in self.lengths
+            require(decodes, "targets are tokens, but no sample has a decoder's sequence")
             expected = int(self.lengths["decoder"].sum())
-        if self.targets.shape != (expected,):
-            raise ValueError(f"targets are {self.targets.shape}, not ({expected},)")
+        fits = self.targets.shape == (expected,)
+        require(fits, f"targets are {self.targets.shape}, not ({expected},)")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,7 +301,7 @@ class SetUpTraining(Message):
 
     @property
     def files(self) -> tuple[FileSpec, ...]:
-        """What must be fetched before."""
+        """Files to fetch before."""
         files = (self.adapter_graph, self.head, self.adapter_init)
         return tuple(file for file in files if file is not None)
 
@@ -348,8 +334,8 @@ class SetUpGeneration(Message):
 
     def __post_init__(self) -> None:
         check_streams(self.max_rows)
-        if min(self.max_sequences, *self.max_rows.values()) < 1:
-            raise ValueError("max_sequences and max_rows must be positive")
+        smallest = min(self.max_sequences, *self.max_rows.values())
+        require(smallest >= 1, "max_sequences and max_rows must be positive")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,8 @@ from coordinator.planner.problem.links import LinkMeasurement
 from coordinator.session.measurements import KnownDevices, KnownLink, KnownProfile
 from edge_runtime.contract.ids import DeviceId
 from tests.coordinator.planner.problems import profile
+from tests.coordinator.session.histories import plan_of, play, scenario_of
 from tests.coordinator.session.scenarios import Scenario, job_of
-from tests.coordinator.session.test_machine import plan_of, play, scenario_of
 
 A, B = DeviceId("d0"), DeviceId("d1")
 

@@ -102,8 +102,8 @@ def test_the_drawing_shows_what_passes_the_cut_and_bars_of_busy_time():
 def test_what_limits_the_fill_is_named():
     assert "waits for" in (line := line_of(shown(result()), "the fill ("))
     predicted = result().plan.predicted
-    busiest = max(predicted.devices, key=lambda name: predicted.devices[name].fill_seconds)
-    assert busiest in line
+    bottleneck = max(predicted.devices, key=lambda name: predicted.devices[name].fill_seconds)
+    assert bottleneck in line
     narrow = tuple(
         dataclasses.replace(each, link=dataclasses.replace(LINK, up_bits_per_second=1e6))
         for each in PROFILES

@@ -44,13 +44,14 @@ def held_by(catalogue: Catalogue, split: Plan) -> dict[DeviceId, np.ndarray]:
 def in_place(catalogue: Catalogue, split: Plan, held: dict[DeviceId, np.ndarray]) -> int:
     """Tokens that need not be moved, of distinct samples of each shard."""
     total = 0
+    owner_of = {shard: owner.device for owner in split.owners for shard in owner.shards}
     for which, lines in catalogue.tables.items():
         pairs = set(zip(lines.shards.tolist(), catalogue.distinct[which].tolist(), strict=True))
         lengths = dict(
             zip(catalogue.distinct[which].tolist(), lines.samples.lengths.tolist(), strict=True)
         )
         for shard, sample in pairs:
-            total += lengths[sample] * bool(held[split.owner_of(shard)][sample])
+            total += lengths[sample] * bool(held[owner_of[shard]][sample])
     return total
 
 

@@ -48,7 +48,7 @@ def samples(texts: Sequence[int], model: Manifest | None = None) -> Samples:
 
 
 def key_of(text: int) -> bytes:
-    return samples([text]).key(0)
+    return samples([text]).keys[0].tobytes()
 
 
 def targets(texts: Sequence[int], model: Manifest) -> np.ndarray | Ragged:

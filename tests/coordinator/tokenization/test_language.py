@@ -15,7 +15,7 @@ from coordinator.data import Completions, Conversations, Documents, Transformati
 from coordinator.tokenization import LanguageTokenizer, TokenizedLanguage
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.manifest import InputSpec, Manifest
-from edge_runtime.contract.sample import sample_key
+from edge_runtime.contract.sample import Ragged, sample_keys
 from tests.coordinator.bundles import DIGEST, manifest
 
 FILE = Path("data.jsonl")
@@ -240,7 +240,8 @@ def test_nothing_to_learn_is_bad_input(bundles) -> None:
 def test_samples_are_keyed_by_all_they_are_made_of(bundles) -> None:
     result = LanguageTokenizer(bundles["gpt"], decoder()).encode(documents("ab"), FILE)
     assert dict(result.samples.streams) == {"input_ids": "decoder"}
-    assert result.samples.key(0) == sample_key(DIGEST, {"input_ids": ids(result)})
+    inputs = {"input_ids": Ragged.from_rows([ids(result)])}
+    assert result.samples.keys.tolist() == sample_keys(DIGEST, inputs).tolist()
     both = LanguageTokenizer(bundles["bart"], encoder_decoder())
     samples = both.encode(transformations(("a", "b")), FILE).samples
     assert dict(samples.streams) == {"input_ids": "encoder", "decoder_input_ids": "decoder"}

@@ -6,7 +6,7 @@ import pytest
 from coordinator.tokenization import SampleTokenizer
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.manifest import InputSpec
-from edge_runtime.contract.sample import sample_key
+from edge_runtime.contract.sample import Ragged, sample_keys
 from tests.coordinator.bundles import CLS, DIGEST, IDS, MASK, SEP, TYPES, bundle, manifest
 
 
@@ -17,8 +17,9 @@ def test_samples_are_unpadded_and_keyed_by_every_token_input(tmp_path: Path) -> 
     assert samples.inputs["input_ids"][0].tolist() == [CLS, 4, 5, SEP]
     assert samples.lengths.tolist() == [4, 3]
     assert samples.second_starts.tolist() == [0, 0]
-    streams = {"input_ids": [CLS, 6, SEP], "token_type_ids": [0, 0, 0]}
-    assert samples.key(1) == sample_key(DIGEST, streams)
+    second = {"input_ids": [[CLS, 6, SEP]], "token_type_ids": [[0, 0, 0]]}
+    inputs = {name: Ragged.from_rows(rows) for name, rows in second.items()}
+    assert samples.keys[1:].tolist() == sample_keys(DIGEST, inputs).tolist()
 
 
 def test_a_pair_has_types_and_a_second_start(tmp_path: Path) -> None:

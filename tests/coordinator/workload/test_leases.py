@@ -16,7 +16,7 @@ A, B = DeviceId("a"), DeviceId("b")
 LAYERS = (0, 2)
 
 
-def errand(number: int, samples: int = 3, **stored_by: int) -> WorkItem:
+def item(number: int, samples: int = 3, **stored_by: int) -> WorkItem:
     owners = {DeviceId(name): count for name, count in stored_by.items()} or {A: samples}
     return WorkItem(
         number=number,
@@ -30,8 +30,8 @@ def stored(number: int, *layers: int, samples: int = 3) -> Stored:
     return Stored(number=number, layers=layers or LAYERS, samples=samples)
 
 
-def book(*errands: WorkItem, window: int = 2) -> LeaseBook:
-    return LeaseBook(errands, layers=LAYERS, window=window)
+def book(*items: WorkItem, window: int = 2) -> LeaseBook:
+    return LeaseBook(items, layers=LAYERS, window=window)
 
 
 def plan(*shares: float) -> Plan:
@@ -50,15 +50,15 @@ def plan(*shares: float) -> Plan:
 
 
 def test_no_more_than_the_window_is_leased():
-    leases = book(*(errand(number) for number in range(4)))
+    leases = book(*(item(number) for number in range(4)))
     assert [started.number for started in leases.start()] == [0, 1]
     assert leases.start() == []
     assert leases.record(A, stored(1))
     assert [started.number for started in leases.start()] == [2]
 
 
-def test_an_errand_is_done_when_every_owner_has_every_layer():
-    leases = book(errand(0, samples=4, a=3, b=2))
+def test_an_item_is_done_when_every_owner_has_every_layer():
+    leases = book(item(0, samples=4, a=3, b=2))
     leases.start()
     assert leases.record(A, stored(0, 0))
     assert leases.record(B, stored(0, 0, 2, samples=2))
@@ -68,7 +68,7 @@ def test_an_errand_is_done_when_every_owner_has_every_layer():
 
 
 def test_a_sample_of_two_owners_counts_once():
-    leases = book(errand(0, samples=4, a=3, b=2), errand(1, samples=1, b=1))
+    leases = book(item(0, samples=4, a=3, b=2), item(1, samples=1, b=1))
     assert leases.total == 5
     leases.start()
     leases.record(A, stored(0))
@@ -89,14 +89,14 @@ def test_a_sample_of_two_owners_counts_once():
     ids=["made up", "of no owner", "of a layer nobody reads", "of fewer samples", "not started"],
 )
 def test_what_nobody_waits_for_is_refused(device, message):
-    leases = book(errand(0), errand(1), window=1)
+    leases = book(item(0), item(1), window=1)
     leases.start()
     assert not leases.record(device, message)
     assert leases.record(A, stored(0))
 
 
 def test_what_is_stored_twice_counts_once():
-    leases = book(errand(0), errand(1))
+    leases = book(item(0), item(1))
     leases.start()
     assert leases.record(A, stored(0, 0))
     assert not leases.record(A, stored(0, 0))
@@ -111,8 +111,8 @@ def test_nothing_to_do_is_done():
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 4), st.integers(0, 99))
-def test_every_errand_is_started_once_in_order_whatever_is_stored_first(sizes, window, seed):
-    leases = book(*(errand(i, size) for i, size in enumerate(sizes)), window=window)
+def test_every_item_is_started_once_in_order_whatever_is_stored_first(sizes, window, seed):
+    leases = book(*(item(i, size) for i, size in enumerate(sizes)), window=window)
     chance, open_, seen = random.Random(seed), [], []
     while not leases.done:
         started = [entry.number for entry in leases.start()]

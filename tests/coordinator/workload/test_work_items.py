@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from coordinator.planner.dispatch import Router
 from coordinator.samples.samples import Catalogue, Move, Work
 from coordinator.workload.leases import WorkItem
-from coordinator.workload.work_items import MOVE_SAMPLES, make_errands
+from coordinator.workload.work_items import MOVE_SAMPLES, make_items
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import MoveSamples, RunBatch
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
@@ -31,7 +31,7 @@ def one_of(name: DeviceId, share: float) -> StageDevice:
     return StageDevice(device=name, share=share)
 
 
-def errands_of(
+def items_of(
     texts, *, moves=(), lines=(), wanted_by=(), size=3, first_number=0, router=None
 ) -> list[WorkItem]:
     catalogue = Catalogue.make({"train": table(texts, 1)})
@@ -41,7 +41,7 @@ def errands_of(
         wanted_by=tuple(wanted_by),
         distinct=len(set(texts)),
     )
-    return make_errands(
+    return make_items(
         catalogue,
         "train",
         work,
@@ -54,9 +54,9 @@ def errands_of(
 
 def test_moves_come_first_in_parts_and_name_whom_to_ask():
     move = Move(source=B, owner=A, distinct=np.arange(3))
-    errands = errands_of([0, 1, 2], moves=[move], lines=[0], wanted_by=[(A,)], first_number=5)
-    assert [errand.number for errand in errands] == [5, 6]
-    first, second = errands
+    items = items_of([0, 1, 2], moves=[move], lines=[0], wanted_by=[(A,)], first_number=5)
+    assert [item.number for item in items] == [5, 6]
+    first, second = items
     sent = first.send()
     assert isinstance(sent.message, MoveSamples)
     assert (sent.device, sent.message.to, sent.message.layers) == (B, A, (0, 1))
@@ -68,37 +68,37 @@ def test_moves_come_first_in_parts_and_name_whom_to_ask():
 @pytest.mark.parametrize("count", [1, MOVE_SAMPLES, MOVE_SAMPLES + 1, 3 * MOVE_SAMPLES])
 def test_a_move_is_cut_into_parts(count):
     move = Move(source=B, owner=A, distinct=np.arange(count))
-    errands = errands_of(range(count), moves=[move])
-    assert sum(errand.samples for errand in errands) == count
-    assert max(errand.samples for errand in errands) <= MOVE_SAMPLES
-    keys = {key.tobytes() for errand in errands for key in errand.send().message.keys}
+    items = items_of(range(count), moves=[move])
+    assert sum(item.samples for item in items) == count
+    assert max(item.samples for item in items) <= MOVE_SAMPLES
+    keys = {key.tobytes() for item in items for key in item.send().message.keys}
     assert len(keys) == count
 
 
 def test_a_micro_batch_starts_at_the_first_device_of_its_route():
-    (errand,) = errands_of([4], lines=[0], wanted_by=[(A,)])
-    sent = errand.send()
+    (item,) = items_of([4], lines=[0], wanted_by=[(A,)])
+    sent = item.send()
     assert sent.device == A
     assert sent.message.batch.route == (A, B)
-    assert sent.message.batch.number == errand.number
+    assert sent.message.batch.number == item.number
 
 
 def test_a_route_is_chosen_when_the_micro_batch_is_leased():
     stages = (Stage(first=0, last=1, devices=(one_of(A, 0.9), one_of(B, 0.1))),)
     router = Router(dataclasses.replace(PLAN, stages=stages))
-    errands = errands_of([4, 5], lines=[0, 1], wanted_by=[(A,), (A,)], size=1, router=router)
-    assert errands[0].send().device == A
+    items = items_of([4, 5], lines=[0, 1], wanted_by=[(A,), (A,)], size=1, router=router)
+    assert items[0].send().device == A
     router.share(0, {A: 0.1, B: 0.9})
-    assert errands[1].send().device == B
+    assert items[1].send().device == B
 
 
 def test_a_micro_batch_knows_what_it_is_padded_to():
-    (errand,) = errands_of([3, 4, 5], lines=[0, 1, 2], wanted_by=[(A,)] * 3)
-    assert dict(errand.longest) == {"encoder": 3}
+    (item,) = items_of([3, 4, 5], lines=[0, 1, 2], wanted_by=[(A,)] * 3)
+    assert dict(item.longest) == {"encoder": 3}
 
 
-def test_no_work_makes_no_errands():
-    assert errands_of([1]) == []
+def test_no_work_makes_no_items():
+    assert items_of([1]) == []
 
 
 @settings(deadline=None, derandomize=True)
@@ -108,23 +108,21 @@ def test_no_work_makes_no_errands():
 )
 def test_each_line_is_in_one_micro_batch_with_its_tokens_for_its_owners(wanted_by, size):
     texts = [11 - i for i in range(len(wanted_by))]
-    errands = errands_of(
-        texts, lines=range(len(texts)), wanted_by=wanted_by, size=size, first_number=3
-    )
-    assert [errand.number for errand in errands] == list(range(3, 3 + len(errands)))
+    items = items_of(texts, lines=range(len(texts)), wanted_by=wanted_by, size=size, first_number=3)
+    assert [item.number for item in items] == list(range(3, 3 + len(items)))
     visited, found = [], collections.defaultdict(set)
-    for errand in errands:
-        message = errand.send().message
+    for item in items:
+        message = item.send().message
         batch, inputs = message.batch, message.inputs
         count, lengths = len(batch.keys), batch.lengths["encoder"]
-        assert errand.samples == count <= size
+        assert item.samples == count <= size
         assert len(inputs["input_ids"]) == lengths.sum()
         rows = np.split(inputs["input_ids"], np.cumsum(lengths)[:-1])
         for key, row in zip(batch.keys, rows, strict=True):
             visited.append(key.tobytes())
             assert key.tobytes() == key_of(int(row[0]) - 7)
         stored_by = {entry.device: len(entry.positions) for entry in batch.destinations}
-        assert dict(errand.stored_by) == stored_by
+        assert dict(item.stored_by) == stored_by
         for entry in batch.destinations:
             found[entry.device] |= {batch.keys[place].tobytes() for place in entry.positions}
     assert visited == [key_of(text) for text in texts]

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from edge_runtime.cache import ActivationCache, encode
+from edge_runtime.cache.encoding import encode
+from edge_runtime.cache.store import ActivationCache
 
 DIGEST = "ab" * 32
 HIDDEN_SIZE = 8

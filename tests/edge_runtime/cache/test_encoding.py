@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.cache import CACHE_DTYPES, decode_into, encode, row_bytes
-from edge_runtime.cache.encoding import FP16_MAX
-from edge_runtime.contract.cache_format import GROUP_CHANNELS
+from edge_runtime.cache.encoding import FP16_MAX, decode_into, encode
+from edge_runtime.contract.cache_format import CACHE_DTYPES, GROUP_CHANNELS, row_bytes
 from edge_runtime.contract.errors import BadInputError
 
 HIDDEN_SIZES = st.sampled_from([1, 2, 63, 64, 65, 128, 200])

@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from edge_runtime.cache import ActivationCache
 from edge_runtime.cache.inspect import describe, remove
+from edge_runtime.cache.store import ActivationCache
 from edge_runtime.contract.errors import BadInputError
 from tests.edge_runtime.cache.samples import DIGEST, append, keys_of, open_cache
 

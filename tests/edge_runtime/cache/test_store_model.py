@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from edge_runtime.cache import CacheMiss
+from edge_runtime.cache.store import CacheMiss
 from tests.edge_runtime.cache.samples import append, assert_reads, keys_of, open_cache
 
 NUMBERS = st.lists(st.integers(0, 12), min_size=1, max_size=4)

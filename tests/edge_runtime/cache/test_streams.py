@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.cache.inspect import describe
-from edge_runtime.cache.streams import count_samples, filed_under
+from edge_runtime.cache.streams import count_samples, record_keys
 from tests.edge_runtime.cache.samples import ALL_LAYERS, HIDDEN_SIZE, key_of, open_cache
 
 KEYS = st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=5, unique=True)
@@ -16,15 +16,15 @@ def array(keys):
 @given(KEYS)
 def test_an_encoders_records_have_the_samples_keys_and_a_decoders_have_others(keys):
     samples = array(keys)
-    assert (filed_under(samples, "encoder") == samples).all()
-    decoder = filed_under(samples, "decoder")
+    assert (record_keys(samples, "encoder") == samples).all()
+    decoder = record_keys(samples, "decoder")
     assert not (decoder == samples).all(axis=1).any()
-    assert (filed_under(decoder, "decoder") == samples).all()
+    assert (record_keys(decoder, "decoder") == samples).all()
 
 
 @given(KEYS)
 def test_a_sample_counts_once_however_many_of_its_sequences_are_there(keys):
-    decoder = [key.tobytes() for key in filed_under(array(keys), "decoder")]
+    decoder = [key.tobytes() for key in record_keys(array(keys), "decoder")]
     assert count_samples(keys) == count_samples(decoder) == len(keys)
     assert count_samples([*keys, *decoder]) == len(keys)
     assert count_samples([*keys, decoder[0]]) == len(keys)
@@ -36,9 +36,9 @@ def test_two_sequences_of_unequal_lengths_are_one_sample_of_the_cache(tmp_path):
         for stream, lengths in {"encoder": [2, 3], "decoder": [4, 1]}.items():
             rows = np.zeros((len(ALL_LAYERS), 5, 4 * HIDDEN_SIZE), np.uint8)
             assert cache.append(
-                filed_under(keys, stream), np.array(lengths), ALL_LAYERS, rows
+                record_keys(keys, stream), np.array(lengths), ALL_LAYERS, rows
             ).all()
         assert cache.samples == 2
         for stream, lengths in {"encoder": [2, 3], "decoder": [4, 1]}.items():
-            assert cache.read_batch(filed_under(keys, stream), [0])[1].tolist() == lengths
+            assert cache.read_batch(record_keys(keys, stream), [0])[1].tolist() == lengths
     assert describe(tmp_path)[0].samples == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_runtime.cache import encode
+from edge_runtime.cache.encoding import encode
 from edge_runtime.contract.cache_format import CACHE_DTYPES, row_bytes
 from edge_runtime.contract.errors import BadInputError
 

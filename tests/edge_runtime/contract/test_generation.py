@@ -89,7 +89,7 @@ def test_a_peer_cannot_make_sequences_up(wrong, said):
     ("lines", "tokens"), [(ids(1), ids(1, 2)), (ids(1), ids(1).astype(np.float32))]
 )
 def test_tokens_belong_to_lines(lines, tokens):
-    with pytest.raises(ValueError, match="lines and tokens must be"):
+    with pytest.raises(ValueError, match="must be int32 of shape"):
         NextTokens(number=1, lines=lines, tokens=tokens)
 
 

@@ -44,7 +44,6 @@ def test_a_plan_says_who_does_what() -> None:
     assert PLAN.num_blocks == 7
     assert PLAN.stage_of(C) == PLAN.stages[1]
     assert PLAN.stage_of(DeviceId("d")) is None
-    assert PLAN.owner_of(3) == C
     assert PLAN.shards_of(B) == ()
     assert PLAN.share_of(A) == 0.75
 

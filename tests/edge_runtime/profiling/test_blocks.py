@@ -23,9 +23,8 @@ def test_whatever_was_measured_costs_are_possible_and_the_large_run_is_met(small
     assert per_run + (few + more) * per_token == pytest.approx(large)
 
 
-@given(small=seconds, large=seconds, few=st.integers(1, 99), more=st.integers(1, 999))
-def test_the_small_run_is_met_too_where_its_tokens_cost_no_less(small, large, few, more):
-    many = few + more
-    if large / many <= small / few and large - small >= large * more / many / 2:
-        per_run, per_token = split(small, large, few, many)
-        assert per_run + few * per_token == pytest.approx(small, rel=0.01)
+@given(token=seconds, part=st.floats(0, 0.99), few=st.integers(1, 99), more=st.integers(1, 999))
+def test_the_small_run_is_met_too_where_its_tokens_cost_no_less(token, part, few, more):
+    run = part * (few + more) * token  # no more than all tokens of the large run
+    per_run, per_token = split(run + few * token, run + (few + more) * token, few, few + more)
+    assert per_run + few * per_token == pytest.approx(run + few * token, rel=0.01)

@@ -6,12 +6,13 @@ import pytest
 from edge_runtime.backbone.role import parts_for_owners
 from edge_runtime.contract.cache_format import row_bytes
 from edge_runtime.profiling import training as training_profile
-from edge_runtime.profiling.data_handling import layers_of, made_up_micro_batch, measure_handling
+from edge_runtime.profiling.data_handling import layers_of, measure_handling, synthetic_micro_batch
 from tests.edge_runtime.profiling.test_training import CLASSES, REQUEST, TEXTS, TRANSFORMATIONS
 
 
 @pytest.mark.parametrize("request_", [TEXTS, REQUEST], ids=["text", "seq2seq"])
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8"])
+@pytest.mark.alone
 def test_every_cost_of_handling_is_measured_and_nothing_stays(request_, dtype, tmp_path):
     found = measure_handling(dataclasses.replace(request_, cache_dtype=dtype), tmp_path)
     assert found.seconds_per_message > 0
@@ -21,8 +22,8 @@ def test_every_cost_of_handling_is_measured_and_nothing_stays(request_, dtype, t
     assert not list(tmp_path.iterdir())
 
 
-def test_a_made_up_micro_batch_encodes_to_what_a_cache_holds_of_mean_samples():
-    batch, states = made_up_micro_batch(TEXTS)
+def test_a_synthetic_micro_batch_encodes_to_what_a_cache_holds_of_mean_samples():
+    batch, states = synthetic_micro_batch(TEXTS)
     parts = [part for _, part in parts_for_owners(batch, "encoder", states, "fp16")]
     samples = sum(len(part.keys) for part in parts)
     rows = samples * TEXTS.tokens["encoder"] * len(CLASSES.layers)

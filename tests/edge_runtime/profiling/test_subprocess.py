@@ -18,9 +18,10 @@ WAIT_SECONDS = 60
 MEASURE_AND_LIST_MODULES = """
 import sys
 from pathlib import Path
-from edge_runtime.profiling.subprocess import _read, measure_apart
+from edge_runtime.profiling.subprocess import _read, measure_in_subprocess
 request = _read(sys.stdin.buffer)
-found = measure_apart(request, device="d", roles=("trainer",), threads=1, home=Path(sys.argv[1]))
+home = Path(sys.argv[1])
+found = measure_in_subprocess(request, device="d", roles=("trainer",), threads=1, home=home)
 print("torch" in sys.modules, found.trainer.parameters > 0, found.base_memory_bytes)
 """
 
@@ -62,7 +63,7 @@ def test_where_memory_does_not_suffice_for_two_processes_the_device_measures_its
         raise EOFError
 
     monkeypatch.setattr(measuring, "_read", killed)
-    found = measuring.measure_apart(TEXTS, home=tmp_path, **TRAINER)
+    found = measuring.measure_in_subprocess(TEXTS, home=tmp_path, **TRAINER)
     assert found.trainer is not None
 
 
@@ -70,19 +71,11 @@ def test_a_measurement_that_fails_says_where_to_look(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("no folder")
     (tmp_path / "weights").write_text("no folder")
     with pytest.raises(RemoteError, match=r"failed with status \d+; see its log"):
-        measuring.measure_apart(TEXTS, home=tmp_path / "weights" / "x", **TRAINER)
+        measuring.measure_in_subprocess(TEXTS, home=tmp_path / "weights" / "x", **TRAINER)
 
 
 def test_the_measuring_process_ends_when_the_device_is_gone(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "edge_runtime.profiling.subprocess",
-        "d",
-        str(tmp_path),
-        "1",
-        "trainer",
-    ]
+    command = [sys.executable, "-m", measuring.MODULE, "d", str(tmp_path), "1", "trainer"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -9,11 +9,11 @@ from edge_runtime.contract.messages import ProfileRequest
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED
 from edge_runtime.profiling.training import (
     LARGEST_BATCH,
-    fitting,
-    made_up_batch,
-    made_up_head,
     measure_answering,
     measure_training,
+    samples_at_once,
+    synthetic_batch,
+    synthetic_head,
 )
 from edge_runtime.training.samples import BATCH_BYTES
 from export.adapter.graph import adapter_onnx
@@ -69,25 +69,25 @@ def trainer_of_classes(_config):
     return samples.trainer()
 
 
-def test_made_up_batches_have_the_datas_lengths_and_counts():
-    batch = made_up_batch(REQUEST, TRANSFORMATIONS, REQUEST.tokens, 5)
+def test_synthetic_batches_have_the_datas_lengths_and_counts():
+    batch = synthetic_batch(REQUEST, TRANSFORMATIONS, REQUEST.tokens, 5)
     assert batch.hidden.shape == (2, 5, 4, HIDDEN_SIZE)
     assert batch.encoder_hidden.shape == (2, 5, 6, HIDDEN_SIZE)
     assert batch.count == 5 * 3
-    longest = made_up_batch(REQUEST, TRANSFORMATIONS, REQUEST.max_tokens, 1)
+    longest = synthetic_batch(REQUEST, TRANSFORMATIONS, REQUEST.max_tokens, 1)
     assert (longest.targets != NOT_COUNTED).sum() == 6
-    assert made_up_batch(TEXTS, CLASSES, TEXTS.tokens, 3).encoder_hidden is None
+    assert synthetic_batch(TEXTS, CLASSES, TEXTS.tokens, 3).encoder_hidden is None
 
 
-def test_a_made_up_head_is_of_the_bundles_kind():
-    whole = made_up_head(REQUEST, TRANSFORMATIONS)
+def test_a_synthetic_head_is_of_the_bundles_kind():
+    whole = synthetic_head(REQUEST, TRANSFORMATIONS)
     assert (whole.weight.shape, whole.weight.dtype) == ((300, HIDDEN_SIZE), np.float32)
-    small = made_up_head(dataclasses.replace(REQUEST, head_dtype="int8"), TRANSFORMATIONS)
+    small = synthetic_head(dataclasses.replace(REQUEST, head_dtype="int8"), TRANSFORMATIONS)
     assert (small.weight.dtype, small.row_scale.shape) == (np.int8, (300, 1))
 
 
 def test_long_samples_are_measured_one_by_one():
-    assert fitting(CLASSES, {"encoder": 10}, LARGEST_BATCH) == LARGEST_BATCH
+    assert samples_at_once(CLASSES, {"encoder": 10}, LARGEST_BATCH) == LARGEST_BATCH
     row_bytes = len(CLASSES.layers) * HIDDEN_SIZE * 4
-    assert fitting(CLASSES, {"encoder": BATCH_BYTES // row_bytes // 3}, LARGEST_BATCH) == 3
-    assert fitting(CLASSES, {"encoder": BATCH_BYTES}, LARGEST_BATCH) == 1
+    assert samples_at_once(CLASSES, {"encoder": BATCH_BYTES // row_bytes // 3}, LARGEST_BATCH) == 3
+    assert samples_at_once(CLASSES, {"encoder": BATCH_BYTES}, LARGEST_BATCH) == 1

@@ -18,7 +18,7 @@ def operating_system_threads() -> int:
 def test_closing_leaves_no_thread_behind() -> None:
     python_before, all_before = threading.active_count(), operating_system_threads()
     server, client = KeyPair.generate(), KeyPair.generate()
-    with SecureContext(io_threads=2) as context:
+    with SecureContext() as context:
         router = SecureRouter(context, server, domain="control")
         router.allow(PHONE, client.public)
         address = router.bind(Address.parse("127.0.0.1:0"))

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from edge_runtime.contract.errors import BadInputError
@@ -15,9 +15,9 @@ def test_a_token_survives_being_copied_by_hand() -> None:
 def test_one_wrong_character_is_noticed(position: int, character: str) -> None:
     text = PairingToken.generate(KeyPair.generate().public).text()
     wrong = text[:position] + character + text[position + 1 :]
-    if wrong != text:
-        with pytest.raises(BadInputError, match="token"):
-            PairingToken.parse(wrong)
+    assume(wrong != text)
+    with pytest.raises(BadInputError, match="token"):
+        PairingToken.parse(wrong)
 
 
 @pytest.mark.parametrize("text", ["", "pacplus1-", "pacplus2-abc", "hello", "pacplus1-ä"])

@@ -52,7 +52,7 @@ def test_what_is_no_faster_than_what_is_known_is_nothing() -> None:
     assert calls == [1.0]
 
 
-def test_a_bound_on_the_busiest_device_saves_questions() -> None:
+def test_a_bound_on_the_bottleneck_device_saves_questions() -> None:
     points = [(1.0 + i / 50, 5.0 - i / 50) for i in range(100)]
     counts = []
     for bound in (0.0, 0.99):

@@ -25,17 +25,17 @@ def group(chance: random.Random) -> Group:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_no_other_shares_make_the_busiest_member_faster(seed: int) -> None:
+def test_no_other_shares_make_the_bottleneck_member_faster(seed: int) -> None:
     chance = random.Random(seed)
     members = [group(chance) for _ in range(chance.randint(1, 4))]
     steps = best_steps(members, 0, 8)
     assert sum(steps) == 8
 
-    def busiest(counts: tuple[int, ...]) -> float:
+    def bottleneck(counts: tuple[int, ...]) -> float:
         return max(m.seconds(0, n / 8) for m, n in zip(members, counts, strict=True))
 
-    best = min(map(busiest, compositions(8, len(members))))
-    assert busiest(tuple(steps)) == pytest.approx(best)
+    best = min(map(bottleneck, compositions(8, len(members))))
+    assert bottleneck(tuple(steps)) == pytest.approx(best)
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -1,0 +1,175 @@
+"""Devices that are lost, fail, or send what nobody asked for."""
+
+import random
+
+import numpy as np
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from coordinator.protocol.actions import Fail
+from coordinator.protocol.events import Lost, Received
+from edge_runtime.contract import messages as m
+from edge_runtime.contract.errors import InfeasibleError, StoppedError
+from edge_runtime.contract.ids import DeviceId
+from tests.coordinator.session.fake_cluster import Cluster, lose
+from tests.coordinator.session.histories import (
+    generated,
+    play,
+    play_part,
+    seeds,
+)
+from tests.coordinator.session.scenarios import Scenario, scenarios
+
+parts = st.floats(0, 1, exclude_max=True)
+
+
+def says_how_to_go_on(cluster: Cluster) -> bool:
+    """Training is resumed, anything else is tried again."""
+    trains = cluster.session.job.options.epochs > 0
+    said = str(cluster.failure)
+    return ("--resume" in said, said.endswith("try again")) == (trains, not trains)
+
+
+@generated
+@given(scenarios(), seeds, parts, st.data())
+def test_a_lost_device_stops_the_session_for_a_resume(scenario, seed, part, data):
+    chance = random.Random(seed)
+    cluster = play_part(scenario, chance, part)
+    lost = data.draw(st.sampled_from(sorted(scenario.profiles)))
+    joined = set(cluster.joined)
+    actions = lose(cluster, lost, "its process ended")
+    assert isinstance(cluster.failure, StoppedError)
+    assert lost in str(cluster.failure)
+    assert says_how_to_go_on(cluster)
+    assert cluster.events[-1].event == "device_lost"
+    assert cluster.events[-1].fields == {"device": lost, "reason": "its process ended"}
+    assert cluster.shut_down == joined - {lost}
+    assert isinstance(actions[-1], Fail)
+    before = len(cluster.events)
+    cluster.run(chance)  # the Cluster asserts that the session does nothing any more
+    assert len(cluster.events) == before
+
+
+@generated
+@given(scenarios(), seeds, parts, st.data())
+def test_a_device_that_fails_stops_the_session_and_its_reason_is_told(scenario, seed, part, data):
+    chance = random.Random(seed)
+    cluster = play_part(scenario, chance, part)
+    assume(cluster.joined)
+    device = data.draw(st.sampled_from(sorted(cluster.joined)))
+    cluster.tell(Received(device=device, message=m.Failed(reason="out of memory")))
+    assert str(cluster.failure).startswith(f"{device}: out of memory; ")
+    assert says_how_to_go_on(cluster)
+    assert cluster.shut_down == cluster.joined
+    cluster.run(chance)
+
+
+@generated
+@given(scenarios(), seeds, parts, st.data())
+def test_out_of_memory_before_the_plan_cannot_be_resumed_and_after_it_can(
+    scenario, seed, part, data
+):
+    cluster = play_part(scenario, random.Random(seed), part)
+    assume(cluster.joined)
+    device = data.draw(st.sampled_from(sorted(cluster.joined)))
+    planned = cluster.session.record.plan is not None
+    cluster.tell(Lost(device=device, reason=f"{device} is too small", out_of_memory=True))
+    assert f"{device} is too small" in str(cluster.failure)
+    assert isinstance(cluster.failure, StoppedError if planned else InfeasibleError)
+
+
+def noise(scenario: Scenario) -> st.SearchStrategy[m.Message]:
+    """Any message that a device can send, with contents that may be true or not."""
+    numbers = st.integers(0, 30)
+    layers = st.lists(st.integers(0, 4), max_size=3).map(tuple)
+    indices = st.lists(st.integers(-3, 12), max_size=4).map(lambda x: np.array(x, np.int32))
+    empty = np.zeros(0, np.int32)
+    return st.one_of(
+        st.builds(m.Stored, number=numbers, layers=layers, samples=st.integers(0, 5)),
+        st.builds(
+            m.EpochDone,
+            epoch=st.integers(0, 4),
+            samples=numbers,
+            count=numbers,
+            loss_sum=st.just(1e9),
+            seconds=st.just(0.0),
+        ),
+        indices.map(lambda x: m.Outputs(indices=x, outputs=np.full((len(x), 2), 9e9, np.float32))),
+        st.builds(m.ProfileDone, profile=st.sampled_from(list(scenario.profiles.values()))),
+        st.builds(m.CacheStatus, held=st.just(np.ones(3, bool)), bytes_used=st.just(0)),
+        st.builds(
+            m.StageReady,
+            first=st.just(0),
+            last=st.just(1),
+            received_bytes=st.just(99),
+            seconds=st.just(0.0),
+        ),
+        st.sampled_from(["train", "eval"]).map(
+            lambda which: m.SamplesReady(
+                which=which, missing=np.zeros(1, np.int32), cache_bytes=99, cache_samples=99
+            )
+        ),
+        st.just(m.TrainerState(data=np.zeros(4, np.uint8))),
+        st.just(m.TrainingReady(parameters=99)),
+        st.just(m.PeersReady()),
+        st.just(m.Heartbeat()),
+        st.just(
+            m.Usage(phase="eval", cpu_seconds={}, peak_rss_bytes=9, sent_bytes=9, received_bytes=9)
+        ),
+        # What only the coordinator or a peer sends.
+        st.just(m.Shutdown()),
+        st.just(m.TrainEpoch(epoch=1)),
+        st.just(m.Credit(size_bytes=1)),
+        st.just(
+            m.States(
+                number=0,
+                keys=np.zeros((0, 32), np.uint8),
+                lengths=empty,
+                layers=(0,),
+                encoded=np.zeros((1, 0, 4), np.uint8),
+                numerics="",
+            )
+        ),
+    )
+
+
+def is_asked_for(cluster: Cluster, device: DeviceId, message: m.Message) -> bool:
+    """Whether the device owes this very answer, so that the session has to believe it."""
+    if isinstance(message, m.Stored):
+        lease = cluster.leases.get(message.number, set())
+        return any((device, layer) in lease for layer in message.layers)
+    return cluster.owed[device, type(message)] > 0
+
+
+def summary(cluster: Cluster) -> dict[str, object]:
+    record = cluster.session.record
+    before, after = record.outputs_before, record.outputs_after
+    return {
+        "fills": {which: (fill.samples, fill.computed) for which, fill in record.fills.items()},
+        "epochs": [(epoch.epoch, epoch.samples, epoch.loss_sum) for epoch in record.epochs],
+        "parameters": record.parameters,
+        "state": record.state,
+        "before": None if before is None else before.tolist(),
+        "after": None if after is None else after.tolist(),
+        "events": [record.event for record in cluster.events],
+        "caches": [device.cache for device in cluster.devices.values()],
+        "sizes": [
+            (seen.cache_bytes, seen.received_weight_bytes) for seen in record.devices.values()
+        ],
+    }
+
+
+@generated
+@given(scenarios(), seeds, st.data())
+def test_messages_that_nobody_asked_for_change_nothing(scenario, seed, data):
+    messages = st.lists(noise(scenario), min_size=1, max_size=25)
+    made_up = data.draw(messages)
+    cluster, chance = scenario.cluster(), random.Random(seed)
+    other = random.Random(seed + 1)
+    while cluster.advance(chance):
+        if cluster.joined and other.random() < 0.3:
+            device, message = other.choice(sorted(cluster.joined)), other.choice(made_up)
+            if not is_asked_for(cluster, device, message):
+                assert cluster.tell(Received(device=device, message=message)) == []
+    assert cluster.finished
+    assert summary(cluster) == summary(play(scenario, seed))

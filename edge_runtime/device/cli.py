@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import logging
@@ -177,10 +178,18 @@ def _one_session(options: argparse.Namespace, home: Path, known: Any) -> str:
     from edge_runtime.messaging.session_link import SessionLink
     from edge_runtime.transport import Address, SecureContext, load_or_create_keypair
 
-    from .device import DeviceOptions, run_device
+    from .device import Device, DeviceOptions
 
     coordinator = Address.parse(known.address)
     listen, announced = data_addresses(options.listen, coordinator)
+    device_options = DeviceOptions(
+        device=known.device_id,
+        home=home,
+        roles=_roles(options.no_train),
+        threads=options.threads or usage.usable_threads(),
+        data_address=announced,
+        process_id=os.getpid(),
+    )
     with SecureContext() as context:
         link = SessionLink(
             context,
@@ -189,15 +198,8 @@ def _one_session(options: argparse.Namespace, home: Path, known: Any) -> str:
             coordinator_key=known.public_key,
             listen=listen,
         )
-        device_options = DeviceOptions(
-            device=known.device_id,
-            home=home,
-            roles=_roles(options.no_train),
-            threads=options.threads or usage.usable_threads(),
-            data_address=announced,
-            process_id=os.getpid(),
-        )
-        return run_device(device_options, link)
+        with contextlib.closing(link):
+            return Device(device_options, link).run()
 
 
 def _roles(no_train: bool) -> tuple[Any, ...]:

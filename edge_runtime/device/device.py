@@ -240,11 +240,3 @@ class Device:
     def _release(self, request: m.Release) -> None:
         self._backbone.release(request.lines)
         self._trainer.release(request.lines)
-
-
-def run_device(options: DeviceOptions, link: SessionLink) -> Ended:
-    """Runs a device to the end of its session and closes its sockets."""
-    try:
-        return Device(options, link).run()
-    finally:
-        link.close()

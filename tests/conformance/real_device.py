@@ -46,6 +46,7 @@ class RealDevices:
         self._folder = folder
         self._files = {spec.sha256: bundle.file_path(spec) for spec in bundle.manifest.files}
         self._running: dict[DeviceId, Running] = {}
+        self._threads_before = set(threading.enumerate())
 
     def start(self, *names: DeviceId) -> None:
         for name in names:
@@ -102,5 +103,6 @@ class RealDevices:
         for name, running in self._running.items():
             assert self.has_ended(name), f"{name} goes on"
             assert running.link.credited == running.link.received, "a peer waits for credit"
-        assert not [each for each in threading.enumerate() if each.name == "compute"]
+        left = set(threading.enumerate()) - self._threads_before
+        assert not [thread for thread in left if thread.name == "compute"], "work goes on"
         self._running.clear()

@@ -24,7 +24,7 @@ _FIRST, _SECOND, _STEP = "optimizer.first_moment", "optimizer.second_moment", "o
 
 
 def learning_rate(step: int, total_steps: int, options: TrainingOptions) -> float:
-    """Computes the rate of the 0-based ``step``: linear warm-up to the peak, then linear decay to 0."""
+    """Computes the rate of the 0-based ``step``: linear warm-up, then linear decay to 0."""
     warmup_steps = max(1, round(options.warmup_fraction * total_steps))
     rising = (step + 1) / warmup_steps
     falling = (total_steps - step) / max(1, total_steps - warmup_steps + 1)

@@ -34,15 +34,14 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.zeros(shape))
         self.bias = nn.Parameter(torch.zeros(*shape[:-2], shape[-1])) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (N, inputs) to (N, outputs)."""
-        if self.bias is None:
-            return torch.mm(x, self.weight)
-        return torch.addmm(self.bias, x, self.weight)
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Maps (N, inputs) to (N, outputs), plus a residual in place of a bias."""
+        added = self.bias if residual is None else residual
+        return torch.mm(x, self.weight) if added is None else torch.addmm(added, x, self.weight)
 
 
 class CrossAttention(nn.Module):
-    """W_o attention(W_q norm(x), W_kv memory): a decoder's tokens read the encoder's."""
+    """x + W_o attention(W_q norm(x), W_kv memory): a decoder's tokens read the encoder's."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -57,8 +56,8 @@ class CrossAttention(nn.Module):
             raise ValueError("an encoder-decoder's side network needs the encoder's states")
         (q,) = _by_head(self.q(normalize(x)), 1, self._heads, context)
         k, v = _by_head(self.kv(memory.normed), 2, self._heads, memory.context)
-        read: Tensor = self.out(_attend(q, k, v, memory.context.bias, context))
-        return read
+        result: Tensor = self.out(_attend(q, k, v, memory.context.bias, context), x)
+        return result
 
 
 class SideBlock(nn.Module):
@@ -77,10 +76,10 @@ class SideBlock(nn.Module):
         """Maps (N, w) to (N, w)."""
         if self.qkv is not None and self.out is not None:
             q, k, v = _by_head(self.qkv(normalize(x)), 3, self._heads, context)
-            x = x + self.out(_attend(q, k, v, context.bias, context))
+            x = self.out(_attend(q, k, v, context.bias, context), x)
         if self.cross is not None:
-            x = x + self.cross(x, context)
-        result: Tensor = x + self.fc2(functional.silu(self.fc1(normalize(x))))
+            x = self.cross(x, context)
+        result: Tensor = self.fc2(functional.silu(self.fc1(normalize(x))), x)
         return result
 
 
@@ -104,18 +103,18 @@ class SideNetwork(nn.Module):
         """Computes the last side state, (N, w)."""
         normed_LNd = normalize(context.pack(hidden_LBTd))
         assert self.down.bias is not None
-        bias_L1w = self.down.bias[:, None]
-        down_LNw = torch.baddbmm(bias_L1w, normed_LNd, self.down.weight, alpha=self._scale)
+        read_LNw = torch.bmm(normed_LNd, self.down.weight)
+        down_LNw = torch.add(self.down.bias[:, None], read_LNw, alpha=self._scale)
         state, *others = down_LNw.unbind(0)
         for block, mu, down in zip(self.blocks, self.gate.sigmoid(), others, strict=True):
             state = block(torch.lerp(down, state, mu), context)
         return state
 
 
-def _by_head(x_Nc: Tensor, parts: int, heads: int, context: AttentionContext) -> Tensor:
-    """(N, parts * w) to (parts, B, H, T, w / H)."""
-    x = context.pad(x_Nc).view(*context.shape, parts, heads, -1)
-    return x.permute(2, 0, 3, 1, 4)
+def _by_head(x_Nc: Tensor, parts: int, heads: int, context: AttentionContext) -> tuple[Tensor, ...]:
+    """(N, parts * w) to ``parts`` tensors (B, H, T, w / H)."""
+    x = context.pad(x_Nc).view(*context.shape, parts * heads, -1).transpose(1, 2)
+    return torch.split(x, heads, 1)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, queries: AttentionContext) -> Tensor:

@@ -12,6 +12,7 @@ from edge_runtime.contract.tensors import read_tensors, write_tensors
 
 from .averaging import update_average
 from .flat import FlatParameters, check_tensor
+from .load import from_bytes
 from .model import Model
 from .module import ParallelAdapter
 from .optimizer import AdamW
@@ -115,6 +116,10 @@ class Trainer:
             IndexError: a target is no class, or not in the vocabulary.
         """
         self.flat_gradient.fill(0)
+        return self.add_gradients(batch)
+
+    def add_gradients(self, batch: Batch) -> float:
+        """As :meth:`gradients`, adding to ``flat_gradient``: for a batch that comes in parts."""
         return self._model.add_gradients(batch) if batch.size else 0.0
 
     def named_gradients(self) -> dict[str, NDArray[np.float32]]:
@@ -178,10 +183,7 @@ class Predictor:
             BadInputError: damaged, or of an adapter of another shape.
         """
         _configure_torch(threads)
-        adapter = ParallelAdapter(config)
-        where = "adapter_model.safetensors"
-        FlatParameters(adapter).load(read_tensors(weights, where), where)
-        self._model = Model(adapter, head)
+        self._model = Model(from_bytes(config, weights), head)
 
     def outputs(self, batch: Batch) -> NDArray[np.float32]:
         """As :meth:`Trainer.outputs`."""

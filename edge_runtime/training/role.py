@@ -296,17 +296,10 @@ class TrainerRole:
 
 def _sum_gradients(trainer: Trainer, owned: OwnedSamples, chosen: Array) -> tuple[float, int]:
     """Summed loss of the samples and its count; ``trainer.flat_gradient`` has its gradient."""
-    gradient = trainer.flat_gradient
-    if not len(chosen):
-        gradient[:] = 0
-        return 0.0, 0
+    trainer.flat_gradient.fill(0)
     loss, count = 0.0, 0
-    pieces = owned.pieces(chosen)
-    total = np.zeros_like(gradient)
-    for piece in pieces:
+    for piece in owned.pieces(chosen) if len(chosen) else ():
         batch = owned.batch(piece)
-        loss += trainer.gradients(batch)
+        loss += trainer.add_gradients(batch)
         count += batch.count
-        total += gradient
-    gradient[:] = total
     return loss, count

@@ -1,7 +1,13 @@
-"""Parallel Adapters and their training. PyTorch is imported on first use."""
+"""Parallel Adapters and their training. PyTorch is imported on first use.
+
+:mod:`.module` states the network, :mod:`.model` what is computed of a batch, and
+:mod:`.trainer` what a device drives. Autograd costs about what backward passes written by
+hand did (``benchmarks/side_network.py``, CPU-seconds of one thread): FIGURES.
+"""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +16,22 @@ from edge_runtime.contract.errors import MissingExtraError
 from .batch import Batch
 
 if TYPE_CHECKING:
+    from .load import load_adapter
+    from .module import ParallelAdapter
     from .trainer import Predictor, Trainer
 
-__all__ = ["Batch", "Predictor", "Trainer", "is_available"]
+__all__ = ["Batch", "ParallelAdapter", "Predictor", "Trainer", "is_available", "load_adapter"]
+
+_MODULES = {
+    "ParallelAdapter": "module",
+    "Predictor": "trainer",
+    "Trainer": "trainer",
+    "load_adapter": "load",
+}
 
 
 def is_available() -> bool:
-    """Whether this device can train, that is, whether PyTorch is installed."""
+    """Says whether this device can train, that is, whether PyTorch is installed."""
     return importlib.util.find_spec("torch") is not None
 
 
@@ -26,12 +41,12 @@ def __getattr__(name: str) -> Any:
     Raises:
         MissingExtraError: PyTorch is not installed.
     """
-    if name not in ("Predictor", "Trainer"):
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from . import trainer
+        module = importlib.import_module(f".{_MODULES[name]}", __name__)
     except ModuleNotFoundError as error:
         if error.name == "torch":
             raise MissingExtraError("torch", "train") from None
         raise
-    return getattr(trainer, name)
+    return getattr(module, name)

@@ -1,4 +1,4 @@
-"""What the segments of a pair say of each other, token by token, in the hidden states.
+"""Compares the segments of a pair, token by token, in the backbone's hidden states.
 
 A token's counterpart is the mean of the other segment's tokens under softmax(sharpness *
 cosine), the soft alignment of decomposable attention (Parikh et al., 2016) with the cosines
@@ -17,25 +17,26 @@ from torch import Tensor
 
 from edge_runtime.contract.adapter import ALIGNMENT_SHARPNESS
 
-from .attention import MASKED
-from .blocks import normalize
+from .attention_context import MASKED
+from .side_network import normalize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+@torch.no_grad()
 def compare(layers: Sequence[Tensor], pool_BST: Tensor) -> Tensor:
-    """(B, K * 5 * d): how the tokens x of each sample differ from their counterparts y.
+    """Computes how the tokens x of each sample differ from their counterparts y, (B, K * 5 * d).
 
     For each layer the mean of x - y over the first segment and over the second, then the
     mean of |x - y|, its maximum and the mean of x * y over both; 0 where a sample has one
     segment only.
 
     Args:
-        layers: float32 hidden states (B, T, d) of each compared layer.
+        layers: hidden states (B, T, d) of each compared layer.
         pool_BST: weights that take each segment's mean, 0 outside it.
     """
-    tokens_BST = (pool_BST > 0).float()
+    tokens_BST = (pool_BST > 0).to(pool_BST.dtype)
     tokens_BST = tokens_BST * tokens_BST.amax(2, keepdim=True).amin(1, keepdim=True)
     kept_BT = tokens_BST.sum(1)
     whole_B1T = (kept_BT / kept_BT.sum(1, keepdim=True).clamp_(min=1))[:, None]
@@ -53,9 +54,9 @@ def compare(layers: Sequence[Tensor], pool_BST: Tensor) -> Tensor:
 
 def _aligned(hidden_BTd: Tensor, bias_BTT: Tensor) -> tuple[Tensor, Tensor]:
     """The normalized tokens and their counterparts, (B, T, d) both."""
-    x = normalize(hidden_BTd)[0]
+    x = normalize(hidden_BTd)
     # Normalized, a token's squared length is d. The scores are symmetric, so the softmax may
-    # run over the inner dimension, which is faster (see attention.py).
+    # run over the inner dimension: several times faster than over a short last one.
     sharpness = ALIGNMENT_SHARPNESS / x.shape[-1]
     scores = torch.baddbmm(bias_BTT, x, x.transpose(1, 2), alpha=sharpness)
     return x, torch.bmm(torch.softmax(scores, 1).transpose(1, 2), x)

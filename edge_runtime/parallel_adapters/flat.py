@@ -1,33 +1,32 @@
-"""Parameters and gradients as named views into one flat buffer each."""
+"""A module's parameters and gradients in one flat buffer each.
+
+An optimizer step and an all-reduce each touch a single array that way.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from edge_runtime.contract.errors import BadInputError
 
-from .parameters import decayed_specs, initial_values, undecayed_specs
+from .parameters import in_flat_order, initial_values, is_decayed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from edge_runtime.contract.adapter import AdapterConfig
-
-
-class Weight(NamedTuple):
-    """A parameter and where its gradient goes."""
-
-    value: torch.Tensor
-    gradient: torch.Tensor
+    from .module import ParallelAdapter
 
 
 class FlatParameters:
-    """All parameters of an adapter.
+    """All parameters of an adapter, whose own become views of the flat buffer.
+
+    Gradients add up in ``gradients``: it is the callers' to set to zero.
 
     Attributes:
         values: (P,) float32.
@@ -35,72 +34,66 @@ class FlatParameters:
         decayed: number of leading values that weight decay applies to.
     """
 
-    def __init__(
-        self,
-        config: AdapterConfig,
-        seed: int,
-        initial: Mapping[str, NDArray[np.float32]] | None = None,
-    ) -> None:
-        """Makes the parameters and gives them their initial values.
+    def __init__(self, adapter: ParallelAdapter) -> None:
+        parameters = dict(adapter.named_parameters())
+        self._config = adapter.config
+        self._shapes = {name: tuple(parameters[name].shape) for name in in_flat_order(parameters)}
+        sizes = {name: math.prod(shape) for name, shape in self._shapes.items()}
+        self.decayed = sum(size for name, size in sizes.items() if is_decayed(name))
+        self.values = torch.zeros(sum(sizes.values()))
+        self.gradients = torch.zeros_like(self.values)
+        for name, value in self._views(self.values).items():
+            parameters[name].data = value
+        for name, gradient in self._views(self.gradients).items():
+            parameters[name].grad = gradient
+
+    def _views(self, buffer: torch.Tensor) -> dict[str, torch.Tensor]:
+        parts = torch.split(buffer, [math.prod(shape) for shape in self._shapes.values()])
+        return {
+            name: part.view(shape)
+            for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
+        }
+
+    def initialize(self, seed: int, given: Mapping[str, NDArray[np.float32]]) -> None:
+        """Sets the initial values.
 
         Args:
-            config: shape of the adapter.
             seed: of the generated values.
-            initial: values to start from in place of generated ones, for some or all of
-                the tensors.
+            given: values to start from in place of generated ones, for some or all of the
+                tensors.
 
         Raises:
-            BadInputError: ``initial`` has a tensor that this adapter has not, or one of
-                another shape or dtype.
+            BadInputError: ``given`` has a tensor that this adapter has not, or one of another
+                shape or dtype.
         """
-        decayed, undecayed = decayed_specs(config), undecayed_specs(config)
-        self._specs = decayed + undecayed
-        self.decayed = sum(spec.size for spec in decayed)
-        total = sum(spec.size for spec in self._specs)
-        self.values = torch.zeros(total)
-        self.gradients = torch.zeros(total)
-        self._weights: dict[str, Weight] = {}
-        offset = 0
-        for spec, generated in initial_values(self._specs, seed):
-            span = slice(offset, offset + spec.size)
-            offset += spec.size
-            self._weights[spec.name] = Weight(
-                self.values[span].view(spec.shape), self.gradients[span].view(spec.shape)
-            )
-            self._weights[spec.name].value.copy_(torch.from_numpy(generated))
-        self._start_from(initial or {})
-
-    def __getitem__(self, name: str) -> Weight:
-        return self._weights[name]
-
-    def _start_from(self, initial: Mapping[str, NDArray[np.float32]]) -> None:
         where = "initial adapter weights"
-        for name in initial:
-            if name not in self._weights:
+        for name in given:
+            if name not in self._shapes:
                 raise BadInputError(f"{where}: this adapter has no tensor {name[:80]!r}")
-            value = self._weights[name].value.numpy()
-            check_tensor(initial, name, value.shape, value.dtype, where)
-            np.copyto(value, initial[name])
+            check_tensor(given, name, self._shapes[name], np.dtype(np.float32), where)
+        values = self.named()
+        for name, generated in initial_values(self._config, self._shapes, seed):
+            np.copyto(values[name], given.get(name, generated))
 
     def named(self) -> dict[str, NDArray[np.float32]]:
         """Every parameter by name, as views."""
-        return {name: weight.value.numpy() for name, weight in self._weights.items()}
+        return {name: value.numpy() for name, value in self._views(self.values).items()}
 
     def named_gradients(self) -> dict[str, NDArray[np.float32]]:
         """Every gradient by its parameter's name, as views."""
-        return {name: weight.gradient.numpy() for name, weight in self._weights.items()}
+        return {name: value.numpy() for name, value in self._views(self.gradients).items()}
 
-    def load(self, tensors: dict[str, NDArray[np.float32]], where: str) -> None:
+    def load(self, tensors: Mapping[str, NDArray[np.float32]], where: str) -> None:
         """Overwrites every parameter.
 
         Raises:
             BadInputError: a tensor is missing, or its shape or dtype differs. Nothing is
                 overwritten then.
         """
-        for spec in self._specs:
-            check_tensor(tensors, spec.name, spec.shape, np.dtype(np.float32), where)
-        for spec in self._specs:
-            np.copyto(self._weights[spec.name].value.numpy(), tensors[spec.name])
+        for name, shape in self._shapes.items():
+            check_tensor(tensors, name, shape, np.dtype(np.float32), where)
+        for name, value in self.named().items():
+            np.copyto(value, tensors[name])
 
 
 def check_tensor(

@@ -1,60 +1,57 @@
-"""The frozen language-model head: features where loss is counted, and their cross-entropy.
+"""Cross-entropy under the frozen language-model head, in little memory.
 
-Shapes: N counted tokens, w adapter width, d channels, V vocabulary, C tokens of a piece of
-the vocabulary.
+Shapes: N counted tokens, d channels, V vocabulary, C tokens of a piece of the vocabulary.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-
-from .blocks import normalize, normalize_backward
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edge_runtime.contract.adapter import AdapterConfig
-
-    from .flat import FlatParameters
     from .frozen_head import FrozenHead
 
 CHUNK_TOKENS = 2048
 """Tokens of the vocabulary whose logits exist at a time."""
 
 
-class Features:
-    """h_L + U(norm(s_L)), at the counted tokens only."""
+class _TotalLoss(torch.autograd.Function):
+    """:func:`total_loss`; its gradient is made in the forward pass."""
 
-    def __init__(self, config: AdapterConfig, parameters: FlatParameters) -> None:
-        self._up = parameters["up.weight"]
-        self._scale = config.up_scale
-        self._saved: tuple[Tensor, ...] = ()
+    @staticmethod
+    def forward(ctx: Any, features_Nd: Tensor, targets_N: Tensor, head: FrozenHead) -> Tensor:
+        """Computes the loss, and keeps its gradient."""
+        gradient_Nd = torch.empty_like(features_Nd)
+        loss_N, _ = token_losses(features_Nd, targets_N, head, gradient_Nd)
+        ctx.save_for_backward(gradient_Nd)
+        return loss_N.sum()
 
-    def forward(self, last: Tensor, state: Tensor, counted_N: Tensor) -> Tensor:
-        """(N, d) from the backbone's last states (B*T, d) and s_L (B*T, w), at ``counted_N``."""
-        normed, mean, rstd = normalize(state)
-        read = normed[counted_N]
-        self._saved = (state, mean, rstd, read, counted_N)
-        return last[counted_N].addmm_(read, self._up.value, alpha=self._scale)
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """Passes on the gradient of the features."""
+        (gradient_Nd,) = ctx.saved_tensors
+        return gradient_Nd * gradients[0], None, None
 
-    def backward(self, gradient: Tensor) -> Tensor:
-        """Gradient with respect to s_L, (B*T, w), given that of the features."""
-        state, mean, rstd, read, counted_N = self._saved
-        gradient = gradient * self._scale
-        torch.mm(read.t(), gradient, out=self._up.gradient)
-        d_normed = torch.zeros_like(state)
-        d_normed[counted_N] = torch.mm(gradient, self._up.value.t())
-        return normalize_backward(d_normed, state, mean, rstd)
+
+def total_loss(features_Nd: Tensor, targets_N: Tensor, head: FrozenHead) -> Tensor:
+    """Computes the summed cross-entropy of the counted tokens, differentiable.
+
+    Autograd would keep the logits of the whole vocabulary: the gradient with respect to the
+    features is summed up piece by piece with the loss.
+    """
+    loss: Tensor = _TotalLoss.apply(features_Nd, targets_N, head)  # type: ignore[no-untyped-call]
+    return loss
 
 
 def token_losses(
     features_Nd: Tensor, targets_N: Tensor, head: FrozenHead, gradient_Nd: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy by one pass over the vocabulary, piece by piece.
+    """Computes the cross-entropy in one pass over the vocabulary, piece by piece.
 
     The softmax is summed up relative to the largest logit so far and rescaled when a
     larger one comes (Milakov and Gimelshein, 2018), and so is the mean of the weights'

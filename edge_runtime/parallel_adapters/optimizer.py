@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.optim.adamw import adamw
 
 from edge_runtime.contract.errors import BadInputError
 
@@ -25,7 +24,7 @@ _FIRST, _SECOND, _STEP = "optimizer.first_moment", "optimizer.second_moment", "o
 
 
 def learning_rate(step: int, total_steps: int, options: TrainingOptions) -> float:
-    """Rate of the 0-based ``step``: linear warm-up to the peak, then linear decay to 0."""
+    """Computes the rate of the 0-based ``step``: linear warm-up, then linear decay to 0."""
     warmup_steps = max(1, round(options.warmup_fraction * total_steps))
     rising = (step + 1) / warmup_steps
     falling = (total_steps - step) / max(1, total_steps - warmup_steps + 1)
@@ -50,15 +49,28 @@ class AdamW:
         size = parameters.values.numel()
         self.step = 0
         self._options = options
-        self._decays = (weight_decay, 0.0)
         self._total_steps = total_steps
         self._gradient = torch.zeros(size)
         self._first = torch.zeros(size)
         self._second = torch.zeros(size)
         # One counter for each range: the fused kernel advances them itself.
         self._counters = [torch.zeros(()), torch.zeros(())]
-        self._sizes = [parameters.decayed, size - parameters.decayed]
-        self._values = parameters.values
+        sizes = [parameters.decayed, size - parameters.decayed]
+        buffers = (parameters.values, self._gradient, self._first, self._second)
+        ranges = list(zip(*(torch.split(buffer, sizes) for buffer in buffers), strict=True))
+        self._torch = torch.optim.AdamW(
+            [
+                {"params": [values], "weight_decay": decay}
+                for (values, *_), decay in zip(ranges, (weight_decay, 0.0), strict=True)
+            ],
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            fused=True,
+        )
+        for (values, gradient, first, second), counter in zip(ranges, self._counters, strict=True):
+            values.grad = gradient
+            moments = {"step": counter, "exp_avg": first, "exp_avg_sq": second}
+            self._torch.state[values] = moments
 
     def apply(self, mean_gradient: NDArray[np.float32]) -> None:
         """Clips by the global norm and updates the parameters in place.
@@ -84,36 +96,12 @@ class AdamW:
         self.step += 1
 
     def _update(self) -> None:
-        rate = learning_rate(self.step, self._total_steps, self._options)
-        ranges = zip(
-            *(torch.split(buffer, self._sizes) for buffer in self._buffers()),
-            self._counters,
-            self._decays,
-            strict=True,
-        )
-        for values, gradient, first, second, counter, decay in ranges:
-            adamw(
-                [values],
-                [gradient],
-                [first],
-                [second],
-                [],
-                [counter],
-                fused=True,
-                amsgrad=False,
-                beta1=0.9,
-                beta2=0.999,
-                lr=rate,
-                weight_decay=decay,
-                eps=1e-8,
-                maximize=False,
-            )
-
-    def _buffers(self) -> tuple[torch.Tensor, ...]:
-        return self._values, self._gradient, self._first, self._second
+        for group in self._torch.param_groups:
+            group["lr"] = learning_rate(self.step, self._total_steps, self._options)
+        self._torch.step()
 
     def state(self) -> dict[str, np.ndarray]:
-        """Moments and counters, as views."""
+        """Returns moments and counters, as views."""
         counters = [self.step, int(self._counters[0])]
         return {
             _FIRST: self._first.numpy(),

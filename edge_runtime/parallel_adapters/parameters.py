@@ -1,141 +1,107 @@
-"""Which parameters a Parallel Adapter has, and where they lie in the flat buffer.
+"""Initial values of a Parallel Adapter's parameters, and their order in the flat buffer.
 
-All parameters share one float32 buffer and all gradients another, so that an optimizer
-step and a gradient exchange each touch a single array. What decays comes first, as one
-contiguous range.
+What weight decay applies to comes first, as one contiguous range: the side network's
+matrices. The head is none of them: decayed, its logits stay too small to tell 150 classes
+apart (CLINC150: 0.81 in place of 0.90 after 3 epochs).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
-    from edge_runtime.contract.adapter import AdapterConfig, SideStack
+    from edge_runtime.contract.adapter import AdapterConfig
 
 # Parts of a side block start close to the identity, and the head close to indifference.
 RESIDUAL_GAIN = 0.3
 HEAD_GAIN = 0.3
 
+_ORDER = {
+    name: place
+    for place, names in enumerate(
+        (
+            ("down.weight",),
+            ("up.weight",),
+            ("blocks.weight",),
+            ("down.bias", "gate"),
+            ("head.weight", "head.bias"),
+            ("comparison.weight",),
+            ("blocks.bias",),
+        )
+    )
+    for name in names
+}
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ParameterSpec:
-    """One named tensor.
 
-    Attributes:
-        name: its name in ``adapter_model.safetensors``.
-        shape: matrices are (inputs, outputs), applied as ``x @ W``.
-        std: standard deviation of its initial values; 0 starts at ``constant``.
-        constant: initial value where ``std`` is 0.
+def is_decayed(name: str) -> bool:
+    """Says whether weight decay applies to the parameter of that name."""
+    return _ORDER[_group(name)] < _ORDER["gate"]
+
+
+def in_flat_order(names: Iterable[str]) -> list[str]:
+    """Sorts the names of :class:`.module.ParallelAdapter`'s parameters as the buffer has them.
+
+    Checkpoints hold the optimizer's moments in this order.
     """
 
-    name: str
-    shape: tuple[int, ...]
-    std: float = 0.0
-    constant: float = 0.0
+    def place(name: str) -> tuple[int, bool, bool]:
+        group = _group(name)
+        return _ORDER[group], name.startswith("decoder."), group == "gate"
 
-    @property
-    def size(self) -> int:
-        """Number of values."""
-        return math.prod(self.shape)
-
-
-def decayed_specs(config: AdapterConfig) -> tuple[ParameterSpec, ...]:
-    """The tensors that weight decay applies to, in buffer order."""
-    d, w = config.hidden_size, config.width
-    specs = [
-        ParameterSpec(
-            name=f"{stack.prefix}down.weight",
-            shape=(stack.layers, d, w),
-            std=d**-0.5 / config.down_scale,
-        )
-        for stack in config.stacks
-    ]
-    # Zero, so that an untrained adapter leaves the backbone's output as it is.
-    specs.append(ParameterSpec(name="up.weight", shape=(w, d)))
-    for stack in config.stacks:
-        for i in range(stack.layers - 1):
-            specs += _block_specs(config, stack, f"{stack.prefix}blocks.{i}")
-    return tuple(specs)
-
-
-def _block_specs(config: AdapterConfig, stack: SideStack, prefix: str) -> list[ParameterSpec]:
-    """The matrices of one side block."""
-    w = config.width
-    shapes = []
-    if config.kind == "attention":
-        shapes += [("qkv", (w, 3 * w), 1.0), ("out", (w, w), RESIDUAL_GAIN)]
-    if stack.cross:
-        shapes += [("cross.q", (w, w), 1.0), ("cross.kv", (w, 2 * w), 1.0)]
-        shapes += [("cross.out", (w, w), RESIDUAL_GAIN)]
-    ff = w * config.feed_forward_ratio
-    shapes += [("fc1", (w, ff), 1.0), ("fc2", (ff, w), RESIDUAL_GAIN)]
-    return [
-        ParameterSpec(name=f"{prefix}.{name}.weight", shape=shape, std=gain * shape[0] ** -0.5)
-        for name, shape, gain in shapes
-    ]
-
-
-def undecayed_specs(config: AdapterConfig) -> tuple[ParameterSpec, ...]:
-    """The tensors that never decay, in buffer order, after the matrices.
-
-    The head is one of them: decayed, its logits stay too small to tell 150 classes apart
-    (CLINC150: 0.81 in place of 0.90 after 3 epochs). A language model's is frozen and no
-    part of the adapter.
-    """
-    w = config.width
-    specs = []
-    for stack in config.stacks:
-        blocks = stack.layers - 1
-        specs += [
-            ParameterSpec(name=f"{stack.prefix}down.bias", shape=(stack.layers, w)),
-            ParameterSpec(
-                name=f"{stack.prefix}gate", shape=(blocks,), constant=config.initial_gate
-            ),
-        ]
-    if not config.generative:
-        specs += [
-            ParameterSpec(
-                name="head.weight",
-                shape=(config.head_features, config.num_outputs),
-                std=HEAD_GAIN * config.head_features**-0.5 / config.head_scale,
-            ),
-            ParameterSpec(name="head.bias", shape=(config.num_outputs,)),
-        ]
-    if config.pair:
-        shape = (config.comparison_features, config.num_outputs)
-        specs.append(ParameterSpec(name="comparison.weight", shape=shape))
-    specs += [
-        ParameterSpec(
-            name=f"{stack.prefix}blocks.{i}.fc1.bias", shape=(w * config.feed_forward_ratio,)
-        )
-        for stack in config.stacks
-        for i in range(stack.layers - 1)
-    ]
-    return tuple(specs)
+    return sorted(names, key=place)
 
 
 def initial_values(
-    specs: tuple[ParameterSpec, ...], seed: int
-) -> Iterator[tuple[ParameterSpec, NDArray[np.float32]]]:
-    """Initial values, the same on every machine and for every version of numpy.
+    config: AdapterConfig, shapes: Mapping[str, tuple[int, ...]], seed: int
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Makes initial values, the same on every machine and for every version of numpy.
 
     Uniform values are made from Philox's raw bits, whose stream numpy guarantees; a
     framework's normal distribution is promised by nobody.
+
+    Args:
+        config: shape of the adapter.
+        shapes: of its parameters by name, in flat order.
+        seed: of the generator.
     """
     bits = np.random.Philox(key=seed)
-    for spec in specs:
-        if spec.std == 0:
-            yield spec, np.full(spec.shape, spec.constant, np.float32)
+    for name, shape in shapes.items():
+        std = _initial_std(config, name, shape)
+        if std == 0:
+            constant = config.initial_gate if _group(name) == "gate" else 0.0
+            yield name, np.full(shape, constant, np.float32)
             continue
         # 24 bits are exact in float32; a uniform value in [-a, a) has variance a^2 / 3.
-        unit = (bits.random_raw(spec.size) >> np.uint64(40)).astype(np.float32) / np.float32(2**23)
-        scaled = (unit - np.float32(1)) * np.float32(math.sqrt(3) * spec.std)
-        yield spec, scaled.reshape(spec.shape)
+        raw = bits.random_raw(math.prod(shape)) >> np.uint64(40)
+        unit = raw.astype(np.float32) / np.float32(2**23)
+        scaled = (unit - np.float32(1)) * np.float32(math.sqrt(3) * std)
+        yield name, scaled.reshape(shape)
+
+
+def _initial_std(config: AdapterConfig, name: str, shape: tuple[int, ...]) -> float:
+    """Standard deviation of the initial values; 0 for constant ones."""
+    group = _group(name)
+    if group == "down.weight":
+        return float(shape[-2] ** -0.5 / config.down_scale)
+    if group == "head.weight":
+        return float(HEAD_GAIN * shape[0] ** -0.5 / config.head_scale)
+    if group == "blocks.weight":
+        gain = RESIDUAL_GAIN if name.endswith(("out.weight", "fc2.weight")) else 1.0
+        return float(gain * shape[0] ** -0.5)
+    # ``up.weight`` too, so that an untrained adapter leaves the backbone's output as it is.
+    return 0.0
+
+
+def _group(name: str) -> str:
+    """The name without its stack, and without what is between a block and its parameter."""
+    name = name.removeprefix("encoder.").removeprefix("decoder.")
+    if name.startswith("blocks."):
+        return f"blocks.{name.rpartition('.')[2]}"
+    return name

@@ -12,7 +12,9 @@ from edge_runtime.contract.tensors import read_tensors, write_tensors
 
 from .averaging import update_average
 from .flat import FlatParameters, check_tensor
+from .load import from_bytes
 from .model import Model
+from .module import ParallelAdapter
 from .optimizer import AdamW
 
 if TYPE_CHECKING:
@@ -76,11 +78,12 @@ class Trainer:
         """
         _configure_torch(threads)
         given = read_tensors(initial, "initial adapter weights") if initial else None
-        self._parameters = FlatParameters(config, options.seed, given)
-        self._average = FlatParameters(config, options.seed, given)
+        adapter, averaged = ParallelAdapter(config), ParallelAdapter(config)
+        self._parameters, self._average = FlatParameters(adapter), FlatParameters(averaged)
+        for parameters in (self._parameters, self._average):
+            parameters.initialize(options.seed, given or {})
         self._average_steps = options.average_fraction * total_steps
-        self._model = Model(config, self._parameters, head)
-        self._average_model = Model(config, self._average, head)
+        self._model, self._average_model = Model(adapter, head), Model(averaged, head)
         decay = options.weight_decay
         self._optimizer = AdamW(
             self._parameters,
@@ -113,11 +116,12 @@ class Trainer:
             ValueError: the batch does not fit the adapter.
             IndexError: a target is no class, or not in the vocabulary.
         """
-        if not batch.size:
-            self.flat_gradient.fill(0)
-            return 0.0
-        with torch.inference_mode():
-            return self._model.loss_and_gradients(batch)
+        self.flat_gradient.fill(0)
+        return self.add_gradients(batch)
+
+    def add_gradients(self, batch: Batch) -> float:
+        """As :meth:`gradients`, adding to ``flat_gradient``: for a batch that comes in parts."""
+        return self._model.add_gradients(batch) if batch.size else 0.0
 
     def named_gradients(self) -> dict[str, NDArray[np.float32]]:
         """``flat_gradient`` by parameter, as views."""
@@ -129,14 +133,13 @@ class Trainer:
         Raises:
             ValueError: ``mean_gradient`` is not (P,) float32.
         """
-        with torch.inference_mode():
-            self._optimizer.apply(mean_gradient)
-            update_average(
-                self._average.values, self._parameters.values, self.step, self._average_steps
-            )
+        self._optimizer.apply(mean_gradient)
+        update_average(
+            self._average.values, self._parameters.values, self.step, self._average_steps
+        )
 
     def outputs(self, batch: Batch) -> NDArray[np.float32]:
-        """What the averaged weights say of a batch, float32.
+        """Computes what the averaged weights say of a batch, float32.
 
         (B, C) logits; (B, 1) values in the targets' units; for language models (B, 3): the
         loss in nats summed over the counted tokens of each sample, how many these are, and
@@ -181,10 +184,7 @@ class Predictor:
             BadInputError: damaged, or of an adapter of another shape.
         """
         _configure_torch(threads)
-        parameters = FlatParameters(config, seed=0)
-        where = "adapter_model.safetensors"
-        parameters.load(read_tensors(weights, where), where)
-        self._model = Model(config, parameters, head)
+        self._model = Model(from_bytes(config, weights), head)
 
     def outputs(self, batch: Batch) -> NDArray[np.float32]:
         """As :meth:`Trainer.outputs`."""

@@ -260,12 +260,10 @@ class TrainerRole:
 
 def _sum_gradients(trainer: Trainer, owned: OwnedSamples, chosen: m.Array) -> tuple[float, int]:
     """Summed loss of the samples and its count; ``trainer.flat_gradient`` has its gradient."""
+    trainer.flat_gradient.fill(0)
     loss, count = 0.0, 0
-    total = np.zeros_like(trainer.flat_gradient)
     for piece in owned.pieces(chosen) if len(chosen) else ():
         batch = owned.batch(piece)
-        loss += trainer.gradients(batch)
+        loss += trainer.add_gradients(batch)
         count += batch.count
-        total += trainer.flat_gradient
-    trainer.flat_gradient[:] = total
     return loss, count

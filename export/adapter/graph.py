@@ -16,8 +16,8 @@ Outputs:
     features                float32 (B, T, d), for language models: what the frozen head,
                             which is no part of the graph, reads
 
-The formulas are those of ``edge_runtime/parallel_adapters``: its ``network``, ``blocks`` and
-``attention`` for the side network, its ``head``, ``comparison`` and ``language`` for the rest.
+The formulas are those of ``edge_runtime/parallel_adapters``: its ``side_network``, ``module``
+and ``comparison``.
 """
 
 import onnx_ir as ir

@@ -9,9 +9,8 @@ import torch
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.contract.errors import BadInputError, PacplusError, UsageError
 from edge_runtime.contract.tensors import write_tensors
-from edge_runtime.parallel_adapters import Batch, Trainer
+from edge_runtime.parallel_adapters import Batch, ParallelAdapter, Trainer
 from edge_runtime.parallel_adapters.frozen_head import FrozenHead
-from edge_runtime.parallel_adapters.parameters import decayed_specs, undecayed_specs
 from export.checkpoint.load import find_checkpoint, load_model
 from export.pruning.initial_adapter import PrunedAdapter, check_shape, read_calibration
 from export.pruning.observe import observe_stacks
@@ -66,7 +65,7 @@ def prune(tiny_model):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_everything_has_a_start_but_constants_and_the_pooled_head(family, prune):
     config, tensors = prune(family)
-    shapes = {spec.name: spec.shape for spec in decayed_specs(config) + undecayed_specs(config)}
+    shapes = {name: tuple(p.shape) for name, p in ParallelAdapter(config).named_parameters()}
     left = {name: shape for name, shape in shapes.items() if name not in tensors}
     assert {name.rpartition("encoder.")[2].rpartition("decoder.")[2] for name in left} <= {
         *("up.weight", "gate", "head.weight", "head.bias")

@@ -1,0 +1,158 @@
+"""The Parallel Adapter as one PyTorch module: what is trained, saved and written as ONNX.
+
+Everything else is compared with it: the engine that trains it on cached hidden states, and
+the graph of :mod:`export.adapter.graph`. Names and shapes of its parameters are those of
+``adapter_model.safetensors``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from .attention_context import AttentionContext, Memory
+from .comparison import compare
+from .side_network import Linear, SideNetwork, normalize
+
+if TYPE_CHECKING:
+    from edge_runtime.contract.adapter import AdapterConfig
+
+
+class ParallelAdapter(nn.Module):
+    """A side network along a frozen backbone, and the head that reads its last state.
+
+    The backbone's hidden states are its input; nothing is propagated back into them. An
+    encoder-decoder has a side network along each of its stacks, and the blocks of the
+    decoder's attend to the last state of the encoder's.
+
+    All parameters are zero until they are loaded (``load_state_dict``) or initialized
+    (:func:`.parameters.initialize`).
+
+    Shapes: L hidden states, B samples, T tokens, S segments, d backbone width, w adapter
+    width, C outputs.
+    """
+
+    def __init__(self, config: AdapterConfig) -> None:
+        super().__init__()
+        self.config = config
+        networks = [SideNetwork(config, stack) for stack in config.stacks]
+        if config.encoder_layers:
+            self.encoder, self.decoder = networks
+        else:  # saved without a prefix
+            (own,) = networks
+            self.down, self.gate, self.blocks = own.down, own.gate, own.blocks
+        self._networks = networks  # a list, so that no parameter has two names
+        self.up = Linear(config.width, config.hidden_size)
+        if not config.generative:
+            self.head = Linear(config.head_features, config.num_outputs, bias=True)
+        if config.pair:
+            self.comparison = Linear(config.comparison_features, config.num_outputs)
+
+    def forward(
+        self,
+        hidden_LBTd: Tensor,
+        mask_BT: Tensor,
+        second_starts_B: Tensor | None = None,
+        encoder: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Computes what the adapter makes of a backbone's hidden states.
+
+        Args:
+            hidden_LBTd: the hidden states ``config.layers`` (of the decoder, if there are
+                two stacks); values of padding are finite and have no effect.
+            mask_BT: true on tokens, false on padding, which is on the right.
+            second_starts_B: index of the first token of the second segment, 0 where there is
+                none; with ``config.pair`` only.
+            encoder: hidden states and mask of an encoder-decoder's encoder.
+
+        Returns:
+            Logits (B, C), or values (B, 1) in the targets' units; for language models the
+            features (B, T, d) that the frozen head reads.
+        """
+        if self.config.generative:
+            return self.features(hidden_LBTd[-1], self.side_state(hidden_LBTd, mask_BT, encoder))
+        outputs = self.pooled_outputs(hidden_LBTd, mask_BT, second_starts_B, encoder)
+        if self.config.task == "regression":
+            outputs = outputs * self.config.target_scale + self.config.target_mean
+        return outputs
+
+    def side_state(
+        self,
+        hidden_LBTd: Tensor,
+        mask_BT: Tensor,
+        encoder: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Computes s_L of the stack that outputs, (B, T, w); 0 on padding."""
+        *before, own = self._networks
+        memory = None
+        if before and encoder is not None:
+            encoder_hidden, encoder_mask = encoder
+            context = AttentionContext.of(encoder_mask.bool(), encoder_hidden.dtype)
+            memory = Memory(normalize(before[0](encoder_hidden, context)), context)
+        causal = self.config.causal
+        context = AttentionContext.of(mask_BT.bool(), hidden_LBTd.dtype, causal, memory)
+        return context.pad(own(hidden_LBTd, context))
+
+    def features(self, last: Tensor, state: Tensor) -> Tensor:
+        """Computes h_L + U(norm(s_L)), (..., d), of some tokens of a language model.
+
+        Args:
+            last: the backbone's last hidden states h_L, (..., d).
+            state: last side states, (..., w).
+        """
+        return last + normalize(state) * self.config.up_scale @ self.up.weight
+
+    def pooled_outputs(
+        self,
+        hidden_LBTd: Tensor,
+        mask_BT: Tensor,
+        second_starts_B: Tensor | None = None,
+        encoder: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Computes logits, or values in standard deviations from the targets' mean, (B, C).
+
+        out = h_L + U(norm(s_L)); mean over each segment; norm; linear. U is linear, so it is
+        applied after the mean: the same result from B rows in place of B * T. Two segments u
+        and v are read as (|u - v|, u * v), and beside them the comparison of their tokens in
+        several of the backbone's layers: pooled segments alone say too little of what meets
+        what. Without u and v themselves (InferSent has them: Conneau et al., 2017) the head
+        learns less by heart; the order of the segments is in the comparison.
+        """
+        state_BTw = self.side_state(hidden_LBTd, mask_BT, encoder)
+        starts_B = second_starts_B if self.config.pair else None
+        pool_BST = pooling_weights(mask_BT.bool(), starts_B).to(state_BTw.dtype)
+        side_BSw = torch.bmm(pool_BST, normalize(state_BTw))
+        embedding_BSd = normalize(pool_BST @ hidden_LBTd[-1] + side_BSw @ self.up.weight)
+        if not self.config.pair:
+            return self._head(embedding_BSd[:, 0])
+        u, v = embedding_BSd.unbind(1)
+        outputs = self._head(torch.cat(((u - v).abs(), u * v), 1))
+        found = compare([hidden_LBTd[layer] for layer in self.config.compared_layers], pool_BST)
+        compared: Tensor = self.comparison(found * self.config.comparison_scale)
+        return outputs + compared
+
+    def _head(self, features: Tensor) -> Tensor:
+        outputs: Tensor = self.head(features * self.config.head_scale)
+        return outputs
+
+
+def pooling_weights(mask_BT: Tensor, second_starts_B: Tensor | None) -> Tensor:
+    """Computes (B, S, T) weights whose product with token states is each segment's mean.
+
+    Args:
+        mask_BT: true on tokens.
+        second_starts_B: where the second segment starts, 0 where there is none; ``None``
+            pools the whole sample as one segment (S = 1), else S = 2. An absent
+            segment's mean is 0.
+    """
+    if second_starts_B is None:
+        segments = mask_BT[:, None]
+    else:
+        starts = torch.where(second_starts_B > 0, second_starts_B, mask_BT.shape[1])
+        second = torch.arange(mask_BT.shape[1]) >= starts[:, None]
+        segments = torch.stack((mask_BT & ~second, mask_BT & second), 1)
+    weights = segments.float()
+    counts: Tensor = weights.sum(-1, keepdim=True)
+    return weights.div_(counts.clamp_(min=1))

@@ -1,0 +1,123 @@
+"""The side network: from a backbone's hidden states to the last side state s_L.
+
+Layer normalization has no parameters here: an affine one would be absorbed by the matrix
+that follows. Shapes: L hidden states, B samples of T tokens, N tokens without padding, d
+backbone width, w adapter width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edge_runtime.contract.adapter import NORM_EPSILON
+
+if TYPE_CHECKING:
+    from edge_runtime.contract.adapter import AdapterConfig, SideStack
+
+    from .attention_context import AttentionContext
+
+
+def normalize(x: Tensor) -> Tensor:
+    """Applies layer normalization, without parameters, over the last dimension."""
+    return functional.layer_norm(x, x.shape[-1:], eps=NORM_EPSILON)
+
+
+class Linear(nn.Module):
+    """x @ weight + bias, with matrices (..., inputs, outputs) as they are saved."""
+
+    def __init__(self, *shape: int, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(shape))
+        self.bias = nn.Parameter(torch.zeros(*shape[:-2], shape[-1])) if bias else None
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Maps (N, inputs) to (N, outputs), plus a residual in place of a bias."""
+        added = self.bias if residual is None else residual
+        return torch.mm(x, self.weight) if added is None else torch.addmm(added, x, self.weight)
+
+
+class CrossAttention(nn.Module):
+    """x + W_o attention(W_q norm(x), W_kv memory): a decoder's tokens read the encoder's."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.q, self.kv = Linear(width, width), Linear(width, 2 * width)
+        self.out = Linear(width, width)
+        self._heads = num_heads
+
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
+        """Maps (N, w) to (N, w)."""
+        memory = context.memory
+        if memory is None:
+            raise ValueError("an encoder-decoder's side network needs the encoder's states")
+        (q,) = _by_head(self.q(normalize(x)), 1, self._heads, context)
+        k, v = _by_head(self.kv(memory.normed), 2, self._heads, memory.context)
+        result: Tensor = self.out(_attend(q, k, v, memory.context.bias, context), x)
+        return result
+
+
+class SideBlock(nn.Module):
+    """The side block A_i: residual attention (``kind`` "attention" only) and an MLP."""
+
+    def __init__(self, config: AdapterConfig, *, cross: bool) -> None:
+        super().__init__()
+        w, inner = config.width, config.width * config.feed_forward_ratio
+        self._heads = config.num_heads
+        self.qkv = Linear(w, 3 * w) if config.kind == "attention" else None
+        self.out = Linear(w, w) if config.kind == "attention" else None
+        self.cross = CrossAttention(w, config.num_heads) if cross else None
+        self.fc1, self.fc2 = Linear(w, inner, bias=True), Linear(inner, w)
+
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
+        """Maps (N, w) to (N, w)."""
+        if self.qkv is not None and self.out is not None:
+            q, k, v = _by_head(self.qkv(normalize(x)), 3, self._heads, context)
+            x = self.out(_attend(q, k, v, context.bias, context), x)
+        if self.cross is not None:
+            x = self.cross(x, context)
+        result: Tensor = self.fc2(functional.silu(self.fc1(normalize(x))), x)
+        return result
+
+
+class SideNetwork(nn.Module):
+    """s_0 = D_0(norm(h_0));  s_i = A_i(mu_i s_{i-1} + (1 - mu_i) D_i(norm(h_i))).
+
+    mu_i = sigmoid(gate_i). The fusion follows Ladder Side-Tuning (Sung et al., 2022); what is
+    read is normalized first, since a backbone's layers differ in scale by orders of
+    magnitude. All D_i run as one batched matrix product.
+    """
+
+    def __init__(self, config: AdapterConfig, stack: SideStack) -> None:
+        super().__init__()
+        self.down = Linear(stack.layers, config.hidden_size, config.width, bias=True)
+        self.gate = nn.Parameter(torch.zeros(stack.layers - 1))
+        blocks = [SideBlock(config, cross=stack.cross) for _ in range(stack.layers - 1)]
+        self.blocks = nn.ModuleList(blocks)
+        self._scale = config.down_scale
+
+    def forward(self, hidden_LBTd: Tensor, context: AttentionContext) -> Tensor:
+        """Computes the last side state, (N, w)."""
+        normed_LNd = normalize(context.pack(hidden_LBTd))
+        assert self.down.bias is not None
+        read_LNw = torch.bmm(normed_LNd, self.down.weight)
+        down_LNw = torch.add(self.down.bias[:, None], read_LNw, alpha=self._scale)
+        state, *others = down_LNw.unbind(0)
+        for block, mu, down in zip(self.blocks, self.gate.sigmoid(), others, strict=True):
+            state = block(torch.lerp(down, state, mu), context)
+        return state
+
+
+def _by_head(x_Nc: Tensor, parts: int, heads: int, context: AttentionContext) -> tuple[Tensor, ...]:
+    """(N, parts * w) to ``parts`` tensors (B, H, T, w / H)."""
+    x = context.pad(x_Nc).view(*context.shape, parts * heads, -1).transpose(1, 2)
+    return torch.split(x, heads, 1)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, queries: AttentionContext) -> Tensor:
+    """Mixed values of every query, (N, w)."""
+    mixed_BHTk = functional.scaled_dot_product_attention(q, k, v, bias)
+    return queries.pack(mixed_BHTk.transpose(1, 2).flatten(2))

@@ -10,15 +10,15 @@
     pacplus.export_model("model", bundle, quantize="int8")
     pacplus.train(bundle, Path("train.jsonl"), output=run)
     pacplus.predict(run, ["wake me at seven"])
+    adapter = pacplus.load_adapter(run)  # a torch.nn.Module with the trained weights
 
 Names are imported when they are first used: each needs the packages of its own extra.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
-
-import coordinator
 
 if TYPE_CHECKING:
     from coordinator import (
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         predict,
         train,
     )
+    from edge_runtime.parallel_adapters import load_adapter
     from export.bundle import export_model
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "TrainingOptions",
     "evaluate",
     "export_model",
+    "load_adapter",
     "merge",
     "parse_emulate",
     "plan",
@@ -65,10 +67,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "export_model":
-        from export.bundle import export_model
-
-        return export_model
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(coordinator, name)
+    elsewhere = {"export_model": "export.bundle", "load_adapter": "edge_runtime.parallel_adapters"}
+    return getattr(importlib.import_module(elsewhere.get(name, "coordinator")), name)

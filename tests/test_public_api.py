@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import coordinator
+import pacplus
 
 
 def test_the_public_names_are_these() -> None:
@@ -78,5 +79,20 @@ def test_the_package_is_imported_without_what_it_needs_later() -> None:
         "import coordinator, sys; "
         "print(sorted({'numpy', 'zmq', 'torch', 'onnx_ir'} & set(sys.modules)))"
     )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_pacplus_hands_on_the_same_names_and_two_of_other_packages() -> None:
+    assert set(pacplus.__all__) == {*coordinator.__all__, "export_model", "load_adapter"}
+    assert pacplus.train is coordinator.train
+    for name in pacplus.__all__:
+        assert inspect.getdoc(getattr(pacplus, name)), name
+    with pytest.raises(AttributeError, match="no attribute 'tarin'"):
+        _ = pacplus.tarin
+
+
+def test_pacplus_is_imported_without_what_it_needs_later() -> None:
+    code = "import pacplus, sys; print(sorted({'numpy', 'zmq', 'torch'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

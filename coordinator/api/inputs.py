@@ -62,7 +62,8 @@ class Prepared:
 
     def announce(self, observer: Observer) -> None:
         """Tells what was read: lines of the training data, or else of the only file."""
-        observer.prepared(len(self.tables.get("train") or self.tables["eval"]), self.truncated)
+        first = next(iter(self.tables.values()))
+        observer.prepared(len(first), self.truncated)
         for note in self.notes:
             observer.note(note)
 

@@ -29,7 +29,7 @@ class OwnedSamples:
             self._ends = np.cumsum(request.lengths["decoder"], dtype=np.int64)
 
     def pieces(self, chosen: Array) -> list[Array]:
-        """Splits a batch into parts whose states fit ``BATCH_BYTES``, of samples of similar length."""
+        """Splits a batch into parts whose states fit ``BATCH_BYTES``, similar in length."""
         if len(chosen) < 2 or self._padded_bytes(chosen) <= BATCH_BYTES:
             return [chosen]
         by_length = chosen[np.argsort(self.tokens[chosen], kind="stable")]

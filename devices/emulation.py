@@ -1,4 +1,4 @@
-"""Real device processes on this machine, each slowed and capped to its profile."""
+"""Runs real device processes on this machine, each slowed and capped to its profile."""
 
 from __future__ import annotations
 
@@ -11,40 +11,35 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from edge_runtime.contract.ids import DeviceId
 from edge_runtime.system.cgroups import quota_cores
 
 from . import launch
 from .cgroups import Group, create_group
 from .hierarchy import Hierarchy, find_hierarchy
+from .probe import THREAD_VARIABLES
 from .specification import HOST_SHARE, EmulatedDevice, dilation, thread_count
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from types import TracebackType
-
-    from edge_runtime.contract.ids import DeviceId
 
 _logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 5.0
-"""How long a process has between SIGTERM and SIGKILL."""
+"""Time that a process has between SIGTERM and SIGKILL."""
 
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _group_numbers = itertools.count()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Enforcement:
-    """Which limits are really in force.
+    """The limits that are really in force.
 
     Attributes:
-        cpu: CPU shares are enforced by the kernel; otherwise one thread a device.
-        memory: memory caps are enforced by the kernel; otherwise not at all.
-        warnings: one line for each limit that is not, for the user.
+        cpu: the kernel enforces CPU shares; otherwise devices have one thread each.
+        memory: the kernel enforces memory caps; otherwise nothing does.
+        warnings: one line for each limit that is not enforced, for the user.
     """
 
     cpu: bool
@@ -53,7 +48,7 @@ class Enforcement:
 
 
 def enforcement(hierarchy: Hierarchy) -> Enforcement:
-    """What groups in ``hierarchy`` can enforce; where no problem is named, none were wanted."""
+    """Finds what groups in ``hierarchy`` can enforce; without problems, none were wanted."""
     why = "; ".join(hierarchy.problems)
     warnings = []
     if why and hierarchy.cpu is None:
@@ -61,20 +56,15 @@ def enforcement(hierarchy: Hierarchy) -> Enforcement:
     if why and hierarchy.memory is None:
         # RLIMIT_DATA is no stand-in: it counts what is reserved, not what is used.
         warnings.append(f"the memory of emulated devices is not capped: {why}")
-    return Enforcement(
-        cpu=hierarchy.cpu is not None,
-        memory=hierarchy.memory is not None,
-        warnings=tuple(warnings),
-    )
+    cpu, memory = hierarchy.cpu is not None, hierarchy.memory is not None
+    return Enforcement(cpu=cpu, memory=memory, warnings=tuple(warnings))
 
 
 def available_cores() -> float:
     """Cores that this process may use, its control group's quota included."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = float(len(os.sched_getaffinity(0)))
-    else:
-        cores = float(os.cpu_count() or 1)
-    return min(cores, quota_cores())
+    affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
+    return min(float(cores), quota_cores())
 
 
 class EmulatedProcess:
@@ -137,12 +127,12 @@ class EmulatedProcess:
         return self._peak_memory_bytes
 
     def oom_killed(self) -> bool:
-        """Whether the kernel killed it, or a child of it, for exceeding its memory."""
+        """True if the kernel killed it, or a child of it, for exceeding its memory."""
         self._oom_kills = max(self._oom_kills, self._group.oom_kills())
         return self._oom_kills > 0
 
     def describe_end(self) -> str:
-        """Why it is gone, for the user; empty while it runs."""
+        """Explains to the user why it is gone; empty while it runs."""
         status = self.poll()
         if status is None:
             return ""
@@ -187,32 +177,24 @@ class EmulatedCluster:
     def __enter__(self) -> EmulatedCluster:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Stops every device and removes its group."""
         for process in self._running.values():
             process.terminate()
-        for process in self._running.values():
-            process.stop()
-        self._running.clear()
+        while self._running:
+            self._running.popitem()[1].stop()
         self._spawner.shutdown()
 
     def quota_cores(self, device: EmulatedDevice) -> float:
-        """CPU seconds a second that ``device`` gets here."""
+        """CPU quota of ``device`` here, in cores."""
         return device.compute_cores / self.dilation
 
     def threads(self, device: EmulatedDevice) -> int:
         """Threads that ``device`` computes with here."""
-        if not self.enforcement.cpu:
-            return 1
-        return thread_count(device, self.quota_cores(device))
+        return thread_count(device, self.quota_cores(device)) if self.enforcement.cpu else 1
 
     def start(
         self,
@@ -232,35 +214,29 @@ class EmulatedCluster:
             device: one of the cluster's.
             command: program and arguments.
             log_path: standard output and error are appended to it.
-            env: added to this process's environment, and to the variables that set the
-                number of threads.
-            stdin: what it reads; nothing by default.
+            env: added to this process's environment and the variables that set the threads.
+            stdin: its standard input; nothing by default.
             cwd: its working folder.
 
         Raises:
             OSError: the program or the folder is not there, or the kernel refused.
         """
-        earlier = self._running.pop(device.id, None)
-        if earlier is not None:
+        if earlier := self._running.get(device.id):
             if earlier.poll() is None:
-                self._running[device.id] = earlier
                 raise ValueError(f"{device.id} already runs")
-            earlier.stop()
+            self._running.pop(device.id).stop()
         group = create_group(self._hierarchy, f"{next(_group_numbers)}-{device.id}")
         try:
             group.limit_cpu(self.quota_cores(device))
             group.limit_memory(device.memory_bytes)
             threads = self.threads(device)
-            variables = dict.fromkeys(_THREAD_VARIABLES, str(threads))
-            popen = self._spawner.submit(
-                _spawn,
-                command,
-                group,
-                {**os.environ, **variables, **(env or {})},
-                stdin,
-                log_path,
-                cwd,
-            ).result()
+            variables = {
+                **os.environ,
+                **dict.fromkeys(THREAD_VARIABLES, str(threads)),
+                **(env or {}),
+            }
+            spawning = self._spawner.submit(_spawn, command, group, variables, stdin, log_path, cwd)
+            popen = spawning.result()
         except BaseException:
             group.remove()
             raise

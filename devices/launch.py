@@ -6,8 +6,6 @@ page and no cycle of the device escapes them. Plain imports only: it starts in
 milliseconds, and needs nothing but the standard library.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import signal

@@ -5,8 +5,6 @@ of the best window and ``cpu_seconds_per_block``. A *block* here is the two matr
 a small transformer layer's feed-forward on 64 tokens.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,4 +1,4 @@
-"""A slow link in user space: a TCP relay with a bandwidth and a latency.
+"""Emulates a slow link in user space: a TCP relay with a bandwidth and a latency.
 
 Kernel traffic shaping is not available everywhere, so a device's connections pass
 through a relay instead. It copies bytes and knows no protocol: encrypted streams pass
@@ -10,8 +10,8 @@ later. A chunk is read only when the wire is about to be free, so a relay holds 
 more than what is on its way (rate x latency), and TCP's own flow control holds up the
 sender.
 
-What a relay takes of the processor depends on the chunks a second, hardly on their size, so
-chunks are as large as a few milliseconds allow and stay in the kernel until they are due.
+A relay's CPU time depends on the chunks a second, hardly on their size, so chunks are as
+large as a few milliseconds allow and stay in the kernel until they are due.
 :data:`devices.specification.HOST_SHARE` says what was measured.
 """
 
@@ -23,11 +23,8 @@ import logging
 import math
 import socket
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Coroutine
-    from types import TracebackType
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -53,7 +50,7 @@ _CLOSE_SECONDS = 5.0
 
 
 class Shaper:
-    """When bytes arrive that are sent over a link: arithmetic, no clock."""
+    """Computes when bytes that are sent over a link arrive; reads no clock."""
 
     def __init__(self, bytes_per_second: float, latency_seconds: float) -> None:
         self.bytes_per_second = bytes_per_second
@@ -89,21 +86,12 @@ class Traffic:
 class Link:
     """One device's link, with a thread of its own; a context manager.
 
-    The rate holds for each direction, over all relayed connections together. A dilated
-    emulation passes rate / dilation and latency x dilation.
-
-    Attributes:
-        rate_bits_per_second: of each direction.
-        latency_seconds: one way.
+    The rate holds for each direction, over all relayed connections together; the latency is
+    one way. A dilated emulation passes rate / dilation and latency x dilation.
     """
 
     def __init__(self, *, rate_bits_per_second: float, latency_seconds: float) -> None:
-        """Starts the thread; nothing is relayed yet.
-
-        Args:
-            rate_bits_per_second: of each direction; must be positive.
-            latency_seconds: one way.
-        """
+        """Starts the thread; nothing is relayed yet."""
         if not rate_bits_per_second > 0 or not latency_seconds >= 0:
             raise ValueError("the rate must be positive and the latency not negative")
         self.rate_bits_per_second = rate_bits_per_second
@@ -111,8 +99,7 @@ class Link:
         self._up = Shaper(rate_bits_per_second / 8, latency_seconds)
         self._down = Shaper(rate_bits_per_second / 8, latency_seconds)
         self._carried = {"up": 0, "down": 0}
-        self._acceptors: list[asyncio.Task[None]] = []
-        self._connections: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="link", daemon=True)
         self._thread.start()
@@ -120,31 +107,22 @@ class Link:
     def __enter__(self) -> Link:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     @property
     def traffic(self) -> Traffic:
-        """What it has carried so far."""
+        """Bytes carried so far."""
         return Traffic(sent_bytes=self._carried["up"], received_bytes=self._carried["down"])
 
     def relay(
-        self,
-        target: Address,
-        *,
-        listen: Address = ("127.0.0.1", 0),
-        to_device: bool = False,
+        self, target: Address, *, listen: Address = ("127.0.0.1", 0), to_device: bool = False
     ) -> Address:
-        """Relays connections made to ``listen`` on to ``target``.
+        """Relays connections made to ``listen`` (port 0: any free one) on to ``target``.
 
         Args:
             target: where connections go.
-            listen: where they come; port 0 takes any free one.
+            listen: where they come.
             to_device: the device is at ``target``; otherwise it is the one that connects.
 
         Returns:
@@ -172,18 +150,20 @@ class Link:
         listener.setblocking(False)
         # Accepted connections inherit it.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER_BYTES)
-        accepting = self._loop.create_task(self._accept(listener, target, to_device))
-        self._acceptors.append(accepting)
+        self._start(self._accept(listener, target, to_device))
         host, port = listener.getsockname()[:2]
         return host, port
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _accept(self, listener: socket.socket, target: Address, to_device: bool) -> None:
         with listener:
             while True:
                 near, _ = await self._loop.sock_accept(listener)
-                task = self._loop.create_task(self._join(target, to_device, near))
-                self._connections.add(task)
-                task.add_done_callback(self._connections.discard)
+                self._start(self._join(target, to_device, near))
 
     async def _join(self, target: Address, to_device: bool, near: socket.socket) -> None:
         family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
@@ -195,10 +175,7 @@ class Link:
             onward, back = ("down", "up") if to_device else ("up", "down")
             try:
                 await self._loop.sock_connect(far, target)
-                await _all_or_none(
-                    self._pump(onward, near, far),
-                    self._pump(back, far, near),
-                )
+                await _all_or_none(self._pump(onward, near, far), self._pump(back, far, near))
             except OSError as error:
                 _logger.debug("relayed connection to %s ended: %s", target, error)
 
@@ -238,10 +215,7 @@ class Link:
             await asyncio.sleep(delay)
 
     async def _shut(self) -> None:
-        tasks = (*self._acceptors, *self._connections)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _cancel(tuple(self._tasks))
 
 
 async def _all_or_none(*works: Coroutine[Any, Any, None]) -> None:
@@ -250,6 +224,10 @@ async def _all_or_none(*works: Coroutine[Any, Any, None]) -> None:
     try:
         await asyncio.gather(*tasks)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _cancel(tasks)
+
+
+async def _cancel(tasks: Sequence[asyncio.Future[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,10 +1,8 @@
-"""Measures whether emulated devices are held to what was promised: processor and memory.
+"""Checks that emulated devices are held to their limits of processor and memory.
 
 Links are measured where encrypted sockets may be used, see
 :mod:`coordinator.cluster.emulation_check`.
 """
-
-from __future__ import annotations
 
 import contextlib
 import dataclasses
@@ -13,15 +11,13 @@ import math
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+from edge_runtime.contract.ids import DeviceId
 
 from . import probe
-
-if TYPE_CHECKING:
-    from edge_runtime.contract.ids import DeviceId
-
-    from .emulation import EmulatedCluster, EmulatedProcess
-    from .specification import EmulatedDevice
+from .emulation import EmulatedCluster, EmulatedProcess
+from .specification import EmulatedDevice
 
 Limit = Literal["cpu", "memory", "up", "down", "latency"]
 
@@ -53,11 +49,9 @@ class Check:
     """One limit of one device.
 
     Attributes:
-        device: the device.
-        limit: what is limited.
         unit: of both figures.
-        wanted: what the device's profile says, dilation included.
-        measured: what it really gets; None where nothing was measured.
+        wanted: by the device's profile, dilation included.
+        measured: None where nothing was measured.
         ok: the two agree; None where nothing was tried.
         note: why nothing was measured.
     """
@@ -91,14 +85,10 @@ def check_processors(cluster: EmulatedCluster) -> list[Check]:
 
 def _processor(cluster: EmulatedCluster, device: EmulatedDevice, cores: float | None) -> Check:
     wanted = cluster.quota_cores(device)
+    ok = cores is not None and abs(wanted / max(cores, 1e-9) - 1) <= CPU_TOLERANCE
+    note = "" if cores is not None else "not enforced here"
     return Check(
-        device=device.id,
-        limit="cpu",
-        unit="cores",
-        wanted=wanted,
-        measured=cores,
-        ok=cores is not None and abs(wanted / max(cores, 1e-9) - 1) <= CPU_TOLERANCE,
-        note="" if cores is not None else "not enforced here",
+        device=device.id, limit="cpu", unit="cores", wanted=wanted, measured=cores, ok=ok, note=note
     )
 
 
@@ -136,28 +126,21 @@ def check_memory(cluster: EmulatedCluster) -> list[Check]:
 
 def _memory(cluster: EmulatedCluster, device: EmulatedDevice) -> Check:
     wanted = device.memory_bytes
-    untried = Check(
-        device=device.id,
-        limit="memory",
-        unit="bytes",
-        wanted=wanted,
-        measured=None,
-        ok=False,
-        note="not enforced here",
+    unmeasured = Check(
+        device=device.id, limit="memory", unit="bytes", wanted=wanted, measured=None, ok=False
     )
     if not cluster.enforcement.memory:
-        return untried
+        return dataclasses.replace(unmeasured, note="not enforced here")
     if wanted > TRIED_MEMORY_BYTES:
         note = f"not tried: above {TRIED_MEMORY_BYTES // 10**6}M"
-        return dataclasses.replace(untried, ok=None, note=note)
+        return dataclasses.replace(unmeasured, ok=None, note=note)
     with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
         command = [sys.executable, "-I", "-S", "-c", _FILL_MEMORY, str(2 * wanted)]
-        process = cluster.start(device, command, log_path=log)
+        process = cluster.start(device, command, log_path=Path(folder) / "log")
         try:
             process.wait(BOUND_SECONDS)
         finally:
             process.stop()
-        measured = process.peak_memory_bytes() or 0
-        kept = process.oom_killed() and abs(measured / wanted - 1) <= MEMORY_TOLERANCE
-    return dataclasses.replace(untried, measured=measured, ok=kept, note="")
+    measured = process.peak_memory_bytes() or 0
+    kept = process.oom_killed() and abs(measured / wanted - 1) <= MEMORY_TOLERANCE
+    return dataclasses.replace(unmeasured, measured=measured, ok=kept)

@@ -1,4 +1,4 @@
-"""What ``--emulate`` says: which devices to start, and how they differ from the catalogue.
+"""Parses ``--emulate``: the devices to start, and how they differ from the catalogue.
 
 Grammar: ``NAME[:key=value[,key=value]...]`` and commas between devices, so an item with
 ``=`` and without ``:`` goes on with the options of the device before it::
@@ -9,21 +9,17 @@ K, M, G and T are powers of 1000, as in data sheets and link rates; Ki, Mi, Gi a
 powers of 1024.
 """
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from edge_runtime.contract.errors import UsageError
 from edge_runtime.contract.ids import DeviceId
 
 from .catalogue import Role, load_device
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
 
 MIN_MEMORY_BYTES = 40_000_000
 """The least in which Python with numpy, ONNX Runtime and ZeroMQ starts without thrashing."""
@@ -41,7 +37,7 @@ class EmulatedDevice:
         compute_cores: its speed, in cores of the reference laptop.
         link_bits_per_second: of its link, each way.
         latency_seconds: of its link, one way.
-        roles: what it may be given to do.
+        roles: that it may take.
     """
 
     id: DeviceId
@@ -120,14 +116,10 @@ def _options(name: str, items: Iterable[str]) -> dict[str, Any]:
 
 
 def parse_bytes(text: str, option: str) -> int:
-    """Bytes of a size like ``800000``, ``500M`` or ``2Gi``.
-
-    Args:
-        text: what the user wrote.
-        option: which option it was, for the error.
+    """Parses a size like ``800000``, ``500M`` or ``2Gi``, in bytes.
 
     Raises:
-        UsageError: it is no size, or nothing at all.
+        UsageError: it is no size, or nothing at all; names ``option``.
     """
     size = _bytes(text.strip())
     if not size:
@@ -137,21 +129,21 @@ def parse_bytes(text: str, option: str) -> int:
 
 def parse_rate(text: str) -> float | None:
     """Bits per second of a rate like ``940000000``, ``100M`` or ``1Gbit``; None if it is none."""
-    return _rate(text.strip())
+    return _scaled(text.strip(), r"([KMGT]i?|)(?:bit)?", _PREFIXES) or None
 
 
-_PREFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_PREFIXES |= {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+_PREFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_PREFIXES |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
-def _scaled(value: str, pattern: str) -> float | None:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)" + pattern, value, re.IGNORECASE)
-    return float(match[1]) * _PREFIXES[match[2].upper()] if match else None
+def _scaled(value: str, unit: str, factors: Mapping[str, float]) -> float | None:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)" + unit, value, re.IGNORECASE | re.ASCII)
+    return float(match[1]) * factors[match[2].lower()] if match else None
 
 
 def _bytes(value: str) -> int | None:
-    size = _scaled(value, r"([KMGT]i?|)B?")
+    size = _scaled(value, r"([KMGT]i?|)B?", _PREFIXES)
     return None if size is None else int(size)
 
 
@@ -160,13 +152,8 @@ def _memory(value: str) -> int | None:
     return size if size is not None and size >= MIN_MEMORY_BYTES else None
 
 
-def _rate(value: str) -> float | None:
-    return _scaled(value, r"([KMGT]i?|)(?:bit)?") or None
-
-
 def _latency(value: str) -> float | None:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(us|ms|s)", value)
-    return float(match[1]) * _SECONDS[match[2]] if match else None
+    return _scaled(value, "(us|ms|s)", _SECONDS) if value.islower() else None
 
 
 def _compute(value: str) -> float | None:
@@ -177,17 +164,13 @@ def _cores(value: str) -> int | None:
     return int(value) or None if re.fullmatch(r"\d{1,4}", value) else None
 
 
-def _yes_no(value: str) -> bool | None:
-    return {"yes": True, "no": False}.get(value)
-
-
 _PARSERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "memory": (_memory, f"BYTES, e.g. 400M or 2Gi, at least {MIN_MEMORY_BYTES // 10**6}M"),
     "cpu": (_compute, "CORES of the reference laptop, e.g. 0.5"),
     "cores": (_cores, "COUNT, e.g. 4"),
-    "link": (_rate, "BITS-PER-SECOND, e.g. 100M"),
+    "link": (parse_rate, "BITS-PER-SECOND, e.g. 100M"),
     "latency": (_latency, "TIME, e.g. 5ms"),
-    "trainer": (_yes_no, "yes|no"),
+    "trainer": ({"yes": True, "no": False}.get, "yes|no"),
 }
 
 
@@ -199,7 +182,7 @@ the relays of their links, which would otherwise slow the devices at random. Mea
 
 
 def dilation(devices: Sequence[EmulatedDevice], host_cores: float) -> float:
-    """The factor, at least 1, by which all devices run slower than they would in truth.
+    """Computes the factor, at least 1, by which all devices run slower than real ones.
 
     Above 1 when they need more together than the ``host_cores`` that they may take; compute,
     links and latencies are then stretched alike, so their proportions stay.
@@ -208,5 +191,5 @@ def dilation(devices: Sequence[EmulatedDevice], host_cores: float) -> float:
 
 
 def thread_count(device: EmulatedDevice, quota_cores: float) -> int:
-    """Threads worth having: one for each begun core of the quota, at most the device's cores."""
+    """Threads to compute with: one for each begun core of the quota, at most the device's."""
     return max(1, min(device.cores, math.ceil(quota_cores)))

@@ -1,4 +1,4 @@
-"""From a Hugging Face checkpoint to a bundle, and from a bundle to stages.
+"""Makes a bundle of a Hugging Face checkpoint, and cuts stages out of a bundle.
 
 This file imports nothing: ``export.partition.stages`` works on a laptop without torch.
 """

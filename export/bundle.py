@@ -1,31 +1,21 @@
-"""Making a bundle: load, trace, tidy, quantize_backbone, split, check, write."""
-
-from __future__ import annotations
+"""Makes a bundle: loads, traces, tidies, quantizes, splits, checks, writes."""
 
 import hashlib
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 
 from edge_runtime.contract.errors import BadInputError, UsageError
 from edge_runtime.contract.ids import Sha256
-from edge_runtime.contract.manifest import (
-    FORMAT_VERSION,
-    FileSpec,
-    HeadSpec,
-    InputSpec,
-    Manifest,
-    Quantization,
-    Task,
-)
+from edge_runtime.contract.manifest import FORMAT_VERSION, FileSpec, Manifest, Quantization, Task
 from edge_runtime.contract.tensors import write_tensors
 
-from .checkpoint.families import UNLIMITED_LENGTH, check_task, input_specs, position_limit
+from .checkpoint.families import UNLIMITED_LENGTH, check_task, position_limit
 from .checkpoint.load import (
     Checkpoint,
     find_checkpoint,
@@ -35,8 +25,8 @@ from .checkpoint.load import (
 )
 from .ir import passes
 from .partition.blocks import block_slices, describe, write_weights
-from .partition.lm_head import check_head, end_tokens, head_spec, head_tensors, start_token
-from .partition.stages import GRAPH, MANIFEST, Bundle, open_bundle, sha256_of
+from .partition.lm_head import end_tokens, frozen_head, start_token
+from .partition.stages import GRAPH, MANIFEST, Bundle, file_spec, open_bundle, sha256_of
 from .pruning.initial_adapter import (
     CALIBRATION_LENGTH,
     PrunedAdapter,
@@ -46,7 +36,6 @@ from .pruning.initial_adapter import (
 from .quantization.embeddings import quantize_head
 from .quantization.modes import quantize_backbone
 from .tracing.trace import count_blocks, trace
-from .verify.ort_session import Array
 from .verify.parity import LIMITS, check_parity, measure_parity
 from .verify.samples import Sample, check_samples, pad_batch
 
@@ -87,7 +76,8 @@ def export_model(
     say = progress or _log.info
     if quantize not in LIMITS:
         raise UsageError(f"--quantize {quantize}: choose one of {', '.join(LIMITS)}")
-    _check_output(output)
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise BadInputError(f"{output}: exists and is not an empty folder; choose another")
     checkpoint = find_checkpoint(model)
     check_task(task, checkpoint.config.model_type, checkpoint.family)
     length = _max_length(checkpoint, max_length)
@@ -102,13 +92,6 @@ def export_model(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return open_bundle(output, verify=False)
-
-
-def _check_output(output: Path) -> None:
-    if output.is_dir() and not any(output.iterdir()):
-        return
-    if output.exists():
-        raise BadInputError(f"{output}: exists and is not an empty folder; choose another")
 
 
 def _max_length(checkpoint: Checkpoint, wanted: int | None) -> int:
@@ -131,38 +114,46 @@ def _write_bundle(
     say: Progress,
 ) -> None:
     config = checkpoint.config
-    inputs = input_specs(config, checkpoint.family, task)
     save_tokenizer(checkpoint, root / "tokenizer")
     say("loading the checkpoint")
     loaded = load_model(checkpoint, task)
-    start = start_token(loaded.language_model, str(checkpoint.path)) if task == "seq2seq" else None
-    tokenizer = root / "tokenizer" / "tokenizer.json"
-    samples = check_samples(tokenizer, inputs, config.vocab_size, max_length, start or 0)
-    streams = count_blocks(loaded.backbone, checkpoint.family, inputs)
+    inputs, language_model = loaded.inputs, loaded.language_model
+    start = start_token(language_model, str(checkpoint.path)) if task == "seq2seq" else None
+
+    def samples_of(length: int, texts: Sequence[str] = ()) -> list[Sample]:
+        tokenizer = root / "tokenizer" / "tokenizer.json"
+        return check_samples(tokenizer, inputs, config.vocab_size, length, start or 0, texts)
+
+    samples = samples_of(max_length)
+    streams = count_blocks(loaded)
     say("exporting the graph")
-    graph = _prepare(trace(loaded.backbone, checkpoint.family, inputs, len(streams)), inputs)
-    notes = _quantize(graph, quantize, samples, inputs, root / "scratch", say)
+    graph = trace(loaded, len(streams))
+    passes.prepare(graph, inputs)
+    notes: tuple[str, ...] = ()
+    if quantize != "none":
+        say(f"quantizing to {quantize}")
+        with tempfile.TemporaryDirectory(dir=root) as scratch:
+            notes = quantize_backbone(graph, quantize, samples, inputs, Path(scratch))
+        passes.tidy(graph)
     say("writing the weights")
     slices = block_slices(graph, inputs, streams)
     weights, files = write_weights(slices, root)
     ir.save(graph, root / GRAPH)
     head = None
-    if loaded.language_model is not None:
+    if language_model is not None:
         batch = pad_batch(samples[:_HEAD_SAMPLES], inputs)
-        head = _write_head(loaded.language_model, checkpoint, batch, quantize, root)
-        notes += ("head: int8 per row",) if quantize != "none" else ()
+        head, tensors = frozen_head(language_model, checkpoint.family, batch)
+        if quantize != "none":
+            tensors = quantize_head(tensors)
+            notes += ("head: int8 per row",)
+        (root / head.path).write_bytes(write_tensors(tensors))
     initial = ""
     if pruned is not None:
         say("pruning the layers")
-        length = min(max_length, CALIBRATION_LENGTH)
-        texts = check_samples(
-            tokenizer, inputs, config.vocab_size, length, start or 0, pruned.calibration
-        )
-        initial = write_initial_adapter(
-            loaded.backbone, checkpoint.family, inputs, texts, streams, pruned, root
-        )
+        texts = samples_of(min(max_length, CALIBRATION_LENGTH), pruned.calibration)
+        initial = write_initial_adapter(loaded, texts, streams, pruned, root)
     say("checking against PyTorch")
-    parity = measure_parity(loaded.backbone, root / GRAPH, samples, inputs, streams, quantize)
+    parity = measure_parity(loaded, root / GRAPH, samples, streams, quantize)
     check_parity(parity)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
@@ -175,77 +166,23 @@ def _write_bundle(
         max_length=max_length,
         inputs=inputs,
         blocks=tuple(describe(graph, piece, weights[piece.name], files) for piece in slices),
-        files=_all_files(root),
+        files=tuple(
+            file_spec(root, path.relative_to(root).as_posix())
+            for path in sorted(root.rglob("*"))
+            if path.is_file()
+        ),
         parity=parity,
         backbone_digest=_backbone_digest(root, files),
         head=head,
         adapter_init=initial,
-        eos_token_ids=end_tokens(loaded.language_model) if head is not None else (),
+        eos_token_ids=end_tokens(language_model) if head is not None else (),
         decoder_start_token_id=start,
         notes=notes,
     )
     (root / MANIFEST).write_text(manifest.to_json(), "utf-8")
 
 
-def _quantize(
-    graph: ir.Model,
-    quantize: Quantization,
-    samples: Sequence[Sample],
-    inputs: Sequence[InputSpec],
-    scratch: Path,
-    say: Progress,
-) -> tuple[str, ...]:
-    """Quantizes in place, with a folder of its own for what that takes; returns the notes."""
-    if quantize == "none":
-        return ()
-    say(f"quantizing to {quantize}")
-    scratch.mkdir()
-    notes = quantize_backbone(graph, quantize, samples, inputs, scratch)
-    shutil.rmtree(scratch)
-    passes.tidy(graph)
-    return notes
-
-
-def _write_head(
-    model: Any,
-    checkpoint: Checkpoint,
-    batch: dict[str, Array],
-    quantize: Quantization,
-    root: Path,
-) -> HeadSpec:
-    tensors = head_tensors(model, checkpoint.family)
-    spec = head_spec(checkpoint.config, checkpoint.family, len(tensors["weight"]))
-    check_head(model, batch, tensors, spec)
-    if quantize != "none":
-        tensors = quantize_head(tensors)
-    (root / spec.path).write_bytes(write_tensors(tensors))
-    return spec
-
-
-def _prepare(graph: ir.Model, inputs: Sequence[InputSpec]) -> ir.Model:
-    passes.strip_metadata(graph)
-    passes.tidy(graph)
-    passes.read_shapes_from(graph, [spec.name for spec in inputs if spec.kind == "mask"])
-    passes.unfold_gemm(graph)
-    passes.sum_by_products(graph)
-    passes.keep_kernels_apart(graph)
-    passes.tidy(graph)
-    return graph
-
-
-def _all_files(root: Path) -> tuple[FileSpec, ...]:
-    paths = sorted(path for path in root.rglob("*") if path.is_file())
-    return tuple(
-        FileSpec(
-            path=path.relative_to(root).as_posix(),
-            bytes=path.stat().st_size,
-            sha256=sha256_of(path),
-        )
-        for path in paths
-    )
-
-
 def _backbone_digest(root: Path, weights: tuple[FileSpec, ...]) -> Sha256:
-    """Covers the graph and, by their content-made names and digests, the weights."""
+    """Digests the graph and, by their digests, the weights."""
     parts = [sha256_of(root / GRAPH), *sorted(file.sha256 for file in weights)]
     return Sha256(hashlib.sha256("\n".join(parts).encode()).hexdigest())

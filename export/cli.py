@@ -8,47 +8,21 @@ from __future__ import annotations
 
 import json as json_text
 from collections import Counter
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from edge_runtime.contract.errors import MissingExtraError, UsageError
+from edge_runtime.contract.manifest import Manifest, Quantization, Task
+from edge_runtime.contract.structure import to_plain
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from edge_runtime.contract.manifest import Manifest
-
     from .partition.stages import Bundle
 
 
-class TaskOption(str, Enum):
-    """What the bundle is for."""
-
-    CLASSIFICATION = "classification"
-    REGRESSION = "regression"
-    CAUSAL_LM = "causal-lm"
-    SEQ2SEQ = "seq2seq"
-
-
-class QuantizeOption(str, Enum):
-    """Form of the backbone's weights."""
-
-    NONE = "none"
-    INT8 = "int8"
-    INT4 = "int4"
-
-
-class AdapterInitOption(str, Enum):
-    """First weights of adapters."""
-
-    RANDOM = "random"
-    PRUNED = "pruned"
-
-
-_ADAPTER = "Initial adapter"
+def _adapter_option(text: str, **options: Any) -> Any:
+    return typer.Option(help=text, rich_help_panel="Initial adapter", **options)
 
 
 def export_command(
@@ -56,41 +30,25 @@ def export_command(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The bundle's folder; new or empty.")
     ],
-    task: Annotated[TaskOption, typer.Option(help="What to fine-tune for.")] = (
-        TaskOption.CLASSIFICATION
-    ),
-    quantize: Annotated[QuantizeOption, typer.Option(help="Form of the weights.")] = (
-        QuantizeOption.NONE
-    ),
+    task: Annotated[Task, typer.Option(help="What to fine-tune for.")] = "classification",
+    quantize: Annotated[Quantization, typer.Option(help="Form of the weights.")] = "none",
     max_length: Annotated[
         int | None,
         typer.Option(min=1, help="Longest sample in tokens. Default: what the model allows."),
     ] = None,
     adapter_init: Annotated[
-        AdapterInitOption,
-        typer.Option(
-            help="First weights of adapters: none are written, or the backbone's layers, pruned.",
-            rich_help_panel=_ADAPTER,
+        Literal["random", "pruned"],
+        _adapter_option(
+            "First weights of adapters: none are written, or the backbone's layers, pruned."
         ),
-    ] = AdapterInitOption.RANDOM,
+    ] = "random",
     adapter_reduction: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Of the pruned adapter: what train has as --reduction.",
-            rich_help_panel=_ADAPTER,
-        ),
+        int, _adapter_option("Of the pruned adapter: what train has as --reduction.", min=1)
     ] = 8,
-    adapter_heads: Annotated[
-        int,
-        typer.Option(min=1, help="Of the pruned adapter, likewise.", rich_help_panel=_ADAPTER),
-    ] = 1,
+    adapter_heads: Annotated[int, _adapter_option("Of the pruned adapter, likewise.", min=1)] = 1,
     calibration: Annotated[
         Path | None,
-        typer.Option(
-            help="Text like the task's, one sample a line, to decide what is pruned.",
-            rich_help_panel=_ADAPTER,
-        ),
+        _adapter_option("Text like the task's, one sample a line, to decide what is pruned."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -107,7 +65,7 @@ def export_command(
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "a package", "export") from None
     pruned = None
-    if adapter_init is AdapterInitOption.PRUNED:
+    if adapter_init == "pruned":
         texts = read_calibration(calibration) if calibration else ()
         pruned = PrunedAdapter(
             reduction=adapter_reduction, num_heads=adapter_heads, calibration=texts
@@ -119,8 +77,8 @@ def export_command(
         bundle = export_model(
             model,
             output,
-            task=task.value,
-            quantize=quantize.value,
+            task=task,
+            quantize=quantize,
             max_length=max_length,
             pruned=pruned,
             progress=lambda step: status.update(f"{step} ..."),
@@ -142,26 +100,14 @@ def inspect_command(
 
 
 def summary(manifest: Manifest) -> dict[str, Any]:
-    """What ``--json`` prints of a manifest: blocks, sizes, digests and ``parity``."""
-    from edge_runtime.contract.structure import to_plain
-
+    """Selects what ``--json`` prints of a manifest: blocks, sizes, digests and ``parity``."""
+    plain = ("model_id", "architecture", "task", "quantization", "hidden_size", "max_length")
+    block = ("name", "kind", "stream", "weight_bytes", "flops_per_token")
     return {
-        "model_id": manifest.model_id,
-        "architecture": manifest.architecture,
-        "task": manifest.task,
-        "quantization": manifest.quantization,
-        "hidden_size": manifest.hidden_size,
-        "max_length": manifest.max_length,
+        **{name: getattr(manifest, name) for name in plain},
         "blocks": [
-            {
-                "name": block.name,
-                "kind": block.kind,
-                "stream": block.stream,
-                "weight_bytes": block.weight_bytes,
-                "flops_per_token": block.flops_per_token,
-                "weights": list(block.weights),
-            }
-            for block in manifest.blocks
+            {**{name: getattr(each, name) for name in block}, "weights": list(each.weights)}
+            for each in manifest.blocks
         ],
         "shared": {path: manifest.file(path).bytes for path in shared_files(manifest)},
         "head_bytes": manifest.file(manifest.head.path).bytes if manifest.head else 0,
@@ -181,15 +127,23 @@ def shared_files(manifest: Manifest) -> dict[str, int]:
 
 
 def _show(bundle: Bundle, as_json: bool) -> None:
-    from rich.console import Console
-
     manifest = bundle.manifest
     fields = summary(manifest)
     if as_json:
         typer.echo(json_text.dumps({"bundle": str(bundle.path), **fields}))
         return
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console(highlight=False)
-    console.print(_block_table(manifest))
+    model = f"{manifest.architecture}, {manifest.task}, {manifest.quantization}"
+    table = Table("block", "stream", title=f"{manifest.model_id} ({model})")
+    table.add_column("weights MB", justify="right")
+    table.add_column("MFLOP per token", justify="right")
+    for block in manifest.blocks:
+        figures = (block.weight_bytes, block.flops_per_token)
+        table.add_row(block.name, block.stream, *(f"{figure / 1e6:.2f}" for figure in figures))
+    console.print(table)
     for path, count in shared_files(manifest).items():
         console.print(
             f"{path}: {fields['shared'][path] / 1e6:.2f} MB, shared by {count} blocks and "
@@ -208,20 +162,3 @@ def _show(bundle: Bundle, as_json: bool) -> None:
         f"parity with PyTorch: worst {parity.worst:.3g} of {parity.limit:.3g} allowed "
         f"(relative RMS per token after layer normalization, {parity.tokens} tokens)"
     )
-
-
-def _block_table(manifest: Manifest) -> Table:
-    from rich.table import Table
-
-    table = Table(
-        title=f"{manifest.model_id} ({manifest.architecture}, {manifest.task}, "
-        f"{manifest.quantization})"
-    )
-    table.add_column("block")
-    table.add_column("stream")
-    table.add_column("weights MB", justify="right")
-    table.add_column("MFLOP per token", justify="right")
-    for block in manifest.blocks:
-        megabytes, megaflops = block.weight_bytes / 1e6, block.flops_per_token / 1e6
-        table.add_row(block.name, block.stream, f"{megabytes:.2f}", f"{megaflops:.2f}")
-    return table

@@ -16,7 +16,7 @@ ENCODER_DECODERS = ("t5", "flan-t5", "mt5", "bart")
 FAMILIES = (*ENCODERS, *DECODERS, *ENCODER_DECODERS)
 VOCAB_SIZE = 64
 LAYERS = 3
-"""Of the first three; tracing takes long, so the others have two in a stack."""
+"""Of BERT; tracing takes long, so the others have two in a stack."""
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _WORDS = (
@@ -25,7 +25,7 @@ _WORDS = (
 )
 
 
-def tiny_model_dir(tmp_path: Path, family: str, *, seed: int = 0) -> Path:
+def tiny_model_dir(tmp_path: Path, family: str, *, seed: int = 0, **changes: Any) -> Path:
     """Writes a tiny checkpoint of ``family``, head included, and returns its folder.
 
     Weights are spread wider than at initialization, so that attention is not uniform.
@@ -37,7 +37,7 @@ def tiny_model_dir(tmp_path: Path, family: str, *, seed: int = 0) -> Path:
     folder.mkdir(parents=True)
     torch.manual_seed(seed)
     kind = {"causal-lm": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
-    model = kind.get(widest_task(family), AutoModel).from_config(config_of(family))
+    model = kind.get(widest_task(family), AutoModel).from_config(config_of(family, **changes))
     with torch.no_grad():
         for name, parameter in (*model.named_parameters(), *model.named_buffers()):
             if name.endswith("bias") and parameter.numel() > 1:
@@ -69,12 +69,12 @@ def widest_task(family: str) -> str:
     return "causal-lm" if family in DECODERS else "seq2seq"
 
 
-def config_of(family: str) -> Any:
+def config_of(family: str, **changes: Any) -> Any:
     """A tiny configuration; ``flan-t5`` is a T5 with gated layers and a head of its own."""
     from transformers import AutoConfig
 
     model_type = "t5" if family == "flan-t5" else family
-    return AutoConfig.for_model(model_type, **_COMMON, **_SHAPES.get(family, _SHAPE))
+    return AutoConfig.for_model(model_type, **_COMMON, **{**_SHAPES.get(family, _SHAPE), **changes})
 
 
 _COMMON = {"vocab_size": VOCAB_SIZE, "pad_token_id": 0}
@@ -101,12 +101,12 @@ _T5 = {
 _SHAPES: dict[str, dict[str, Any]] = {
     "distilbert": {
         "dim": 32,
-        "n_layers": LAYERS,
+        "n_layers": 2,
         "n_heads": 4,
         "hidden_dim": 96,
         "max_position_embeddings": 80,
     },
-    "roberta": {**_SHAPE, "type_vocab_size": 1},
+    "roberta": {**_SHAPE, "num_hidden_layers": 2, "type_vocab_size": 1},
     "xlm-roberta": {**_SHAPE, "num_hidden_layers": 2, "type_vocab_size": 1},
     "electra": {**_SHAPE, "num_hidden_layers": 2, "embedding_size": 16},
     "deberta-v2": {

@@ -6,8 +6,6 @@ Profiling measures what a device really does; these figures are for emulating an
 planning devices that are not here.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import importlib.resources
@@ -23,7 +21,7 @@ Role = Literal["backbone", "trainer"]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """Where each figure comes from: a page that can be named, or ``estimate:`` and how."""
+    """The source of each figure: an address, or ``estimate:`` and how it was made."""
 
     memory_bytes: str
     cores: str
@@ -40,7 +38,7 @@ class Sources:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceSpec:
-    """What one kind of device has.
+    """The hardware of one kind of device.
 
     Attributes:
         description: full name and the variant that is meant.
@@ -76,14 +74,12 @@ class DeviceSpec:
 
 def device_names() -> tuple[str, ...]:
     """Names of the devices in the catalogue, in alphabetical order."""
-    files = importlib.resources.files(__name__).iterdir()
-    return tuple(
-        sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
-    )
+    names = (file.name for file in importlib.resources.files(__name__).iterdir())
+    return tuple(sorted(name[: -len(".toml")] for name in names if name.endswith(".toml")))
 
 
 def load_device(name: str) -> DeviceSpec:
-    """The device called ``name``.
+    """Reads the device called ``name``.
 
     Raises:
         UsageError: no such device; the message lists those that there are.

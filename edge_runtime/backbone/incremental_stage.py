@@ -5,8 +5,6 @@ causal, so earlier tokens' states come out as before and need not travel again; 
 sequence is all new at first and never grows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

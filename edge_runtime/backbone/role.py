@@ -1,7 +1,5 @@
 """The backbone role: serves one stage, passes activations on, sends states to their owners."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial

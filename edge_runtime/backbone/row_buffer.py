@@ -4,8 +4,6 @@ Stages keep their inputs in it, owners hidden states. Everything is checked agai
 held, since it comes from peers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ Rows travel and are cached without padding; each sequence of a micro-batch is pa
 longest sample just before the graph runs, and cut back right after.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol

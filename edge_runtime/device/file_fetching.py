@@ -1,7 +1,5 @@
 """Fetches the weight files that a request needs before its job is queued."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from edge_runtime.contract.errors import RemoteError

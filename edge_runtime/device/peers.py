@@ -1,7 +1,5 @@
 """Connects to the session's other devices and dispatches what they send."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable

@@ -7,8 +7,6 @@ the room left may still go when no more than that quarter is outstanding, or a l
 could wait forever for credit that is held back. Does no I/O.
 """
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import threading

@@ -3,8 +3,6 @@
 Owned by the I/O thread. Other threads only queue messages and wake it.
 """
 
-from __future__ import annotations
-
 import queue
 from collections.abc import Iterator
 

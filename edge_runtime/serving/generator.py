@@ -3,8 +3,6 @@
 States are kept in memory as float32, never in the cache: each step adds a token's.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Protocol

@@ -1,7 +1,5 @@
 """A trained adapter as ``adapter.onnx``: evaluation and use without PyTorch."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from edge_runtime.contract.adapter import AdapterConfig

@@ -4,8 +4,6 @@ What is drawn for a token depends on (seed, line, position) alone, never on how 
 grouped or which device drew.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from edge_runtime.contract.generation import GenerationOptions

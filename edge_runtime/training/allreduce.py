@@ -10,8 +10,6 @@ A step's parts may arrive while this trainer still computes its own gradient; a 
 be at most one step ahead, since it cannot pass a step without everyone's part.
 """
 
-from __future__ import annotations
-
 import math
 import threading
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Makes batches of the samples that a trainer owns."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from edge_runtime.cache.session_cache import SampleCache

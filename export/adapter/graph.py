@@ -16,30 +16,22 @@ Outputs:
     features                float32 (B, T, d), for language models: what the frozen head,
                             which is no part of the graph, reads
 
-The formulas are those of ``edge_runtime/training``: its ``network``, ``blocks`` and
+The formulas are those of ``edge_runtime/parallel_adapters``: its ``network``, ``blocks`` and
 ``attention`` for the side network, its ``head``, ``comparison`` and ``language`` for the rest.
 """
 
-from __future__ import annotations
-
-import numpy as np
 import onnx_ir as ir
 
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.tensors import read_tensors
+from export.ir.graph import add_output, serialized
 
 from .segment_comparison import comparison
-from .side_network import Builder, Stream, ints, side_state
-
-IR_VERSION = 10
+from .side_network import Builder, StackInputs, floats, ints, side_state
 
 
 def adapter_onnx(config: AdapterConfig, weights: bytes) -> bytes:
-    """Builds ``adapter.onnx``; weights are inside.
-
-    Args:
-        config: shape of the adapter.
-        weights: ``adapter_model.safetensors``.
+    """Builds ``adapter.onnx``, weights inside, from ``adapter_model.safetensors``.
 
     Returns:
         The serialized model; equal input gives equal bytes.
@@ -47,39 +39,35 @@ def adapter_onnx(config: AdapterConfig, weights: bytes) -> bytes:
     Raises:
         BadInputError: ``weights`` are damaged or of an adapter of another shape.
     """
-    build = build_adapter(config, weights)
-    model = ir.Model(build.graph, ir_version=IR_VERSION, producer_name="pacplus")
-    data: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
-    return data
+    return serialized(build_adapter(config, weights).graph)
 
 
 def build_adapter(config: AdapterConfig, weights: bytes) -> Builder:
-    """The graph of :func:`adapter_onnx`, and what it can be continued with.
+    """Builds the graph of :func:`adapter_onnx`, which its builder can continue.
 
     Raises:
         BadInputError: ``weights`` are damaged or of an adapter of another shape.
     """
     build = Builder(config, read_tensors(weights, "adapter_model.safetensors"))
     layers = config.stacks[-1].layers
-    own = _stream(build, "", layers)
+    own = _stack_inputs(build, "", layers)
     starts = build.input("second_starts", ir.DataType.INT64, "batch") if config.pair else None
-    encoder = _stream(build, "encoder_", config.encoder_layers) if config.encoder_layers else None
+    encoder = None
+    if config.encoder_layers:
+        encoder = _stack_inputs(build, "encoder_", config.encoder_layers)
     state = side_state(build, own, encoder)
     if config.generative:
-        last = build.pick(own.hidden, layers - 1)
-        features = _features(build, last, state)
-        build.output("features", features, "batch", "sequence", config.hidden_size)
+        features = _features(build, build.pick(own.hidden, layers - 1), state)
+        add_output(build.graph, features, "features", "batch", "sequence", config.hidden_size)
     else:
-        pool_BST = _pooling_weights(build, own.mask, starts)
-        outputs = _head(build, own.hidden, state, pool_BST)
-        build.output("outputs", outputs, "batch", config.num_outputs)
+        outputs = _head(build, own.hidden, state, _pooling_weights(build, own.mask, starts))
+        add_output(build.graph, outputs, "outputs", "batch", config.num_outputs)
     return build
 
 
-def _stream(build: Builder, prefix: str, layers: int) -> Stream:
-    """The inputs of one stack."""
+def _stack_inputs(build: Builder, prefix: str, layers: int) -> StackInputs:
     shape = (layers, "batch", f"{prefix}sequence", build.config.hidden_size)
-    return Stream(
+    return StackInputs(
         hidden=build.input(f"{prefix}hidden", ir.DataType.FLOAT, *shape),
         mask=build.input(f"{prefix}attention_mask", ir.DataType.INT64, *shape[1:3]),
     )
@@ -88,30 +76,34 @@ def _stream(build: Builder, prefix: str, layers: int) -> Stream:
 def _features(build: Builder, last: ir.Value, state: ir.Value) -> ir.Value:
     """h_L + U(norm(s_L)), (B, T, d)."""
     d, w = build.config.hidden_size, build.config.width
-    up = build.trained("up.weight", w, d) * np.float32(build.config.up_scale)
-    return build.add("Add", last, build.add("MatMul", build.normalize(state, w), up))
+    normed = build.normalize(state, w)
+    up = build.linear(normed, "up.weight", w, d, scale=build.config.up_scale)
+    return build.add("Add", last, up)
 
 
 def _head(build: Builder, hidden: ir.Value, state: ir.Value, pool_BST: ir.Value) -> ir.Value:
     """Outputs (B, C) from the backbone's states (L, B, T, d) and s_L (B, T, w)."""
     config = build.config
-    d, w, features = config.hidden_size, config.width, config.head_features
+    d, w, classes = config.hidden_size, config.width, config.num_outputs
     side = build.add("MatMul", pool_BST, build.normalize(state, w))
-    side = build.add("MatMul", side, build.trained("up.weight", w, d))
+    side = build.linear(side, "up.weight", w, d)
     last = build.add("MatMul", pool_BST, build.pick(hidden, config.stacks[-1].layers - 1))
     embedding_BSd = build.normalize(build.add("Add", last, side), d)
     read = _pair_features(build, embedding_BSd) if config.pair else build.pick(embedding_BSd, 0, 1)
-    weight = build.trained("head.weight", features, config.num_outputs)
-    outputs = build.add("MatMul", read, weight * np.float32(config.head_scale))
-    outputs = build.add("Add", outputs, build.trained("head.bias", config.num_outputs))
+    outputs = build.linear(
+        read, "head.weight", config.head_features, classes, scale=config.head_scale
+    )
+    outputs = build.add("Add", outputs, build.trained("head.bias", classes))
     if config.pair:
-        found = comparison(build, hidden, pool_BST)
-        weight = build.trained("comparison.weight", config.comparison_features, config.num_outputs)
-        weight = weight * np.float32(config.comparison_scale)
-        outputs = build.add("Add", outputs, build.add("MatMul", found, weight))
+        compared = build.linear(
+            comparison(build, hidden, pool_BST),
+            *("comparison.weight", config.comparison_features, classes),
+            scale=config.comparison_scale,
+        )
+        outputs = build.add("Add", outputs, compared)
     if config.task == "regression":
-        outputs = build.add("Mul", outputs, np.array([config.target_scale], np.float32))
-        outputs = build.add("Add", outputs, np.array([config.target_mean], np.float32))
+        outputs = build.add("Mul", outputs, floats(config.target_scale))
+        outputs = build.add("Add", outputs, floats(config.target_mean))
     return outputs
 
 
@@ -122,15 +114,14 @@ def _pooling_weights(build: Builder, mask_BT: ir.Value, second_starts: ir.Value 
         tokens = build.add("Shape", mask_BT, start=1)
         absent = build.add("LessOrEqual", second_starts, ints(0))
         starts = build.add("Where", absent, tokens, second_starts)
-        zero, one = ints(0).reshape(()), ints(1).reshape(())
-        positions = build.add("Range", zero, build.add("Squeeze", tokens), one)
+        positions = build.positions(build.add("Squeeze", tokens))
         before = build.add("Less", positions, build.add("Unsqueeze", starts, ints(1)))
         first = build.add("Unsqueeze", build.add("Cast", before, to=ir.DataType.INT64), ints(1))
         both = build.add("Concat", first, build.add("Sub", ints(1), first), axis=1)
         segments = build.add("Mul", segments, both)
-    weights = build.floats(segments)
+    weights = build.to_float(segments)
     counts = build.add("ReduceSum", weights, ints(-1), keepdims=1)
-    return build.add("Div", weights, build.add("Max", counts, np.array([1], np.float32)))
+    return build.add("Div", weights, build.add("Max", counts, floats(1)))
 
 
 def _pair_features(build: Builder, embedding_BSd: ir.Value) -> ir.Value:

@@ -14,13 +14,11 @@ saturates (x86 without VNNI), uint8 weights, which are exact everywhere but no f
 float32 (MiniLM, 16 x 24 tokens: 70 ms in both, 27 ms as int8 with VNNI).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +26,15 @@ import onnx_ir as ir
 
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.errors import BadInputError
-from edge_runtime.contract.manifest import HeadSpec, Manifest, Stream
+from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.tensors import read_tensors
 from edge_runtime.inference.session import matmul_integer_is_exact
 from export.ir.exact_form import shifted, use_uint8_weights
-from export.ir.graph import constant, hidden_name
+from export.ir.graph import IR_VERSION, Array, add_output, append, constant, hidden_name, name_of
 from export.partition.stages import GRAPH, Bundle
 
-from .graph import IR_VERSION, build_adapter
-from .side_network import Array, Builder, ints
+from .graph import build_adapter
+from .side_network import Builder, floats, ints
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +97,13 @@ def merge_model(
     if config.generative:
         _add_logits(build, bundle, graph)
     result = _attach(graph, build, bundle.manifest)
-    graph.outputs[:] = [_named_output(result, config, graph)]
+    result.name = "values" if config.task == "regression" else "logits"
+    if config.generative:
+        ids = "decoder_input_ids" if config.encoder_layers else "input_ids"
+        (tokens,) = (value.shape for value in graph.inputs if value.name == ids)
+        assert tokens is not None
+        result.shape = ir.Shape([*tokens, config.num_outputs])
+    graph.outputs[:] = [result]
     model = ir.Model(graph, ir_version=IR_VERSION, producer_name="pacplus")
     model.metadata_props.update(metadata(bundle.manifest, config))
     say("writing the weights")
@@ -108,13 +112,13 @@ def merge_model(
         path=output,
         data=data,
         bytes=sum(path.stat().st_size for path in (output, data) if path is not None),
-        inputs=tuple(value.name or "" for value in graph.inputs),
-        output=graph.outputs[0].name or "",
+        inputs=tuple(map(name_of, graph.inputs)),
+        output=name_of(result),
     )
 
 
 def metadata(manifest: Manifest, config: AdapterConfig) -> dict[str, str]:
-    """What a program that uses the model must know besides."""
+    """Describes the model for programs that use it."""
     found = {
         "task": config.task,
         "labels": json.dumps(config.labels),
@@ -141,15 +145,12 @@ def _data_path(output: Path) -> Path:
 
 
 def _backbone(bundle: Bundle, config: AdapterConfig) -> ir.Graph:
-    """The bundle's graph up to the hidden states that the adapter reads; those are outputs."""
+    """Cuts the bundle's graph to the hidden states that the adapter reads, its outputs."""
     model = ir.load(bundle.path / GRAPH)
-    names = [spec.name for spec in bundle.manifest.inputs]
     known = {value.name for value in model.graph.inputs}
-    graph = ir.convenience.extract(
-        model.graph,
-        inputs=[name for name in names if name in known],
-        outputs=[hidden_name(layer) for layer in config.layers],
-    )
+    inputs = [spec.name for spec in bundle.manifest.inputs if spec.name in known]
+    outputs = [hidden_name(layer) for layer in config.layers]
+    graph = ir.convenience.extract(model.graph, inputs=inputs, outputs=outputs)
     graph.name = "backbone_and_adapter"
     return graph
 
@@ -161,40 +162,29 @@ def _add_logits(build: Builder, bundle: Bundle, backbone: ir.Graph) -> None:
     tensors = read_tensors((bundle.path / spec.path).read_bytes(), spec.path)
     features = build.graph.outputs.pop()
     rows_Nd = build.add("Reshape", features, ints(-1, build.config.hidden_size))
-    weight = _shared(backbone, tensors["weight"]) or constant(
-        build.graph, "head.weight", tensors["weight"]
-    )
-    logits = _product(build, rows_Nd, weight, spec, tensors)
+    weight = _tied(backbone, tensors["weight"])
+    if weight is None:
+        weight = constant(build.graph, "head.weight", tensors["weight"])
+    bias = [tensors["bias"]] if "bias" in tensors else []
+    if "scale" in tensors:
+        # The file keeps int8; ONNX Runtime folds the conversion when it loads the model.
+        logits = build.add("Gemm", rows_Nd, build.to_float(weight), transB=1)
+        row_scale = tensors["scale"].reshape(1, -1) * np.float32(spec.scale)
+        logits = build.add("Mul", logits, row_scale)
+        logits = build.add("Add", logits, *bias) if bias else logits
+    else:
+        logits = build.add("Gemm", rows_Nd, weight, *bias, alpha=float(spec.scale), transB=1)
     if spec.softcap:
-        cap = np.array([spec.softcap], np.float32)
+        cap = floats(spec.softcap)
         logits = build.add("Mul", build.add("Tanh", build.add("Div", logits, cap)), cap)
     tokens = build.add("Shape", features, start=0, end=2)
     shape = build.add("Concat", tokens, ints(spec.vocab_size), axis=0)
     logits = build.add("Reshape", logits, shape)
-    build.output("logits", logits, "batch", "sequence", spec.vocab_size)
+    add_output(build.graph, logits, "logits", "batch", "sequence", spec.vocab_size)
 
 
-def _product(
-    build: Builder,
-    rows_Nd: ir.Value,
-    weight: ir.Value,
-    spec: HeadSpec,
-    tensors: Mapping[str, Array],
-) -> ir.Value:
-    """(N, V): scale * (x W^T) + b."""
-    bias = tensors.get("bias")
-    row_scale = tensors.get("scale")
-    if row_scale is None:
-        more = [] if bias is None else [bias]
-        return build.add("Gemm", rows_Nd, weight, *more, alpha=float(spec.scale), transB=1)
-    # The file keeps int8; ONNX Runtime folds the conversion when it loads the model.
-    logits = build.add("Gemm", rows_Nd, build.floats(weight), transB=1)
-    logits = build.add("Mul", logits, row_scale.reshape(1, -1) * np.float32(spec.scale))
-    return logits if bias is None else build.add("Add", logits, bias)
-
-
-def _shared(graph: ir.Graph, array: Array) -> ir.Value | None:
-    """The initializer with that contents, if there is one: embeddings that the head is tied to."""
+def _tied(graph: ir.Graph, array: Array) -> ir.Value | None:
+    """Finds the embeddings that the head is tied to: an initializer with the same contents."""
     for value in graph.initializers.values():
         tensor = value.const_value
         if (
@@ -208,23 +198,19 @@ def _shared(graph: ir.Graph, array: Array) -> ir.Value | None:
 
 
 def _attach(graph: ir.Graph, build: Builder, manifest: Manifest) -> ir.Value:
-    """Moves the adapter behind ``graph``, whose outputs are the states to be read.
-
-    Returns:
-        The adapter's output.
-    """
+    """Moves the adapter behind ``graph``, whose outputs it reads; returns its own output."""
     adapter, states = build.graph, list(graph.outputs)
     encoder_layers = build.config.encoder_layers
     result = adapter.outputs.pop()
-    masks: dict[Stream, ir.Value] = {
-        spec.stream: value
+    values = {value.name: value for value in graph.inputs}
+    masks = {
+        spec.stream: values[spec.name]
         for spec in manifest.inputs
-        for value in graph.inputs
-        if spec.kind == "mask" and spec.name == value.name
+        if spec.kind == "mask" and spec.name in values
     }
     inputs = {value.name: value for value in adapter.inputs}
     adapter.inputs.clear()
-    read: dict[str, ir.Value] = {"attention_mask": masks[manifest.output_stream]}
+    read = {"attention_mask": masks[manifest.output_stream]}
     if encoder_layers:
         read["encoder_hidden"] = _stacked(graph, "encoder_hidden", states[:encoder_layers])
         read["encoder_attention_mask"] = masks["encoder"]
@@ -254,29 +240,16 @@ def _move(adapter: ir.Graph, graph: ir.Graph) -> None:
 
 def _stacked(graph: ir.Graph, name: str, states: list[ir.Value]) -> ir.Value:
     """States (B, T, d) as one (L, B, T, d)."""
-    axis = constant(graph, f"{_PREFIX}axis", ints(0))
-    nodes = [ir.node("Unsqueeze", [state, axis]) for state in states]
-    for index, node in enumerate(nodes):
-        node.name = node.outputs[0].name = f"{_PREFIX}{name}.{index}"
-    joined = ir.node("Concat", [node.outputs[0] for node in nodes], {"axis": 0})
-    joined.name = joined.outputs[0].name = f"{_PREFIX}{name}"
-    graph.extend([*nodes, joined])
-    return joined.outputs[0]
-
-
-def _named_output(value: ir.Value, config: AdapterConfig, graph: ir.Graph) -> ir.Value:
-    """The model's output, with the axes of the inputs."""
-    value.name = "values" if config.task == "regression" else "logits"
-    if config.generative:
-        ids = "decoder_input_ids" if config.encoder_layers else "input_ids"
-        (tokens,) = (item.shape for item in graph.inputs if item.name == ids)
-        assert tokens is not None
-        value.shape = ir.Shape([*tokens, config.num_outputs])
-    return value
+    axis, name = constant(graph, f"{_PREFIX}axis", ints(0)), f"{_PREFIX}{name}"
+    rows = [
+        append(graph, "Unsqueeze", [state, axis], f"{name}.{index}")
+        for index, state in enumerate(states)
+    ]
+    return append(graph, "Concat", rows, name, axis=0)
 
 
 def _write(model: ir.Model, output: Path) -> Path | None:
-    """Writes the model; the file of its weights is returned, where they are not inside."""
+    """Writes the model; returns the file of its weights, where they are not inside."""
     values = model.graph.initializers.values()
     size = sum(value.const_value.nbytes for value in values if value.const_value is not None)
     data = _data_path(output) if size > MAX_INSIDE_BYTES else None

@@ -3,30 +3,25 @@
 The formulas are those of ``edge_runtime/parallel_adapters/comparison.py``.
 """
 
-from __future__ import annotations
-
-import numpy as np
 import onnx_ir as ir
 
 from edge_runtime.contract.adapter import ALIGNMENT_SHARPNESS
 
-from .side_network import MASKED, Builder, ints
+from .side_network import MASKED, Builder, floats, ints
 
 
 def comparison(build: Builder, hidden_LBTd: ir.Value, pool_BST: ir.Value) -> ir.Value:
     """(B, K * 5 * d), given all hidden states and the weights of each segment's mean."""
-    tokens_BST = build.floats(build.add("Greater", pool_BST, np.zeros(1, np.float32)))
+    tokens_BST = build.to_float(build.add("Greater", pool_BST, floats(0)))
     present_BS1 = build.add("ReduceMax", tokens_BST, ints(2), keepdims=1)
     tokens_BST = build.add("Mul", tokens_BST, build.add("ReduceMin", present_BS1, ints(1)))
     others_BST = build.add("Gather", tokens_BST, ints(1, 0), axis=1)
     across_BTT = build.add("MatMul", build.add("Transpose", tokens_BST, perm=[0, 2, 1]), others_BST)
-    hidden_BTT = build.add("Sub", np.ones(1, np.float32), across_BTT)
-    bias_BTT = build.add("Mul", hidden_BTT, np.array([MASKED], np.float32))
-    kept_BT1 = build.add(
-        "Unsqueeze", build.add("ReduceSum", tokens_BST, ints(1), keepdims=0), ints(2)
-    )
+    bias_BTT = build.add("Mul", build.add("Sub", floats(1), across_BTT), floats(MASKED))
+    kept_BT = build.add("ReduceSum", tokens_BST, ints(1), keepdims=0)
+    kept_BT1 = build.add("Unsqueeze", kept_BT, ints(2))
     counts = build.add("ReduceSum", kept_BT1, ints(1), keepdims=1)
-    share_BT1 = build.add("Div", kept_BT1, build.add("Max", counts, np.ones(1, np.float32)))
+    share_BT1 = build.add("Div", kept_BT1, build.add("Max", counts, floats(1)))
     found = []
     for layer in build.config.compared_layers:
         x, y = _aligned(build, build.pick(hidden_LBTd, layer), bias_BTT)
@@ -45,10 +40,9 @@ def _aligned(build: Builder, hidden_BTd: ir.Value, bias_BTT: ir.Value) -> tuple[
     """The normalized tokens and their counterparts, (B, T, d) both."""
     d = build.config.hidden_size
     x = build.normalize(hidden_BTd, d)
-    sharp = build.add("Mul", x, np.array([ALIGNMENT_SHARPNESS / d], np.float32))
+    sharp = build.add("Mul", x, floats(ALIGNMENT_SHARPNESS / d))
     scores = build.add("MatMul", sharp, build.add("Transpose", x, perm=[0, 2, 1]))
-    shares = build.add("Softmax", build.add("Add", scores, bias_BTT), axis=-1)
-    return x, build.add("MatMul", shares, x)
+    return x, build.attend(scores, bias_BTT, x)
 
 
 def _mean(build: Builder, x_BTd: ir.Value, share_BT1: ir.Value) -> ir.Value:

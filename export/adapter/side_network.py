@@ -1,25 +1,18 @@
 """The side network as ONNX operators; see :mod:`export.adapter.graph`."""
 
-from __future__ import annotations
-
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from edge_runtime.contract.adapter import NORM_EPSILON, AdapterConfig, SideStack
 from edge_runtime.contract.errors import BadInputError
-from export.ir.graph import constant
+from export.ir.graph import OPSET, Array, append, constant
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-OPSET = 21
 # Added to the scores of what must not be seen; its exponential is exactly 0.
 MASKED = -1e30
-
-Array = np.ndarray[Any, Any]
 
 
 class Builder:
@@ -36,14 +29,8 @@ class Builder:
         self.graph.inputs.append(value)
         return value
 
-    def output(self, name: str, value: ir.Value, *shape: int | str) -> None:
-        """Makes ``value``, float32, a graph output."""
-        value.name, value.type = name, ir.TensorType(ir.DataType.FLOAT)
-        value.shape = ir.Shape(shape)
-        self.graph.outputs.append(value)
-
     def trained(self, name: str, *shape: int) -> Array:
-        """A tensor of ``adapter_model.safetensors``.
+        """Looks up a tensor of ``adapter_model.safetensors``.
 
         Raises:
             BadInputError: it is missing or has another shape.
@@ -63,10 +50,16 @@ class Builder:
             constant(self.graph, f"{name}.{index}", item) if isinstance(item, np.ndarray) else item
             for index, item in enumerate(inputs)
         ]
-        node = ir.node(op_type, values, attributes, name=name)
-        node.outputs[0].name = name
-        self.graph.append(node)
-        return node.outputs[0]
+        return append(self.graph, op_type, values, name, **attributes)
+
+    def linear(self, x: ir.Value, name: str, *shape: int, scale: float = 1) -> ir.Value:
+        """``x`` times a trained matrix and ``scale``."""
+        return self.add("MatMul", x, self.trained(name, *shape) * np.float32(scale))
+
+    def attend(self, scores: ir.Value, bias: ir.Value, values: ir.Value) -> ir.Value:
+        """Mixes ``values`` in the shares that a softmax over the last axis gives them."""
+        shares = self.add("Softmax", self.add("Add", scores, bias), axis=-1)
+        return self.add("MatMul", shares, values)
 
     def pick(self, x: ir.Value, index: int, axis: int = 0) -> ir.Value:
         """``x`` at one index along ``axis``, which goes away."""
@@ -77,9 +70,13 @@ class Builder:
         ones = np.ones(channels, np.float32)
         return self.add("LayerNormalization", x, ones, epsilon=NORM_EPSILON)
 
-    def floats(self, x: ir.Value) -> ir.Value:
+    def to_float(self, x: ir.Value) -> ir.Value:
         """``x`` as float32."""
         return self.add("Cast", x, to=ir.DataType.FLOAT)
+
+    def positions(self, tokens: ir.Value) -> ir.Value:
+        """0, 1, ... up to the number of ``tokens``."""
+        return self.add("Range", ints(0).reshape(()), tokens, ints(1).reshape(()))
 
 
 def ints(*values: int) -> Array:
@@ -87,15 +84,20 @@ def ints(*values: int) -> Array:
     return np.array(values, np.int64)
 
 
+def floats(*values: float) -> Array:
+    """A constant float32 vector."""
+    return np.array(values, np.float32)
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Stream:
+class StackInputs:
     """One stack's inputs: ``hidden`` (L, B, T, d) and the attention ``mask`` (B, T)."""
 
     hidden: ir.Value
     mask: ir.Value
 
 
-def side_state(build: Builder, own: Stream, encoder: Stream | None) -> ir.Value:
+def side_state(build: Builder, own: StackInputs, encoder: StackInputs | None) -> ir.Value:
     """s_L of the stack that outputs, (B, T, w)."""
     *before, stack = build.config.stacks
     bias = _score_bias(build, own.mask, causal=build.config.causal)
@@ -114,7 +116,7 @@ def _stack(
     bias: ir.Value,
     memory: tuple[ir.Value, ir.Value] | None = None,
 ) -> ir.Value:
-    """The last side state of one stack; ``memory``: what it attends to, and its bias."""
+    """The last side state of one stack; ``memory``: the encoder's states, and their bias."""
     config, prefix, layers = build.config, stack.prefix, stack.layers
     d, w = config.hidden_size, config.width
     weight = build.trained(f"{prefix}down.weight", layers, d, w)
@@ -132,7 +134,7 @@ def _stack(
         if config.kind == "attention":
             state = _self_attention(build, block, state, bias)
         if memory is not None:
-            state = _cross_attention(build, block, state, memory)
+            state = _cross_attention(build, block, state, *memory)
         state = _feed_forward(build, block, state)
     return state
 
@@ -141,35 +143,27 @@ def _score_bias(build: Builder, mask_BS: ir.Value, causal: bool = False) -> ir.V
     """(B, 1, 1, S), or (B, 1, S, S) if causal: 0 where a query sees a key, else huge."""
     seen = build.add("Unsqueeze", build.add("Cast", mask_BS, to=ir.DataType.BOOL), ints(1, 2))
     if causal:
-        tokens = build.add("Squeeze", build.add("Shape", mask_BS, start=1))
-        keys = build.add("Range", ints(0).reshape(()), tokens, ints(1).reshape(()))
+        keys = build.positions(build.add("Squeeze", build.add("Shape", mask_BS, start=1)))
         queries = build.add("Unsqueeze", keys, ints(1))
         seen = build.add("And", seen, build.add("LessOrEqual", keys, queries))
-    return build.add("Where", seen, np.zeros(1, np.float32), np.array([MASKED], np.float32))
+    return build.add("Where", seen, floats(0), floats(MASKED))
 
 
 def _self_attention(build: Builder, prefix: str, x: ir.Value, bias: ir.Value) -> ir.Value:
     w = build.config.width
-    normed = build.normalize(x, w)
-    projected = build.add("MatMul", normed, build.trained(f"{prefix}.qkv.weight", w, 3 * w))
+    projected = build.linear(build.normalize(x, w), f"{prefix}.qkv.weight", w, 3 * w)
     mixed = _mix(build, _by_head(build, projected, 3), bias)
-    return build.add(
-        "Add", x, build.add("MatMul", mixed, build.trained(f"{prefix}.out.weight", w, w))
-    )
+    return build.add("Add", x, build.linear(mixed, f"{prefix}.out.weight", w, w))
 
 
 def _cross_attention(
-    build: Builder, prefix: str, x: ir.Value, memory: tuple[ir.Value, ir.Value]
+    build: Builder, prefix: str, x: ir.Value, memory: ir.Value, bias: ir.Value
 ) -> ir.Value:
-    w = build.config.width
-    read, bias = memory
-    normed = build.normalize(x, w)
-    asked = build.add("MatMul", normed, build.trained(f"{prefix}.cross.q.weight", w, w))
-    read = build.add("MatMul", read, build.trained(f"{prefix}.cross.kv.weight", w, 2 * w))
-    mixed = _mix(build, [*_by_head(build, asked, 1), *_by_head(build, read, 2)], bias)
-    return build.add(
-        "Add", x, build.add("MatMul", mixed, build.trained(f"{prefix}.cross.out.weight", w, w))
-    )
+    w, prefix = build.config.width, f"{prefix}.cross"
+    queries = build.linear(build.normalize(x, w), f"{prefix}.q.weight", w, w)
+    read = build.linear(memory, f"{prefix}.kv.weight", w, 2 * w)
+    mixed = _mix(build, [*_by_head(build, queries, 1), *_by_head(build, read, 2)], bias)
+    return build.add("Add", x, build.linear(mixed, f"{prefix}.out.weight", w, w))
 
 
 def _by_head(build: Builder, x: ir.Value, parts: int) -> list[ir.Value]:
@@ -184,19 +178,16 @@ def _mix(build: Builder, qkv: list[ir.Value], bias: ir.Value) -> ir.Value:
     """Attention, (B, T, w)."""
     w, heads = build.config.width, build.config.num_heads
     q, k, v = qkv
-    q = build.add("Mul", q, np.array([(w // heads) ** -0.5], np.float32))
+    q = build.add("Mul", q, floats((w // heads) ** -0.5))
     scores = build.add("MatMul", q, build.add("Transpose", k, perm=[0, 1, 3, 2]))
-    shares = build.add("Softmax", build.add("Add", scores, bias), axis=-1)
-    mixed_BTHK = build.add("Transpose", build.add("MatMul", shares, v), perm=[0, 2, 1, 3])
+    mixed_BTHK = build.add("Transpose", build.attend(scores, bias, v), perm=[0, 2, 1, 3])
     return build.add("Reshape", mixed_BTHK, ints(0, 0, w))
 
 
 def _feed_forward(build: Builder, prefix: str, x: ir.Value) -> ir.Value:
     w = build.config.width
     inner = w * build.config.feed_forward_ratio
-    normed = build.normalize(x, w)
-    wide = build.add("MatMul", normed, build.trained(f"{prefix}.fc1.weight", w, inner))
+    wide = build.linear(build.normalize(x, w), f"{prefix}.fc1.weight", w, inner)
     wide = build.add("Add", wide, build.trained(f"{prefix}.fc1.bias", inner))
     active = build.add("Mul", wide, build.add("Sigmoid", wide))
-    back = build.add("MatMul", active, build.trained(f"{prefix}.fc2.weight", inner, w))
-    return build.add("Add", x, back)
+    return build.add("Add", x, build.linear(active, f"{prefix}.fc2.weight", inner, w))

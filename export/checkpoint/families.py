@@ -1,11 +1,9 @@
-"""What differs between the model families that can be exported.
+"""Lists the differences between the model families that can be exported.
 
 A new family is a new row; the passes, the cutter and the runtime know none by name.
 Attention needs no column: models that ask transformers for an implementation get ours,
 see :mod:`.attention`, and a graph pass mends the softmax of those that do not.
 """
-
-from __future__ import annotations
 
 import dataclasses
 from typing import Any, Literal
@@ -29,7 +27,7 @@ UNLIMITED_LENGTH = 1 << 20
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """How to export a ``model_type`` of transformers.
+    """The traits of a ``model_type`` of transformers that decide its export.
 
     Attributes:
         stack: where the hidden states come from.
@@ -58,7 +56,7 @@ class Family:
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """What its hidden states can be used for."""
+        """Tasks that its hidden states serve."""
         return _TASKS[self.stack]
 
     def streams(self, task: Task) -> tuple[Stream, ...]:
@@ -73,19 +71,12 @@ _NO_POOLER = {"add_pooling_layer": False}
 _ROBERTA = Family(positions_after_padding=True, load_options=_NO_POOLER, maps=layer_maps.BERT)
 _DECODER = Family(stack="decoder", own_masks=True)
 _T5 = Family(
-    stack="encoder-decoder",
-    own_masks=True,
-    head_scaled=True,
-    maps=layer_maps.T5,
-    plain_scores=True,
+    stack="encoder-decoder", own_masks=True, head_scaled=True, maps=layer_maps.T5, plain_scores=True
 )
 
 FAMILIES = {
     "bart": Family(
-        stack="encoder-decoder",
-        own_masks=True,
-        head_bias="final_logits_bias",
-        maps=layer_maps.BART,
+        stack="encoder-decoder", own_masks=True, head_bias="final_logits_bias", maps=layer_maps.BART
     ),
     "bert": Family(token_types=True, load_options=_NO_POOLER, maps=layer_maps.BERT),
     "deberta-v2": Family(token_types=True, own_masks=True, maps=layer_maps.BERT),
@@ -137,23 +128,19 @@ def check_task(task: Task, model_type: str, family: Family) -> None:
 
 
 def input_specs(config: Any, family: Family, task: Task) -> tuple[InputSpec, ...]:
-    """The graph's inputs: of each sequence its tokens, then its mask."""
+    """Lists the graph's inputs: of each sequence its tokens, then its mask."""
     pad = max(getattr(config, "pad_token_id", None) or 0, 0)
     specs: list[InputSpec] = []
     for stream in family.streams(task):
         prefix = "decoder_" if specs else ""
-        specs.append(
-            InputSpec(
-                name=f"{prefix}input_ids", dtype="int64", kind="tokens", pad=pad, stream=stream
-            )
+        tokens = InputSpec(
+            name=f"{prefix}input_ids", dtype="int64", kind="tokens", pad=pad, stream=stream
         )
+        specs.append(tokens)
         if family.token_types:
-            specs.append(
-                InputSpec(name="token_type_ids", dtype="int64", kind="tokens", stream=stream)
-            )
-        specs.append(
-            InputSpec(name=f"{prefix}attention_mask", dtype="int64", kind="mask", stream=stream)
-        )
+            specs.append(dataclasses.replace(tokens, name="token_type_ids", pad=0))
+        mask = dataclasses.replace(tokens, name=f"{prefix}attention_mask", kind="mask", pad=0)
+        specs.append(mask)
     return tuple(specs)
 
 

@@ -1,14 +1,12 @@
 """GGUF files: one file with configuration, tokenizer and (quantized) weights."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import io
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig
 
 from edge_runtime.contract.errors import BadInputError, MissingExtraError
 
@@ -44,8 +42,3 @@ def read_config(path: Path) -> Any:
 def loading() -> contextlib.AbstractContextManager[object]:
     """Keeps the converter's own progress bar, which no setting turns off, from the terminal."""
     return contextlib.redirect_stderr(io.StringIO())
-
-
-def save_tokenizer_files(path: Path, folder: Path) -> None:
-    """Writes the tokenizer, chat template included, in the form of a Hugging Face folder."""
-    AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)

@@ -1,6 +1,4 @@
-"""How each model family names the linear maps of a layer."""
-
-from __future__ import annotations
+"""Names of the linear maps of a layer in each model family."""
 
 import dataclasses
 
@@ -24,50 +22,41 @@ class LayerMaps:
     cross: Attention | None = None
 
 
-_SELF = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-_CROSS = ("encoder_attn.q_proj", "encoder_attn.k_proj", "encoder_attn.v_proj")
+def _attention(prefix: str, names: str) -> Attention:
+    q, k, v, out = (prefix + name for name in names.split())
+    return q, k, v, out
+
 
 BERT = LayerMaps(
-    attention=(
-        "attention.self.query*",
-        "attention.self.key*",
-        "attention.self.value*",
-        "attention.output.dense",
-    ),
+    attention=_attention("attention.", "self.query* self.key* self.value* output.dense"),
     feed_forward=("intermediate.dense", "output.dense"),
 )
 DISTILBERT = LayerMaps(
-    attention=("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
+    attention=_attention("attention.", "q_lin k_lin v_lin out_lin"),
     feed_forward=("ffn.lin1", "ffn.lin2"),
 )
 MODERNBERT = LayerMaps(
-    attention=("attn.Wqkv", "attn.Wqkv", "attn.Wqkv", "attn.Wo"), feed_forward=("mlp.Wi", "mlp.Wo")
+    attention=_attention("attn.", "Wqkv Wqkv Wqkv Wo"), feed_forward=("mlp.Wi", "mlp.Wo")
 )
 GPT2 = LayerMaps(
-    attention=("attn.c_attn", "attn.c_attn", "attn.c_attn", "attn.c_proj"),
+    attention=_attention("attn.", "c_attn c_attn c_attn c_proj"),
     feed_forward=("mlp.c_fc", "mlp.c_proj"),
 )
 LLAMA = LayerMaps(
-    attention=(*_SELF, "self_attn.o_proj"), feed_forward=("mlp.gate_proj", "mlp.down_proj")
+    attention=_attention("self_attn.", "q_proj k_proj v_proj o_proj"),
+    feed_forward=("mlp.gate_proj", "mlp.down_proj"),
 )
-PHI = LayerMaps(attention=(*_SELF, "self_attn.dense"), feed_forward=("mlp.fc1", "mlp.fc2"))
+PHI = LayerMaps(
+    attention=_attention("self_attn.", "q_proj k_proj v_proj dense"),
+    feed_forward=("mlp.fc1", "mlp.fc2"),
+)
 BART = LayerMaps(
-    attention=(*_SELF, "self_attn.out_proj"),
-    cross=(*_CROSS, "encoder_attn.out_proj"),
+    attention=_attention("self_attn.", "q_proj k_proj v_proj out_proj"),
+    cross=_attention("encoder_attn.", "q_proj k_proj v_proj out_proj"),
     feed_forward=("fc1", "fc2"),
 )
 T5 = LayerMaps(
-    attention=(
-        "layer.*.SelfAttention.q",
-        "layer.*.SelfAttention.k",
-        "layer.*.SelfAttention.v",
-        "layer.*.SelfAttention.o",
-    ),
-    cross=(
-        "layer.*.EncDecAttention.q",
-        "layer.*.EncDecAttention.k",
-        "layer.*.EncDecAttention.v",
-        "layer.*.EncDecAttention.o",
-    ),
+    attention=_attention("layer.*.SelfAttention.", "q k v o"),
+    cross=_attention("layer.*.EncDecAttention.", "q k v o"),
     feed_forward=("layer.*.DenseReluDense.wi*", "layer.*.DenseReluDense.wo"),
 )

@@ -1,6 +1,4 @@
-"""Finding a checkpoint and loading it."""
-
-from __future__ import annotations
+"""Finds a checkpoint and loads it."""
 
 import contextlib
 import dataclasses
@@ -20,14 +18,17 @@ from transformers import (
 )
 
 from edge_runtime.contract.errors import BadInputError
-from edge_runtime.contract.manifest import Task
+from edge_runtime.contract.manifest import InputSpec, Task
 
 from . import gguf
-from .families import Family, family_of
+from .families import Family, family_of, input_specs
 from .quiet import first_line, quiet
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json"),
+    *("special_tokens_map.json", "chat_template.jinja"),
+)
 _CLASSES = {"causal-lm": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
 # Beyond this, model_max_length is transformers' way to say "not known".
 _SANE_LENGTH = 1_000_000
@@ -38,8 +39,8 @@ class Checkpoint:
     """A checkpoint on disk whose architecture is supported.
 
     Attributes:
-        path: its folder, or a GGUF file.
-        model_id: what the bundle calls it; no path, so that a bundle does not depend on it.
+        path: its folder, or a GGUF file, which holds everything.
+        model_id: its name in the bundle; no path, so that a bundle does not depend on it.
         config: transformers' configuration.
         family: its row of the table.
     """
@@ -51,15 +52,16 @@ class Checkpoint:
 
     @property
     def is_gguf(self) -> bool:
-        """One GGUF file holds everything."""
+        """Tells a GGUF file from a folder."""
         return self.path.suffix == gguf.SUFFIX
 
     @property
     def source(self) -> tuple[Path, dict[str, Any]]:
-        """What ``from_pretrained`` takes."""
+        """Arguments of ``from_pretrained``."""
+        options: dict[str, Any] = {"trust_remote_code": False}
         if self.is_gguf:
-            return self.path.parent, {"gguf_file": self.path.name}
-        return self.path, {"use_safetensors": True}
+            return self.path.parent, options | {"gguf_file": self.path.name}
+        return self.path, options
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +69,16 @@ class LoadedModel:
     """A model in memory, as float32, for inference.
 
     Attributes:
-        backbone: what makes the hidden states.
+        backbone: makes the hidden states.
         language_model: backbone and head, for the tasks that have one.
+        family: its row of the table.
+        inputs: of the graph that it becomes.
     """
 
-    backbone: torch.nn.Module
+    backbone: Any
     language_model: Any = None
+    family: Family
+    inputs: tuple[InputSpec, ...]
 
 
 def find_checkpoint(model: str) -> Checkpoint:
@@ -130,17 +136,13 @@ def load_model(checkpoint: Checkpoint, task: Task) -> LoadedModel:
         BadInputError: weights are missing, damaged or not those of the configuration.
     """
     source, options = checkpoint.source
-    kind = _CLASSES.get(task, AutoModel)
-    if kind is AutoModel:
-        options |= checkpoint.family.load_options
+    family, kind = checkpoint.family, _CLASSES.get(task, AutoModel)
+    options |= family.load_options if kind is AutoModel else {}
+    options |= {} if checkpoint.is_gguf else {"use_safetensors": True}
     with quiet(), gguf.loading() if checkpoint.is_gguf else contextlib.nullcontext():
         try:
             model, info = kind.from_pretrained(
-                source,
-                dtype=torch.float32,
-                output_loading_info=True,
-                trust_remote_code=False,
-                **options,
+                source, dtype=torch.float32, output_loading_info=True, **options
             )
         except Exception as error:
             # transformers lets errors of its file readers through, which share no base.
@@ -155,10 +157,17 @@ def load_model(checkpoint: Checkpoint, task: Task) -> LoadedModel:
             f"checkpoint, {wrong[0]} first; it is damaged or of another model"
         )
     model.eval().requires_grad_(False)
+    backbone, language_model = model, None
     if task in _CLASSES:
-        return LoadedModel(backbone=model.base_model, language_model=model)
-    both = checkpoint.family.stack == "encoder-decoder"
-    return LoadedModel(backbone=model.get_encoder() if both else model)
+        backbone, language_model = model.base_model, model
+    elif family.stack == "encoder-decoder":
+        backbone = model.get_encoder()
+    return LoadedModel(
+        backbone=backbone,
+        language_model=language_model,
+        family=family,
+        inputs=input_specs(checkpoint.config, family, task),
+    )
 
 
 def save_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
@@ -172,7 +181,7 @@ def save_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
     if checkpoint.is_gguf or not (source / "tokenizer.json").is_file():
         source = folder / "converted"
         _convert_tokenizer(checkpoint, source)
-    for name in ("tokenizer.json", *_TOKENIZER_FILES):
+    for name in _TOKENIZER_FILES:
         if (source / name).is_file():
             (folder / name).write_bytes((source / name).read_bytes())
     if source.parent == folder:
@@ -180,14 +189,10 @@ def save_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def _convert_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
+    source, options = checkpoint.source
     with quiet():
         try:
-            if checkpoint.is_gguf:
-                gguf.save_tokenizer_files(checkpoint.path, folder)
-            else:
-                AutoTokenizer.from_pretrained(
-                    checkpoint.path, trust_remote_code=False
-                ).save_pretrained(folder)
+            AutoTokenizer.from_pretrained(source, **options).save_pretrained(folder)
         except Exception as error:
             # As above: whatever a converter raises.
             raise _no_tokenizer(checkpoint.path, first_line(error)) from None

@@ -1,7 +1,5 @@
 """Keeping libraries that talk from the terminal."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import warnings
@@ -28,5 +26,5 @@ def quiet() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first, for messages of one line."""
+    """The first line of an error, for messages of one line."""
     return (str(error).strip() or type(error).__name__).split("\n")[0]

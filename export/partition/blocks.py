@@ -1,9 +1,8 @@
-"""The blocks of a backbone and their weight files."""
-
-from __future__ import annotations
+"""Cuts a backbone into blocks and writes their weight files."""
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,8 @@ import onnx_ir as ir
 from edge_runtime.contract.errors import PacplusError
 from edge_runtime.contract.ids import Sha256
 from edge_runtime.contract.manifest import BlockSpec, FileSpec, InputSpec, Stream, TensorSpec
-from export.ir.graph import INLINE_BYTES, hidden_name, slice_nodes
+from export.ir.exact_form import PRODUCT
+from export.ir.graph import INLINE_BYTES, hidden_name, name_of, slice_nodes
 
 _PAGE_BYTES = 4096  # tensors that fill pages start on one, so that devices can map them
 _ALIGNMENT_BYTES = 64
@@ -21,7 +21,7 @@ _NORM_FLOPS_PER_CHANNEL = 8
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """What block ``index`` is made of.
+    """The part of the graph that is block ``index``.
 
     Attributes:
         name: e.g. ``layer.3``, or ``decoder.layer.3`` where there are two stacks.
@@ -44,12 +44,7 @@ class Slice:
 def block_slices(
     model: ir.Model, inputs: Sequence[InputSpec], streams: Sequence[Stream]
 ) -> tuple[Slice, ...]:
-    """Cuts the graph at every hidden state.
-
-    Args:
-        model: the graph.
-        inputs: its inputs.
-        streams: the sequence of every hidden state, in order.
+    """Cuts the graph at every hidden state; ``streams`` are their sequences, in order.
 
     Raises:
         PacplusError: a block needs more than the hidden state before it, the encoder's last
@@ -65,10 +60,9 @@ def block_slices(
         name = _block_name(index, streams)
         stop = frozenset(hidden_name(earlier) for earlier in range(index))
         nodes, boundary, constants = slice_nodes([output], stop)
-        if first:
-            allowed = {spec.name for spec in inputs if spec.stream == stream}
-        else:
-            allowed = {hidden_name(index - 1)}
+        allowed = {spec.name for spec in inputs if spec.stream == stream} if first else set()
+        if not first:
+            allowed.add(hidden_name(index - 1))
             if stream == "decoder" and "encoder" in streams:
                 allowed.add(hidden_name(streams.index("decoder") - 1))
         surplus = set(boundary) - allowed - masks
@@ -114,11 +108,11 @@ def write_weights(
                 readers.setdefault(value, []).append(piece.name)
     contents: dict[str, list[ir.Value]] = {}
     users: dict[str, list[str]] = {}
+    shared = (f"shared.{index}" for index in itertools.count())
     for value, names in readers.items():
-        shared = len(names) > 1
-        group = f"shared.{sum(key.startswith('shared.') for key in contents)}" if shared else ""
-        contents.setdefault(group or names[0], []).append(value)
-        users[group or names[0]] = names
+        group = next(shared) if len(names) > 1 else names[0]
+        contents.setdefault(group, []).append(value)
+        users[group] = names
     (root / "weights").mkdir()
     files: list[FileSpec] = []
     paths: dict[str, list[str]] = {piece.name: [] for piece in slices}
@@ -146,15 +140,9 @@ def _write_group(group: str, values: Sequence[ir.Value], root: Path) -> FileSpec
     for value, (offset, length) in zip(values, places, strict=True):
         tensor = value.const_value
         assert tensor is not None
-        assert value.name is not None
+        shape, name = ir.Shape(tensor.shape.numpy()), name_of(value)
         value.const_value = ir.ExternalTensor(
-            path,
-            offset,
-            length,
-            tensor.dtype,
-            shape=ir.Shape(tensor.shape.numpy()),
-            name=value.name,
-            base_dir=root,
+            path, offset, length, tensor.dtype, shape=shape, name=name, base_dir=root
         )
     return FileSpec(path=path, bytes=len(data), sha256=sha256)
 
@@ -168,7 +156,7 @@ def describe(
     return BlockSpec(
         name=piece.name,
         kind="embeddings" if piece.first else "layer",
-        block_class=_likeness(piece),
+        block_class=_block_class(piece),
         inputs=tuple(_tensor_spec(values[name]) for name in piece.boundary),
         outputs=(_tensor_spec(values[hidden_name(piece.index)]),),
         weights=tuple(weights),
@@ -179,33 +167,28 @@ def describe(
 
 
 def _tensor_spec(value: ir.Value) -> TensorSpec:
-    assert value.name is not None
     assert value.dtype is not None
     assert value.shape is not None
-    dimensions = [getattr(dimension, "value", dimension) for dimension in value.shape]
-    return TensorSpec(
-        name=value.name,
-        dtype=str(value.dtype.numpy()),
-        shape=tuple(str(dimension) for dimension in dimensions),
-    )
+    shape = tuple(str(getattr(dimension, "value", dimension)) for dimension in value.shape)
+    return TensorSpec(name=name_of(value), dtype=str(value.dtype.numpy()), shape=shape)
 
 
-def _likeness(piece: Slice) -> str:
-    """Equal for blocks with the same operators and shapes of constants."""
+def _block_class(piece: Slice) -> str:
+    """Digest that blocks with the same operators and shapes of constants share."""
     operators = sorted(node.op_type for node in piece.nodes)
     shapes = sorted(f"{value.dtype}{value.shape}" for value in piece.initializers)
     return hashlib.sha256(repr((operators, shapes)).encode()).hexdigest()[:12]
 
 
 def _flops_per_token(node: ir.Node) -> int:
-    """Linear layers and normalizations; attention over the sequence depends on its length."""
+    """Counts linear layers and normalizations; attention depends on the sequence's length."""
     weight = node.inputs[1] if len(node.inputs) > 1 else None
     if weight is None or weight.shape is None or not weight.is_initializer():
         return 0
     shape = [int(size) for size in weight.shape.numpy()]
     if node.op_type == "MatMulNBits":
         return 2 * node.attributes["K"].as_int() * node.attributes["N"].as_int()
-    if node.op_type in ("MatMul", "MatMulIntegerToFloat") and len(shape) == 2:
+    if node.op_type in ("MatMul", PRODUCT) and len(shape) == 2:
         return 2 * shape[0] * shape[1]
     if node.op_type == "LayerNormalization":
         return _NORM_FLOPS_PER_CHANNEL * shape[0]

@@ -1,6 +1,4 @@
-"""The frozen head of a language model: from hidden states to logits."""
-
-from __future__ import annotations
+"""Extracts the frozen head of a language model: from hidden states to logits."""
 
 from typing import Any
 
@@ -10,69 +8,54 @@ import torch
 from edge_runtime.contract.errors import BadInputError, PacplusError
 from edge_runtime.contract.manifest import HeadSpec
 from export.checkpoint.families import Family
-from export.verify.ort_session import Array
+from export.ir.graph import Array
 
 HEAD = "head.safetensors"
 
 _TOLERANCE = 1e-4
 
 
-def head_tensors(model: Any, family: Family) -> dict[str, Array]:
-    """The head's parameters.
-
-    Args:
-        model: a language model of transformers.
-        family: its row of the table.
+def frozen_head(
+    model: Any, family: Family, batch: dict[str, Array]
+) -> tuple[HeadSpec, dict[str, Array]]:
+    """Extracts the head of a language model and compares it with the model's own on ``batch``.
 
     Returns:
-        ``weight`` (vocabulary, channels) and, if there is one, ``bias`` (vocabulary,), both
-        float32 views of the model's own, where they are contiguous.
+        The head's entry in the manifest, and its tensors: ``weight`` (vocabulary, channels)
+        and, if there is one, ``bias`` (vocabulary,), both float32 views of the model's own,
+        where they are contiguous.
+
+    Raises:
+        PacplusError: the model makes its logits in a way that a bundle cannot describe.
     """
-    layer = model.get_output_embeddings()
+    layer, config = model.get_output_embeddings(), model.config
     bias = getattr(model, family.head_bias) if family.head_bias else layer.bias
     tensors = {"weight": _array(layer.weight)}
     if bias is not None:
         tensors["bias"] = _array(bias).reshape(-1)
-    return tensors
-
-
-def head_spec(config: Any, family: Family, vocab_size: int) -> HeadSpec:
-    """How logits follow from the head's product."""
     # A configuration of transformers before 5.1 says it by the tie alone.
     scaled = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
-    return HeadSpec(
+    spec = HeadSpec(
         path=HEAD,
-        vocab_size=vocab_size,
+        vocab_size=len(tensors["weight"]),
         scale=config.hidden_size**-0.5 if family.head_scaled and scaled else 1.0,
         softcap=getattr(config, "final_logit_softcapping", None) or 0.0,
     )
+    _check_head(model, batch, tensors, spec)
+    return spec, tensors
 
 
 def head_logits(hidden: Array, tensors: dict[str, Array], spec: HeadSpec) -> Array:
-    """cap(scale * (x W^T) + b).
-
-    Args:
-        hidden: (..., channels), the last hidden state.
-        tensors: of :func:`head_tensors`.
-        spec: the rest.
-
-    Returns:
-        (..., vocabulary).
-    """
+    """Computes cap(scale * (x W^T) + b), (..., vocabulary), of the last state (..., channels)."""
     logits: Array = spec.scale * (hidden @ tensors["weight"].T)
     if "bias" in tensors:
         logits = logits + tensors["bias"]
     return spec.softcap * np.tanh(logits / spec.softcap) if spec.softcap else logits
 
 
-def check_head(
+def _check_head(
     model: Any, batch: dict[str, Array], tensors: dict[str, Array], spec: HeadSpec
 ) -> None:
-    """Compares the head with the model's own on one batch.
-
-    Raises:
-        PacplusError: the model makes its logits in a way that a bundle cannot describe.
-    """
     fields = {name: torch.from_numpy(array) for name, array in batch.items()}
     with torch.inference_mode():
         output = model(**fields, output_hidden_states=True, use_cache=False)

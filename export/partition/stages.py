@@ -4,8 +4,6 @@ A stage is the backward slice from its last hidden state to the one before its f
 block. Masks and position tables are recomputed in every stage instead of being sent.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib
@@ -17,7 +15,7 @@ from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import Sha256
 from edge_runtime.contract.manifest import FileSpec, Manifest, uint8_name
 from export.ir.exact_form import shifted, use_uint8_weights
-from export.ir.graph import hidden_name, slice_nodes
+from export.ir.graph import external, hidden_name, name_of, serialized, slice_nodes
 
 MANIFEST = "manifest.json"
 GRAPH = "backbone.onnx"
@@ -38,7 +36,7 @@ class Bundle:
         return self.path / "tokenizer" / "tokenizer.json"
 
     def file_path(self, file: FileSpec) -> Path:
-        """Where a file of the manifest is."""
+        """The path of a file of the manifest."""
         return self.path / file.path
 
 
@@ -71,16 +69,14 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
 
 def _check_file(path: Path, spec: FileSpec, verify: bool) -> None:
     if not path.is_file():
-        raise BadInputError(f"{path}: is missing from the bundle; export the model again")
-    size = path.stat().st_size
-    if size != spec.bytes:
-        raise BadInputError(
-            f"{path}: has {size} bytes instead of {spec.bytes}; export the model again"
-        )
-    if verify and sha256_of(path) != spec.sha256:
-        raise BadInputError(
-            f"{path}: is damaged, its SHA-256 is not the manifest's; export the model again"
-        )
+        problem = "is missing from the bundle"
+    elif (size := path.stat().st_size) != spec.bytes:
+        problem = f"has {size} bytes instead of {spec.bytes}"
+    elif verify and sha256_of(path) != spec.sha256:
+        problem = "is damaged, its SHA-256 is not the manifest's"
+    else:
+        return
+    raise BadInputError(f"{path}: {problem}; export the model again")
 
 
 def sha256_of(path: Path) -> Sha256:
@@ -92,8 +88,14 @@ def sha256_of(path: Path) -> Sha256:
     return Sha256(digest.hexdigest())
 
 
+def file_spec(root: Path, path: str) -> FileSpec:
+    """The manifest's entry of a file in the bundle's folder ``root``."""
+    file = root / path
+    return FileSpec(path=path, bytes=file.stat().st_size, sha256=sha256_of(file))
+
+
 def cut_stage(bundle: Bundle, first: int, last: int, *, exact: bool = False) -> bytes:
-    """Cuts out the blocks ``[first, last)`` as an ONNX model.
+    """Cuts out the blocks ``[first, last)`` as a serialized ONNX model.
 
     Its outputs are the hidden states ``first`` to ``last - 1``. Its inputs are what its
     blocks need from outside: earlier hidden states (the one before, and an encoder's last),
@@ -102,15 +104,12 @@ def cut_stage(bundle: Bundle, first: int, last: int, *, exact: bool = False) -> 
     ``manifest.weight_files(first, last)``.
 
     Args:
-        bundle: what to cut.
+        bundle: that is cut.
         first: first block.
         last: behind the last block.
         exact: for processors whose uint8 x int8 product saturates: the weights are uint8
             with zero point 128, see :mod:`.exact_form`, in the files that
             :func:`~edge_runtime.contract.manifest.uint8_name` names. Slower.
-
-    Returns:
-        The serialized model.
 
     Raises:
         ValueError: there are no such blocks.
@@ -127,13 +126,14 @@ def cut_stage(bundle: Bundle, first: int, last: int, *, exact: bool = False) -> 
     inputs = [name for name in names if name in reached]
     graph = ir.convenience.extract(model.graph, inputs=inputs, outputs=outputs)
     graph.name = f"blocks.{first}.{last}"
-    _flatten_locations(graph)
-    _forget_shapes(graph)
+    for value in graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            location = PurePosixPath(value.const_value.location).name
+            value.const_value = external(value.const_value, location, name_of(value))
+    _remove_types(graph)
     if exact:
         use_uint8_weights(graph, _shift_in_file)
-    stage = ir.Model(graph, ir_version=model.ir_version, producer_name="pacplus")
-    data: bytes = ir.to_proto(stage).SerializeToString(deterministic=True)
-    return data
+    return serialized(graph, model.ir_version)
 
 
 @functools.lru_cache(maxsize=2)
@@ -141,21 +141,7 @@ def _backbone(path: Path, _digest: Sha256) -> ir.Model:
     return ir.load(path)
 
 
-def _flatten_locations(graph: ir.Graph) -> None:
-    for value in graph.initializers.values():
-        tensor = value.const_value
-        if isinstance(tensor, ir.ExternalTensor):
-            value.const_value = ir.ExternalTensor(
-                PurePosixPath(tensor.location).name,
-                tensor.offset,
-                tensor.length,
-                tensor.dtype,
-                shape=ir.Shape(tensor.shape.numpy()),
-                name=value.name or "",
-            )
-
-
-def _forget_shapes(graph: ir.Graph) -> None:
+def _remove_types(graph: ir.Graph) -> None:
     """Removes the types of all values between the inputs and the outputs.
 
     From them ONNX Runtime plans which value re-uses whose buffer. Beside its arena that plan
@@ -171,8 +157,5 @@ def _shift_in_file(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """Refers to the uint8 file of an int8 weight that lies in a file."""
     if not isinstance(tensor, ir.ExternalTensor):
         return shifted(tensor)
-    return ir.ExternalTensor(
-        *(uint8_name(str(tensor.location)), tensor.offset, tensor.length, ir.DataType.UINT8),
-        shape=ir.Shape(tensor.shape.numpy()),
-        name=f"{tensor.name}.uint8",
-    )
+    location, name = uint8_name(str(tensor.location)), f"{tensor.name}.uint8"
+    return external(tensor, location, name, ir.DataType.UINT8)

@@ -1,11 +1,9 @@
-"""Which channels of a backbone matter, measured by what flows through its linear maps.
+"""Measures the importance of a backbone's channels by the inputs of its linear maps.
 
 The fluctuation metric of FLAP (An et al., 2024): an input channel j of a linear map is worth
 Var(x_j) |W_j|^2, the energy of what changes and leaves with it. It needs forward passes
 only and no loss, so one rule serves encoders and language models.
 """
-
-from __future__ import annotations
 
 import math
 
@@ -21,20 +19,19 @@ _NOTHING = 1e-30
 
 
 def importance(linear: LinearMap) -> Tensor:
-    """Of every input channel: its variance times the energy of its weights, (inputs,)."""
+    """Computes each input channel's variance times the energy of its weights, (inputs,)."""
     return linear.inputs.var(0, correction=0) * linear.matrix.square().sum(1)
 
 
 def residual_channels(stack: Stack, width: int) -> Tensor:
-    """The channels of the residual stream that a stack's layers use most, ascending, (width,).
+    """Selects the channels of the residual stream that a stack's layers use most, ascending.
 
     Every layer has one vote, which it spreads over the channels.
     """
     total = torch.zeros(stack.states[0].shape[1])
     for layer in stack.layers:
         readers = [layer.attention.q, layer.attention.k, layer.attention.v, layer.fc1]
-        if layer.cross is not None:
-            readers.append(layer.cross.q)
+        readers += [layer.cross.q] if layer.cross is not None else []
         votes = sum((importance(reader) for reader in readers), torch.zeros_like(total))
         total += votes / votes.sum().clamp(min=_NOTHING)
     return best(total, width)
@@ -43,7 +40,7 @@ def residual_channels(stack: Stack, width: int) -> Tensor:
 def attention_channels(
     maps: AttentionMaps, heads: int, side_heads: int, width: int
 ) -> tuple[Tensor, Tensor]:
-    """What an attention keeps, as indices into the channels of all its heads.
+    """Selects what an attention keeps, as indices into the channels of all its heads.
 
     A side head gets the next best heads of the backbone, as many as its channels need, and
     the best channels of those: one choice for queries and keys, whose products need each
@@ -86,7 +83,7 @@ def attention_channels(
 
 
 def key_channels(places: Tensor, channels: int, groups: int) -> Tensor:
-    """Of channels of query heads, those of the key heads that ``groups`` of them share."""
+    """Maps channels of query heads to those of the key heads that ``groups`` of them share."""
     return places // channels // groups * channels + places % channels
 
 

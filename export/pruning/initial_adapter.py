@@ -1,8 +1,7 @@
-"""``adapter_init.safetensors``: what adapters of a bundle may begin with."""
-
-from __future__ import annotations
+"""Writes ``adapter_init.safetensors``, the pruned layers that adapters may begin with."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 
 from edge_runtime.contract.adapter import INITIAL_SHAPE, AdapterConfig, initial_shape
 from edge_runtime.contract.errors import BadInputError, UsageError
-from edge_runtime.contract.manifest import InputSpec, Stream, Task
+from edge_runtime.contract.manifest import Stream, Task
 from edge_runtime.contract.tensors import write_tensors
-from export.checkpoint.families import Family
+from export.checkpoint.load import LoadedModel
 from export.verify.samples import Sample
 
 from .prune import pruned_tensors
@@ -26,7 +25,7 @@ CALIBRATION_LENGTH = 256
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PrunedAdapter:
-    """What initial adapter an export shall make of the backbone's layers.
+    """The initial adapter that an export cuts out of the backbone's layers.
 
     Attributes:
         reduction: backbone width / adapter width.
@@ -45,23 +44,19 @@ def read_calibration(path: Path) -> tuple[str, ...]:
     Raises:
         BadInputError: the file cannot be read, or is empty.
     """
-    lines: list[str] = []
     try:
         with path.open(encoding="utf-8") as file:
-            for line in file:
-                if line.strip():
-                    lines.append(line.strip())
-                if len(lines) == _CALIBRATION_LINES:
-                    break
+            texts = (line.strip() for line in file if line.strip())
+            lines = tuple(itertools.islice(texts, _CALIBRATION_LINES))
     except (OSError, UnicodeDecodeError) as error:
         raise BadInputError(f"{path}: cannot be read as text ({error})") from None
     if not lines:
         raise BadInputError(f"{path}: has no text; give one sample a line")
-    return tuple(lines)
+    return lines
 
 
 def check_shape(shape: PrunedAdapter, model_config: Any) -> None:
-    """Refuses what cannot be cut out of a backbone, before work begins.
+    """Refuses shapes that cannot be cut out of a backbone, before work begins.
 
     Raises:
         UsageError: too few channels for the heads, or not as many heads.
@@ -78,20 +73,16 @@ def check_shape(shape: PrunedAdapter, model_config: Any) -> None:
 
 
 def write_initial_adapter(
-    model: Any,
-    family: Family,
-    inputs: Sequence[InputSpec],
+    loaded: LoadedModel,
     samples: Sequence[Sample],
     streams: Sequence[Stream],
     shape: PrunedAdapter,
     root: Path,
 ) -> str:
-    """Prunes the backbone's layers and writes the result.
+    """Prunes the backbone's layers and writes the result into the bundle's folder ``root``.
 
     Args:
-        model: the backbone in PyTorch.
-        family: its row of the table.
-        inputs: the graph's inputs.
+        loaded: the model in PyTorch.
         samples: to measure importance on.
         streams: of every hidden state.
         shape: of the adapter.
@@ -101,8 +92,8 @@ def write_initial_adapter(
         The file's path inside the bundle.
     """
     task: Task = "seq2seq" if len(set(streams)) > 1 else "classification"
-    config = _config(shape, model.config.hidden_size, streams, task)
-    tensors = pruned_tensors(model, family, inputs, samples, config)
+    config = _config(shape, loaded.backbone.config.hidden_size, streams, task)
+    tensors = pruned_tensors(loaded, samples, config)
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     shape_metadata = {INITIAL_SHAPE: json.dumps(initial_shape(config), sort_keys=True)}
     (root / FILE).write_bytes(write_tensors(arrays, shape_metadata))
@@ -112,7 +103,7 @@ def write_initial_adapter(
 def _config(
     shape: PrunedAdapter, hidden_size: int, streams: Sequence[Stream], task: Task
 ) -> AdapterConfig:
-    """What decides the tensors; neither outputs nor head do."""
+    """The configuration as far as it decides the tensors; neither outputs nor head do."""
     both = len(set(streams)) > 1
     return AdapterConfig(
         hidden_size=hidden_size,

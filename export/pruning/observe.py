@@ -1,7 +1,6 @@
-"""A model's layers and what flows through them: the material for pruning."""
+"""Records the inputs of a model's linear maps: the material for pruning."""
 
-from __future__ import annotations
-
+import contextlib
 import dataclasses
 import fnmatch
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from edge_runtime.contract.errors import PacplusError
 from edge_runtime.contract.manifest import InputSpec, Stream
 from export.checkpoint.families import Family
-from export.checkpoint.layer_maps import Attention
+from export.checkpoint.load import LoadedModel
 from export.checkpoint.quiet import quiet
 from export.tracing.trace import HiddenStates
 from export.verify.samples import Sample, pad_batch
@@ -64,27 +63,17 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Stack:
-    """A stack of the backbone.
+    """A stack of the backbone: its hidden states, (tokens, d) each, of the observed tokens.
 
-    Attributes:
-        states: its hidden states, (tokens, d) each, of the observed tokens.
-        layers: one fewer; layer i makes ``states[i + 1]``.
+    Layer i makes ``states[i + 1]``.
     """
 
     states: list[Tensor]
     layers: list[Layer]
 
 
-def observe_stacks(
-    model: nn.Module, family: Family, inputs: Sequence[InputSpec], samples: Sequence[Sample]
-) -> list[Stack]:
-    """Runs the samples one by one and keeps what some of their tokens go through.
-
-    Args:
-        model: the backbone in PyTorch.
-        family: its row of the table.
-        inputs: the graph's inputs.
-        samples: token inputs, unpadded.
+def observe_stacks(loaded: LoadedModel, samples: Sequence[Sample]) -> list[Stack]:
+    """Runs the samples one by one and records the inputs of every map for some tokens.
 
     Returns:
         The stacks in order: one, or an encoder and a decoder.
@@ -92,25 +81,32 @@ def observe_stacks(
     Raises:
         PacplusError: the model's layers are not named as the table says.
     """
-    wrapper = HiddenStates(model, family, inputs)
+    wrapper, family = HiddenStates(loaded), loaded.family
     both = len(wrapper.streams) > 1
     parts = [wrapper.encoder, wrapper.decoder] if both else [wrapper.model]
-    layers = [_find_layers(part, family) for part in parts]
+    stacks = [[_modules(layer, family) for layer in _find_layers(part, family)] for part in parts]
     recorder = _Recorder()
     streams: list[Stream] = []
-    for stream, found in zip(wrapper.streams, layers, strict=True):
-        streams += [stream] * (len(found) + 1)
-        for layer in found:
-            recorder.listen(_modules(layer, family), stream)
-            if _crosses(layer, family):
-                memory = _attention_modules(layer, family.maps.cross)[1:3]
-                recorder.listen(memory, wrapper.streams[0])
-    states = recorder.run(wrapper, inputs, samples, streams)
-    stacks = []
-    for found in layers:
-        own, states = states[: len(found) + 1], states[len(found) + 1 :]
-        stacks.append(Stack(own, [_layer(layer, family, recorder) for layer in found]))
-    return stacks
+    for stream, layers in zip(wrapper.streams, stacks, strict=True):
+        streams += [stream] * (len(layers) + 1)
+        for layer in layers:
+            recorder.listen([*layer.attention, *layer.cross, *layer.feed_forward], stream)
+            recorder.listen(layer.cross[1:3], wrapper.streams[0])
+    states = recorder.run(wrapper, loaded.inputs, samples, streams)
+    observed = []
+    for layers in stacks:
+        own, states = states[: len(layers) + 1], states[len(layers) + 1 :]
+        observed.append(Stack(own, [_layer(layer, recorder) for layer in layers]))
+    return observed
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class _Modules:
+    """The modules of a layer's maps; ``cross`` is empty where there is none."""
+
+    attention: list[nn.Module]
+    cross: list[nn.Module]
+    feed_forward: list[nn.Module]
 
 
 class _Recorder:
@@ -125,10 +121,6 @@ class _Recorder:
     def listen(self, modules: Sequence[nn.Module], stream: Stream) -> None:
         """Keeps inputs of ``modules``, which have a row for each token of ``stream``."""
         self._streams |= dict.fromkeys(modules, stream)
-
-    def inputs(self, module: nn.Module) -> Tensor:
-        """What the module was fed with, (tokens, channels)."""
-        return torch.cat(self._inputs[module])
 
     def run(
         self,
@@ -145,20 +137,16 @@ class _Recorder:
         self._inputs = {module: [] for module in self._streams}
         share = max(1, _ROWS // len(samples))
         kept: list[list[Tensor]] = []
-        hooks = [module.register_forward_pre_hook(self._keep) for module in self._streams]
-        try:
-            with quiet(), torch.inference_mode():
-                for self._finished, sample in enumerate(samples):
-                    batch = pad_batch([sample], inputs)
-                    lengths = {spec.stream: batch[spec.name].shape[1] for spec in inputs}
-                    self._rows = {stream: _spread(n, share) for stream, n in lengths.items()}
-                    states = wrapper(*(torch.from_numpy(batch[name]) for name in wrapper.names))
-                    kept.append(
-                        [s[0, self._rows[each]] for s, each in zip(states, streams, strict=True)]
-                    )
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with contextlib.ExitStack() as hooks, quiet(), torch.inference_mode():
+            for module in self._streams:
+                hooks.callback(module.register_forward_pre_hook(self._keep).remove)
+            for self._finished, sample in enumerate(samples):
+                batch = pad_batch([sample], inputs)
+                lengths = {spec.stream: batch[spec.name].shape[1] for spec in inputs}
+                self._rows = {stream: _spread(n, share) for stream, n in lengths.items()}
+                states = wrapper(*(torch.from_numpy(batch[name]) for name in wrapper.names))
+                rows = zip(states, (self._rows[stream] for stream in streams), strict=True)
+                kept.append([state[0, places] for state, places in rows])
         return [torch.cat(parts) for parts in zip(*kept, strict=True)]
 
     def _keep(self, module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
@@ -166,6 +154,16 @@ class _Recorder:
         if len(self._inputs[module]) == self._finished:
             tokens = arguments[0].reshape(-1, arguments[0].shape[-1])
             self._inputs[module].append(tokens[self._rows[self._streams[module]]])
+
+    def linear(self, module: nn.Module) -> LinearMap:
+        """The module's map, with its inputs of the recorded tokens."""
+        weight, bias = module.weight, module.bias
+        assert isinstance(weight, Tensor)
+        # GPT-2's maps, which are no nn.Linear, keep their weights as (inputs, outputs).
+        matrix = weight.t() if isinstance(module, nn.Linear) else weight
+        if not isinstance(bias, Tensor):
+            bias = matrix.new_zeros(matrix.shape[1])
+        return LinearMap(matrix, bias, torch.cat(self._inputs[module]))
 
 
 def _spread(length: int, count: int) -> Tensor:
@@ -186,11 +184,14 @@ def _find(layer: nn.Module, pattern: str) -> nn.Module | None:
     return layer.get_submodule(names[0]) if names else None
 
 
-def _get(layer: nn.Module, pattern: str) -> nn.Module:
-    module = _find(layer, pattern)
-    if module is None:
-        raise _unknown(layer, pattern)
-    return module
+def _get(layer: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
+    found = []
+    for pattern in patterns:
+        module = _find(layer, pattern)
+        if module is None:
+            raise _unknown(layer, pattern)
+        found.append(module)
+    return found
 
 
 def _unknown(module: nn.Module, pattern: str) -> PacplusError:
@@ -200,52 +201,33 @@ def _unknown(module: nn.Module, pattern: str) -> PacplusError:
     )
 
 
-def _modules(layer: nn.Module, family: Family) -> list[nn.Module]:
+def _modules(layer: nn.Module, family: Family) -> _Modules:
     maps = family.maps
-    found = _attention_modules(layer, maps.attention)
-    if _crosses(layer, family):
-        found += _attention_modules(layer, maps.cross)
-    return found + [_get(layer, pattern) for pattern in maps.feed_forward]
+    # Encoder and decoder of a family share a row of the table: the layer decides.
+    crosses = maps.cross is not None and _find(layer, maps.cross[0]) is not None
+    return _Modules(
+        attention=_get(layer, maps.attention),
+        cross=_get(layer, maps.cross or ()) if crosses else [],
+        feed_forward=_get(layer, maps.feed_forward),
+    )
 
 
-def _attention_modules(layer: nn.Module, names: Attention | None) -> list[nn.Module]:
-    return [_get(layer, pattern) for pattern in names or ()]
-
-
-def _crosses(layer: nn.Module, family: Family) -> bool:
-    """Decided by the layer: encoder and decoder of a family share a row of the table."""
-    return family.maps.cross is not None and _find(layer, family.maps.cross[0]) is not None
-
-
-def _layer(layer: nn.Module, family: Family, recorder: _Recorder) -> Layer:
-    maps = family.maps
-    fc1, fc2 = (_linear(_get(layer, pattern), recorder) for pattern in maps.feed_forward)
-    cross = _attention(layer, maps.cross, recorder) if _crosses(layer, family) else None
+def _layer(modules: _Modules, recorder: _Recorder) -> Layer:
+    fc1, fc2 = map(recorder.linear, modules.feed_forward)
     return Layer(
-        attention=_attention(layer, maps.attention, recorder),
-        cross=cross,
+        attention=_attention(modules.attention, recorder),
+        cross=_attention(modules.cross, recorder) if modules.cross else None,
         fc1=_part(fc1, 0, len(fc2.matrix)),
         fc2=fc2,
     )
 
 
-def _attention(layer: nn.Module, names: Attention | None, recorder: _Recorder) -> AttentionMaps:
-    modules = _attention_modules(layer, names)
-    q, k, v, out = (_linear(module, recorder) for module in modules)
+def _attention(modules: Sequence[nn.Module], recorder: _Recorder) -> AttentionMaps:
+    q, k, v, out = map(recorder.linear, modules)
     if modules[0] is modules[1]:
         size = q.matrix.shape[1] // 3
         q, k, v = (_part(q, index, size) for index in range(3))
     return AttentionMaps(q=q, k=k, v=v, out=out)
-
-
-def _linear(module: nn.Module, recorder: _Recorder) -> LinearMap:
-    weight, bias = module.weight, module.bias
-    assert isinstance(weight, Tensor)
-    # GPT-2's maps, which are no nn.Linear, keep their weights as (inputs, outputs).
-    matrix = weight.t() if isinstance(module, nn.Linear) else weight
-    if not isinstance(bias, Tensor):
-        bias = matrix.new_zeros(matrix.shape[1])
-    return LinearMap(matrix, bias, recorder.inputs(module))
 
 
 def _part(whole: LinearMap, index: int, size: int) -> LinearMap:

@@ -1,4 +1,4 @@
-"""Initial adapters cut out of the backbone: structured pruning of its layers.
+"""Cuts initial adapters out of the backbone: structured pruning of its layers.
 
 Side block i begins as backbone layer i with most of its channels removed, as in Ladder
 Side-Tuning (Sung et al., 2022) and PAC+. What stays is chosen by the fluctuation metric
@@ -24,19 +24,15 @@ reads; z: what the side block's map reads, the chosen channels after layer norma
   backbone's branches can be larger than its stream; random side blocks begin at this gain.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from edge_runtime.contract.adapter import NORM_EPSILON, AdapterConfig, SideStack
-from edge_runtime.contract.manifest import InputSpec
-from export.checkpoint.families import Family
+from export.checkpoint.load import LoadedModel
 from export.verify.samples import Sample
 
 from .importance import attention_channels, best, importance, key_channels, residual_channels
@@ -46,26 +42,15 @@ _RESIDUAL_GAIN = 0.3
 _SMALLEST_STD = 1e-6
 """Of what does not vary at all; keeps factors finite."""
 _QUIET = 0.1
-"""What varies less in a side state, whose variance is 1, is not taken for the backbone's."""
+"""Least deviation of a side state's channel, as a divisor; the state's variance is 1."""
 
 Tensors = dict[str, Tensor]
 
 
 def pruned_tensors(
-    model: Any,
-    family: Family,
-    inputs: Sequence[InputSpec],
-    samples: Sequence[Sample],
-    config: AdapterConfig,
+    loaded: LoadedModel, samples: Sequence[Sample], config: AdapterConfig
 ) -> Tensors:
-    """Initial values of an attention adapter that reads every hidden state.
-
-    Args:
-        model: the backbone in PyTorch.
-        family: its row of the table.
-        inputs: the graph's inputs.
-        samples: what importance is measured on.
-        config: shape of the adapter.
+    """Computes initial values of an attention adapter that reads every hidden state.
 
     Returns:
         Tensors by their names in ``adapter_model.safetensors``: all but those that begin
@@ -74,21 +59,21 @@ def pruned_tensors(
     Raises:
         UsageError: the adapter is wider than the backbone's heads together.
     """
-    heads: int = model.config.num_attention_heads
-    stacks = observe_stacks(model, family, inputs, samples)
+    heads: int = loaded.backbone.config.num_attention_heads
+    stacks = observe_stacks(loaded, samples)
     tensors: Tensors = {}
     memory = None
     with torch.inference_mode():
         for side, stack in zip(config.stacks, stacks, strict=True):
-            pruner = _StackPruner(config, side, stack, heads, family.plain_scores, memory)
+            pruner = _StackPruner(config, side, stack, heads, loaded.family.plain_scores, memory)
             tensors |= pruner.tensors()
-            memory = pruner.memory()
+            memory = pruner.stream(-1)
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class _Stream:
-    """What side blocks read, (tokens, w), and the channels of the backbone it stands for."""
+    """The input of side blocks, (tokens, w), and the channels of the backbone it stands for."""
 
     values: Tensor
     channels: Tensor
@@ -113,17 +98,14 @@ class _StackPruner:
 
     def tensors(self) -> Tensors:
         """The stack's tensors."""
-        tensors = self._down()
+        prefix, tensors = self._side.prefix, self._down()
         for index, layer in enumerate(self._stack.layers):
-            prefix = f"{self._side.prefix}blocks.{index}."
-            tensors |= {prefix + name: value for name, value in self._block(index, layer).items()}
-        return tensors
+            block = self._block(layer, self.stream(index))
+            tensors |= {f"blocks.{index}.{name}": value for name, value in block.items()}
+        return {prefix + name: value for name, value in tensors.items()}
 
-    def memory(self) -> _Stream:
-        """What the blocks of a decoder's stack attend to, if this is the encoder's."""
-        return self._stream(len(self._chosen) - 1)
-
-    def _stream(self, index: int) -> _Stream:
+    def stream(self, index: int) -> _Stream:
+        """The side state of hidden state ``index``, as a block that reads it alone sees it."""
         chosen = self._chosen[index]
         return _Stream(_normalize(_centred(chosen) / _spread(chosen)), self._channels)
 
@@ -135,35 +117,29 @@ class _StackPruner:
             std = _spread(chosen)
             weight[layer, self._channels, torch.arange(width)] = 1 / (self._config.down_scale * std)
             bias[layer] = -chosen.mean(0) / std
-        return {
-            f"{self._side.prefix}down.weight": weight,
-            f"{self._side.prefix}down.bias": bias,
-        }
+        return {"down.weight": weight, "down.bias": bias}
 
-    def _block(self, index: int, layer: Layer) -> Tensors:
-        stream = self._stream(index)
-        qkv, out = self._attention(layer.attention, stream, stream)
-        tensors = {"qkv.weight": torch.cat(qkv, 1), "out.weight": out}
+    def _block(self, layer: Layer, stream: _Stream) -> Tensors:
+        q, k, v, out = self._attention(layer.attention, stream, stream)
+        tensors = {"qkv.weight": torch.cat((q, k, v), 1), "out.weight": out}
         if layer.cross is not None and self._memory is not None:
-            (q, k, v), out = self._attention(layer.cross, stream, self._memory)
+            q, k, v, out = self._attention(layer.cross, stream, self._memory)
             tensors |= {"cross.q.weight": q, "cross.kv.weight": torch.cat((k, v), 1)}
             tensors["cross.out.weight"] = out
         return tensors | self._feed_forward(layer, stream)
 
     def _attention(
         self, maps: AttentionMaps, stream: _Stream, memory: _Stream
-    ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-        scored, mixed = attention_channels(
-            maps, self._heads, self._config.num_heads, self._config.width
-        )
-        shared = len(maps.out.matrix) // maps.v.matrix.shape[1]
-        channels = len(maps.out.matrix) // self._heads
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        config, inputs = self._config, len(maps.out.matrix)
+        scored, mixed = attention_channels(maps, self._heads, config.num_heads, config.width)
+        shared, channels = inputs // maps.v.matrix.shape[1], inputs // self._heads
         q = _reading(maps.q, scored, stream)
         if self._plain_scores:
             q = q * math.sqrt(channels)
         k = _reading(maps.k, key_channels(scored, channels, shared), memory)
         v = _reading(maps.v, key_channels(mixed, channels, shared), memory)
-        return (q, k, v), _writing(maps.out.inputs[:, mixed], maps.out.matrix[mixed], stream)
+        return q, k, v, _writing(maps.out.inputs[:, mixed], maps.out.matrix[mixed], stream)
 
     def _feed_forward(self, layer: Layer, stream: _Stream) -> Tensors:
         count = self._config.width * self._config.feed_forward_ratio

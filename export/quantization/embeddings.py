@@ -12,16 +12,14 @@ Only tables that nothing but Gather reads are taken. The head of a language mode
 part of the graph; it is given the same form, in the file of its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
 
-from export.ir.graph import constant, constant_array, replace
+from export.ir.graph import Array, append, constant, constant_array, name_of, replace
 
-from .int8 import Array, quantize_weight
+from .int8 import quantize_weight
 
 MIN_ROWS = 1024
 """Smaller tables (positions, token types) are not worth their error."""
@@ -42,19 +40,15 @@ def quantize_tables(model: ir.Model) -> int:
         scales = constant(model.graph, f"{table.name}.scale", scale)
         for gather in [use.node for use in table.uses()]:
             _rewrite_gather(gather, rows, scales)
-        assert table.name is not None
-        model.graph.initializers.pop(table.name)
+        model.graph.initializers.pop(name_of(table))
     return len(tables)
 
 
 def quantize_rows(table_NK: Array) -> tuple[Array, Array]:
-    """Quantizes a table symmetrically per row.
-
-    Args:
-        table_NK: (rows, channels), float32.
+    """Quantizes a float32 table symmetrically per row.
 
     Returns:
-        int8 values of the same shape, and float32 scales (rows, 1).
+        int8 values (N, K), and float32 scales (N, 1).
     """
     values_KN, scale_N = quantize_weight(table_NK.T)
     return np.ascontiguousarray(values_KN.T), scale_N[:, None]
@@ -88,11 +82,10 @@ def _gathers_rows(node: ir.Node) -> bool:
 
 
 def _rewrite_gather(gather: ir.Node, rows: ir.Value, scales: ir.Value) -> None:
-    ids, name = gather.inputs[1], gather.outputs[0].name
-    picked = ir.node("Gather", [rows, ids], name=f"{name}.rows")
-    scale = ir.node("Gather", [scales, ids], name=f"{name}.scale")
-    wide = ir.node("Cast", [picked.outputs[0]], {"to": ir.DataType.FLOAT}, name=f"{name}.wide")
-    for node in (picked, scale, wide):
-        node.outputs[0].name = node.name
-    result = ir.node("Mul", [wide.outputs[0], scale.outputs[0]], name=f"{name}.scaled")
-    replace(gather, [picked, scale, wide, result])
+    ids, name, nodes = gather.inputs[1], gather.outputs[0].name, list[ir.Node]()
+    assert ids is not None
+    picked = append(nodes, "Gather", [rows, ids], f"{name}.rows")
+    scale = append(nodes, "Gather", [scales, ids], f"{name}.scale")
+    wide = append(nodes, "Cast", [picked], f"{name}.wide", to=ir.DataType.FLOAT)
+    append(nodes, "Mul", [wide, scale], f"{name}.scaled")
+    replace(gather, nodes)

@@ -1,4 +1,4 @@
-"""Rounding a weight to 4 bits so that what it does to real activations changes least.
+"""Rounds a weight to 4 bits so that its product with real activations changes least.
 
 Blocks of consecutive inputs of one output share a scale and a zero point:
 
@@ -20,7 +20,7 @@ import dataclasses
 
 import numpy as np
 
-from export.verify.ort_session import Array
+from export.ir.graph import Array
 
 LEVELS = 15
 DAMPING = 0.01
@@ -49,12 +49,8 @@ class Blocks:
 
     def outputs(self, columns: slice) -> Blocks:
         """Some of the outputs."""
-        return Blocks(
-            codes=self.codes[:, columns],
-            scale=self.scale[:, columns],
-            zero_point=self.zero_point[:, columns],
-            block_size=self.block_size,
-        )
+        parts = {name: getattr(self, name)[:, columns] for name in ("codes", "scale", "zero_point")}
+        return dataclasses.replace(self, **parts)
 
     def weight(self) -> Array:
         """The weight that the codes stand for, (inputs, outputs) float32."""

@@ -22,22 +22,18 @@ level 4 rounds activations per block and was slower from some hundred rows on.
 A single row takes another kernel, whose sums differ in the last bits (1e-6, relative).
 """
 
-from __future__ import annotations
-
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from edge_runtime.contract.manifest import InputSpec
-from export.ir.graph import constant, replace
-from export.verify.samples import Sample
+from export.ir.graph import Array, append, constant, name_of
 
-from .blockwise_activations import Walk
+from .blockwise_activations import CalibrationRun
 from .gptq import Blocks, round_weight
-from .int8 import DOMAIN, Array, drop_unused, linear_groups, quantize_group, weight_array
+from .int8 import DOMAIN, linear_groups, quantize_group, replace_linear, weight_array
 from .smoothing import even_factors, is_uneven
 
 BLOCK_SIZE = 32
@@ -48,80 +44,55 @@ _BITS = 4
 _TINY = 1e-30
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """Layers by their form."""
+def quantize_int4(run: CalibrationRun) -> tuple[int, int]:
+    """Rewrites linear layers with a constant weight, in place, block after block.
 
-    int4: int
-    int8: int
-
-
-def quantize_int4(
-    model: ir.Model, samples: Sequence[Sample], inputs: Sequence[InputSpec], scratch: Path
-) -> Counts:
-    """Rewrites linear layers with a constant weight, in place.
-
-    Block after block; each is calibrated on what the float blocks before it give.
-
-    Args:
-        model: the float graph.
-        samples: what to calibrate on.
-        inputs: the graph's inputs.
-        scratch: a folder for graph files; the caller removes it.
+    Each block is calibrated on the states that the float blocks before it give.
 
     Returns:
-        How many layers were given which form.
+        How many layers became int4, and how many int8.
     """
-    walk = Walk(model, samples, inputs, scratch)
-    count = Counts(int4=0, int8=0)
-    for block in walk.blocks:
-        groups = linear_groups(walk.nodes(block))
-        seen = _observe(walk, block, list(groups))
-        walk.advance(block)
+    int4 = int8 = 0
+    for block in run.blocks:
+        groups = linear_groups(run.nodes(block))
+        statistics = _observe(run, block, list(groups))
+        run.advance(block)
         rounded = {
             node: one
             for source, nodes in groups.items()
-            for node, one in zip(nodes, _round(nodes, seen[_name(source)].gram), strict=True)
+            for node, one in zip(nodes, _round(nodes, statistics[source].gram), strict=True)
         }
-        kept = sensitive(
-            {node: (one.error, one.blocks.codes.size) for node, one in rounded.items()}
-        )
+        layers = {node: (one.error, one.blocks.codes.size) for node, one in rounded.items()}
+        kept = sensitive(layers)
         for source, nodes in groups.items():
-            _keep(model.graph, [node for node in nodes if node in kept], seen[_name(source)])
+            _keep(run.graph, [node for node in nodes if node in kept], statistics[source])
         for node, one in rounded.items():
             if node not in kept:
-                _rewrite(model.graph, node, one.blocks)
-        count = Counts(int4=count.int4 + len(rounded) - len(kept), int8=count.int8 + len(kept))
-    return count
+                _rewrite(run.graph, node, one.blocks)
+        int4, int8 = int4 + len(rounded) - len(kept), int8 + len(kept)
+    return int4, int8
 
 
 def sensitive(layers: Mapping[ir.Node, tuple[float, int]]) -> set[ir.Node]:
-    """The layers of a block that stay at 8 bits.
+    """Selects the layers of a block that stay at 8 bits: few weights with the largest errors.
 
     Args:
-        layers: node -> relative error at 4 bits, and weights.
-
-    Returns:
-        Those with the largest errors, as long as they hold a small share of the weights.
+        layers: node -> relative error at 4 bits, and number of weights.
     """
     budget = EIGHT_BIT_SHARE * sum(size for _, size in layers.values())
-    kept: set[ir.Node] = set()
-    for node, (_, size) in sorted(layers.items(), key=lambda item: -item[1][0]):
-        budget -= size
-        if budget < 0:
-            break
-        kept.add(node)
-    return kept
+    worst = sorted(layers, key=lambda node: -layers[node][0])
+    sizes = itertools.accumulate(layers[node][1] for node in worst)
+    return {node for node, size in zip(worst, sizes, strict=True) if size <= budget}
 
 
 @dataclasses.dataclass(slots=True)
-class _Seen:
-    """What calibration saw of an activation.
+class _Statistics:
+    """Calibration statistics of an activation.
 
     Attributes:
         gram: X^T X, (channels, channels) float64.
         largest: the largest magnitude of each channel.
-        uneven: see :func:`.calibrate.is_uneven`.
+        uneven: see :func:`.smoothing.is_uneven`.
     """
 
     gram: Array
@@ -137,24 +108,21 @@ class _Rounded:
     error: float
 
 
-def _name(source: ir.Value) -> str:
-    assert source.name is not None
-    return source.name
-
-
-def _observe(walk: Walk, block: int, sources: Sequence[ir.Value]) -> dict[str, _Seen]:
-    seen: dict[str, _Seen] = {}
-    uneven = {source.name: is_uneven(source) for source in sources}
-    for rows in walk.activations(block, sources):
-        for name, x_TK in rows.items():
+def _observe(
+    run: CalibrationRun, block: int, sources: Sequence[ir.Value]
+) -> dict[ir.Value, _Statistics]:
+    found: dict[ir.Value, _Statistics] = {}
+    for rows in run.activations(block, sources):
+        for source in sources:
+            x_TK = rows[name_of(source)]
             wide_TK = x_TK.astype(np.float64)
             gram_KK, largest_K = wide_TK.T @ wide_TK, np.abs(x_TK).max(axis=0)
-            if name not in seen:
-                seen[name] = _Seen(gram_KK, largest_K, uneven[name])
+            if source not in found:
+                found[source] = _Statistics(gram_KK, largest_K, is_uneven(source))
                 continue
-            seen[name].gram += gram_KK
-            np.maximum(seen[name].largest, largest_K, out=seen[name].largest)
-    return seen
+            found[source].gram += gram_KK
+            np.maximum(found[source].largest, largest_K, out=found[source].largest)
+    return found
 
 
 def _round(nodes: Sequence[ir.Node], gram_KK: Array) -> list[_Rounded]:
@@ -175,40 +143,24 @@ def _energy(weight_KN: Array, gram_KK: Array) -> float:
     return max(float(((gram_KK @ weight_KN) * weight_KN).sum()), _TINY)
 
 
-def _keep(graph: ir.Graph, nodes: Sequence[ir.Node], seen: _Seen) -> None:
+def _keep(graph: ir.Graph, nodes: Sequence[ir.Node], statistics: _Statistics) -> None:
     """Puts layers that read the same activation through the int8 pass."""
     if nodes:
         weights = [weight_array(node) for node in nodes]
-        factor_K = even_factors(seen.largest, weights) if seen.uneven else None
+        factor_K = even_factors(statistics.largest, weights) if statistics.uneven else None
         quantize_group(graph, nodes, factor_K)
 
 
 def _rewrite(graph: ir.Graph, node: ir.Node, blocks: Blocks) -> None:
-    weight, name = node.inputs[1], f"{node.outputs[0].name}.int4"
-    assert weight is not None
-    codes, scales, zero_points = packed(blocks)
-    inputs, outputs = blocks.codes.shape
-    product = ir.node(
-        "MatMulNBits",
-        [
-            node.inputs[0],
-            constant(graph, f"{name}.weight", codes),
-            constant(graph, f"{name}.scale", scales),
-            constant(graph, f"{name}.zero_point", zero_points),
-        ],
-        {
-            "K": inputs,
-            "N": outputs,
-            "bits": _BITS,
-            "block_size": blocks.block_size,
-            "accuracy_level": 0,
-        },
-        domain=DOMAIN,
-        name=name,
-    )
-    replace(node, [product])
+    source, name, nodes = node.inputs[0], f"{node.outputs[0].name}.int4", list[ir.Node]()
+    assert source is not None
+    arrays = zip(("weight", "scale", "zero_point"), packed(blocks), strict=True)
+    inputs = [source, *(constant(graph, f"{name}.{part}", array) for part, array in arrays)]
+    width, outputs = blocks.codes.shape
+    attributes = {"K": width, "N": outputs, "bits": _BITS, "block_size": blocks.block_size}
+    append(nodes, "MatMulNBits", inputs, name, DOMAIN, **attributes, accuracy_level=0)
+    replace_linear(graph, node, nodes)
     graph.opset_imports[DOMAIN] = 1
-    drop_unused(graph, weight)
 
 
 def packed(blocks: Blocks) -> tuple[Array, Array, Array]:

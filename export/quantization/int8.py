@@ -14,8 +14,6 @@ The zero point z is 128. Behind Gelu and Relu, which are bounded below, it is sm
 the token's range is then spent on the positive side, and its minimum need not be found.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -23,16 +21,16 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from export.ir.graph import constant, constant_array, replace
+from export.ir.exact_form import PRODUCT
+from export.ir.graph import Array, append, constant, constant_array, name_of, replace
 
 DOMAIN = "com.microsoft"
-Array = np.ndarray[Any, Any]
 _SMALLEST_SCALE = np.float32(1e-30)  # a token of zeros must not divide by zero
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Range:
-    """How a token's scale follows from its extremes.
+    """Derives a token's scale from its extremes.
 
     Attributes:
         zero_point: z.
@@ -54,19 +52,16 @@ _RANGES = {
 
 
 def quantize_int8(model: ir.Model, factors: Mapping[str, Array]) -> int:
-    """Rewrites every linear layer with a constant weight, in place.
+    """Rewrites every linear layer with a constant weight, in place; returns how many.
 
     Args:
         model: the float graph.
-        factors: activation -> what each of its channels is divided by before it is
-            quantized, see :mod:`.calibrate`; activations that it lacks stay as they are.
-
-    Returns:
-        How many linear layers were rewritten.
+        factors: activation -> divisor of each channel, see :mod:`.smoothing`; activations
+            that it lacks stay as they are.
     """
     groups = linear_groups(model.graph)
     for source, nodes in groups.items():
-        quantize_group(model.graph, nodes, factors.get(source.name or ""))
+        quantize_group(model.graph, nodes, factors.get(name_of(source)))
     return sum(len(nodes) for nodes in groups.values())
 
 
@@ -74,13 +69,11 @@ def quantize_group(graph: ir.Graph, nodes: Sequence[ir.Node], factor_K: Array | 
     """Rewrites linear layers that read the same activation, in place.
 
     Args:
-        graph: what they are part of.
-        nodes: as :func:`linear_groups` gives them.
-        factor_K: what each channel of the activation is divided by before it is quantized.
+        graph: that they are in.
+        nodes: MatMuls as :func:`linear_groups` gives them.
+        factor_K: divisor of each channel of the activation before it is quantized.
     """
-    source = nodes[0].inputs[0]
-    assert source is not None
-    rows = _quantized_rows(graph, f"{source.name}.int8", nodes[0], factor_K)
+    rows = _quantized_rows(graph, nodes[0], factor_K)
     graph.insert_before(nodes[0], rows.nodes)
     for node in nodes:
         _rewrite_linear(graph, node, rows, factor_K)
@@ -104,20 +97,20 @@ def weight_array(linear: ir.Node) -> Array:
     return array
 
 
-def drop_unused(graph: ir.Graph, weight: ir.Value) -> None:
-    """Removes a weight whose last reader was rewritten."""
-    if not weight.uses() and weight.name is not None:
-        graph.initializers.pop(weight.name)
+def replace_linear(graph: ir.Graph, linear: ir.Node, nodes: Sequence[ir.Node]) -> None:
+    """Replaces a MatMul; its weight goes with its last reader."""
+    weight = linear.inputs[1]
+    assert weight is not None
+    replace(linear, nodes)
+    if not weight.uses():
+        graph.initializers.pop(name_of(weight))
 
 
 def quantize_weight(weight_KN: Array) -> tuple[Array, Array]:
-    """Quantizes a weight symmetrically per output channel.
-
-    Args:
-        weight_KN: (inputs, outputs), float32.
+    """Quantizes a float32 weight symmetrically per output channel.
 
     Returns:
-        int8 values of the same shape, and float32 scales (outputs,).
+        int8 values (K, N), and float32 scales (N,).
     """
     scale_N = np.maximum(np.abs(weight_KN).max(axis=0) / 127, _SMALLEST_SCALE).astype(np.float32)
     values_KN = np.clip(np.rint(weight_KN / scale_N), -127, 127).astype(np.int8)
@@ -125,13 +118,9 @@ def quantize_weight(weight_KN: Array) -> tuple[Array, Array]:
 
 
 def _is_weight(value: ir.Value | None) -> bool:
-    return (
-        value is not None
-        and value.is_initializer()
-        and value.dtype == ir.DataType.FLOAT
-        and value.shape is not None
-        and value.shape.rank() == 2
-    )
+    if value is None or not value.is_initializer() or value.shape is None:
+        return False
+    return value.dtype == ir.DataType.FLOAT and value.shape.rank() == 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,76 +134,55 @@ class _Rows:
     leading_shape: ir.Value
 
 
-def _quantized_rows(graph: ir.Graph, prefix: str, reader: ir.Node, factor_K: Array | None) -> _Rows:
+def _quantized_rows(graph: ir.Graph, reader: ir.Node, factor_K: Array | None) -> _Rows:
     source = reader.inputs[0]
     assert source is not None
-    width = weight_array(reader).shape[0]
+    prefix, nodes = f"{source.name}.int8", list[ir.Node]()
     producer = source.producer()
     span = _RANGES.get(producer.op_type if producer is not None else "", _ANY)
-    nodes: list[ir.Node] = []
 
-    def add(op_type: str, inputs: list[ir.Value], **attributes: object) -> ir.Value:
-        name = f"{prefix}.{len(nodes)}.{op_type}"
-        node = ir.node(op_type, inputs, attributes, name=name)  # type: ignore[arg-type]
-        node.outputs[0].name = name
-        nodes.append(node)
-        return node.outputs[0]
+    def add(op_type: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
+        return append(nodes, op_type, inputs, f"{prefix}.{len(nodes)}.{op_type}", **attributes)
 
-    def number(name: str, value: float) -> ir.Value:
-        return constant(graph, f"{prefix}.{name}", np.float32(value))
+    def number(name: str, value: Any, dtype: type[np.generic] = np.float32) -> ir.Value:
+        return constant(graph, f"{prefix}.{name}", np.array(value, dtype))
 
-    last_axis = constant(graph, f"{prefix}.axis", np.array([1], np.int64))
-    flat = constant(graph, f"{prefix}.flat", np.array([-1, width], np.int64))
-    rows = add("Reshape", [source, flat])
+    last_axis = number("axis", [1], np.int64)
+    rows = add("Reshape", source, number("flat", [-1, len(weight_array(reader))], np.int64))
     if factor_K is not None:
-        rows = add("Mul", [rows, constant(graph, f"{prefix}.even", 1 / factor_K[None])])
-    extreme = add("ReduceMax", [rows, last_axis], keepdims=1)
+        rows = add("Mul", rows, number("even", 1 / factor_K[None]))
+    extreme = add("ReduceMax", rows, last_axis, keepdims=1)
     if span.lowest is None:
-        low = add("ReduceMin", [rows, last_axis], keepdims=1)
-        extreme = add("Max", [extreme, add("Neg", [low])])
-    floor = _SMALLEST_SCALE
-    if span.lowest:
-        floor = np.float32(-span.lowest / span.zero_point)
-    step = add("Mul", [extreme, number("step", 1 / span.levels)])
-    scale = add("Max", [step, number("floor", floor)])
-    scale_T = add("Reshape", [scale, constant(graph, f"{prefix}.row", np.array([-1], np.int64))])
-    zero_T = add(
-        "ConstantOfShape",
-        [add("Shape", [scale_T])],
-        value=ir.Tensor(np.array([span.zero_point], np.uint8)),
-    )
+        low = add("ReduceMin", rows, last_axis, keepdims=1)
+        extreme = add("Max", extreme, add("Neg", low))
+    floor = -span.lowest / span.zero_point if span.lowest else _SMALLEST_SCALE
+    step = add("Mul", extreme, number("step", 1 / span.levels))
+    scale = add("Max", step, number("floor", floor))
+    scale_T = add("Reshape", scale, number("row", [-1], np.int64))
+    zero = ir.Tensor(np.array([span.zero_point], np.uint8))
+    zero_T = add("ConstantOfShape", add("Shape", scale_T), value=zero)
     return _Rows(
-        quantized=add("QuantizeLinear", [rows, scale_T, zero_T], axis=0),
-        leading_shape=add("Shape", [source], end=-1),
+        quantized=add("QuantizeLinear", rows, scale_T, zero_T, axis=0),
+        leading_shape=add("Shape", source, end=-1),
         nodes=nodes,
         scale=scale,
-        zero_point=constant(graph, f"{prefix}.zero", np.uint8(span.zero_point)),
+        zero_point=number("zero", span.zero_point, np.uint8),
     )
 
 
 def _rewrite_linear(graph: ir.Graph, node: ir.Node, rows: _Rows, factor_K: Array | None) -> None:
-    weight, old = node.inputs[1], node.outputs[0]
-    array = weight_array(node)
-    assert weight is not None
+    array, name, nodes = weight_array(node), f"{node.outputs[0].name}.int8", list[ir.Node]()
     values, scale = quantize_weight(array if factor_K is None else array * factor_K[:, None])
-    name = f"{old.name}.int8"
-    product = ir.node(
-        "MatMulIntegerToFloat",
-        [
-            rows.quantized,
-            constant(graph, f"{name}.weight", values),
-            constant(graph, "int8.one", np.float32(1)),
-            constant(graph, f"{name}.weight_scale", scale),
-            rows.zero_point,
-        ],
-        domain=DOMAIN,
-        name=f"{name}.product",
-    )
-    scaled = ir.node("Mul", [product.outputs[0], rows.scale], name=f"{name}.scaled")
+    inputs = [
+        rows.quantized,
+        constant(graph, f"{name}.weight", values),
+        constant(graph, "int8.one", np.float32(1)),
+        constant(graph, f"{name}.weight_scale", scale),
+        rows.zero_point,
+    ]
+    product = append(nodes, PRODUCT, inputs, f"{name}.product", DOMAIN)
+    scaled = append(nodes, "Mul", [product, rows.scale], f"{name}.scaled")
     width = constant(graph, f"int8.width.{array.shape[1]}", np.array([array.shape[1]], np.int64))
-    shape = ir.node("Concat", [rows.leading_shape, width], {"axis": 0}, name=f"{name}.shape")
-    back = ir.node("Reshape", [scaled.outputs[0], shape.outputs[0]], name=f"{name}.rows")
-    for new in (product, scaled, shape):
-        new.outputs[0].name = new.name
-    replace(node, [product, scaled, shape, back])
-    drop_unused(graph, weight)
+    shape = append(nodes, "Concat", [rows.leading_shape, width], f"{name}.shape", axis=0)
+    append(nodes, "Reshape", [scaled, shape], f"{name}.rows")
+    replace_linear(graph, node, nodes)

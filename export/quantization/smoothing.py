@@ -1,4 +1,4 @@
-"""Which factor to move from each channel of an activation into the weights (int8).
+"""Moves a factor from each channel of an activation into the weights (int8).
 
 After a normalization, and in a product of two activations (the gate of SwiGLU), a few
 channels are much larger than the others and would spend the token's whole int8 range on
@@ -18,71 +18,53 @@ in its last bits still gives the same bundle. Measured:
 (MiniLM: mean relative RMS per token; it has no gates. An int8 head adds 0.003 of loss.)
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from edge_runtime.contract.manifest import InputSpec
-from export.ir.graph import constant_array
-from export.verify.samples import Sample
+from export.ir.graph import Array, constant_array, name_of
 
-from .blockwise_activations import Walk
-from .int8 import Array, linear_groups, weight_array
+from .blockwise_activations import CalibrationRun
+from .int8 import linear_groups, weight_array
 
 ALPHA = 0.6
-_NORMALISATIONS = frozenset({"LayerNormalization", "RMSNormalization"})
+_NORMALIZATIONS = frozenset({"LayerNormalization", "RMSNormalization"})
 _ROOTS = frozenset({"Sqrt", "Pow"})
 _SMALLEST = 1e-5
 
 
-def channel_factors(
-    model: ir.Model, samples: Sequence[Sample], inputs: Sequence[InputSpec], scratch: Path
-) -> dict[str, Array]:
+def channel_factors(run: CalibrationRun) -> dict[str, Array]:
     """Measures the factors of all activations whose channels are uneven.
-
-    Args:
-        model: the float graph; left as it was.
-        samples: what to run it on.
-        inputs: the graph's inputs.
-        scratch: a folder for graph files; the caller removes it.
 
     Returns:
         Name of the activation -> c, (channels,), float32 powers of two.
     """
-    walk = Walk(model, samples, inputs, scratch)
     factors: dict[str, Array] = {}
-    for block in walk.blocks:
+    for block in run.blocks:
         groups = {
             source: nodes
-            for source, nodes in linear_groups(walk.nodes(block)).items()
+            for source, nodes in linear_groups(run.nodes(block)).items()
             if is_uneven(source) and source.name not in factors
         }
         largest: dict[str, Array] = {}
-        for rows in walk.activations(block, list(groups)):
+        for rows in run.activations(block, list(groups)):
             for name, x_TK in rows.items():
                 peak_K = np.abs(x_TK).max(axis=0)
                 largest[name] = np.maximum(largest.get(name, peak_K), peak_K)
         for source, nodes in groups.items():
-            assert source.name is not None
             weights = [weight_array(node) for node in nodes]
-            factors[source.name] = even_factors(largest[source.name], weights)
-        walk.advance(block)
+            factors[name_of(source)] = even_factors(largest[name_of(source)], weights)
+        run.advance(block)
     return factors
 
 
 def even_factors(largest_K: Array, weights_KN: Sequence[Array]) -> Array:
-    """The factors of one activation.
+    """Computes the factors of one activation, (K,) float32 powers of two, 1 in the median.
 
     Args:
         largest_K: the largest magnitude of each of its channels.
         weights_KN: the weights that it is multiplied with.
-
-    Returns:
-        c, (K,), float32 powers of two, 1 in the median.
     """
     weight_K = np.max([np.abs(weight).max(axis=1) for weight in weights_KN], axis=0)
     factor_K = np.maximum(largest_K, _SMALLEST) ** ALPHA / np.maximum(weight_K, _SMALLEST) ** (
@@ -94,19 +76,16 @@ def even_factors(largest_K: Array, weights_KN: Sequence[Array]) -> Array:
 
 
 def is_uneven(source: ir.Value) -> bool:
-    """Whether an activation comes out of a normalization, or is a product of two others."""
+    """Tells whether a normalization, or a product of two activations, made this one."""
     node = _behind_constants(source)
-    if node is None:
-        return False
-    if node.op_type in _NORMALISATIONS:
-        return True
-    if node.op_type == "Div":  # x / sqrt(mean(x^2))
-        return _is_root(node.inputs[1])
-    return node.op_type == "Mul"
+    if node is not None and node.op_type == "Div":  # x / sqrt(mean(x^2))
+        root = node.inputs[1].producer() if node.inputs[1] is not None else None
+        return root is not None and root.op_type in _ROOTS
+    return node is not None and (node.op_type in _NORMALIZATIONS or node.op_type == "Mul")
 
 
 def _behind_constants(source: ir.Value) -> ir.Node | None:
-    """What made an activation, before weights were multiplied or added and shapes changed."""
+    """Finds the operator behind products and sums with weights, and changes of shape."""
     node = source.producer()
     while node is not None and node.op_type in ("Mul", "Add", "Reshape", "Cast"):
         made = [value for value in node.inputs if constant_array(value) is None]
@@ -114,8 +93,3 @@ def _behind_constants(source: ir.Value) -> ir.Node | None:
             return node
         node = made[0].producer() if made and made[0] is not None else None
     return node
-
-
-def _is_root(value: ir.Value | None) -> bool:
-    producer = value.producer() if value is not None else None
-    return producer is not None and producer.op_type in _ROOTS

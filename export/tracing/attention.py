@@ -1,12 +1,10 @@
-"""Attention whose result for a sample does not depend on what it is padded with.
+"""Computes attention whose result for a sample does not depend on its padding.
 
 A softmax adds up each row over the *padded* length, and vectorised kernels split that
 sum by the length, so the last bits of a sample's hidden states would depend on its
 batch; a cache must not. Here the two sums over keys are matrix products: those
 accumulate key by key, and a masked key contributes an exact zero.
 """
-
-from __future__ import annotations
 
 from typing import Any
 
@@ -21,10 +19,7 @@ IMPLEMENTATION = "pacplus"
 
 
 def additive_mask(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Turns a 0/1 mask into what is added to attention scores.
-
-    Args:
-        attention_mask: (batch, keys), integer, 1 on tokens.
+    """Turns an integer mask (batch, keys), 1 on tokens, into an addend of attention scores.
 
     Returns:
         (batch, 1, 1, keys), float32: 0 on tokens, the most negative float elsewhere.

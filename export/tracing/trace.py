@@ -1,6 +1,4 @@
-"""From a PyTorch model to one ONNX graph whose outputs are all hidden states."""
-
-from __future__ import annotations
+"""Traces a PyTorch model into one ONNX graph whose outputs are all hidden states."""
 
 import contextlib
 import io
@@ -14,13 +12,12 @@ import torch
 
 from edge_runtime.contract.errors import BadInputError, PacplusError
 from edge_runtime.contract.manifest import InputSpec, Stream
-from export.checkpoint.families import Family
-from export.checkpoint.quiet import quiet
-from export.ir.graph import hidden_name
+from export.checkpoint.load import LoadedModel
+from export.checkpoint.quiet import first_line, quiet
+from export.ir.graph import OPSET, hidden_name
 
 from . import attention
 
-_OPSET = 21  # QuantizeLinear by rows; Gelu as one operator came with 20
 # Unlike in every axis, so that no two axes are taken for one.
 _EXAMPLE_BATCH = 2
 _EXAMPLE_LENGTHS: dict[Stream, int] = {"encoder": 9, "decoder": 7}
@@ -34,15 +31,16 @@ class HiddenStates(torch.nn.Module):
     An encoder-decoder's encoder comes first; both its stacks begin with embeddings.
     """
 
-    def __init__(self, model: Any, family: Family, inputs: Sequence[InputSpec]) -> None:
+    def __init__(self, loaded: LoadedModel) -> None:
         super().__init__()
-        self.names = tuple(spec.name for spec in inputs)
-        self.streams = tuple(dict.fromkeys(spec.stream for spec in inputs))
-        self.own_masks = family.own_masks
+        self.names = tuple(spec.name for spec in loaded.inputs)
+        self.streams = tuple(dict.fromkeys(spec.stream for spec in loaded.inputs))
+        self.own_masks = loaded.family.own_masks
         if len(self.streams) == 1:
-            self.model = model
+            self.model = loaded.backbone
         else:
-            self.encoder, self.decoder = model.get_encoder(), model.get_decoder()
+            self.encoder = loaded.backbone.get_encoder()
+            self.decoder = loaded.backbone.get_decoder()
 
     def forward(self, *inputs: torch.Tensor) -> States:
         """Runs the model; ``inputs`` are in the order of ``names``."""
@@ -80,11 +78,8 @@ class HiddenStates(torch.nn.Module):
 def token_positions(attention_mask: torch.Tensor) -> torch.Tensor:
     """Counts tokens only, so that positions do not depend on the side of the padding.
 
-    Args:
-        attention_mask: (batch, sequence), int64, 1 on tokens.
-
     Returns:
-        As ``attention_mask``: 0 on the first token and on what is before it.
+        As the mask, (batch, sequence) int64: 0 on the first token and on what is before it.
     """
     return (attention_mask.cumsum(-1) - 1).clamp(min=0)
 
@@ -94,9 +89,7 @@ def _states(output: Any) -> States:
     return states
 
 
-def count_blocks(
-    model: torch.nn.Module, family: Family, inputs: Sequence[InputSpec]
-) -> tuple[Stream, ...]:
+def count_blocks(loaded: LoadedModel) -> tuple[Stream, ...]:
     """Runs the model once to see how many hidden states each of its stacks has.
 
     Returns:
@@ -105,9 +98,8 @@ def count_blocks(
     Raises:
         BadInputError: the states are not equally wide; an adapter could not read them.
     """
-    wrapper = HiddenStates(model, family, inputs)
     with quiet(), torch.inference_mode():
-        states = wrapper(*_example(inputs))
+        states = HiddenStates(loaded)(*_example(loaded.inputs))
     width = states[0].shape[-1]
     for index, state in enumerate(states):
         if state.shape[-1] != width:
@@ -119,16 +111,8 @@ def count_blocks(
     return tuple(names[state.shape[1]] for state in states)
 
 
-def trace(
-    model: torch.nn.Module, family: Family, inputs: Sequence[InputSpec], blocks: int
-) -> ir.Model:
-    """Exports ``model`` with dynamic batch and sequences.
-
-    Args:
-        model: from transformers, in evaluation mode.
-        family: its row of the table.
-        inputs: the graph's inputs.
-        blocks: as many hidden states as the model has.
+def trace(loaded: LoadedModel, blocks: int) -> ir.Model:
+    """Exports the backbone, which has ``blocks`` hidden states, with dynamic batch and sequences.
 
     Returns:
         The graph, with the outputs ``hidden.0`` to ``hidden.<blocks - 1>``.
@@ -136,22 +120,22 @@ def trace(
     Raises:
         PacplusError: the exporter failed.
     """
-    with quiet(), _order_free_attention(model), contextlib.redirect_stdout(io.StringIO()):
+    silent = contextlib.redirect_stdout(io.StringIO())
+    with quiet(), _order_free_attention(loaded.backbone), silent:
         try:
             program = torch.onnx.export(
-                HiddenStates(model, family, inputs),
-                _example(inputs),
+                HiddenStates(loaded),
+                _example(loaded.inputs),
                 dynamo=True,
-                opset_version=_OPSET,
-                input_names=[spec.name for spec in inputs],
+                opset_version=OPSET,
+                input_names=[spec.name for spec in loaded.inputs],
                 output_names=[hidden_name(block) for block in range(blocks)],
-                dynamic_shapes=(_axes(inputs),),
+                dynamic_shapes=(_axes(loaded.inputs),),
                 optimize=False,
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
-            reason = str(error).strip().split("\n")[0]
-            raise PacplusError(f"PyTorch cannot export this model: {reason}") from error
+            raise PacplusError(f"PyTorch cannot export this model: {first_line(error)}") from error
     assert program is not None
     _simplify(program.model)
     return program.model
@@ -192,11 +176,8 @@ def _order_free_attention(model: torch.nn.Module) -> Iterator[None]:
     """Has the model use our attention, see :mod:`.attention`."""
     attention.register()
     # The stacks of an encoder-decoder may have copies of the configuration.
-    configs: list[Any] = list(
-        {
-            id(part.config): part.config for part in model.modules() if hasattr(part, "config")
-        }.values()
-    )
+    parts = [part for part in model.modules() if hasattr(part, "config")]
+    configs: list[Any] = list({id(part.config): part.config for part in parts}.values())
     before = [config._attn_implementation for config in configs]
     try:
         for config in configs:

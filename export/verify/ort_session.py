@@ -4,20 +4,16 @@ A device picks the form of the int8 product that is exact on its processor. Expo
 one that is exact on every processor, so the same bundle comes out wherever it is made.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
 from edge_runtime.contract.errors import PacplusError
 from export.ir.exact_form import int8_products, shifted, use_uint8_weights
-
-Array = np.ndarray[Any, Any]
+from export.ir.graph import Array, external
 
 
 class Graph:
@@ -78,11 +74,7 @@ def _exact_model(path: Path) -> tuple[bytes | None, dict[str, Any]]:
             return uint8
         name = f"{tensor.name}.uint8"
         weights[name] = onnxruntime.OrtValue.ortvalue_from_numpy(uint8.numpy())
-        return ir.ExternalTensor(
-            *(tensor.location, tensor.offset, tensor.length, ir.DataType.UINT8),
-            shape=ir.Shape(tensor.shape.numpy()),
-            name=name,
-        )
+        return external(tensor, str(tensor.location), name, ir.DataType.UINT8)
 
     use_uint8_weights(model.graph, outside)
     data: bytes = ir.to_proto(model).SerializeToString()

@@ -1,6 +1,4 @@
-"""How far the exported graph is from PyTorch, as an adapter sees it."""
-
-from __future__ import annotations
+"""Measures how far the exported graph is from PyTorch, as an adapter sees it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,10 +8,11 @@ import numpy as np
 import torch
 
 from edge_runtime.contract.errors import PacplusError
-from edge_runtime.contract.manifest import InputSpec, Parity, Quantization, Stream
-from export.ir.graph import hidden_name
+from edge_runtime.contract.manifest import Parity, Quantization, Stream
+from export.checkpoint.load import LoadedModel
+from export.ir.graph import Array, hidden_name
 
-from .ort_session import Array, Graph
+from .ort_session import Graph
 from .samples import Sample, pad_batch, token_masks
 
 LIMITS: dict[Quantization, float] = {"none": 1e-3, "int8": 0.12, "int4": 0.6}
@@ -39,12 +38,7 @@ def normalized(hidden: Array) -> Array:
 def relative_error(hidden: Array, reference: Array) -> Array:
     """Root mean square of the difference, relative to that of the reference, per token.
 
-    Args:
-        hidden: (..., channels).
-        reference: as ``hidden``.
-
-    Returns:
-        (...), after layer normalization of both.
+    Both are (..., channels) and are layer-normalized first; returns (...).
     """
     expected = normalized(reference)
     difference = ((normalized(hidden) - expected) ** 2).mean(-1)
@@ -53,47 +47,39 @@ def relative_error(hidden: Array, reference: Array) -> Array:
 
 
 def measure_parity(
-    model: Any,
+    loaded: LoadedModel,
     graph_file: Path,
     samples: Sequence[Sample],
-    inputs: Sequence[InputSpec],
     blocks: Sequence[Stream],
     quantization: Quantization,
 ) -> Parity:
-    """Compares all hidden states on batches of unequal lengths.
+    """Compares all hidden states of model and graph on batches of unequal lengths.
 
     The figures are rounded to three digits, so that exporting again gives the same bundle.
-
-    Args:
-        model: the backbone in PyTorch.
-        graph_file: the exported graph.
-        samples: what to run both on.
-        inputs: the graph's inputs.
-        blocks: the stream of every hidden state.
-        quantization: which limit holds.
+    ``blocks`` are the streams of the hidden states; the quantization decides the limit.
     """
     graph = Graph(graph_file)
     errors: list[list[Array]] = [[] for _ in blocks]
     tokens = 0
     for start in range(0, len(samples), _BATCH_SIZE):
-        batch = pad_batch(samples[start : start + _BATCH_SIZE], inputs)
-        masks = token_masks(batch, inputs)
+        batch = pad_batch(samples[start : start + _BATCH_SIZE], loaded.inputs)
+        masks = token_masks(batch, loaded.inputs)
         tokens += sum(int(mask.sum()) for mask in masks.values())
         states = graph.run(batch)
-        for block, (stream, expected) in enumerate(
-            zip(blocks, reference_states(model, batch), strict=True)
-        ):
+        references = reference_states(loaded.backbone, batch)
+        for block, (stream, expected) in enumerate(zip(blocks, references, strict=True)):
             mask = masks[stream]
             errors[block].append(relative_error(states[hidden_name(block)][mask], expected[mask]))
-    summary = np.max if quantization == "none" else _root_mean_square
-    per_state = tuple(float(f"{summary(np.concatenate(error)):.3g}") for error in errors)
+    per_state = tuple(
+        float(f"{_summary(np.concatenate(error), quantization):.3g}") for error in errors
+    )
     return Parity(
         worst=max(per_state), limit=LIMITS[quantization], per_state=per_state, tokens=tokens
     )
 
 
-def _root_mean_square(values: Array) -> float:
-    return float(np.sqrt(np.square(values).mean()))
+def _summary(errors: Array, quantization: Quantization) -> float:
+    return float(errors.max() if quantization == "none" else np.sqrt(np.square(errors).mean()))
 
 
 def check_parity(parity: Parity) -> None:
@@ -109,7 +95,7 @@ def check_parity(parity: Parity) -> None:
 
 
 def reference_states(model: Any, batch: Mapping[str, Array]) -> list[Array]:
-    """All hidden states as transformers gives them, an encoder's before its decoder's."""
+    """Computes all hidden states by transformers, an encoder's before its decoder's."""
     fields = {name: torch.from_numpy(array) for name, array in batch.items()}
     with torch.inference_mode():
         output = model(**fields, output_hidden_states=True)

@@ -1,62 +1,21 @@
-"""Sentences for calibration and for the parity check.
+"""Makes samples for calibration and for the parity check.
 
-They are unlike in length, register, script and punctuation, so that the check sees what
-a user's text may bring. Short and long ones are padded together on purpose.
+The sentences in ``sentences.txt`` are unlike in length, register, script and punctuation, so
+that the check sees what a user's text may bring. Short and long ones are padded together on
+purpose.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.manifest import InputSpec, Stream
+from export.ir.graph import Array
 
-SENTENCES = (
-    "Yes.",
-    "No way!",
-    "What time is it?",
-    "thanks a lot :)",
-    "Add milk, eggs and 2 lbs of flour to my shopping list.",
-    "play some quiet jazz in the kitchen at half past seven",
-    "The film is a tedious, overlong mess that wastes a fine cast.",
-    "A warm, funny and quietly devastating portrait of two sisters.",
-    "Will it rain in Bergen tomorrow afternoon, or can we hike up the mountain?",
-    "Book a table for 4 at Luigi's on 12/08, somewhere near the window please.",
-    "She sells sea shells by the sea shore.",
-    "It is not that I did not like it; I simply never want to see it again.",
-    "E = mc^2, and F = ma, but 3.14159 is only roughly pi.",
-    "def mean(values): return sum(values) / len(values)",
-    "Error 404: https://example.org/index.html?id=17&lang=en was not found",
-    "BREAKING NEWS!!! MARKETS FALL 7% AFTER SURPRISE RATE RISE",
-    "The mitochondrion is the powerhouse of the cell.",
-    "In 1969, Neil Armstrong became the first person to walk on the Moon.",
-    "Der schnelle braune Fuchs springt über den faulen Hund.",
-    "Le chat dort sur le canapé pendant que la pluie tombe dehors.",
-    "¿Dónde está la biblioteca más cercana?",
-    "La vita è bella, ma il caffè è finito.",
-    "Быстрая лиса перепрыгнула через собаку.",
-    "今日はとても良い天気ですね。",
-    "The quick brown fox jumps over the lazy dog while the five boxing wizards jump quickly.",
-    "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in "
-    "May. How many clips did Natalia sell altogether in April and May?",
-    "The committee, which had been appointed in the spring to examine the finances of the "
-    "harbour, reported after eleven months that it could not say where the money had gone.",
-    "Dear Sir or Madam, I am writing to complain about the heater which I bought from your shop "
-    "last week. It smells, it rattles, and on Tuesday it tripped the fuse of the whole house. "
-    "I would like my money back. Yours faithfully, J. Smith",
-    "rate this book four out of six stars",
-    "lol ok brb",
-    "I have never been so bored, so annoyed and so thoroughly entertained at the same time; go "
-    "and see it, preferably with somebody who laughs loudly.",
-    "To make the sauce, melt the butter over a low heat, stir in the flour, and add the milk "
-    "little by little, whisking all the while so that no lumps form; season with salt, white "
-    "pepper and a grating of nutmeg, and let it simmer gently for another five minutes.",
-)
+SENTENCES = tuple(Path(__file__).with_name("sentences.txt").read_text("utf-8").splitlines())
 
 Sample = dict[str, "list[int]"]
 
@@ -111,13 +70,8 @@ def check_samples(
     for index, (ids, types) in enumerate(rows):
         other = rows[(index + _OTHER_SENTENCE) % len(rows)][0]
         tokens = {streams[-1]: [decoder_start, *other][:max_length]} | {streams[0]: ids}
-        samples.append(
-            {
-                spec.name: types if spec.name == "token_type_ids" else tokens[spec.stream]
-                for spec in inputs
-                if spec.kind == "tokens"
-            }
-        )
+        sample = {spec.name: tokens[spec.stream] for spec in inputs if spec.kind == "tokens"}
+        samples.append(sample | ({"token_type_ids": types} if "token_type_ids" in sample else {}))
     return samples
 
 
@@ -133,7 +87,7 @@ def pad_batch(
     inputs: Sequence[InputSpec],
     *,
     left: bool = False,
-) -> dict[str, np.ndarray[Any, Any]]:
+) -> dict[str, Array]:
     """Pads each sequence to that of the longest sample, on the right unless ``left``.
 
     Returns:
@@ -153,8 +107,6 @@ def pad_batch(
     return batch
 
 
-def token_masks(
-    batch: Mapping[str, np.ndarray[Any, Any]], inputs: Sequence[InputSpec]
-) -> dict[Stream, np.ndarray[Any, Any]]:
-    """Where the tokens of each sequence are, (batch, sequence) bool."""
+def token_masks(batch: Mapping[str, Array], inputs: Sequence[InputSpec]) -> dict[Stream, Array]:
+    """Marks the tokens of each sequence, (batch, sequence) bool."""
     return {spec.stream: batch[spec.name] > 0 for spec in inputs if spec.kind == "mask"}

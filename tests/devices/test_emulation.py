@@ -57,7 +57,7 @@ def _no_group_stays_behind() -> Iterator[None]:
 
 
 def is_enforced(cluster: EmulatedCluster, limit: str) -> bool:
-    """Whether ``limit`` is in force; as root on Linux it has to be."""
+    """Tells if ``limit`` is in force; as root on Linux it has to be."""
     in_force: bool = getattr(cluster.enforcement, limit)
     if not in_force:
         assert os.geteuid() != 0, cluster.enforcement.warnings

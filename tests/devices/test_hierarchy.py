@@ -1,4 +1,4 @@
-"""Finding control groups, on made-up systems: the kernel's files are plain files here."""
+"""Control groups are found on made-up systems: the kernel's files are plain files here."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def attention_mask(hidden, lengths):
 
 
 def inputs(batch):
-    """What the graph is fed with."""
+    """The graph's inputs."""
     values = {
         "hidden": batch.hidden,
         "attention_mask": attention_mask(batch.hidden, batch.lengths),
@@ -94,9 +94,9 @@ def test_with_the_numpy_head_it_loses_what_the_trainer_loses(make, changes):
 
     features = run(adapter_onnx(config, weights), inputs(batch))
     logits = head.logits(features.reshape(-1, config.hidden_size)).astype(np.float64)
-    normaliser = np.log(np.exp(logits).sum(1))
+    log_sum = np.log(np.exp(logits).sum(1))
     targets = batch.targets.ravel()
-    losses = normaliser - logits[np.arange(len(targets)), targets]
+    losses = log_sum - logits[np.arange(len(targets)), targets]
     summed = np.where(targets >= 0, losses, 0).reshape(batch.targets.shape).sum(1)
 
     np.testing.assert_allclose(summed, expected[:, 0], rtol=1e-4)

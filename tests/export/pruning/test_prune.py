@@ -12,7 +12,6 @@ from edge_runtime.contract.tensors import write_tensors
 from edge_runtime.parallel_adapters import Batch, Trainer
 from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 from edge_runtime.parallel_adapters.parameters import decayed_specs, undecayed_specs
-from export.checkpoint.families import input_specs
 from export.checkpoint.load import find_checkpoint, load_model
 from export.pruning.initial_adapter import PrunedAdapter, check_shape, read_calibration
 from export.pruning.observe import observe_stacks
@@ -41,12 +40,11 @@ def prune(tiny_model):
     def prune(family, change=leave, *, observed=False, **shape):
         checkpoint = find_checkpoint(str(tiny_model(family)))
         task = widest_task(family)
-        model = load_model(checkpoint, task).backbone
-        change(model)
-        inputs = input_specs(checkpoint.config, checkpoint.family, task)
+        loaded = load_model(checkpoint, task)
+        change(loaded.backbone)
         tokenizer = checkpoint.path / "tokenizer.json"
-        samples = check_samples(tokenizer, inputs, VOCAB_SIZE, 40)
-        streams = count_blocks(model, checkpoint.family, inputs)
+        samples = check_samples(tokenizer, loaded.inputs, VOCAB_SIZE, 40)
+        streams = count_blocks(loaded)
         config = AdapterConfig(
             hidden_size=32,
             layers=tuple(range(len(streams))),
@@ -56,11 +54,11 @@ def prune(tiny_model):
             num_outputs=2 if task == "classification" else VOCAB_SIZE,
             **{"reduction": 2, **shape},
         )
-        tensors = pruned_tensors(model, checkpoint.family, inputs, samples, config)
+        tensors = pruned_tensors(loaded, samples, config)
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         if not observed:
             return config, arrays
-        return config, arrays, observe_stacks(model, checkpoint.family, inputs, samples)[0]
+        return config, arrays, observe_stacks(loaded, samples)[0]
 
     return prune
 
@@ -167,7 +165,7 @@ def test_a_feed_forward_part_adds_little_at_first_and_its_inputs_keep_their_mean
 
 
 def side_state(config, prefix, tensors, state):
-    """What block 0 reads, if it reads the embeddings alone."""
+    """The input of block 0, if it reads the embeddings alone."""
     normed = torch.nn.functional.layer_norm(state, state.shape[-1:], eps=1e-5)
     down = torch.from_numpy(tensors[f"{prefix}down.weight"][0])
     side = normed @ down * config.down_scale + torch.from_numpy(tensors[f"{prefix}down.bias"][0])

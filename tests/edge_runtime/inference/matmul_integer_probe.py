@@ -2,9 +2,8 @@
 
 Some processors saturate the 16-bit sums inside a product of uint8 and int8. A device
 has no package to build graphs with, so it is shipped one that has the very operator of
-the int8 backbones, with weights at both ends of their range. Written by::
-
-    python -m export.quantization.saturation_probe edge_runtime/inference/matmul_integer_probe.onnx
+the int8 backbones, with weights at both ends of their range. Run as a module
+with the file's path as argument, it writes that file.
 
 Input ``a``: uint8 (rows, 128). Outputs: ``y``, float32 (rows, 32), and ``w``, int32
 (128, 32), the weights. Exact is ``y == (a - 128) @ w`` in int64; every exact value is
@@ -19,13 +18,12 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from export.ir.graph import constant
-
-from .int8 import DOMAIN
+from export.ir.exact_form import PRODUCT, ZERO_POINT
+from export.ir.graph import OPSET, add_output, constant, serialized
+from export.quantization.int8 import DOMAIN
 
 _INPUTS = 128
 _OUTPUTS = 32
-_ZERO_POINT = 128
 
 
 def make_probe() -> bytes:
@@ -33,26 +31,21 @@ def make_probe() -> bytes:
     rows = ir.Value(
         name="a", type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape(["rows", _INPUTS])
     )
-    graph = ir.Graph([rows], [], nodes=[], opset_imports={"": 21, DOMAIN: 1}, name="probe")
+    graph = ir.Graph([rows], [], nodes=[], opset_imports={"": OPSET, DOMAIN: 1}, name="probe")
     weight = constant(graph, "weight", _weight())
-    product = ir.node(
-        "MatMulIntegerToFloat",
-        [
-            rows,
-            weight,
-            constant(graph, "one", np.array(1, np.float32)),
-            constant(graph, "weight_scale", np.ones(_OUTPUTS, np.float32)),
-            constant(graph, "zero_point", np.array(_ZERO_POINT, np.uint8)),
-        ],
-        domain=DOMAIN,
-    )
+    inputs = [
+        rows,
+        weight,
+        constant(graph, "one", np.array(1, np.float32)),
+        constant(graph, "weight_scale", np.ones(_OUTPUTS, np.float32)),
+        constant(graph, "zero_point", np.array(ZERO_POINT, np.uint8)),
+    ]
+    product = ir.node(PRODUCT, inputs, domain=DOMAIN)
     shown = ir.node("Cast", [weight], {"to": ir.DataType.INT32})
     graph.extend([product, shown])
-    _output(graph, product, "y", ir.DataType.FLOAT, ["rows", _OUTPUTS])
-    _output(graph, shown, "w", ir.DataType.INT32, [_INPUTS, _OUTPUTS])
-    model = ir.Model(graph, ir_version=10, producer_name="pacplus")
-    data: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
-    return data
+    add_output(graph, product.outputs[0], "y", "rows", _OUTPUTS)
+    add_output(graph, shown.outputs[0], "w", _INPUTS, _OUTPUTS, dtype=ir.DataType.INT32)
+    return serialized(graph)
 
 
 def _weight() -> np.ndarray:
@@ -70,14 +63,6 @@ def _weight() -> np.ndarray:
             case _:
                 weight[:, column] = (index_K * (2 * column + 1) * 37) % 255 - 127
     return weight.astype(np.int8)
-
-
-def _output(
-    graph: ir.Graph, node: ir.Node, name: str, dtype: ir.DataType, shape: list[str | int]
-) -> None:
-    value = node.outputs[0]
-    value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape(shape)
-    graph.outputs.append(value)
 
 
 if __name__ == "__main__":

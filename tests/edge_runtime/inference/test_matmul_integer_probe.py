@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 
 import edge_runtime
-from export.quantization.saturation_probe import make_probe
+from tests.edge_runtime.inference.matmul_integer_probe import make_probe
 
 SHIPPED = Path(edge_runtime.__file__).parent / "inference" / "matmul_integer_probe.onnx"
 

@@ -46,7 +46,7 @@ class StageResult:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Feed:
-    """How a graph input is made: padded rows, or the mask of a sequence."""
+    """Describes a graph input: padded rows, or the mask of a sequence."""
 
     stream: Stream
     dtype: np.dtype[Any]
@@ -88,7 +88,7 @@ class Stage:
 
     @property
     def inputs(self) -> dict[str, Stream]:
-        """What the graph is fed with, apart from masks, and the sequences of those rows."""
+        """The graph's inputs, apart from masks, and the sequences of their rows."""
         return {name: feed.stream for name, feed in self._feeds.items() if not feed.is_mask}
 
     def run(self, lengths: Mapping[Stream, Array], rows: Mapping[str, Array]) -> StageResult:

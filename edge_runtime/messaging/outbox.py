@@ -1,4 +1,4 @@
-"""How jobs and handlers hand messages over for sending, from any thread."""
+"""Lets jobs and handlers hand messages over for sending, from any thread."""
 
 from typing import Protocol
 

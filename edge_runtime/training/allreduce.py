@@ -26,7 +26,7 @@ P = TypeVar("P", GradientPart, ReducedPart)
 
 
 class Rounding(Protocol):
-    """How values travel; :class:`.parallel_adapters.rounding.HalfPrecision` in truth."""
+    """Encodes values for the way; :class:`.parallel_adapters.rounding.HalfPrecision` in truth."""
 
     def shrink(self, values: Array) -> tuple[Array, float]:
         """Encodes (n,) float32; returns the code, element by element, and its scale."""

@@ -1,4 +1,4 @@
-"""The samples that a trainer owns, and how they are made into batches."""
+"""Makes batches of the samples that a trainer owns."""
 
 import numpy as np
 
@@ -20,14 +20,14 @@ class OwnedSamples:
     def __init__(self, request: OwnSamples, cache: SampleCache) -> None:
         self.request, self._cache = request, cache
         self._of_tokens = request.targets.dtype == np.int32
-        """Whether every token has a target."""
+        """True where every token has a target."""
         self.tokens: Array = np.sum([each.astype(np.int64) for each in request.lengths.values()], 0)
         """Of each sample, over all of its sequences, (N,) int64."""
         if self._of_tokens:
             self._ends = np.cumsum(request.lengths["decoder"], dtype=np.int64)
 
     def pieces(self, chosen: Array) -> list[Array]:
-        """Splits a batch into parts whose states fit ``BATCH_BYTES``, alike in length."""
+        """Splits a batch into parts whose states fit ``BATCH_BYTES``, similar in length."""
         if len(chosen) < 2 or self._padded_bytes(chosen) <= BATCH_BYTES:
             return [chosen]
         by_length = chosen[np.argsort(self.tokens[chosen], kind="stable")]

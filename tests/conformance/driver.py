@@ -1,4 +1,4 @@
-"""How the claims about devices drive them, whatever they are made of."""
+"""The one interface through which claims drive devices, real or fake."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Driver(Protocol):
         """
 
     def has_ended(self, name: DeviceId) -> bool:
-        """Whether the device's session ends (within a bound)."""
+        """True if the device's session ends (within a bound)."""
 
     def stop(self) -> None:
         """Ends the session of all devices; nothing of them goes on."""

@@ -1,4 +1,4 @@
-"""What comes before its time, or to the wrong device, is refused and nothing else happens."""
+"""Messages before their time, or to the wrong device, are refused and change nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How hidden states come to their owners, and what caches then hold."""
+"""Hidden states come to their owners and are kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the claims are about: a tiny model, some lines, and the requests that bring them along."""
+"""A tiny model, some lines, and the requests that bring devices to where a claim begins."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class World:
         )
 
     def states(self, lines, *, layers=None, spare_bytes: int = 0) -> m.States:
-        """What a peer sends; ``spare_bytes`` makes rows too long."""
+        """States as a peer sends them; ``spare_bytes`` makes rows too long."""
         lengths = self._lengths[list(lines)]
         layers = self.layers if layers is None else layers
         row = 2 * self.manifest.hidden_size + spare_bytes

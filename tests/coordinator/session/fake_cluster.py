@@ -200,7 +200,7 @@ class Cluster:
 
 
 def over_the_wire(message: m.Message) -> m.Message:
-    """What comes out at the other end."""
+    """Encodes and decodes a message."""
     return decode(encode(message))
 
 

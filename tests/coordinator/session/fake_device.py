@@ -49,7 +49,7 @@ def link_of(sender: DeviceId, receiver: DeviceId) -> tuple[float, float]:
 
 
 def count_of(targets: np.ndarray) -> int:
-    """What a mean loss divides by."""
+    """The divisor of a mean loss."""
     return int((targets >= 0).sum()) if targets.dtype == np.int32 else len(targets)
 
 
@@ -88,21 +88,21 @@ class FakeDevice:
         )
 
     def take_in(self, message: m.Message, post: Post) -> None:
-        """What the I/O thread does."""
+        """Does the I/O thread's part."""
         try:
             self._take_in(message, post)
         except RemoteError as error:
             post(m.Failed(reason=str(error)))
 
     def work(self, post: Post, post_to: PostTo) -> None:
-        """What the compute thread does with its next job."""
+        """Does the next job, as the compute thread would."""
         try:
             self._work(self.jobs.popleft(), post, post_to)
         except RemoteError as error:
             post(m.Failed(reason=str(error)))
 
     def waits_for(self, others: Mapping[DeviceId, "FakeDevice"]) -> bool:
-        """Whether its next job is an epoch that another trainer has not come to yet."""
+        """True if its next job is an epoch that another trainer has not come to yet."""
         if not self.jobs or self._set_up is None:
             return False
         epoch = self.jobs[0]
@@ -268,7 +268,7 @@ class FakeDevice:
     def _check_rows(
         self, batch: m.MicroBatch, rows: Mapping[str, np.ndarray], stage: m.StageFiles
     ) -> None:
-        """What came is what this stage and those behind it need."""
+        """Checks the rows that this stage and those behind it need."""
         streams = {spec.name: spec.stream for spec in stage.inputs}
         streams |= {f"{HIDDEN_PREFIX}{i}": stream for i, stream in enumerate(stage.streams)}
         for name in self._manifest.carried(stage.first):

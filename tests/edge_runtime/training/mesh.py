@@ -81,7 +81,7 @@ class Data:
         return self.targets[lines]
 
     def count(self, lines) -> int:
-        """What a mean loss divides by."""
+        """The divisor of a mean loss."""
         return len(lines)
 
     def lines_of(self, shards) -> np.ndarray:
@@ -188,7 +188,7 @@ def spec_of(content: bytes, path: str = "head.safetensors") -> FileSpec:
 
 
 def files_of(mesh: Mesh, data: Data) -> WeightStore:
-    """What a device has fetched before it sets training up."""
+    """The files that a device has fetched before it sets training up."""
     store = WeightStore(mesh.folder / "weights")
     if data.head:
         store.path(spec_of(data.head)).write_bytes(data.head)

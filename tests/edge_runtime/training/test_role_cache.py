@@ -1,4 +1,4 @@
-"""What a trainer's role keeps, moves and refuses."""
+"""A trainer's role keeps and moves samples, and refuses others."""
 
 import dataclasses
 

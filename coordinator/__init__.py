@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from edge_runtime.contract.generation import GenerationOptions
 
     from .api.adapter_config import AdapterChoice
+    from .api.evaluate import evaluate
     from .api.merge import MergedModel, merge
     from .api.plan import PlanResult, plan
-    from .api.train import Prediction, TrainResult, evaluate, predict, train
+    from .api.predict import Prediction, predict
+    from .api.train import TrainResult, train
     from .cluster.host import Cluster
     from .cluster.observer import Observer
     from .data import FieldNames
@@ -49,22 +51,24 @@ __all__ = [
 ]
 
 _MODULES = {
-    "AdapterChoice": "coordinator.api.adapter_config",
-    "Cluster": "coordinator.cluster.host",
-    "FieldNames": "coordinator.data",
-    "GenerationOptions": "edge_runtime.contract.generation",
-    "MergedModel": "coordinator.api.merge",
-    "PlanResult": "coordinator.api.plan",
-    "Report": "coordinator.runs.report",
-    "TrainingOptions": "edge_runtime.contract.adapter",
-    "Observer": "coordinator.cluster.observer",
-    "merge": "coordinator.api.merge",
-    "parse_emulate": "devices.specification",
-    "plan": "coordinator.api.plan",
+    "coordinator.api.adapter_config": ("AdapterChoice",),
+    "coordinator.api.evaluate": ("evaluate",),
+    "coordinator.api.merge": ("MergedModel", "merge"),
+    "coordinator.api.plan": ("PlanResult", "plan"),
+    "coordinator.api.predict": ("Prediction", "predict"),
+    "coordinator.api.train": ("TrainResult", "train"),
+    "coordinator.cluster.host": ("Cluster",),
+    "coordinator.cluster.observer": ("Observer",),
+    "coordinator.data": ("FieldNames",),
+    "coordinator.runs.report": ("Report",),
+    "devices.specification": ("parse_emulate",),
+    "edge_runtime.contract.adapter": ("TrainingOptions",),
+    "edge_runtime.contract.generation": ("GenerationOptions",),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES.get(name, "coordinator.api.train")), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,8 +4,6 @@ A group's name holds the pid and the start time of the process that made it, so 
 later run knows a left-over when it sees one.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import logging
@@ -14,14 +12,12 @@ import re
 import select
 import signal
 import time
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Literal
 
 from edge_runtime.system.cgroups import read_text
 
 from .hierarchy import GROUP_PREFIX, Hierarchy, group_prefix, start_time
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _logger = logging.getLogger(__name__)
 

@@ -4,13 +4,12 @@ A new group is made below the outermost ancestor of this process's group that im
 limit which its descendants would then escape.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from edge_runtime.system.cgroups import (
     PROC,
@@ -21,9 +20,6 @@ from edge_runtime.system.cgroups import (
     own_groups,
     read_text,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 GROUP_PREFIX = "pacplus"
 

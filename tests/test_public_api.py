@@ -53,12 +53,12 @@ def test_options_of_the_functions_have_names() -> None:
         for name in ("train", "plan", "evaluate", "predict", "merge")
     }
     how = ["task=", "cluster=", "adapter=", "options=", "fields=", "cache_dtype="]
-    run = ["cache_quota_bytes=", "plan=", "resume=", "watcher="]
+    run = ["cache_quota_bytes=", "plan=", "resume=", "observer="]
     assert arguments == {
         "train": ["bundle", "data", "output=", "evaluation=", *how, *run],
-        "plan": ["bundle", "data", *how[:2], "profiles=", *how[2:], "simulated=", "watcher="],
-        "evaluate": ["run", "data", "bundle=", "generation=", "cluster=", "watcher="],
-        "predict": ["run", "texts", "bundle=", "generation=", "cluster=", "watcher="],
+        "plan": ["bundle", "data", *how[:2], "profiles=", *how[2:], "simulated=", "observer="],
+        "evaluate": ["run", "data", "bundle=", "generation=", "cluster=", "observer="],
+        "predict": ["run", "texts", "bundle=", "generation=", "cluster=", "observer="],
         "merge": ["run", "output", "bundle=", "progress="],
     }
 

@@ -1,7 +1,6 @@
-"""What adapter a bundle gets for a task: checks what fits, and fills in the rest."""
+"""Derives the adapter of a bundle for a task from the user's choice and the data's traits."""
 
-from __future__ import annotations
-
+import contextlib
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -27,14 +26,10 @@ LayerIndices: TypeAlias = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterChoice:
-    """What the user chooses of the adapter.
+    """The user's choice of side blocks.
 
-    Attributes:
-        kind: of the side blocks.
-        reduction: backbone width / adapter width.
-        layers: ``"all"``, ``"every:K"`` or a comma-separated list of hidden states.
-        num_heads: attention heads of a side block.
-        initialization: where the first weights come from.
+    ``reduction`` is backbone width / adapter width; ``layers`` are the hidden states that are
+    read: ``"all"``, ``"every:K"`` or a comma-separated list.
     """
 
     kind: AdapterKind = "attention"
@@ -46,12 +41,10 @@ class AdapterChoice:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DataTraits:
-    """What of the training data shapes the adapter.
+    """Traits of the training data that shape the adapter.
 
-    Attributes:
-        labels: class names in output order.
-        pair: the lines have two texts.
-        values: the targets of a regression, (N,) float32; None for other tasks.
+    ``labels`` are in output order; ``pair`` says that lines have two texts; ``values`` are
+    the targets of a regression, (N,) float32.
     """
 
     labels: tuple[str, ...] = ()
@@ -60,7 +53,7 @@ class DataTraits:
 
 
 def task_for(manifest: Manifest, wanted: Task | None) -> Task:
-    """The task to train: the wanted one if the bundle can do it, else the bundle's own.
+    """Chooses the task to train: the wanted one or the bundle's own.
 
     Classes and values need one stack, whose tokens are pooled; a language model needs the
     frozen head, behind the one stack or the second of two.
@@ -93,28 +86,22 @@ _NEEDS: dict[Task, str] = {
 
 
 def adapter_config(
-    manifest: Manifest, task: Task, choice: AdapterChoice, learnt: DataTraits
+    manifest: Manifest, task: Task, choice: AdapterChoice, traits: DataTraits
 ) -> AdapterConfig:
-    """The adapter of a bundle for a task.
-
-    Raises:
-        BadInputError: the choice does not fit the bundle.
-    """
+    """Shapes the adapter; raises BadInputError if the choice does not fit the bundle."""
     if choice.initialization == "pruned" and not manifest.adapter_init:
         raise BadInputError(
             f"the bundle of {manifest.model_id} has no pruned initial adapter; export it with "
             "pacplus export --adapter-init pruned, or train with --adapter-init random"
         )
     head = manifest.head if task in ("causal-lm", "seq2seq") else None
-    if head is not None:
-        num_outputs = head.vocab_size
-    else:
-        num_outputs = len(learnt.labels) if task == "classification" else 1
-    layers = parse_layers(choice.layers, stacks_of(manifest))
-    encoder = manifest.layers_of("encoder") if len(manifest.streams) > 1 else range(0)
+    num_outputs = len(traits.labels) if task == "classification" else 1
+    stacks = [manifest.layers_of(stream) for stream in manifest.streams]
+    layers = parse_layers(choice.layers, stacks)
+    encoder = manifest.layers_of("encoder") if len(stacks) > 1 else ()
     mean, scale = 0.0, 1.0
-    if learnt.values is not None:
-        mean, scale = float(learnt.values.mean()), float(learnt.values.std()) or 1.0
+    if traits.values is not None:
+        mean, scale = float(traits.values.mean()), float(traits.values.std()) or 1.0
     try:
         return AdapterConfig(
             kind=choice.kind,
@@ -126,15 +113,15 @@ def adapter_config(
             causal=head is not None,
             initialization=choice.initialization,
             task=task,
-            num_outputs=num_outputs,
+            num_outputs=head.vocab_size if head else num_outputs,
             logit_scale=head.scale if head else 1.0,
             logit_softcap=head.softcap if head else 0.0,
-            pair=learnt.pair,
+            pair=traits.pair,
             target_mean=mean,
             target_scale=scale,
             base_model=manifest.model_id,
             bundle_digest=manifest.digest,
-            labels=learnt.labels,
+            labels=traits.labels,
         )
     except ValueError as error:
         raise BadInputError(f"adapter: {error}") from None
@@ -160,7 +147,7 @@ def check_initial_weights(bundle: Path, manifest: Manifest, config: AdapterConfi
     needed = initial_shape(config)
     if made_for == needed:
         return
-    reduction, heads = made_for.get("reduction", "?"), made_for.get("num_heads", "?")
+    heads, reduction = made_for.get("num_heads", "?"), made_for.get("reduction", "?")
     message = (
         f"the pruned initial adapter of {bundle} is for --adapter attention --adapter-layers all "
         f"--reduction {reduction} --adapter-heads {heads}; train with these, or with "
@@ -174,33 +161,21 @@ def check_initial_weights(bundle: Path, manifest: Manifest, config: AdapterConfi
     raise BadInputError(message)
 
 
-def stacks_of(manifest: Manifest) -> tuple[range, ...]:
-    """The hidden states of each stack, by index."""
-    return tuple(manifest.layers_of(stream) for stream in manifest.streams)
-
-
 def parse_layers(text: str, stacks: Sequence[range]) -> LayerIndices:
-    """Hidden states that an adapter reads; the last one of each stack is always read.
+    """Parses which hidden states an adapter reads; it always reads the last of each stack.
 
-    Args:
-        text: ``all``, ``every:K`` (counted back from the end of each stack), or numbers.
-        stacks: hidden states of each stack, one after the other.
-
-    Raises:
-        BadInputError: the text is none of these.
+    ``text`` is ``all``, ``every:K`` (counted back from the end of each stack), or numbers;
+    anything else is a BadInputError.
     """
     everything = {layer for stack in stacks for layer in stack}
     chosen: set[int] = set()
-    try:
+    with contextlib.suppress(ValueError):
         if text == "all":
             chosen = everything
-        elif text.startswith("every:"):
-            step = int(text.removeprefix("every:"))
-            chosen = {layer for stack in stacks for layer in stack[::-step]} if step > 0 else set()
-        else:
+        elif not text.startswith("every:"):
             chosen = {int(item) for item in text.split(",")}
-    except ValueError:
-        chosen = set()
+        elif (step := int(text.removeprefix("every:"))) > 0:
+            chosen = {layer for stack in stacks for layer in stack[::-step]}
     if not chosen or not chosen <= everything:
         raise BadInputError(
             f"adapter layers {text!r}: write all, every:K, or numbers from 0 to {max(everything)}"
@@ -209,7 +184,7 @@ def parse_layers(text: str, stacks: Sequence[range]) -> LayerIndices:
 
 
 def added_layers(text: str, layers: LayerIndices) -> LayerIndices:
-    """Those of ``layers`` that a list does not name."""
+    """Finds those of ``layers`` that a list does not name."""
     if text == "all" or text.startswith("every:"):
         return ()
     named = {int(item) for item in text.split(",")}

@@ -1,52 +1,32 @@
 """Generates text with a run's adapter, for prediction and evaluation."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
 
-from coordinator.cluster.host import Cluster, open_host
+from coordinator.cluster.host import Cluster
 from coordinator.cluster.observer import Observer
 from coordinator.data import Prompts
-from coordinator.planner.plan import planner
-from coordinator.protocol.job import Continuation, Job
+from coordinator.protocol.job import Continuation
 from coordinator.samples.samples import SampleTable
-from coordinator.session.machine import Session
 from coordinator.tokenization import PromptTokenizer
-from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.contract.errors import StoppedError
 from edge_runtime.contract.generation import GenerationOptions
-from edge_runtime.contract.messages import SampleSet
-from export.partition.stages import Bundle
 
-from .run import serve
-
-BATCH_SIZE = 16
-"""Prompts of a group at most, and shards that answering devices share."""
+from .inputs import Prepared
+from .run import run_session
+from .trained_run import OPTIONS, TrainedRun
 
 
 def generate(
-    bundle: Bundle,
-    config: AdapterConfig,
-    adapter: bytes,
+    trained: TrainedRun,
     prompts: Prompts,
     path: Path | None,
     options: GenerationOptions,
-    cluster: Cluster,
-    watcher: Observer,
+    cluster: Cluster | None,
+    observer: Observer,
 ) -> tuple[str, ...]:
-    """Continues prompts.
-
-    Args:
-        bundle: of the run.
-        config: of the run's adapter.
-        adapter: the same as ONNX.
-        prompts: what to continue.
-        path: where they are from; None for the command line.
-        options: how.
-        cluster: which devices compute.
-        watcher: is told of progress.
+    """Continues each of the prompts, which are from ``path`` or the command line.
 
     Returns:
         What follows each prompt, without special tokens.
@@ -55,20 +35,21 @@ def generate(
         BadInputError: the prompts or the bundle are not what they must be.
         StoppedError: a device was lost.
     """
-    manifest = bundle.manifest
-    tokenizer = PromptTokenizer(bundle.path, manifest, options.max_new_tokens)
+    bundle = trained.bundle
+    tokenizer = PromptTokenizer(bundle.path, bundle.manifest, options.max_new_tokens)
     tokenized = tokenizer.encode(prompts, path)
-    watcher.prepared(len(prompts), 0)
-    if tokenized.num_truncated:
-        watcher.note(_cut(config, tokenized.num_truncated, tokenizer.limit, manifest.max_length))
-    tokens = generate_tokens(
-        bundle,
-        config,
-        adapter,
-        Continuation(prompts=tokenized.samples, options=options),
-        cluster,
-        watcher,
-    )
+    observer.prepared(len(prompts), 0)
+    if count := tokenized.num_truncated:
+        cut = (
+            f"{count} prompts are longer than {tokenizer.limit} tokens, which leave room for what "
+            "is to be written; their beginnings were cut"
+        )
+        if trained.config.task == "seq2seq":
+            longest = f"the model's {bundle.manifest.max_length} tokens"
+            cut = f"{count} sources are longer than {longest}; their ends were cut"
+        observer.note(cut)
+    continuation = Continuation(prompts=tokenized.samples, options=options)
+    tokens = generate_tokens(trained, continuation, cluster, observer)
     contexts = next(iter(tokenized.samples.inputs.values()))
     return tuple(
         tokenizer.decode(contexts[i].tolist(), written) for i, written in enumerate(tokens)
@@ -76,44 +57,20 @@ def generate(
 
 
 def generate_tokens(
-    bundle: Bundle,
-    config: AdapterConfig,
-    adapter: bytes,
-    continuation: Continuation,
-    cluster: Cluster,
-    watcher: Observer,
+    trained: TrainedRun, continuation: Continuation, cluster: Cluster | None, observer: Observer
 ) -> list[list[int]]:
-    """As :func:`generate`, from token ids to token ids."""
-    longest = continuation.longest(bundle.manifest)
-    table = SampleTable.make(longest, np.zeros(len(longest), np.int64), BATCH_SIZE)
-    tables: dict[SampleSet, SampleTable] = {"eval": table}
-    options = TrainingOptions(epochs=0, batch_size=BATCH_SIZE)
-    with open_host(cluster) as host:
-        job = Job(
-            manifest=bundle.manifest,
-            config=config,
-            options=options,
-            tables=tables,
-            devices=host.devices,
-            make_plan=planner(
-                bundle.manifest, config, options, tables, cache_dtype="fp32", caches=False
-            ),
-            cache_dtype="fp32",
-            adapter_graph=adapter,
-            continuation=continuation,
-        )
-        session = Session(job)
-        serve(host, bundle, session, watcher)
-    generation = session.record.generation
-    if generation is None:
-        raise StoppedError("the session ended without a text")
-    return generation.tokens
-
-
-def _cut(config: AdapterConfig, count: int, limit: int, longest: int) -> str:
-    if config.task == "seq2seq":
-        return f"{count} sources are longer than the model's {longest} tokens; their ends were cut"
-    return (
-        f"{count} prompts are longer than {limit} tokens, which leave room for what is to be "
-        "written; their beginnings were cut"
+    """Continues prompts as :func:`generate`, from token ids to token ids."""
+    longest = continuation.longest(trained.bundle.manifest)
+    table = SampleTable.make(longest, np.zeros(len(longest), np.int64), OPTIONS.batch_size)
+    prepared = Prepared(
+        bundle=trained.bundle, config=trained.config, options=OPTIONS, tables={"eval": table}
     )
+    record = run_session(
+        *(cluster or Cluster(), prepared, observer),
+        cache_dtype="fp32",
+        continuation=continuation,
+        adapter_graph=trained.adapter,
+    ).record
+    if record.generation is None:
+        raise StoppedError("the session ended without a text")
+    return record.generation.tokens

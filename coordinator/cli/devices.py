@@ -1,6 +1,4 @@
-"""``pacplus pair`` and ``pacplus devices``; and ``pacplus demo``, which needs no device."""
-
-from __future__ import annotations
+"""Runs ``pacplus pair`` and ``pacplus devices``; and ``pacplus demo``, which needs no device."""
 
 from pathlib import Path
 from typing import Annotated
@@ -31,11 +29,12 @@ def pair(
 
 
 def devices(
-    remove: Annotated[str, typer.Option(help="No longer trust this device.", metavar="ID")] = "",
+    remove: Annotated[str, o.option(None, "No longer trust this device.", metavar="ID")] = "",
     emulate: Annotated[
         str,
-        typer.Option(
-            help="Instead, start these emulated devices and measure whether each is held to its "
+        o.option(
+            None,
+            "Instead, start these emulated devices and measure whether each is held to its "
             "processor share, memory and link; exit code 4 if not.",
             metavar="A,B,...",
         ),
@@ -46,13 +45,13 @@ def devices(
 
     Example: pacplus devices --emulate jetson-nano,laptop:cpu=0.25,link=100M
     """
-    if emulate:
-        if remove:
-            raise UsageError("--remove and --emulate exclude each other")
-        _check_emulated(emulate, as_json=as_json)
-        return
     from coordinator.cluster.pairing import paired_devices, unpair
 
+    if emulate and remove:
+        raise UsageError("--remove and --emulate exclude each other")
+    if emulate:
+        _check_emulated(emulate, as_json=as_json)
+        return
     if remove:
         unpair(remove)
     found = paired_devices()
@@ -66,11 +65,7 @@ def devices(
 
 
 def _check_emulated(emulate: str, *, as_json: bool) -> None:
-    """Measures emulated devices.
-
-    Raises:
-        InfeasibleError: a limit is not kept.
-    """
+    """Measures emulated devices; raises InfeasibleError if a limit is not kept."""
     from rich.console import Console
 
     from coordinator.cluster.emulation_check import check_emulation
@@ -95,7 +90,8 @@ def _check_emulated(emulate: str, *, as_json: bool) -> None:
 
 def demo(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for bundle and runs.")
+        Path,
+        o.option(None, "Folder for bundle and runs.", "--output", "-o"),
     ] = Path("demo"),
     as_json: o.Json = False,
 ) -> None:

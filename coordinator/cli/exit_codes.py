@@ -1,6 +1,4 @@
-"""How commands end: an error is one line and an exit code, an interruption says how to go on."""
-
-from __future__ import annotations
+"""Ends commands: an error is one line and an exit code, an interruption says how to go on."""
 
 import contextlib
 import sys
@@ -13,10 +11,11 @@ from typer.core import TyperGroup
 
 from edge_runtime.contract.errors import MissingExtraError, PacplusError, StoppedError
 
-_EXTRA_OF = {"torch": "export", "transformers": "export", "onnxscript": "export"}
-_COORDINATOR_NEEDS = (
-    *("zmq", "onnx", "onnx_ir", "onnxruntime", "tokenizers", "safetensors", "rich", "jinja2"),
-)
+_EXTRA_OF = {
+    **dict.fromkeys(("torch", "transformers", "onnxscript"), "export"),
+    **dict.fromkeys(("zmq", "onnx", "onnx_ir", "onnxruntime", "tokenizers"), "coordinator"),
+    **dict.fromkeys(("safetensors", "rich", "jinja2"), "coordinator"),
+}
 
 
 class CommandGroup(TyperGroup):
@@ -26,11 +25,7 @@ class CommandGroup(TyperGroup):
     """
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs the chosen command.
-
-        Raises:
-            typer.Exit: the command failed; the line about it is on stderr.
-        """
+        """Runs the chosen command; raises typer.Exit if it fails, with a line on stderr."""
         with explained():
             return super().invoke(ctx)
 
@@ -55,9 +50,9 @@ def explained() -> Iterator[None]:
 
 
 def missing_extra(module: str) -> MissingExtraError | None:
-    """What to install when ``module`` cannot be imported; None when no extra has it."""
+    """Says what to install when ``module`` cannot be imported; None when no extra has it."""
     top = module.partition(".")[0]
-    extra = "coordinator" if top in _COORDINATOR_NEEDS else _EXTRA_OF.get(top)
+    extra = _EXTRA_OF.get(top)
     return MissingExtraError(top, extra) if extra else None
 
 
@@ -71,11 +66,7 @@ def _exit(error: PacplusError) -> typer.Exit:
 
 @contextlib.contextmanager
 def resumable(run: Path) -> Iterator[None]:
-    """Says how to go on when training is interrupted.
-
-    Raises:
-        StoppedError: instead of KeyboardInterrupt.
-    """
+    """Says how to go on when training is interrupted, in a StoppedError."""
     try:
         yield
     except KeyboardInterrupt:

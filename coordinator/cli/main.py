@@ -1,6 +1,4 @@
-"""``pacplus``: the command line on the laptop and on the workstation."""
-
-from __future__ import annotations
+"""Runs ``pacplus``, the command line on the laptop and on the workstation."""
 
 import functools
 import logging
@@ -51,7 +49,7 @@ def _root(
         ),
     ] = False,
 ) -> None:
-    # Tokenising 10,000 lines takes a second; its threads would only take devices' cores.
+    # Tokenizing 10,000 lines takes a second; its threads would only take devices' cores.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.WARNING,
@@ -73,7 +71,7 @@ def _add_export_commands() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and ends the process; see :mod:`.exits` for how it ends."""
+    """Runs the command line and ends the process; see :mod:`.exit_codes` for how it ends."""
     # A service manager that asks to stop gets the same tidy end as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

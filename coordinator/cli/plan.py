@@ -1,7 +1,8 @@
-"""``pacplus plan``."""
+"""Runs ``pacplus plan``."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,10 +30,7 @@ def plan(
     as_json: o.Json = False,
     emulate: o.Emulate = "",
     devices: o.Devices = "",
-    profiles: Annotated[
-        Path | None,
-        typer.Option(help="TOML file of devices that are not here.", rich_help_panel=o.DEVICES),
-    ] = None,
+    profiles: o.Profiles = None,
     listen: o.Listen = o.LISTEN,
     reprofile: o.Reprofile = False,
     epochs: o.Epochs = 3,
@@ -46,8 +44,10 @@ def plan(
     from coordinator.api.plan import plan as make
     from coordinator.render.plan import show_plan
 
-    if plot is not None:
-        _check_writable(plot)
+    if plot is not None and plot.suffix.lower() != ".svg":
+        raise UsageError(f"--plot: {plot} must end in .svg")
+    if plot is not None and not plot.parent.is_dir():
+        raise UsageError(f"--plot: {plot.parent} is no folder")
     result = make(
         bundle,
         data,
@@ -57,7 +57,7 @@ def plan(
         options=o.training_options(epochs, batch_size, None, 0),
         cache_dtype=cache_dtype,
         simulated=simulate or plot is not None,
-        watcher=o.display(),
+        observer=o.display(),
     )
     if plot is not None:
         _draw(result, plot)
@@ -68,32 +68,21 @@ def plan(
 
 
 def plan_json(result: PlanResult) -> dict[str, Any]:
-    """The plan, ``predicted`` at its top, with its alternatives and how it was simulated."""
+    """Prepares the plan for JSON, with its alternatives and how it was simulated."""
     from edge_runtime.contract.structure import to_plain
 
     printed: dict[str, Any] = {
         **to_plain(result.plan),
         "dilation": result.dilation,
         "alternatives": [
-            {
-                "name": each.name,
-                "plan": to_plain(each.plan) if each.plan else None,
-            }
+            {"name": each.name, "plan": each.plan and to_plain(each.plan)}
             for each in result.alternatives
         ],
     }
     if result.simulated is not None:
-        simulated = to_plain(result.simulated)
-        del simulated["intervals"]
-        printed["simulated"] = simulated
+        printed["simulated"] = to_plain(dataclasses.replace(result.simulated, intervals=()))
+        del printed["simulated"]["intervals"]
     return printed
-
-
-def _check_writable(path: Path) -> None:
-    if path.suffix.lower() != ".svg":
-        raise UsageError(f"--plot: {path} must end in .svg")
-    if not path.parent.is_dir():
-        raise UsageError(f"--plot: {path.parent} is no folder")
 
 
 def _draw(result: PlanResult, path: Path) -> None:

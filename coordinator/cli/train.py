@@ -1,11 +1,11 @@
-"""``pacplus train``."""
-
-from __future__ import annotations
+"""Runs ``pacplus train``."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from edge_runtime.contract.errors import UsageError
 
 from . import options as o
 from .exit_codes import resumable
@@ -19,14 +19,7 @@ def train(
         Path | None, typer.Option("--eval", help="JSONL to evaluate on, before and after.")
     ] = None,
     task: o.Task = None,
-    plan: Annotated[
-        Path | None,
-        typer.Option(
-            help="Run this plan (of `pacplus plan --json`, or a run's plan.json) instead of "
-            "the best one.",
-            rich_help_panel=o.DEVICES,
-        ),
-    ] = None,
+    plan: o.GivenPlan = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run that stopped.")
     ] = False,
@@ -60,10 +53,23 @@ def train(
     Example: pacplus train bundle --data train.jsonl --eval dev.jsonl -o run
     --emulate raspberry-pi-5,laptop --epochs 3
     """
+    from coordinator.api.adapter_config import AdapterChoice
     from coordinator.api.train import train as run_training
     from coordinator.data import FieldNames
     from coordinator.render.report import show_report
+    from devices.specification import parse_bytes
+    from edge_runtime.contract.structure import to_plain
 
+    for name, value in (("--reduction", reduction), ("--adapter-heads", adapter_heads)):
+        if value < 1:
+            raise UsageError(f"{name} must be at least 1")
+    choice = AdapterChoice(
+        kind=adapter,
+        reduction=reduction,
+        layers=adapter_layers,
+        num_heads=adapter_heads,
+        initialization=adapter_init,
+    )
     fields = FieldNames(
         text=text_field,
         text_pair=text_pair_field,
@@ -82,20 +88,16 @@ def train(
             evaluation=evaluation,
             task=task,
             cluster=o.cluster(emulate, devices, listen, reprofile),
-            adapter=o.adapter_choice(
-                adapter, reduction, adapter_layers, adapter_heads, adapter_init
-            ),
+            adapter=choice,
             options=o.training_options(epochs, batch_size, learning_rate, seed),
             fields=fields,
             cache_dtype=cache_dtype,
-            cache_quota_bytes=o.quota_bytes(cache_quota),
+            cache_quota_bytes=parse_bytes(cache_quota, "--cache-quota") if cache_quota else None,
             plan=plan,
             resume=resume,
-            watcher=o.display(),
+            observer=o.display(),
         )
     if as_json:
-        from edge_runtime.contract.structure import to_plain
-
         o.print_json(to_plain(result.report))
     else:
         show_report(result.report, result.run)

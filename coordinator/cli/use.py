@@ -1,7 +1,6 @@
-"""``pacplus evaluate``, ``pacplus predict`` and ``pacplus merge``."""
+"""Runs ``pacplus evaluate``, ``pacplus predict`` and ``pacplus merge``."""
 
-from __future__ import annotations
-
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -16,15 +15,7 @@ def evaluate(
     run: o.Run,
     data: Annotated[Path, typer.Option(help="JSONL like the training data.")],
     bundle: o.BundleMoved = None,
-    generate: Annotated[
-        bool,
-        typer.Option(
-            "--generate",
-            help="Also have a language model write what each line asks for, and compare: "
-            "exact_match. Takes far longer.",
-            rich_help_panel=o.GENERATION,
-        ),
-    ] = False,
+    generate: o.Generate = False,
     max_new_tokens: o.MaxNewTokens = None,
     as_json: o.Json = False,
     emulate: o.Emulate = "",
@@ -35,7 +26,7 @@ def evaluate(
 
     Example: pacplus evaluate run --data test.jsonl
     """
-    from coordinator.api.train import evaluate as compute
+    from coordinator.api.evaluate import evaluate as compute
     from coordinator.render.report import metric
     from edge_runtime.contract.generation import GenerationOptions
 
@@ -48,7 +39,7 @@ def evaluate(
         bundle=bundle,
         generation=generation or (GenerationOptions() if generate else None),
         cluster=o.cluster(emulate, devices, listen),
-        watcher=o.display(),
+        observer=o.display(),
     )
     if as_json:
         o.print_json(found)
@@ -59,13 +50,8 @@ def evaluate(
 
 def predict(
     run: o.Run,
-    text: Annotated[
-        list[str] | None,
-        typer.Option("--text", help="A text, prompt or source; may be given several times."),
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="JSONL with texts, prompts, messages or sources.")
-    ] = None,
+    text: o.Texts = None,
+    data: o.Inputs = None,
     bundle: o.BundleMoved = None,
     max_new_tokens: o.MaxNewTokens = None,
     temperature: o.Temperature = None,
@@ -81,28 +67,22 @@ def predict(
 
     Example: pacplus predict run --text "wake me at seven"
     """
-    from coordinator.api.train import predict as compute
+    from coordinator.api.predict import predict as compute
     from coordinator.render.report import show_predictions
+    from edge_runtime.contract.structure import to_plain
 
     if bool(text) == bool(data):
         raise UsageError("give either --text or --data")
+    drawn = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     found = compute(
         run,
         data if data is not None else tuple(text or ()),
         bundle=bundle,
-        generation=o.generation_options(
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-        ),
+        generation=o.generation_options(max_new_tokens=max_new_tokens, **drawn),
         cluster=o.cluster(emulate, devices, listen),
-        watcher=o.display(),
+        observer=o.display(),
     )
     if as_json:
-        from edge_runtime.contract.structure import to_plain
-
         o.print_json({"predictions": to_plain(found)})
     else:
         show_predictions(found)
@@ -128,8 +108,7 @@ def merge(
             run, output, bundle=bundle, progress=lambda step: status.update(f"{step} ...")
         )
     if as_json:
-        files = {"path": str(merged.path), "data": str(merged.data) if merged.data else None}
-        how = {"bytes": merged.bytes, "inputs": list(merged.inputs), "output": merged.output}
-        o.print_json({**files, **how})
+        data = str(merged.data) if merged.data else None
+        o.print_json({**dataclasses.asdict(merged), "path": str(merged.path), "data": data})
     else:
         show_merged(merged)

@@ -3,8 +3,6 @@
 Links are measured through the same encrypted sockets and relays that sessions use.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import time

@@ -1,23 +1,17 @@
 """Reads the pieces of files that devices ask for: weights, the head, adapters, nothing else."""
 
-from __future__ import annotations
-
 import logging
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 
+from coordinator.protocol.job import Job
 from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import FileChunk, FileRequest
+from export.partition.stages import Bundle
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from coordinator.protocol.job import Job
-    from edge_runtime.contract.ids import DeviceId
-    from export.partition.stages import Bundle
-
-    from .stage_files import StageCutter
+from .stage_files import StageCutter
 
 logger = logging.getLogger(__name__)
 

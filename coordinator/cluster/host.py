@@ -1,7 +1,5 @@
 """Opens the coordinator's socket and gathers the devices of a run: local ones or paired ones."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import logging

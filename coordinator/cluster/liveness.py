@@ -5,8 +5,6 @@ A device sends heartbeats (``Job.heartbeat_seconds``), so one that says nothing 
 watched besides, see :mod:`.local_devices`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence, Set
 
 from coordinator.protocol.events import Lost

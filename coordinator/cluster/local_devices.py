@@ -5,8 +5,6 @@ keys, encrypted sockets on loopback, weights over the wire. Emulated ones have l
 their own, see :mod:`.links`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import logging

@@ -1,7 +1,5 @@
 """Defines the interface to whoever follows a session: the live display, tests, or nobody."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 from coordinator.protocol.actions import Record

@@ -1,7 +1,5 @@
 """Pairing from the laptop's side, and the list of paired devices."""
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Callable
 

@@ -4,8 +4,6 @@ A file for each device and everything that its times depend on, and a file for e
 links. A file that cannot be read is no reason to stop: the device is measured again.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

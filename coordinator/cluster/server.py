@@ -1,7 +1,5 @@
 """Runs a session over ZeroMQ: turns messages into events, and carries actions out."""
 
-from __future__ import annotations
-
 import collections
 import logging
 import time

@@ -1,7 +1,5 @@
 """Cuts stages of a bundle, once each, into the messages that devices get."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from typing import Literal

@@ -4,12 +4,11 @@ Labels may be strings, integers or booleans (``1`` and ``"1"`` are one label), n
 be quoted.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +16,6 @@ import numpy.typing as npt
 from edge_runtime.contract.errors import BadInputError
 
 from .lines import SHOWN, FieldNames, Line, read_lines
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 DataTask: TypeAlias = Literal["classification", "regression"]
 Targets: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.float32]

@@ -4,16 +4,12 @@ All lines of a file have one form: ``text``; ``prompt`` and ``completion``; ``me
 for encoder-decoders, ``source`` and ``target``.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 from .lines import FieldNames, Line, read_lines
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LanguageTask: TypeAlias = Literal["causal-lm", "seq2seq"]
 Message: TypeAlias = Mapping[str, Any]

@@ -4,18 +4,14 @@ Lenient where nothing can be misread: a byte order mark at the start, Windows li
 blank lines are skipped.
 """
 
-from __future__ import annotations
-
 import codecs
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from edge_runtime.contract.errors import BadInputError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SHOWN = 8
 """Labels or fields that a message lists."""

@@ -1,15 +1,10 @@
 """Lines to be continued: prompts, chats up to an answer, or an encoder-decoder's sources."""
 
-from __future__ import annotations
-
 import dataclasses
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from .language import ASSISTANT, LanguageTask, Message, form_of, read_messages
 from .lines import FieldNames, Line, read_lines
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,29 +22,24 @@ by speed to the devices of the pipeline.
 shards likewise.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
+from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Plan, Stage, StageDevice
+from edge_runtime.contract.profile import DeviceProfile
 
 from .cost.evaluate import evaluate
 from .cost.fill import block_seconds
 from .cost.memory import free_memory_bytes, furthest_blocks, stage_memory_bytes
+from .problem.problem import Array, Problem
 from .search.feasibility import find_lacks
 from .search.owners import deal_shards, number_shards
 from .search.search import Grid
-
-if TYPE_CHECKING:
-    from edge_runtime.contract.ids import DeviceId
-    from edge_runtime.contract.profile import DeviceProfile
-
-    from .problem.problem import Array, Problem
 
 MAX_ORDERED = 8
 """Devices whose every order the pipeline planner looks at."""

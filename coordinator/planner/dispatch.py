@@ -3,8 +3,6 @@
 The session deals real micro-batches by it, and the planner's simulation those of a plan.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

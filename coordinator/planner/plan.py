@@ -1,7 +1,5 @@
 """Plans for a bundle, data and measured devices. Pure."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 

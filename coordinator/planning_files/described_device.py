@@ -3,8 +3,6 @@
 Pure. ``profiles_file.py`` reads the descriptions.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 

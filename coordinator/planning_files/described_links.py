@@ -7,8 +7,6 @@ A rate is ``"100M"`` or bits per second; a table gives the latency too::
     phone = { bits_per_second = 40_000_000, latency_seconds = 0.004 }
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math

@@ -1,7 +1,5 @@
 """A plan from a file: what ``pacplus plan --json`` printed, or ``plan.json`` of a run."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Mapping

@@ -21,8 +21,6 @@ Times come from a reference, one core of the machine that plans, unless the file
 measured ones. ``docs/planning.md`` explains every field.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import math

@@ -1,7 +1,5 @@
 """Names what a session asks its host to do."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, ClassVar, TypeAlias
 

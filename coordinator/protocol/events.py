@@ -1,7 +1,5 @@
 """Names what a session is told."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import TypeAlias
 

@@ -1,7 +1,5 @@
 """Defines a session's job: model, data, devices, options. Immutable."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib

@@ -1,7 +1,5 @@
 """Records what a session has seen, for the report and the live display."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, TypeAlias
 

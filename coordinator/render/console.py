@@ -1,8 +1,7 @@
-"""Text for people: what data and devices say is shown as it is, never taken for markup."""
+"""Prints text for people; names and data are shown as they are, never taken for markup."""
 
-from __future__ import annotations
-
-from rich.console import Console
+from rich.console import Console, JustifyMethod
+from rich.table import Table
 from rich.text import Text
 
 
@@ -12,12 +11,24 @@ def say(console: Console, text: str, *, style: str | None = None) -> None:
 
 
 def cell(text: str) -> Text:
-    """A table's cell with just these characters."""
+    """Makes a table's cell with just these characters."""
     return Text(printable(text))
 
 
+def table_of(title: str, *columns: str, left: int = 1, devices: bool = False) -> Table:
+    """Makes a table; the first ``left`` columns begin at their left.
+
+    One of ``devices`` is narrow enough for 80 columns; names, which people type, are never cut.
+    """
+    table = Table(title=title, box=None, collapse_padding=devices, pad_edge=False)
+    for index, column in enumerate(columns):
+        justify: JustifyMethod = "left" if index < left else "right"
+        table.add_column(column, justify=justify, no_wrap=devices and index == 0)
+    return table
+
+
 def printable(text: str) -> str:
-    """The text without escape sequences, which would speak to the terminal."""
+    """Replaces escape sequences, which would speak to the terminal."""
     return "".join(
         c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
     )

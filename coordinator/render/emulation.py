@@ -1,13 +1,10 @@
-"""What emulated devices keep of what they promise, for people."""
-
-from __future__ import annotations
+"""Shows how closely emulated devices keep to their limits."""
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from coordinator.cluster.emulation_check import EmulationReport
-from devices.selftest import Check
 
 from .console import cell, say
 
@@ -22,7 +19,7 @@ _VERDICTS = {True: Text("ok"), False: Text("off", style="red"), None: Text("not 
 
 
 def show_emulation(report: EmulationReport, console: Console | None = None) -> None:
-    """Prints wanted and measured figures of every limit."""
+    """Prints the wanted and measured figures of every limit."""
     console = console or Console()
     for warning in report.warnings:
         say(console, warning, style="yellow")
@@ -39,15 +36,16 @@ def show_emulation(report: EmulationReport, console: Console | None = None) -> N
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("")
     for check in report.checks:
-        measured = "-" if check.measured is None else _figure(check, check.measured)
         verdict = Text(check.note) if check.note and check.ok is None else _VERDICTS[check.ok]
-        wanted = _figure(check, check.wanted)
-        table.add_row(cell(check.device), _NAMES[check.limit], wanted, measured, verdict)
+        figures = (_figure(check.unit, value) for value in (check.wanted, check.measured))
+        table.add_row(cell(check.device), _NAMES[check.limit], *figures, verdict)
     console.print(table)
 
 
-def _figure(check: Check, value: float) -> str:
-    match check.unit:
+def _figure(unit: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    match unit:
         case "bytes":
             return f"{value / 1e6:.0f} MB"
         case "bit/s":

@@ -1,4 +1,4 @@
-"""A simulated plan as a Gantt chart in SVG, light however long the schedule is. Pure.
+"""Draws a simulated plan as a Gantt chart in SVG, light however long the schedule is. Pure.
 
 Time runs to the right, in panels with an axis each: the beginning of the fill, its end if
 that was not in view yet, and the first steps of an epoch. Every device has three lanes: its
@@ -6,12 +6,11 @@ processor, what its link sends, what it receives. What would be too narrow to be
 drawn together with its neighbours.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import html
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from coordinator.planner.simulation.simulate import Interval, Lane, Simulation
 from edge_runtime.contract.ids import DeviceId
@@ -26,6 +25,7 @@ PROCESSOR, LINK, ROW_GAP = 18, 6, 10
 ROW = PROCESSOR + 2 * LINK + ROW_GAP
 LETTER = 6.6
 """Pixels of a letter in the labels."""
+INK, AXIS = "#111827", "#6b7280"
 
 MIN_SEEN = 1.5
 """Pixels below which an interval is drawn together with the next one."""
@@ -49,38 +49,49 @@ MEANINGS: dict[Lane, str] = {
     "exchange": "adds up gradients",
 }
 
+_PLACES: dict[Lane, tuple[float, float]] = {
+    "handle": (PROCESSOR - 5, 4),
+    "send": (PROCESSOR, LINK - 1),
+    "receive": (PROCESSOR + LINK, LINK - 1),
+}
+"""Top of a lane in its row and its height, where it is not the processor's."""
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Panel:
-    """A stretch of time and what happens in it."""
+    """A stretch of time, what happens in it, and where it is drawn."""
 
     title: str
     start: float
     end: float
-    intervals: tuple[Interval, ...]
+    intervals: Sequence[Interval]
     left: float = 0.0
     width: float = 0.0
 
     def x(self, time: float) -> float:
-        span = self.end - self.start
+        span = max(self.end - self.start, 1e-9)
         return self.left + (min(max(time, self.start), self.end) - self.start) / span * self.width
 
 
 def gantt_svg(simulation: Simulation, plan: Plan) -> str:
-    """The chart of a simulation of ``plan``, as the text of an SVG file."""
+    """Draws a simulation of ``plan`` as the text of an SVG file."""
     devices = plan.devices[:MAX_DEVICES]
-    names = {device: _row_name(plan, device) for device in devices}
-    left = MARGIN + LETTER * max(map(len, names.values())) + 12
-    panels = _placed(_panels(simulation, plan), left)
+    stages = [plan.stage_of(device) for device in devices]
+    names = [
+        f"{device}  {stage.first}..{stage.last - 1}" if stage else str(device)
+        for device, stage in zip(devices, stages, strict=True)
+    ]
+    left = MARGIN + LETTER * max(map(len, names)) + 12
+    panels = _side_by_side(_panels(simulation, plan), left)
     height = TOP + ROW * len(devices) + 76
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
         f'viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="11">',
-        f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
-        _text(MARGIN, 22, _headline(simulation, len(plan.devices)), size=14),
-        *(part for row, device in enumerate(devices) for part in _row(row, names[device], panels)),
+        _rect(0, 0, WIDTH, height, "#ffffff"),
+        _text(MARGIN, 22, _headline(simulation, len(plan.devices)), font_size=14),
+        *(_text(MARGIN, TOP + ROW * i + PROCESSOR - 4, name) for i, name in enumerate(names)),
         *(part for panel in panels for part in _drawn(panel, devices)),
-        *_legend(height - 18, _lanes(panels)),
+        *_legend(height - 18, {each.lane for panel in panels for each in panel.intervals}),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
@@ -96,181 +107,112 @@ def _headline(simulation: Simulation, devices: int) -> str:
     return f"{said}; {hidden} more devices are not drawn" if hidden > 0 else said
 
 
-def _row_name(plan: Plan, device: DeviceId) -> str:
-    stage = plan.stage_of(device)
-    return f"{device}  {stage.first}..{stage.last - 1}" if stage else str(device)
-
-
-# Panels.
-
-
-def _panels(simulation: Simulation, plan: Plan) -> list[_Panel]:
+def _panels(simulation: Simulation, plan: Plan) -> Iterator[_Panel]:
+    """Splits the fill, or its beginning and its end where it is long, from the first steps."""
     steps = [each for each in simulation.intervals if each.label.startswith("step")]
     fill = [each for each in simulation.intervals if not each.label.startswith("step")]
-    panels = [*_fill_panels(simulation, plan, fill)]
+    if fill:
+        wanted = max(12, 3 * len(plan.stages))
+        kept = sorted({int(each.label) for each in fill})
+        whole, end = len(kept) == kept[-1] + 1, max(each.end for each in fill)
+        if whole and len(kept) <= 2 * wanted:
+            yield _Panel("fill", 0.0, end, fill)
+        else:
+            first = [number for index, number in enumerate(kept) if index == number < wanted]
+            last = [number for number in kept if number > first[-1]][-(wanted // 2) :]
+            begin, finish = "the fill begins", "the fill ends"
+            if not whole:
+                begin = f"the first {len(first)} micro-batches alone"
+                finish = f"the last {len(last)} micro-batches alone"
+            until = max(each.end for each in fill if int(each.label) in first)
+            yield _Panel(begin, 0.0, until, fill)
+            # A fill that was not played to its end ends later than its last interval.
+            later = simulation.fill_seconds - end
+            shifted = [
+                dataclasses.replace(each, start=each.start + later, end=each.end + later)
+                for each in fill
+                if int(each.label) >= kept[-1] // 2
+            ]
+            since = min(each.start for each in shifted if int(each.label) in last)
+            yield _Panel(finish, since, simulation.fill_seconds, shifted)
     if steps:
-        end = max(each.end for each in steps)
-        panels.append(_panel("first steps of an epoch", 0.0, end, steps))
-    return panels
+        yield _Panel("first steps of an epoch", 0.0, max(each.end for each in steps), steps)
 
 
-def _fill_panels(simulation: Simulation, plan: Plan, fill: Sequence[Interval]) -> Iterator[_Panel]:
-    """The fill, or its beginning and its end where it is too long, or not all of it is known."""
-    if not fill:
-        return
-    wanted = max(12, 3 * len(plan.stages))
-    kept = sorted({int(each.label) for each in fill})
-    count, end = kept[-1] + 1, max(each.end for each in fill)
-    if len(kept) == count <= 2 * wanted:
-        yield _panel("fill", 0.0, end, fill)
-        return
-    first = [number for index, number in enumerate(kept) if index == number < wanted]
-    last = [number for number in kept if number > first[-1]][-(wanted // 2) :]
-    # A fill that was not played to its end ends later than its last interval.
-    later = simulation.fill_seconds - end
-    shifted = [
-        dataclasses.replace(each, start=each.start + later, end=each.end + later)
-        for each in fill
-        if int(each.label) >= kept[-1] // 2
-    ]
-    whole = len(kept) == count
-    yield _panel(
-        "the fill begins" if whole else f"the first {len(first)} micro-batches alone",
-        0.0,
-        max(each.end for each in fill if int(each.label) in first),
-        fill,
-    )
-    yield _panel(
-        "the fill ends" if whole else f"the last {len(last)} micro-batches alone",
-        min(each.start for each in shifted if int(each.label) in last),
-        simulation.fill_seconds,
-        shifted,
-    )
-
-
-def _panel(title: str, start: float, end: float, intervals: Iterable[Interval]) -> _Panel:
-    inside = tuple(each for each in intervals if each.end > start and each.start < end)
-    return _Panel(title=title, start=start, end=max(end, start + 1e-9), intervals=inside)
-
-
-def _placed(panels: Sequence[_Panel], left: float) -> list[_Panel]:
-    """Panels side by side; the first one gets half as much again."""
-    weights = [1.5, *[1.0] * (len(panels) - 1)][: len(panels)]
-    room = WIDTH - MARGIN - left - GAP * (len(panels) - 1)
-    placed = []
-    for panel, weight in zip(panels, weights, strict=True):
-        width = room * weight / sum(weights)
-        placed.append(dataclasses.replace(panel, left=left, width=width))
+def _side_by_side(panels: Iterable[_Panel], left: float) -> list[_Panel]:
+    """Places panels; the first one gets half as much room again."""
+    found, placed = list(panels), list[_Panel]()
+    room = WIDTH - MARGIN - left - GAP * (len(found) - 1)
+    for panel in found:
+        width = room * (1.0 if placed else 1.5) / (len(found) + 0.5)
+        inside = [x for x in panel.intervals if x.end > panel.start and x.start < panel.end]
+        placed.append(dataclasses.replace(panel, left=left, width=width, intervals=inside))
         left += width + GAP
     return placed
 
 
-def _lanes(panels: Iterable[_Panel]) -> list[Lane]:
-    there = {each.lane for panel in panels for each in panel.intervals}
-    return [lane for lane in COLOURS if lane in there]
-
-
-# Drawing.
-
-
-def _row(row: int, name: str, panels: Iterable[_Panel]) -> Iterator[str]:
-    top = TOP + ROW * row
-    yield _text(MARGIN, top + PROCESSOR - 4, name)
-    for panel in panels:
-        yield (
-            f'<rect x="{panel.left:.1f}" y="{top}" width="{panel.width:.1f}" '
-            f'height="{ROW - ROW_GAP}" fill="#f3f4f6"/>'
-        )
-
-
 def _drawn(panel: _Panel, devices: Sequence[DeviceId]) -> Iterator[str]:
-    bottom = TOP + ROW * len(devices)
     yield _text(panel.left, TOP - 10, panel.title)
-    yield from _axis(panel, bottom)
-    rows = {device: row for row, device in enumerate(devices)}
-    lanes: dict[tuple[int, float, float], list[Interval]] = {}
-    for each in panel.intervals:
+    rows = {device: float(TOP + ROW * row) for row, device in enumerate(devices)}
+    for top in rows.values():
+        yield _rect(panel.left, top, panel.width, ROW - ROW_GAP, "#f3f4f6")
+    yield from _axis(panel, TOP + ROW * len(devices))
+    lanes: dict[tuple[float, float], list[Interval]] = {}
+    for each in sorted(panel.intervals, key=lambda each: each.start):
         if each.device in rows:
-            offset, height = _place(each.lane)
-            lanes.setdefault((rows[each.device], offset, height), []).append(each)
-    for (row, offset, height), found in lanes.items():
-        for start, end, interval in _seen(panel, sorted(found, key=lambda each: each.start)):
-            yield from _bar(start, end, TOP + ROW * row + offset, height, interval)
+            offset, height = _PLACES.get(each.lane, (1.0, PROCESSOR - 2.0))
+            lanes.setdefault((rows[each.device] + offset, height), []).append(each)
+    for (top, height), intervals in lanes.items():
+        for start, end, interval in _visible(panel, intervals):
+            number = interval.label.removeprefix("step ")
+            colour = COLOURS[interval.lane][int(number) % 2]
+            width = max(end - start, 0.3)
+            yield _rect(start, top, width, height, colour)
+            if height > 10 and width > LETTER * len(number) + 4:
+                middle = (start + end) / 2
+                yield _text(middle, top + 12, number, text_anchor="middle", fill="#ffffff")
 
 
-def _place(lane: Lane) -> tuple[float, float]:
-    """Where in its row a lane is, and how high."""
-    if lane == "send":
-        return PROCESSOR, LINK - 1
-    if lane == "receive":
-        return PROCESSOR + LINK, LINK - 1
-    return (PROCESSOR - 5, 4) if lane == "handle" else (1, PROCESSOR - 2)
-
-
-def _seen(panel: _Panel, intervals: Iterable[Interval]) -> Iterator[tuple[float, float, Interval]]:
-    """Left, right and the interval whose colour counts; narrow neighbours are one."""
-    pending: tuple[float, float, Interval] | None = None
+def _visible(panel: _Panel, intervals: Iterable[Interval]) -> list[tuple[float, float, Interval]]:
+    """Finds left, right and the interval whose colour counts; narrow neighbours are one."""
+    bars: list[tuple[float, float, Interval]] = []
     for each in intervals:
         start, end = panel.x(each.start), panel.x(each.end)
-        if pending is not None:
-            narrow = end - start < MIN_SEEN or pending[1] - pending[0] < MIN_SEEN
-            if narrow and start - pending[1] < MIN_SEEN / 2:
-                pending = (pending[0], max(end, pending[1]), pending[2])
+        if bars:
+            left, right, first = bars[-1]
+            narrow = min(end - start, right - left) < MIN_SEEN
+            if narrow and start - right < MIN_SEEN / 2:
+                bars[-1] = (left, max(end, right), first)
                 continue
-            yield pending
-        pending = (start, end, each)
-    if pending is not None:
-        yield pending
+        bars.append((start, end, each))
+    return bars
 
 
-def _bar(start: float, end: float, top: float, height: float, each: Interval) -> Iterator[str]:
-    number = each.label.removeprefix("step ")
-    colour = COLOURS[each.lane][int(number) % 2]
-    width = max(end - start, 0.3)
-    yield (
-        f'<rect x="{start:.1f}" y="{top:.0f}" width="{width:.1f}" height="{height:.0f}" '
-        f'fill="{colour}"/>'
-    )
-    if height > 10 and width > LETTER * len(number) + 4:
-        middle = (start + end) / 2
-        yield (
-            f'<text x="{middle:.1f}" y="{top + 12:.0f}" text-anchor="middle" '
-            f'fill="#ffffff">{number}</text>'
-        )
-
-
-def _axis(panel: _Panel, bottom: float) -> Iterator[str]:
-    step = _nice_step((panel.end - panel.start) / max(2.0, panel.width / 90))
-    yield (
-        f'<line x1="{panel.left:.1f}" y1="{bottom}" x2="{panel.left + panel.width:.1f}" '
-        f'y2="{bottom}" stroke="#6b7280"/>'
-    )
+def _axis(panel: _Panel, y: float) -> Iterator[str]:
+    """Draws ticks at 1, 2 or 5 times a power of ten seconds."""
+    least = max(panel.end - panel.start, 1e-9) / max(2.0, panel.width / 90)
+    power = 10.0 ** math.floor(math.log10(least))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least)
+    yield _rect(panel.left, y, panel.width, 1, AXIS)
     for tick in range(math.ceil(panel.start / step), math.floor(panel.end / step + 1e-9) + 1):
         x = panel.x(tick * step)
-        yield f'<line x1="{x:.1f}" y1="{bottom}" x2="{x:.1f}" y2="{bottom + 5}" stroke="#6b7280"/>'
-        yield (
-            f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle" fill="#374151">'
-            f"{tick * step:.6g} s</text>"
-        )
+        yield _rect(x, y, 1, 5, AXIS)
+        yield _text(x, y + 18, f"{tick * step:.6g} s", text_anchor="middle")
 
 
-def _nice_step(at_least: float) -> float:
-    """1, 2 or 5 times a power of ten."""
-    power = 10.0 ** math.floor(math.log10(at_least))
-    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= at_least)
-
-
-def _legend(y: float, lanes: Iterable[Lane]) -> Iterator[str]:
+def _legend(y: float, lanes: set[Lane]) -> Iterator[str]:
     x = float(MARGIN)
-    for lane in lanes:
-        colour = COLOURS[lane][0]
-        yield f'<rect x="{x:.0f}" y="{y - 9:.0f}" width="12" height="10" fill="{colour}"/>'
-        yield _text(x + 17, y, MEANINGS[lane])
-        x += 17 + LETTER * len(MEANINGS[lane]) + 18
+    for lane in COLOURS:
+        if lane in lanes:
+            yield _rect(x, y - 9, 12, 10, COLOURS[lane][0])
+            yield _text(x + 17, y, MEANINGS[lane])
+            x += 17 + LETTER * len(MEANINGS[lane]) + 18
 
 
-def _text(x: float, y: float, text: str, *, size: int = 11) -> str:
-    return (
-        f'<text x="{x:.0f}" y="{y:.0f}" font-size="{size}" fill="#111827">'
-        f"{html.escape(text)}</text>"
-    )
+def _rect(x: float, y: float, width: float, height: float, fill: str) -> str:
+    return f'<rect x="{x:.1f}" y="{y:g}" width="{width:.1f}" height="{height:g}" fill="{fill}"/>'
+
+
+def _text(x: float, y: float, text: str, *, fill: str = INK, **attributes: Any) -> str:
+    more = "".join(f' {name.replace("_", "-")}="{each}"' for name, each in attributes.items())
+    return f'<text x="{x:.1f}" y="{y:g}" fill="{fill}"{more}>{html.escape(text)}</text>'

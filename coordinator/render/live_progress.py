@@ -1,6 +1,4 @@
-"""Live progress on stderr: devices, phase, samples a second, loss."""
-
-from __future__ import annotations
+"""Shows live progress on stderr: devices, phase, samples a second, loss."""
 
 import time
 from collections.abc import Mapping
@@ -16,6 +14,8 @@ from coordinator.cluster.host import Host
 from coordinator.protocol.actions import Record
 from coordinator.protocol.record import DeviceRecord
 from coordinator.session.machine import Session
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.plan import Plan
 
 from .console import cell, say
 
@@ -23,7 +23,7 @@ REFRESH_SECONDS = 0.2
 
 
 class LiveDisplay:
-    """A watcher that draws with rich."""
+    """Draws a session's progress with rich: an :class:`Observer`."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
@@ -49,44 +49,40 @@ class LiveDisplay:
         """Starts drawing."""
         self._session, self._host = session, host
         self._began = self._phase_began = time.monotonic()
-        local = host.local
-        for warning in local.warnings if local else ():
-            say(self._console, warning, style="yellow")
-        if local and local.dilation > 1:
+        for warning in host.local.warnings if host.local else ():
+            self.note(warning)
+        if host.local and host.local.dilation > 1:
             say(
                 self._console,
-                f"the emulated devices need more than this machine has: "
-                f"everything runs {local.dilation:.1f}x slower than on the real ones",
+                "the emulated devices need more than this machine has: everything runs "
+                f"{host.local.dilation:.1f}x slower than on the real ones",
             )
         self._live = Live(console=self._console, refresh_per_second=5, transient=True)
         self._live.start()
 
     def event(self, record: Record) -> None:
         """Prints what should stay on the screen."""
-        fields = record.fields
-        if record.event == "fill_finished":
-            say(
-                self._console,
-                f"fill: {fields['computed']} samples computed, {fields['reused']} reused "
-                f"from the cache, {fields['seconds']:.1f} s",
-            )
-        elif record.event == "epoch_finished":
-            say(
-                self._console,
-                f"epoch {fields['epoch']}: loss {fields['train_loss']:.4f}, "
-                f"{fields['seconds']:.1f} s",
-            )
-        elif record.event == "generation_finished":
-            pace = fields["tokens"] / max(1e-3, fields["seconds"])
-            say(
-                self._console,
-                f"{fields['tokens']} tokens in {fields['seconds']:.1f} s, {pace:.1f} tokens/s",
-            )
-        elif record.event == "device_lost":
-            text = f"{fields['device']} was lost: {fields['reason']}"
-            say(self._console, text, style="red")
-        elif record.event in ("rebalanced", "device_off_pace"):
-            say(self._console, _off_pace(fields), style="yellow")
+        fields, style = record.fields, None
+        match record.event:
+            case "fill_finished":
+                text = (
+                    f"fill: {fields['computed']} samples computed, {fields['reused']} reused "
+                    f"from the cache, {fields['seconds']:.1f} s"
+                )
+            case "epoch_finished":
+                loss, seconds = fields["train_loss"], fields["seconds"]
+                text = f"epoch {fields['epoch']}: loss {loss:.4f}, {seconds:.1f} s"
+            case "generation_finished":
+                tokens, seconds = fields["tokens"], fields["seconds"]
+                pace = tokens / max(1e-3, seconds)
+                text = f"{tokens} tokens in {seconds:.1f} s, {pace:.1f} tokens/s"
+            case "device_lost":
+                text, style = f"{fields['device']} was lost: {fields['reason']}", "red"
+            case "rebalanced" | "device_off_pace":
+                text, style = _off_pace(fields), "yellow"
+            case _:
+                return
+        say(self._console, text, style=style)
 
     def tick(self) -> None:
         """Redraws, if it is time."""
@@ -110,7 +106,8 @@ class LiveDisplay:
         for column in ("roles", "blocks", "shards", "batches", "ms/batch"):
             devices.add_column(column)
         for name, seen in session.record.devices.items():
-            devices.add_row(cell(name), cell(", ".join(seen.roles)), *_part(session, name, seen))
+            part = _part(session.record.plan, name, seen)
+            devices.add_row(cell(name), cell(", ".join(seen.roles)), *part)
         head = Text(f"{session.phase}  {now - self._began:.0f} s", style="bold")
         return Group(head, self._progress(session, now), devices)
 
@@ -118,30 +115,23 @@ class LiveDisplay:
         record = session.record
         if session.phase == "filling":
             done, total = record.stored, record.to_store
-            elapsed = max(1e-3, now - self._phase_began)
-            text = f"{done} of {total} samples cached, {done / elapsed:.0f} samples/s"
+            pace = done / max(1e-3, now - self._phase_began)
+            text = f"{done} of {total} samples cached, {pace:.0f} samples/s"
         elif session.phase == "training" and record.epochs:
-            epoch = record.epochs[-1].epoch
-            parts = [
-                seen.progress
-                for seen in record.devices.values()
-                if seen.progress and seen.progress.epoch == epoch
-            ]
-            done, total = sum(part.samples for part in parts), len(session.job.tables["train"])
-            elapsed = max(1e-3, now - record.epochs[-1].began)
+            epoch, total = record.epochs[-1], len(session.job.tables["train"])
+            reported = [device.progress for device in record.devices.values()]
+            parts = [part for part in reported if part and part.epoch == epoch.epoch]
+            done = sum(part.samples for part in parts)
+            pace = done / max(1e-3, now - epoch.began)
             loss = sum(part.loss_sum for part in parts) / max(1, sum(part.count for part in parts))
             text = (
-                f"epoch {epoch} of {session.job.options.epochs}: {done} of {total} samples, "
-                f"{done / elapsed:.0f} samples/s, loss {loss:.4f}"
+                f"epoch {epoch.epoch} of {session.job.options.epochs}: {done} of {total} samples, "
+                f"{pace:.0f} samples/s, loss {loss:.4f}"
             )
-        elif session.phase == "generating" and record.generation is not None:
-            texts = record.generation
+        elif session.phase == "generating" and (texts := record.generation) is not None:
             done, total = texts.finished, len(texts.tokens)
-            elapsed = max(1e-3, now - texts.began)
-            text = (
-                f"{done} of {total} texts, {texts.written} tokens, "
-                f"{texts.written / elapsed:.1f} tokens/s"
-            )
+            pace = texts.written / max(1e-3, now - texts.began)
+            text = f"{done} of {total} texts, {texts.written} tokens, {pace:.1f} tokens/s"
         else:
             return Text("")
         return Group(Text(text), ProgressBar(total=max(1, total), completed=done, width=60))
@@ -157,14 +147,11 @@ def _off_pace(fields: Mapping[str, Any]) -> str:
     return f"{text}; stage {fields['stage'] + 1} is shared anew: {shares}"
 
 
-def _part(session: Session, name: str, seen: DeviceRecord) -> tuple[str, str, str, str]:
-    plan = session.record.plan
+def _part(plan: Plan | None, name: DeviceId, seen: DeviceRecord) -> tuple[str, str, str, str]:
     if plan is None:
         return "", "", "", ""
-    stage = next(
-        (stage for stage in plan.stages if any(m.device == name for m in stage.devices)), None
-    )
+    stage = plan.stage_of(name)
     blocks = f"{stage.first}..{stage.last - 1}" if stage else "-"
-    shards = sum(len(owner.shards) for owner in plan.owners if owner.device == name)
     each = 1000 * seen.served_seconds / seen.served_batches if seen.served_batches else 0.0
-    return blocks, str(shards or "-"), str(seen.served_batches), f"{each:.1f}" if each else "-"
+    pace = f"{each:.1f}" if each else "-"
+    return blocks, str(len(plan.shards_of(name)) or "-"), str(seen.served_batches), pace

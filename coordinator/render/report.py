@@ -1,4 +1,4 @@
-"""Results for people: the report of a run, predictions; on stdout by default."""
+"""Shows results: the report of a run, predictions, a merged model; on stdout by default."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from coordinator.runs.report import DeviceReport, Report
+from coordinator.runs.report import Report
 
-from .console import cell, say
+from .console import cell, say, table_of
 
 if TYPE_CHECKING:
     from coordinator.api.merge import MergedModel
-    from coordinator.api.train import Prediction
+    from coordinator.api.predict import Prediction
 
 MEGA = 1e6
 
 
 def show_report(report: Report, run: Path, console: Console | None = None) -> None:
-    """Before and after, where the time went, what each device did."""
+    """Prints metrics before and after, where the time went, and each device's part."""
     console = console or Console()
     console.print(_quality(report))
     console.print(_time(report))
@@ -50,65 +50,47 @@ def _quality(report: Report) -> Table:
 
 
 def metric(value: float) -> str:
-    """A metric's value; the perplexity of a bad model can be of any size."""
+    """Formats a metric; the perplexity of a bad model can be of any size."""
     return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
 
 
 def _time(report: Report) -> Table:
     table = Table("phase", "seconds", "predicted", title="where the time went")
-    predicted = report.plan.predicted
+    fill, predicted, count = report.fill, report.plan.predicted, len(report.epochs)
     epochs = sum(epoch.seconds for epoch in report.epochs)
-    rest = max(0.0, report.total_seconds - report.fill.seconds - epochs)
+    rest = max(0.0, report.total_seconds - fill.seconds - epochs)
+    predicted_fill = predicted_epochs = "-"
+    if predicted:
+        predicted_epochs = f"{count * predicted.epoch_seconds:.1f}"
     # The prediction is for filling everything: it does not speak of a cache that was full.
-    whole = report.fill.reused == 0 and predicted is not None
     # It is for evaluation samples too, of which `eval_computed` were not among the others.
-    share = report.fill.samples / max(1, report.fill.samples + report.fill.eval_computed)
-    table.add_row(
-        "fill with training samples (once)",
-        f"{report.fill.seconds:.1f}",
-        f"{share * predicted.fill_seconds:.1f}" if predicted and whole else "-",
-    )
-    table.add_row(
-        f"{len(report.epochs)} adapter epochs",
-        f"{epochs:.1f}",
-        f"{len(report.epochs) * predicted.epoch_seconds:.1f}" if predicted else "-",
-    )
+    if predicted and not fill.reused:
+        share = fill.samples / max(1, fill.samples + fill.eval_computed)
+        predicted_fill = f"{share * predicted.fill_seconds:.1f}"
+    table.add_row("fill with training samples (once)", f"{fill.seconds:.1f}", predicted_fill)
+    table.add_row(f"{count} adapter epochs", f"{epochs:.1f}", predicted_epochs)
     table.add_row("start, profile, weights, evaluation", f"{rest:.1f}", "")
     table.add_row("total", f"{report.total_seconds:.1f}", "")
     return table
 
 
 def _devices(report: Report) -> Table:
-    columns = ("blocks", "shards", "peak memory", "network", "CPU")
-    table = _table_of_devices("devices", "roles", *columns)
+    columns = ("device", "roles", "blocks", "shards", "peak memory", "network", "CPU")
+    table = table_of("devices", *columns, left=2, devices=True)
     for device in report.devices:
-        table.add_row(cell(device.id), cell("\n".join(device.roles)), *_device_cells(device))
+        table.add_row(
+            *(cell(device.id), cell("\n".join(device.roles))),
+            f"{device.blocks[0]}..{device.blocks[1] - 1}" if device.blocks else "-",
+            str(device.shards or "-"),
+            f"{device.peak_rss_bytes / MEGA:.0f} MB",
+            f"{device.sent_bytes / MEGA:.1f} MB out\n{device.received_bytes / MEGA:.1f} MB in",
+            f"{sum(device.cpu_seconds.values()):.1f} s",
+        )
     return table
-
-
-def _table_of_devices(title: str, left: str, *right: str) -> Table:
-    """Narrow enough for 80 columns; names, which people type, are never cut off."""
-    table = Table(title=title, box=None, collapse_padding=True, pad_edge=False)
-    table.add_column("device", no_wrap=True)
-    table.add_column(left)
-    for column in right:
-        table.add_column(column, justify="right")
-    return table
-
-
-def _device_cells(device: DeviceReport) -> tuple[str, ...]:
-    blocks = f"{device.blocks[0]}..{device.blocks[1] - 1}" if device.blocks else "-"
-    return (
-        blocks,
-        str(device.shards or "-"),
-        f"{device.peak_rss_bytes / MEGA:.0f} MB",
-        f"{device.sent_bytes / MEGA:.1f} MB out\n{device.received_bytes / MEGA:.1f} MB in",
-        f"{sum(device.cpu_seconds.values()):.1f} s",
-    )
 
 
 def show_predictions(predictions: Sequence[Prediction], console: Console | None = None) -> None:
-    """One line a text."""
+    """Prints one line a text."""
     console = console or Console()
     for prediction in predictions:
         if prediction.text is not None:
@@ -121,7 +103,7 @@ def show_predictions(predictions: Sequence[Prediction], console: Console | None 
 
 
 def show_merged(merged: MergedModel, console: Console | None = None) -> None:
-    """Where the model is, and how to call it."""
+    """Prints where the model is, and how to call it."""
     console = console or Console()
     beside = f", with its weights in {merged.data}" if merged.data else ""
     say(console, f"{merged.path}: {merged.bytes / MEGA:.1f} MB{beside}")

@@ -1,13 +1,12 @@
-"""``report.json``: what a run did, what it took, and how good the result is."""
-
-from __future__ import annotations
+"""The contents of ``report.json``, and how they follow from what the session recorded."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from coordinator.protocol.record import SessionRecord
+from coordinator.protocol.record import FillRecord, SessionRecord
 from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.messages import Usage
 from edge_runtime.contract.plan import Plan
 
 
@@ -66,7 +65,7 @@ class DeviceReport:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The whole report.
+    """The contents of ``report.json``.
 
     ``parameters`` counts trainable ones; ``total_seconds`` and ``epochs`` are of all sessions
     of a resumed run.
@@ -92,28 +91,29 @@ class Report:
 
 
 def fill_report(record: SessionRecord) -> FillReport:
-    """The fill of training samples, and what evaluation added to it."""
-    train, evaluation = record.fills.get("train"), record.fills.get("eval")
+    """Reports the fill of training samples, and what evaluation added to it."""
+    nothing = FillRecord(began=0.0, samples=0, computed=0, tokens=0)
+    train, evaluation = record.fills.get("train", nothing), record.fills.get("eval", nothing)
     return FillReport(
-        seconds=train.seconds if train else 0.0,
-        samples=train.samples if train else 0,
-        tokens=train.tokens if train else 0,
-        computed=train.computed if train else 0,
-        reused=train.reused if train else 0,
-        eval_computed=evaluation.computed if evaluation else 0,
-        eval_reused=evaluation.reused if evaluation else 0,
+        seconds=train.seconds,
+        samples=train.samples,
+        tokens=train.tokens,
+        computed=train.computed,
+        reused=train.reused,
+        eval_computed=evaluation.computed,
+        eval_reused=evaluation.reused,
     )
 
 
 def fill_of_sessions(earlier: FillReport | None, now: FillReport) -> FillReport:
-    """The fill of a resumed run: that of the session that computed most of it."""
+    """Chooses the fill of a resumed run: that of the session that computed most of it."""
     if earlier is None:
         return now
     return max(earlier, now, key=lambda fill: fill.computed + fill.eval_computed)
 
 
 def epoch_reports(record: SessionRecord) -> tuple[EpochReport, ...]:
-    """The finished epochs of this session."""
+    """Reports the finished epochs of this session."""
     return tuple(
         EpochReport(
             epoch=epoch.epoch,
@@ -127,24 +127,24 @@ def epoch_reports(record: SessionRecord) -> tuple[EpochReport, ...]:
 
 
 def cache_report(record: SessionRecord, dtype: str) -> CacheReport:
-    """Sizes of the caches of all owners."""
+    """Sums the sizes of the caches of all owners."""
     total = sum(device.cache_bytes for device in record.devices.values())
     samples = sum(device.cache_samples for device in record.devices.values())
     return CacheReport(dtype=dtype, bytes=total, bytes_per_sample=total / max(1, samples))
 
 
 def device_reports(
-    record: SessionRecord, devices: Sequence[DeviceId], profiles: Mapping[DeviceId, str]
+    record: SessionRecord, profiles: Mapping[DeviceId, str]
 ) -> tuple[DeviceReport, ...]:
-    """Every device of the session, in the given order."""
-    return tuple(_device_report(record, device, profiles[device]) for device in devices)
+    """Reports every device, in the order of ``profiles``: their catalogue names or empty."""
+    return tuple(_device_report(record, device, profile) for device, profile in profiles.items())
 
 
 def _device_report(record: SessionRecord, device: DeviceId, profile: str) -> DeviceReport:
-    seen = record.devices[device]
-    plan = record.plan
+    seen, plan = record.devices[device], record.plan
     stage = plan.stage_of(device) if plan else None
-    usage = seen.usage
+    nothing = Usage(phase="eval", cpu_seconds={}, peak_rss_bytes=0, sent_bytes=0, received_bytes=0)
+    usage = seen.usage or nothing
     return DeviceReport(
         id=device,
         profile=profile,
@@ -152,9 +152,9 @@ def _device_report(record: SessionRecord, device: DeviceId, profile: str) -> Dev
         blocks=(stage.first, stage.last) if stage else (),
         shards=len(plan.shards_of(device)) if plan else 0,
         served_batches=seen.served_batches,
-        peak_rss_bytes=usage.peak_rss_bytes if usage else 0,
-        sent_bytes=usage.sent_bytes if usage else 0,
-        received_bytes=usage.received_bytes if usage else 0,
+        peak_rss_bytes=usage.peak_rss_bytes,
+        sent_bytes=usage.sent_bytes,
+        received_bytes=usage.received_bytes,
         received_weight_bytes=seen.received_weight_bytes,
-        cpu_seconds=usage.cpu_seconds if usage else {},
+        cpu_seconds=usage.cpu_seconds,
     )

@@ -1,14 +1,13 @@
-"""A RUN folder: settings, events, plan, checkpoints, adapter and report."""
+"""Reads and writes a RUN folder: settings, events, plan, checkpoints, adapter and report."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import json
-import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from coordinator.data import FieldNames
 from coordinator.protocol.actions import Record
@@ -21,6 +20,8 @@ from edge_runtime.transport.files import write_private
 from export.adapter.graph import adapter_onnx
 
 from .report import EpochReport, FillReport
+
+T = TypeVar("T")
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -36,28 +37,10 @@ _FILES = {
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What decides a run's result; a resumed run must be given the same.
+    """Settings that decide a run's result; a resumed run must be given the same.
 
-    Bundle folder and quota are kept for later commands and not compared.
-
-    Attributes:
-        bundle: folder of the bundle; may move.
-        bundle_digest: of the bundle.
-        data_sha256: of the training file.
-        eval_sha256: of the evaluation file; empty for none.
-        fields: names of the data's fields.
-        task: what is learnt.
-        adapter: kind of side block.
-        adapter_layers: hidden states that are read.
-        adapter_heads: attention heads of a side block.
-        adapter_init: where the first weights come from.
-        reduction: of the adapter.
-        epochs: in all.
-        batch_size: global.
-        learning_rate: peak.
-        seed: of weights and order.
-        cache_dtype: how states are stored.
-        cache_quota_bytes: limit of each device's cache; may be another when going on.
+    Where the bundle is and the quota may change; later commands use them. ``eval_sha256`` is
+    empty without evaluation, ``learning_rate`` the peak, ``cache_quota_bytes`` per device.
     """
 
     bundle: str
@@ -81,15 +64,10 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """State after some epochs.
+    """The trainer's state after some epochs, and what the report says of them.
 
-    Attributes:
-        epochs_done: whole epochs behind it.
-        epochs: what the report says of them.
-        eval_before: metrics before training.
-        state: trainer state.
-        seconds: that all sessions up to here took.
-        fill: of the session that computed most.
+    ``eval_before`` are metrics before training, ``seconds`` of all sessions up to here, and
+    ``fill`` that of the session which computed most.
     """
 
     epochs_done: int
@@ -108,11 +86,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, settings: Settings) -> RunFolder:
-        """Makes a new run folder.
-
-        Raises:
-            BadInputError: the folder exists and is not empty, or cannot be made.
-        """
+        """Makes a new run folder; raises BadInputError if it is not empty or cannot be made."""
         check_new(path)
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -130,31 +104,23 @@ class RunFolder:
             BadInputError: no such run, it is finished, or it was started differently.
         """
         run = cls(path)
-        started = run.settings()
-        before = to_plain(started)
+        started, now = run.settings(), to_plain(settings)
         if (path / "report.json").exists():
             raise BadInputError(f"{path}: this run is finished; start a new one with another -o")
-        now = to_plain(settings)
-        for name, value in before.items():
+        for name, value in to_plain(started).items():
             if name not in _NOT_COMPARED and now.get(name) != value:
                 raise BadInputError(
                     f"{path}: was started with {_difference(name, value, now.get(name))}; "
                     "resume with the same, or start a new run with another -o"
                 )
-        if settings.cache_quota_bytes is not None:
-            quota = settings.cache_quota_bytes
-            run._write_json(
-                "run.json", to_plain(dataclasses.replace(started, cache_quota_bytes=quota))
-            )
+        if (quota := settings.cache_quota_bytes) is not None:
+            started = dataclasses.replace(started, cache_quota_bytes=quota)
+            run._write_json("run.json", to_plain(started))
         return run
 
     def settings(self) -> Settings:
-        """What the run was started with.
-
-        Raises:
-            BadInputError: the folder is no run.
-        """
-        return from_plain(Settings, self._read_json("run.json"), str(self.path / "run.json"))
+        """Reads what the run was started with; raises BadInputError if the folder is no run."""
+        return self._read(Settings, "run.json")
 
     def discard_unplanned(self) -> None:
         """Removes a new run that failed before it had a plan: there is nothing to go on with."""
@@ -180,23 +146,8 @@ class RunFolder:
         """Writes ``report.json``: the run is finished. What is no number becomes null."""
         self._write_json("report.json", finite(report))
 
-    def read_report(self) -> dict[str, Any]:
-        """What ``report.json`` says.
-
-        Raises:
-            BadInputError: the run has not finished.
-        """
-        report = self._read_json("report.json")
-        if not isinstance(report, dict):
-            raise BadInputError(f"{self.path / 'report.json'}: is not a report")
-        return report
-
     def write_adapter(self, config: AdapterConfig, weights: bytes) -> None:
-        """Writes ``adapter/``.
-
-        Raises:
-            BadInputError: ``weights`` are damaged or of another adapter.
-        """
+        """Writes ``adapter/``; raises BadInputError for weights that are not the adapter's."""
         graph = adapter_onnx(config, weights)
         folder = self.path / "adapter"
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -205,24 +156,19 @@ class RunFolder:
         self._write_json(f"adapter/{CONFIG}", to_plain(config))
 
     def read_adapter(self) -> tuple[AdapterConfig, bytes]:
-        """Configuration and weights of the trained adapter.
+        """Reads configuration and weights of the trained adapter.
 
         Raises:
             BadInputError: the run has not got so far, or a file is damaged.
         """
-        where = self.path / "adapter" / CONFIG
-        config = from_plain(AdapterConfig, self._read_json(f"adapter/{CONFIG}"), str(where))
+        config, weights = self._read(AdapterConfig, f"adapter/{CONFIG}"), f"adapter/{WEIGHTS}"
         try:
-            return config, (self.path / "adapter" / WEIGHTS).read_bytes()
+            return config, (self.path / weights).read_bytes()
         except OSError:
-            raise BadInputError(f"{self.path / 'adapter' / WEIGHTS}: cannot be read") from None
+            raise BadInputError(f"{self.path / weights}: cannot be read") from None
 
     def read_adapter_graph(self) -> tuple[AdapterConfig, bytes]:
-        """Configuration, and the trained adapter as ONNX: made from the weights, which count.
-
-        Raises:
-            BadInputError: the run has not got so far, or a file is damaged.
-        """
+        """Reads like :meth:`read_adapter`, but makes the ONNX form of the weights, which count."""
         config, weights = self.read_adapter()
         return config, adapter_onnx(config, weights)
 
@@ -232,7 +178,7 @@ class RunFolder:
         folder.mkdir(mode=0o700, exist_ok=True)
         name = f"epoch-{checkpoint.epochs_done:04d}"
         write_private(folder / f"{name}.safetensors", checkpoint.state)
-        plain = to_plain(dataclasses.replace(checkpoint, state=b""))
+        plain = to_plain(checkpoint)
         del plain["state"]
         self._write_json(f"checkpoints/{name}.json", plain)
         for old in folder.iterdir():
@@ -240,42 +186,33 @@ class RunFolder:
                 old.unlink()
 
     def last_checkpoint(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole."""
+        """Reads the newest checkpoint that is whole."""
         # The JSON is written last: without it the checkpoint does not count.
         for path in sorted((self.path / "checkpoints").glob("epoch-*.json"), reverse=True):
-            state = path.with_suffix(".safetensors")
-            if not state.exists():
-                continue
-            plain = self._read_json(f"checkpoints/{path.name}")
-            checkpoint = from_plain(Checkpoint, plain, str(path))
-            return dataclasses.replace(checkpoint, state=state.read_bytes())
+            if (state := path.with_suffix(".safetensors")).exists():
+                checkpoint = self._read(Checkpoint, f"checkpoints/{path.name}")
+                return dataclasses.replace(checkpoint, state=state.read_bytes())
         return None
 
     def _write_json(self, name: str, value: Any) -> None:
-        text = json.dumps(value, indent=1, sort_keys=False) + "\n"
-        write_private(self.path / name, text.encode())
+        write_private(self.path / name, (json.dumps(value, indent=1) + "\n").encode())
 
-    def _read_json(self, name: str) -> Any:
+    def _read(self, cls: type[T], name: str) -> T:
         path = self.path / name
         try:
-            return json.loads(path.read_bytes())
+            plain = json.loads(path.read_bytes())
         except FileNotFoundError:
             raise BadInputError(
                 f"{path}: is missing; give the -o folder of a `pacplus train` that has got so far"
             ) from None
         except (OSError, ValueError) as error:
             raise BadInputError(f"{path}: cannot be read: {error}") from None
+        return from_plain(cls, plain, str(path))
 
 
 def finite(value: Any) -> Any:
-    """Plain values with None for NaN and infinities, which JSON does not have."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return value
+    """Replaces NaN and infinities, which JSON does not have, by None in plain values."""
+    return json.loads(json.dumps(value), parse_constant=lambda _name: None)
 
 
 def check_new(path: Path) -> None:
@@ -287,7 +224,7 @@ def check_new(path: Path) -> None:
 
 
 def _difference(name: str, before: object, now: object) -> str:
-    """What a run was started with, for the user, to whom a digest says nothing."""
+    """Says what a run was started with; a digest would say nothing to the user."""
     if name in _FILES:
         return f"other {_FILES[name]}"
     if isinstance(before, dict) and isinstance(now, dict):

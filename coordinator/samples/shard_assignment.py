@@ -4,8 +4,6 @@ Pure. Whoever owns a shard, its samples meet the same samples of the other shard
 do not depend on this; only what has to be moved between devices does.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeAlias

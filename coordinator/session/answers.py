@@ -1,7 +1,5 @@
 """Checks devices' answers against the requests, and keeps them."""
 
-from __future__ import annotations
-
 from typing import Any, TypeAlias
 
 import numpy as np

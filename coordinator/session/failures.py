@@ -3,8 +3,6 @@
 Today every lost device ends it; the cache and the last checkpoint remain.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from coordinator.protocol.actions import Action, Fail, Record, Send

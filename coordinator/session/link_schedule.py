@@ -5,8 +5,6 @@ devices' own. Rounds are those of a tournament (the circle method): N - 1 for an
 number of devices, N for an odd one, each played once in either direction.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence

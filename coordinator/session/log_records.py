@@ -1,7 +1,5 @@
 """Makes the lines of ``events.jsonl``. Pure."""
 
-from __future__ import annotations
-
 from coordinator.protocol.actions import Record
 from coordinator.protocol.record import EpochRecord, FillRecord, GenerationRecord
 

@@ -24,8 +24,6 @@ Time enters with each event. Every handler returns actions; :mod:`coordinator.cl
 carries them out.
 """
 
-from __future__ import annotations
-
 import collections
 import logging
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Makes the requests of each phase out of a job and a plan. Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 

@@ -11,8 +11,6 @@ If it does not, every turn is found by what the template writes for the messages
 up to it; each must be the beginning of the next.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

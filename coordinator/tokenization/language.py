@@ -5,28 +5,22 @@ where no loss is counted. A decoder-only model reads what it is to write, so its
 its own ids, one further on; an encoder-decoder writes a sequence of its own.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from coordinator.data import Completions, Conversations, Documents, LanguageData, Transformations
 from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.sample import Ragged, Samples
 
 from .loading import encodings, frame_of, load_template, load_tokenizer
 from .model_inputs import check_language_model, decoder_start, filler, make_samples, token_inputs
 from .sandbox import TemplateSource, render_conversations
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from edge_runtime.contract.manifest import Manifest
 
 log = logging.getLogger(__name__)
 

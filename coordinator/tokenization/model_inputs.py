@@ -1,19 +1,13 @@
 """Makes samples of token ids, as one bundle's backbone takes them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 
 from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.sample import Ragged, Samples, sample_keys
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from edge_runtime.contract.manifest import Manifest
 
 DECODER_INPUTS = ("input_ids",)
 ENCODER_DECODER_INPUTS = ("input_ids", "decoder_input_ids")

@@ -1,23 +1,17 @@
 """Prompts to token ids, and what was generated back to text."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from coordinator.data import Prompts
 from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.sample import Samples
 
 from .loading import encodings, frame_of, load_template, load_tokenizer
 from .model_inputs import check_language_model, decoder_start, filler, make_samples, token_inputs
 from .sandbox import render_conversations
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from coordinator.data import Prompts
-    from edge_runtime.contract.manifest import Manifest
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -4,8 +4,6 @@ The sandbox keeps a template from files and from Python's insides, but not from 
 ever or from asking for all memory; a process that has limits can simply be lost.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

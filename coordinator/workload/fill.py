@@ -3,8 +3,6 @@
 Pure: no sockets, no clock.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 

@@ -9,8 +9,6 @@ them: window x group x the longest sequence.
 Pure: no sockets, no clock.
 """
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import itertools

@@ -5,8 +5,6 @@ layer. A window bounds the leases, and thereby the activations in flight on all 
 Pure: no sockets, no clock.
 """
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence

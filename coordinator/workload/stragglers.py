@@ -17,8 +17,6 @@ measured by the micro-batches that it still gets, so it gets more when it recove
 Pure: seconds come with messages.
 """
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import statistics

@@ -1,7 +1,5 @@
 """Makes the messages of a fill: moves between owners and micro-batches for the pipeline."""
 
-from __future__ import annotations
-
 import collections
 import functools
 import itertools

@@ -1,38 +1,29 @@
 """Runs a stage on sequences that grow: new rows in, new rows out.
 
-A stage keeps what it was fed with, appends what is new and computes its blocks on the whole.
-Decoders are causal, so earlier tokens' states come out as before and need not travel again;
-an encoder's sequence is all new at first and never grows.
+A stage keeps its inputs, appends new rows and computes its blocks on the whole. Decoders are
+causal, so earlier tokens' states come out as before and need not travel again; an encoder's
+sequence is all new at first and never grows.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Mapping
 
 import numpy as np
 
-from edge_runtime.contract.errors import RemoteError
+from edge_runtime.contract.generation import Sequences
+from edge_runtime.contract.manifest import Stream
+from edge_runtime.contract.messages import Array, SetUpGeneration
 
-from .row_buffer import HeldRows
+from .row_buffer import RowBuffer
 from .stage import Stage, StageResult
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
-    from edge_runtime.contract.generation import Sequences
-    from edge_runtime.contract.manifest import Stream
-    from edge_runtime.contract.messages import SetUpGeneration
-
-Array: TypeAlias = np.ndarray[Any, Any]
-
-
-class ContinuingStage:
+class IncrementalStage:
     """A stage and the inputs of the sequences that pass through it."""
 
     def __init__(self, stage: Stage, limits: SetUpGeneration) -> None:
         """``limits`` bounds what is kept."""
         self._stage = stage
-        self._held = HeldRows(limits.max_sequences, limits.max_rows)
+        self._held = RowBuffer(limits.max_sequences, limits.max_rows)
 
     def run(
         self, sequences: Sequences, lengths: Mapping[Stream, Array], rows: Mapping[str, Array]
@@ -48,7 +39,7 @@ class ContinuingStage:
         for name, stream in stage.inputs.items():
             self._held.append(name, stream, sequences, lengths.get(stream), rows.get(name))
         found = {
-            name: _checked(name, rows, lengths[stream])
+            name: stage.given(name, stream, lengths, rows)
             for name, stream in stage.passed_on.items()
             if stream in lengths
         }
@@ -67,12 +58,6 @@ class ContinuingStage:
     def release(self, lines: Array) -> None:
         """Forgets sequences."""
         self._held.drop(lines.tolist())
-
-
-def _checked(name: str, rows: Mapping[str, Array], lengths: Array) -> Array:
-    if name not in rows or len(rows[name]) != lengths.sum():
-        raise RemoteError(f"{name!r} must have one row for each of {lengths.sum()} new tokens")
-    return rows[name]
 
 
 def _newest(rows: Array, lengths: Array, new: Array) -> Array:

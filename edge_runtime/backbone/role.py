@@ -1,46 +1,28 @@
 """The backbone role: serves one stage, passes activations on, sends states to their owners."""
 
-from __future__ import annotations
-
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
 
 from edge_runtime.cache.encoding import encode
+from edge_runtime.contract import messages as m
 from edge_runtime.contract.cache_format import row_bytes
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Stream, uint8_name
-from edge_runtime.contract.messages import (
-    Activations,
-    BatchServed,
-    CacheDtype,
-    Destination,
-    LoadStage,
-    MicroBatch,
-    SetUpGeneration,
-    StageFiles,
-    States,
-)
 from edge_runtime.contract.messages.mesh import split_layers
 from edge_runtime.inference.session import GraphSession, numerics
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.messaging.outbox import Outbox
 
-from .incremental_stage import ContinuingStage
+from .incremental_stage import IncrementalStage
 from .stage import Stage, StageResult
 
-logger = logging.getLogger(__name__)
 
-Array: TypeAlias = np.ndarray[Any, Any]
-
-
-def write_stage_graph(stage: StageFiles, store: WeightStore) -> Path:
+def write_stage_graph(stage: m.StageFiles, store: WeightStore) -> Path:
     """Stores the form of the stage's graph that is exact on this processor."""
     if numerics().kernel == "fast":
         return store.write_graph(stage.graph.tobytes())
@@ -54,8 +36,7 @@ def write_stage_graph(stage: StageFiles, store: WeightStore) -> Path:
 class BackboneRole:
     """Runs micro-batches through this device's stage. Compute thread only.
 
-    Attributes:
-        threads: that a stage is loaded with.
+    ``threads`` is what a stage is loaded with.
     """
 
     def __init__(
@@ -64,18 +45,18 @@ class BackboneRole:
         me: DeviceId,
         threads: int,
         outbox: Outbox,
-        keep: Callable[[States], None],
+        keep: Callable[[m.States], None],
     ) -> None:
         """``keep`` stores states that this device owns itself."""
         self.threads = threads
         self._me, self._outbox, self._keep = me, outbox, keep
         self._stages: tuple[Stage, ...] = ()
-        self._continuing: tuple[ContinuingStage, ...] = ()
-        self._dtype: CacheDtype = "fp32"
+        self._incremental: tuple[IncrementalStage, ...] = ()
+        self._dtype: m.CacheDtype = "fp32"
 
-    def load(self, request: LoadStage, store: WeightStore) -> None:
+    def load(self, request: m.LoadStage, store: WeightStore) -> None:
         """Loads the stage; its weight files are in ``store`` already."""
-        self._stages = self._continuing = ()  # the old stage's memory goes before the new comes
+        self.unload()  # the old stage's memory goes before the new comes
         self._stages = tuple(
             Stage(GraphSession(write_stage_graph(part, store), self.threads), part, request.layers)
             for part in request.parts
@@ -84,18 +65,18 @@ class BackboneRole:
 
     def unload(self) -> None:
         """Gives the stage's memory back; it is loaded again when it is asked for."""
-        self._stages = self._continuing = ()
+        self._stages = self._incremental = ()
 
-    def set_up_generation(self, request: SetUpGeneration) -> None:
+    def set_up_generation(self, request: m.SetUpGeneration) -> None:
         """Gets the stage, if there is one, ready for sequences that grow."""
-        self._continuing = tuple(ContinuingStage(stage, request) for stage in self._stages)
+        self._incremental = tuple(IncrementalStage(stage, request) for stage in self._stages)
 
-    def release(self, lines: Array) -> None:
+    def release(self, lines: m.Array) -> None:
         """Forgets sequences."""
-        for stage in self._continuing:
+        for stage in self._incremental:
             stage.release(lines)
 
-    def run(self, batch: MicroBatch, index: int, rows: Mapping[str, Array]) -> None:
+    def run(self, batch: m.MicroBatch, index: int, rows: Mapping[str, m.Array]) -> None:
         """Serves a micro-batch as stage number ``index`` of its route.
 
         Raises:
@@ -111,50 +92,40 @@ class BackboneRole:
         seconds = time.perf_counter() - began
         # The next stage waits for this, the owners do not.
         if index + 1 < len(batch.route):
-            boundary = Activations(batch=batch, stage=index + 1, rows=result.carried)
+            boundary = m.Activations(batch=batch, stage=index + 1, rows=result.carried)
             self._outbox.to_peer(batch.route[index + 1], boundary)
         streams = self._stages[-1].streams
         for stream in batch.lengths:
-            layers = tuple(i for i in result.states if streams[i] == stream)
-            self._deliver(batch, stream, {layer: result.states[layer] for layer in layers})
-        self._outbox.to_coordinator(BatchServed(number=batch.number, stage=index, seconds=seconds))
+            states = {i: rows for i, rows in result.states.items() if streams[i] == stream}
+            for owner, part in parts_for_owners(batch, stream, states, self._dtype):
+                if owner == self._me:
+                    self._keep(part)
+                else:
+                    self._outbox.to_peer(owner, part)
+        self._outbox.to_coordinator(
+            m.BatchServed(number=batch.number, stage=index, seconds=seconds)
+        )
 
-    def _compute(self, batch: MicroBatch, rows: Mapping[str, Array]) -> StageResult:
+    def _compute(self, batch: m.MicroBatch, rows: Mapping[str, m.Array]) -> StageResult:
         """The micro-batch through all parts of the stage."""
-        sequences = batch.sequences
-        if sequences is None:
+        if batch.sequences is None:
             parts = [stage.run for stage in self._stages]
-        elif self._continuing:
-            parts = [partial(stage.run, sequences) for stage in self._continuing]
         else:
+            parts = [partial(stage.run, batch.sequences) for stage in self._incremental]
+        if not parts:
             raise RemoteError("sequences came before generation was set up")
-        states: dict[int, Array] = {}
+        states: dict[int, m.Array] = {}
         for run in parts:
             result = run(batch.lengths, rows)
             states |= result.states
             rows = result.carried
         return StageResult(states=states, carried=dict(rows))
 
-    def _deliver(self, batch: MicroBatch, stream: Stream, states: Mapping[int, Array]) -> None:
-        """Sends hidden states of one sequence to their owners."""
-        for owner, part in parts_for_owners(batch, stream, states, self._dtype):
-            if owner == self._me:
-                self._keep(part)
-            else:
-                self._outbox.to_peer(owner, part)
-
 
 def parts_for_owners(
-    batch: MicroBatch, stream: Stream, states: Mapping[int, Array], dtype: CacheDtype
-) -> Iterator[tuple[DeviceId, States]]:
-    """Encodes hidden states of one sequence and cuts them, for each of their owners.
-
-    Args:
-        batch: whose they are.
-        stream: the sequence.
-        states: (tokens, d) float32 by layer.
-        dtype: of the cache.
-    """
+    batch: m.MicroBatch, stream: Stream, states: Mapping[int, m.Array], dtype: m.CacheDtype
+) -> Iterator[tuple[DeviceId, m.States]]:
+    """Encodes ``states``, (tokens, d) float32 by layer of one sequence, for each owner."""
     if not states:
         return
     tokens, channels = next(iter(states.values())).shape
@@ -164,22 +135,23 @@ def parts_for_owners(
         for layer, out in zip(layers, encoded, strict=True):
             encode(states[layer], dtype, out)
         for destination in batch.destinations:
-            yield destination.device, _select(batch, stream, destination, layers, encoded)
+            positions = np.sort(destination.positions)
+            yield destination.device, _select(batch, stream, positions, layers, encoded)
 
 
 def _select(
-    batch: MicroBatch,
+    batch: m.MicroBatch,
     stream: Stream,
-    destination: Destination,
+    positions: m.Array,
     layers: tuple[int, ...],
-    encoded: Array,
-) -> States:
-    """The part of ``encoded`` (L, tokens, R) that one owner keeps."""
-    positions, lengths = np.sort(destination.positions), batch.lengths[stream]
+    encoded: m.Array,
+) -> m.States:
+    """The part of ``encoded`` (L, tokens, R) of the samples at ``positions``, ascending."""
+    lengths = batch.lengths[stream]
     if len(positions) < len(lengths):
         sample_of_row = np.repeat(np.arange(len(lengths)), lengths)
         encoded = encoded[:, np.isin(sample_of_row, positions)]
-    return States(
+    return m.States(
         number=batch.number,
         keys=batch.keys[positions],
         lengths=lengths[positions],

@@ -1,29 +1,21 @@
 """Rows of sequences that grow: what came before is kept, what is new is appended.
 
-Used where a sequence passes through step by step: by stages for what they are fed with, by
-owners for hidden states. Everything is checked against what is held, since it comes from
-peers.
+Stages keep their inputs in it, owners hidden states. Everything is checked against what is
+held, since it comes from peers.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from edge_runtime.contract.errors import RemoteError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from edge_runtime.contract.generation import Sequences
-    from edge_runtime.contract.manifest import Stream
-
-Array: TypeAlias = np.ndarray[Any, Any]
+from edge_runtime.contract.generation import Sequences
+from edge_runtime.contract.manifest import Stream
+from edge_runtime.contract.messages import Array
 
 
-class HeldRows:
-    """Rows by sequence and by what they are of (a graph input, a hidden state).
+class RowBuffer:
+    """Rows by sequence and by name of a graph input or a hidden state.
 
     It grows to ``max_sequences`` x ``max_rows`` of each name and no further.
     """
@@ -43,12 +35,12 @@ class HeldRows:
         lengths: Array | None,
         rows: Array | None,
     ) -> None:
-        """Appends to every sequence; nothing, where nothing is new of ``stream``.
+        """Appends rows of ``name``, in ``stream``, to every one of N sequences.
 
         Args:
-            name: what the rows are of.
-            stream: that they belong to.
-            sequences: whose they are, and how many rows of each must be here.
+            name: a graph input or a hidden state.
+            stream: that it belongs to.
+            sequences: which they are, and how many rows of each must be here.
             lengths: (N,) new rows of each; None for none.
             rows: the new rows, one sequence's after another's; None for none.
 
@@ -63,7 +55,7 @@ class HeldRows:
             raise RemoteError(f"it is not said how many rows of {name!r} are known")
         lines, known = sequences.lines.tolist(), sequences.known[stream]
         for line, old, new in zip(lines, known.tolist(), lengths.tolist(), strict=True):
-            self._check(name, stream, line, old, new)
+            self._check(name, line, old, old + new, self._max_rows[stream])
         if len(self._rows.keys() | set(lines)) > self._max_sequences:
             raise RemoteError(f"more than {self._max_sequences} sequences at a time")
         for line, part in zip(lines, np.split(rows, np.cumsum(lengths)[:-1]), strict=True):
@@ -74,19 +66,20 @@ class HeldRows:
                     raise RemoteError(f"rows of {name!r} differ from earlier ones")
                 held[name] = np.concatenate((before, part))
 
-    def _check(self, name: str, stream: Stream, line: int, known: int, new: int) -> None:
-        held = len(self._rows.get(line, {}).get(name, ()))
-        if held != known:
+    def _check(self, name: str, line: int, known: int, grown: int, limit: int) -> None:
+        if (held := self._count(name, line)) != known:
             raise RemoteError(
                 f"{known} rows of {name!r} of sequence {line} should be here, but {held} are"
             )
-        if known + new > self._max_rows[stream]:
-            raise RemoteError(f"sequence {line} is longer than {self._max_rows[stream]} tokens")
+        if grown > limit:
+            raise RemoteError(f"sequence {line} is longer than {limit} tokens")
 
     def lengths(self, name: str, lines: Sequence[int]) -> Array:
         """Rows of each of some sequences, (N,) int64."""
-        found = [len(self._rows.get(line, {}).get(name, ())) for line in lines]
-        return np.array(found, np.int64)
+        return np.array([self._count(name, line) for line in lines], np.int64)
+
+    def _count(self, name: str, line: int) -> int:
+        return len(self._rows.get(line, {}).get(name, ()))
 
     def joined(self, name: str, lines: Iterable[int]) -> Array:
         """All rows of some sequences, one after another.
@@ -94,12 +87,11 @@ class HeldRows:
         Raises:
             RemoteError: one of them has none.
         """
-        found = [self._rows.get(line, {}).get(name) for line in lines]
-        rows = [each for each in found if each is not None]
-        if len(rows) < len(found) or not rows:
-            raise RemoteError(f"a sequence has no rows of {name!r}")
-        shapes = {(each.shape[1:], each.dtype) for each in rows}
-        if len(shapes) > 1:
+        try:
+            rows = [self._rows[line][name] for line in lines]
+        except KeyError:
+            raise RemoteError(f"a sequence has no rows of {name!r}") from None
+        if len({(each.shape[1:], each.dtype) for each in rows}) != 1:
             raise RemoteError(f"rows of {name!r} differ in shape or dtype")
         return np.concatenate(rows)
 

@@ -1,23 +1,18 @@
 """Runs one stage on micro-batches: padding in, rows out.
 
-Rows travel and are cached without padding. A graph wants rectangles, so each sequence of a
-micro-batch is padded to its own longest sample just before the graph runs, and cut back
-right after.
+Rows travel and are cached without padding; each sequence of a micro-batch is padded to its
+longest sample just before the graph runs, and cut back right after.
 """
-
-from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.manifest import HIDDEN_PREFIX, Stream
-from edge_runtime.contract.messages import StageFiles
-
-Array: TypeAlias = np.ndarray[Any, Any]
+from edge_runtime.contract.messages import Array, StageFiles
 
 
 class Graph(Protocol):
@@ -25,11 +20,11 @@ class Graph(Protocol):
 
     @property
     def input_names(self) -> Sequence[str]:
-        """What it is fed with."""
+        """Names of inputs."""
 
     @property
     def output_names(self) -> Sequence[str]:
-        """The hidden states it makes, in block order."""
+        """Names of hidden states, in block order."""
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """Returns the asked ``outputs`` in order."""
@@ -40,9 +35,9 @@ class StageResult:
     """Rows of the samples, one after another.
 
     Attributes:
-        states: hidden state index -> (tokens, d) float32, of those that adapters read.
-        carried: what later stages need, by name: hidden states (tokens, d) float32, made
-            here or earlier, and token ids (tokens,) int32.
+        states: (tokens, d) float32 of the hidden states that adapters read, by index.
+        carried: rows for later stages, by name: hidden states (tokens, d) float32, made here
+            or earlier, and token ids (tokens,) int32.
     """
 
     states: dict[int, Array]
@@ -60,7 +55,7 @@ class _Feed:
 
 
 class Stage:
-    """Blocks ``[first, last)`` with the hidden states that somebody wants of them.
+    """Blocks ``[first, last)`` and the hidden states that adapters and later stages read.
 
     Attributes:
         layers: hidden states of this stage that adapters read.
@@ -70,12 +65,7 @@ class Stage:
     """
 
     def __init__(self, graph: Graph, files: StageFiles, layers: Sequence[int]) -> None:
-        """Binds a graph to block numbers.
-
-        Args:
-            graph: its outputs are the hidden states ``first .. last - 1``.
-            files: says what the blocks are.
-            layers: hidden states that are read by adapters, of any stage.
+        """Binds a graph to block numbers; ``layers`` are all that adapters read, of any stage.
 
         Raises:
             RemoteError: the graph's inputs and outputs are not those of such a stage.
@@ -102,32 +92,38 @@ class Stage:
         return {name: feed.stream for name, feed in self._feeds.items() if not feed.is_mask}
 
     def run(self, lengths: Mapping[Stream, Array], rows: Mapping[str, Array]) -> StageResult:
-        """Runs a micro-batch.
+        """Runs a micro-batch of N samples, ``lengths`` (N,) tokens in each of their sequences.
 
-        Args:
-            lengths: (N,) tokens of each sample in each of its sequences.
-            rows: by name, what the stage reads and what it has to pass on; as
-                :attr:`StageResult.carried`.
+        ``rows`` are the stage's inputs and what it has to pass on; as
+        :attr:`StageResult.carried`.
 
         Raises:
             RemoteError: an input is missing or has not one row a token.
         """
-        masks = _masks(lengths)
         made = self.compute(lengths, rows)
         passed = {
-            name: self._given(name, stream, masks, rows) for name, stream in self.passed_on.items()
+            name: self.given(name, stream, lengths, rows) for name, stream in self.passed_on.items()
         }
-        return self.result({**passed, **made})
+        return self.result(passed | made)
 
     def compute(
         self, lengths: Mapping[Stream, Array], rows: Mapping[str, Array]
     ) -> dict[str, Array]:
-        """The hidden states of this stage that somebody wants, by name; as :meth:`run`."""
-        masks = _masks(lengths)
-        feeds = {name: self._feed(name, feed, masks, rows) for name, feed in self._feeds.items()}
+        """Computes the hidden states in :attr:`outputs`; as :meth:`run`."""
+        used = {feed.stream for feed in self._feeds.values()} | set(self.outputs.values())
+        masks = {stream: _mask(self._lengths_of(stream, lengths)) for stream in used}
+        feeds = {}
+        for name, feed in self._feeds.items():
+            mask = masks[feed.stream]
+            if feed.is_mask:
+                feeds[name] = mask.astype(feed.dtype)
+                continue
+            given = self.given(name, feed.stream, lengths, rows)
+            feeds[name] = np.full((*mask.shape, *given.shape[1:]), feed.pad, feed.dtype)
+            feeds[name][mask] = given
         outputs = self._graph.run(feeds, list(self.outputs))
         return {
-            name: _unpadded(padded, self._mask_of(stream, masks))
+            name: _unpadded(padded, masks[stream])
             for (name, stream), padded in zip(self.outputs.items(), outputs, strict=True)
         }
 
@@ -139,31 +135,25 @@ class Stage:
             carried={name: rows[name] for name in self._carries if name in rows},
         )
 
-    def _feed(
-        self, name: str, feed: _Feed, masks: Mapping[Stream, Array], rows: Mapping[str, Array]
+    def given(
+        self, name: str, stream: Stream, lengths: Mapping[Stream, Array], rows: Mapping[str, Array]
     ) -> Array:
-        if feed.is_mask:
-            return self._mask_of(feed.stream, masks).astype(feed.dtype)
-        given = self._given(name, feed.stream, masks, rows)
-        mask = masks[feed.stream]
-        padded = np.full((*mask.shape, *given.shape[1:]), feed.pad, feed.dtype)
-        padded[mask] = given
-        return padded
+        """The rows of an input, one for each token of its sequence.
 
-    def _given(
-        self, name: str, stream: Stream, masks: Mapping[Stream, Array], rows: Mapping[str, Array]
-    ) -> Array:
-        tokens = int(self._mask_of(stream, masks).sum())
+        Raises:
+            RemoteError: they are missing or have not one row a token.
+        """
+        tokens = int(self._lengths_of(stream, lengths).sum())
         if name not in rows:
             raise RemoteError(f"{self._name} lacks input {name!r}")
         if len(rows[name]) != tokens:
             raise RemoteError(f"{len(rows[name])} rows of {name!r} for {tokens} tokens")
         return rows[name]
 
-    def _mask_of(self, stream: Stream, masks: Mapping[Stream, Array]) -> Array:
-        if stream not in masks:
+    def _lengths_of(self, stream: Stream, lengths: Mapping[Stream, Array]) -> Array:
+        if stream not in lengths:
             raise RemoteError(f"{self._name} was given no lengths of the {stream}'s sequence")
-        return masks[stream]
+        return lengths[stream]
 
 
 def _known_feeds(files: StageFiles) -> dict[str, _Feed]:
@@ -172,23 +162,17 @@ def _known_feeds(files: StageFiles) -> dict[str, _Feed]:
         spec.name: _Feed(spec.stream, np.dtype(spec.dtype), spec.pad, spec.kind == "mask")
         for spec in files.inputs
     }
-    for index in range(files.first):
-        name = f"{HIDDEN_PREFIX}{index}"
-        feeds[name] = _Feed(files.streams[index], np.dtype(np.float32))
-    return feeds
+    hidden = enumerate(files.streams[: files.first])
+    return feeds | {f"{HIDDEN_PREFIX}{i}": _Feed(stream, np.dtype("f4")) for i, stream in hidden}
 
 
-def _masks(lengths: Mapping[Stream, Array]) -> dict[Stream, Array]:
-    """(N, T) bool of each sequence, true on tokens."""
-    return {
-        stream: np.arange(int(each.max()))[None, :] < each[:, None]
-        for stream, each in lengths.items()
-    }
+def _mask(lengths: Array) -> Array:
+    """(N, T) bool, true on tokens."""
+    mask: Array = np.arange(int(lengths.max()))[None, :] < lengths[:, None]
+    return mask
 
 
 def _unpadded(hidden: Array, mask: Array) -> Array:
     """(tokens, d) of (N, T, d); a view where nothing is padding."""
-    if mask.all():
-        return hidden.reshape(-1, hidden.shape[-1])
-    rows: Array = hidden[mask]
+    rows: Array = hidden.reshape(-1, hidden.shape[-1]) if mask.all() else hidden[mask]
     return rows

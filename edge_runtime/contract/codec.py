@@ -8,8 +8,6 @@ Whatever comes from a peer is checked before use: version, type, every field, an
 each array's frame has exactly the bytes which dtype and shape call for.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias

@@ -4,8 +4,6 @@ Trainers, coordinator and export exchange adapters, heads and trainer states thr
 Bytes may come from a peer or from a damaged disk; the library checks them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import logging
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from edge_runtime import __version__
 from edge_runtime.contract.errors import BadInputError, PacplusError, UserError
 from edge_runtime.contract.structure import to_plain
+from edge_runtime.system import usage
 from edge_runtime.system.allocator import tune_allocator
 
 if TYPE_CHECKING:
@@ -36,12 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         code: int = options.run(options)
-    except UserError as error:
-        _say(f"pacplus-device: {error}")
-        return error.exit_code
     except PacplusError as error:
-        _say(f"pacplus-device: {error}")
-        return 1
+        print(f"pacplus-device: {error}", file=sys.stderr)
+        return error.exit_code if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
         return 130
     return code
@@ -111,31 +110,18 @@ def _pair(options: argparse.Namespace) -> int:
 
 def _pair_with(home: Path, address: str, token: str, name: str) -> Any:
     """Pairs, and remembers the coordinator."""
-    from edge_runtime.transport import (
-        Address,
-        KnownCoordinator,
-        KnownCoordinators,
-        PairingToken,
-        SecureContext,
-        load_or_create_keypair,
-        pair,
-    )
+    from edge_runtime import transport
 
-    keypair = load_or_create_keypair(home / "keypair.json")
-    with SecureContext() as context:
-        pairing = pair(
-            context,
-            keypair,
-            address=Address.parse(address),
-            token=PairingToken.parse(token),
-            name=name,
-        )
-    known = KnownCoordinator(
+    keypair = transport.load_or_create_keypair(home / "keypair.json")
+    where, secret = transport.Address.parse(address), transport.PairingToken.parse(token)
+    with transport.SecureContext() as context:
+        pairing = transport.pair(context, keypair, address=where, token=secret, name=name)
+    known = transport.KnownCoordinator(
         address=str(pairing.coordinator_address),
         public_key=pairing.coordinator_key,
         device_id=pairing.device_id,
     )
-    KnownCoordinators(home / "coordinators.json").add(known)
+    transport.KnownCoordinators(home / "coordinators.json").add(known)
     return known
 
 
@@ -190,13 +176,20 @@ def _serve(options: argparse.Namespace, home: Path, known: Any) -> int:
 
 def _one_session(options: argparse.Namespace, home: Path, known: Any) -> str:
     from edge_runtime.messaging.session_link import SessionLink
-    from edge_runtime.system.usage import usable_threads
     from edge_runtime.transport import Address, SecureContext, load_or_create_keypair
 
-    from .device import DeviceOptions, run_device
+    from .device import Device, DeviceOptions
 
     coordinator = Address.parse(known.address)
     listen, announced = data_addresses(options.listen, coordinator)
+    device_options = DeviceOptions(
+        device=known.device_id,
+        home=home,
+        roles=_roles(options.no_train),
+        threads=options.threads or usage.usable_threads(),
+        data_address=announced,
+        process_id=os.getpid(),
+    )
     with SecureContext() as context:
         link = SessionLink(
             context,
@@ -205,15 +198,8 @@ def _one_session(options: argparse.Namespace, home: Path, known: Any) -> str:
             coordinator_key=known.public_key,
             listen=listen,
         )
-        device_options = DeviceOptions(
-            device=known.device_id,
-            home=home,
-            roles=_roles(options.no_train),
-            threads=options.threads or usable_threads(),
-            data_address=announced,
-            process_id=os.getpid(),
-        )
-        return run_device(device_options, link)
+        with contextlib.closing(link):
+            return Device(device_options, link).run()
 
 
 def _roles(no_train: bool) -> tuple[Any, ...]:
@@ -224,34 +210,28 @@ def _roles(no_train: bool) -> tuple[Any, ...]:
 
 
 def data_addresses(wanted: str | None, coordinator: Address) -> tuple[Address, Address]:
-    """Where to listen for peers, and what to tell them; the ports are not chosen yet.
+    """Chooses where to listen for peers and which address to tell them, still without ports.
 
-    Args:
-        wanted: host to listen on, maybe a wildcard; None is the one that leads to
-            ``coordinator``.
-        coordinator: in whose network the peers are.
+    ``wanted`` is a host, maybe a wildcard; None is the one that leads to ``coordinator``.
 
     Raises:
-        BadInputError: that network cannot be reached now.
+        BadInputError: the coordinator's network cannot be reached now.
     """
     from edge_runtime.transport import Address
 
     listen = Address(host=wanted, port=0) if wanted else None
     if listen is not None and not listen.is_wildcard:
         return listen, listen
-    host = local_host_towards(coordinator.host, coordinator.port)
-    announced = Address(host=host, port=0)
+    announced = Address(host=local_host_towards(coordinator.host, coordinator.port), port=0)
     return listen or announced, announced
 
 
 def local_host_towards(host: str, port: int) -> str:
-    """The local address from which ``host`` is reached: where peers of that network reach us."""
+    """Finds the local address from which ``host``, and so its network, is reached."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[
-            0
-        ]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.connect(address)  # sends nothing: datagrams have no handshake
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(*found[:3]) as probe:
+            probe.connect(found[4])  # sends nothing: datagrams have no handshake
             return str(probe.getsockname()[0])
     except OSError as error:
         raise BadInputError(f"{host}:{port} cannot be reached: {error.strerror}") from None
@@ -259,12 +239,6 @@ def local_host_towards(host: str, port: int) -> str:
 
 def _info(options: argparse.Namespace) -> int:
     from edge_runtime.inference.session import numerics
-    from edge_runtime.system.usage import (
-        free_storage_bytes,
-        usable_cores,
-        usable_memory_bytes,
-        usable_threads,
-    )
     from edge_runtime.transport import KnownCoordinators, fingerprint, load_or_create_keypair
 
     home = _home(options)
@@ -276,10 +250,10 @@ def _info(options: argparse.Namespace) -> int:
         "key": fingerprint(keypair.public),
         "roles": list(_roles(False)),
         "numerics": str(numerics()),
-        "threads": usable_threads(),
-        "cores": usable_cores(),
-        "memory_bytes": usable_memory_bytes(),
-        "storage_bytes": free_storage_bytes(home),
+        "threads": usage.usable_threads(),
+        "cores": usage.usable_cores(),
+        "memory_bytes": usage.usable_memory_bytes(),
+        "storage_bytes": usage.free_storage_bytes(home),
         "coordinators": [
             {"address": known.address, "key": fingerprint(known.public_key)}
             for known in KnownCoordinators(home / "coordinators.json")
@@ -311,17 +285,12 @@ def _cache(options: argparse.Namespace) -> int:
     return 0
 
 
-def _stop(number: int, frame: object) -> None:
-    del number, frame
+def _stop(*_: object) -> None:
     raise SystemExit(0)
 
 
 def _print(value: Any) -> None:
     print(json.dumps(value, default=str))
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

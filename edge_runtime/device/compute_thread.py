@@ -4,8 +4,6 @@ Sockets belong to the I/O thread and heavy work to this one, so a device answers
 peers while it computes, and never computes two things at once.
 """
 
-from __future__ import annotations
-
 import logging
 import queue
 import threading

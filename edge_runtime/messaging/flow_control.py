@@ -1,15 +1,11 @@
 """Credits between devices, so that memory is bounded on both sides of a link.
 
-A sender may have ``WINDOW_BYTES`` on the way to a peer; the rest waits in its own queue,
-and whoever produces it can wait for room. The receiver gives credit back once it has
-*dealt* with a message, not when it arrived, in lumps of a quarter of the window. Hence a
-message larger than what is left may still go when no more than that quarter is
-outstanding, or a large message could wait forever for credit that is held back.
-
-Does no I/O: frames are handed to the ``send`` function given.
+A sender may have ``WINDOW_BYTES`` in flight to a peer; the rest waits in its own queue, and
+whoever produces it can wait for room. The receiver gives credit back once it has handled a
+message, not when it arrived, in batches of a quarter of the window. Hence a message larger than
+the room left may still go when no more than that quarter is outstanding, or a large message
+could wait forever for credit that is held back. Does no I/O.
 """
-
-from __future__ import annotations
 
 import collections
 import dataclasses
@@ -33,7 +29,7 @@ def size_bytes(frames: Iterable[Frame]) -> int:
 @dataclasses.dataclass(slots=True)
 class _Link:
     queue: collections.deque[list[Frame]] = dataclasses.field(default_factory=collections.deque)
-    on_the_way_bytes: int = 0
+    in_flight_bytes: int = 0
     owed_bytes: int = 0
 
 
@@ -41,10 +37,7 @@ class PeerLinks:
     """Queues and credits of the links to and from all peers."""
 
     def __init__(self, send: Callable[[DeviceId, list[Frame]], bool]) -> None:
-        """``send`` puts frames on the wire to a peer, or returns False when it takes no more now.
-
-        It is called by :meth:`pump` only.
-        """
+        """``send`` puts frames on the wire, or returns False when it takes no more now."""
         self._send = send
         self._links: dict[DeviceId, _Link] = {}
         self._changed = threading.Condition()
@@ -73,13 +66,13 @@ class PeerLinks:
             for peer, link in self._links.items():
                 while link.queue:
                     size = size_bytes(link.queue[0])
-                    room = link.on_the_way_bytes + size <= WINDOW_BYTES
-                    if not room and link.on_the_way_bytes > CREDIT_BATCH_BYTES:
+                    room = link.in_flight_bytes + size <= WINDOW_BYTES
+                    if not room and link.in_flight_bytes > CREDIT_BATCH_BYTES:
                         break
                     if not self._send(peer, link.queue[0]):
                         break
                     link.queue.popleft()
-                    link.on_the_way_bytes += size
+                    link.in_flight_bytes += size
                     self._waiting_bytes -= size
                     sent += size
             if sent:
@@ -95,16 +88,16 @@ class PeerLinks:
         """A peer gave credit.
 
         Raises:
-            RemoteError: more than what is on the way to it.
+            RemoteError: more than is in flight to it.
         """
         with self._changed:
             link = self._links.get(peer)
-            if link is None or credit.size_bytes > link.on_the_way_bytes:
+            if link is None or credit.size_bytes > link.in_flight_bytes:
                 raise RemoteError(f"{peer} gave credit for bytes that were not sent")
-            link.on_the_way_bytes -= credit.size_bytes
+            link.in_flight_bytes -= credit.size_bytes
 
     def acknowledge(self, peer: DeviceId, size: int) -> Credit | None:
-        """Counts a message from ``peer`` as dealt with; returns credit when a lump is due."""
+        """Counts a message from ``peer`` as handled; returns credit when a batch is due."""
         with self._changed:
             link = self._links.get(peer)
             if link is None:

@@ -1,7 +1,5 @@
 """How jobs and handlers hand messages over for sending, from any thread."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 from edge_runtime.contract.ids import DeviceId

@@ -3,9 +3,6 @@
 Owned by the I/O thread. Other threads only queue messages and wake it.
 """
 
-from __future__ import annotations
-
-import logging
 import queue
 from collections.abc import Iterator
 
@@ -25,8 +22,6 @@ from edge_runtime.transport import (
 )
 
 from .flow_control import PeerLinks, size_bytes
-
-logger = logging.getLogger(__name__)
 
 
 class SessionLink:
@@ -64,8 +59,7 @@ class SessionLink:
         self._peers: dict[DeviceId, SecureDealer] = {}
         self._reached: set[DeviceId] = set()
         self._links = PeerLinks(lambda peer, frames: bool(self._peers[peer].send(frames)))
-        self.sent_bytes = 0
-        self.received_bytes = 0
+        self.sent_bytes = self.received_bytes = 0
 
     # ---- any thread
 
@@ -92,16 +86,16 @@ class SessionLink:
 
     @property
     def connected(self) -> bool:
-        """Whether the connection to the coordinator stands."""
+        """True while the connection to the coordinator stands."""
         return self._control.state == "connected"
 
     def take_connected(self) -> bool:
-        """Whether a new connection to the coordinator was made since the last call."""
+        """Returns True once after each new connection to the coordinator."""
         return self._control.take_connected()
 
     @property
     def failed_handshakes(self) -> int:
-        """How often the coordinator was reached but the keys did not fit."""
+        """Times that the coordinator was reached but the keys did not fit."""
         return self._control.failed_handshakes
 
     def set_peers(self, peers: tuple[Peer, ...]) -> None:
@@ -147,12 +141,8 @@ class SessionLink:
         while not self._acknowledged.empty():
             self.acknowledge(*self._acknowledged.get_nowait())
         self._send_credit()
-        while True:
-            if self._unsent is None:
-                try:
-                    self._unsent = encode(self._outgoing.get_nowait())
-                except queue.Empty:
-                    break
+        while self._unsent is not None or not self._outgoing.empty():
+            self._unsent = self._unsent or encode(self._outgoing.get_nowait())
             if not self._control.send(self._unsent):
                 break
             self.sent_bytes += size_bytes(self._unsent)
@@ -178,7 +168,10 @@ class SessionLink:
         """
         for peer, dealer in self._peers.items():
             if dealer.take_connected():
-                self._note_connection(peer)
+                # What was in flight is lost when a connection breaks: a second is a failure.
+                if peer in self._reached:
+                    raise RemoteError(f"the connection to {peer} broke")
+                self._reached.add(peer)
             while dealer in self._ready and (frames := dealer.recv(0.0)) is not None:
                 self._take_credit(peer, frames)
         while self._data in self._ready and (received := self._data.recv(0.0)) is not None:
@@ -190,12 +183,6 @@ class SessionLink:
                 self.acknowledge(received.device, size)
                 raise _rejected(received.device, error) from None
             yield received.device, message, size
-
-    def _note_connection(self, peer: DeviceId) -> None:
-        """What was on the way is lost when a connection breaks, so a second one is a failure."""
-        if peer in self._reached:
-            raise RemoteError(f"the connection to {peer} broke")
-        self._reached.add(peer)
 
     def _take_credit(self, peer: DeviceId, frames: list[memoryview]) -> None:
         try:
@@ -223,9 +210,8 @@ class SessionLink:
     def close(self) -> None:
         """Closes all sockets; what is queued for the coordinator has a moment to leave."""
         self.flush()
-        for dealer in self._peers.values():
+        for dealer in (*self._peers.values(), self._control):
             dealer.close()
-        self._control.close()
         self._data.close()
         self._wakeup.close()
 

@@ -3,40 +3,33 @@
 States are kept in memory as float32, never in the cache: each step adds a token's.
 """
 
-from __future__ import annotations
-
 import dataclasses
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
-from edge_runtime.backbone.row_buffer import HeldRows
+from edge_runtime.backbone.row_buffer import RowBuffer
 from edge_runtime.cache.encoding import decode_into
+from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.cache_format import row_bytes
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.manifest import HIDDEN_PREFIX, Stream
-from edge_runtime.contract.messages import NextTokens, SetUpGeneration, States
+from edge_runtime.contract.messages import Array, NextTokens, SetUpGeneration, States
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED, Batch
+from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 
 from .sampling import choose_tokens
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from edge_runtime.contract.adapter import AdapterConfig
-    from edge_runtime.parallel_adapters.frozen_head import FrozenHead
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 OUTPUT: Stream = "decoder"
 """The sequence that a language model writes."""
 
 
 class Adapter(Protocol):
-    """What makes features; :class:`edge_runtime.serving.onnx_adapter.AdapterSession` in truth."""
+    """Makes features; :class:`edge_runtime.serving.onnx_adapter.AdapterSession` in truth."""
 
     def last_features(self, batch: Batch) -> Array:
-        """What the head reads of each sequence's last token, (B, d) float32."""
+        """Makes the head's input of each sequence's last token, (B, d) float32."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -62,11 +55,8 @@ class Generator:
 
     def __init__(self, request: SetUpGeneration, model: LanguageModel) -> None:
         """Holds nothing yet; ``request`` says how to choose, and bounds what is kept."""
-        config = model.config
-        self._options, self._config = request.options, config
-        self._adapter, self._head = model.adapter, model.head
-        self._held = HeldRows(request.max_sequences, request.max_rows)
-        self._max_sequences = request.max_sequences
+        self._request, self._model, self._config = request, model, (config := model.config)
+        self._held = RowBuffer(request.max_sequences, request.max_rows)
         self._steps: dict[int, _Step] = {}
         encoder = config.layers[: config.encoder_layers]
         self._layers: dict[Stream, tuple[int, ...]] = {"encoder": encoder} if encoder else {}
@@ -117,8 +107,8 @@ class Generator:
         if step is None:
             if set(sequences.known) != set(self._layers) or not lines:
                 raise RemoteError(f"step {number} is not of the adapter's sequences")
-            if len(self._steps) >= self._max_sequences:
-                raise RemoteError(f"more than {self._max_sequences} steps at a time")
+            if len(self._steps) >= self._request.max_sequences:
+                raise RemoteError(f"more than {self._request.max_sequences} steps at a time")
             begins = not sequences.known[OUTPUT].any()
             streams = self._layers if begins else (OUTPUT,)
             missing = {layer for stream in streams for layer in self._layers[stream]}
@@ -128,9 +118,9 @@ class Generator:
         return step
 
     def _choose(self, number: int, lines: list[int], lengths: Array) -> NextTokens:
-        features = self._adapter.last_features(self._batch(lines, lengths))
-        names = np.array(lines, np.int32)
-        tokens = choose_tokens(self._head.logits(features), self._options, names, lengths)
+        features = self._model.adapter.last_features(self._batch(lines, lengths))
+        logits, names = self._model.head.logits(features), np.array(lines, np.int32)
+        tokens = choose_tokens(logits, self._request.options, names, lengths)
         return NextTokens(number=number, lines=names, tokens=tokens)
 
     def _batch(self, lines: list[int], lengths: Array) -> Batch:

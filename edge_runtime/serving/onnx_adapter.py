@@ -1,21 +1,14 @@
 """A trained adapter as ``adapter.onnx``: evaluation and use without PyTorch."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, TypeAlias
-
 import numpy as np
 
+from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.messages import Array
 from edge_runtime.inference.session import GraphSession
+from edge_runtime.parallel_adapters import Batch
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED
-
-if TYPE_CHECKING:
-    from edge_runtime.contract.adapter import AdapterConfig
-    from edge_runtime.parallel_adapters import Batch
-    from edge_runtime.parallel_adapters.frozen_head import FrozenHead
-
-Array: TypeAlias = np.ndarray[Any, Any]
+from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 
 ADAPTER_GRAPH = "adapter.onnx"
 
@@ -26,13 +19,7 @@ class AdapterSession:
     def __init__(
         self, graph: bytes, config: AdapterConfig, head: FrozenHead | None = None, threads: int = 1
     ) -> None:
-        """Loads ``adapter.onnx``.
-
-        Args:
-            graph: the file's bytes.
-            config: shape of the adapter.
-            head: the frozen head, for language models.
-            threads: of ONNX Runtime.
+        """Loads the bytes of ``adapter.onnx``; ``head`` is a language model's frozen head.
 
         Raises:
             BadInputError: no ONNX model, or not of an adapter of that shape.
@@ -60,10 +47,9 @@ class AdapterSession:
         return self._run(batch)
 
     def last_features(self, batch: Batch) -> Array:
-        """What a language model's head reads of each sample's last token, (B, d) float32.
+        """The head's input of each sample's last (decoder) token, (B, d) float32.
 
-        Of the sequence that the model writes: an encoder-decoder's decoder. ``batch.targets``
-        are not read.
+        ``batch.targets`` are not read.
         """
         if not self._config.generative:
             raise ValueError(f"an adapter for {self._config.task} makes no features")
@@ -95,10 +81,9 @@ class AdapterSession:
             feeds["encoder_hidden"] = batch.encoder_hidden
             mask = _mask(batch.encoder_hidden, batch.encoder_lengths)
             feeds["encoder_attention_mask"] = mask
-        for name, layers in (
-            ("hidden", len(self._config.layers) - self._config.encoder_layers),
-            ("encoder_hidden", self._config.encoder_layers),
-        ):
+        encoder = self._config.encoder_layers
+        decoder = len(self._config.layers) - encoder
+        for name, layers in (("hidden", decoder), ("encoder_hidden", encoder)):
             expected = (layers, self._config.hidden_size)
             if name in feeds and (found := feeds[name].shape[::3]) != expected:
                 raise ValueError(f"{name} has (L, d) = {found}, the adapter {expected}")

@@ -4,16 +4,10 @@ What is drawn for a token depends on (seed, line, position) alone, never on how 
 grouped or which device drew.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, TypeAlias
-
 import numpy as np
 
-if TYPE_CHECKING:
-    from edge_runtime.contract.generation import GenerationOptions
-
-Array: TypeAlias = np.ndarray[Any, Any]
+from edge_runtime.contract.generation import GenerationOptions
+from edge_runtime.contract.messages import Array
 
 
 def choose_tokens(

@@ -1,7 +1,5 @@
 """Tunes the C library's allocator for arrays that come and go in every step."""
 
-from __future__ import annotations
-
 import ctypes
 import logging
 import sys

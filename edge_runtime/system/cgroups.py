@@ -5,8 +5,6 @@ Both versions are read: version 1, where each controller has a tree of its own, 
 makes groups; it finds trees and reads limits through this module too.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math

@@ -1,7 +1,5 @@
 """Measures this process: processor time per phase, memory, and its limits."""
 
-from __future__ import annotations
-
 import os
 import re
 import resource

@@ -1,29 +1,26 @@
 """Sums gradients over trainers: reduce-scatter, then all-gather, over the encrypted mesh.
 
-Of n trainers, trainer j reduces part j of the flat gradient. Everyone sends it that part,
-it adds the parts in the order of the trainers (so the sum has the same bits everywhere,
-whoever was first), and sends the sum to everyone. Each trainer sends and receives
-2 (n - 1) / n of the gradient a step, whatever n is. With its parts a trainer says what its
-sum is over, samples or counted tokens, so that all divide by the same global count.
+Of n trainers, trainer j reduces part j of the flat gradient: everyone sends it that part, it
+adds the parts in the order of the trainers (so that the sum has the same bits everywhere) and
+sends the sum to everyone. Each trainer sends and receives 2 (n - 1) / n of the gradient a
+step. A part comes with the count, of samples or tokens, that it is summed over, so that all
+divide by the same global count.
 
 A step's parts may arrive while this trainer still computes its own gradient; a peer can
 be at most one step ahead, since it cannot pass a step without everyone's part.
 """
 
-from __future__ import annotations
-
 import math
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
 from edge_runtime.contract.errors import AllReduceClosedError, RemoteError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import GradientPart, ReducedPart
+from edge_runtime.contract.messages import Array, GradientPart, ReducedPart
 
-Array: TypeAlias = np.ndarray[Any, Any]
 Part: TypeAlias = GradientPart | ReducedPart
 P = TypeVar("P", GradientPart, ReducedPart)
 
@@ -50,30 +47,23 @@ class AllReduce:
         send: Callable[[DeviceId, Part], None],
         rounding: Rounding,
     ) -> None:
-        """Sets the parts.
+        """Divides ``size`` values of a flat gradient among ``trainers``, in the session's order.
 
-        Args:
-            me: this trainer.
-            trainers: all trainers, in the session's order.
-            size: number of values in the flat gradient.
-            send: hands a message over for sending; must not block for long.
-            rounding: how values travel.
+        ``send`` hands a message over and must not block for long.
 
         Raises:
-            RemoteError: this device is not among the trainers.
+            RemoteError: ``me`` is not among the trainers.
         """
         if me not in trainers:
             raise RemoteError("a device was told to train but is not among the trainers")
         self._me, self._trainers, self._send = me, tuple(trainers), send
         self._rounding = rounding
         self._peers = [trainer for trainer in trainers if trainer != me]
-        bounds = np.linspace(0, size, len(trainers) + 1).astype(int)
-        self._parts = {
-            trainer: slice(int(bounds[i]), int(bounds[i + 1])) for i, trainer in enumerate(trainers)
-        }
+        bounds = np.linspace(0, size, len(trainers) + 1).astype(int).tolist()
+        parts = map(slice, bounds, bounds[1:])
+        self._parts = dict(zip(trainers, parts, strict=True))
         self._inbox: dict[tuple[type[Part], int, DeviceId], Part] = {}
-        self._step = 0
-        self._closed = False
+        self._step, self._closed = 0, False
         self._changed = threading.Condition()
 
     def deliver(self, sender: DeviceId, part: Part) -> None:
@@ -103,7 +93,7 @@ class AllReduce:
 
         Args:
             gradient: of this trainer's summed loss.
-            count: what that is the sum of: samples, or counted tokens.
+            count: samples, or counted tokens, that the loss is summed over.
 
         Returns:
             The counts of all trainers together.

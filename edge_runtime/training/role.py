@@ -6,38 +6,19 @@ Does not import torch; :mod:`edge_runtime.parallel_adapters` does, when an adapt
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edge_runtime.cache.session_cache import SampleCache
+from edge_runtime.contract import messages as m
 from edge_runtime.contract.adapter import TrainingOptions
 from edge_runtime.contract.errors import BadInputError, RemoteError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import (
-    CacheStatus,
-    EpochDone,
-    GradientPart,
-    MoveSamples,
-    OpenCache,
-    Outputs,
-    OwnSamples,
-    Progress,
-    ReducedPart,
-    SampleSet,
-    SamplesReady,
-    SetUpGeneration,
-    SetUpTraining,
-    States,
-    Stored,
-    TrainerState,
-    TrainingReady,
-)
 from edge_runtime.contract.order import epoch_order
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.messaging.outbox import Outbox
@@ -52,10 +33,6 @@ from .samples import OwnedSamples
 if TYPE_CHECKING:
     from edge_runtime.parallel_adapters import Trainer
 
-logger = logging.getLogger(__name__)
-
-Array: TypeAlias = np.ndarray[Any, Any]
-
 PROGRESS_SECONDS = 0.25
 EVALUATION_BATCH = 32
 
@@ -67,64 +44,58 @@ TRAINING_THREADS = 1
 class _Training:
     options: TrainingOptions
     trainer: Trainer
-    exchange: AllReduce
+    all_reduce: AllReduce
 
 
 class TrainerRole:
-    """One trainer. ``store`` and ``deliver`` may be called by the I/O thread, the rest by the
-    compute thread.
-    """  # noqa: D205
+    """One trainer. ``store`` and ``deliver`` are for the I/O thread too, the rest is not."""
 
     def __init__(self, *, me: DeviceId, home: Path, outbox: Outbox) -> None:
         self._me, self._home, self._outbox = me, home, outbox
         self._cache: SampleCache | None = None
-        self._owned: dict[SampleSet, OwnedSamples] = {}
+        self._owned: dict[m.SampleSet, OwnedSamples] = {}
         self._training: _Training | None = None
-        self._predict: Callable[[Batch], Array] | None = None
+        self._predict: Callable[[Batch], m.Array] | None = None
         self._language: LanguageModel | None = None
         self._generator: Generator | None = None
 
     # ---- cache
 
-    def open_cache(self, request: OpenCache) -> None:
+    def open_cache(self, request: m.OpenCache) -> None:
         """Opens the cache and says which of the asked samples it holds."""
         self._close_cache()
-        cache = SampleCache(request, self._home / "cache")
-        self._cache = cache
-        status = CacheStatus(held=cache.held(request.keys), bytes_used=cache.bytes_used)
+        self._cache = cache = SampleCache(request, self._home / "cache")
+        status = m.CacheStatus(held=cache.held(request.keys), bytes_used=cache.bytes_used)
         self._outbox.to_coordinator(status)
 
-    def store(self, states: States) -> None:
+    def store(self, states: m.States) -> None:
         """Keeps states and tells the coordinator.
 
         Raises:
             RemoteError: nobody asked for them, they do not fit the cache, or none is open.
         """
         self._opened().append(states)
-        self._outbox.to_coordinator(
-            Stored(number=states.number, layers=states.layers, samples=len(states.keys))
-        )
+        stored = m.Stored(number=states.number, layers=states.layers, samples=len(states.keys))
+        self._outbox.to_coordinator(stored)
 
-    def move(self, request: MoveSamples) -> None:
+    def move(self, request: m.MoveSamples) -> None:
         """Sends cached states to their new owner."""
         for states in self._opened().messages(request.number, request.keys, request.layers):
             self._outbox.wait_for_room()
             self._outbox.to_peer(request.to, states)
 
-    def own(self, request: OwnSamples) -> None:
-        """Takes note of the samples, makes the cache durable and says which it lacks."""
+    def own(self, request: m.OwnSamples) -> None:
+        """Notes the samples, makes the cache durable and says which it lacks."""
         cache = self._opened()
         if not cache.layers.keys() <= request.lengths.keys():
             raise RemoteError("samples lack a sequence that is cached")
         cache.flush()
-        ready = SamplesReady(
-            which=request.which,
-            missing=request.indices[~cache.held(request.keys)],
-            cache_bytes=cache.bytes_used,
-            cache_samples=cache.samples,
+        missing = request.indices[~cache.held(request.keys)]
+        used, samples, which = cache.bytes_used, cache.samples, request.which
+        self._owned[which] = OwnedSamples(request, cache)
+        self._outbox.to_coordinator(
+            m.SamplesReady(which=which, missing=missing, cache_bytes=used, cache_samples=samples)
         )
-        self._owned[request.which] = OwnedSamples(request, cache)
-        self._outbox.to_coordinator(ready)
 
     def _opened(self) -> SampleCache:
         if self._cache is None:
@@ -139,27 +110,27 @@ class TrainerRole:
 
     # ---- adapter
 
-    def set_up(self, request: SetUpTraining, files: WeightStore) -> None:
+    def set_up(self, request: m.SetUpTraining, files: WeightStore) -> None:
         """Makes the adapter, new or from a state; the request's files are in ``files``.
 
         Where nothing will be trained, the adapter is a graph, which needs no PyTorch.
         """
-        head = None
+        config, head, parameters = request.config, None, 0
         if request.head is not None:
-            head = FrozenHead.open(files.path(request.head), request.config)
+            head = FrozenHead.open(files.path(request.head), config)
         if request.adapter_graph is None:
-            self._set_up_trainer(request, head, files)
-            return
-        graph = files.path(request.adapter_graph).read_bytes()
-        adapter = AdapterSession(graph, request.config, head, threads=TRAINING_THREADS)
-        self._predict = adapter.outputs
-        if head is not None:
-            self._language = LanguageModel(config=request.config, adapter=adapter, head=head)
-        self._outbox.to_coordinator(TrainingReady(parameters=0))
+            parameters = self._set_up_trainer(request, head, files)
+        else:
+            graph = files.path(request.adapter_graph).read_bytes()
+            adapter = AdapterSession(graph, config, head, threads=TRAINING_THREADS)
+            self._predict = adapter.outputs
+            if head is not None:
+                self._language = LanguageModel(config=config, adapter=adapter, head=head)
+        self._outbox.to_coordinator(m.TrainingReady(parameters=parameters))
 
     def _set_up_trainer(
-        self, request: SetUpTraining, head: FrozenHead | None, files: WeightStore
-    ) -> None:
+        self, request: m.SetUpTraining, head: FrozenHead | None, files: WeightStore
+    ) -> int:
         from edge_runtime.parallel_adapters import Trainer
         from edge_runtime.parallel_adapters.rounding import HalfPrecision
 
@@ -174,22 +145,22 @@ class TrainerRole:
         )
         if request.state.size:
             trainer.load_state(request.state.tobytes())
-        exchange = AllReduce(
+        all_reduce = AllReduce(
             me=self._me,
             trainers=request.trainers,
             size=trainer.parameters,
             send=self._outbox.to_peer,
             rounding=HalfPrecision(),
         )
-        self._training = _Training(request.options, trainer, exchange)
+        self._training = _Training(request.options, trainer, all_reduce)
         self._predict = trainer.outputs
-        self._outbox.to_coordinator(TrainingReady(parameters=trainer.parameters))
+        return trainer.parameters
 
-    def deliver(self, sender: DeviceId, part: GradientPart | ReducedPart) -> None:
-        """A peer's part of a step."""
+    def deliver(self, sender: DeviceId, part: m.GradientPart | m.ReducedPart) -> None:
+        """Takes in a peer's part of a step."""
         if self._training is None:
             raise RemoteError(f"{sender} sent a gradient before training was set up")
-        self._training.exchange.deliver(sender, part)
+        self._training.all_reduce.deliver(sender, part)
 
     def train_epoch(self, epoch: int) -> None:
         """Trains one epoch, in step with the other trainers."""
@@ -208,24 +179,20 @@ class TrainerRole:
         samples, count, loss_sum = 0, 0, 0.0
         for chosen in steps:
             loss, counted = _sum_gradients(training.trainer, owned, chosen)
-            loss_sum += loss
-            if not math.isfinite(loss_sum):
+            if not math.isfinite(loss_sum := loss_sum + loss):
                 raise BadInputError("the loss is not finite; lower the learning rate")
             # Of language models' samples, a step's may be cut before anything that counts.
-            gradient /= max(1, training.exchange.reduce(gradient, counted))
+            gradient /= max(1, training.all_reduce.reduce(gradient, counted))
             training.trainer.apply(gradient)
             samples, count = samples + len(chosen), count + counted
             if time.monotonic() - reported > PROGRESS_SECONDS:
                 reported = time.monotonic()
-                progress = Progress(epoch=epoch, samples=samples, count=count, loss_sum=loss_sum)
+                progress = m.Progress(epoch=epoch, samples=samples, count=count, loss_sum=loss_sum)
                 self._outbox.to_coordinator(progress)
+        seconds = time.monotonic() - began
         self._outbox.to_coordinator(
-            EpochDone(
-                epoch=epoch,
-                samples=samples,
-                count=count,
-                loss_sum=loss_sum,
-                seconds=time.monotonic() - began,
+            m.EpochDone(
+                epoch=epoch, samples=samples, count=count, loss_sum=loss_sum, seconds=seconds
             )
         )
 
@@ -237,21 +204,21 @@ class TrainerRole:
         by_length = np.argsort(owned.tokens, kind="stable")
         pieces = [
             piece
-            for start in range(0, len(by_length), EVALUATION_BATCH)
+            for start in range(0, max(1, len(by_length)), EVALUATION_BATCH)
             for piece in owned.pieces(by_length[start : start + EVALUATION_BATCH])
         ]
         found = np.concatenate([self._predict(owned.batch(piece)) for piece in pieces])
         outputs = np.empty_like(found)
         outputs[np.concatenate(pieces)] = found
-        self._outbox.to_coordinator(Outputs(indices=owned.request.indices, outputs=outputs))
+        self._outbox.to_coordinator(m.Outputs(indices=owned.request.indices, outputs=outputs))
 
     # ---- generation
 
-    def set_up_generation(self, request: SetUpGeneration) -> None:
+    def set_up_generation(self, request: m.SetUpGeneration) -> None:
         """Gets ready to choose tokens, if this device has a language model's adapter."""
         self._generator = Generator(request, self._language) if self._language else None
 
-    def keep(self, states: States) -> None:
+    def keep(self, states: m.States) -> None:
         """Keeps states that this device's own stage made, or that are of sequences.
 
         Raises:
@@ -259,14 +226,12 @@ class TrainerRole:
         """
         if states.sequences is None:
             self.store(states)
-            return
-        if self._generator is None:
+        elif self._generator is None:
             raise RemoteError("states of sequences came before generation was set up")
-        chosen = self._generator.take(states)
-        if chosen is not None:
+        elif (chosen := self._generator.take(states)) is not None:
             self._outbox.to_coordinator(chosen)
 
-    def release(self, lines: Array) -> None:
+    def release(self, lines: m.Array) -> None:
         """Forgets sequences."""
         if self._generator is not None:
             self._generator.release(lines)
@@ -274,12 +239,12 @@ class TrainerRole:
     def send_state(self) -> None:
         """Sends adapter and optimizer."""
         data = np.frombuffer(self._trained().trainer.state(), np.uint8)
-        self._outbox.to_coordinator(TrainerState(data=data))
+        self._outbox.to_coordinator(m.TrainerState(data=data))
 
     def close(self) -> None:
         """Ends a waiting step and makes the cache durable."""
         if self._training is not None:
-            self._training.exchange.close()
+            self._training.all_reduce.close()
         self._close_cache()
 
     def _trained(self) -> _Training:
@@ -287,26 +252,20 @@ class TrainerRole:
             raise RemoteError("training was not set up")
         return self._training
 
-    def _samples(self, which: SampleSet) -> OwnedSamples:
-        samples = self._owned.get(which)
-        if samples is None:
+    def _samples(self, which: m.SampleSet) -> OwnedSamples:
+        if which not in self._owned:
             raise RemoteError(f"this device owns no {which} samples")
-        return samples
+        return self._owned[which]
 
 
-def _sum_gradients(trainer: Trainer, owned: OwnedSamples, chosen: Array) -> tuple[float, int]:
+def _sum_gradients(trainer: Trainer, owned: OwnedSamples, chosen: m.Array) -> tuple[float, int]:
     """Summed loss of the samples and its count; ``trainer.flat_gradient`` has its gradient."""
-    gradient = trainer.flat_gradient
-    if not len(chosen):
-        gradient[:] = 0
-        return 0.0, 0
     loss, count = 0.0, 0
-    pieces = owned.pieces(chosen)
-    total = np.zeros_like(gradient)
-    for piece in pieces:
+    total = np.zeros_like(trainer.flat_gradient)
+    for piece in owned.pieces(chosen) if len(chosen) else ():
         batch = owned.batch(piece)
         loss += trainer.gradients(batch)
         count += batch.count
-        total += gradient
-    gradient[:] = total
+        total += trainer.flat_gradient
+    trainer.flat_gradient[:] = total
     return loss, count

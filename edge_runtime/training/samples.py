@@ -1,17 +1,11 @@
 """The samples that a trainer owns, and how they are made into batches."""
 
-from __future__ import annotations
-
-from typing import Any, TypeAlias
-
 import numpy as np
 
 from edge_runtime.cache.session_cache import SampleCache
-from edge_runtime.contract.messages import OwnSamples
+from edge_runtime.contract.messages import Array, OwnSamples
 from edge_runtime.parallel_adapters import Batch
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 BATCH_BYTES = 16 << 20
 """Most hidden states of a batch that is trained on at once, if one sample's are not more. A
@@ -24,17 +18,13 @@ class OwnedSamples:
     """One data set's samples on this device, with their cached states."""
 
     def __init__(self, request: OwnSamples, cache: SampleCache) -> None:
-        self.request = request
-        self._cache = cache
+        self.request, self._cache = request, cache
         self._of_tokens = request.targets.dtype == np.int32
         """Whether every token has a target."""
         self.tokens: Array = np.sum([each.astype(np.int64) for each in request.lengths.values()], 0)
         """Of each sample, over all of its sequences, (N,) int64."""
         if self._of_tokens:
             self._ends = np.cumsum(request.lengths["decoder"], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.request.keys)
 
     def pieces(self, chosen: Array) -> list[Array]:
         """Splits a batch into parts whose states fit ``BATCH_BYTES``, alike in length."""
@@ -70,8 +60,8 @@ class OwnedSamples:
         if not self._of_tokens:
             return self.request.targets[chosen]
         padded = np.full((len(chosen), longest), NOT_COUNTED, np.int64)
-        for row, end, length in zip(
-            padded, self._ends[chosen], self.request.lengths["decoder"][chosen], strict=True
-        ):
+        lengths = self.request.lengths["decoder"]
+        for row, sample in zip(padded, chosen, strict=True):
+            end, length = self._ends[sample], lengths[sample]
             row[:length] = self.request.targets[end - length : end]
         return padded

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator.api import generate as generating
+from coordinator.api import run as running
 from coordinator.api.adapter_config import AdapterChoice, DataTraits, adapter_config
+from coordinator.api.generate import generate_tokens
+from coordinator.api.trained_run import TrainedRun
 from coordinator.cluster.host import Cluster
 from coordinator.cluster.observer import NullObserver
 from coordinator.protocol.job import Continuation
-from coordinator.runs.run_folder import RunFolder
 from coordinator.tokenization import PromptTokenizer
 from devices.specification import parse_emulate
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions, adapter_weights
@@ -76,15 +77,15 @@ def write(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[lis
     def run(bundle: Bundle, path: Path, cut: int, **options: Any) -> list[list[int]]:
         blocks = len(bundle.manifest.blocks)
         monkeypatch.setattr(
-            generating, "planner", lambda *_, **__: lambda profiles: two_stages(blocks, cut)
+            running, "planner", lambda *_, **__: lambda profiles: two_stages(blocks, cut)
         )
-        config, adapter = RunFolder(path).read_adapter_graph()
         task = Continuation(
             prompts=samples_of(bundle, PROMPTS),
             options=GenerationOptions(max_new_tokens=MOST, **options),
         )
         cluster = Cluster(emulate=parse_emulate("laptop,laptop"))
-        return generating.generate_tokens(bundle, config, adapter, task, cluster, NullObserver())
+        trained = TrainedRun.open(path, bundle.path)
+        return generate_tokens(trained, task, cluster, NullObserver())
 
     return run
 

@@ -13,14 +13,10 @@ import pytest
 
 from coordinator.api.adapter_config import AdapterChoice
 from coordinator.api.inputs import prepare
-from coordinator.api.run import serve
-from coordinator.cluster.host import Cluster, open_host
+from coordinator.api.run import run_session
+from coordinator.cluster.host import Cluster
 from coordinator.cluster.observer import NullObserver
-from coordinator.planner.plan import planner
-from coordinator.planner.problem.problem import Problem
-from coordinator.protocol.job import Job
 from coordinator.protocol.record import SessionRecord
-from coordinator.session.machine import Session
 from devices.specification import parse_emulate
 from edge_runtime.contract.adapter import TrainingOptions
 from edge_runtime.contract.ids import DeviceId
@@ -73,32 +69,12 @@ def run(
         assert prepared.config.layers[-1] + 1 == BLOCKS
         emulated = ",".join(DEVICES.format({"y": "yes", "n": "no"}[each]) for each in trains)
 
-        def decide(problem: Problem) -> Plan:
-            return plan
-
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PACPLUS_HOME", str(folder / "home"))
-            with open_host(Cluster(emulate=parse_emulate(emulated))) as host:
-                session = Session(
-                    Job(
-                        manifest=prepared.bundle.manifest,
-                        config=prepared.config,
-                        options=options,
-                        tables=prepared.tables,
-                        devices=host.devices,
-                        make_plan=planner(
-                            prepared.bundle.manifest,
-                            prepared.config,
-                            options,
-                            prepared.tables,
-                            "fp16",
-                            decide=decide,
-                        ),
-                        local=True,
-                    )
-                )
-                serve(host, prepared.bundle, session, NullObserver())
-        return session.record
+            cluster = Cluster(emulate=parse_emulate(emulated))
+            return run_session(
+                cluster, prepared, NullObserver(), cache_dtype="fp16", decide=lambda _problem: plan
+            ).record
 
     return train
 

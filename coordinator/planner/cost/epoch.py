@@ -1,17 +1,11 @@
 """Predicts the wall seconds of an adapter epoch: one function a term. Pure."""
 
-from __future__ import annotations
+from collections.abc import Mapping, Sequence
 
-from typing import TYPE_CHECKING
-
+from coordinator.planner.problem.problem import Problem
+from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.order import steps_per_epoch
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from coordinator.planner.problem.problem import Problem
-    from edge_runtime.contract.ids import DeviceId
-    from edge_runtime.contract.profile import DeviceProfile
+from edge_runtime.contract.profile import DeviceProfile
 
 GRADIENT_BYTES = 2
 """Gradients travel as half precision."""

@@ -4,10 +4,8 @@ The terms are in :mod:`.memory`, :mod:`.fill` and :mod:`.epochs`. Not counted, s
 measures it: writing and reading the cache on disks slower than the processor.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
+from coordinator.planner.problem.problem import Problem
+from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.order import steps_per_epoch
 from edge_runtime.contract.plan import DevicePrediction, Plan, Prediction, Stage
 
@@ -22,10 +20,6 @@ from .fill import (
     stage_latency_seconds,
 )
 from .memory import shard_storage_bytes, stage_memory_bytes, trainer_memory_bytes
-
-if TYPE_CHECKING:
-    from coordinator.planner.problem.problem import Problem
-    from edge_runtime.contract.ids import DeviceId
 
 
 def evaluate(problem: Problem, plan: Plan) -> Prediction:
@@ -71,7 +65,7 @@ def _predict(problem: Problem, plan: Plan, device: DeviceId) -> DevicePrediction
         epoch_seconds=shards_epoch_seconds(problem, profile, owned) if owned else 0.0,
         sent_bytes=float(sent_bytes(problem, first, last, owning).at(share)),
         received_bytes=float(received_bytes(problem, first, last, owning).at(share)),
-        fill_parts={name: float(line.at(share)) for name, line in parts.items()},
+        fill_parts={name: float(cost.at(share)) for name, cost in parts.items()},
         epoch_parts=_epoch_parts(problem, plan, profile.device) if owned else {},
     )
 

@@ -12,17 +12,14 @@ micro-batch through all stages.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
+from coordinator.planner.problem.problem import Problem
+from edge_runtime.contract.profile import DeviceProfile
+
 from .memory import Number
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from coordinator.planner.problem.problem import Problem
-    from edge_runtime.contract.profile import DeviceProfile
 
 SERVED_MESSAGES = 3
 """Of a stage for each micro-batch: it comes, the boundary goes on, the coordinator hears."""
@@ -95,7 +92,7 @@ class StageLoad:
 
     def seconds(self, share: Number) -> Number:
         """Returns the longest of them."""
-        return np.maximum.reduce([line.at(share) for line in self.limits])
+        return np.maximum.reduce([cost.at(share) for cost in self.limits])
 
 
 # Computing.

@@ -3,16 +3,12 @@
 ``first`` and ``last`` are cuts, or arrays of cuts: blocks ``[first, last)``.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from coordinator.planner.problem.problem import FLOAT_BYTES, Problem
-
-if TYPE_CHECKING:
-    from edge_runtime.contract.profile import DeviceProfile
+from edge_runtime.contract.profile import DeviceProfile
 
 Number: TypeAlias = Any
 """A number, or an array of numbers where cuts or shares are arrays."""

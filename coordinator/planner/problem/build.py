@@ -1,7 +1,5 @@
 """Builds the planner's problem from a bundle, data and measured profiles, and its plan."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 

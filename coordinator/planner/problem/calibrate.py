@@ -1,7 +1,5 @@
 """Calibrates measured profiles: a time for every block, and times as they are in a run. Pure."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import TypeVar
 

@@ -1,7 +1,5 @@
 """From links measured pair by pair to one up rate, down rate and latency a device. Pure."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping

@@ -1,19 +1,14 @@
 """Describes everything that a plan is judged by: model, data, devices. Pure."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from edge_runtime.contract.manifest import HIDDEN_PREFIX
-
-if TYPE_CHECKING:
-    from edge_runtime.contract.ids import DeviceId
-    from edge_runtime.contract.manifest import Manifest, Stream
-    from edge_runtime.contract.profile import DeviceProfile
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.manifest import HIDDEN_PREFIX, Manifest, Stream
+from edge_runtime.contract.profile import DeviceProfile
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 

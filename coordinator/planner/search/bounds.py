@@ -1,16 +1,11 @@
 """Bounds the fill from below, whoever owns what: the planner skips what this rules out. Pure."""
 
-from __future__ import annotations
-
 import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from coordinator.planner.cost.fill import block_seconds, fill_seconds, micro_batches
-
-if TYPE_CHECKING:
-    from coordinator.planner.problem.problem import Array, Problem
+from coordinator.planner.problem.problem import Array, Problem
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

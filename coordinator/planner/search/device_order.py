@@ -6,19 +6,14 @@ run whose share steps suffice is the best one, so a state of the programme is a 
 place in the order. Every pipeline is the best one of some order.
 """
 
-from __future__ import annotations
-
 import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from coordinator.planner.problem.problem import Array
+
 from .pipeline import Pipeline, build_pipeline
-
-if TYPE_CHECKING:
-    from coordinator.planner.problem.problem import Array
-
-    from .stage_costs import Loads
+from .stage_costs import Loads
 
 UNREACHED = 1e6
 """Seconds, for each block without a stage and each owner that needs a stage and has none."""
@@ -113,21 +108,19 @@ class DeviceOrders:
     def _runs(self, orders: Array) -> tuple[Array, Array]:
         """(I, K, D + 1) where the shortest run begins that ends at a place, and its latency."""
         done = _before(self._steps[:, orders])
-        width = done.shape[-1]
-        row = np.arange(done.size).reshape(done.shape) // width
-        # Rows behind one another, each far enough above the one before, are one rising row.
-        rising = (done + row * (2 * self._share_steps * width)).ravel()
+        width, row = done.shape[-1], np.arange(done[..., 0].size).reshape(*done.shape[:2], 1)
+        # Rows behind one another, each above all of the one before, are one rising row.
+        rising = (done + row * (self._share_steps * (width + 1))).ravel()
         begins = np.searchsorted(rising, rising - self._share_steps, side="right") - 1
-        suffices = (done >= self._share_steps).ravel()
+        suffices = done >= self._share_steps
         ends = np.flatnonzero(suffices)
         latencies = self._latencies[:, orders]
         latencies = np.concatenate([latencies, np.zeros_like(latencies[..., :1])], axis=-1)
-        longest = np.full(done.size, np.inf)
+        longest = np.full(done.shape, np.inf)
         if len(ends):
             runs = np.stack([begins[ends], ends], axis=1).ravel()
-            longest[ends] = np.maximum.reduceat(latencies.ravel(), runs)[::2]
-        starts = np.where(suffices, begins - row.ravel() * width, 0)
-        return starts.reshape(done.shape), longest.reshape(done.shape)
+            longest[suffices] = np.maximum.reduceat(latencies.ravel(), runs)[::2]
+        return np.where(suffices, begins.reshape(done.shape) - row * width, 0), longest
 
 
 def _before(values: Array) -> Array:

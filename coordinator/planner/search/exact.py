@@ -9,20 +9,15 @@ A *set* has so many devices of each group; sets are numbered in mixed radix, so 
 number of a union of sets is the sum of their numbers.
 """
 
-from __future__ import annotations
-
 import functools
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from coordinator.planner.problem.problem import Array
+
 from .pipeline import Pipeline, build_pipeline, never_better_with_more
-
-if TYPE_CHECKING:
-    from coordinator.planner.problem.problem import Array
-
-    from .stage_costs import Loads
+from .stage_costs import Loads
 
 
 def count_sets(loads: Loads) -> int:

@@ -1,17 +1,12 @@
 """Explains why no plan fits, and what would make one fit. Pure."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math
-from typing import TYPE_CHECKING
 
 from coordinator.planner.cost import memory
-
-if TYPE_CHECKING:
-    from coordinator.planner.problem.problem import Problem
-    from edge_runtime.contract.profile import DeviceProfile
+from coordinator.planner.problem.problem import Problem
+from edge_runtime.contract.profile import DeviceProfile
 
 _STEP_BYTES = 100_000  # how exactly a lack of memory is found
 

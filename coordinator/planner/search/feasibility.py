@@ -1,16 +1,12 @@
 """Checks whether a given plan fits its devices, and lists what they lack. Pure."""
 
-from __future__ import annotations
-
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from coordinator.planner.cost.memory import MEMORY_USE
-
-if TYPE_CHECKING:
-    from coordinator.planner.problem.problem import Problem
-    from edge_runtime.contract.ids import DeviceId
-    from edge_runtime.contract.plan import Plan, Prediction
+from coordinator.planner.problem.problem import Problem
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.plan import Plan, Prediction
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

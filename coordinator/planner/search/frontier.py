@@ -7,17 +7,14 @@ the limit ``low`` and the latency known for ``high``: what cannot beat the best 
 found is never looked into.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import heapq
 import itertools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
-if TYPE_CHECKING:
-    from .pipeline import Pipeline
+from .pipeline import Pipeline
 
 Oracle: TypeAlias = Callable[[float], "Pipeline | None"]
 Seconds: TypeAlias = Callable[[float, float], float]

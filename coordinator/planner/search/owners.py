@@ -5,24 +5,18 @@ short as it can be; the planner chooses among the sets. Alike devices are interc
 of sets that differ only in which of them they take, one is tried.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import heapq
 import itertools
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from coordinator.planner.cost.epoch import epoch_seconds, shards_epoch_seconds
 from coordinator.planner.cost.memory import free_memory_bytes, shard_storage_bytes
+from coordinator.planner.problem.problem import Problem
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Owner
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from coordinator.planner.problem.problem import Problem
-    from edge_runtime.contract.profile import DeviceProfile
+from edge_runtime.contract.profile import DeviceProfile
 
 MAX_SETS = 512
 """Sets of trainers that are all tried; of more, only the fastest one of each size."""

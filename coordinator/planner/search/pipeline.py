@@ -1,21 +1,15 @@
 """Builds pipelines from stages of so many devices of each group. Pure."""
 
-from __future__ import annotations
-
 import collections
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
+from edge_runtime.contract.ids import DeviceId
+
 from .shares import best_steps
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from edge_runtime.contract.ids import DeviceId
-
-    from .stage_costs import Group, Loads
+from .stage_costs import Group, Loads
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,17 +1,12 @@
 """Shares a stage's micro-batches among its devices as well as can be. Pure."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from coordinator.planner.problem.problem import Array
 
-    from coordinator.planner.problem.problem import Array
-
-    from .stage_costs import Group
+from .stage_costs import Group
 
 
 def best_steps(members: Sequence[Group], interval: int, share_steps: int) -> list[int]:

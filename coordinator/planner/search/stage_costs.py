@@ -4,24 +4,18 @@ Devices that differ in nothing but their names, shards included, form a group: t
 counts how many of a group a stage has. An *interval* is a stage's blocks ``[first, last)``.
 """
 
-from __future__ import annotations
-
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from coordinator.planner.cost.fill import OwnedFraction, fill_load, stage_latency_seconds
 from coordinator.planner.cost.memory import free_memory_bytes, stage_memory_bytes
+from coordinator.planner.problem.problem import Array, Problem
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.profile import DeviceProfile
 
 from .owners import alike_devices
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from coordinator.planner.problem.problem import Array, Problem
-    from edge_runtime.contract.ids import DeviceId
-    from edge_runtime.contract.profile import DeviceProfile
 
 _ROUNDING = 1e-9
 """Of a share step: what a product of floats may miss a whole number by."""

@@ -4,12 +4,9 @@ Same terms as :mod:`.epochs`. Nobody waits for anybody but for the messages that
 a fast trainer may be a round ahead.
 """
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
 
 from coordinator.planner.cost.epoch import (
     ROUNDS,
@@ -17,14 +14,12 @@ from coordinator.planner.cost.epoch import (
     all_reduced_bytes,
     shards_epoch_seconds,
 )
+from coordinator.planner.problem.problem import Problem
+from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.order import steps_per_epoch
+from edge_runtime.contract.plan import Plan
 
 from .event_queue import Network, Station, Timeline
-
-if TYPE_CHECKING:
-    from coordinator.planner.problem.problem import Problem
-    from edge_runtime.contract.ids import DeviceId
-    from edge_runtime.contract.plan import Plan
 
 
 class EpochPlay:

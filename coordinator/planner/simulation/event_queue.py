@@ -1,7 +1,5 @@
 """Events in the order of their time, and resources that serve one thing after the other. Pure."""
 
-from __future__ import annotations
-
 import dataclasses
 import heapq
 import itertools

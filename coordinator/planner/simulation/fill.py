@@ -6,13 +6,10 @@ processor and carried by links one after the other; the next micro-batch is deal
 is stored everywhere and the window has room for it, as the session does it.
 """
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
 
 from coordinator.planner.cost.fill import (
     SERVED_MESSAGES,
@@ -22,14 +19,12 @@ from coordinator.planner.cost.fill import (
     state_bytes,
 )
 from coordinator.planner.dispatch import Router, window
+from coordinator.planner.problem.problem import Problem
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.plan import Plan
+from edge_runtime.contract.profile import DeviceProfile
 
 from .event_queue import Network, Station, Timeline
-
-if TYPE_CHECKING:
-    from coordinator.planner.problem.problem import Problem
-    from edge_runtime.contract.ids import DeviceId
-    from edge_runtime.contract.plan import Plan
-    from edge_runtime.contract.profile import DeviceProfile
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

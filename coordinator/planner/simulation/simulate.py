@@ -9,22 +9,17 @@ goes on at the pace of the second half of those, which is exact where that half 
 Of an epoch ``PLAYED_STEPS``, which are all alike; the rest goes on at the pace of the last.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
+from coordinator.planner.problem.problem import Problem
+from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.order import steps_per_epoch
+from edge_runtime.contract.plan import Plan
 
 from .epoch import EpochPlay
 from .event_queue import Interval, Lane, Network, Station, Timeline
 from .fill import FillPlay
-
-if TYPE_CHECKING:
-    from coordinator.planner.problem.problem import Problem
-    from edge_runtime.contract.ids import DeviceId
-    from edge_runtime.contract.plan import Plan
 
 __all__ = ["Interval", "Lane", "Simulation", "simulate"]
 

@@ -170,6 +170,11 @@ class LoadStage(Message):
         """One or two, to be run one after the other."""
         return (self.stage, *((self.rest,) if self.rest else ()))
 
+    @property
+    def files(self) -> tuple[FileSpec, ...]:
+        """What must be fetched before."""
+        return tuple(file for part in self.parts for file in part.files)
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Destination:

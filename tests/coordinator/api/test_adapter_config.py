@@ -82,8 +82,8 @@ def test_a_causal_language_model_writes_its_vocabulary_through_the_frozen_head()
 
 
 def test_a_decoder_that_classifies_is_pooled_and_looks_both_ways():
-    learnt = DataTraits(labels=("a", "b", "c"))
-    config = adapter_config(DECODER, "classification", AdapterChoice(), learnt)
+    traits = DataTraits(labels=("a", "b", "c"))
+    config = adapter_config(DECODER, "classification", AdapterChoice(), traits)
     assert (config.num_outputs, config.causal, config.logit_scale) == (3, False, 1.0)
 
 
@@ -95,9 +95,9 @@ def test_an_encoder_decoder_reads_both_stacks():
     assert config.causal
 
 
-def test_regression_is_standardised():
-    learnt = DataTraits(values=np.array([1, 2, 6], np.float32))
-    config = adapter_config(ENCODER, "regression", AdapterChoice(), learnt)
+def test_regression_is_standardized():
+    traits = DataTraits(values=np.array([1, 2, 6], np.float32))
+    config = adapter_config(ENCODER, "regression", AdapterChoice(), traits)
     assert (config.num_outputs, config.target_mean) == (1, 3.0)
 
 

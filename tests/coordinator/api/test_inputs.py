@@ -73,7 +73,7 @@ def test_texts_that_are_too_long_are_counted_over_both_files(model, write):
     assert found.tables["train"].samples.lengths.max() == 8
 
 
-def test_regression_targets_are_standardised_by_those_of_training(model, write):
+def test_regression_targets_are_standardized_by_those_of_training(model, write):
     lines = [{"text": "a", "label": value} for value in (1.0, 2.0, 6.0)]
     config = prepared(model, write("train", lines), task="regression").config
     assert (config.num_outputs, config.labels) == (1, ())

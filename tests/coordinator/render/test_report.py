@@ -2,20 +2,14 @@ import dataclasses
 import io
 import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from coordinator.api.train import Prediction
-from coordinator.cli import main as cli
-from coordinator.protocol.actions import Record
-from coordinator.protocol.record import DeviceRecord, EpochRecord, SessionRecord
-from coordinator.render.live_progress import LiveDisplay
+from coordinator.api.predict import Prediction
 from coordinator.render.report import show_predictions, show_report
 from coordinator.runs.report import CacheReport, DeviceReport, EpochReport, FillReport, Report
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import Progress
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 from edge_runtime.contract.plan import Prediction as PlanPrediction
 
@@ -122,45 +116,3 @@ def test_labels_are_shown_as_they_are(label):
     seen = console()
     show_predictions([Prediction(label=label, scores={label: 1.0})], seen)
     assert text_of(seen) == f"{label}  (1.000)\n"
-
-
-@pytest.mark.parametrize("reason", HOSTILE)
-def test_reasons_are_shown_as_they_are(reason):
-    seen = console()
-    fields = {"device": "pi", "reason": reason}
-    LiveDisplay(seen).event(Record(event="device_lost", fields=fields))
-    assert text_of(seen) == f"pi was lost: {reason}\n"
-
-
-def test_escape_sequences_do_not_reach_the_terminal():
-    seen = console()
-    fields = {"device": "pi", "reason": "\x1b[2J"}
-    LiveDisplay(seen).event(Record(event="device_lost", fields=fields))
-    assert "\x1b" not in text_of(seen)
-
-
-def test_the_rate_of_an_epoch_is_counted_from_its_own_start():
-    progress = Progress(epoch=2, samples=50, count=400, loss_sum=600.0)
-    record = SessionRecord(
-        devices={NAMES[0]: DeviceRecord(roles=("trainer",), progress=progress)},
-        epochs=[EpochRecord(epoch=1, began=100.0), EpochRecord(epoch=2, began=190.0)],
-    )
-    job = SimpleNamespace(
-        tables={"train": range(100)}, options=SimpleNamespace(epochs=3), devices=NAMES[:1]
-    )
-    session = SimpleNamespace(phase="training", record=record, job=job)
-    seen = console()
-    seen.print(LiveDisplay(seen)._progress(session, 200.0))
-    assert "50 of 100 samples, 5 samples/s, loss 1.5000" in text_of(seen)
-
-
-def test_the_demo_with_json_keeps_stdout_for_the_object(monkeypatch, capsys, tmp_path):
-    def run_demo(output, results):
-        results.print("a table")
-        return {"run": str(output)}
-
-    monkeypatch.setattr("coordinator.cli.demo.run_demo", run_demo)
-    cli.demo(tmp_path, as_json=True)
-    printed = capsys.readouterr()
-    assert printed.out == f'{{"run": "{tmp_path}"}}\n'
-    assert printed.err == "a table\n"

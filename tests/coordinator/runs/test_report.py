@@ -98,7 +98,7 @@ def test_a_devices_part_says_what_it_did_and_what_it_took():
     seen.observe(A, BatchServed(number=0, stage=0, seconds=0.5))
     seen.observe(A, BatchServed(number=1, stage=0, seconds=0.25))
     seen.observe(A, USAGE)
-    first, second = device_reports(seen, [A, B], {A: "jetson-nano", B: ""})
+    first, second = device_reports(seen, {A: "jetson-nano", B: ""})
     assert (first.id, first.profile, first.roles) == ("a", "jetson-nano", ("backbone",))
     assert (first.blocks, first.shards, first.served_batches) == ((0, 3), 0, 2)
     assert (first.peak_rss_bytes, first.sent_bytes, first.received_bytes) == (100, 20, 30)
@@ -109,7 +109,7 @@ def test_a_devices_part_says_what_it_did_and_what_it_took():
 
 
 def test_reports_are_plain_json():
-    plain = to_plain(device_reports(record(), [A, B], {A: "", B: ""}))
+    plain = to_plain(device_reports(record(), {A: "", B: ""}))
     assert json.loads(json.dumps(plain))[0]["blocks"] == [0, 3]
 
 

@@ -17,7 +17,8 @@ from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 from edge_runtime.contract.profile import DeviceProfile
 from edge_runtime.contract.sample import Ragged, Samples, sample_keys
 from tests.coordinator.planner.problems import manifest, profile
-from tests.coordinator.session.fakes import CacheEntry, Cluster
+from tests.coordinator.session.fake_cluster import Cluster
+from tests.coordinator.session.fake_device import CacheEntry, state_of
 
 DIGEST = Sha256("ab" * 32)
 NUM_TEXTS = 12
@@ -198,7 +199,7 @@ def scenarios(draw: st.DrawFn, *, training: bool | None = None) -> Scenario:
     done = draw(st.integers(0, epochs))
     job = dataclasses.replace(
         job,
-        state=b"state" if done else b"",
+        state=state_of(done) if done else b"",
         epochs_done=done,
         evaluate_before=draw(st.booleans()) or not trains,
         local=draw(st.booleans()),

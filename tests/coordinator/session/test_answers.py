@@ -13,9 +13,7 @@ from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import BadInputError, StoppedError
 from edge_runtime.contract.ids import DeviceId
 from tests.coordinator.planner.problems import profile
-from tests.coordinator.session.fakes import (
-    lose,
-)
+from tests.coordinator.session.fake_cluster import lose
 from tests.coordinator.session.histories import (
     plan_of,
     play,

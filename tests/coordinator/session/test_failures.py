@@ -11,10 +11,7 @@ from coordinator.protocol.events import Lost, Received
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import InfeasibleError, StoppedError
 from edge_runtime.contract.ids import DeviceId
-from tests.coordinator.session.fakes import (
-    Cluster,
-    lose,
-)
+from tests.coordinator.session.fake_cluster import Cluster, lose
 from tests.coordinator.session.histories import (
     generated,
     play,

@@ -11,11 +11,8 @@ from edge_runtime.contract.errors import InfeasibleError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Owner
 from tests.coordinator.planner.problems import profile
-from tests.coordinator.session.fakes import (
-    Cluster,
-    link_of,
-    output_of,
-)
+from tests.coordinator.session.fake_cluster import Cluster
+from tests.coordinator.session.fake_device import link_of, output_of, state_of
 from tests.coordinator.session.histories import (
     plan_of,
     play,
@@ -97,7 +94,7 @@ def test_a_cluster_without_a_plan_is_told_why_and_sent_home():
 def test_a_resumed_run_with_all_epochs_behind_it_only_evaluates():
     scenario = scenario_of(plan_of((0, 1)), train=[1, 2], evaluation=[3])
     options = dataclasses.replace(scenario.job.options, epochs=3)
-    job = dataclasses.replace(scenario.job, options=options, epochs_done=3, state=b"s")
+    job = dataclasses.replace(scenario.job, options=options, epochs_done=3, state=state_of(3))
     cluster = play(dataclasses.replace(scenario, job=job), 1)
     assert cluster.finished
     assert cluster.session.record.epochs == []

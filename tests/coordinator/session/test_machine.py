@@ -10,11 +10,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.ids import DeviceId
-from tests.coordinator.session.fakes import (
-    count_of,
-    loss_of,
-    output_of,
-)
+from tests.coordinator.session.fake_device import count_of, loss_of, output_of, state_of
 from tests.coordinator.session.histories import (
     generated,
     play,
@@ -152,7 +148,7 @@ def test_the_events_are_those_of_the_design(scenario, seed):
         assert record.fields.get("pid") == (7 if job.local else None)
     saved = [(saved.epoch, saved.state) for saved in cluster.checkpoints]
     assert saved == [
-        (epoch, b"state %d" % epoch) for epoch in range(job.epochs_done + 1, job.options.epochs + 1)
+        (epoch, state_of(epoch)) for epoch in range(job.epochs_done + 1, job.options.epochs + 1)
     ]
 
 

@@ -15,7 +15,7 @@ from coordinator.protocol.actions import Send
 from coordinator.protocol.job import Continuation
 from coordinator.samples.samples import SampleTable
 from coordinator.workload.generation import HELD_BYTES, Generation
-from edge_runtime.backbone.row_buffer import HeldRows
+from edge_runtime.backbone.row_buffer import RowBuffer
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.codec import decode, encode
 from edge_runtime.contract.errors import StoppedError
@@ -138,8 +138,8 @@ class Devices:
     def __init__(self, of: Manifest, request: SetUpGeneration) -> None:
         self._streams = {s.name: s.stream for s in of.inputs if s.kind == "tokens"}
         self._request = request
-        self.held: dict[DeviceId, HeldRows] = collections.defaultdict(
-            lambda: HeldRows(request.max_sequences, request.max_rows)
+        self.held: dict[DeviceId, RowBuffer] = collections.defaultdict(
+            lambda: RowBuffer(request.max_sequences, request.max_rows)
         )
         self.most = 0
 
@@ -157,14 +157,14 @@ class Devices:
         self.most = max(self.most, *(len(held) for held in self.held.values()))
         return [(destination.device, self._choose(batch, self.held[destination.device]))]
 
-    def _append(self, held: HeldRows, batch: MicroBatch, inputs) -> None:
+    def _append(self, held: RowBuffer, batch: MicroBatch, inputs) -> None:
         assert batch.sequences is not None
         for name, stream in self._streams.items():
             lengths = batch.lengths.get(stream)
             if stream in batch.lengths or held.lengths(name, batch.sequences.lines).all():
                 held.append(name, stream, batch.sequences, lengths, inputs.get(name))
 
-    def _choose(self, batch: MicroBatch, held: HeldRows) -> NextTokens:
+    def _choose(self, batch: MicroBatch, held: RowBuffer) -> NextTokens:
         assert batch.sequences is not None
         lines = batch.sequences.lines
         seen = [

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.backbone.incremental_stage import ContinuingStage
+from edge_runtime.backbone.incremental_stage import IncrementalStage
 from edge_runtime.backbone.stage import Stage
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.generation import GenerationOptions, Sequences
@@ -38,11 +38,11 @@ class CausalBlocks(FakeBlocks):
         return [values[name] for name in outputs]
 
 
-def stages(model: Manifest, cuts) -> list[ContinuingStage]:
+def stages(model: Manifest, cuts) -> list[IncrementalStage]:
     bounds = [0, *cuts, len(model.blocks)]
     layers = range(len(model.blocks))
     return [
-        ContinuingStage(
+        IncrementalStage(
             Stage(CausalBlocks(model, first, last), stage_files(model, first, last), layers),
             LIMITS,
         )
@@ -50,7 +50,7 @@ def stages(model: Manifest, cuts) -> list[ContinuingStage]:
     ]
 
 
-def step(pipe: list[ContinuingStage], lines, known, lengths, rows) -> dict[int, np.ndarray]:
+def step(pipe: list[IncrementalStage], lines, known, lengths, rows) -> dict[int, np.ndarray]:
     """Hidden states of what is new."""
     sequences = Sequences(
         lines=np.array(lines, np.int32),
@@ -140,7 +140,7 @@ def test_an_encoder_decoder_reads_its_source_once(cuts):
 def test_a_stage_of_encoder_blocks_computes_once():
     model = manifest([1] * 4, encoder_blocks=2)
     blocks = CausalBlocks(model, 0, 2)
-    stage = ContinuingStage(Stage(blocks, stage_files(model, 0, 2), (0, 1)), LIMITS)
+    stage = IncrementalStage(Stage(blocks, stage_files(model, 0, 2), (0, 1)), LIMITS)
     step(
         [stage],
         [0],
@@ -155,7 +155,7 @@ def test_a_stage_of_encoder_blocks_computes_once():
     assert (result.states, result.carried) == ({}, rows)
 
 
-def decoder() -> ContinuingStage:
+def decoder() -> IncrementalStage:
     """Has two tokens of sequence 3."""
     (stage,) = stages(manifest([1] * 2, encoder_blocks=0, task="causal-lm"), [])
     step([stage], [3], {"decoder": [0]}, {"decoder": [2]}, {"input_ids": ids([1, 2])})
@@ -178,10 +178,10 @@ def test_what_does_not_go_on_from_what_is_here_is_refused(lines, known, new, row
 
 def test_rows_to_pass_on_are_checked():
     model = manifest([1] * 4, encoder_blocks=2)
-    stage = ContinuingStage(
+    stage = IncrementalStage(
         Stage(CausalBlocks(model, 0, 1), stage_files(model, 0, 1), (0,)), LIMITS
     )
-    with pytest.raises(RemoteError, match="'decoder_input_ids' must have one row"):
+    with pytest.raises(RemoteError, match="lacks input 'decoder_input_ids'"):
         step(
             [stage],
             [0],

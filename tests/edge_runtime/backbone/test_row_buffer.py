@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from edge_runtime.backbone.row_buffer import HeldRows
+from edge_runtime.backbone.row_buffer import RowBuffer
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.generation import Sequences
 
@@ -14,13 +14,13 @@ def rows(*values: float) -> np.ndarray:
     return np.array(values, np.float32)[:, None] * np.ones(2, np.float32)
 
 
-def append(held: HeldRows, lines, known, lengths, new) -> None:
+def append(held: RowBuffer, lines, known, lengths, new) -> None:
     held.append("x", "decoder", sequences(lines, known), np.array(lengths, np.int32), new)
 
 
-def held() -> HeldRows:
+def held() -> RowBuffer:
     """Sequence 4 has rows 1 and 2, sequence 7 has row 3."""
-    found = HeldRows(3, {"decoder": 4})
+    found = RowBuffer(3, {"decoder": 4})
     append(found, [4, 7], [0, 0], [2, 1], rows(1, 2, 3))
     return found
 
@@ -42,7 +42,7 @@ def test_sequences_may_stay_away_and_be_dropped():
 
 
 def test_what_is_kept_does_not_keep_the_message_alive():
-    found, frame = HeldRows(1, {"decoder": 4}), rows(1, 2)
+    found, frame = RowBuffer(1, {"decoder": 4}), rows(1, 2)
     append(found, [0], [0], [2], frame)
     assert not np.shares_memory(found.joined("x", [0]), frame)
 

@@ -23,7 +23,7 @@ from edge_runtime.contract.messages import (
     States,
     Welcome,
 )
-from edge_runtime.device import device as device_module
+from edge_runtime.device import peers
 from edge_runtime.device.device import Device, DeviceOptions
 from edge_runtime.messaging.session_link import SessionLink
 from edge_runtime.training.role import TrainerRole
@@ -120,7 +120,7 @@ def test_peers_are_not_ready_before(tmp_path: Path) -> None:
 
 
 def test_an_unreachable_peer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_module, "REACH_PEERS_SECONDS", -1.0)
+    monkeypatch.setattr(peers, "REACH_PEERS_SECONDS", -1.0)
     link = ScriptedLink(([Peers(peers=())], []), ([], []))
     link.unreached = {PHONE: WHERE}
     run(link, tmp_path)

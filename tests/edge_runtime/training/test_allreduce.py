@@ -95,7 +95,7 @@ def test_more_trainers_than_values_still_add_up() -> None:
 def test_closing_ends_a_step_that_waits_for_a_lost_peer() -> None:
     names = [DeviceId("a"), DeviceId("b")]
     sent = threading.Event()
-    exchange = AllReduce(
+    all_reduce = AllReduce(
         me=names[0],
         trainers=names,
         size=10,
@@ -103,14 +103,14 @@ def test_closing_ends_a_step_that_waits_for_a_lost_peer() -> None:
         rounding=HalfPrecision(),
     )
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(exchange.reduce, np.zeros(10, np.float32), 1)
+        waiting = pool.submit(all_reduce.reduce, np.zeros(10, np.float32), 1)
         assert sent.wait(WAIT_SECONDS)
-        exchange.close()
+        all_reduce.close()
         with pytest.raises(AllReduceClosedError):
             waiting.result(WAIT_SECONDS)
 
 
-def _exchange() -> AllReduce:
+def _all_reduce() -> AllReduce:
     names = [DeviceId("a"), DeviceId("b")]
     return AllReduce(
         me=names[0],
@@ -128,18 +128,18 @@ def _exchange() -> AllReduce:
 def test_parts_out_of_turn_are_rejected(sender: str, step: int, size: int) -> None:
     part = GradientPart(step=step, values=np.zeros(size, np.float16), count=1)
     with pytest.raises(RemoteError):
-        _exchange().deliver(DeviceId(sender), part)
+        _all_reduce().deliver(DeviceId(sender), part)
 
 
 def test_the_same_part_twice_is_rejected() -> None:
-    exchange = _exchange()
+    all_reduce = _all_reduce()
     part = GradientPart(step=0, values=np.zeros(5, np.float16), count=1)
-    exchange.deliver(DeviceId("b"), part)
+    all_reduce.deliver(DeviceId("b"), part)
     with pytest.raises(RemoteError):
-        exchange.deliver(DeviceId("b"), part)
+        all_reduce.deliver(DeviceId("b"), part)
 
 
-def test_a_device_that_is_no_trainer_cannot_exchange() -> None:
+def test_a_device_that_is_no_trainer_cannot_take_part() -> None:
     with pytest.raises(RemoteError):
         AllReduce(
             me=DeviceId("x"),

@@ -1,0 +1,65 @@
+"""Evaluates a run's adapter: :func:`evaluate`."""
+
+from pathlib import Path
+
+from coordinator.cluster.host import Cluster
+from coordinator.cluster.observer import NullObserver, Observer
+from coordinator.data import (
+    DataSet,
+    LanguageData,
+    read_evaluation_data,
+    read_language_data,
+    read_prompts,
+)
+from edge_runtime.contract.generation import GenerationOptions
+
+from .generate import generate
+from .inputs import check_pairs
+from .metrics import exact_match, metrics
+from .trained_run import TrainedRun
+
+
+def evaluate(
+    run: Path,
+    data: Path,
+    *,
+    bundle: Path | None = None,
+    generation: GenerationOptions | None = None,
+    cluster: Cluster | None = None,
+    observer: Observer | None = None,
+) -> dict[str, float]:
+    """Computes metrics of a run's adapter on ``data``.
+
+    Args:
+        run: folder of a finished run.
+        data: JSONL like the training data.
+        bundle: where the bundle is now, if it has moved.
+        generation: has a language model also write, in this way, what each line asks for:
+            ``exact_match`` is the share of lines where it writes what the line has.
+        cluster: which devices compute; by default this machine alone.
+        observer: is told of progress.
+
+    Raises:
+        BadInputError: the run, the bundle or the data is wrong.
+        UsageError: the run is no language model, but ``generation`` is given.
+    """
+    observer = observer or NullObserver()
+    trained = TrainedRun.open(run, bundle)
+    config, fields = trained.config, trained.settings.fields
+    expected = None
+    found: DataSet | LanguageData
+    if config.task == "classification" or config.task == "regression":
+        trained.refuse_generation(generation)
+        found = labelled = read_evaluation_data(data, config.task, config.labels, fields)
+        check_pairs(config, labelled.inputs, data, fields.text_pair)
+    else:
+        found = read_language_data(data, config.task, fields)
+        if generation is not None:
+            expected = read_prompts(data, config.task, fields, expected=True)
+    prepared = trained.tokenize(found, data, observer)
+    outputs = trained.outputs(prepared, cluster, observer)
+    result = metrics(config.task, outputs, prepared.tables["eval"].targets)
+    if expected is not None and generation is not None:
+        written = generate(trained, expected, data, generation, cluster, observer)
+        result["exact_match"] = exact_match(written, expected.expected)
+    return result

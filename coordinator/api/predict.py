@@ -1,0 +1,98 @@
+"""Uses a run's adapter: :func:`predict`."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from coordinator.cluster.host import Cluster
+from coordinator.cluster.observer import NullObserver, Observer
+from coordinator.data import DataSet, Prompts, Texts, read_prompts, read_texts
+from edge_runtime.contract.adapter import AdapterConfig
+from edge_runtime.contract.generation import GenerationOptions
+
+from .generate import generate
+from .inputs import check_pairs
+from .trained_run import TrainedRun
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """One input's result, by task.
+
+    Attributes:
+        label: the most probable class.
+        scores: probability of every class.
+        value: of a regression.
+        text: what a language model writes behind a prompt, or of a source.
+    """
+
+    label: str | None = None
+    scores: dict[str, float] | None = None
+    value: float | None = None
+    text: str | None = None
+
+
+def predict(
+    run: Path,
+    texts: Sequence[str] | Path,
+    *,
+    bundle: Path | None = None,
+    generation: GenerationOptions | None = None,
+    cluster: Cluster | None = None,
+    observer: Observer | None = None,
+) -> tuple[Prediction, ...]:
+    """Predicts labels or values of ``texts``, or writes what follows them.
+
+    Args:
+        run: folder of a finished run.
+        texts: strings, or a JSONL file with ``text``; with ``prompt``, ``messages`` or
+            ``source`` where the run is a language model.
+        bundle: where the bundle is now, if it has moved.
+        generation: how a language model writes; by default greedily, 64 tokens at most.
+        cluster: which devices compute; by default this machine alone.
+        observer: is told of progress.
+
+    Raises:
+        BadInputError: the run, the bundle or the data is wrong.
+        UsageError: the run takes pairs, which strings are not; or it is no language model,
+            but ``generation`` is given.
+    """
+    observer = observer or NullObserver()
+    trained = TrainedRun.open(run, bundle)
+    config, fields = trained.config, trained.settings.fields
+    data = texts if isinstance(texts, Path) else None
+    given = () if isinstance(texts, Path) else tuple(texts)
+    numbers = tuple(range(1, len(given) + 1))
+    if config.task == "causal-lm" or config.task == "seq2seq":
+        prompts = Prompts(texts=given, line_numbers=numbers)
+        if data is not None:
+            prompts = read_prompts(data, config.task, fields)
+        how = generation or GenerationOptions()
+        written = generate(trained, prompts, data, how, cluster, observer) if len(prompts) else ()
+        return tuple(Prediction(text=text) for text in written)
+    trained.refuse_generation(generation)
+    inputs = Texts(texts=given, pairs=None, line_numbers=numbers)
+    if data is not None:
+        inputs = read_texts(data, fields)
+    check_pairs(config, inputs, data, fields.text_pair)
+    if not len(inputs):
+        return ()
+    unlabelled = DataSet(inputs=inputs, targets=np.zeros(len(inputs), np.int64), labels=())
+    prepared = trained.tokenize(unlabelled, data, observer)
+    return tuple(_prediction(config, row) for row in trained.outputs(prepared, cluster, observer))
+
+
+def _prediction(config: AdapterConfig, row: Array) -> Prediction:
+    if config.task == "regression":
+        return Prediction(value=float(row[0]))
+    exponents = np.exp(row - row.max())
+    scores = (exponents / exponents.sum()).tolist()
+    return Prediction(
+        label=config.labels[int(row.argmax())],
+        scores=dict(zip(config.labels, scores, strict=True)),
+    )

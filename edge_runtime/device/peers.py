@@ -1,0 +1,98 @@
+"""Connects to the session's other devices and dispatches what they send."""
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from edge_runtime.backbone.role import BackboneRole
+from edge_runtime.contract import messages as m
+from edge_runtime.contract.errors import RemoteError, UserError
+from edge_runtime.contract.generation import Sequences
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.messaging.session_link import SessionLink
+from edge_runtime.profiling.link import LinkProber
+from edge_runtime.training.role import TrainerRole
+
+from .compute_thread import Job, Worker
+
+logger = logging.getLogger(__name__)
+
+REACH_PEERS_SECONDS = 30.0
+
+
+class PeerDispatch:
+    """The I/O thread's part in what devices say to each other."""
+
+    def __init__(
+        self,
+        link: SessionLink,
+        worker: Worker,
+        *,
+        backbone: BackboneRole,
+        trainer: TrainerRole,
+        prober: LinkProber,
+    ) -> None:
+        self._link, self._worker = link, worker
+        self._backbone, self._trainer = backbone, trainer
+        self._reach_until: float | None = None
+        self._at_once: dict[type[m.Message], Callable[[DeviceId, Any], None]] = {
+            m.States: lambda _, states: trainer.store(states),
+            m.Probe: prober.take,
+            m.ProbeEcho: prober.take,
+            m.GradientPart: trainer.deliver,
+            m.ReducedPart: trainer.deliver,
+        }
+
+    def connect(self, request: m.Peers) -> None:
+        """Admits these peers and no others; :meth:`answer_when_reached` answers."""
+        self._link.set_peers(request.peers)
+        self._reach_until = time.monotonic() + REACH_PEERS_SECONDS
+
+    def answer_when_reached(self, now: float) -> None:
+        """Answers ``Peers`` once each of them is connected, or has not been in time."""
+        if self._reach_until is None:
+            return
+        unreached = self._link.unreached_peers()
+        if not unreached:
+            self._link.to_coordinator(m.PeersReady())
+        elif now > self._reach_until:
+            where = ", ".join(f"{peer} at {address}" for peer, address in unreached.items())
+            reason = f"cannot reach {where}; check its firewall or its --listen"
+            self._link.to_coordinator(m.Failed(reason=reason))
+        else:
+            return
+        self._reach_until = None
+
+    def receive(self, peer: DeviceId, message: m.Message, size: int) -> None:
+        """Handles a message of ``size`` bytes; heavy work is queued, and credited when done."""
+        match message:
+            case m.Activations():
+                run = partial(self._backbone.run, message.batch, message.stage, message.rows)
+                self._worker.submit(partial(self._run_and_credit, run, peer, size))
+            case m.States(sequences=Sequences()):
+                keep = partial(self._trainer.keep, message)
+                self._worker.submit(partial(self._run_and_credit, keep, peer, size))
+            case _:
+                self._handle(peer, message)
+                self._link.acknowledge(peer, size)
+
+    def _handle(self, peer: DeviceId, message: m.Message) -> None:
+        try:
+            handler = self._at_once.get(type(message))
+            if handler is None:
+                raise RemoteError(f"{type(message).__name__} is not for peers to send")
+            handler(peer, message)
+        except (RemoteError, UserError) as error:
+            # Whoever waits for what the message should have brought would wait for ever.
+            reason = f"rejected a message of {peer}: {error}"
+            logger.warning("%s", reason)
+            self._link.to_coordinator(m.Failed(reason=reason))
+
+    def _run_and_credit(self, job: Job, peer: DeviceId, size: int) -> None:
+        """Credits only now: until then, the message takes memory here."""
+        try:
+            job()
+        finally:
+            self._link.credit_later(peer, size)

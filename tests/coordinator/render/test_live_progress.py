@@ -1,0 +1,69 @@
+from types import SimpleNamespace
+
+import pytest
+
+from coordinator.protocol.actions import Record
+from coordinator.protocol.record import DeviceRecord, EpochRecord, SessionRecord
+from coordinator.render.live_progress import LiveDisplay
+from edge_runtime.contract.messages import Progress
+from tests.coordinator.render.test_report import HOSTILE, NAMES, console, text_of
+
+
+@pytest.mark.parametrize("reason", HOSTILE)
+def test_reasons_are_shown_as_they_are(reason):
+    seen = console()
+    fields = {"device": "pi", "reason": reason}
+    LiveDisplay(seen).event(Record(event="device_lost", fields=fields))
+    assert text_of(seen) == f"pi was lost: {reason}\n"
+
+
+def test_escape_sequences_do_not_reach_the_terminal():
+    seen = console()
+    fields = {"device": "pi", "reason": "\x1b[2J"}
+    LiveDisplay(seen).event(Record(event="device_lost", fields=fields))
+    assert "\x1b" not in text_of(seen)
+
+
+def test_the_rate_of_an_epoch_is_counted_from_its_own_start():
+    progress = Progress(epoch=2, samples=50, count=400, loss_sum=600.0)
+    record = SessionRecord(
+        devices={NAMES[0]: DeviceRecord(roles=("trainer",), progress=progress)},
+        epochs=[EpochRecord(epoch=1, began=100.0), EpochRecord(epoch=2, began=190.0)],
+    )
+    job = SimpleNamespace(
+        tables={"train": range(100)}, options=SimpleNamespace(epochs=3), devices=NAMES[:1]
+    )
+    session = SimpleNamespace(phase="training", record=record, job=job)
+    seen = console()
+    seen.print(LiveDisplay(seen)._progress(session, 200.0))
+    assert "50 of 100 samples, 5 samples/s, loss 1.5000" in text_of(seen)
+
+
+@pytest.mark.parametrize(
+    ("event", "fields", "said"),
+    [
+        (
+            "fill_finished",
+            {"computed": 3, "reused": 2, "seconds": 1.26},
+            "fill: 3 samples computed, 2 reused from the cache, 1.3 s\n",
+        ),
+        (
+            "epoch_finished",
+            {"epoch": 2, "train_loss": 0.12345, "seconds": 4.0},
+            "epoch 2: loss 0.1235, 4.0 s\n",
+        ),
+        ("generation_finished", {"tokens": 30, "seconds": 2.0}, "30 tokens in 2.0 s, 15.0"),
+        ("device_off_pace", {"device": "pi", "factor": 0.5}, "pi is 2.0x faster than it measured"),
+        (
+            "rebalanced",
+            {"device": "pi", "factor": 2.0, "stage": 0, "shares": {"pi": 0.25, "nano": 0.75}},
+            "pi is 2.0x slower than it measured itself; stage 1 is shared anew: pi 25%, nano 75%\n",
+        ),
+        ("device_joined", {"device": "pi"}, ""),
+    ],
+)
+def test_events_that_should_stay_on_the_screen_are_a_line_each(event, fields, said):
+    seen = console()
+    LiveDisplay(seen).event(Record(event=event, fields=fields))
+    assert text_of(seen).startswith(said)
+    assert text_of(seen).count("\n") == bool(said)

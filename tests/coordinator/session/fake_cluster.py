@@ -1,0 +1,241 @@
+"""A cluster of fake devices that plays any interleaving of their messages."""
+
+import collections
+import dataclasses
+import random
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from coordinator.protocol.actions import (
+    Action,
+    Fail,
+    Finish,
+    Record,
+    SaveCheckpoint,
+    Send,
+    SendProfileRequest,
+    SendStage,
+)
+from coordinator.protocol.events import Event, Joined, Lost, Received
+from coordinator.protocol.job import Job
+from coordinator.session.machine import Session
+from edge_runtime.contract import messages as m
+from edge_runtime.contract.codec import decode, encode
+from edge_runtime.contract.ids import DeviceId, Sha256
+from edge_runtime.contract.profile import DeviceProfile
+from tests.coordinator.session.fake_device import CacheEntry, FakeDevice, Post, PostTo
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One thing that can happen next; ``device`` is whom it makes faster or slower."""
+
+    device: DeviceId
+    happen: Callable[[], None]
+
+
+class Cluster:
+    """Fake devices around a session. Every link is first in, first out; nothing else is certain.
+
+    Checks at every step what must hold whatever the interleaving.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        profiles: Mapping[DeviceId, DeviceProfile],
+        held: Mapping[DeviceId, set[CacheEntry]],
+        window: int,
+    ) -> None:
+        self.job, self.session = job, Session(job)
+        self.devices = {
+            name: FakeDevice(profile, held.get(name, set()), job.epochs_done, job.manifest)
+            for name, profile in profiles.items()
+        }
+        self.joined: set[DeviceId] = set()
+        self.phases: list[str] = [self.session.phase]
+        self.events: list[Record] = []
+        self.checkpoints: list[SaveCheckpoint] = []
+        self.owed: collections.Counter[tuple[DeviceId, type[m.Message]]] = collections.Counter()
+        self.leases: dict[int, set[tuple[DeviceId, int]]] = {}
+        self.finished = False
+        self.failure: Exception | None = None
+        self.shut_down: set[DeviceId] = set()
+        self._window = window
+        self._clock = 0.0
+        self._down: dict[DeviceId, collections.deque[m.Message]] = collections.defaultdict(
+            collections.deque
+        )
+        self._up: dict[DeviceId, collections.deque[m.Message]] = collections.defaultdict(
+            collections.deque
+        )
+        self._mesh: dict[tuple[DeviceId, DeviceId], collections.deque[m.Message]] = (
+            collections.defaultdict(collections.deque)
+        )
+
+    def run(self, chance: random.Random, slow: DeviceId | None = None) -> None:
+        """Plays to the end; ``slow`` does something only when nobody else can."""
+        while self.advance(chance, slow):
+            pass
+
+    def advance(self, chance: random.Random, slow: DeviceId | None = None) -> bool:
+        """Lets one thing happen; False when nothing can."""
+        steps = list(self._steps())
+        steps = [step for step in steps if step.device != slow] or steps
+        if steps:
+            chance.choice(steps).happen()
+        return bool(steps)
+
+    def tell(self, event: Event) -> list[Action]:
+        """Gives the session an event and carries its actions out."""
+        over = self.finished or self.failure is not None
+        self._clock += 1.0
+        actions = self.session.handle(event, self._clock)
+        assert not (over and actions), "the session acted after its end"
+        if isinstance(event, Received) and isinstance(event.message, m.Stored):
+            self._note_stored(event.device, event.message)
+        if self.session.phase != self.phases[-1]:
+            self.phases.append(self.session.phase)
+        for action in actions:
+            self._carry_out(action)
+        return actions
+
+    # ---- what can happen
+
+    def _steps(self) -> Iterator[Step]:
+        for name, device in self.devices.items():
+            if name not in self.joined and not (self.finished or self.failure):
+                yield Step(name, lambda name=name: self._join(name))
+            if device.over:
+                continue
+            if self._down[name]:
+                yield Step(name, lambda name=name: self._take_in(name, self._down[name]))
+            if device.jobs and not device.waits_for(self.devices):
+                yield Step(name, lambda name=name: self._work(name))
+        for name, queue in self._up.items():
+            if queue:
+                yield Step(name, lambda name=name: self._receive(name))
+        for (_, to), queue in self._mesh.items():
+            if queue and not self.devices[to].over:
+                yield Step(to, lambda to=to, queue=queue: self._take_in(to, queue))
+
+    def _join(self, name: DeviceId) -> None:
+        self.joined.add(name)
+        self.tell(Joined(device=name, hello=self.devices[name].hello(), public_key=f"key {name}"))
+
+    def _take_in(self, name: DeviceId, queue: collections.deque[m.Message]) -> None:
+        self.devices[name].take_in(queue.popleft(), self._post(name))
+
+    def _work(self, name: DeviceId) -> None:
+        device = self.devices[name]
+        if isinstance(job := device.jobs[0], m.TrainEpoch):
+            assert job.epoch == device.epochs_done + 1, "an epoch was skipped or repeated"
+        device.work(self._post(name), self._post_to(name))
+
+    def _receive(self, name: DeviceId) -> None:
+        message = self._up[name].popleft()
+        self.owed[name, type(message)] -= 1
+        self.tell(Received(device=name, message=message))
+
+    def _post(self, name: DeviceId) -> Post:
+        def post(message: m.Message) -> None:
+            assert not isinstance(message, m.Failed), f"{name} refused: {message.reason}"
+            self._up[name].append(over_the_wire(message))
+
+        return post
+
+    def _post_to(self, name: DeviceId) -> PostTo:
+        def post_to(to: DeviceId, message: m.Message) -> None:
+            assert to != name, "a device sent states to itself"
+            self._mesh[name, to].append(over_the_wire(message))
+
+        return post_to
+
+    # ---- what the session wants
+
+    def _carry_out(self, action: Action) -> None:
+        match action:
+            case Send():
+                self._send(action.device, action.message)
+            case SendProfileRequest():
+                self._send(action.device, profile_request(action.known))
+            case SendStage():
+                self._send(action.device, _load_stage(self.job, action.first, action.last))
+            case Record():
+                self.events.append(action)
+            case SaveCheckpoint():
+                self.checkpoints.append(action)
+            case Finish():
+                self.finished = True
+            case Fail():
+                self.failure = action.error
+
+    def _send(self, name: DeviceId, message: m.Message) -> None:
+        assert name in self.joined, f"{type(message).__name__} was sent to {name}, who never joined"
+        if isinstance(message, m.Shutdown):
+            self.shut_down.add(name)
+        if type(message) in m.ANSWER_OF:
+            self.owed[name, m.ANSWER_OF[type(message)]] += 1
+        if isinstance(message, m.RunBatch):
+            assert set(message.inputs) <= set(self.job.manifest.carried(0)), "more than is read"
+        if isinstance(message, m.RunBatch | m.MoveSamples):
+            self._note_lease(message)
+        self._down[name].append(over_the_wire(message))
+
+    def _note_lease(self, message: m.RunBatch | m.MoveSamples) -> None:
+        layers = self.job.config.layers
+        if isinstance(message, m.RunBatch):
+            number = message.batch.number
+            owners = [entry.device for entry in message.batch.destinations]
+        else:
+            number, owners = message.number, [message.to]
+        assert number not in self.leases, "two work items have one number"
+        self.leases[number] = {(owner, layer) for owner in owners for layer in layers}
+        assert len([lease for lease in self.leases.values() if lease]) <= self._window
+
+    def _note_stored(self, name: DeviceId, message: m.Stored) -> None:
+        lease = self.leases.get(message.number, set())
+        lease -= {(name, layer) for layer in message.layers}
+
+
+def over_the_wire(message: m.Message) -> m.Message:
+    """What comes out at the other end."""
+    return decode(encode(message))
+
+
+def profile_request(known: DeviceProfile | None) -> m.ProfileRequest:
+    """Measures nothing."""
+    return m.ProfileRequest(
+        stages=(),
+        block_classes=(),
+        batch=1,
+        tokens={"encoder": 1},
+        max_tokens={"encoder": 1},
+        hidden_size=8,
+        adapter=None,
+        backbone_digest=Sha256("0" * 64),
+        cache_dtype="fp16",
+        cache_quota_bytes=None,
+        known=known,
+    )
+
+
+def _load_stage(job: Job, first: int, last: int) -> m.LoadStage:
+    empty = np.zeros(0, np.uint8)
+    stage = m.StageFiles(
+        first=first,
+        last=last,
+        streams=tuple(block.stream for block in job.manifest.blocks[:last]),
+        carries=job.manifest.carried(last),
+        inputs=job.manifest.inputs,
+        graph=empty,
+        exact_graph=empty,
+        files=(),
+    )
+    return m.LoadStage(stage=stage, layers=job.config.layers, dtype="fp16")
+
+
+def lose(cluster: Cluster, device: DeviceId, reason: str) -> list[Action]:
+    """The device is gone."""
+    return cluster.tell(Lost(device=device, reason=reason))

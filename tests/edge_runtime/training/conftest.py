@@ -1,0 +1,25 @@
+"""Samples, and roles that are closed after the test."""
+
+import pytest
+
+from tests.edge_runtime.training.mesh import Data, Mesh
+
+
+@pytest.fixture
+def data() -> Data:
+    return Data()
+
+
+@pytest.fixture
+def mesh(tmp_path):
+    made = []
+
+    def make(*names: str) -> Mesh:
+        folder = tmp_path / f"mesh{len(made)}"
+        folder.mkdir()
+        made.append(Mesh(folder, *names))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()

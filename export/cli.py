@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from edge_runtime.contract.errors import MissingExtraError, UsageError
-from edge_runtime.contract.manifest import Manifest, Quantization, Task
-from edge_runtime.contract.structure import to_plain
 
 if TYPE_CHECKING:
+    from edge_runtime.contract.manifest import Manifest
+
     from .partition.stages import Bundle
+
+Task = Literal["classification", "regression", "causal-lm", "seq2seq"]
+Quantization = Literal["none", "int8", "int4"]
 
 
 def _adapter_option(text: str, **options: Any) -> Any:
@@ -101,6 +104,8 @@ def inspect_command(
 
 def summary(manifest: Manifest) -> dict[str, Any]:
     """Selects what ``--json`` prints of a manifest: blocks, sizes, digests and ``parity``."""
+    from edge_runtime.contract.structure import to_plain
+
     plain = ("model_id", "architecture", "task", "quantization", "hidden_size", "max_length")
     block = ("name", "kind", "stream", "weight_bytes", "flops_per_token")
     return {

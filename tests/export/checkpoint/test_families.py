@@ -160,7 +160,7 @@ def test_heads_differ_in_bias_and_scale(family, part, tiny_bundle):
     assert spec.scale == pytest.approx(32**-0.5 if part == "scale" else 1)
 
 
-@pytest.mark.parametrize("family", ENCODER_DECODERS)
+@pytest.mark.parametrize("family", marked(ENCODER_DECODERS))
 def test_an_encoder_decoder_names_its_stacks(family, tiny_bundle):
     manifest = tiny_bundle(family, "none").manifest
     stacks = ["encoder", "decoder"]

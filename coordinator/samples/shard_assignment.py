@@ -18,7 +18,7 @@ from .samples import Catalogue
 Array: TypeAlias = np.ndarray[Any, Any]
 
 
-def settle_owners(catalogue: Catalogue, plan: Plan, held: Mapping[DeviceId, Array]) -> Plan:
+def assign_shards(catalogue: Catalogue, plan: Plan, held: Mapping[DeviceId, Array]) -> Plan:
     """The plan with shards where most of their samples' tokens are cached already.
 
     Every owner keeps its number of shards. No other choice leaves more tokens in place, and

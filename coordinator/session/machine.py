@@ -194,7 +194,7 @@ class Session:
 
     def _planned(self) -> list[Action]:
         """The plan says how many shards an owner has; what is cached where, says which."""
-        self._filling.settle(self._answers.held)
+        self._filling.assign_shards(self._answers.held)
         then = self._collect() if self._job.only_plan else self._next_fill()
         return [Record(event="plan_made"), *then]
 

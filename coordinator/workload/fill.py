@@ -14,7 +14,7 @@ from coordinator.protocol.actions import Record, Send
 from coordinator.protocol.job import Job
 from coordinator.protocol.record import FillRecord, SessionRecord
 from coordinator.samples.samples import Catalogue, Work, plan_work
-from coordinator.samples.shard_assignment import settle_owners
+from coordinator.samples.shard_assignment import assign_shards
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Stream
 from edge_runtime.contract.messages import BatchServed, Message, SampleSet, Stored
@@ -51,10 +51,10 @@ class Filling:
         """Every owner has stored its samples of the data set under way."""
         return self._leases is not None and self._leases.done
 
-    def settle(self, held: Mapping[DeviceId, Array]) -> None:
+    def assign_shards(self, held: Mapping[DeviceId, Array]) -> None:
         """Gives owners the shards that they have cached, as many as the plan says."""
         if held and self._record.plan is not None:
-            self._record.plan = settle_owners(self._catalogue, self._record.plan, held)
+            self._record.plan = assign_shards(self._catalogue, self._record.plan, held)
 
     def compare(self, which: SampleSet, plan: Plan, held: Mapping[DeviceId, Array]) -> Work:
         """Lists the work for a data set, given the samples that devices hold."""

@@ -11,7 +11,7 @@ GRADIENT_BYTES = 2
 """Gradients travel as half precision."""
 
 ROUNDS = 2
-"""Of an exchange, one after the other: reduce-scatter, all-gather."""
+"""Of an all-reduce, one after the other: reduce-scatter, all-gather."""
 
 
 def shards_epoch_seconds(problem: Problem, profile: DeviceProfile, shards: int) -> float:
@@ -36,7 +36,7 @@ def all_reduced_bytes(problem: Problem, trainers: int) -> float:
 
 
 def all_reduce_handling_seconds(problem: Problem, profile: DeviceProfile, trainers: int) -> float:
-    """A trainer's processor time for one exchange: rounding and summing, messages, encryption."""
+    """Computes a trainer's processor time for one all-reduce: rounding and summing, messages, encryption."""
     handling, trainer = profile.handling, profile.trainer
     messages = 2 * ROUNDS * (trainers - 1)  # as many come as go
     seconds = messages * handling.seconds_per_message
@@ -47,7 +47,7 @@ def all_reduce_handling_seconds(problem: Problem, profile: DeviceProfile, traine
 
 
 def all_reduce_link_seconds(problem: Problem, profile: DeviceProfile, trainers: int) -> float:
-    """A trainer's link time for one exchange; it sends and receives at once."""
+    """Computes a trainer's link time for one all-reduce; it sends and receives at once."""
     if profile.link is None:
         return 0.0
     slower = min(profile.link.up_bits_per_second, profile.link.down_bits_per_second)
@@ -61,7 +61,7 @@ def all_reduce_latency_seconds(trainers: Sequence[DeviceProfile]) -> float:
 
 
 def all_reduce_seconds(problem: Problem, trainers: Sequence[DeviceProfile]) -> float:
-    """One step's exchange: everybody waits for the slowest. Nothing where nothing is trained."""
+    """Computes one step's all-reduce: everybody waits for the slowest. Nothing where nothing is trained."""
     count = len(trainers)
     if count < 2 or not problem.adapter_parameters:
         return 0.0

@@ -75,9 +75,9 @@ class EpochPlay:
         station = self._stations[device]
         start, end = station.worker.take(self._timeline.now, self._train_seconds[device])
         self._network.note(station, "train", start, end, f"step {step + 1}")
-        self._timeline.at(end, partial(self._exchange, device, step, 0))
+        self._timeline.at(end, partial(self._all_reduce, device, step, 0))
 
-    def _exchange(self, device: DeviceId, step: int, which: int) -> None:
+    def _all_reduce(self, device: DeviceId, step: int, which: int) -> None:
         """Sends this round's messages, then waits for those of the others."""
         if which == ROUNDS or not self._handling_seconds:
             self.ends[step] = max(self.ends[step], self._timeline.now)
@@ -112,4 +112,4 @@ class EpochPlay:
         sent = self._ready.get(device) == (step, which)
         if sent and self._came[device, step, which] == len(self._train_seconds) - 1:
             del self._ready[device]
-            self._exchange(device, step, which + 1)
+            self._all_reduce(device, step, which + 1)

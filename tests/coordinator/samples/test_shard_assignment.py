@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.samples.samples import Catalogue
-from coordinator.samples.shard_assignment import settle_owners
+from coordinator.samples.shard_assignment import assign_shards
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 from tests.coordinator.session.scenarios import table
@@ -59,14 +59,14 @@ def test_after_a_run_with_other_shard_numbers_everything_stays_where_it_is():
     tables = {"train": table(range(40), 6), "eval": table(range(35, 50), 6)}
     catalogue = Catalogue.make(tables)
     before = plan((5, 1), (0, 2), (3, 4))
-    after = settle_owners(catalogue, plan((0, 1), (2, 3), (4, 5)), held_by(catalogue, before))
+    after = assign_shards(catalogue, plan((0, 1), (2, 3), (4, 5)), held_by(catalogue, before))
     assert [set(owner.shards) for owner in after.owners] == [{1, 5}, {0, 2}, {3, 4}]
 
 
 def test_an_owner_with_fewer_shards_than_before_keeps_some_of_its_own():
     catalogue = Catalogue.make({"train": table(range(40), 6)})
     held = held_by(catalogue, plan((3, 4, 5), (0, 1, 2)))
-    after = settle_owners(catalogue, plan((0,), (1, 2, 3, 4, 5)), held)
+    after = assign_shards(catalogue, plan((0,), (1, 2, 3, 4, 5)), held)
     assert len(after.owners[0].shards) == 1
     assert set(after.owners[0].shards) <= {3, 4, 5}
 
@@ -75,8 +75,8 @@ def test_without_caches_the_plan_is_kept():
     catalogue = Catalogue.make({"train": table(range(20), 4)})
     split = plan((2, 0), (3, 1))
     nothing = dict.fromkeys(NAMES, np.zeros(len(catalogue.keys), bool))
-    settled = settle_owners(catalogue, split, nothing)
-    assert {owner.device: set(owner.shards) for owner in settled.owners} == {
+    assigned = assign_shards(catalogue, split, nothing)
+    assert {owner.device: set(owner.shards) for owner in assigned.owners} == {
         owner.device: set(owner.shards) for owner in split.owners
     }
 
@@ -85,7 +85,7 @@ def test_three_owners_in_a_circle_change_places():
     """No exchange of two of them is any better than what is there."""
     catalogue = Catalogue.make({"train": table(range(30), 3)})
     held = held_by(catalogue, plan((1,), (2,), (0,)))
-    after = settle_owners(catalogue, plan((0,), (1,), (2,)), held)
+    after = assign_shards(catalogue, plan((0,), (1,), (2,)), held)
     assert [owner.shards for owner in after.owners] == [(1,), (2,), (0,)]
 
 
@@ -106,23 +106,23 @@ def test_no_other_choice_leaves_more_in_place(data):
         for name in NAMES
     }
     given_plan = plan(*data.draw(st.sampled_from([((0, 1), (2,), (3, 4)), ((4, 2, 0), (1, 3))])))
-    settled = settle_owners(catalogue, given_plan, held)
+    assigned = assign_shards(catalogue, given_plan, held)
     counts = [len(owner.shards) for owner in given_plan.owners]
-    assert [len(owner.shards) for owner in settled.owners] == counts
-    assert dataclasses.replace(settled, owners=given_plan.owners) == given_plan
+    assert [len(owner.shards) for owner in assigned.owners] == counts
+    assert dataclasses.replace(assigned, owners=given_plan.owners) == given_plan
     best = 0
     for order in itertools.permutations(range(5)):
         parts = np.split(np.array(order), np.cumsum(counts)[:-1])
         best = max(best, in_place(catalogue, plan(*(tuple(part.tolist()) for part in parts)), held))
-    assert in_place(catalogue, settled, held) == best
+    assert in_place(catalogue, assigned, held) == best
 
 
 @pytest.mark.parametrize("shards", [64, 256])
-def test_many_shards_are_settled(shards):
+def test_many_shards_are_assigned(shards):
     catalogue = Catalogue.make({"train": table(range(3 * shards), shards)})
     order = np.random.default_rng(0).permutation(shards)
     before = plan(*(tuple(part.tolist()) for part in np.array_split(order, 3)))
-    after = settle_owners(
+    after = assign_shards(
         catalogue,
         plan(*(tuple(part.tolist()) for part in np.array_split(np.arange(shards), 3))),
         held_by(catalogue, before),

@@ -1,4 +1,4 @@
-"""Which tokens a batch of samples has, and which of them a token attends to.
+"""Packs the tokens of a batch, and masks those that a token must not attend to.
 
 Shapes: B samples, T tokens of the longest, N tokens that are no padding, c channels.
 """

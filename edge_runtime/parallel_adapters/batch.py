@@ -1,4 +1,4 @@
-"""What a trainer is fed with."""
+"""Defines the batch that a trainer is fed with."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Batch:
 
     @property
     def count(self) -> int:
-        """What a mean loss divides by: samples, or a language model's counted tokens."""
+        """Divisor of the mean loss: samples, or a language model's counted tokens."""
         if self.targets.ndim == 1:
             return self.size
         return int(np.count_nonzero(self.targets != NOT_COUNTED))

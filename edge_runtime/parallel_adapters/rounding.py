@@ -1,4 +1,4 @@
-"""How gradients travel: half precision under one power-of-two scale, half the bytes.
+"""Rounds gradients for their way: half precision under one power-of-two scale, half the bytes.
 
 PyTorch converts ten times faster than numpy does, and this happens in every step.
 """

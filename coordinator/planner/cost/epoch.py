@@ -36,7 +36,7 @@ def all_reduced_bytes(problem: Problem, trainers: int) -> float:
 
 
 def all_reduce_handling_seconds(problem: Problem, profile: DeviceProfile, trainers: int) -> float:
-    """Computes a trainer's processor time for one all-reduce: rounding and summing, messages, encryption."""
+    """Computes a trainer's processor time for one all-reduce: rounding, messages, encryption."""
     handling, trainer = profile.handling, profile.trainer
     messages = 2 * ROUNDS * (trainers - 1)  # as many come as go
     seconds = messages * handling.seconds_per_message
@@ -61,7 +61,7 @@ def all_reduce_latency_seconds(trainers: Sequence[DeviceProfile]) -> float:
 
 
 def all_reduce_seconds(problem: Problem, trainers: Sequence[DeviceProfile]) -> float:
-    """Computes one step's all-reduce: everybody waits for the slowest. Nothing where nothing is trained."""
+    """Computes the time of one step's all-reduce: everybody waits for the slowest trainer."""
     count = len(trainers)
     if count < 2 or not problem.adapter_parameters:
         return 0.0

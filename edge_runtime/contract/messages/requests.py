@@ -172,7 +172,7 @@ class LoadStage(Message):
 
     @property
     def files(self) -> tuple[FileSpec, ...]:
-        """What must be fetched before."""
+        """Files to fetch before."""
         return tuple(file for part in self.parts for file in part.files)
 
 

@@ -16,7 +16,7 @@ from .continuing import ContinuingStage
 from .contract.cache_format import row_bytes
 from .contract.errors import RemoteError
 from .contract.ids import DeviceId
-from .contract.manifest import Stream
+from .contract.manifest import Stream, uint8_name
 from .contract.messages import (
     BatchServed,
     Boundary,
@@ -40,8 +40,13 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 def write_stage_graph(stage: StageFiles, store: WeightStore) -> Path:
     """Stores the form of the stage's graph that is exact on this processor."""
-    graph = stage.graph if numerics().kernel == "fast" else stage.exact_graph
-    return store.write_graph(graph.tobytes())
+    if numerics().kernel == "fast":
+        return store.write_graph(stage.graph.tobytes())
+    graph = stage.exact_graph.tobytes()
+    for spec in stage.files:
+        if uint8_name(store.path(spec).name).encode() in graph:
+            store.write_uint8(spec)
+    return store.write_graph(graph)
 
 
 STATES_BYTES = 8 << 20

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from .contract.errors import BadInputError, RemoteError
-from .contract.manifest import FileSpec
+from .contract.manifest import FileSpec, uint8_name
 from .contract.messages import FileChunk, FileRequest
 
 logger = logging.getLogger(__name__)
@@ -59,6 +61,22 @@ class WeightStore:
         path = self.folder / f"stage-{hashlib.sha256(data).hexdigest()[:16]}.onnx"
         _write_private(path, data)
         return path
+
+    def write_uint8(self, spec: FileSpec) -> None:
+        """Writes the file that :func:`uint8_name` names beside a weight file, if it lacks.
+
+        ONNX Runtime maps that file as it maps the others. Weights converted when a graph is
+        loaded would be held in memory, and their int32 intermediates with them.
+        """
+        source = self.path(spec)
+        target = self.folder / uint8_name(source.name)
+        if _is_uint8_of(target, source):
+            return
+        temporary = target.with_name(target.name + ".part")
+        with open_private(temporary) as file:
+            for block in _blocks(source):
+                file.write(_flip_top_bits(block))
+        temporary.replace(target)
 
 
 class FileFetch:
@@ -146,10 +164,28 @@ class _Part:
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
+    for block in _blocks(path):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while block := file.read(CHUNK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+            yield block
+
+
+def _flip_top_bits(block: bytes) -> bytes:
+    """Adds 128 to int8 values: in two's complement that flips the top bit."""
+    flipped: bytes = (np.frombuffer(block, np.uint8) ^ np.uint8(0x80)).tobytes()
+    return flipped
+
+
+def _is_uint8_of(target: Path, source: Path) -> bool:
+    if not target.is_file() or target.stat().st_size != source.stat().st_size:
+        return False
+    pairs = zip(_blocks(source), _blocks(target), strict=True)
+    return all(_flip_top_bits(block) == flipped for block, flipped in pairs)
 
 
 def open_private(path: Path) -> BinaryIO:

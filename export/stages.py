@@ -11,20 +11,19 @@ import functools
 import hashlib
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import onnx_ir as ir
 
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import Sha256
-from edge_runtime.contract.manifest import FileSpec, Manifest
+from edge_runtime.contract.manifest import FileSpec, Manifest, uint8_name
 
-from .graph import constant, hidden_name, slice_nodes
+from .exact_form import shifted, use_uint8_weights
+from .graph import hidden_name, slice_nodes
 
 MANIFEST = "manifest.json"
 GRAPH = "backbone.onnx"
 
 _READ_BYTES = 1 << 20
-_UINT8_SHIFT = 128
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +106,9 @@ def cut_stage(bundle: Bundle, first: int, last: int, *, exact: bool = False) -> 
         bundle: what to cut.
         first: first block.
         last: behind the last block.
-        exact: for processors whose uint8 x int8 product saturates: the weights become
-            uint8 with zero point 128 when the graph is loaded. Slower, same weight files.
+        exact: for processors whose uint8 x int8 product saturates: the weights are uint8
+            with zero point 128, see :mod:`.exact_form`, in the files that
+            :func:`~edge_runtime.contract.manifest.uint8_name` names. Slower.
 
     Returns:
         The serialized model.
@@ -131,7 +131,7 @@ def cut_stage(bundle: Bundle, first: int, last: int, *, exact: bool = False) -> 
     _flatten_locations(graph)
     _forget_shapes(graph)
     if exact:
-        _use_uint8_weights(graph)
+        use_uint8_weights(graph, _shift_in_file)
     stage = ir.Model(graph, ir_version=model.ir_version, producer_name="pacplus")
     data: bytes = ir.to_proto(stage).SerializeToString(deterministic=True)
     return data
@@ -168,20 +168,12 @@ def _forget_shapes(graph: ir.Graph) -> None:
                 value.shape = value.type = None
 
 
-def _use_uint8_weights(graph: ir.Graph) -> None:
-    """Adds 128 to the weights and to their zero point: the same numbers.
-
-    ONNX Runtime folds the conversion when it loads the graph.
-    """
-    shift = constant(graph, "exact.shift", np.array(_UINT8_SHIFT, np.int32))
-    zero_point = constant(graph, "exact.zero_point", np.array(_UINT8_SHIFT, np.uint8))
-    for node in [node for node in graph if node.op_type == "MatMulIntegerToFloat"]:
-        wide = ir.node("Cast", [node.inputs[1]], {"to": ir.DataType.INT32})
-        shifted = ir.node("Add", [wide.outputs[0], shift])
-        narrow = ir.node("Cast", [shifted.outputs[0]], {"to": ir.DataType.UINT8})
-        for index, step in enumerate((wide, shifted, narrow)):
-            step.outputs[0].name = f"{node.outputs[0].name}.exact.{index}"
-        graph.insert_before(node, [wide, shifted, narrow])
-        node.replace_input_with(1, narrow.outputs[0])
-        node.resize_inputs(max(len(node.inputs), 6))
-        node.replace_input_with(5, zero_point)
+def _shift_in_file(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """Refers to the uint8 file of an int8 weight that lies in a file."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return shifted(tensor)
+    return ir.ExternalTensor(
+        *(uint8_name(str(tensor.location)), tensor.offset, tensor.length, ir.DataType.UINT8),
+        shape=ir.Shape(tensor.shape.numpy()),
+        name=f"{tensor.name}.uint8",
+    )

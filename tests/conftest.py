@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import hashlib
 import os
@@ -30,75 +32,106 @@ def denormals_kept() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
+SHARED_TRACES = "PACPLUS_TEST_TRACES"
+"""Names a folder of traces for the tests that run on an emulated processor."""
+
+
 @pytest.fixture(scope="session")
-def traced_once() -> Iterator[None]:
-    """Has exports of the same weights share PyTorch's trace, which takes most of their time."""
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this test run share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keeps other workers out while one makes ``path``."""
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope="session")
+def traces(shared: Path) -> Path:
+    """Where exports of the same weights find PyTorch's trace, most of what they take."""
+    folder = Path(os.environ.get(SHARED_TRACES) or shared / "traces")
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def traced_once(traces: Path) -> Iterator[None]:
+    """Has exports of the same weights share PyTorch's trace."""
     import onnx_ir as ir
 
     from export import bundle
 
-    trace, known = bundle.trace, {}
+    trace = bundle.trace
 
     def cached(model: Any, family: Any, inputs: Any, blocks: int) -> ir.Model:
         digest = hashlib.sha256(f"{model.config.model_type} {blocks}".encode())
         for tensor in model.state_dict().values():
             digest.update(tensor.numpy().tobytes())
-        key = digest.hexdigest()
-        if key not in known:
-            known[key] = ir.to_proto(trace(model, family, inputs, blocks))
-        return ir.from_proto(known[key])
+        path = traces / f"{digest.hexdigest()}.onnx"
+        with alone(path):
+            if not path.exists():
+                ir.save(trace(model, family, inputs, blocks), path)
+        return ir.load(path)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bundle, "trace", cached)
         yield
 
 
-@pytest.fixture(scope="session")
-def minilm_bundle(tmp_path_factory: pytest.TempPathFactory, traced_once: None) -> BundleMaker:
-    """``minilm_bundle("int8")``: the real MiniLM, exported on first use."""
+def export_once(folder: Path, model: Path, **options: Any) -> Bundle:
+    """Exports a checkpoint, or opens what another worker has exported."""
     from export.bundle import export_model
+    from export.stages import open_bundle
+
+    with alone(folder):
+        if folder.exists():
+            return open_bundle(folder, verify=False)
+        return export_model(str(model), folder, **options)
+
+
+@pytest.fixture(scope="session")
+def minilm_bundle(shared: Path, traced_once: None) -> BundleMaker:
+    """``minilm_bundle("int8")``: the real MiniLM, exported on first use."""
     from tests.minilm import minilm_dir
 
-    folder = tmp_path_factory.mktemp("minilm")
-
-    @functools.cache
-    def make(quantize: str) -> Bundle:
-        return export_model(str(minilm_dir()), folder / quantize, quantize=quantize)
-
-    return make
+    return functools.cache(
+        lambda quantize: export_once(shared / f"minilm-{quantize}", minilm_dir(), quantize=quantize)
+    )
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def tiny_model(shared: Path) -> Callable[[str], Path]:
     """``tiny_model("bert")``: the folder of a tiny checkpoint."""
     from tests.models import tiny_model_dir
 
-    folder = tmp_path_factory.mktemp("models")
-    return functools.cache(lambda family: tiny_model_dir(folder, family))
+    def make(family: str) -> Path:
+        folder = shared / f"tiny-{family}"
+        with alone(folder):
+            return folder if folder.exists() else tiny_model_dir(shared, family)
+
+    return functools.cache(make)
 
 
 @pytest.fixture(scope="session")
 def tiny_bundle(
-    tmp_path_factory: pytest.TempPathFactory,
-    tiny_model: Callable[[str], Path],
-    traced_once: None,
+    shared: Path, tiny_model: Callable[[str], Path], traced_once: None
 ) -> TinyBundleMaker:
     """``tiny_bundle("bert", "none")``: a tiny checkpoint, exported on first use.
 
     For the task that needs most of it: a language model has its head.
     """
-    from export.bundle import export_model
     from tests.models import widest_task
 
-    folder = tmp_path_factory.mktemp("bundles")
-
-    @functools.cache
     def make(family: str, quantize: str) -> Bundle:
-        return export_model(
-            str(tiny_model(family)),
-            folder / f"{family}-{quantize}",
-            task=widest_task(family),
-            quantize=quantize,
-        )
+        folder = shared / f"{family}-{quantize}"
+        task = widest_task(family)
+        return export_once(folder, tiny_model(family), task=task, quantize=quantize)
 
-    return make
+    return functools.cache(make)

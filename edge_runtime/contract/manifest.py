@@ -30,6 +30,16 @@ Stream = Literal["encoder", "decoder"]
 HIDDEN_PREFIX = "hidden."
 """Tensor ``hidden.<i>`` is the hidden state that block i makes."""
 
+
+def uint8_name(weight_file: str) -> str:
+    """Names the file with a weight file's int8 values as uint8, each plus 128.
+
+    A device makes it where its processor saturates the product of uint8 and int8.
+    """
+    stem, _, suffix = weight_file.rpartition(".")
+    return f"{stem}.uint8.{suffix}"
+
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}(/[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199})*")
 _SHA = re.compile(r"[0-9a-f]{64}")
 

@@ -172,3 +172,27 @@ def test_files_of_one_name_but_other_content_do_not_meet(store):
     fetch = FileFetch(store, heads)
     fetch_all(fetch, b"one", b"two")
     assert [store.path(spec).read_bytes() for spec in heads] == [b"one", b"two"]
+
+
+def test_int8_weights_are_written_as_uint8_around_128(store):
+    values = np.arange(-128, 128, dtype=np.int8).repeat(CHUNK_BYTES // 128)
+    spec = spec_of(values.tobytes())
+    store.path(spec).write_bytes(values.tobytes())
+    store.write_uint8(spec)
+    written = store.folder / "a.uint8.bin"
+    shifted = np.frombuffer(written.read_bytes(), np.uint8).astype(int) - 128
+    np.testing.assert_array_equal(shifted, values)
+    assert stat.S_IMODE(written.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 300])
+def test_a_damaged_uint8_file_is_written_again(store, damage):
+    data = content(300)
+    spec = spec_of(data)
+    store.path(spec).write_bytes(data)
+    store.write_uint8(spec)
+    written = store.folder / "a.uint8.bin"
+    whole = written.read_bytes()
+    written.write_bytes(damage)
+    store.write_uint8(spec)
+    assert written.read_bytes() == whole

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from edge_runtime.files import WeightStore
+from edge_runtime.inference import GraphSession
 from export.session import Graph
 from export.stages import Bundle, cut_stage
 
@@ -20,9 +22,18 @@ def lay_out(bundle: Bundle, first: int, last: int, folder: Path, *, exact: bool 
     folder.mkdir(parents=True, exist_ok=True)
     for file in bundle.manifest.weight_files(first, last):
         shutil.copy(bundle.file_path(file), folder)
+        if exact:
+            WeightStore(folder).write_uint8(file)
     path = folder / "stage.onnx"
     path.write_bytes(cut_stage(bundle, first, last, exact=exact))
     return path
+
+
+def run_as_it_is(path: Path, batch: dict[str, Array]) -> dict[str, Array]:
+    """All outputs as a device computes them: by this processor's kernels for this very form."""
+    graph = GraphSession(path, threads=1)
+    outputs = graph.run({name: batch[name] for name in graph.input_names}, graph.output_names)
+    return dict(zip(graph.output_names, outputs, strict=True))
 
 
 def chain(bundle: Bundle, cuts: list[int], folder: Path, batch: dict[str, Array]) -> list[Array]:

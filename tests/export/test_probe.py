@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import pytest
 
 import edge_runtime
 from export.probe import make_probe
@@ -15,6 +16,7 @@ def test_the_shipped_probe_is_what_the_function_makes():
     assert SHIPPED.read_bytes() == make_probe()
 
 
+@pytest.mark.integer
 def test_the_probe_returns_the_product_and_the_weights_it_is_checked_against():
     session = onnxruntime.InferenceSession(make_probe(), providers=["CPUExecutionProvider"])
     rows = np.random.default_rng(0).integers(0, 256, (16, 128)).astype(np.uint8)

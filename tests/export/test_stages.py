@@ -11,9 +11,11 @@ import onnx
 import pytest
 
 from edge_runtime.contract.errors import BadInputError
+from edge_runtime.inference import matmul_integer_is_exact
 from export.session import Graph
 from export.stages import Bundle, cut_stage, open_bundle
-from tests.export.helpers import lay_out, padded
+from tests.export.helpers import lay_out, padded, run_as_it_is
+from tests.integer_reference import integer_reference
 from tests.models import LAYERS
 
 BLOCKS = LAYERS + 1
@@ -71,24 +73,49 @@ def test_blocks_that_do_not_exist_are_refused(first, last, tiny_bundle):
         cut_stage(tiny_bundle("bert", "none"), first, last)
 
 
-def test_the_exact_form_gives_the_same_bits_from_the_same_files(tiny_bundle, tmp_path):
+def test_the_exact_form_computes_what_int64_does(tiny_bundle, tmp_path):
+    bundle = tiny_bundle("bert", "int8")
+    batch = padded(bundle, np.arange(5, 25), length=20)
+    stage = lay_out(bundle, 0, BLOCKS, tmp_path / "exact", exact=True)
+    plain = lay_out(bundle, 0, BLOCKS, tmp_path / "plain")
+    states = run_as_it_is(stage, batch)
+    for name, expected in integer_reference(plain, batch).items():
+        np.testing.assert_allclose(states[name], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.integer
+def test_export_computes_the_bits_of_the_exact_form(tiny_bundle, tmp_path):
     bundle = tiny_bundle("bert", "int8")
     batch = padded(bundle, np.arange(5, 25), length=20)
     plain = Graph(lay_out(bundle, 0, BLOCKS, tmp_path / "plain")).run(batch)
-    exact = Graph(lay_out(bundle, 0, BLOCKS, tmp_path / "exact", exact=True)).run(batch)
+    exact = run_as_it_is(lay_out(bundle, 0, BLOCKS, tmp_path / "exact", exact=True), batch)
     for name, state in plain.items():
         np.testing.assert_array_equal(exact[name], state)
 
 
-def test_the_exact_form_has_uint8_weights_around_128(tiny_bundle):
-    stage = onnx.load_from_string(cut_stage(tiny_bundle("bert", "int8"), 1, 2, exact=True))
-    producers = {name: node for node in stage.graph.node for name in node.output}
+def test_where_int8_products_are_exact_both_forms_give_the_same_bits(tiny_bundle, tmp_path):
+    bundle = tiny_bundle("bert", "int8")
+    batch = padded(bundle, np.arange(5, 25), length=20)
+    forms = [
+        run_as_it_is(lay_out(bundle, 0, BLOCKS, tmp_path / str(exact), exact=exact), batch)
+        for exact in (False, True)
+    ]
+    same = all(np.array_equal(state, forms[1][name]) for name, state in forms[0].items())
+    assert same == matmul_integer_is_exact()
+
+
+def test_the_exact_form_reads_uint8_weights_around_128_from_files_of_their_own(minilm_bundle):
+    stage = onnx.load_from_string(cut_stage(minilm_bundle("int8"), 1, 2, exact=True))
     constants = {tensor.name: tensor for tensor in stage.graph.initializer}
     products = [node for node in stage.graph.node if node.op_type == "MatMulIntegerToFloat"]
     assert len(products) == 6
     for node in products:
-        assert producers[node.input[1]].attribute[0].i == onnx.TensorProto.UINT8
+        weight = constants[node.input[1]]
+        assert weight.data_type == onnx.TensorProto.UINT8
+        assert weight.external_data[0].value.endswith(".uint8.bin")
         assert onnx.numpy_helper.to_array(constants[node.input[5]]) == 128
+    others = {name for node in products for i, name in enumerate(node.input) if i != 1}
+    assert not any(".uint8." in str(constants[name]) for name in others & constants.keys())
 
 
 def copy_of(bundle: Bundle, tmp_path: Path) -> Path:

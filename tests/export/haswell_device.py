@@ -1,0 +1,31 @@
+"""Runs a stage as a device on this processor does; started on an emulated one.
+
+usage: haswell_device.py MESSAGE WEIGHTS INPUTS.npz OUTPUTS.npz
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from edge_runtime.backbone import write_stage_graph
+from edge_runtime.contract.codec import decode
+from edge_runtime.contract.messages import LoadStage
+from edge_runtime.files import WeightStore
+from edge_runtime.inference import GraphSession
+
+
+def main(message: str, weights: str, inputs: str, outputs: str) -> None:
+    with np.load(message) as frames:
+        request = decode([frame.tobytes() for frame in frames.values()])
+    assert isinstance(request, LoadStage)
+    graph = GraphSession(write_stage_graph(request.stage, WeightStore(Path(weights))), 1)
+    with np.load(inputs) as batch:
+        states = graph.run(dict(batch), graph.output_names)
+    np.savez(outputs, **dict(zip(graph.output_names, states, strict=True)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .attention_context import AttentionContext, Memory
 from .comparison import compare
-from .side_network import Linear, SideNetwork, normalize
+from .side_network import Linear, SideNetwork, fuse, normalize
 
 if TYPE_CHECKING:
     from edge_runtime.contract.adapter import AdapterConfig
@@ -37,13 +37,11 @@ class ParallelAdapter(nn.Module):
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__()
         self.config = config
-        networks = [SideNetwork(config, stack) for stack in config.stacks]
-        if config.encoder_layers:
-            self.encoder, self.decoder = networks
-        else:  # saved without a prefix
-            (own,) = networks
-            self.down, self.gate, self.blocks = own.down, own.gate, own.blocks
-        self._networks = networks  # a list, so that no parameter has two names
+        *before, last = (SideNetwork(config, stack) for stack in config.stacks)
+        if before:
+            self.encoder, self.decoder = before[0], last
+        else:  # the only one's parameters are saved without a prefix
+            self.down, self.gate, self.blocks = last.down, last.gate, last.blocks
         self.up = Linear(config.width, config.hidden_size)
         if not config.generative:
             self.head = Linear(config.head_features, config.num_outputs, bias=True)
@@ -85,15 +83,16 @@ class ParallelAdapter(nn.Module):
         encoder: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Computes s_L of the stack that outputs, (B, T, w); 0 on padding."""
-        *before, own = self._networks
         memory = None
-        if before and encoder is not None:
+        if self.config.encoder_layers and encoder is not None:
             encoder_hidden, encoder_mask = encoder
             context = AttentionContext.of(encoder_mask.bool(), encoder_hidden.dtype)
-            memory = Memory(normalize(before[0](encoder_hidden, context)), context)
+            memory = Memory(normalize(self.encoder(encoder_hidden, context)), context)
         causal = self.config.causal
         context = AttentionContext.of(mask_BT.bool(), hidden_LBTd.dtype, causal, memory)
-        return context.pad(own(hidden_LBTd, context))
+        if self.config.encoder_layers:
+            return context.pad(self.decoder(hidden_LBTd, context))
+        return context.pad(fuse(self.down, self.gate, self.blocks, hidden_LBTd, context))
 
     def features(self, last: Tensor, state: Tensor) -> Tensor:
         """Computes h_L + U(norm(s_L)), (..., d), of some tokens of a language model.
@@ -122,7 +121,7 @@ class ParallelAdapter(nn.Module):
         """
         state_BTw = self.side_state(hidden_LBTd, mask_BT, encoder)
         starts_B = second_starts_B if self.config.pair else None
-        pool_BST = pooling_weights(mask_BT.bool(), starts_B).to(state_BTw.dtype)
+        pool_BST = pooling_weights(mask_BT.bool(), starts_B, state_BTw.dtype)
         side_BSw = torch.bmm(pool_BST, normalize(state_BTw))
         embedding_BSd = normalize(pool_BST @ hidden_LBTd[-1] + side_BSw @ self.up.weight)
         if not self.config.pair:
@@ -130,15 +129,15 @@ class ParallelAdapter(nn.Module):
         u, v = embedding_BSd.unbind(1)
         outputs = self._head(torch.cat(((u - v).abs(), u * v), 1))
         found = compare([hidden_LBTd[layer] for layer in self.config.compared_layers], pool_BST)
-        compared: Tensor = self.comparison(found * self.config.comparison_scale)
-        return outputs + compared
+        outputs += self.comparison(found * self.config.comparison_scale)
+        return outputs
 
     def _head(self, features: Tensor) -> Tensor:
         outputs: Tensor = self.head(features * self.config.head_scale)
         return outputs
 
 
-def pooling_weights(mask_BT: Tensor, second_starts_B: Tensor | None) -> Tensor:
+def pooling_weights(mask_BT: Tensor, second_starts_B: Tensor | None, dtype: torch.dtype) -> Tensor:
     """Computes (B, S, T) weights whose product with token states is each segment's mean.
 
     Args:
@@ -146,6 +145,7 @@ def pooling_weights(mask_BT: Tensor, second_starts_B: Tensor | None) -> Tensor:
         second_starts_B: where the second segment starts, 0 where there is none; ``None``
             pools the whole sample as one segment (S = 1), else S = 2. An absent
             segment's mean is 0.
+        dtype: of the weights.
     """
     if second_starts_B is None:
         segments = mask_BT[:, None]
@@ -153,6 +153,6 @@ def pooling_weights(mask_BT: Tensor, second_starts_B: Tensor | None) -> Tensor:
         starts = torch.where(second_starts_B > 0, second_starts_B, mask_BT.shape[1])
         second = torch.arange(mask_BT.shape[1]) >= starts[:, None]
         segments = torch.stack((mask_BT & ~second, mask_BT & second), 1)
-    weights = segments.float()
+    weights = segments.to(dtype)
     counts: Tensor = weights.sum(-1, keepdim=True)
     return weights.div_(counts.clamp_(min=1))

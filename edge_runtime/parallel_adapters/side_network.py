@@ -27,12 +27,12 @@ def normalize(x: Tensor) -> Tensor:
 
 
 class Linear(nn.Module):
-    """x @ weight + bias, with matrices (..., inputs, outputs) as they are saved."""
+    """x @ weight + bias; the weight is (inputs, outputs), as it is saved."""
 
-    def __init__(self, *shape: int, bias: bool = False) -> None:
+    def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(shape))
-        self.bias = nn.Parameter(torch.zeros(*shape[:-2], shape[-1])) if bias else None
+        self.weight = nn.Parameter(torch.zeros(inputs, outputs))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Maps (N, inputs) to (N, outputs), plus a residual in place of a bias."""
@@ -83,32 +83,57 @@ class SideBlock(nn.Module):
         return result
 
 
+class DownProjections(nn.Module):
+    """D_i(norm(h_i)) of all layers, as one batched matrix product."""
+
+    def __init__(self, config: AdapterConfig, layers: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(layers, config.hidden_size, config.width))
+        self.bias = nn.Parameter(torch.zeros(layers, config.width))
+        self._scale = config.down_scale
+
+    def forward(self, hidden_LNd: Tensor) -> Tensor:
+        """Maps (L, N, d) to (L, N, w)."""
+        read_LNw = torch.bmm(normalize(hidden_LNd), self.weight)
+        return torch.add(self.bias[:, None], read_LNw, alpha=self._scale)
+
+
 class SideNetwork(nn.Module):
+    """The side network along one stack of the backbone."""
+
+    def __init__(self, config: AdapterConfig, stack: SideStack) -> None:
+        super().__init__()
+        blocks = [SideBlock(config, cross=stack.cross) for _ in range(stack.layers - 1)]
+        self.down = DownProjections(config, stack.layers)
+        self.gate = nn.Parameter(torch.zeros(len(blocks)))
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, hidden_LBTd: Tensor, context: AttentionContext) -> Tensor:
+        """Computes the last side state, (N, w)."""
+        return fuse(self.down, self.gate, self.blocks, hidden_LBTd, context)
+
+
+def fuse(
+    down: nn.Module,
+    gate: Tensor,
+    blocks: nn.ModuleList,
+    hidden_LBTd: Tensor,
+    context: AttentionContext,
+) -> Tensor:
     """s_0 = D_0(norm(h_0));  s_i = A_i(mu_i s_{i-1} + (1 - mu_i) D_i(norm(h_i))).
 
     mu_i = sigmoid(gate_i). The fusion follows Ladder Side-Tuning (Sung et al., 2022); what is
     read is normalized first, since a backbone's layers differ in scale by orders of
-    magnitude. All D_i run as one batched matrix product.
+    magnitude.
+
+    Returns:
+        The last side state s_L, (N, w).
     """
-
-    def __init__(self, config: AdapterConfig, stack: SideStack) -> None:
-        super().__init__()
-        self.down = Linear(stack.layers, config.hidden_size, config.width, bias=True)
-        self.gate = nn.Parameter(torch.zeros(stack.layers - 1))
-        blocks = [SideBlock(config, cross=stack.cross) for _ in range(stack.layers - 1)]
-        self.blocks = nn.ModuleList(blocks)
-        self._scale = config.down_scale
-
-    def forward(self, hidden_LBTd: Tensor, context: AttentionContext) -> Tensor:
-        """Computes the last side state, (N, w)."""
-        normed_LNd = normalize(context.pack(hidden_LBTd))
-        assert self.down.bias is not None
-        read_LNw = torch.bmm(normed_LNd, self.down.weight)
-        down_LNw = torch.add(self.down.bias[:, None], read_LNw, alpha=self._scale)
-        state, *others = down_LNw.unbind(0)
-        for block, mu, down in zip(self.blocks, self.gate.sigmoid(), others, strict=True):
-            state = block(torch.lerp(down, state, mu), context)
-        return state
+    state, *others = down(context.pack(hidden_LBTd)).unbind(0)
+    for block, mu, read in zip(blocks, gate.sigmoid(), others, strict=True):
+        state = block(torch.lerp(read, state, mu), context)
+    result: Tensor = state
+    return result
 
 
 def _by_head(x_Nc: Tensor, parts: int, heads: int, context: AttentionContext) -> tuple[Tensor, ...]:

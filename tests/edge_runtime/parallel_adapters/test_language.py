@@ -11,10 +11,8 @@ import pytest
 import torch
 
 from edge_runtime.contract.adapter import AdapterKind, adapter_weights
-from edge_runtime.contract.tensors import read_tensors
 from edge_runtime.parallel_adapters import Batch, Predictor, language, model
-from edge_runtime.parallel_adapters.frozen_head import FrozenHead
-from tests.edge_runtime.parallel_adapters import reference
+from tests.edge_runtime.parallel_adapters import by_module
 from tests.edge_runtime.parallel_adapters.language_samples import (
     batch,
     config,
@@ -27,35 +25,9 @@ from tests.edge_runtime.parallel_adapters.samples import moved
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from edge_runtime.contract.adapter import AdapterConfig
-
 KINDS: tuple[AdapterKind, ...] = ("attention", "mlp")
 BOTH = pytest.mark.parametrize("make", [config, seq2seq], ids=["causal-lm", "seq2seq"])
 SOFT = {"logit_scale": 0.7, "logit_softcap": 1.5}
-
-
-def logits_by_autograd(
-    config: AdapterConfig, p: dict[str, torch.Tensor], data: Batch, frozen: FrozenHead
-) -> torch.Tensor:
-    encoder = None
-    if data.encoder_hidden is not None and data.encoder_lengths is not None:
-        encoder = (torch.from_numpy(data.encoder_hidden), torch.from_numpy(data.encoder_lengths))
-    hidden, lengths = torch.from_numpy(data.hidden), torch.from_numpy(data.lengths)
-    features = reference.features(config, p, hidden, lengths, encoder)
-    bias = None if frozen.bias is None else torch.from_numpy(frozen.bias)
-    weight = torch.from_numpy(frozen.rows(slice(None)))
-    return reference.logits(features, weight, bias, frozen.scale, frozen.softcap)
-
-
-def autograd(
-    config: AdapterConfig, state: bytes, data: Batch, frozen: FrozenHead
-) -> tuple[float, dict[str, NDArray[np.float32]]]:
-    tensors = read_tensors(adapter_weights(state))
-    p = {n: torch.tensor(t, requires_grad=True) for n, t in tensors.items()}
-    logits = logits_by_autograd(config, p, data, frozen)
-    loss = reference.language_loss(logits, torch.from_numpy(data.targets))
-    loss.backward()  # type: ignore[no-untyped-call]
-    return loss.item(), {n: t.grad.numpy() for n, t in p.items()}
 
 
 def assert_close(
@@ -74,7 +46,7 @@ def assert_close(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("head_form", [{}, SOFT], ids=["plain", "softcap and bias"])
-def test_gradients_equal_those_of_plain_autograd(
+def test_gradients_equal_those_of_the_module(
     make: Any, kind: AdapterKind, heads: int, head_form: dict[str, float]
 ) -> None:
     shape = make(kind, num_heads=heads, **head_form)
@@ -82,7 +54,7 @@ def test_gradients_equal_those_of_plain_autograd(
     engine, data = moved(trainer(shape, frozen)), batch(shape, 7)
 
     loss = engine.gradients(data)
-    expected_loss, expected = autograd(shape, engine.state(), data, frozen)
+    expected_loss, expected = by_module.gradients(shape, engine.state(), data, frozen)
 
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     assert_close(engine.named_gradients(), expected)
@@ -113,8 +85,9 @@ def test_outputs_are_each_samples_loss_counted_and_correct_tokens(
 ) -> None:
     shape = make(kind)
     engine, data = moved(trainer(shape)), batch(shape, 7)
-    p = {n: torch.tensor(t) for n, t in read_tensors(adapter_weights(engine.state())).items()}
-    logits = logits_by_autograd(shape, p, data, head(shape))
+    with torch.no_grad():
+        features = by_module.run(by_module.adapter(shape, engine.state()), data)
+    logits = by_module.logits(features, head(shape))
     # Some targets that the model does predict.
     best = logits.argmax(-1).numpy()
     targets = np.where((data.targets >= 0) & (data.targets % 2 == 0), best, data.targets)
@@ -125,7 +98,7 @@ def test_outputs_are_each_samples_loss_counted_and_correct_tokens(
     assert outputs.dtype == np.float32
     for row, sample in enumerate(outputs):
         counted = targets[row] >= 0
-        loss = reference.language_loss(
+        loss = by_module.language_loss(
             logits[row : row + 1], torch.from_numpy(targets[row : row + 1])
         )
         assert sample[0] == pytest.approx(loss.item(), rel=1e-5)

@@ -2,23 +2,17 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from edge_runtime.contract.adapter import (
-    AdapterConfig,
-    AdapterKind,
-    TrainingOptions,
-    adapter_weights,
-)
+from edge_runtime.contract.adapter import AdapterKind, TrainingOptions, adapter_weights
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.tensors import read_tensors, write_tensors
 from edge_runtime.parallel_adapters import Batch, Predictor, Trainer
-from tests.edge_runtime.parallel_adapters import reference
+from tests.edge_runtime.parallel_adapters import by_module
 from tests.edge_runtime.parallel_adapters.samples import (
     HIDDEN_SIZE,
     LAYERS,
@@ -29,42 +23,19 @@ from tests.edge_runtime.parallel_adapters.samples import (
     trainer,
 )
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 KINDS: tuple[AdapterKind, ...] = ("attention", "mlp")
-
-
-def autograd(
-    config: AdapterConfig, state: bytes, data: Batch
-) -> tuple[float, dict[str, NDArray[np.float32]]]:
-    """Loss and flat gradient by the reference; the order is the one of the state."""
-    names = [n for n in read_tensors(state) if not n.startswith("optimizer.")]
-    tensors = read_tensors(state)
-    p = {n: torch.tensor(tensors[n], requires_grad=True) for n in names}
-    arrays = (data.hidden, data.lengths, data.second_starts)
-    out = reference.outputs(config, p, *map(torch.from_numpy, arrays))
-    targets = torch.from_numpy(data.targets)
-    if config.task == "regression":
-        scaled = (targets - config.target_mean) / config.target_scale
-        loss = functional.mse_loss(out[:, 0], scaled, reduction="sum")
-    else:
-        loss = functional.cross_entropy(out, targets, reduction="sum")
-    loss.backward()  # type: ignore[no-untyped-call]
-    return loss.item(), {n: p[n].grad.numpy() for n in names}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("pair", [False, True])
 @pytest.mark.parametrize("heads", [1, 2])
-def test_gradients_equal_those_of_plain_autograd(kind: AdapterKind, pair: bool, heads: int) -> None:
+def test_gradients_equal_those_of_the_module(kind: AdapterKind, pair: bool, heads: int) -> None:
     engine = moved(trainer(kind, pair=pair, num_heads=heads))
     data = batch(7)
 
     loss = engine.gradients(data)
-    expected_loss, expected = autograd(
-        config(kind, pair=pair, num_heads=heads), engine.state(), data
-    )
+    shape = config(kind, pair=pair, num_heads=heads)
+    expected_loss, expected = by_module.gradients(shape, engine.state(), data)
 
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     for name, gradient in engine.named_gradients().items():
@@ -75,13 +46,13 @@ def test_gradients_equal_those_of_plain_autograd(kind: AdapterKind, pair: bool, 
         )
 
 
-def test_regression_gradients_equal_those_of_plain_autograd() -> None:
+def test_regression_gradients_equal_those_of_the_module() -> None:
     changes = {"task": "regression", "num_outputs": 1, "target_mean": 2.0, "target_scale": 3.0}
     engine = moved(trainer(**changes))
     data = batch(7, regression=True)
 
     loss = engine.gradients(data)
-    expected_loss, expected = autograd(config(**changes), engine.state(), data)
+    expected_loss, expected = by_module.gradients(config(**changes), engine.state(), data)
 
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     for name, gradient in engine.named_gradients().items():

@@ -1,7 +1,7 @@
 """The trainer, fed with hidden states, against backbone and side network in one graph.
 
-Nothing of the engine is used on the other side: a Hugging Face model, the side network of
-:mod:`.reference` on top, the model's own head, and one ``backward`` through all of it.
+On the other side: a Hugging Face model, the adapter as a module on top, the model's own head,
+and one ``backward`` through all of it.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions, adapter_weights
-from edge_runtime.contract.tensors import read_tensors
+from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.parallel_adapters import Batch, Trainer
 from edge_runtime.parallel_adapters.frozen_head import FrozenHead
-from tests.edge_runtime.parallel_adapters import reference
+from tests.edge_runtime.parallel_adapters import by_module
 from tests.edge_runtime.parallel_adapters.samples import moved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from edge_runtime.parallel_adapters import ParallelAdapter
 
 VOCABULARY, HIDDEN_SIZE = 60, 32
 LENGTHS, ENCODER_LENGTHS = torch.tensor([9, 3, 6, 1]), torch.tensor([4, 8, 1, 5])
@@ -120,16 +121,14 @@ class WholeModel(nn.Module):
             return torch.stack(out.decoder_hidden_states), encoder, out.logits
         return torch.stack(out.hidden_states), None, getattr(out, "logits", None)
 
-    def loss(self, parameters: dict[str, Tensor]) -> Tensor:
+    def loss(self, adapter: ParallelAdapter) -> Tensor:
         hidden, encoder, _ = self.run_backbone()
+        read = None if encoder is None else (encoder, mask(ENCODER_LENGTHS))
+        found = adapter(hidden, mask(LENGTHS), encoder=read)
         if not self.config.generative:
-            starts = torch.zeros_like(LENGTHS)
-            outputs = reference.outputs(self.config, parameters, hidden, LENGTHS, starts)
-            return functional.cross_entropy(outputs, self.targets, reduction="sum")
-        read = None if encoder is None else (encoder, ENCODER_LENGTHS)
-        features = reference.features(self.config, parameters, hidden, LENGTHS, read)
-        logits = self.backbone.lm_head(features * self.config.logit_scale)
-        return reference.language_loss(logits, self.targets)
+            return functional.cross_entropy(found, self.targets, reduction="sum")
+        logits = self.backbone.lm_head(found * self.config.logit_scale)
+        return by_module.language_loss(logits, self.targets)
 
     @torch.no_grad()
     def batch(self) -> Batch:
@@ -162,10 +161,11 @@ def mask(lengths: Tensor) -> Tensor:
 def test_loss_and_adapter_gradients_equal_those_of_one_autograd_graph(make: Any) -> None:
     whole = WholeModel(make)
     trainer = moved(whole.trainer())
-    weights = read_tensors(adapter_weights(trainer.state()))
-    parameters = {name: torch.tensor(w, requires_grad=True) for name, w in weights.items()}
+    adapter = by_module.adapter(whole.config, trainer.state())
+    parameters = dict(adapter.named_parameters())
+    adapter.zero_grad()
 
-    expected_loss = whole.loss(parameters)
+    expected_loss = whole.loss(adapter)
     expected_loss.backward()  # type: ignore[no-untyped-call]
     loss = trainer.gradients(whole.batch())
 
@@ -194,7 +194,7 @@ def test_an_untrained_adapter_loses_what_the_backbone_loses(make: Any) -> None:
     np.testing.assert_allclose(
         head.logits(hidden[-1][counted].numpy()), logits[counted].numpy(), atol=1e-5
     )
-    expected = reference.language_loss(logits, whole.targets)
+    expected = by_module.language_loss(logits, whole.targets)
     assert outputs[:, 0].sum() == pytest.approx(expected.item(), rel=1e-5)
     right = (logits.argmax(-1) == whole.targets) & counted
     np.testing.assert_array_equal(outputs[:, 1:].T, torch.stack((counted.sum(1), right.sum(1))))

@@ -13,8 +13,9 @@ from edge_runtime.contract.adapter import adapter_weights
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.tensors import read_tensors, write_tensors
 from edge_runtime.parallel_adapters import Predictor
+from edge_runtime.parallel_adapters.load import from_bytes
 from export.adapter.graph import adapter_onnx
-from tests.edge_runtime.parallel_adapters import language_samples, reference, samples
+from tests.edge_runtime.parallel_adapters import by_module, language_samples, samples
 
 SHAPES = pytest.mark.parametrize(
     ("make", "changes"),
@@ -60,13 +61,8 @@ def run(model, values):
 
 
 def expected_features(config, weights, batch):
-    p = {name: torch.tensor(array) for name, array in read_tensors(weights).items()}
-    tensors = [torch.from_numpy(array) for array in (batch.hidden, batch.lengths)]
-    encoder = None
-    if batch.encoder_hidden is not None:
-        arrays = (batch.encoder_hidden, batch.encoder_lengths)
-        encoder = tuple(torch.from_numpy(array) for array in arrays)
-    return reference.features(config, p, *tensors, encoder).numpy()
+    with torch.no_grad():
+        return by_module.run(from_bytes(config, weights), batch).numpy()
 
 
 @SHAPES

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -11,13 +10,12 @@ from coordinator.cluster.host import Cluster
 from coordinator.cluster.observer import NullObserver, Observer
 from coordinator.data import DataSet, Prompts, Texts, read_prompts, read_texts
 from edge_runtime.contract.adapter import AdapterConfig
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.generation import GenerationOptions
 
 from .generate import generate
 from .inputs import check_pairs
 from .trained_run import TrainedRun
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

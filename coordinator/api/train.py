@@ -3,9 +3,6 @@
 import dataclasses
 import time
 from pathlib import Path
-from typing import Any, TypeAlias
-
-import numpy as np
 
 from coordinator.cluster.host import Cluster
 from coordinator.cluster.observer import NullObserver, Observer
@@ -24,6 +21,7 @@ from coordinator.runs.report import (
 )
 from coordinator.runs.run_folder import Checkpoint, RunFolder, check_new
 from edge_runtime.contract.adapter import TrainingOptions, adapter_weights
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import BadInputError, InfeasibleError
 from edge_runtime.contract.manifest import Task
 from edge_runtime.contract.messages import CacheDtype
@@ -33,8 +31,6 @@ from .adapter_config import AdapterChoice
 from .inputs import Prepared, prepare, run_settings
 from .metrics import metrics
 from .run import Finished, run_session
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, TypeAlias
-
-import numpy as np
 
 from coordinator.cluster.host import Cluster
 from coordinator.cluster.observer import Observer
 from coordinator.data import DataSet, LanguageData
 from coordinator.runs.run_folder import RunFolder, Settings
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import BadInputError, StoppedError, UsageError
 from edge_runtime.contract.generation import GenerationOptions
 from edge_runtime.contract.messages import SampleSet
@@ -20,8 +18,6 @@ from export.partition.stages import Bundle, open_bundle
 
 from .inputs import Prepared, tokenize
 from .run import run_session
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 OPTIONS = TrainingOptions(epochs=0, batch_size=16)
 """Of sessions that train nothing; a batch is the most samples or prompts of a group."""

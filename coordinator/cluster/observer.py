@@ -12,41 +12,41 @@ class Observer(Protocol):
     """Is told of progress; must return quickly."""
 
     def prepared(self, lines: int, truncated: int) -> None:
-        """The data are read; so many texts were longer than the model takes."""
+        """Is told that the data are read, and how many texts were longer than the model takes."""
 
     def note(self, text: str) -> None:
-        """Something about the inputs that the user should know."""
+        """Is told what the user should know about the inputs."""
 
     def started(self, session: Session, host: Host) -> None:
-        """The devices are started, the session begins."""
+        """Is told that the devices are started and the session begins."""
 
     def event(self, record: Record) -> None:
-        """Something happened."""
+        """Is told of an event."""
 
     def tick(self) -> None:
-        """Called several times a second."""
+        """Is called several times a second."""
 
     def stopped(self) -> None:
-        """The session is over, well or not."""
+        """Is told that the session is over, well or not."""
 
 
 class NullObserver:
-    """Wants to know nothing."""
+    """Ignores all progress."""
 
     def prepared(self, lines: int, truncated: int) -> None:
-        """Ignored."""
+        """Does nothing."""
 
     def note(self, text: str) -> None:
-        """Ignored."""
+        """Does nothing."""
 
     def started(self, session: Session, host: Host) -> None:
-        """Ignored."""
+        """Does nothing."""
 
     def event(self, record: Record) -> None:
-        """Ignored."""
+        """Does nothing."""
 
     def tick(self) -> None:
-        """Ignored."""
+        """Does nothing."""
 
     def stopped(self) -> None:
-        """Ignored."""
+        """Does nothing."""

@@ -1,10 +1,8 @@
 """Records what a session has seen, for the report and the live display."""
 
 import dataclasses
-from typing import Any, TypeAlias
 
-import numpy as np
-
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import (
     BatchServed,
@@ -20,8 +18,6 @@ from edge_runtime.contract.messages import (
 )
 from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.profile import DeviceProfile
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 
 @dataclasses.dataclass(slots=True)

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
 
 import numpy as np
 
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import SampleSet
 from edge_runtime.contract.order import epoch_order, rank_samples, shard_of
 from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.sample import Ragged, Samples
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)

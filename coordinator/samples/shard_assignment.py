@@ -6,16 +6,14 @@ do not depend on this; only what has to be moved between devices does.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeAlias
 
 import numpy as np
 
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Owner, Plan
 
 from .samples import Catalogue
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 
 def assign_shards(catalogue: Catalogue, plan: Plan, held: Mapping[DeviceId, Array]) -> Plan:

@@ -1,12 +1,11 @@
 """Checks devices' answers against the requests, and keeps them."""
 
-from typing import Any, TypeAlias
-
 import numpy as np
 
 from coordinator.protocol.job import Job
 from coordinator.protocol.record import SessionRecord
 from coordinator.samples.samples import Catalogue
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import InfeasibleError, StoppedError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import (
@@ -24,8 +23,6 @@ from edge_runtime.contract.messages import (
 from edge_runtime.contract.profile import DeviceProfile
 
 from .link_schedule import Linking
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 LANGUAGE_OUTPUTS = 3
 """Of a sample: summed loss, counted tokens, correctly predicted tokens."""

@@ -4,9 +4,6 @@ Pure: no sockets, no clock.
 """
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
-
-import numpy as np
 
 from coordinator.planner.dispatch import Router, window
 from coordinator.planner.problem.calibrate import calibrated_profile
@@ -15,6 +12,7 @@ from coordinator.protocol.job import Job
 from coordinator.protocol.record import FillRecord, SessionRecord
 from coordinator.samples.samples import Catalogue, Work, plan_work
 from coordinator.samples.shard_assignment import assign_shards
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Stream
 from edge_runtime.contract.messages import BatchServed, Message, SampleSet, Stored
@@ -24,8 +22,6 @@ from edge_runtime.contract.profile import DeviceProfile
 from .leases import LeaseBook
 from .stragglers import Pace, Straggler, compute_seconds
 from .work_items import make_items
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 
 class Filling:

@@ -13,7 +13,6 @@ import collections
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from coordinator.protocol.job import Continuation
 from coordinator.protocol.record import GenerationRecord
 from coordinator.samples.samples import SampleTable
 from edge_runtime.contract.adapter import AdapterConfig
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import StoppedError
 from edge_runtime.contract.generation import Sequences
 from edge_runtime.contract.ids import DeviceId
@@ -39,8 +39,6 @@ from edge_runtime.contract.messages import (
 from edge_runtime.contract.plan import Plan
 
 from .work_items import int32_lengths
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 HELD_BYTES = 64 << 20
 """Most hidden states that a device keeps of sequences in work, if one's are not more."""

@@ -6,14 +6,11 @@ PyTorch converts ten times faster than numpy does, and this happens in every ste
 from __future__ import annotations
 
 import math
-from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import BadInputError
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 MAX_EXPONENT = 120
 

@@ -17,7 +17,7 @@ from export.tracing.trace import trace
 from export.verify.parity import LIMITS, check_parity, relative_error
 
 
-@pytest.mark.parametrize("quantize", ["none", pytest.param("int8", marks=pytest.mark.integer)])
+@pytest.mark.parametrize("quantize", ["none", "int8"])
 def test_minilm_is_within_the_limits(quantize, minilm_bundle):
     parity = minilm_bundle(quantize).manifest.parity
     assert parity.limit == {"none": 1e-3, "int8": 0.12}[quantize]

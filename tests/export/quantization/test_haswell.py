@@ -85,4 +85,4 @@ def test_the_integer_tests_pass_on_a_processor_that_saturates(traces):
     assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-2000:]
     passed = re.search(r"(\d+) passed", ended.stdout)
     assert passed, ended.stdout[-1000:]
-    assert int(passed[1]) >= 10, ended.stdout[-1000:]
+    assert int(passed[1]) >= 8, ended.stdout[-1000:]

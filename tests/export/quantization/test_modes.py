@@ -34,7 +34,6 @@ def test_the_bundle_says_what_was_done(tiny_bundle):
     assert tiny_bundle("bert", "none").manifest.notes == ()
 
 
-@pytest.mark.integer
 def test_the_exact_form_of_int4_turns_only_the_8_bit_layers(tiny_bundle, tmp_path):
     bundle = tiny_bundle("bert", "int4")
     blocks = len(bundle.manifest.blocks)

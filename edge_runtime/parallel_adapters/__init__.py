@@ -1,8 +1,9 @@
 """Parallel Adapters and their training. PyTorch is imported on first use.
 
 :mod:`.module` states the network, :mod:`.model` what is computed of a batch, and
-:mod:`.trainer` what a device drives. Autograd costs about what backward passes written by
-hand did (``benchmarks/side_network.py``, CPU-seconds of one thread): FIGURES.
+:mod:`.trainer` what a device drives. Gradients are autograd's: backward passes written by
+hand took 1.27 times its CPU-seconds on SST-2 (padding included), and 0.94 to 1.0 times where
+there is no padding (``benchmarks/side_network.py``).
 """
 
 from __future__ import annotations

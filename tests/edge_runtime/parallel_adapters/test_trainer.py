@@ -286,3 +286,16 @@ def test_initial_weights_of_another_adapter_are_refused(
     given = write_tensors({name: np.ones(shape, np.float32)})
     with pytest.raises(BadInputError, match=message):
         Trainer(config(), TrainingOptions(), 10, initial=given)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_parts_of_a_batch_add_up_their_gradients(kind: AdapterKind) -> None:
+    engine, data = moved(trainer(kind)), batch(7)
+    loss = engine.gradients(data)
+    expected = engine.flat_gradient.copy()
+
+    losses = [engine.gradients(rows(data, slice(3))), engine.add_gradients(rows(data, slice(3, 7)))]
+
+    assert sum(losses) == pytest.approx(loss, rel=1e-5)
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(engine.flat_gradient, expected, atol=1e-5 * scale)

@@ -25,6 +25,7 @@ carries them out.
 """
 
 import collections
+import functools
 import logging
 from collections.abc import Callable, Mapping
 
@@ -55,7 +56,7 @@ from edge_runtime.contract.messages import (
 )
 from edge_runtime.contract.plan import Plan
 
-from . import log_records, requests
+from . import requests
 from .answers import Answers
 from .failures import check_software, lose, stop
 from .measurements import KnownDevices, known_devices
@@ -64,12 +65,18 @@ logger = logging.getLogger(__name__)
 
 
 class Session:
-    """One fine-tuning, evaluation or prediction from the first hello to the last byte."""
+    """One fine-tuning, evaluation or prediction from the first hello to the last byte.
+
+    Attributes:
+        job: to be done.
+        phase: current one; see the module's docstring.
+        record: everything that was seen so far.
+    """
 
     def __init__(self, job: Job) -> None:
-        self._job = job
+        self.job = job
         self._catalogue = Catalogue.make(job.tables)
-        self._phase = "gathering"
+        self.phase = "gathering"
         self._awaited: dict[DeviceId, type[Message]] = dict.fromkeys(job.devices, Hello)
         self._usage_due: collections.Counter[DeviceId] = collections.Counter()
         self._then: Callable[[], list[Action]] = self._profile
@@ -82,16 +89,6 @@ class Session:
         self._filling = Filling(job, self._catalogue, self.record)
         self._answers = Answers(job, self._catalogue, self.record)
         self._known = KnownDevices()
-
-    @property
-    def phase(self) -> str:
-        """Current phase; see the module's docstring."""
-        return self._phase
-
-    @property
-    def job(self) -> Job:
-        """Job of this session."""
-        return self._job
 
     @property
     def plan(self) -> Plan:
@@ -112,7 +109,7 @@ class Session:
     def handle(self, event: Event, now: float) -> list[Action]:
         """Takes one event in, at time ``now`` (seconds, any epoch, never falling)."""
         self._now = now
-        if self._phase in ("finished", "failed"):
+        if self.phase in ("finished", "failed"):
             return []
         try:
             match event:
@@ -135,7 +132,7 @@ class Session:
     ) -> list[Action]:
         """Sends what is ``asked``, then waits for the answer of each device."""
         logger.info("phase %s", phase)
-        self._phase, self._then = phase, then
+        self.phase, self._then = phase, then
         self._awaited = {device: requests.answer_to(request) for device, request in asked.items()}
         return requests.actions(asked) if asked else then()
 
@@ -152,11 +149,11 @@ class Session:
 
     def _count_for(self, phase: Phase) -> list[Action]:
         """Has every device count its usage for ``phase``, and say what it has used so far."""
-        self._usage_due.update(self._job.devices)
-        return requests.actions(dict.fromkeys(self._job.devices, BeginPhase(phase=phase)))
+        self._usage_due.update(self.job.devices)
+        return requests.actions(dict.fromkeys(self.job.devices, BeginPhase(phase=phase)))
 
     def _on_joined(self, event: Joined) -> list[Action]:
-        if event.device not in self._job.devices:
+        if event.device not in self.job.devices:
             return []
         if event.device in self._joined:
             # What was on the way when the connection broke is lost, answers included.
@@ -164,21 +161,20 @@ class Session:
         self._joined[event.device] = event
         check_software(event.device, event.hello)
         self.record.devices[event.device] = DeviceRecord(roles=event.hello.roles)
-        actions = requests.welcome(self._job, event)
+        actions = requests.welcome(self.job, event)
         self._awaited.pop(event.device, None)
-        if self._phase == "gathering" and not self._awaited:
+        if self.phase == "gathering" and not self._awaited:
             actions += self._then()
         return actions
 
     def _profile(self) -> list[Action]:
-        asked = requests.profiles(self._job, self._joined, self._known)
+        asked = requests.profiles(self.job, self._joined, self._known)
         begin = self._begin("profiling", asked, self._admit_peers)
         return [*self._count_for("profile"), *begin]
 
     def _admit_peers(self) -> list[Action]:
         self._answers.linking.reuse(self._known.links_between(self._joined))
-        peers = requests.admit_peers(self._joined)
-        return self._begin("admitting", peers, self._link)
+        return self._begin("admitting", requests.admit_peers(self._joined), self._link)
 
     def _link(self) -> list[Action]:
         asked = self._answers.linking.next_round()
@@ -186,28 +182,25 @@ class Session:
 
     def _plan(self) -> list[Action]:
         profiles = self._answers.linked_profiles()
-        self.record.plan = self._job.make_plan([profiles[device] for device in self._job.devices])
-        if self._job.only_plan or self._job.continuation:
+        self.record.plan = self.job.make_plan([profiles[device] for device in self.job.devices])
+        if self.job.only_plan or self.job.continuation:
             return self._planned()
-        caches = requests.open_caches(self._job, self._catalogue, self._answers.profiles)
+        caches = requests.open_caches(self.job, self._catalogue, self._answers.profiles)
         return self._begin("open_caches", caches, self._planned)
 
     def _planned(self) -> list[Action]:
         """The plan says how many shards an owner has; what is cached where, says which."""
         self._filling.assign_shards(self._answers.held)
-        then = self._collect() if self._job.only_plan else self._next_fill()
+        then = self._collect() if self.job.only_plan else self._next_fill()
         return [Record(event="plan_made"), *then]
 
     def _next_fill(self) -> list[Action]:
         """Turns to the next data set; after the last one, to the adapter."""
         which = self._filling.which
         if which is None:
-            return self._deploy(self._set_up) if self._job.continuation else self._set_up()
+            return self._deploy(self._set_up) if self.job.continuation else self._set_up()
         work = self._filling.compare(which, self.plan, self._answers.held)
-
-        def fill() -> list[Action]:
-            return self._fill(which, work)
-
+        fill = functools.partial(self._fill, which, work)
         if work.computed and not self._deployed:
             self._deployed = True
             return self._deploy(fill)
@@ -218,17 +211,18 @@ class Session:
 
     def _fill(self, which: SampleSet, work: Work) -> list[Action]:
         fill = self._filling.begin(which, work, self.plan, self._now)
-        self._phase, self._awaited = "filling", {}
+        self.phase, self._awaited = "filling", {}
         actions = self._count_for("fill" if which == "train" else "eval")
         if which == "train":
-            actions.append(log_records.fill_started(fill))
+            fields = {"samples": fill.samples, "to_compute": fill.computed}
+            actions.append(Record(event="fill_started", fields=fields))
         return actions + self._advance_fill(which)
 
     def _advance_fill(self, which: SampleSet) -> list[Action]:
         return self._commit_caches(which) if self._filling.done else [*self._filling.start()]
 
     def _commit_caches(self, which: SampleSet) -> list[Action]:
-        owned = requests.own_samples(self._job, self.plan, which)
+        owned = requests.own_samples(self.job, self.plan, which)
         for device in owned:
             needed = self._catalogue.needed_by(self.plan, device, which)
             self._answers.held[device] = self._answers.held[device] | needed
@@ -236,21 +230,23 @@ class Session:
 
     def _committed(self) -> list[Action]:
         which, fill = self._filling.finish(self._now)
-        finished = [log_records.fill_finished(fill)] if which == "train" else []
-        return [*finished, *self._next_fill()]
+        if which != "train":
+            return self._next_fill()
+        fields = {"computed": fill.computed, "reused": fill.reused, "seconds": fill.seconds}
+        return [Record(event="fill_finished", fields=fields), *self._next_fill()]
 
     def _set_up(self) -> list[Action]:
-        set_up = requests.set_up_training(self._job, self.plan)
-        then = self._set_up_generation if self._job.continuation else self._evaluate_before
+        set_up = requests.set_up_training(self.job, self.plan)
+        then = self._set_up_generation if self.job.continuation else self._evaluate_before
         begin = self._begin("setting up", set_up, then)
         return [*self._count_for("eval"), *begin]
 
     def _set_up_generation(self) -> list[Action]:
-        generation = self._generation = requests.generation(self._job, self.plan, self._now)
+        generation = self._generation = Generation(self.job, self.plan, self._now)
         self.record.generation = generation.record
 
         def start() -> list[Action]:
-            self._phase = "generating"
+            self.phase = "generating"
             return [*generation.start()]
 
         return self._begin("setting up", generation.set_up(), start)
@@ -263,10 +259,11 @@ class Session:
         sends = generation.chosen(device, message, self._now)
         if not generation.done:
             return [*sends]
-        return [*sends, log_records.generation_finished(generation.record), *self._collect()]
+        fields = {"tokens": generation.record.written, "seconds": generation.record.seconds}
+        return [*sends, Record(event="generation_finished", fields=fields), *self._collect()]
 
     def _evaluate_before(self) -> list[Action]:
-        if not self._job.evaluate_before:
+        if not self.job.evaluate_before:
             return self._next_epoch()
 
         def then() -> list[Action]:
@@ -276,15 +273,14 @@ class Session:
         return self._evaluate(then)
 
     def _evaluate(self, then: Callable[[], list[Action]]) -> list[Action]:
-        table = self._job.tables.get("eval")
+        table = self.job.tables.get("eval")
         if table is None:
             return then()
         self._answers.expect_outputs()
-        asked = requests.evaluate(table, self.plan)
-        return self._begin("evaluating", asked, then)
+        return self._begin("evaluating", requests.evaluate(table, self.plan), then)
 
     def _next_epoch(self) -> list[Action]:
-        if self._epoch >= self._job.options.epochs:
+        if self._epoch >= self.job.options.epochs:
             return [*self._count_for("eval"), *self._evaluate_after()]
         self._epoch += 1
         self.record.epochs.append(EpochRecord(epoch=self._epoch, began=self._now))
@@ -297,7 +293,8 @@ class Session:
         epoch.seconds = self._now - epoch.began
         keeper = self.plan.owners[0].device
         begin = self._begin("training", {keeper: SendState()}, self._checkpointed)
-        return [log_records.epoch_finished(epoch), *begin]
+        fields = {"epoch": epoch.epoch, "train_loss": epoch.train_loss, "seconds": epoch.seconds}
+        return [Record(event="epoch_finished", fields=fields), *begin]
 
     def _checkpointed(self) -> list[Action]:
         return [
@@ -311,31 +308,30 @@ class Session:
             self.record.outputs_after = self._answers.outputs
             return self._collect()
 
-        return self._evaluate(then) if self._job.options.epochs else self._collect()
+        return self._evaluate(then) if self.job.options.epochs else self._collect()
 
     def _collect(self) -> list[Action]:
-        request = BeginPhase(phase="eval")
-        self._usage_due.update(self._job.devices)
-        asked = dict.fromkeys(self._job.devices, request)
+        self._usage_due.update(self.job.devices)
+        asked = dict.fromkeys(self.job.devices, BeginPhase(phase="eval"))
         return self._begin("collecting", asked, self._finish)
 
     def _finish(self) -> list[Action]:
-        self._phase = "finished"
-        shutdown = [Send(device=device, message=Shutdown()) for device in self._job.devices]
+        self.phase = "finished"
+        shutdown = [Send(device=device, message=Shutdown()) for device in self.job.devices]
         return [*shutdown, Record(event="finished"), Finish()]
 
     # ---- messages
 
     def _on_lost(self, event: Lost) -> list[Action]:
-        if event.device not in self._job.devices:
+        if event.device not in self.job.devices:
             return []
         self._joined.pop(event.device, None)
-        self._phase = "failed"
-        return lose(event, self._job, self._joined, planned=self.record.plan is not None)
+        self.phase = "failed"
+        return lose(event, self.job, self._joined, planned=self.record.plan is not None)
 
     def _fail(self, error: UserError) -> list[Action]:
-        self._phase = "failed"
-        return stop(error, self._job, self._joined)
+        self.phase = "failed"
+        return stop(error, self.job, self._joined)
 
     def _on_message(self, device: DeviceId, message: Message) -> list[Action]:
         if device not in self._joined:
@@ -369,5 +365,5 @@ class Session:
             return []
         self._usage_due[device] -= 1
         self.record.observe(device, message)
-        final = self._phase == "collecting" and not self._usage_due[device]
+        final = self.phase == "collecting" and not self._usage_due[device]
         return self._answered(device, message) if final else []

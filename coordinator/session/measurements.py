@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from coordinator.planner.problem.links import LinkMeasurement
 from coordinator.protocol.events import Joined
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import Hello
 from edge_runtime.contract.profile import DeviceProfile, Role
 
 from .link_schedule import Pair
@@ -35,10 +34,11 @@ class MeasurementKey:
     host: str
 
     @classmethod
-    def of(cls, hello: Hello, public_key: str) -> MeasurementKey:
-        """Makes the key of a device that said hello."""
+    def of(cls, joined: Joined) -> MeasurementKey:
+        """Makes the key of a device that has joined."""
+        hello = joined.hello
         return cls(
-            public_key=public_key,
+            public_key=joined.public_key,
             software=hello.software,
             roles=hello.roles,
             threads=hello.threads,
@@ -74,21 +74,16 @@ class KnownDevices:
     def profile_of(self, joined: Joined) -> DeviceProfile | None:
         """The device's profile, if it was measured as the device is now."""
         known = self.profiles.get(joined.device)
-        return known.profile if known and known.conditions == conditions(joined) else None
+        return known.profile if known and known.conditions == MeasurementKey.of(joined) else None
 
     def links_between(self, joined: Mapping[DeviceId, Joined]) -> dict[Pair, LinkMeasurement]:
         """Links whose ends are as they were."""
-        now = {device: conditions(entry) for device, entry in joined.items()}
+        now = {device: MeasurementKey.of(entry) for device, entry in joined.items()}
         return {
             (sender, receiver): known.link
             for (sender, receiver), known in self.links.items()
             if (now.get(sender), now.get(receiver)) == (known.sender, known.receiver)
         }
-
-
-def conditions(joined: Joined) -> MeasurementKey:
-    """Makes the key of a device that has joined."""
-    return MeasurementKey.of(joined.hello, joined.public_key)
 
 
 def known_devices(
@@ -97,7 +92,7 @@ def known_devices(
     links: Mapping[Pair, LinkMeasurement],
 ) -> KnownDevices:
     """Gathers the measurements of devices that have joined."""
-    now = {device: conditions(entry) for device, entry in joined.items()}
+    now = {device: MeasurementKey.of(entry) for device, entry in joined.items()}
     return KnownDevices(
         profiles={
             device: KnownProfile(conditions=now[device], profile=profile)

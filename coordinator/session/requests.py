@@ -9,7 +9,6 @@ from coordinator.protocol.actions import Action, Record, Send, SendProfileReques
 from coordinator.protocol.events import Joined
 from coordinator.protocol.job import Job
 from coordinator.samples.samples import Catalogue, SampleTable
-from coordinator.workload.generation import Generation
 from coordinator.workload.work_items import int32_lengths
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import (
@@ -53,10 +52,8 @@ def welcome(job: Job, joined: Joined) -> list[Action]:
     if job.local:
         fields["pid"] = joined.hello.process_id
     message = Welcome(heartbeat_seconds=job.heartbeat_seconds)
-    return [
-        Send(device=joined.device, message=message),
-        Record(event="device_joined", fields=fields),
-    ]
+    send = Send(device=joined.device, message=message)
+    return [send, Record(event="device_joined", fields=fields)]
 
 
 def profiles(
@@ -160,21 +157,3 @@ def evaluate(table: SampleTable, plan: Plan) -> dict[DeviceId, Evaluate]:
     """Has every owner of evaluation samples compute their outputs."""
     owners = [owner.device for owner in plan.owners]
     return {device: Evaluate() for device in owners if len(table.owned_by(plan, device))}
-
-
-def generation(job: Job, plan: Plan, now: float) -> Generation:
-    """The job's prompts, to be continued by the plan's devices from time ``now``.
-
-    Raises:
-        ValueError: the job has none.
-    """
-    if job.continuation is None:
-        raise ValueError("the job has no prompts")
-    return Generation(
-        job.continuation,
-        manifest=job.manifest,
-        config=job.config,
-        table=job.tables["eval"],
-        plan=plan,
-        now=now,
-    )

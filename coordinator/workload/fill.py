@@ -1,7 +1,4 @@
-"""The fill of one data set after the other: what to compute, what is under way, what is done.
-
-Pure: no sockets, no clock.
-"""
+"""Fills caches with one data set after the other. Pure: no sockets, no clock."""
 
 from collections.abc import Mapping
 
@@ -16,7 +13,7 @@ from edge_runtime.contract.checks import Array
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Stream
 from edge_runtime.contract.messages import BatchServed, Message, SampleSet, Stored
-from edge_runtime.contract.plan import Plan, Stage
+from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.profile import DeviceProfile
 
 from .leases import LeaseBook
@@ -91,9 +88,7 @@ class Filling:
 
     def start(self) -> list[Send]:
         """Items that may go out now."""
-        if self._leases is None:
-            return []
-        return [item.send() for item in self._leases.start()]
+        return [item.send() for item in self._leases.start()] if self._leases else []
 
     def stored(self, device: DeviceId, message: Stored) -> bool:
         """Ticks off what an owner has stored; False if nobody waits for it."""
@@ -107,31 +102,22 @@ class Filling:
         if self._plan is None or not isinstance(message, BatchServed):
             return []
         stage, shape = self._plan.stage_of(device), self._shapes.get(message.number)
-        if stage is None or shape is None or stage is not _stage(self._plan, message.stage):
+        if stage is None or shape is None or self._plan.stages.index(stage) != message.stage:
             return []
+        measured, (samples, longest) = self._record.devices[device].profile, shape
+        if measured is None or not longest:
+            return []
+        if device not in self._profiles:  # as the plan was made from it
+            self._profiles[device] = calibrated_profile(self._job.manifest, measured)
+        profile = self._profiles[device]
         off = self._pace.served(
             message.stage,
             device,
             seconds=message.seconds,
-            predicted_seconds=self._predicted_seconds(device, stage, *shape),
+            predicted_seconds=compute_seconds(self._job.manifest, profile, stage, samples, longest),
             handling=_handling(self._plan, device),
         )
         return self._react(off) if off else []
-
-    def _predicted_seconds(
-        self, device: DeviceId, stage: Stage, samples: int, longest: Mapping[Stream, int]
-    ) -> float:
-        profile = self._profile(device)
-        if profile is None or not longest:
-            return 0.0
-        return compute_seconds(self._job.manifest, profile, stage, samples, longest)
-
-    def _profile(self, device: DeviceId) -> DeviceProfile | None:
-        """As the plan was made from it."""
-        measured = self._record.devices[device].profile
-        if measured is not None and device not in self._profiles:
-            self._profiles[device] = calibrated_profile(self._job.manifest, measured)
-        return self._profiles.get(device)
 
     def _react(self, off: Straggler) -> list[Record]:
         fields = {"device": off.device, "stage": off.stage, "factor": round(off.factor, 3)}
@@ -150,10 +136,6 @@ class Filling:
         fill = self._record.fills[which]
         fill.seconds = now - fill.began
         return which, fill
-
-
-def _stage(plan: Plan, number: int) -> Stage | None:
-    return plan.stages[number] if 0 <= number < len(plan.stages) else None
 
 
 def _handling(plan: Plan, device: DeviceId) -> float:

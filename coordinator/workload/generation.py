@@ -18,15 +18,13 @@ import numpy as np
 
 from coordinator.planner.dispatch import Router
 from coordinator.protocol.actions import Send
-from coordinator.protocol.job import Continuation
+from coordinator.protocol.job import Job
 from coordinator.protocol.record import GenerationRecord
 from coordinator.samples.samples import SampleTable
-from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import StoppedError
 from edge_runtime.contract.generation import Sequences
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.manifest import Manifest, Stream
 from edge_runtime.contract.messages import (
     Destination,
     Lengths,
@@ -62,21 +60,16 @@ class Generation:
         record: what was written so far.
     """
 
-    def __init__(
-        self,
-        task: Continuation,
-        *,
-        manifest: Manifest,
-        config: AdapterConfig,
-        table: SampleTable,
-        plan: Plan,
-        now: float,
-    ) -> None:
+    def __init__(self, job: Job, plan: Plan, now: float) -> None:
         """Begins at time ``now``.
 
-        ``table`` says who answers for which prompt; its samples are the longest ones.
+        Raises:
+            ValueError: the job has no prompts.
         """
-        self._task, self._manifest, self._config, self._plan = task, manifest, config, plan
+        if job.continuation is None:
+            raise ValueError("the job has no prompts")
+        task, manifest, table = job.continuation, job.manifest, job.tables["eval"]
+        self._task, self._manifest, self._config, self._plan = task, manifest, job.config, plan
         self._prompt_lengths = int32_lengths(task.prompts)
         self._longest = {
             stream: int(each.max()) for stream, each in table.samples.lengths_of.items()
@@ -110,10 +103,8 @@ class Generation:
 
     def start(self) -> list[Send]:
         """Groups that may begin now."""
-        started = []
-        while self._waiting and len(self._in_work) < self._window:
-            started.append(self._step(self._waiting.popleft()))
-        return started
+        room = min(len(self._waiting), self._window - len(self._in_work))
+        return [self._step(self._waiting.popleft()) for _ in range(room)]
 
     def chosen(self, device: DeviceId, message: NextTokens, now: float) -> list[Send]:
         """Takes the next tokens of a group, at time ``now``.
@@ -123,15 +114,13 @@ class Generation:
         """
         group = self._in_work.get(message.number)
         tokens, lines = message.tokens.tolist(), message.lines.tolist()
-        asked = group is not None and (device, tuple(lines)) == (group.owner, group.lines)
-        if group is None or not asked:
+        if group is None or (device, tuple(lines)) != (group.owner, group.lines):
             raise StoppedError(f"{device}: chose tokens for other prompts than it was asked for")
         if min(tokens) < 0 or max(tokens) >= self._config.num_outputs:
             raise StoppedError(f"{device}: chose a token that the model does not have")
         del self._in_work[message.number]
-        ended = [self._write(line, token) for line, token in zip(lines, tokens, strict=True)]
-        over = [line for line, is_over in zip(lines, ended, strict=True) if is_over]
-        left = tuple(line for line, is_over in zip(lines, ended, strict=True) if not is_over)
+        over = [line for line, token in zip(lines, tokens, strict=True) if self._write(line, token)]
+        left = tuple(line for line in lines if line not in over)
         self.record.finished += len(over)
         self.record.seconds = now - self.record.began
         sends = self._release(group, over) if over else []
@@ -145,10 +134,8 @@ class Generation:
             return True
         written = self.record.tokens[line]
         written.append(token)
-        length = int(self._prompt_lengths[self._output][line]) + len(written)
-        return (
-            len(written) >= self._task.options.max_new_tokens or length >= self._manifest.max_length
-        )
+        room = self._manifest.max_length - int(self._prompt_lengths[self._output][line])
+        return len(written) >= min(self._task.options.max_new_tokens, room)
 
     def _release(self, group: _Group, lines: Sequence[int]) -> list[Send]:
         release = Release(lines=np.array(lines, np.int32))
@@ -158,7 +145,7 @@ class Generation:
     # ---- groups
 
     def _groups(self, table: SampleTable) -> Iterator[_Group]:
-        """Prompts alike in length and of one owner, owners in turn."""
+        """Groups prompts of similar length by owner, owners in turn."""
         router, size = Router(self._plan), self._group_size(len(table))
         lengths = self._task.prompts.lengths
         by_owner = []
@@ -210,6 +197,5 @@ class Generation:
         if begins:
             return {stream: np.zeros_like(each) for stream, each in prompts.items()}, prompts
         written = len(self.record.tokens[lines[0]])
-        output: Stream = self._output
-        known = {**prompts, output: prompts[output] + np.int32(written - 1)}
-        return known, {output: np.ones(len(lines), np.int32)}
+        known = {**prompts, self._output: prompts[self._output] + np.int32(written - 1)}
+        return known, {self._output: np.ones(len(lines), np.int32)}

@@ -1,8 +1,5 @@
 """Makes the messages of a fill: moves between owners and micro-batches for the pipeline."""
 
-import collections
-import functools
-import itertools
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -81,37 +78,31 @@ def _batch_item(
     router: Router,
     number: int,
 ) -> WorkItem:
-    lengths = table.samples.lengths_of
-    return WorkItem(
-        number=number,
-        send=functools.partial(_run_batch, table, lines, wanted_by, router, number),
-        samples=len(lines),
-        stored_by=collections.Counter(itertools.chain.from_iterable(wanted_by)),
-        longest={stream: int(each[lines].max()) for stream, each in lengths.items()},
-    )
-
-
-def _run_batch(
-    table: SampleTable,
-    lines: Lines,
-    wanted_by: Sequence[tuple[DeviceId, ...]],
-    router: Router,
-    number: int,
-) -> Send:
-    samples = table.samples.take(lines)
     positions: dict[DeviceId, list[int]] = {}
     for position, owners in enumerate(wanted_by):
         for owner in owners:
             positions.setdefault(owner, []).append(position)
-    batch = MicroBatch(
+
+    def send() -> Send:
+        samples = table.samples.take(lines)
+        batch = MicroBatch(
+            number=number,
+            route=router.route(),
+            keys=samples.keys,
+            lengths=int32_lengths(samples),
+            destinations=tuple(
+                Destination(device=owner, positions=np.asarray(places, np.int32))
+                for owner, places in positions.items()
+            ),
+        )
+        inputs = {name: ragged.values for name, ragged in samples.inputs.items()}
+        return Send(device=batch.route[0], message=RunBatch(batch=batch, inputs=inputs))
+
+    lengths = table.samples.lengths_of
+    return WorkItem(
         number=number,
-        route=router.route(),
-        keys=samples.keys,
-        lengths=int32_lengths(samples),
-        destinations=tuple(
-            Destination(device=owner, positions=np.asarray(places, np.int32))
-            for owner, places in positions.items()
-        ),
+        send=send,
+        samples=len(lines),
+        stored_by={owner: len(places) for owner, places in positions.items()},
+        longest={stream: int(each[lines].max()) for stream, each in lengths.items()},
     )
-    inputs = {name: ragged.values for name, ragged in samples.inputs.items()}
-    return Send(device=batch.route[0], message=RunBatch(batch=batch, inputs=inputs))

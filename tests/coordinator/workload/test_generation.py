@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.protocol.actions import Send
-from coordinator.protocol.job import Continuation
+from coordinator.protocol.job import Continuation, Job
 from coordinator.samples.samples import SampleTable
 from coordinator.workload.generation import HELD_BYTES, Generation
 from edge_runtime.backbone.row_buffer import RowBuffer
-from edge_runtime.contract.adapter import AdapterConfig
+from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.contract.codec import decode, encode
 from edge_runtime.contract.errors import StoppedError
 from edge_runtime.contract.generation import GenerationOptions
@@ -100,14 +100,17 @@ def generation(
     of = of or model()
     task = Continuation(prompts=prompts_of(rows, of), options=GenerationOptions(**options))
     table = SampleTable.make(task.longest(of), np.zeros(len(rows), np.int64), SHARDS)
-    return Generation(
-        task,
+    plan = plan or plan_of([2], 1, 4)
+    job = Job(
         manifest=of,
         config=config_of(of),
-        table=table,
-        plan=plan or plan_of([2], 1, 4),
-        now=0.0,
+        options=TrainingOptions(epochs=0),
+        tables={"eval": table},
+        devices=plan.devices,
+        make_plan=lambda _profiles: plan,
+        continuation=task,
     )
+    return Generation(job, plan, now=0.0)
 
 
 def logits_of(ids: Sequence[int]) -> np.ndarray:

@@ -5,43 +5,25 @@ both bandwidths and both latencies count; the coordinator's end has no link of i
 passes is encrypted end to end, the relays see opaque bytes.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
-from collections.abc import Iterable
-from types import TracebackType
 
-from devices.relay import Link, Traffic
+from devices.relay import Link
 from devices.specification import EmulatedDevice
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Peer, Peers
 from edge_runtime.transport import Address
 
 
-class EmulatedLinks:
-    """One :class:`devices.relay.Link` for each device; a context manager.
-
-    Devices are known by the ids that they are paired under.
-    """
+class EmulatedLinks(contextlib.ExitStack):
+    """Holds a :class:`devices.relay.Link` for each device, by the id that it is paired under."""
 
     def __init__(self, dilation: float) -> None:
         """``dilation`` divides every rate and multiplies every latency."""
+        super().__init__()
         self._dilation = dilation
-        self._stack = contextlib.ExitStack()
         self._links: dict[DeviceId, Link] = {}
         self._relays: dict[tuple[Link, Address, bool], Address] = {}
-
-    def __enter__(self) -> EmulatedLinks:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
 
     def open(self, device: EmulatedDevice) -> Link:
         """Starts the link of a device."""
@@ -49,7 +31,7 @@ class EmulatedLinks:
             rate_bits_per_second=device.link_bits_per_second / self._dilation,
             latency_seconds=device.latency_seconds * self._dilation,
         )
-        return self._stack.enter_context(link)
+        return self.enter_context(link)
 
     def attach(self, device: DeviceId, link: Link) -> None:
         """Says under which id the device of ``link`` is known from now on."""
@@ -61,21 +43,15 @@ class EmulatedLinks:
 
     def reroute(self, device: DeviceId, peers: Peers) -> Peers:
         """The same peers at the addresses at which ``device`` reaches them over both links."""
-        return Peers(peers=tuple(self._rerouted(device, peers.peers)))
+        return Peers(peers=tuple(self._rerouted(device, peer) for peer in peers.peers))
 
-    def traffic(self, device: DeviceId) -> Traffic | None:
-        """Counts the traffic of a device's link; None for a device without one."""
-        link = self._links.get(device)
-        return link.traffic if link is not None else None
-
-    def _rerouted(self, device: DeviceId, peers: Iterable[Peer]) -> Iterable[Peer]:
-        for peer in peers:
-            address = Address.parse(peer.address)
-            if (theirs := self._links.get(peer.device)) is not None:
-                address = self._relay(theirs, address, to_device=True)
-            if (mine := self._links.get(device)) is not None:
-                address = self.way_out(mine, address)
-            yield dataclasses.replace(peer, address=address.endpoint)
+    def _rerouted(self, device: DeviceId, peer: Peer) -> Peer:
+        address = Address.parse(peer.address)
+        if (theirs := self._links.get(peer.device)) is not None:
+            address = self._relay(theirs, address, to_device=True)
+        if (mine := self._links.get(device)) is not None:
+            address = self.way_out(mine, address)
+        return dataclasses.replace(peer, address=address.endpoint)
 
     def _relay(self, link: Link, target: Address, *, to_device: bool) -> Address:
         key = (link, target, to_device)

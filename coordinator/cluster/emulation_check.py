@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from devices.emulation import EmulatedCluster
 from devices.selftest import Check, Limit, check_memory, check_processors
 from devices.specification import EmulatedDevice
-from edge_runtime.contract.ids import DeviceId
 from edge_runtime.transport import (
     Address,
     Delivery,
@@ -91,22 +90,20 @@ def check_link(device: EmulatedDevice, dilation: float) -> list[Check]:
     rate = device.link_bits_per_second / dilation
     latency = device.latency_seconds * dilation
     with _connected(device, dilation) as (far, near):
-        up = _best_rate(near.send, far.receive, rate)
-        down = _best_rate(far.send, near.receive, rate)
+        up = _best_rate(near, far, rate)
+        down = _best_rate(far, near, rate)
         one_way = min(_round_trip(near, far) for _ in range(ROUND_TRIPS)) / 2
     late = LATENCY_TOLERANCE * latency
     on_time = latency - late <= one_way <= latency + late + LATENCY_SLACK_SECONDS
-    return [
-        _check(device.id, "up", "bit/s", rate, up, _rate_kept(up, rate)),
-        _check(device.id, "down", "bit/s", rate, down, _rate_kept(down, rate)),
-        _check(device.id, "latency", "s", latency, one_way, on_time),
+    found: list[tuple[Limit, str, float, float, bool]] = [
+        ("up", "bit/s", rate, up, _rate_kept(up, rate)),
+        ("down", "bit/s", rate, down, _rate_kept(down, rate)),
+        ("latency", "s", latency, one_way, on_time),
     ]
-
-
-def _check(
-    device: DeviceId, limit: Limit, unit: str, wanted: float, measured: float, ok: bool
-) -> Check:
-    return Check(device=device, limit=limit, unit=unit, wanted=wanted, measured=measured, ok=ok)
+    return [
+        Check(device=device.id, limit=limit, unit=unit, wanted=wanted, measured=measured, ok=ok)
+        for limit, unit, wanted, measured, ok in found
+    ]
 
 
 def _rate_kept(measured: float, wanted: float) -> bool:
@@ -156,30 +153,26 @@ def _connected(device: EmulatedDevice, dilation: float) -> Iterator[tuple[_End, 
         )
 
 
-def _best_rate(
-    send: Callable[[bytes], Delivery], receive: Callable[[float], bool], wanted: float
-) -> float:
+def _best_rate(sender: _End, receiver: _End, wanted: float) -> float:
     """Bits a second of the best of a few transfers; what else runs here can only slow them."""
     best = 0.0
     for _ in range(ATTEMPTS):
-        best = max(best, _rate(send, receive, wanted))
+        best = max(best, _rate(sender, receiver, wanted))
         if _rate_kept(best, wanted):
             break
     return best
 
 
-def _rate(
-    send: Callable[[bytes], Delivery], receive: Callable[[float], bool], wanted: float
-) -> float:
+def _rate(sender: _End, receiver: _End, wanted: float) -> float:
     """Bits a second of one transfer, from the first quarter's end to the last byte."""
     size = int(min(wanted / 8 * TRANSFER_SECONDS, MAX_TRANSFER_BYTES)) // PIECES + 1
     data = bytes(size)
     sent, arrivals = 0, list[float]()
     deadline = time.monotonic() + BOUND_SECONDS
     while len(arrivals) < PIECES and time.monotonic() < deadline:
-        while sent < PIECES and send(data) is Delivery.QUEUED:
+        while sent < PIECES and sender.send(data) is Delivery.QUEUED:
             sent += 1
-        if receive(0.1):
+        if receiver.receive(0.1):
             arrivals.append(time.perf_counter())
     counted = arrivals[PIECES // 4 :]
     if len(counted) < 2:

@@ -32,8 +32,8 @@ class FileServer:
         """
         adapter = self._job.adapter_file
         try:
-            sent = adapter is not None and adapter.sha256 == request.sha256
-            spec = adapter if adapter and sent else self._cutter.file(request.sha256)
+            asked = adapter is not None and adapter.sha256 == request.sha256
+            spec = adapter if adapter and asked else self._cutter.file(request.sha256)
         except KeyError:
             logger.warning("%s asked for a file that no device needs", device)
             return None

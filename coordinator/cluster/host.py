@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import logging
 from collections.abc import Iterator
 
 from coordinator.protocol.job import Job
@@ -20,8 +19,6 @@ from edge_runtime.transport import (
 
 from .local_devices import EMULATED, LOOPBACK, LocalDevices, LocalPlace, local_devices, this_machine
 from .profile_store import ProfileCache
-
-logger = logging.getLogger(__name__)
 
 CONTROL_PORT = 7700
 
@@ -114,7 +111,7 @@ def open_host(cluster: Cluster) -> Iterator[Host]:
             router=router,
             address=address,
             devices=chosen,
-            public_keys=_keys(paired),
+            public_keys={device.device_id: device.public_key for device in paired},
             local=local,
             reprofile=cluster.reprofile,
         )
@@ -124,10 +121,6 @@ def profile_cache(host: Host, job: Job) -> ProfileCache:
     """Opens the store of a host's measurements."""
     places = {device: host.local.place_of(device) for device in host.devices} if host.local else {}
     return ProfileCache(home_directory(), job, places)
-
-
-def _keys(paired: PairedDevices) -> dict[DeviceId, str]:
-    return {device.device_id: device.public_key for device in paired}
 
 
 def _paired(names: tuple[str, ...], paired: PairedDevices) -> tuple[DeviceId, ...]:

@@ -2,7 +2,7 @@
 
 They are started, paired and talked to exactly like devices elsewhere: own home, own
 keys, encrypted sockets on loopback, weights over the wire. Emulated ones have links of
-their own, see :mod:`.links`.
+their own, see :mod:`.emulated_links`.
 """
 
 import contextlib
@@ -164,8 +164,9 @@ def local_devices(place: LocalPlace, devices: tuple[EmulatedDevice, ...]) -> Ite
             if device.profile:
                 link = links.open(device)
                 control = links.way_out(link, control)
+            threads = cluster.threads(device) if emulated else device.cores
             reached = dataclasses.replace(place, control=control)
-            paired, process = _start(reached, cluster, device, logs, emulated=emulated)
+            paired, process = _start(reached, cluster, device, logs / f"{device.id}.log", threads)
             processes[paired] = process
             if link is not None:
                 links.attach(paired, link)
@@ -176,9 +177,8 @@ def _start(
     place: LocalPlace,
     cluster: EmulatedCluster,
     device: EmulatedDevice,
-    logs: Path,
-    *,
-    emulated: bool,
+    log: Path,
+    threads: int,
 ) -> tuple[DeviceId, EmulatedProcess]:
     """Starts one device and pairs it."""
     server = PairingServer(
@@ -189,9 +189,7 @@ def _start(
         allow_list=place.router.allow_list,
         control_address=place.control,
     )
-    log = logs / f"{device.id}.log"
     log.unlink(missing_ok=True)
-    threads = cluster.threads(device) if emulated else device.cores
     command = [sys.executable, "-m", "edge_runtime", "start", "--once"]
     command += ["--home", str(place.home / EMULATED / device.id)]
     command += ["--pair", str(server.address), "--name", device.id]
@@ -199,9 +197,8 @@ def _start(
     if "trainer" not in device.roles:
         command.append("--no-train")
     try:
-        process = cluster.start(
-            device, command, log_path=log, stdin=(server.token.text() + "\n").encode()
-        )
+        token = f"{server.token.text()}\n".encode()
+        process = cluster.start(device, command, log_path=log, stdin=token)
         deadline = time.monotonic() + PAIRING_SECONDS
         while (paired := server.handle(0.1)) is None:
             if process.poll() is not None:

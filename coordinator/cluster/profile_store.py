@@ -63,9 +63,8 @@ class ProfileCache:
 
     def read(self, devices: Sequence[DeviceId]) -> KnownDevices:
         """Reads the measurements of ``devices``."""
-        self._read = KnownDevices(
-            profiles=dict(self._profiles(devices)), links=dict(self._links(devices))
-        )
+        profiles, links = dict(self._profiles(devices)), dict(self._links(devices))
+        self._read = KnownDevices(profiles=profiles, links=links)
         return self._read
 
     def write(self, measured: KnownDevices) -> None:
@@ -94,15 +93,14 @@ class ProfileCache:
                     yield (sender, ends[end]), known
 
     def _write_links(self, links: Mapping[Pair, KnownLink]) -> None:
-        fresh = {
-            pair: known for pair, known in links.items() if self._read.links.get(pair) != known
-        }
-        for sender in dict.fromkeys(sender for sender, _ in fresh):
+        fresh: dict[DeviceId, dict[str, KnownLink]] = {}
+        for (sender, receiver), known in links.items():
+            if self._read.links.get((sender, receiver)) != known:
+                fresh.setdefault(sender, {})[self._end(receiver)] = known
+        for sender, own in fresh.items():
             path = self._links_path(sender)
             file = _load(_LinksFile, path)
-            others = file.links if file is not None else {}
-            own = {self._end(pair[1]): known for pair, known in fresh.items() if pair[0] == sender}
-            _store(path, _LinksFile(links={**others, **own}))
+            _store(path, _LinksFile(links={**(file.links if file else {}), **own}))
 
     def _profile_path(self, device: DeviceId) -> Path:
         digest = _digest([self._places.get(device), *self._work])

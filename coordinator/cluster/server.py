@@ -21,14 +21,7 @@ from coordinator.session.machine import Session
 from edge_runtime.contract.codec import Frame, decode, encode
 from edge_runtime.contract.errors import DecodeError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import (
-    FileRequest,
-    Hello,
-    Message,
-    Peers,
-    Shutdown,
-    answers,
-)
+from edge_runtime.contract.messages import FileRequest, Hello, Message, Peers, Shutdown, answers
 from edge_runtime.transport import Delivery, SecureRouter
 from export.partition.stages import Bundle
 
@@ -65,7 +58,7 @@ class Server:
         save: Callable[[SaveCheckpoint], None],
         reroute: Callable[[DeviceId, Peers], Peers] = lambda _device, peers: peers,
     ) -> None:
-        """Prepares.
+        """Sends nothing yet.
 
         Args:
             router: admits the paired devices.
@@ -196,9 +189,7 @@ class Server:
             self._flush_to(device)
 
     def _flush_to(self, device: DeviceId) -> None:
-        """Sends what the socket takes; the rest waits (a device that is gone is noticed
-        by its silence or its process).
-        """  # noqa: D205
+        """Sends what the socket takes; the rest waits, perhaps until the device counts as lost."""
         for queues in (self._queues, self._chunks):
             queue = queues.get(device)
             while queue and self._router.send(device, queue[0]) is Delivery.QUEUED:

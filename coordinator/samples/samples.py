@@ -22,10 +22,10 @@ from edge_runtime.contract.sample import Ragged, Samples
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SampleTable:
-    """The lines of one data file, tokenised.
+    """Holds the lines of one data file, tokenized.
 
     Attributes:
-        samples: N tokenised lines.
+        samples: N tokenized lines.
         targets: (N,) int64 classes or float32 values; of language models, the token that
             must follow each token of the decoder's sequence, -1 where none is counted.
         ranks: (N,) int64; see :mod:`edge_runtime.contract.order`.
@@ -41,12 +41,8 @@ class SampleTable:
     def make(cls, samples: Samples, targets: Array | Ragged, batch_size: int) -> SampleTable:
         """Ranks the samples and assigns their shards."""
         ranks = rank_samples(samples.keys, samples.lengths, batch_size)
-        return cls(
-            samples=samples,
-            targets=targets,
-            ranks=ranks,
-            shards=shard_of(ranks, len(ranks), batch_size),
-        )
+        shards = shard_of(ranks, len(ranks), batch_size)
+        return cls(samples=samples, targets=targets, ranks=ranks, shards=shards)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -66,8 +62,7 @@ class SampleTable:
 
     def owned_by(self, plan: Plan, device: DeviceId) -> Array:
         """Indices of the lines whose shard the device owns, ascending."""
-        mine = np.isin(self.shards, np.asarray(plan.shards_of(device), np.int64))
-        return np.flatnonzero(mine)
+        return np.flatnonzero(np.isin(self.shards, np.array(plan.shards_of(device), np.int64)))
 
     def fill_order(self, batch_size: int, seed: int) -> Array:
         """All lines in the order in which epoch 1 visits them."""
@@ -157,14 +152,9 @@ def plan_work(
     held: Mapping[DeviceId, Array],
     order: Array,
 ) -> Work:
-    """Compares what owners need with what devices hold.
+    """Compares what owners need with what devices hold: (K,) bool for each with a cache.
 
-    Args:
-        catalogue: all distinct samples.
-        which: the data set.
-        plan: says who owns what.
-        held: (K,) bool for each device with a cache.
-        order: the lines of the data set in the order of the fill.
+    ``order`` has the lines of the data set in the order of the fill.
     """
     lacking = {
         owner.device: catalogue.needed_by(plan, owner.device, which) & ~held[owner.device]

@@ -17,22 +17,18 @@ from .samples import Catalogue
 
 
 def assign_shards(catalogue: Catalogue, plan: Plan, held: Mapping[DeviceId, Array]) -> Plan:
-    """The plan with shards where most of their samples' tokens are cached already.
+    """Assigns shards to owners that have most of their samples' tokens cached already.
 
     Every owner keeps its number of shards. No other choice leaves more tokens in place, and
-    where none is better than the plan's own, that is kept.
-
-    Args:
-        catalogue: all distinct samples.
-        plan: says how many shards each owner has.
-        held: (K,) bool for each device with a cache.
+    where none is better than the plan's own, that is kept. ``held`` has (K,) bool for each
+    device with a cache.
     """
     values_OS = np.stack([_held_tokens(catalogue, plan, held[o.device]) for o in plan.owners])
     owner_of = np.empty(plan.num_shards, np.int64)
     for number, owner in enumerate(plan.owners):
         owner_of[list(owner.shards)] = number
-    while exchange := _better(values_OS, owner_of):
-        for shard, taker in exchange:
+    while circle := _better(values_OS, owner_of):
+        for shard, taker in circle:
             owner_of[shard] = taker
     owners = (
         Owner(device=owner.device, shards=tuple(np.flatnonzero(owner_of == number).tolist()))
@@ -92,14 +88,9 @@ def _cheapest_moves(values_OS: Array, owner_of: Array) -> tuple[Array, Array]:
         (O, O) float64 tokens, negative where the move brings more into place than it takes out
         of it, infinite where there is nothing to give; and (O, O) int64, which shard it is.
     """
-    count = len(values_OS)
-    losses, shards = np.full((count, count), np.inf), np.zeros((count, count), np.int64)
-    for giver in range(count):
-        own = np.flatnonzero(owner_of == giver)
-        if not len(own):
-            continue
-        lost_OS = (values_OS[giver, own] - values_OS[:, own]).astype(np.float64)
-        cheapest = lost_OS.argmin(axis=1)
-        losses[giver], shards[giver] = lost_OS[np.arange(count), cheapest], own[cheapest]
-    np.fill_diagonal(losses, np.inf)
-    return losses, shards
+    givers_O11 = np.arange(len(values_OS))[:, None, None]
+    lost_OS = (np.take_along_axis(values_OS, owner_of[None], 0) - values_OS).astype(np.float64)
+    lost_OOS = np.where(owner_of == givers_O11, lost_OS, np.inf)
+    losses_OO = lost_OOS.min(axis=2)
+    np.fill_diagonal(losses_OO, np.inf)
+    return losses_OO, lost_OOS.argmin(axis=2)

@@ -54,21 +54,16 @@ class Answers:
 
     def expect_outputs(self) -> None:
         """Forgets the outputs of an earlier evaluation."""
-        config = self._job.config
+        config, lines = self._job.config, len(self._job.tables["eval"])
         columns = LANGUAGE_OUTPUTS if config.generative else config.num_outputs
-        shape = (len(self._job.tables["eval"]), columns)
-        self.outputs = np.full(shape, np.nan, np.float32)
+        self.outputs = np.full((lines, columns), np.nan, np.float32)
 
     def fits(
         self, device: DeviceId, message: Message, *, which: SampleSet | None, epoch: int
     ) -> bool:
         """Checks that a message of the right type answers the request.
 
-        Args:
-            device: who sent it.
-            message: the answer.
-            which: the data set whose fill is under way.
-            epoch: the epoch under way.
+        ``which`` and ``epoch`` are the data set and the epoch in work.
         """
         plan = self._record.plan
         match message:
@@ -115,18 +110,16 @@ class Answers:
 
     def _keep_samples(self, device: DeviceId, message: SamplesReady) -> None:
         missing = message.missing.size
-        if missing and self._job.cache_quota_bytes is not None:
-            trains = "train" in self._job.tables
-            advice = (
-                "raise --cache-quota, or use a smaller --cache-dtype"
-                if trains
-                else "give fewer lines at a time (the quota is that of the training run)"
-            )
-            raise InfeasibleError(
-                f"{device}: the cache quota leaves no room for {missing} of its samples; {advice}"
-            )
-        if missing:
+        if not missing:
+            return
+        if self._job.cache_quota_bytes is None:
             raise StoppedError(f"{device}: {missing} samples did not stay in its cache")
+        advice = "give fewer lines at a time (the quota is that of the training run)"
+        if "train" in self._job.tables:
+            advice = "raise --cache-quota, or use a smaller --cache-dtype"
+        raise InfeasibleError(
+            f"{device}: the cache quota leaves no room for {missing} of its samples; {advice}"
+        )
 
     def _keep_outputs(self, device: DeviceId, message: Outputs) -> None:
         indices, plan = message.indices, self._record.plan

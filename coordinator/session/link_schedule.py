@@ -35,29 +35,23 @@ class Linking:
     def __init__(self, devices: Sequence[DeviceId]) -> None:
         self.measured: dict[Pair, LinkMeasurement] = {}
         self._rounds = list(rounds(devices))
-        self._seconds = min(
-            LONGEST_SECONDS, max(SHORTEST_SECONDS, ALL_SECONDS / max(1, len(self._rounds)))
-        )
+        fair_seconds = ALL_SECONDS / max(1, len(self._rounds))
+        self._seconds = min(max(fair_seconds, SHORTEST_SECONDS), LONGEST_SECONDS)
         self._asked: dict[DeviceId, DeviceId] = {}
 
     def reuse(self, known: Mapping[Pair, LinkMeasurement]) -> None:
         """Has pairs that are known not measured again."""
         self.measured |= known
-        self._rounds = [
-            [pair for pair in each if pair not in self.measured] for each in self._rounds
-        ]
+        left = ([pair for pair in each if pair not in self.measured] for each in self._rounds)
+        self._rounds = [pairs for pairs in left if pairs]
 
     def next_round(self) -> dict[DeviceId, ProbeLink]:
-        """Whom to ask for what; empty when everything is measured."""
-        while self._rounds:
-            pairs = self._rounds.pop(0)
-            if pairs:
-                self._asked = dict(pairs)
-                return {
-                    sender: ProbeLink(peer=receiver, seconds=self._seconds)
-                    for sender, receiver in pairs
-                }
-        return {}
+        """Names whom to ask for what; empty when everything is measured."""
+        self._asked = dict(self._rounds.pop(0)) if self._rounds else {}
+        return {
+            sender: ProbeLink(peer=receiver, seconds=self._seconds)
+            for sender, receiver in self._asked.items()
+        }
 
     def fits(self, device: DeviceId, message: LinkMeasured) -> bool:
         """True if the device was asked for that link in this round."""

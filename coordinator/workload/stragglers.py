@@ -84,14 +84,9 @@ class Pace:
         predicted_seconds: float,
         handling: float = 0.0,
     ) -> Straggler | None:
-        """Takes down one micro-batch; says so when the device has been off pace for long.
+        """Takes down one micro-batch of a stage; says so when the device has been off pace.
 
-        Args:
-            stage: number of the stage.
-            device: one of that stage's.
-            seconds: that it computed.
-            predicted_seconds: for a micro-batch like that.
-            handling: what the device's handling of data takes, as a part of its computing.
+        ``handling`` is the time for handling data, as a fraction of that for computing.
         """
         if predicted_seconds <= 0:
             return None
@@ -160,20 +155,11 @@ def compute_seconds(
     samples: int,
     longest: Mapping[Stream, int],
 ) -> float:
-    """Forward of a stage on one micro-batch, by the times that the device measured.
+    """Predicts a stage's forward on one micro-batch by the times that the device measured.
 
     Compares with ``BatchServed.seconds``: neither counts messages, and both count the tokens
-    that a micro-batch is padded with.
-
-    Args:
-        manifest: of the bundle.
-        profile: of the device.
-        stage: that it runs.
-        samples: of the micro-batch.
-        longest: tokens that its samples are padded to, in each sequence.
-
-    Returns:
-        Seconds; 0 where the profile lacks one of the stage's blocks.
+    that a micro-batch is padded with, ``longest`` in each sequence. 0 where the profile lacks
+    one of the stage's blocks.
     """
     blocks = manifest.blocks[stage.first : stage.last]
     if not all(block.block_class in profile.blocks for block in blocks):

@@ -62,12 +62,14 @@ def peers_at(address: Address) -> Peers:
 
 
 def test_what_one_device_sends_another_passes_both_links() -> None:
-    with echoing() as there, links_of(A, B) as links:
+    (emulated,) = parse_emulate("laptop:link=1G,latency=1ms")
+    with echoing() as there, EmulatedLinks(dilation=1.0) as links:
+        mine, theirs = links.open(emulated), links.open(emulated)
+        links.attach(A, mine)
+        links.attach(B, theirs)
         (peer,) = links.reroute(A, peers_at(there)).peers
         assert exchange(Address.parse(peer.address), b"x" * 5000) == b"x" * 5000
-        sent, received = links.traffic(A), links.traffic(B)
-    assert sent is not None
-    assert received is not None
+        sent, received = mine.traffic, theirs.traffic
     assert (sent.sent_bytes, sent.received_bytes) == (5000, 5000)
     assert (received.received_bytes, received.sent_bytes) == (5000, 5000)
 

@@ -42,7 +42,7 @@ class EmulatedLinks(contextlib.ExitStack):
         return self._relay(link, target, to_device=False)
 
     def reroute(self, device: DeviceId, peers: Peers) -> Peers:
-        """The same peers at the addresses at which ``device`` reaches them over both links."""
+        """Gives peers the addresses at which ``device`` reaches them over both links."""
         return Peers(peers=tuple(self._rerouted(device, peer) for peer in peers.peers))
 
     def _rerouted(self, device: DeviceId, peer: Peer) -> Peer:

@@ -66,10 +66,7 @@ def check_emulation(
 ) -> EmulationReport:
     """Starts the devices together and measures each of their limits.
 
-    Args:
-        devices: all that are to run together.
-        progress: is told what is measured next.
-        host_cores: cores that they may share; by default as in a run.
+    ``progress`` is told what is measured next; ``host_cores`` is as of a run by default.
     """
     with EmulatedCluster(devices, host_cores=host_cores) as cluster:
         progress("processors, all devices at once")
@@ -120,7 +117,7 @@ class _End:
 
 @contextlib.contextmanager
 def _connected(device: EmulatedDevice, dilation: float) -> Iterator[tuple[_End, _End]]:
-    """An encrypted connection over the device's link: the far end, and the device's.
+    """Connects over the device's link, encrypted: the far end, and the device's.
 
     The device's end is a context of its own, as in a process of its own.
     """

@@ -87,7 +87,7 @@ class LocalDevices:
         return self._cluster.enforcement.warnings
 
     def profile_of(self, device: DeviceId) -> str:
-        """Name in the catalogue of devices."""
+        """Names the device's profile in the catalogue of devices."""
         process = self._processes.get(device)
         return process.device.profile if process else ""
 
@@ -118,7 +118,7 @@ class LocalDevices:
 
 
 def log_tail(log: Path) -> str:
-    """The last line of a log, to be appended to an explanation."""
+    """Reads the last line of a log, to be appended to an explanation."""
     try:
         lines = log.read_text(errors="replace").strip().splitlines()
     except OSError:

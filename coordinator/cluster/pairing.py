@@ -20,13 +20,10 @@ TOKEN_SECONDS = 600.0
 
 
 def pair_one(listen: str, name: str, *, announce: Callable[[str], None]) -> DeviceId:
-    """Waits until one device has paired.
+    """Waits until one device has paired; ``announce`` is given the command to type there.
 
-    Args:
-        listen: address of the control socket, that later sessions listen on. Pairing has
-            a socket of its own, on the next port.
-        name: host that devices reach this machine by; guessed when empty.
-        announce: is given the command to type on the device.
+    Later sessions ``listen`` on that address; pairing has a socket of its own, on the next
+    port. ``name`` is the host that devices reach this machine by, guessed when empty.
 
     Raises:
         StoppedError: nobody paired while the token lived.
@@ -49,13 +46,11 @@ def pair_one(listen: str, name: str, *, announce: Callable[[str], None]) -> Devi
         try:
             host = name or (_own_host() if control.is_wildcard else control.host)
             address = Address(host=host, port=server.address.port)
-            announce(
-                f"on the device, type:\n\n  pacplus-device pair {address} {server.token.text()}"
-            )
+            command = f"pacplus-device pair {address} {server.token.text()}"
+            announce(f"on the device, type:\n\n  {command}")
             announce(f"\nwaiting; the token works once, within {TOKEN_SECONDS / 60:.0f} minutes")
             while server.is_open:
-                device = server.handle(1.0)
-                if device is not None:
+                if (device := server.handle(1.0)) is not None:
                     return device.device_id
         finally:
             server.close()

@@ -54,7 +54,7 @@ def profiled_shape(job: Job) -> ProfiledShape:
 
 
 class StageCutter:
-    """Stage graphs in both forms, and the files that devices need."""
+    """Cuts stage graphs in both forms, and finds the files that devices need."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
@@ -64,11 +64,7 @@ class StageCutter:
         self._cut = functools.lru_cache(maxsize=None)(self._cut_stage)
 
     def file(self, sha256: str) -> FileSpec:
-        """The file of that content.
-
-        Raises:
-            KeyError: the bundle has no such file, or none that devices need.
-        """
+        """Finds a file that devices need by its content; KeyError if the bundle has none."""
         return self._files[sha256]
 
     def load_stage(
@@ -80,10 +76,7 @@ class StageCutter:
         dtype: CacheDtype,
         apart: bool = False,
     ) -> LoadStage:
-        """The message that makes a device load blocks ``[first, last)``.
-
-        ``apart`` cuts an encoder's blocks from a decoder's.
-        """
+        """Cuts blocks ``[first, last)``; ``apart`` cuts an encoder's from a decoder's."""
         manifest = self._bundle.manifest
         border = manifest.layers_of(manifest.output_stream).start
         if not apart or not first < border < last:
@@ -136,19 +129,20 @@ class StageCutter:
         return one_class and sum(file.bytes for file in files) <= PAIR_BYTES
 
     def _cut_stage(self, first: int, last: int) -> StageFiles:
-        graphs = [
+        manifest = self._bundle.manifest
+        saturating, exact = (
             np.frombuffer(cut_stage(self._bundle, first, last, exact=exact), np.uint8)
             for exact in (False, True)
-        ]
+        )
         return StageFiles(
             first=first,
             last=last,
-            streams=tuple(block.stream for block in self._bundle.manifest.blocks[:last]),
-            carries=self._bundle.manifest.carried(last),
-            inputs=self._bundle.manifest.inputs,
-            graph=graphs[0],
-            exact_graph=graphs[1],
-            files=self._bundle.manifest.weight_files(first, last),
+            streams=tuple(block.stream for block in manifest.blocks[:last]),
+            carries=manifest.carried(last),
+            inputs=manifest.inputs,
+            graph=saturating,
+            exact_graph=exact,
+            files=manifest.weight_files(first, last),
         )
 
 

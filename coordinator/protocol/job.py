@@ -21,13 +21,13 @@ from edge_runtime.contract.sample import Ragged, Samples
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Continuation:
-    """Prompts and how they are to be continued."""
+    """Says how prompts are to be continued."""
 
     prompts: Samples
     options: GenerationOptions
 
     def longest(self, manifest: Manifest) -> Samples:
-        """The prompts as long as they may become: what a plan must reckon with."""
+        """Pads the prompts to the length that they may reach, which a plan must reckon with."""
         output = manifest.output_stream
         inputs = {}
         for name, ragged in self.prompts.inputs.items():
@@ -43,7 +43,7 @@ class Continuation:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Job:
-    """Everything that a session needs to know before it starts.
+    """Defines everything that a session must know before it starts.
 
     Attributes:
         manifest: of the bundle.
@@ -85,8 +85,7 @@ class Job:
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        train = self.tables.get("train")
-        if train is None:
+        if (train := self.tables.get("train")) is None:
             return 0
         return self.options.epochs * steps_per_epoch(len(train), self.options.batch_size)
 

@@ -46,7 +46,7 @@ class Answers:
         self.outputs: Array = np.zeros((0, 0), np.float32)
 
     def linked_profiles(self) -> dict[DeviceId, DeviceProfile]:
-        """Every device's profile with its link, which is kept from now on."""
+        """Adds every device's link to its profile, from now on."""
         self.profiles = self.linking.linked(self.profiles)
         for device, profile in self.profiles.items():
             self._record.devices[device].profile = profile

@@ -63,16 +63,11 @@ class Linking:
             bits_per_second=message.bits_per_second, latency_seconds=message.latency_seconds
         )
         self.measured[device, message.peer] = link
-        logger.info(
-            "link from %s to %s: %.1f Mbit/s, %.2f ms",
-            device,
-            message.peer,
-            link.bits_per_second / 1e6,
-            link.latency_seconds * 1e3,
-        )
+        rate, late = link.bits_per_second / 1e6, link.latency_seconds * 1e3
+        logger.info("link from %s to %s: %.1f Mbit/s, %.2f ms", device, message.peer, rate, late)
 
     def linked(self, profiles: Mapping[DeviceId, DeviceProfile]) -> dict[DeviceId, DeviceProfile]:
-        """The profiles with their links; as they are where a device is alone."""
+        """Adds their links to profiles; none where a device is alone."""
         links = reduce_links(self.measured)
         return {
             device: dataclasses.replace(profile, link=links.get(device))

@@ -65,7 +65,7 @@ logger = logging.getLogger(__name__)
 
 
 class Session:
-    """One fine-tuning, evaluation or prediction from the first hello to the last byte.
+    """Runs one fine-tuning, evaluation or prediction, from the first hello to the last byte.
 
     Attributes:
         job: to be done.

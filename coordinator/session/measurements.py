@@ -49,7 +49,7 @@ class MeasurementKey:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class KnownProfile:
-    """A profile, and under which conditions it was measured."""
+    """Holds a profile and the key that it was measured under."""
 
     conditions: MeasurementKey
     profile: DeviceProfile
@@ -57,7 +57,7 @@ class KnownProfile:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class KnownLink:
-    """A link, and under which conditions of its ends it was measured."""
+    """Holds a link and the keys of its ends when it was measured."""
 
     sender: MeasurementKey
     receiver: MeasurementKey
@@ -66,18 +66,18 @@ class KnownLink:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class KnownDevices:
-    """Earlier measurements for the same bundle and the same shape of data."""
+    """Holds earlier measurements for the same bundle and the same shape of data."""
 
     profiles: Mapping[DeviceId, KnownProfile] = dataclasses.field(default_factory=dict)
     links: Mapping[Pair, KnownLink] = dataclasses.field(default_factory=dict)
 
     def profile_of(self, joined: Joined) -> DeviceProfile | None:
-        """The device's profile, if it was measured as the device is now."""
+        """Finds the device's profile, if it was measured as the device is now."""
         known = self.profiles.get(joined.device)
         return known.profile if known and known.conditions == MeasurementKey.of(joined) else None
 
     def links_between(self, joined: Mapping[DeviceId, Joined]) -> dict[Pair, LinkMeasurement]:
-        """Links whose ends are as they were."""
+        """Finds the links whose ends are as they were."""
         now = {device: MeasurementKey.of(entry) for device, entry in joined.items()}
         return {
             (sender, receiver): known.link

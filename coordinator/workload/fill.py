@@ -31,7 +31,7 @@ class Filling:
         self._item_number = 0
         self._plan: Plan | None = None
         self._shapes: dict[int, tuple[int, Mapping[Stream, int]]] = {}
-        self._off_pace: set[DeviceId] = set()
+        self._stragglers: set[DeviceId] = set()
         self._profiles: dict[DeviceId, DeviceProfile] = {}
 
     @property
@@ -110,24 +110,25 @@ class Filling:
         if device not in self._profiles:  # as the plan was made from it
             self._profiles[device] = calibrated_profile(self._job.manifest, measured)
         profile = self._profiles[device]
-        off = self._pace.served(
+        straggler = self._pace.served(
             message.stage,
             device,
             seconds=message.seconds,
             predicted_seconds=compute_seconds(self._job.manifest, profile, stage, samples, longest),
             handling=_handling(self._plan, device),
         )
-        return self._react(off) if off else []
+        return self._react(straggler) if straggler else []
 
-    def _react(self, off: Straggler) -> list[Record]:
-        fields = {"device": off.device, "stage": off.stage, "factor": round(off.factor, 3)}
-        if off.shares is not None:
-            self._router.share(off.stage, off.shares)
-            shares = {device: round(share, 4) for device, share in off.shares.items()}
+    def _react(self, straggler: Straggler) -> list[Record]:
+        stage, factor = straggler.stage, round(straggler.factor, 3)
+        fields = {"device": straggler.device, "stage": stage, "factor": factor}
+        if straggler.shares is not None:
+            self._router.share(stage, straggler.shares)
+            shares = {device: round(share, 4) for device, share in straggler.shares.items()}
             return [Record(event="rebalanced", fields={**fields, "shares": shares})]
-        if off.device in self._off_pace:
+        if straggler.device in self._stragglers:
             return []
-        self._off_pace.add(off.device)
+        self._stragglers.add(straggler.device)
         return [Record(event="device_off_pace", fields=fields)]
 
     def finish(self, now: float) -> tuple[SampleSet, FillRecord]:

@@ -1,4 +1,4 @@
-"""Texts that grow: which prompts go on together, what is sent next, when they end.
+"""Continues prompts: groups them, sends each group's next step, and ends them.
 
 A *group* of prompts passes through the pipeline step by step. In a step only new tokens
 travel: all of the prompts at first, then the one token that the answering device chose. A
@@ -46,7 +46,7 @@ FLOAT_BYTES = 4
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Group:
-    """Prompts that go on together; ``lines`` are those that have not ended."""
+    """Groups prompts that go on together; ``lines`` are those that have not ended."""
 
     owner: DeviceId
     route: tuple[DeviceId, ...]
@@ -167,7 +167,7 @@ class Generation:
         return max(1, min(self._plan.micro_batch_size, -(-prompts // self._window), room))
 
     def _step(self, group: _Group) -> Send:
-        """The group's next pass through the pipeline."""
+        """Makes the group's next pass through the pipeline."""
         self._number += 1
         self._in_work[self._number] = group
         begins = not self.record.tokens[group.lines[0]]

@@ -1,4 +1,4 @@
-"""Micro-batches on their way: who still has to store what, and what may start next.
+"""Leases work items: which may start, and which owner has yet to store what.
 
 A micro-batch is *leased* when it is sent out and done when every owner has stored every
 layer. A window bounds the leases, and thereby the activations in flight on all devices.
@@ -42,8 +42,8 @@ class LeaseBook:
         """Each owner has to store every one of ``layers`` for an item to be done."""
         self._waiting = collections.deque(items)
         self._layers, self._window = frozenset(layers), window
-        self._missing: dict[int, dict[DeviceId, set[int]]] = {}
-        self._leased: dict[int, WorkItem] = {}
+        # Leased items by number, and for each owner the layers that it has not stored yet.
+        self._leased: dict[int, tuple[WorkItem, dict[DeviceId, set[int]]]] = {}
         self.total = sum(item.samples for item in self._waiting)
         self.stored = 0
 
@@ -57,23 +57,23 @@ class LeaseBook:
         started = []
         while self._waiting and len(self._leased) < self._window:
             item = self._waiting.popleft()
-            self._leased[item.number] = item
-            self._missing[item.number] = {owner: set(self._layers) for owner in item.stored_by}
+            missing = {owner: set(self._layers) for owner in item.stored_by}
+            self._leased[item.number] = item, missing
             started.append(item)
         return started
 
     def record(self, device: DeviceId, stored: Stored) -> bool:
         """Ticks off; False if nobody waits for it (late, twice, or made up)."""
-        owners = self._missing.get(stored.number, {})
-        layers = owners.get(device)
-        if layers is None or not layers.issuperset(stored.layers):
+        if stored.number not in self._leased:
             return False
-        if stored.samples != self._leased[stored.number].stored_by[device]:
+        item, missing = self._leased[stored.number]
+        expected = device in missing and missing[device].issuperset(stored.layers)
+        if not expected or stored.samples != item.stored_by[device]:
             return False
-        layers.difference_update(stored.layers)
-        if not layers:
-            del owners[device]
-        if not owners:
-            self.stored += self._leased.pop(stored.number).samples
-            del self._missing[stored.number]
+        missing[device].difference_update(stored.layers)
+        if not missing[device]:
+            del missing[device]
+        if not missing:
+            self.stored += item.samples
+            del self._leased[stored.number]
         return True

@@ -1,9 +1,9 @@
-"""Finds stragglers, and deals their stage's micro-batches by new shares.
+"""Finds stragglers, and shares their stage's micro-batches anew.
 
 Every micro-batch that a device serves says how long it computed. That, over what the cost
 model expects of such a micro-batch there, is the device's *factor*: 2 is half the planned
-speed. A device is off pace when the median of its recent factors (:data:`WINDOW`) is off by
-a quarter; its stage is then shared anew, each device by its planned share over its factor.
+speed. A device is a straggler when the median of its recent factors (:data:`WINDOW`) is off
+by a quarter; its stage is then shared anew, each device by its planned share over its factor.
 
 What a device computes takes longer while it sends, encodes and stores, as far as these share
 its cores. The cost model counts both, and how they fall together is chance, so anything from
@@ -47,7 +47,7 @@ stage are slow alike, their shares are right."""
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Straggler:
-    """A device is not as fast as was planned.
+    """Describes a device that is not as fast as was planned.
 
     Attributes:
         stage: number of its stage.
@@ -84,7 +84,7 @@ class Pace:
         predicted_seconds: float,
         handling: float = 0.0,
     ) -> Straggler | None:
-        """Takes down one micro-batch of a stage; says so when the device has been off pace.
+        """Takes down one micro-batch of a stage; says so when the device is a straggler.
 
         ``handling`` is the time for handling data, as a fraction of that for computing.
         """

@@ -111,15 +111,15 @@ def test_a_plan_that_stops_is_not_resumed():
     assert str(cluster.failure) == "d1 was lost: its process ended; try again"
 
 
-@pytest.mark.parametrize(("software", "alike"), [("0.1.9", True), ("0.2.0", False), ("", False)])
-def test_a_device_of_another_minor_version_is_refused(monkeypatch, software, alike):
+@pytest.mark.parametrize(("software", "accepted"), [("0.1.9", True), ("0.2.0", False), ("", False)])
+def test_a_device_of_another_minor_version_is_refused(monkeypatch, software, accepted):
     monkeypatch.setattr("coordinator.session.failures.__version__", "0.1.0")
     cluster = scenario_of(plan_of((0,)), train=[1]).cluster()
     device = DeviceId("d0")
     hello = dataclasses.replace(cluster.devices[device].hello(), software=software)
     actions = cluster.session.handle(Joined(device=device, hello=hello, public_key="key"), 0.0)
     failures = [action.error for action in actions if isinstance(action, Fail)]
-    assert [type(error) for error in failures] == [BadInputError] * (not alike)
+    assert [type(error) for error in failures] == [BadInputError] * (not accepted)
     for error in failures:
         assert str(error).startswith(f"d0 runs pacplus {software}")
         assert "0.1.0" in str(error)

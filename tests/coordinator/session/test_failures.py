@@ -134,7 +134,7 @@ def noise(scenario: Scenario) -> st.SearchStrategy[m.Message]:
 
 
 def is_asked_for(cluster: Cluster, device: DeviceId, message: m.Message) -> bool:
-    """Whether the device owes this very answer, so that the session has to believe it."""
+    """True if the device owes this very answer, so that the session has to believe it."""
     if isinstance(message, m.Stored):
         lease = cluster.leases.get(message.number, set())
         return any((device, layer) in lease for layer in message.layers)

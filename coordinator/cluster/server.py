@@ -18,10 +18,10 @@ from coordinator.protocol.actions import (
 )
 from coordinator.protocol.events import Event, Joined, Lost, Received
 from coordinator.session.machine import Session
+from edge_runtime.contract import messages as m
 from edge_runtime.contract.codec import Frame, decode, encode
 from edge_runtime.contract.errors import DecodeError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import FileRequest, Hello, Message, Peers, Shutdown, answers
 from edge_runtime.transport import Delivery, SecureRouter
 from export.partition.stages import Bundle
 
@@ -37,8 +37,8 @@ MAX_MESSAGES_A_ROUND = 256
 
 FROM_DEVICES = frozenset(
     kind
-    for kind in vars(answers).values()
-    if isinstance(kind, type) and issubclass(kind, Message) and kind is not Message
+    for kind in vars(m.answers).values()
+    if isinstance(kind, type) and issubclass(kind, m.Message) and kind is not m.Message
 )
 """What a device may send to the coordinator."""
 
@@ -56,7 +56,7 @@ class Server:
         public_keys: Mapping[DeviceId, str],
         record: Callable[[Record], None],
         save: Callable[[SaveCheckpoint], None],
-        reroute: Callable[[DeviceId, Peers], Peers] = lambda _device, peers: peers,
+        reroute: Callable[[DeviceId, m.Peers], m.Peers] = lambda _device, peers: peers,
     ) -> None:
         """Sends nothing yet.
 
@@ -123,7 +123,7 @@ class Server:
     def end(self, devices: Iterable[DeviceId]) -> None:
         """Tells devices that the session is over, also after an interruption; does not wait."""
         for device in devices:
-            self._router.send(device, encode(Shutdown()))
+            self._router.send(device, encode(m.Shutdown()))
 
     def _take_in(self, device: DeviceId, frames: list[memoryview]) -> None:
         try:
@@ -136,9 +136,9 @@ class Server:
             return
         if type(message) not in FROM_DEVICES:
             logger.warning("%s sent %s, not for devices to send", device, type(message).__name__)
-        elif isinstance(message, FileRequest):
+        elif isinstance(message, m.FileRequest):
             self._serve_file(device, message)
-        elif isinstance(message, Hello):
+        elif isinstance(message, m.Hello):
             key = self._public_keys.get(device)
             if key is not None:
                 self._handle(Joined(device=device, hello=message, public_key=key))
@@ -151,7 +151,7 @@ class Server:
 
     def _carry_out(self, action: Action) -> None:
         match action:
-            case Send(device=device, message=Peers() as peers):
+            case Send(device=device, message=m.Peers() as peers):
                 self._send(device, self._reroute(device, peers))
             case Send():
                 self._send(action.device, action.message)
@@ -179,7 +179,7 @@ class Server:
 
     # ---- sending
 
-    def _send(self, device: DeviceId, message: Message) -> None:
+    def _send(self, device: DeviceId, message: m.Message) -> None:
         queue = self._queues.setdefault(device, collections.deque())
         queue.append(encode(message))
         self._flush_to(device)
@@ -195,7 +195,7 @@ class Server:
             while queue and self._router.send(device, queue[0]) is Delivery.QUEUED:
                 queue.popleft()
 
-    def _serve_file(self, device: DeviceId, request: FileRequest) -> None:
+    def _serve_file(self, device: DeviceId, request: m.FileRequest) -> None:
         queue = self._chunks.setdefault(device, collections.deque())
         if device not in self._session.record.devices:
             logger.warning("%s asked for a file without having joined", device)

@@ -2,20 +2,9 @@
 
 import dataclasses
 
+from edge_runtime.contract import messages as m
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import (
-    BatchServed,
-    EpochDone,
-    Message,
-    ProfileDone,
-    Progress,
-    SampleSet,
-    SamplesReady,
-    StageReady,
-    TrainingReady,
-    Usage,
-)
 from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.profile import DeviceProfile
 
@@ -26,13 +15,13 @@ class DeviceRecord:
 
     roles: tuple[str, ...]
     profile: DeviceProfile | None = None
-    usage: Usage | None = None
+    usage: m.Usage | None = None
     served_batches: int = 0
     served_seconds: float = 0.0
     received_weight_bytes: int = 0
     cache_bytes: int = 0
     cache_samples: int = 0
-    progress: Progress | None = None
+    progress: m.Progress | None = None
 
 
 @dataclasses.dataclass(slots=True)
@@ -62,7 +51,7 @@ class EpochRecord:
     count: int = 0
     loss_sum: float = 0.0
 
-    def add(self, done: EpochDone) -> None:
+    def add(self, done: m.EpochDone) -> None:
         """Adds one trainer's part."""
         self.samples += done.samples
         self.count += done.count
@@ -102,7 +91,7 @@ class SessionRecord:
 
     plan: Plan | None = None
     devices: dict[DeviceId, DeviceRecord] = dataclasses.field(default_factory=dict)
-    fills: dict[SampleSet, FillRecord] = dataclasses.field(default_factory=dict)
+    fills: dict[m.SampleSet, FillRecord] = dataclasses.field(default_factory=dict)
     stored: int = 0
     to_store: int = 0
     epochs: list[EpochRecord] = dataclasses.field(default_factory=list)
@@ -112,27 +101,27 @@ class SessionRecord:
     outputs_after: Array | None = None
     generation: GenerationRecord | None = None
 
-    def observe(self, device: DeviceId, message: Message) -> None:
+    def observe(self, device: DeviceId, message: m.Message) -> None:
         """Takes down what a message says of a device or of the run."""
         record = self.devices[device]
         match message:
-            case BatchServed():
+            case m.BatchServed():
                 record.served_batches += 1
                 record.served_seconds += message.seconds
-            case Progress():
+            case m.Progress():
                 record.progress = message
-            case Usage():
+            case m.Usage():
                 record.usage = message
-            case ProfileDone():
+            case m.ProfileDone():
                 record.profile = message.profile
-            case StageReady():
+            case m.StageReady():
                 record.received_weight_bytes = message.received_bytes
-            case SamplesReady():
+            case m.SamplesReady():
                 record.cache_bytes = message.cache_bytes
                 record.cache_samples = message.cache_samples
-            case TrainingReady():
+            case m.TrainingReady():
                 self.parameters = message.parameters
-            case EpochDone():
+            case m.EpochDone():
                 self.epochs[-1].add(message)
             case _:
                 pass

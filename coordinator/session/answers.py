@@ -5,21 +5,10 @@ import numpy as np
 from coordinator.protocol.job import Job
 from coordinator.protocol.record import SessionRecord
 from coordinator.samples.samples import Catalogue
+from edge_runtime.contract import messages as m
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import InfeasibleError, StoppedError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import (
-    CacheStatus,
-    EpochDone,
-    LinkMeasured,
-    Message,
-    Outputs,
-    ProfileDone,
-    SampleSet,
-    SamplesReady,
-    StageReady,
-    TrainerState,
-)
 from edge_runtime.contract.profile import DeviceProfile
 
 from .link_schedule import Linking
@@ -59,7 +48,7 @@ class Answers:
         self.outputs = np.full((lines, columns), np.nan, np.float32)
 
     def fits(
-        self, device: DeviceId, message: Message, *, which: SampleSet | None, epoch: int
+        self, device: DeviceId, message: m.Message, *, which: m.SampleSet | None, epoch: int
     ) -> bool:
         """Checks that a message of the right type answers the request.
 
@@ -67,20 +56,20 @@ class Answers:
         """
         plan = self._record.plan
         match message:
-            case StageReady():
+            case m.StageReady():
                 stage = plan.stage_of(device) if plan else None
                 asked = (stage.first, stage.last) if stage else None
                 return (message.first, message.last) == asked
-            case LinkMeasured():
+            case m.LinkMeasured():
                 return self.linking.fits(device, message)
-            case SamplesReady():
+            case m.SamplesReady():
                 return message.which == which
-            case EpochDone():
+            case m.EpochDone():
                 return message.epoch == epoch
             case _:
                 return True
 
-    def keep(self, device: DeviceId, message: Message) -> None:
+    def keep(self, device: DeviceId, message: m.Message) -> None:
         """Keeps what an answer says.
 
         Raises:
@@ -89,26 +78,26 @@ class Answers:
         """
         self._record.observe(device, message)
         match message:
-            case ProfileDone():
+            case m.ProfileDone():
                 if message.profile.device != device:
                     raise StoppedError(f"{device}: sent the profile of another device")
                 self.profiles[device] = message.profile
-            case LinkMeasured():
+            case m.LinkMeasured():
                 self.linking.keep(device, message)
-            case CacheStatus():
+            case m.CacheStatus():
                 if message.held.shape != (len(self._catalogue.keys),):
                     raise StoppedError(f"{device}: answered for other samples than asked")
                 self.held[device] = message.held.astype(bool)
-            case SamplesReady():
+            case m.SamplesReady():
                 self._keep_samples(device, message)
-            case Outputs():
+            case m.Outputs():
                 self._keep_outputs(device, message)
-            case TrainerState():
+            case m.TrainerState():
                 self._record.state = message.data.tobytes()
             case _:
                 pass
 
-    def _keep_samples(self, device: DeviceId, message: SamplesReady) -> None:
+    def _keep_samples(self, device: DeviceId, message: m.SamplesReady) -> None:
         missing = message.missing.size
         if not missing:
             return
@@ -121,7 +110,7 @@ class Answers:
             f"{device}: the cache quota leaves no room for {missing} of its samples; {advice}"
         )
 
-    def _keep_outputs(self, device: DeviceId, message: Outputs) -> None:
+    def _keep_outputs(self, device: DeviceId, message: m.Outputs) -> None:
         indices, plan = message.indices, self._record.plan
         owned = self._job.tables["eval"].owned_by(plan, device) if plan else np.zeros(0)
         right = indices.dtype.kind in "iu" and np.array_equal(np.sort(indices), owned)

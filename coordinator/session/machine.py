@@ -36,24 +36,9 @@ from coordinator.protocol.record import DeviceRecord, EpochRecord, SessionRecord
 from coordinator.samples.samples import Catalogue, Work
 from coordinator.workload.fill import Filling
 from coordinator.workload.generation import Generation
+from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import StoppedError, UserError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import (
-    BatchServed,
-    BeginPhase,
-    Failed,
-    Heartbeat,
-    Hello,
-    Message,
-    NextTokens,
-    Phase,
-    Progress,
-    SampleSet,
-    SendState,
-    Shutdown,
-    Stored,
-    Usage,
-)
 from edge_runtime.contract.plan import Plan
 
 from . import requests
@@ -77,7 +62,7 @@ class Session:
         self.job = job
         self._catalogue = Catalogue.make(job.tables)
         self.phase = "gathering"
-        self._awaited: dict[DeviceId, type[Message]] = dict.fromkeys(job.devices, Hello)
+        self._awaited: dict[DeviceId, type[m.Message]] = dict.fromkeys(job.devices, m.Hello)
         self._usage_due: collections.Counter[DeviceId] = collections.Counter()
         self._then: Callable[[], list[Action]] = self._profile
         self._now = 0.0
@@ -136,7 +121,7 @@ class Session:
         self._awaited = {device: requests.answer_to(request) for device, request in asked.items()}
         return requests.actions(asked) if asked else then()
 
-    def _answered(self, device: DeviceId, message: Message) -> list[Action]:
+    def _answered(self, device: DeviceId, message: m.Message) -> list[Action]:
         """Keeps what an answer says and ticks it off; the last one starts the next phase."""
         due = self._awaited.get(device) is type(message)
         which, epoch = self._filling.which, self._epoch
@@ -147,10 +132,10 @@ class Session:
         del self._awaited[device]
         return [] if self._awaited else self._then()
 
-    def _count_for(self, phase: Phase) -> list[Action]:
+    def _count_for(self, phase: m.Phase) -> list[Action]:
         """Has every device count its usage for ``phase``, and say what it has used so far."""
         self._usage_due.update(self.job.devices)
-        return requests.actions(dict.fromkeys(self.job.devices, BeginPhase(phase=phase)))
+        return requests.actions(dict.fromkeys(self.job.devices, m.BeginPhase(phase=phase)))
 
     def _on_joined(self, event: Joined) -> list[Action]:
         if event.device not in self.job.devices:
@@ -209,7 +194,7 @@ class Session:
     def _deploy(self, then: Callable[[], list[Action]]) -> list[Action]:
         return self._begin("deploying", requests.stages(self.plan), then)
 
-    def _fill(self, which: SampleSet, work: Work) -> list[Action]:
+    def _fill(self, which: m.SampleSet, work: Work) -> list[Action]:
         fill = self._filling.begin(which, work, self.plan, self._now)
         self.phase, self._awaited = "filling", {}
         actions = self._count_for("fill" if which == "train" else "eval")
@@ -218,10 +203,10 @@ class Session:
             actions.append(Record(event="fill_started", fields=fields))
         return actions + self._advance_fill(which)
 
-    def _advance_fill(self, which: SampleSet) -> list[Action]:
+    def _advance_fill(self, which: m.SampleSet) -> list[Action]:
         return self._commit_caches(which) if self._filling.done else [*self._filling.start()]
 
-    def _commit_caches(self, which: SampleSet) -> list[Action]:
+    def _commit_caches(self, which: m.SampleSet) -> list[Action]:
         owned = requests.own_samples(self.job, self.plan, which)
         for device in owned:
             needed = self._catalogue.needed_by(self.plan, device, which)
@@ -251,7 +236,7 @@ class Session:
 
         return self._begin("setting up", generation.set_up(), start)
 
-    def _on_next_tokens(self, device: DeviceId, message: NextTokens) -> list[Action]:
+    def _on_next_tokens(self, device: DeviceId, message: m.NextTokens) -> list[Action]:
         generation = self._generation
         if generation is None:
             logger.warning("%s sent tokens that nobody asked for", device)
@@ -292,7 +277,7 @@ class Session:
         epoch = self.record.epochs[-1]
         epoch.seconds = self._now - epoch.began
         keeper = self.plan.owners[0].device
-        begin = self._begin("training", {keeper: SendState()}, self._checkpointed)
+        begin = self._begin("training", {keeper: m.SendState()}, self._checkpointed)
         fields = {"epoch": epoch.epoch, "train_loss": epoch.train_loss, "seconds": epoch.seconds}
         return [Record(event="epoch_finished", fields=fields), *begin]
 
@@ -312,12 +297,12 @@ class Session:
 
     def _collect(self) -> list[Action]:
         self._usage_due.update(self.job.devices)
-        asked = dict.fromkeys(self.job.devices, BeginPhase(phase="eval"))
+        asked = dict.fromkeys(self.job.devices, m.BeginPhase(phase="eval"))
         return self._begin("collecting", asked, self._finish)
 
     def _finish(self) -> list[Action]:
         self.phase = "finished"
-        shutdown = [Send(device=device, message=Shutdown()) for device in self.job.devices]
+        shutdown = [Send(device=device, message=m.Shutdown()) for device in self.job.devices]
         return [*shutdown, Record(event="finished"), Finish()]
 
     # ---- messages
@@ -333,32 +318,32 @@ class Session:
         self.phase = "failed"
         return stop(error, self.job, self._joined)
 
-    def _on_message(self, device: DeviceId, message: Message) -> list[Action]:
+    def _on_message(self, device: DeviceId, message: m.Message) -> list[Action]:
         if device not in self._joined:
             logger.warning("%s spoke without having joined", device)
             return []
         match message:
-            case Heartbeat():
+            case m.Heartbeat():
                 return []
-            case Failed():
+            case m.Failed():
                 return self._fail(StoppedError(f"{device}: {message.reason}"))
-            case BatchServed() | Progress():
+            case m.BatchServed() | m.Progress():
                 self.record.observe(device, message)
                 return [*self._filling.observe(device, message)]
-            case Stored():
+            case m.Stored():
                 which = self._filling.which
                 if which is None or not self._filling.stored(device, message):
                     logger.warning("%s stored what nobody waits for", device)
                     return []
                 return self._advance_fill(which)
-            case NextTokens():
+            case m.NextTokens():
                 return self._on_next_tokens(device, message)
-            case Usage():
+            case m.Usage():
                 return self._on_usage(device, message)
             case _:
                 return self._answered(device, message)
 
-    def _on_usage(self, device: DeviceId, message: Usage) -> list[Action]:
+    def _on_usage(self, device: DeviceId, message: m.Usage) -> list[Action]:
         """Answers come in the order of the requests, so the one to the last is final."""
         if not self._usage_due[device]:
             logger.warning("%s sent Usage that nobody asked for", device)

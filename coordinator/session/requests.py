@@ -10,38 +10,26 @@ from coordinator.protocol.events import Joined
 from coordinator.protocol.job import Job
 from coordinator.samples.samples import Catalogue, SampleTable
 from coordinator.workload.work_items import int32_lengths
+from edge_runtime.contract import messages as m
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import (
-    ANSWER_OF,
-    Evaluate,
-    Message,
-    OpenCache,
-    OwnSamples,
-    Peer,
-    Peers,
-    SampleSet,
-    SetUpTraining,
-    TrainEpoch,
-    Welcome,
-)
 from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.profile import DeviceProfile
 
 from .measurements import KnownDevices
 
-Request: TypeAlias = Message | SendProfileRequest | SendStage
+Request: TypeAlias = m.Message | SendProfileRequest | SendStage
 """A message, or an action whose message the server makes."""
 
 
-def answer_to(request: Request) -> type[Message]:
+def answer_to(request: Request) -> type[m.Message]:
     """Names the message that answers a request."""
-    return ANSWER_OF[type(request) if isinstance(request, Message) else request.request]
+    return m.ANSWER_OF[type(request) if isinstance(request, m.Message) else request.request]
 
 
 def actions(asked: Mapping[DeviceId, Request]) -> list[Action]:
     """Sends what is a message; what is an action already stays one."""
     return [
-        Send(device=device, message=request) if isinstance(request, Message) else request
+        Send(device=device, message=request) if isinstance(request, m.Message) else request
         for device, request in asked.items()
     ]
 
@@ -51,7 +39,7 @@ def welcome(job: Job, joined: Joined) -> list[Action]:
     fields: dict[str, Any] = {"device": joined.device}
     if job.local:
         fields["pid"] = joined.hello.process_id
-    message = Welcome(heartbeat_seconds=job.heartbeat_seconds)
+    message = m.Welcome(heartbeat_seconds=job.heartbeat_seconds)
     send = Send(device=joined.device, message=message)
     return [send, Record(event="device_joined", fields=fields)]
 
@@ -68,10 +56,10 @@ def profiles(
 
 def open_caches(
     job: Job, catalogue: Catalogue, profiles: Mapping[DeviceId, DeviceProfile]
-) -> dict[DeviceId, OpenCache]:
+) -> dict[DeviceId, m.OpenCache]:
     """Asks every device that may own samples which of all distinct samples it has cached."""
     streams = {stream: job.manifest.layers_of(stream) for stream in job.manifest.streams}
-    request = OpenCache(
+    request = m.OpenCache(
         backbone_digest=job.manifest.backbone_digest,
         dtype=job.cache_dtype,
         hidden_size=job.manifest.hidden_size,
@@ -86,14 +74,14 @@ def open_caches(
     return dict.fromkeys(owners, request)
 
 
-def admit_peers(joined: Mapping[DeviceId, Joined]) -> dict[DeviceId, Peers]:
+def admit_peers(joined: Mapping[DeviceId, Joined]) -> dict[DeviceId, m.Peers]:
     """Tells every device who the others are."""
     peers = {
-        device: Peer(device=device, public_key=entry.public_key, address=entry.hello.data_address)
+        device: m.Peer(device=device, public_key=entry.public_key, address=entry.hello.data_address)
         for device, entry in joined.items()
     }
     return {
-        device: Peers(peers=tuple(peer for name, peer in peers.items() if name != device))
+        device: m.Peers(peers=tuple(peer for name, peer in peers.items() if name != device))
         for device in peers
     }
 
@@ -107,7 +95,7 @@ def stages(plan: Plan) -> dict[DeviceId, SendStage]:
     }
 
 
-def own_samples(job: Job, plan: Plan, which: SampleSet) -> dict[DeviceId, OwnSamples]:
+def own_samples(job: Job, plan: Plan, which: m.SampleSet) -> dict[DeviceId, m.OwnSamples]:
     """Tells every owner its lines. Trainers without any still take part in training."""
     table = job.tables[which]
     lengths = int32_lengths(table.samples)
@@ -115,7 +103,7 @@ def own_samples(job: Job, plan: Plan, which: SampleSet) -> dict[DeviceId, OwnSam
     for owner in plan.owners:
         lines = table.owned_by(plan, owner.device)
         if len(lines) or which == "train":
-            requests[owner.device] = OwnSamples(
+            requests[owner.device] = m.OwnSamples(
                 which=which,
                 total=len(table),
                 indices=lines.astype(np.int32),
@@ -128,14 +116,14 @@ def own_samples(job: Job, plan: Plan, which: SampleSet) -> dict[DeviceId, OwnSam
     return requests
 
 
-def set_up_training(job: Job, plan: Plan) -> dict[DeviceId, SetUpTraining]:
+def set_up_training(job: Job, plan: Plan) -> dict[DeviceId, m.SetUpTraining]:
     """Has every trainer make the same adapter."""
     trainers = tuple(owner.device for owner in plan.owners)
     manifest = job.manifest
     head = manifest.head.path if manifest.head and job.config.generative else ""
     pruned = job.config.initialization == "pruned" and not job.state
     initial = manifest.adapter_init if pruned else ""
-    request = SetUpTraining(
+    request = m.SetUpTraining(
         config=job.config,
         options=job.options,
         trainers=trainers,
@@ -148,12 +136,12 @@ def set_up_training(job: Job, plan: Plan) -> dict[DeviceId, SetUpTraining]:
     return dict.fromkeys(trainers, request)
 
 
-def train_epoch(plan: Plan, epoch: int) -> dict[DeviceId, TrainEpoch]:
+def train_epoch(plan: Plan, epoch: int) -> dict[DeviceId, m.TrainEpoch]:
     """Has every trainer train one epoch."""
-    return {owner.device: TrainEpoch(epoch=epoch) for owner in plan.owners}
+    return {owner.device: m.TrainEpoch(epoch=epoch) for owner in plan.owners}
 
 
-def evaluate(table: SampleTable, plan: Plan) -> dict[DeviceId, Evaluate]:
+def evaluate(table: SampleTable, plan: Plan) -> dict[DeviceId, m.Evaluate]:
     """Has every owner of evaluation samples compute their outputs."""
     owners = [owner.device for owner in plan.owners]
-    return {device: Evaluate() for device in owners if len(table.owned_by(plan, device))}
+    return {device: m.Evaluate() for device in owners if len(table.owned_by(plan, device))}

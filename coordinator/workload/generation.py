@@ -21,19 +21,11 @@ from coordinator.protocol.actions import Send
 from coordinator.protocol.job import Job
 from coordinator.protocol.record import GenerationRecord
 from coordinator.samples.samples import SampleTable
+from edge_runtime.contract import messages as m
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import StoppedError
 from edge_runtime.contract.generation import Sequences
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import (
-    Destination,
-    Lengths,
-    MicroBatch,
-    NextTokens,
-    Release,
-    RunBatch,
-    SetUpGeneration,
-)
 from edge_runtime.contract.plan import Plan
 
 from .work_items import int32_lengths
@@ -91,9 +83,9 @@ class Generation:
         """Every prompt has ended."""
         return not self._waiting and not self._in_work
 
-    def set_up(self) -> dict[DeviceId, SetUpGeneration]:
+    def set_up(self) -> dict[DeviceId, m.SetUpGeneration]:
         """Tells every device what is to come."""
-        request = SetUpGeneration(
+        request = m.SetUpGeneration(
             options=self._task.options,
             # What has ended may be released after the next has come: other sockets carry it.
             max_sequences=len(self._task.prompts),
@@ -106,7 +98,7 @@ class Generation:
         room = min(len(self._waiting), self._window - len(self._in_work))
         return [self._step(self._waiting.popleft()) for _ in range(room)]
 
-    def chosen(self, device: DeviceId, message: NextTokens, now: float) -> list[Send]:
+    def chosen(self, device: DeviceId, message: m.NextTokens, now: float) -> list[Send]:
         """Takes the next tokens of a group, at time ``now``.
 
         Raises:
@@ -138,7 +130,7 @@ class Generation:
         return len(written) >= min(self._task.options.max_new_tokens, room)
 
     def _release(self, group: _Group, lines: Sequence[int]) -> list[Send]:
-        release = Release(lines=np.array(lines, np.int32))
+        release = m.Release(lines=np.array(lines, np.int32))
         devices = dict.fromkeys((*group.route, group.owner))
         return [Send(device=device, message=release) for device in devices]
 
@@ -179,19 +171,19 @@ class Generation:
         else:
             newest = [self.record.tokens[line][-1] for line in group.lines]
             inputs = {self._output_input: np.array(newest, np.int32)}
-        batch = MicroBatch(
+        batch = m.MicroBatch(
             number=self._number,
             route=group.route if begins else group.route[self._encoder_stages :],
             keys=self._task.prompts.keys[lines],
             lengths=lengths,
             destinations=(
-                Destination(device=group.owner, positions=np.arange(len(lines), dtype=np.int32)),
+                m.Destination(device=group.owner, positions=np.arange(len(lines), dtype=np.int32)),
             ),
             sequences=Sequences(lines=lines, known=known),
         )
-        return Send(device=batch.route[0], message=RunBatch(batch=batch, inputs=inputs))
+        return Send(device=batch.route[0], message=m.RunBatch(batch=batch, inputs=inputs))
 
-    def _known(self, lines: Array, *, begins: bool) -> tuple[Lengths, Lengths]:
+    def _known(self, lines: Array, *, begins: bool) -> tuple[m.Lengths, m.Lengths]:
         """Rows that devices have, and rows that are new."""
         prompts = {stream: each[lines] for stream, each in self._prompt_lengths.items()}
         if begins:

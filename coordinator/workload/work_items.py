@@ -8,15 +8,8 @@ import numpy as np
 from coordinator.planner.dispatch import Router
 from coordinator.protocol.actions import Send
 from coordinator.samples.samples import Catalogue, Move, SampleTable, Work
+from edge_runtime.contract import messages as m
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import (
-    Destination,
-    Lengths,
-    MicroBatch,
-    MoveSamples,
-    RunBatch,
-    SampleSet,
-)
 from edge_runtime.contract.sample import Samples
 
 from .leases import WorkItem
@@ -26,14 +19,14 @@ Lines: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 MOVE_SAMPLES = 32
 
 
-def int32_lengths(samples: Samples) -> Lengths:
+def int32_lengths(samples: Samples) -> m.Lengths:
     """Tokens of every sample in each of its sequences, as messages have them."""
     return {stream: lengths.astype(np.int32) for stream, lengths in samples.lengths_of.items()}
 
 
 def make_items(
     catalogue: Catalogue,
-    which: SampleSet,
+    which: m.SampleSet,
     work: Work,
     *,
     layers: tuple[int, ...],
@@ -62,7 +55,7 @@ def make_items(
 def _move_item(
     catalogue: Catalogue, move: Move, part: list[int], layers: tuple[int, ...], number: int
 ) -> WorkItem:
-    message = MoveSamples(number=number, keys=catalogue.keys[part], layers=layers, to=move.owner)
+    message = m.MoveSamples(number=number, keys=catalogue.keys[part], layers=layers, to=move.owner)
     return WorkItem(
         number=number,
         send=lambda: Send(device=move.source, message=message),
@@ -85,18 +78,18 @@ def _batch_item(
 
     def send() -> Send:
         samples = table.samples.take(lines)
-        batch = MicroBatch(
+        batch = m.MicroBatch(
             number=number,
             route=router.route(),
             keys=samples.keys,
             lengths=int32_lengths(samples),
             destinations=tuple(
-                Destination(device=owner, positions=np.asarray(places, np.int32))
+                m.Destination(device=owner, positions=np.asarray(places, np.int32))
                 for owner, places in positions.items()
             ),
         )
         inputs = {name: ragged.values for name, ragged in samples.inputs.items()}
-        return Send(device=batch.route[0], message=RunBatch(batch=batch, inputs=inputs))
+        return Send(device=batch.route[0], message=m.RunBatch(batch=batch, inputs=inputs))
 
     lengths = table.samples.lengths_of
     return WorkItem(

@@ -55,15 +55,11 @@ class Cluster:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """An open coordinator.
+    """Holds the control socket that listens at ``address``, and the devices that take part.
 
     Attributes:
-        router: the control socket.
-        address: where it listens.
-        devices: who takes part.
         public_keys: of all paired devices, or of all local ones.
         local: processes on this machine; None for devices elsewhere.
-        reprofile: as of the cluster.
     """
 
     router: SecureRouter

@@ -54,7 +54,7 @@ class LocalPlace:
 
 
 class LocalDevices:
-    """Running local devices.
+    """Watches running local devices.
 
     Attributes:
         links: what connections of emulated devices pass through.
@@ -67,7 +67,7 @@ class LocalDevices:
         links: EmulatedLinks,
         logs: Path,
     ) -> None:
-        self._cluster, self._processes, self._logs = cluster, dict(processes), logs
+        self._cluster, self._processes, self._logs = cluster, processes, logs
         self._reported: set[DeviceId] = set()
         self.links = links
 
@@ -103,9 +103,9 @@ class LocalDevices:
         for device, process in self._processes.items():
             if device not in self._reported and process.poll() is not None:
                 self._reported.add(device)
-                log = self._logs / f"{process.device.id}.log"
-                end = process.describe_end().removeprefix(f"{process.device.id} ")
-                reason = f"its process {end}{log_tail(log)}"
+                name = process.device.id
+                end = process.describe_end().removeprefix(f"{name} ")
+                reason = f"its process {end}{log_tail(self._logs / f'{name}.log')}"
                 gone.append(Lost(device=device, reason=reason, out_of_memory=process.oom_killed()))
         return gone
 

@@ -38,7 +38,7 @@ class _ProfileFile:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _LinksFile:
-    """Of one sender; by the name that :meth:`ProfileCache._end` gives to a receiver."""
+    """Holds one sender's links, by the name that :meth:`ProfileCache._end` gives a receiver."""
 
     format_version: Literal[1] = 1
     links: Mapping[str, KnownLink]
@@ -48,14 +48,7 @@ class ProfileCache:
     """Stores the measurements of one session's devices."""
 
     def __init__(self, home: Path, job: Job, places: Mapping[DeviceId, Any]) -> None:
-        """Reads nothing yet.
-
-        Args:
-            home: the coordinator's.
-            job: whose bundle, adapter and data the devices are measured with.
-            places: what devices are made to be, by device, as plain values: the limits of
-                emulated ones. Nothing of devices that are what they are.
-        """
+        """Reads nothing yet; ``places`` has the limits of emulated devices as plain values."""
         self._folder = home / FOLDER
         self._work = [job.manifest.digest, to_plain(profiled_shape(job))]
         self._places = places
@@ -114,8 +107,7 @@ class ProfileCache:
 
 
 def _digest(plain: Any) -> str:
-    text = json.dumps(plain, sort_keys=True)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:DIGEST_LENGTH]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:DIGEST_LENGTH]
 
 
 def _load(cls: type[T], path: Path) -> T | None:

@@ -35,14 +35,14 @@ WAIT_SECONDS = 0.1
 MAX_CHUNKS_QUEUED = 8
 MAX_MESSAGES_A_ROUND = 256
 
+_Queues: TypeAlias = collections.defaultdict[DeviceId, collections.deque[list[Frame]]]
+
 FROM_DEVICES = frozenset(
     kind
     for kind in vars(m.answers).values()
     if isinstance(kind, type) and issubclass(kind, m.Message) and kind is not m.Message
 )
 """What a device may send to the coordinator."""
-
-Ended: TypeAlias = Callable[[], Iterable[Lost]]
 
 
 class Server:
@@ -58,30 +58,22 @@ class Server:
         save: Callable[[SaveCheckpoint], None],
         reroute: Callable[[DeviceId, m.Peers], m.Peers] = lambda _device, peers: peers,
     ) -> None:
-        """Sends nothing yet.
+        """Sends nothing yet; ``router`` admits the paired devices, whose keys their peers get.
 
-        Args:
-            router: admits the paired devices.
-            bundle: whose stages and weight files are sent.
-            public_keys: of the paired devices, for their peers.
-            record: keeps an event.
-            save: keeps a checkpoint.
-            reroute: where a device reaches its peers, if not at the addresses they gave.
+        ``reroute`` says where a device reaches its peers, if not at the addresses they gave.
         """
-        self._router, self._bundle = router, bundle
-        self._reroute = reroute
-        self._public_keys = public_keys
-        self._record, self._save = record, save
+        self._router, self._bundle, self._reroute = router, bundle, reroute
+        self._public_keys, self._record, self._save = public_keys, record, save
         self._cutter = StageCutter(bundle)
-        self._queues: dict[DeviceId, collections.deque[list[Frame]]] = {}
-        self._chunks: dict[DeviceId, collections.deque[list[Frame]]] = {}
+        self._queues: _Queues = collections.defaultdict(collections.deque)
+        self._chunks: _Queues = collections.defaultdict(collections.deque)
 
     def run(
         self,
         session: Session,
         *,
         devices: Sequence[DeviceId],
-        ended: Ended,
+        ended: Callable[[], Iterable[Lost]],
         watch: Callable[[], None],
     ) -> None:
         """Runs the session to its end.
@@ -159,12 +151,10 @@ class Server:
                 request = self._cutter.profile_request(self._session.job, action.known)
                 self._send(action.device, request)
             case SendStage():
+                job, apart = self._session.job, self._session.job.continuation is not None
+                layers, dtype = job.config.layers, job.cache_dtype
                 stage = self._cutter.load_stage(
-                    action.first,
-                    action.last,
-                    layers=self._session.job.config.layers,
-                    dtype=self._session.job.cache_dtype,
-                    apart=self._session.job.continuation is not None,
+                    action.first, action.last, layers=layers, dtype=dtype, apart=apart
                 )
                 self._send(action.device, stage)
             case Record():
@@ -180,8 +170,7 @@ class Server:
     # ---- sending
 
     def _send(self, device: DeviceId, message: m.Message) -> None:
-        queue = self._queues.setdefault(device, collections.deque())
-        queue.append(encode(message))
+        self._queues[device].append(encode(message))
         self._flush_to(device)
 
     def _flush(self) -> None:
@@ -191,16 +180,15 @@ class Server:
     def _flush_to(self, device: DeviceId) -> None:
         """Sends what the socket takes; the rest waits, perhaps until the device counts as lost."""
         for queues in (self._queues, self._chunks):
-            queue = queues.get(device)
+            queue = queues[device]
             while queue and self._router.send(device, queue[0]) is Delivery.QUEUED:
                 queue.popleft()
 
     def _serve_file(self, device: DeviceId, request: m.FileRequest) -> None:
-        queue = self._chunks.setdefault(device, collections.deque())
         if device not in self._session.record.devices:
             logger.warning("%s asked for a file without having joined", device)
-        elif len(queue) >= MAX_CHUNKS_QUEUED:
+        elif len(self._chunks[device]) >= MAX_CHUNKS_QUEUED:
             logger.warning("%s asks for files faster than it takes them", device)
         elif chunk := self._files.read(device, request):
-            queue.append(encode(chunk))
+            self._chunks[device].append(encode(chunk))
             self._flush_to(device)

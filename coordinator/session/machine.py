@@ -174,7 +174,7 @@ class Session:
         return self._begin("open_caches", caches, self._planned)
 
     def _planned(self) -> list[Action]:
-        """The plan says how many shards an owner has; what is cached where, says which."""
+        """Assigns shards: how many, the plan says; which, what is cached where."""
         self._filling.assign_shards(self._answers.held)
         then = self._collect() if self.job.only_plan else self._next_fill()
         return [Record(event="plan_made"), *then]

@@ -20,50 +20,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import coordinator
+
 if TYPE_CHECKING:
-    from coordinator import (
-        AdapterChoice,
-        Cluster,
-        FieldNames,
-        GenerationOptions,
-        MergedModel,
-        Observer,
-        PlanResult,
-        Prediction,
-        Report,
-        TrainingOptions,
-        TrainResult,
-        evaluate,
-        merge,
-        parse_emulate,
-        plan,
-        predict,
-        train,
-    )
+    from coordinator import *  # noqa: F403
     from edge_runtime.parallel_adapters import load_adapter
     from export.bundle import export_model
 
-__all__ = [
-    "AdapterChoice",
-    "Cluster",
-    "FieldNames",
-    "GenerationOptions",
-    "MergedModel",
-    "Observer",
-    "PlanResult",
-    "Prediction",
-    "Report",
-    "TrainResult",
-    "TrainingOptions",
-    "evaluate",
-    "export_model",
-    "load_adapter",
-    "merge",
-    "parse_emulate",
-    "plan",
-    "predict",
-    "train",
-]
+__all__ = [*coordinator.__all__, "export_model", "load_adapter"]
 
 
 def __getattr__(name: str) -> Any:

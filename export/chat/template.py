@@ -52,6 +52,7 @@ class ChatTemplate:
 
     Attributes:
         marked: the template says itself what the model writes, with ``{% generation %}``.
+        special_tokens: those that the template may name.
     """
 
     def __init__(self, source: str, variables: Mapping[str, str], tool_use: str = "") -> None:
@@ -81,6 +82,7 @@ class ChatTemplate:
         self._environment.extend(pacplus_marks=(self._open, self._close))
         self.marked = bool(_GENERATION.search(tool_use or source))
         self._variables = dict(variables)
+        self.special_tokens = tuple(filter(None, variables.values()))
         self._sources = source + tool_use
         self._plain = self._compiled(source)
         self._tool_use = self._compiled(tool_use) if tool_use else self._plain

@@ -71,6 +71,9 @@ class Turns:
         while missing:
             text = self._template.render(chat, messages[:end]).text
             found = {i: span for i in missing if (span := self._span(chat, messages, i, text))}
+            if not found and end > missing[-1] + 1:  # what comes behind it changes it
+                end = missing[-1] + 1
+                continue
             if missing[-1] not in found:
                 raise ChatTemplateError(
                     f"the chat template cannot be split into turns: where messages[{missing[-1]}] "
@@ -97,10 +100,28 @@ class Turns:
     ) -> Span | None:
         """Finds a turn in ``text``; None where it is not written as if it were the last one."""
         up_to = self._template.render(chat, messages[: index + 1]).text
+        up_to = self._without_closing(up_to, messages[index])
         if not text.startswith(up_to):
             return None
         start = self._start(chat, messages[: index + 1], up_to)
         return None if start is None else (start, len(up_to))
+
+    def _without_closing(self, up_to: str, turn: Message) -> str:
+        """Takes off what the template writes behind the whole chat, if the turn has an end too."""
+        rest = up_to.removesuffix(self._closing)
+        content = str(turn.get("content", "")).strip()
+        return rest if not rest.rstrip().endswith(content or self._closing) else up_to
+
+    @functools.cached_property
+    def _closing(self) -> str:
+        """Finds the special token that some templates write behind a whole chat; or nothing."""
+        asked, answer = {"role": "user", "content": "a"}, {"role": ASSISTANT, "content": _MARK}
+        chat = Conversation.of(asked, answer)
+        short, whole = self._try(chat, [asked]), self._try(chat, [asked, answer])
+        if short is None or whole is None or whole.startswith(short):
+            return ""
+        closings = (token for token in self._template.special_tokens if short.endswith(token))
+        return next((each for each in closings if whole.startswith(short.removesuffix(each))), "")
 
     def _start(self, chat: Conversation, messages: Sequence[Message], up_to: str) -> int | None:
         """Finds where the last of ``messages`` begins in ``up_to``, which ends with it."""

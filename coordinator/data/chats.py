@@ -41,6 +41,8 @@ def read_conversation(line: Line, names: FieldNames) -> Conversation:
     messages: list[Message] = []
     learnt: list[bool] = []
     if (system := line.values.get(SYSTEM)) not in (None, ""):
+        if isinstance(value[0], dict) and "system" in (value[0].get("role"), value[0].get("from")):
+            raise line.error(f"has the field {SYSTEM!r} and a system message; leave one out")
         messages.append({"role": "system", "content": line.string(SYSTEM, system)})
         learnt.append(False)
     for i, given in enumerate(value):

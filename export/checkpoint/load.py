@@ -23,7 +23,7 @@ from edge_runtime.contract.manifest import InputSpec, Task
 
 from . import gguf
 from .families import Family, family_of, input_specs
-from .folders import CONFIG, check_pointers, no_model
+from .folders import ADAPTER_CONFIG, CONFIG, check_pointers, no_model
 from .foreign import check_settings_plain, check_tensors_plain, packed_tensors
 from .loaded_weights import check_finite, check_loaded
 from .padding import mend_padding
@@ -117,7 +117,14 @@ def find_checkpoint(model: str, scratch: Path, ignored: Sequence[str] = ()) -> C
     check_pointers(folder)
     if not is_adapter(folder):
         return _open_folder(folder, hub_id, tuple(ignored))
-    base, base_id = _folder_of(base_of(folder))
+    name = base_of(folder)
+    try:
+        base, base_id = _folder_of(name)
+    except BadInputError as error:
+        raise BadInputError(
+            f"{folder}: is an adapter for a model that is not here ({error}); name the folder of "
+            f"its base model as base_model_name_or_path in {folder / ADAPTER_CONFIG}"
+        ) from None
     if base != folder:
         check_pointers(base)
         if is_adapter(base):

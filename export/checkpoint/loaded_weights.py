@@ -12,6 +12,7 @@ from transformers.models.auto import modeling_auto
 from edge_runtime.contract.errors import BadInputError
 
 from .foreign import BUFFERS
+from .quiet import quiet
 from .settings import is_ignored
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|block)\.(\d+)\.")
@@ -102,7 +103,7 @@ def _without_heads(model: Any, keys: list[str]) -> list[str]:
     roots, exact = set(_OTHER_HEADS), set()
     for kind in _classes_of(model.config.model_type):
         try:
-            with torch.device("meta"):
+            with quiet(), torch.device("meta"):
                 whole = kind(model.config)
         except (ValueError, TypeError, AttributeError, ImportError):
             continue  # a class that needs settings which this model does not have

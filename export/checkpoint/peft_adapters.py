@@ -2,24 +2,28 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors import safe_open
 
 from edge_runtime.contract.errors import BadInputError
 
 from .folders import ADAPTER_CONFIG, CONFIG, refuse_pointers
-from .quiet import first_line, quiet
+from .quiet import one_line, quiet
+from .weight_files import read_header
 
 _WEIGHTS = "adapter_model.safetensors"
 _CLASSES = {
     "CAUSAL_LM": "AutoModelForCausalLM",
     "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
     "FEATURE_EXTRACTION": "AutoModel",
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
 }
+_HEAD = re.compile(r"\.(score|classifier|out_proj)\.(\w+\.)*weight$")
 _TOKENIZER_FILES = (".json", ".txt", ".model", ".jinja")
 _MAX_DIFFERENCE = 1e-3
 
@@ -94,12 +98,13 @@ def merge_adapter(folder: Path, base: Path, output: Path) -> str:
 
     settings = _settings(folder / ADAPTER_CONFIG)
     kind = getattr(transformers, _class_name(settings, base))
+    labels = _labels(folder) if "Classification" in kind.__name__ else {}
     bare = output / "base"
     _link_model(base, bare)
     with quiet():
         try:
             model = kind.from_pretrained(
-                bare, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+                bare, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **labels
             ).eval()
             wrapped = peft.PeftModel.from_pretrained(model, str(folder)).eval()
             _check_complete(folder, peft.get_peft_model_state_dict(wrapped))
@@ -111,7 +116,7 @@ def merge_adapter(folder: Path, base: Path, output: Path) -> str:
             # peft raises what it likes.
             raise BadInputError(
                 f"{folder}: peft cannot merge this {settings['peft_type']} adapter into {base} "
-                f"({first_line(error)}); merge it where it was trained, and export the result"
+                f"({one_line(error)}); merge it where it was trained, and export the result"
             ) from None
         difference = float((_answer(merged) - before).abs().max() / before.abs().max().clamp(1.0))
         if not difference <= _MAX_DIFFERENCE:
@@ -156,11 +161,22 @@ def _copy_tokenizer(source: Path, output: Path) -> None:
             (output / path.name).write_bytes(path.read_bytes())
 
 
-def _check_complete(folder: Path, taken: dict[str, Any]) -> None:
-    """Refuses an adapter of which peft has left something out, or made something up."""
-    with safe_open(folder / _WEIGHTS, "pt") as file:
-        stored = set(file.keys())
-    for names, fate in ((stored - taken.keys(), "unused"), (taken.keys() - stored, "missing")):
+def _labels(folder: Path) -> dict[str, int]:
+    """The count of classes, from the head that the adapter brings along."""
+    tensors = read_header(folder / _WEIGHTS)
+    heads = [tensor.shape[0] for name, tensor in tensors.items() if _HEAD.search(name)]
+    return {"num_labels": heads[-1]} if heads else {}
+
+
+def _check_complete(folder: Path, taken: dict[str, torch.Tensor]) -> None:
+    """Refuses an adapter of which peft has left something out, or made something up.
+
+    A pair of matrices that the file lacks does no harm as long as the second one is zero.
+    """
+    stored = read_header(folder / _WEIGHTS).keys()
+    idle = {name for name, tensor in taken.items() if "lora_B" in name and not tensor.any()}
+    idle |= {name.replace("lora_B", "lora_A") for name in idle}
+    for names, fate in ((stored - taken.keys(), "unused"), (taken.keys() - stored - idle, "new")):
         if names:
             raise BadInputError(
                 f"{folder}: {min(names)} and {len(names) - 1} others of the adapter are {fate} in "

@@ -29,10 +29,9 @@ _name_or_path name_or_path architectures auto_map model_type torch_dtype dtype l
 transformers_version transformers.js_config tokenizer_class finetuning_task task_specific_params
 prefix unsloth_version unsloth_fixed base_model sentence_transformers is_llama_config
 is_qwen2_config is_mistral_config trl_version
-gradient_checkpointing use_cache use_bfloat16 torchscript xla_device neftune_noise_alpha
+gradient_checkpointing use_cache use_bfloat16 torchscript xla_device tf_legacy_loss neftune_noise_alpha
 repad_logits_with_grad reference_compile attn_implementation use_flash_attention use_flash_attn
-activation_dropout classifier_dropout classif_dropout attention_dropout hidden_dropout layerdrop
-init_std initializer_range initializer_factor pretraining_tp router_aux_loss_coef
+layerdrop init_std initializer_range initializer_factor pretraining_tp router_aux_loss_coef
 id2label label2id num_labels problem_type directionality generator_size classifier_pooling
 tie_weights_ output_past output_attentions output_hidden_states return_dict use_return_dict
 predict_special_tokens add_pooling_layer is_decoder
@@ -44,7 +43,7 @@ force_bos_token_to_be_generated generation_config
 does not have; lengths, taken from the tables of weights; generation, under older names."""
 
 _HARMLESS = frozenset(_HARMLESS_NAMES.split())
-_HARMLESS_PATTERNS = ("_*", "pooler_*", "summary_*", "*_token_id", "*_token_ids", "xla_*", "tf_*")
+_HARMLESS_PATTERNS = ("_*", "pooler_*", "summary_*", "*_token_id", "*_token_ids", "*dropout*")
 
 _HARMLESS_VALUES: dict[str, tuple[Any, ...]] = {
     "position_embedding_type": ("absolute",),
@@ -85,7 +84,11 @@ _STACKS: dict[Stack, dict[str, bool]] = {
 }
 """Settings that make another kind of stack, and their values in each that is exported."""
 
-_ACTIVATIONS = ("hidden_act", "hidden_activation")
+_SYNONYMS = (
+    {"hidden_act", "hidden_activation", "activation_function"},
+    {"norm_eps", "layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps"},
+)
+"""Names for one thing, of which a class reads one; others may be there if they say the same."""
 
 _ROPE_COMMON = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
 _ROPE: dict[str, set[str]] = {
@@ -193,9 +196,9 @@ def _is_read(name: str, value: Any, config: Any, known: frozenset[str]) -> bool:
         return True
     if any(fnmatch.fnmatchcase(name, pattern) for pattern in _HARMLESS_PATTERNS):
         return True
-    if name in _ACTIVATIONS:
-        # Gemma's configurations have two names for one thing, of which classes read one.
-        return any(getattr(config, other, None) == value for other in _ACTIVATIONS)
+    for names in _SYNONYMS:
+        if name in names:
+            return any(getattr(config, other, None) == value for other in names - {name})
     harmless = _HARMLESS_VALUES.get(name, ())
     return any(value == each and type(value) is type(each) for each in harmless)
 

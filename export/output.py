@@ -35,7 +35,7 @@ def new_folder(output: Path) -> Iterator[Path]:
     Raises:
         BadInputError: ``output`` has contents, or writing fails.
     """
-    with explained_os_errors(output):
+    with explained_os_errors(output, "; choose another -o"):
         if output.is_file() or (output.is_dir() and any(output.iterdir())):
             raise BadInputError(f"{output}: exists and is not an empty folder; choose another -o")
     partial = _folder_near(output)
@@ -76,7 +76,7 @@ def check_space(folder: Path, needed_bytes: int, output: Path) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise BadInputError(
-            f"{output}: needs {needed_bytes / 1e9:.2f} GB or more, and {free / 1e9:.2f} GB are "
+            f"{output}: needs {needed_bytes / 1e6:,.1f} MB or more, and {free / 1e6:,.1f} MB are "
             "free there; make room, or choose another -o"
         )
 

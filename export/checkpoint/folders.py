@@ -13,7 +13,7 @@ _TEXTS = (".json", ".jinja", ".txt", ".model")
 """Endings of what is read beside weights: settings, tokenizer, chat template."""
 
 _SHARDED_TRAINING = re.compile(
-    r"zero_pp_rank_|mp_rank_|bf16_zero_pp|__\d+_\d+\.distcp|global_step\d"
+    r"zero_pp_rank_|mp_rank_|__\d+_\d+\.distcp|global_step\d|pytorch_model_fsdp"
 )
 
 
@@ -55,7 +55,7 @@ def no_model(folder: Path) -> BadInputError:
     ggufs = [name for name in names if name.endswith(".gguf")]
     steps = [name for name in names if _SHARDED_TRAINING.search(name)]
     if not names:
-        reason = "is empty; give the folder that holds config.json"
+        reason = f"is empty, it has no {CONFIG}; give the folder that holds one"
     elif inside:
         reason = f"has no {CONFIG}, but {_some(inside)} has; give {folder / inside[-1]}"
     elif ggufs:
@@ -94,7 +94,7 @@ def no_weights(folder: Path, architecture: str) -> BadInputError:
             "model.safetensors"
         )
     else:
-        reason = "has no weights: model.safetensors is missing; download it again"
+        reason = "its weights cannot be loaded: model.safetensors is missing; download it again"
     return BadInputError(f"{folder}: {reason}")
 
 

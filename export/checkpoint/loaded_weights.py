@@ -1,5 +1,6 @@
 """Checks that a loaded model is the checkpoint: every weight used, none made up, all finite."""
 
+import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -74,7 +75,7 @@ def _check_layer_count(folder: Path, count: int, unused: list[str], missing: lis
     if surplus and min(surplus) >= count and not missing:
         there, keys, fate = max(surplus) + 1, unused, "would be dropped"
     elif absent and min(absent) > 0 and max(absent) == count - 1 and not unused:
-        there, keys, fate = min(absent), missing, "are missing"
+        there, keys, fate = min(absent), missing, "are not in the checkpoint"
     else:
         return
     raise BadInputError(
@@ -104,7 +105,7 @@ def _without_heads(model: Any, keys: list[str]) -> list[str]:
     for kind in _classes_of(model.config.model_type):
         try:
             with quiet(), torch.device("meta"):
-                whole = kind(model.config)
+                whole = kind(copy.deepcopy(model.config))  # some classes change it
         except (ValueError, TypeError, AttributeError, ImportError):
             continue  # a class that needs settings which this model does not have
         prefix = f"{whole.base_model_prefix}."

@@ -29,9 +29,9 @@ _name_or_path name_or_path architectures auto_map model_type torch_dtype dtype l
 transformers_version transformers.js_config tokenizer_class finetuning_task task_specific_params
 prefix unsloth_version unsloth_fixed base_model sentence_transformers is_llama_config
 is_qwen2_config is_mistral_config trl_version
-gradient_checkpointing use_cache use_bfloat16 torchscript xla_device tf_legacy_loss neftune_noise_alpha
-repad_logits_with_grad reference_compile attn_implementation use_flash_attention use_flash_attn
-layerdrop init_std initializer_range initializer_factor pretraining_tp router_aux_loss_coef
+gradient_checkpointing use_cache use_bfloat16 torchscript xla_device tf_legacy_loss
+neftune_noise_alpha repad_logits_with_grad reference_compile attn_implementation
+use_flash_attention use_flash_attn layerdrop init_std initializer_range initializer_factor pretraining_tp router_aux_loss_coef
 id2label label2id num_labels problem_type directionality generator_size classifier_pooling
 tie_weights_ output_past output_attentions output_hidden_states return_dict use_return_dict
 predict_special_tokens add_pooling_layer is_decoder
@@ -144,7 +144,10 @@ def check_settings(
     _check_aliases(file, given, config)
     for name, value in _STACKS[stack].items():
         if name in given and bool(given[name]) is not value:
-            raise _refused(file, name, given[name], f"this {stack} is exported with {value} only")
+            raise BadInputError(
+                f"{file}: {name} is {json.dumps(given[name])}; {config.model_type} models are "
+                f"exported as {stack}, with {name} {json.dumps(value)} only"
+            )
     known = _settings_read(config) | _STACKS[stack].keys()
     for name, value in given.items():
         if not _is_read(name, value, config, known):

@@ -141,7 +141,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         }
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         raise BadInputError(
-            f"{path}: is no whole safetensors file, its header is damaged; download it again"
+            f"{path}: its weights cannot be loaded: the header is damaged; download the file again"
         ) from None
     expected = 8 + length + max(ends, default=0)
     if size != expected:

@@ -206,7 +206,7 @@ def test_rotary_positions_of_another_kind_are_named(scaling, message):
 def test_two_bases_of_rotary_positions_are_refused():
     fields = fields_of("llama", {}) | {"rope_theta": 5e5}
     config = AutoConfig.for_model(**json.loads(json.dumps(fields)))
-    with pytest.raises(BadInputError, match="rope_theta is 500000.0 and 10000.0"):
+    with pytest.raises(BadInputError, match=r"rope_theta is 500000.0 and 10000.0"):
         check_settings(FILE, fields, config, "decoder", ())
 
 

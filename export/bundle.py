@@ -91,7 +91,7 @@ def export_model(
             check_shape(pruned, checkpoint.config)
         encoder_only = checkpoint.family.streams(task) == ("encoder",)
         elements = backbone_elements(checkpoint.tensors, encoder_only=encoder_only)
-        check_space(partial, int(elements * _LEAST_BYTES[quantize]), output)
+        check_space(int(elements * _LEAST_BYTES[quantize]), output)
         _write_bundle(checkpoint, partial, task, quantize, length, pruned, say)
     return open_bundle(output, verify=False)
 

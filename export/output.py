@@ -67,13 +67,13 @@ def check_new_file(path: Path, *, example: str) -> None:
     _folder_near(path).rmdir()
 
 
-def check_space(folder: Path, needed_bytes: int, output: Path) -> None:
+def check_space(needed_bytes: int, output: Path) -> None:
     """Refuses to begin what cannot fit.
 
     Raises:
         BadInputError: says how much is needed and how much is free.
     """
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(_nearest(output)).free
     if free < needed_bytes:
         raise BadInputError(
             f"{output}: needs {needed_bytes / 1e6:,.1f} MB or more, and {free / 1e6:,.1f} MB are "
@@ -88,12 +88,15 @@ def _folder_near(output: Path) -> Path:
             f"{output}: is a link to {output.readlink()}, which does not exist; choose another -o"
         )
     try:
-        base = next(path for path in (output, *output.parents) if os.path.lexists(path))
-        return Path(tempfile.mkdtemp(prefix=".pacplus-partial-", dir=base))
+        return Path(tempfile.mkdtemp(prefix=".pacplus-partial-", dir=_nearest(output)))
     except OSError as error:
         raise BadInputError(
-            f"{output}: cannot be written, {base}: {error.strerror}; choose another -o"
+            f"{output}: cannot be written: {_nearest(output)}: {error.strerror}; choose another -o"
         ) from None
+
+
+def _nearest(output: Path) -> Path:
+    return next(path for path in (output, *output.parents) if os.path.lexists(path))
 
 
 def _umask() -> int:

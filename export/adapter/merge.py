@@ -91,6 +91,8 @@ def merge_model(
     """
     say = progress or _log.info
     check_output(output)
+    weight_files = bundle.manifest.weight_files(0, max(config.layers) + 1)
+    check_space(sum(file.bytes for file in weight_files), output)
     say("joining the graphs")
     graph = _backbone(bundle, config)
     if not matmul_integer_is_exact():
@@ -257,7 +259,6 @@ def _write(model: ir.Model, output: Path) -> Path | None:
     data = _data_path(output) if size > MAX_INSIDE_BYTES else None
     with explained_os_errors(output, f"; nothing was written to {output}"):
         output.parent.mkdir(parents=True, exist_ok=True)
-        check_space(output.parent, size, output)
         # A folder of its own, so that nothing half written ever has the model's name.
         with tempfile.TemporaryDirectory(prefix=".pacplus-", dir=output.parent) as folder:
             partial = Path(folder) / output.name

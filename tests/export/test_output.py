@@ -20,6 +20,12 @@ def fill(output):
         (partial / "manifest.json").write_text("{}")
 
 
+def fail(output, error):
+    with new_folder(output) as partial:
+        (partial / "half").write_text("half")
+        raise error
+
+
 def assert_filled(output):
     assert sorted(path.name for path in output.iterdir()) == ["manifest.json", "weights"]
     assert (output / "weights" / "a.bin").read_text() == "a"
@@ -65,18 +71,16 @@ def test_a_link_to_an_empty_folder_is_followed(tmp_path):
 def test_after_an_error_everything_is_as_it_was(tmp_path, exists):
     output = tmp_path / "made" / "out" if exists else tmp_path / "new" / "out"
     (tmp_path / "made" / "out").mkdir(parents=True)
-    with pytest.raises(ZeroDivisionError), new_folder(output) as partial:
-        (partial / "half").write_text("half")
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        fail(output, ZeroDivisionError())
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["made", "made/out"]
 
 
 def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(tmp_path):
     output = tmp_path / "out"
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with pytest.raises(BadInputError, match=f"{output}: No space left.*nothing was written to"):  # noqa: SIM117
-        with new_folder(output):
-            raise full
+    with pytest.raises(BadInputError, match=f"{output}: No space left.*nothing was written to"):
+        fail(output, full)
     assert not list(tmp_path.iterdir())
 
 
@@ -129,7 +133,7 @@ def test_a_file_in_folders_to_be_made_is_fine_and_leaves_nothing(tmp_path):
 
 
 def test_a_disk_without_room_is_seen_before_the_work(tmp_path):
-    free = shutil.disk_usage(tmp_path).free
+    output, free = tmp_path / "new" / "out", shutil.disk_usage(tmp_path).free
     with pytest.raises(BadInputError, match=r"out: needs .* MB or more, and .* MB are free"):
-        check_space(tmp_path, 2 * free, Path("out"))
-    check_space(tmp_path, 1, Path("out"))
+        check_space(2 * free, output)
+    check_space(1, output)

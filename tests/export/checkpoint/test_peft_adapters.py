@@ -49,11 +49,11 @@ def adapter(tiny_model, tmp_path):
 @pytest.fixture
 def no_peft(monkeypatch):
     find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util,
-        "find_spec",
-        lambda name, *rest: None if name == "peft" else find(name, *rest),
-    )
+
+    def find_others(name, *rest):
+        return None if name == "peft" else find(name, *rest)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_others)
 
 
 @pytest.fixture

@@ -1,12 +1,15 @@
 """Tells what a folder is, and what to do when it is no model that can be exported."""
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 from edge_runtime.contract.errors import BadInputError
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
+GENERATION_CONFIG = "generation_config.json"
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _TEXTS = (".json", ".jinja", ".txt", ".model")
@@ -15,6 +18,21 @@ _TEXTS = (".json", ".jinja", ".txt", ".model")
 _SHARDED_TRAINING = re.compile(
     r"zero_pp_rank_|mp_rank_|__\d+_\d+\.distcp|global_step\d|pytorch_model_fsdp"
 )
+
+
+def json_object(file: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        BadInputError: it is none.
+    """
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise BadInputError(f"{file}: not JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise BadInputError(f"{file}: is no JSON object")
+    return found
 
 
 def check_pointers(folder: Path) -> None:
@@ -50,7 +68,7 @@ def _more(names: list[str]) -> str:
 
 def no_model(folder: Path) -> BadInputError:
     """Explains a folder without ``config.json``."""
-    names = sorted(path.name for path in folder.iterdir())
+    names = sorted((path.name for path in folder.iterdir()), key=_numbers_by_size)
     inside = [name for name in names if (folder / name / CONFIG).is_file()]
     ggufs = [name for name in names if name.endswith(".gguf")]
     steps = [name for name in names if _SHARDED_TRAINING.search(name)]
@@ -65,6 +83,10 @@ def no_model(folder: Path) -> BadInputError:
     else:
         reason = f"is no model, it has no {CONFIG}"
     return BadInputError(f"{folder}: {reason}")
+
+
+def _numbers_by_size(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def _some(names: list[str]) -> str:

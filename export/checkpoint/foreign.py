@@ -59,7 +59,7 @@ _ADVICE = (
 
 
 def check_tensors_plain(folder: Path, tensors: Mapping[str, StoredTensor]) -> None:
-    """Refuses packed weights, and adapters inside a checkpoint.
+    """Refuses packed and empty weights, and adapters inside a checkpoint.
 
     Raises:
         BadInputError: names the first such tensor, and what to do.
@@ -70,6 +70,12 @@ def check_tensors_plain(folder: Path, tensors: Mapping[str, StoredTensor]) -> No
             f"{folder}: has adapter weights that are not merged, {adapters[0]} and "
             f"{len(adapters) - 1} others; load it with the library that trained it (with peft: "
             "merge_and_unload() and save_pretrained()), and export the merged model"
+        )
+    empty = [name for name, tensor in tensors.items() if 0 in tensor.shape]
+    if empty:
+        raise BadInputError(
+            f"{folder}: {empty[0]} and {len(empty) - 1} others are empty, as DeepSpeed leaves them "
+            "where it saves without gathering; gather the checkpoint with its zero_to_fp32.py"
         )
     packed = packed_tensors(tensors)
     if packed:

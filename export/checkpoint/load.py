@@ -23,11 +23,18 @@ from edge_runtime.contract.manifest import InputSpec, Task
 
 from . import gguf
 from .families import Family, family_of, input_specs
-from .folders import ADAPTER_CONFIG, CONFIG, check_pointers, no_model
+from .folders import (
+    ADAPTER_CONFIG,
+    CONFIG,
+    GENERATION_CONFIG,
+    check_pointers,
+    json_object,
+    no_model,
+)
 from .foreign import check_settings_plain, check_tensors_plain, packed_tensors
 from .loaded_weights import check_finite, check_loaded
 from .padding import mend_padding
-from .peft_adapters import base_of, is_adapter, merge_adapter
+from .peft_adapters import architecture_of, base_of, is_adapter, merge_adapter
 from .quiet import first_line, one_line, quiet
 from .settings import check_settings, check_task_settings
 from .weight_files import StoredTensor, stored_tensors
@@ -158,18 +165,17 @@ def _open_folder(path: Path, hub_id: str | None, ignored: tuple[str, ...]) -> Ch
     file = path / CONFIG
     if not file.is_file():
         raise no_model(path)
-    try:
-        fields = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise BadInputError(f"{file}: not JSON ({error})") from None
-    if not isinstance(fields, dict) or not isinstance(fields.get("model_type"), str):
+    fields = json_object(file)
+    if not isinstance(fields.get("model_type"), str):
         raise BadInputError(f"{file}: is no model's configuration, model_type is missing")
+    if (path / GENERATION_CONFIG).is_file():
+        json_object(path / GENERATION_CONFIG)  # transformers would go on without a damaged one
     family = family_of(fields["model_type"], str(path))
     name = fields.get("_name_or_path")
     # A path would make the bundle depend on where its model once lay.
     known = isinstance(name, str) and name.count("/") <= 1 and not name.startswith((".", "/"))
     model_id = hub_id or (name if known and name else path.resolve().name)
-    tensors = stored_tensors(path, next(iter(fields.get("architectures") or ()), "AutoModel"))
+    tensors = stored_tensors(path, architecture_of(fields))
     check_settings_plain(file, fields, not packed_tensors(tensors))
     check_tensors_plain(path, tensors)
     with quiet():

@@ -1,7 +1,6 @@
 """Merges a PEFT adapter into its base model: through ``peft``, which trained it."""
 
 import importlib.util
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import transformers
 
 from edge_runtime.contract.errors import BadInputError
 
-from .folders import ADAPTER_CONFIG, CONFIG, refuse_pointers
+from .folders import ADAPTER_CONFIG, CONFIG, json_object, refuse_pointers
 from .quiet import one_line, quiet
 from .weight_files import read_header
 
@@ -41,7 +40,7 @@ def base_of(folder: Path) -> str:
             says what to type.
     """
     file = folder / ADAPTER_CONFIG
-    settings = _settings(file)
+    settings = json_object(file)
     beside = (folder / CONFIG).is_file()
     if "peft_type" not in settings:
         raise BadInputError(
@@ -70,16 +69,6 @@ def base_of(folder: Path) -> str:
     return str(local) if not Path(base).is_dir() and local.is_dir() else base
 
 
-def _settings(file: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise BadInputError(f"{file}: not JSON ({error})") from None
-    if not isinstance(settings, dict):
-        raise BadInputError(f"{file}: is no JSON object")
-    return settings
-
-
 def merge_adapter(folder: Path, base: Path, output: Path) -> str:
     """Writes base and adapter as one plain checkpoint.
 
@@ -96,7 +85,7 @@ def merge_adapter(folder: Path, base: Path, output: Path) -> str:
     """
     import peft
 
-    settings = _settings(folder / ADAPTER_CONFIG)
+    settings = json_object(folder / ADAPTER_CONFIG)
     kind = getattr(transformers, _class_name(settings, base))
     labels = _labels(folder) if "Classification" in kind.__name__ else {}
     bare = output / "base"
@@ -131,13 +120,18 @@ def merge_adapter(folder: Path, base: Path, output: Path) -> str:
     return f"adapter {folder.resolve().name} ({settings['peft_type']}) merged into the weights"
 
 
+def architecture_of(fields: dict[str, Any]) -> str:
+    """The class of transformers that ``config.json`` names, or else the one for any model."""
+    names = fields.get("architectures")
+    own = names[0] if isinstance(names, list) and names else None
+    return own if isinstance(own, str) and hasattr(transformers, own) else "AutoModelForPreTraining"
+
+
 def _class_name(settings: dict[str, Any], base: Path) -> str:
     name = _CLASSES.get(str(settings.get("task_type")))
-    if name:
+    if name is not None:
         return name
-    config = json.loads((base / CONFIG).read_text("utf-8"))
-    own = next(iter(config.get("architectures") or ()), "")
-    return own if hasattr(transformers, own) else "AutoModel"
+    return architecture_of(json_object(base / CONFIG))
 
 
 def _link_model(base: Path, bare: Path) -> None:

@@ -27,7 +27,7 @@ def test_an_empty_folder_is_empty(tmp_path):
     ("names", "message"),
     [
         (["README.md"], r"is no model, it has no config\.json"),
-        (["checkpoint-50/config.json"], "give .*/checkpoint-50"),
+        (["checkpoint-90/config.json", "checkpoint-100/config.json"], "give .*/checkpoint-100"),
         (["q4.gguf", "README.md"], r"give .*/q4\.gguf"),
         (["__0_0.distcp"], "state of a training run"),
         (["global_step10/mp_rank_00_model_states.pt"], "zero_to_fp32"),
@@ -45,6 +45,14 @@ def test_a_pointer_of_git_lfs_is_found_whatever_it_points_to(tmp_path, name):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / name).write_text(POINTER)
     refused(tmp_path, f"{name}: is a Git LFS pointer.*git -C {tmp_path} lfs pull")
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[]", "no JSON object")])
+def test_settings_that_are_damaged_are_not_passed_over(tmp_path, name, text, message):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / name).write_text(text)
+    refused(tmp_path, f"{name}: .*{message}")
 
 
 def test_what_transformers_refuses_of_a_configuration_is_one_line(tiny_model, tmp_path):

@@ -69,6 +69,12 @@ def test_adapters_inside_a_checkpoint_are_refused_with_the_way_out(name):
         check_tensors_plain(FOLDER, tensors(**{name: "F32"}))
 
 
+def test_weights_that_were_never_gathered_are_named():
+    empty = StoredTensor(dtype="F32", shape=(0,), file=FOLDER / "model.safetensors")
+    with pytest.raises(BadInputError, match=r"q_proj.weight and 0 others are empty.*zero_to_fp32"):
+        check_tensors_plain(FOLDER, {"q_proj.weight": empty})
+
+
 def test_floats_and_buffers_of_old_versions_are_plain():
     dtypes = {
         "a.weight": "BF16",

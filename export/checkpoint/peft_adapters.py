@@ -121,17 +121,17 @@ def merge_adapter(folder: Path, base: Path, output: Path) -> str:
 
 
 def architecture_of(fields: dict[str, Any]) -> str:
-    """The class of transformers that ``config.json`` names, or else the one for any model."""
+    """The class of transformers that ``config.json`` names; empty if it names none."""
     names = fields.get("architectures")
     own = names[0] if isinstance(names, list) and names else None
-    return own if isinstance(own, str) and hasattr(transformers, own) else "AutoModelForPreTraining"
+    return own if isinstance(own, str) and hasattr(transformers, own) else ""
 
 
 def _class_name(settings: dict[str, Any], base: Path) -> str:
     name = _CLASSES.get(str(settings.get("task_type")))
     if name is not None:
         return name
-    return architecture_of(json_object(base / CONFIG))
+    return architecture_of(json_object(base / CONFIG)) or "AutoModel"
 
 
 def _link_model(base: Path, bare: Path) -> None:

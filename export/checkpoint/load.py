@@ -45,6 +45,11 @@ _TOKENIZER_FILES = (
     *("special_tokens_map.json", "chat_template.jinja"),
 )
 _CLASSES = {"causal-lm": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
+_ANY = {
+    "encoder": "AutoModel",
+    "decoder": "AutoModelForCausalLM",
+    "encoder-decoder": "AutoModelForSeq2SeqLM",
+}
 # Beyond this, model_max_length is transformers' way to say "not known".
 _SANE_LENGTH = 1_000_000
 
@@ -175,7 +180,7 @@ def _open_folder(path: Path, hub_id: str | None, ignored: tuple[str, ...]) -> Ch
     # A path would make the bundle depend on where its model once lay.
     known = isinstance(name, str) and name.count("/") <= 1 and not name.startswith((".", "/"))
     model_id = hub_id or (name if known and name else path.resolve().name)
-    tensors = stored_tensors(path, architecture_of(fields))
+    tensors = stored_tensors(path, architecture_of(fields) or _ANY[family.stack])
     check_settings_plain(file, fields, not packed_tensors(tensors))
     check_tensors_plain(path, tensors)
     with quiet():

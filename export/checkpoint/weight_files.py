@@ -36,9 +36,7 @@ class StoredTensor:
     file: Path
 
 
-def stored_tensors(
-    folder: Path, architecture: str = "AutoModelForPreTraining"
-) -> dict[str, StoredTensor]:
+def stored_tensors(folder: Path, architecture: str = "AutoModel") -> dict[str, StoredTensor]:
     """Reads what the weight files of ``folder`` hold, by name.
 
     Args:

@@ -24,6 +24,7 @@ FIELDS = (
 CLUSTER = {"--emulate", "--devices", "--listen"}
 GENERATION = {"--max-new-tokens", "--temperature", "--top-k", "--top-p", "--seed"}
 OPTIONS = {
+    "data": {"files", "--bundle", "--task", *FIELDS},
     "demo": {"-o", "--output"},
     "devices": {"--remove", "--emulate"},
     "evaluate": {"run", "--data", "--bundle", "--generate", "--max-new-tokens", *CLUSTER},

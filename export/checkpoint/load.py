@@ -32,7 +32,7 @@ from .folders import (
     no_model,
 )
 from .foreign import check_settings_plain, check_tensors_plain, packed_tensors
-from .loaded_weights import check_finite, check_loaded
+from .loaded_weights import check_finite, check_loaded, check_rotary
 from .padding import mend_padding
 from .peft_adapters import architecture_of, base_of, is_adapter, merge_adapter
 from .quiet import first_line, one_line, quiet
@@ -107,12 +107,15 @@ class LoadedModel:
     inputs: tuple[InputSpec, ...]
 
 
-def find_checkpoint(model: str, scratch: Path, ignored: Sequence[str] = ()) -> Checkpoint:
+def find_checkpoint(
+    model: str, scratch: Path | None = None, ignored: Sequence[str] = ()
+) -> Checkpoint:
     """Opens a local folder or GGUF file, or fetches a hub id.
 
     Args:
         model: which one.
-        scratch: an empty folder; an adapter is merged with its base model there.
+        scratch: an empty folder, where an adapter is merged with its base model; None if the
+            model is known to be no adapter.
         ignored: weights and settings that the user knows not to matter.
 
     Raises:
@@ -124,7 +127,14 @@ def find_checkpoint(model: str, scratch: Path, ignored: Sequence[str] = ()) -> C
         config = gguf.read_config(path)
         family = family_of(config.model_type, str(path))
         notes = mend_padding(path, config, family)
-        return Checkpoint(path=path, model_id=path.stem, config=config, family=family, notes=notes)
+        return Checkpoint(
+            path=path,
+            model_id=path.stem,
+            config=config,
+            family=family,
+            ignored=tuple(ignored),
+            notes=notes,
+        )
     folder, hub_id = _folder_of(model)
     check_pointers(folder)
     if not is_adapter(folder):
@@ -142,6 +152,7 @@ def find_checkpoint(model: str, scratch: Path, ignored: Sequence[str] = ()) -> C
         if is_adapter(base):
             raise BadInputError(f"{base}: is an adapter itself; merge it first")
     opened = _open_folder(base, base_id, tuple(ignored))
+    assert scratch is not None
     note = merge_adapter(folder, base, scratch)
     merged = _open_folder(scratch, hub_id or folder.resolve().name, tuple(ignored))
     return dataclasses.replace(merged, notes=tuple(dict.fromkeys((*opened.notes, note))))
@@ -244,6 +255,7 @@ def load_model(checkpoint: Checkpoint, task: Task) -> LoadedModel:
                 f"{checkpoint.path}: its weights cannot be loaded: {one_line(error)}"
             ) from None
     check_loaded(checkpoint.path, model, info, checkpoint.ignored)
+    check_rotary(checkpoint.path, model, checkpoint.tensors)
     check_finite(checkpoint.path, model)
     model.eval().requires_grad_(False)
     backbone, language_model = model, None

@@ -16,13 +16,8 @@ from edge_runtime.contract.manifest import FORMAT_VERSION, FileSpec, Manifest, Q
 from edge_runtime.contract.tensors import write_tensors
 
 from .checkpoint.families import UNLIMITED_LENGTH, check_task, position_limit
-from .checkpoint.load import (
-    Checkpoint,
-    find_checkpoint,
-    load_model,
-    save_tokenizer,
-    tokenizer_limit,
-)
+from .checkpoint.load import Checkpoint, find_checkpoint, load_model
+from .checkpoint.tokenizer import save_tokenizer, tokenizer_limit
 from .ir import passes
 from .partition.blocks import block_slices, describe, write_weights
 from .partition.lm_head import end_tokens, frozen_head, start_token

@@ -109,7 +109,7 @@ def _write_bundle(
     say: Progress,
 ) -> None:
     config = checkpoint.config
-    save_tokenizer(checkpoint, root / "tokenizer")
+    notes = save_tokenizer(checkpoint, root / "tokenizer")
     say("loading the checkpoint")
     loaded = load_model(checkpoint, task)
     inputs, language_model = loaded.inputs, loaded.language_model
@@ -124,11 +124,10 @@ def _write_bundle(
     say("exporting the graph")
     graph = trace(loaded, len(streams))
     passes.prepare(graph, inputs)
-    notes: tuple[str, ...] = ()
     if quantize != "none":
         say(f"quantizing to {quantize}")
         with tempfile.TemporaryDirectory(dir=root) as scratch:
-            notes = quantize_backbone(graph, quantize, samples, inputs, Path(scratch))
+            notes += quantize_backbone(graph, quantize, samples, inputs, Path(scratch))
         passes.tidy(graph)
     say("writing the weights")
     slices = block_slices(graph, inputs, streams)

@@ -1,65 +1,198 @@
-"""Writes a checkpoint's tokenizer into a bundle."""
+"""Writes a checkpoint's tokenizer into a bundle, as transformers reads it.
+
+Since version 5, transformers builds many tokenizers anew by their class and takes little more
+than the vocabulary from ``tokenizer.json``; special tokens come from any of five files. So what
+``AutoTokenizer`` makes is written, not what the files say, and is then compared with it.
+"""
 
 import json
-import shutil
 from pathlib import Path
+from typing import Any
 
-from transformers import AutoTokenizer
+import tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from edge_runtime.contract.errors import BadInputError
 
 from .load import Checkpoint
 from .quiet import first_line, quiet
+from .tokenizer_ids import beyond_embeddings, check_spare, is_spare, named, without_tokens
+from .tokenizer_parity import by_tokenizers, check_same, first_difference, trial_texts
 
-_TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json"),
-    *("special_tokens_map.json", "chat_template.jinja"),
-)
+_VOCABULARIES = ("tokenizer*.json", "vocab.*", "tekken.json", "*.model", "merges.txt")
+_CONFIG = "tokenizer_config.json"
+_LEGACY_TEMPLATE = "chat_template.json"
 # Beyond this, model_max_length is transformers' way to say "not known".
 _SANE_LENGTH = 1_000_000
 
 
-def save_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
+def save_tokenizer(checkpoint: Checkpoint, folder: Path) -> tuple[str, ...]:
     """Writes ``tokenizer.json`` and its companions into ``folder``.
 
+    Returns:
+        Notes: in what it differs from the checkpoint's files.
+
     Raises:
-        BadInputError: there is no tokenizer that the ``tokenizers`` package can read.
+        BadInputError: there is no tokenizer, none that the ``tokenizers`` package can do as
+            transformers does, or it has tokens that the model has no embeddings for.
     """
-    folder.mkdir()
-    source = checkpoint.path
-    if checkpoint.is_gguf or not (source / "tokenizer.json").is_file():
-        source = folder / "converted"
-        _convert_tokenizer(checkpoint, source)
-    for name in _TOKENIZER_FILES:
-        if (source / name).is_file():
-            (folder / name).write_bytes((source / name).read_bytes())
-    if source.parent == folder:
-        shutil.rmtree(source)
-
-
-def _convert_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
-    source, options = checkpoint.source
+    path = checkpoint.path
+    file = path / "tokenizer.json"
     with quiet():
-        try:
-            AutoTokenizer.from_pretrained(source, **options).save_pretrained(folder)
-        except Exception as error:
-            # As above: whatever a converter raises.
-            raise _no_tokenizer(checkpoint.path, first_line(error)) from None
-    if not (folder / "tokenizer.json").is_file():
-        raise _no_tokenizer(checkpoint.path, "it has no fast form")
+        tokenizer, notes = _read(checkpoint)
+        text = _unpadded(tokenizer.backend_tokenizer)
+        notes += _against_file(tokenizer, file) if file.is_file() else ()
+        templates = _templates(tokenizer, path)
+        text, left_out = _fitted(checkpoint, tokenizer, text, list(templates.values()))
+        check_same(_load(text, tokenizer.split_special_tokens), tokenizer, left_out, str(path))
+    if left_out:
+        notes += (
+            f"tokenizer: {named(left_out)} left out: without embeddings, and not needed; their "
+            "text is read like any other",
+        )
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(text, "utf-8")
+    fields = json.dumps(_configuration(tokenizer, left_out), ensure_ascii=False, indent=1)
+    (folder / _CONFIG).write_text(f"{fields}\n", "utf-8")
+    for name, template in templates.items():
+        target = _template_file(folder, name)
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(template, "utf-8")
+    return notes
+
+
+def tokenizer_limit(checkpoint: Checkpoint) -> int | None:
+    """``model_max_length`` of the tokenizer, in tokens; None where it is not known."""
+    file = checkpoint.path / _CONFIG
+    if checkpoint.is_gguf or not file.is_file():
+        return None
+    try:
+        fields = json.loads(file.read_text("utf-8"))
+        limit = fields.get("model_max_length", fields.get("max_len"))
+    except (ValueError, AttributeError) as error:
+        raise BadInputError(f"{file}: not a JSON object ({error})") from None
+    return int(limit) if isinstance(limit, int | float) and 0 < limit < _SANE_LENGTH else None
+
+
+def _read(checkpoint: Checkpoint) -> tuple[Any, tuple[str, ...]]:
+    """Gives transformers' tokenizer; by ``tokenizer.json`` alone if its class cannot be it."""
+    path = checkpoint.path
+    file = path / "tokenizer.json"
+    if not (checkpoint.is_gguf or any(any(path.glob(name)) for name in _VOCABULARIES)):
+        raise _no_tokenizer(path, "no file of it is there")
+    source, options = checkpoint.source
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, **options)
+        reason = _misfit(tokenizer, file)
+    except Exception as error:
+        # Readers and converters raise what they like.
+        reason = first_line(error)
+    if not reason:
+        return tokenizer, ()
+    if checkpoint.is_gguf or not file.is_file():
+        raise _no_tokenizer(path, reason)
+    try:
+        plain = PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
+    except Exception:
+        raise BadInputError(f"{file}: cannot be read as a tokenizer ({reason})") from None
+    return plain, (f"tokenizer: tokenizer.json as it is, for transformers cannot use it: {reason}",)
+
+
+def _misfit(tokenizer: Any, file: Path) -> str:
+    """Says why a tokenizer of transformers is not that of the files; "" if it is."""
+    kind = type(tokenizer).__name__
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return f"{kind} has no fast form"
+    if not set(backend.get_vocab()) - set(tokenizer.get_added_vocab()):
+        return f"{kind} finds no vocabulary"
+    if file.is_file():
+        algorithm = json.loads(file.read_text("utf-8"))["model"].get("type")
+        if algorithm not in (None, type(backend.model).__name__):
+            return f"{kind} is for {type(backend.model).__name__}, not for {algorithm}"
+    return ""
 
 
 def _no_tokenizer(path: Path, reason: str) -> BadInputError:
     return BadInputError(f"{path}: has no tokenizer.json, and none can be made of it ({reason})")
 
 
-def tokenizer_limit(checkpoint: Checkpoint) -> int | None:
-    """``model_max_length`` of the tokenizer, in tokens; None where it is not known."""
-    file = checkpoint.path / "tokenizer_config.json"
-    if checkpoint.is_gguf or not file.is_file():
-        return None
+def _unpadded(backend: tokenizers.Tokenizer) -> str:
+    """The text of a ``tokenizer.json`` without padding and truncation."""
+    copy = tokenizers.Tokenizer.from_str(backend.to_str())
+    copy.no_padding()
+    copy.no_truncation()
+    return str(copy.to_str())
+
+
+def _load(text: str, split_special_tokens: bool = False) -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer.from_str(text)
+    backend.encode_special_tokens = split_special_tokens
+    return backend
+
+
+def _fitted(
+    checkpoint: Checkpoint, tokenizer: Any, text: str, templates: list[str]
+) -> tuple[str, dict[str, int]]:
+    """Takes out tokens without embeddings that nothing needs; says which."""
+    backend, count = _load(text), checkpoint.config.vocab_size
+    beyond = beyond_embeddings(backend, count)
+    if not beyond:
+        return text, {}
+    pad = getattr(checkpoint.config, "pad_token_id", None)
+    folder = checkpoint.path
+    spare = is_spare(tokenizer, backend, pad, templates, folder)
+    check_spare(beyond, spare, count, folder)
+    return without_tokens(text, beyond), beyond
+
+
+def _against_file(tokenizer: Any, file: Path) -> tuple[str, ...]:
+    """Notes a text that ``tokenizer.json`` alone would read differently."""
     try:
-        limit = json.loads(file.read_text("utf-8")).get("model_max_length")
-    except (ValueError, AttributeError) as error:
-        raise BadInputError(f"{file}: not a JSON object ({error})") from None
-    return int(limit) if isinstance(limit, int | float) and 0 < limit < _SANE_LENGTH else None
+        own = _load(_unpadded(tokenizers.Tokenizer.from_file(str(file))))
+    except Exception:
+        return ()
+    made = _load(_unpadded(tokenizer.backend_tokenizer))
+    text = first_difference(by_tokenizers(own), by_tokenizers(made), trial_texts())
+    if text is None:
+        return ()
+    kind = type(tokenizer).__name__
+    return (f"tokenizer: as transformers' {kind}; tokenizer.json alone reads {text} differently",)
+
+
+def _configuration(tokenizer: Any, left_out: dict[str, int]) -> dict[str, Any]:
+    """Fields of ``tokenizer_config.json`` that more than this tokenizer's class understands."""
+    roles = tokenizer.special_tokens_map
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **{role: token for role, token in roles.items() if token not in left_out},
+        "model_max_length": tokenizer.model_max_length,
+        "clean_up_tokenization_spaces": tokenizer.clean_up_tokenization_spaces,
+        "padding_side": tokenizer.padding_side,
+        "truncation_side": tokenizer.truncation_side,
+        "split_special_tokens": tokenizer.split_special_tokens,
+    }
+
+
+def _templates(tokenizer: Any, path: Path) -> dict[str, str]:
+    """Chat templates by name, wherever they were found."""
+    found = tokenizer.chat_template
+    legacy = path / _LEGACY_TEMPLATE
+    if found is None and legacy.is_file():
+        # Where processors kept theirs; transformers' tokenizers do not look there.
+        try:
+            found = json.loads(legacy.read_text("utf-8")).get("chat_template")
+        except (ValueError, AttributeError) as error:
+            raise BadInputError(f"{legacy}: not a JSON object ({error})") from None
+    templates = found if isinstance(found, dict) else {"default": found} if found else {}
+    for name, template in templates.items():
+        if not isinstance(template, str) or Path(name).name != name:
+            raise BadInputError(f"{path}: its chat template {name!r} is no text with a plain name")
+    return templates
+
+
+def _template_file(folder: Path, name: str) -> Path:
+    """Where transformers keeps a chat template."""
+    if name == "default":
+        return folder / "chat_template.jinja"
+    return folder / "additional_chat_templates" / f"{name}.jinja"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,8 @@ def _unigram(special: tuple[str, ...], unknown: str) -> list[tuple[str, float]]:
         vocab_size=600, special_tokens=list(special), unk_token=unknown, show_progress=False
     )
     steps = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
-    return [tuple(item) for item in _trained(models.Unigram(), trainer, steps)["vocab"]]
+    vocabulary = _trained(models.Unigram(), trainer, steps)["vocab"]
+    return [(piece, round(score, 6)) for piece, score in vocabulary]
 
 
 def _vocabulary(model: dict[str, Any]) -> dict[str, Any]:
@@ -187,6 +188,9 @@ def _llama_2() -> Tokenizer:
     )
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     )
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in _LLAMA])
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -326,9 +330,7 @@ KINDS: dict[str, tuple[str, Write]] = {
     "qwen2": ("qwen2", _saved("Qwen2Tokenizer", _GPT)),
     "qwen3 with chat tokens": (
         "qwen3",
-        _saved(
-            "Qwen2Tokenizer", _GPT, additional_special_tokens=["<|im_start|>", "<|im_end|>"]
-        ),
+        _saved("Qwen2Tokenizer", _GPT, additional_special_tokens=["<|im_start|>", "<|im_end|>"]),
     ),
     "llama 3": ("llama", _files("PreTrainedTokenizerFast", _llama_3)),
     "llama 3, called llama": ("llama", _files("LlamaTokenizerFast", _llama_3)),

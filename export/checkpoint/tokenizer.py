@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from edge_runtime.contract.errors import BadInputError
 
+from .exact_scores import with_exact_scores
 from .load import Checkpoint
 from .quiet import first_line, quiet
 from .tokenizer_ids import beyond_embeddings, check_spare, is_spare, named, without_tokens
@@ -44,6 +45,7 @@ def save_tokenizer(checkpoint: Checkpoint, folder: Path) -> tuple[str, ...]:
         notes += _against_file(tokenizer, file) if file.is_file() else ()
         templates = _templates(tokenizer, path)
         text, left_out = _fitted(checkpoint, tokenizer, text, list(templates.values()))
+        text = with_exact_scores(text)
         check_same(_load(text, tokenizer.split_special_tokens), tokenizer, left_out, str(path))
     if left_out:
         notes += (

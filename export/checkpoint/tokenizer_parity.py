@@ -12,6 +12,7 @@ from .odd_texts import around_tokens, odd_texts
 Row: TypeAlias = "tuple[list[int], list[int]]"
 """Token ids and types of a text."""
 
+_EVERY = 5  # for pairs; made of the same tokens, they differ by their frame
 _MOST_TOKENS = 100  # special ones that are tried; some tokenizers have thousands
 
 
@@ -47,12 +48,12 @@ def by_transformers(tokenizer: Any) -> Encode:
 
 def first_difference(one: Encode, other: Encode, texts: Sequence[str]) -> str | None:
     """Finds a text, or pair of texts, of which the two make other tokens; None if none."""
-    seconds = [*texts[1:], *texts[:1]]
-    for pairs, special in ((None, True), (None, False), (seconds, True)):
-        rows = zip(one(texts, pairs, special), other(texts, pairs, special), strict=True)
+    few = texts[::_EVERY]
+    for tried, pairs, special in ((texts, None, True), (few, None, False), (few, few[::-1], True)):
+        rows = zip(one(tried, pairs, special), other(tried, pairs, special), strict=True)
         for i, (row, another) in enumerate(rows):
             if row != another:
-                return repr(texts[i]) + ("" if pairs is None else f" and {pairs[i]!r}")
+                return repr(tried[i]) + ("" if pairs is None else f" and {pairs[i]!r}")
     return None
 
 

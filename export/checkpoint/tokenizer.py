@@ -5,6 +5,7 @@ than the vocabulary from ``tokenizer.json``; special tokens come from any of fiv
 ``AutoTokenizer`` makes is written, not what the files say, and is then compared with it.
 """
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from .quiet import first_line, quiet
 from .tokenizer_ids import beyond_embeddings, check_spare, is_spare, named, without_tokens
 from .tokenizer_parity import by_tokenizers, check_same, first_difference, trial_texts
 
-_VOCABULARIES = ("tokenizer*.json", "vocab.*", "tekken.json", "*.model", "merges.txt")
+_VOCABULARIES = ("tokenizer.*json", "vocab.*", "tekken.json", "*.model", "merges.txt")
 _CONFIG = "tokenizer_config.json"
 _LEGACY_TEMPLATE = "chat_template.json"
 # Beyond this, model_max_length is transformers' way to say "not known".
@@ -39,14 +40,15 @@ def save_tokenizer(checkpoint: Checkpoint, folder: Path) -> tuple[str, ...]:
     """
     path = checkpoint.path
     file = path / "tokenizer.json"
+    _check_json(path)
     with quiet():
         tokenizer, notes = _read(checkpoint)
         text = _unpadded(tokenizer.backend_tokenizer)
-        notes += _against_file(tokenizer, file) if file.is_file() else ()
         templates = _templates(tokenizer, path)
         text, left_out = _fitted(checkpoint, tokenizer, text, list(templates.values()))
         text = with_exact_scores(text)
         check_same(_load(text, tokenizer.split_special_tokens), tokenizer, left_out, str(path))
+        notes += _against_file(tokenizer, file) if file.is_file() else ()
     if left_out:
         notes += (
             f"tokenizer: {named(left_out)} left out: without embeddings, and not needed; their "
@@ -80,33 +82,38 @@ def _read(checkpoint: Checkpoint) -> tuple[Any, tuple[str, ...]]:
     """Gives transformers' tokenizer; by ``tokenizer.json`` alone if its class cannot be it."""
     path = checkpoint.path
     file = path / "tokenizer.json"
-    if not (checkpoint.is_gguf or any(any(path.glob(name)) for name in _VOCABULARIES)):
-        raise _no_tokenizer(path, "no file of it is there")
     source, options = checkpoint.source
+    slow = None
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, **options)
-        reason = _misfit(tokenizer, file)
+        if getattr(tokenizer, "backend_tokenizer", None) is None:
+            slow = tokenizer
+        reason = _misfit(tokenizer, path)
     except Exception as error:
         # Readers and converters raise what they like.
-        reason = first_line(error)
+        reason = _reason(error, path)
     if not reason:
         return tokenizer, ()
     if checkpoint.is_gguf or not file.is_file():
-        raise _no_tokenizer(path, reason)
+        raise BadInputError(
+            f"{path}: has no tokenizer.json, and none can be made of it ({reason})"
+        ) from None
     try:
         plain = PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
     except Exception:
         raise BadInputError(f"{file}: cannot be read as a tokenizer ({reason})") from None
+    if slow is not None:
+        check_same(plain.backend_tokenizer, slow, (), str(path))
     return plain, (f"tokenizer: tokenizer.json as it is, for transformers cannot use it: {reason}",)
 
 
-def _misfit(tokenizer: Any, file: Path) -> str:
+def _misfit(tokenizer: Any, path: Path) -> str:
     """Says why a tokenizer of transformers is not that of the files; "" if it is."""
-    kind = type(tokenizer).__name__
+    kind, file = type(tokenizer).__name__, path / "tokenizer.json"
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return f"{kind} has no fast form"
-    if not set(backend.get_vocab()) - set(tokenizer.get_added_vocab()):
+    if not (_has_vocabulary(path) and set(backend.get_vocab()) - set(tokenizer.get_added_vocab())):
         return f"{kind} finds no vocabulary"
     if file.is_file():
         algorithm = json.loads(file.read_text("utf-8"))["model"].get("type")
@@ -115,8 +122,31 @@ def _misfit(tokenizer: Any, file: Path) -> str:
     return ""
 
 
-def _no_tokenizer(path: Path, reason: str) -> BadInputError:
-    return BadInputError(f"{path}: has no tokenizer.json, and none can be made of it ({reason})")
+def _reason(error: Exception, path: Path) -> str:
+    """Says why there is no tokenizer; transformers asks for packages that would not help."""
+    if not _has_vocabulary(path):
+        return "no file has its vocabulary"
+    if not any(path.glob("tokenizer.*json")) and any(path.glob("*.model")):
+        if importlib.util.find_spec("sentencepiece") is None:
+            return "its .model file is read with: pip install sentencepiece protobuf"
+        return "its .model file cannot be read"
+    if "custom code" in str(error):
+        return "it needs code that comes with it, which is not run"
+    return first_line(error)
+
+
+def _has_vocabulary(path: Path) -> bool:
+    return path.is_file() or any(any(path.glob(name)) for name in _VOCABULARIES)
+
+
+def _check_json(path: Path) -> None:
+    for file in sorted(path.glob("*token*.json")):
+        try:
+            fields = json.loads(file.read_text("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise BadInputError(f"{file}: not JSON ({error}); it must be whole") from None
+        if not isinstance(fields, dict):
+            raise BadInputError(f"{file}: not a JSON object")
 
 
 def _unpadded(backend: tokenizers.Tokenizer) -> str:
@@ -150,12 +180,12 @@ def _fitted(
 
 def _against_file(tokenizer: Any, file: Path) -> tuple[str, ...]:
     """Notes a text that ``tokenizer.json`` alone would read differently."""
+    made = _load(_unpadded(tokenizer.backend_tokenizer))
     try:
         own = _load(_unpadded(tokenizers.Tokenizer.from_file(str(file))))
-    except Exception:
+        text = first_difference(by_tokenizers(own), by_tokenizers(made), trial_texts())
+    except Exception:  # of the package; it cannot use the file, transformers can
         return ()
-    made = _load(_unpadded(tokenizer.backend_tokenizer))
-    text = first_difference(by_tokenizers(own), by_tokenizers(made), trial_texts())
     if text is None:
         return ()
     kind = type(tokenizer).__name__

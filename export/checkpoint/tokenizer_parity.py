@@ -8,6 +8,7 @@ import tokenizers
 from edge_runtime.contract.errors import BadInputError
 
 from .odd_texts import around_tokens, odd_texts
+from .quiet import first_line
 
 Row: TypeAlias = "tuple[list[int], list[int]]"
 """Token ids and types of a text."""
@@ -81,11 +82,14 @@ def check_same(
         where: the checkpoint.
 
     Raises:
-        BadInputError: names a text of which they make other tokens.
+        BadInputError: names a text of which they make other tokens, or one of them fails.
     """
     added = [token.content for token in backend.get_added_tokens_decoder().values()]
     texts = trial_texts(added, left_out)
-    text = first_difference(by_tokenizers(backend), by_transformers(oracle), texts)
+    try:
+        text = first_difference(by_tokenizers(backend), by_transformers(oracle), texts)
+    except Exception as error:  # the packages raise no other
+        raise BadInputError(f"{where}: its tokenizer fails ({first_line(error)})") from None
     if text is not None:
         raise BadInputError(
             f"{where}: its tokenizer does more than a tokenizer.json can say: of {text} "

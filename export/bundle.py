@@ -15,6 +15,7 @@ from edge_runtime.contract.ids import Sha256
 from edge_runtime.contract.manifest import FORMAT_VERSION, FileSpec, Manifest, Quantization, Task
 from edge_runtime.contract.tensors import write_tensors
 
+from .chat.stop_tokens import stop_tokens
 from .checkpoint.families import UNLIMITED_LENGTH, check_task, position_limit
 from .checkpoint.load import Checkpoint, find_checkpoint, load_model
 from .checkpoint.tokenizer import save_tokenizer, tokenizer_limit
@@ -134,6 +135,7 @@ def _write_bundle(
     weights, files = write_weights(slices, root)
     ir.save(graph, root / GRAPH)
     head = None
+    stops: tuple[int, ...] = ()
     if language_model is not None:
         batch = pad_batch(samples[:_HEAD_SAMPLES], inputs)
         head, tensors = frozen_head(language_model, checkpoint.family, batch)
@@ -141,6 +143,13 @@ def _write_bundle(
             tensors = quantize_head(tensors)
             notes += ("head: int8 per row",)
         (root / head.path).write_bytes(write_tensors(tensors))
+        stops, said = stop_tokens(
+            root / "tokenizer",
+            end_tokens(language_model),
+            head.vocab_size,
+            str(checkpoint.path),
+        )
+        notes += said
     initial = ""
     if pruned is not None:
         say("pruning the layers")
@@ -169,7 +178,7 @@ def _write_bundle(
         backbone_digest=_backbone_digest(root, files),
         head=head,
         adapter_init=initial,
-        eos_token_ids=end_tokens(language_model) if head is not None else (),
+        eos_token_ids=stops,
         decoder_start_token_id=start,
         notes=notes,
     )

@@ -116,6 +116,7 @@ def summary(manifest: Manifest) -> dict[str, Any]:
         ],
         "shared": {path: manifest.file(path).bytes for path in shared_files(manifest)},
         "head_bytes": manifest.file(manifest.head.path).bytes if manifest.head else 0,
+        "eos_token_ids": list(manifest.eos_token_ids),
         "notes": list(manifest.notes),
         "bytes": sum(file.bytes for file in manifest.files),
         "files": len(manifest.files),
@@ -156,6 +157,11 @@ def _show(bundle: Bundle, as_json: bool) -> None:
         )
     if manifest.head is not None:
         console.print(f"head: {fields['head_bytes'] / 1e6:.2f} MB, {manifest.head.vocab_size} ids")
+    if manifest.eos_token_ids:
+        from .chat.stop_tokens import names_of
+
+        stops = names_of(bundle.path / "tokenizer", manifest.eos_token_ids)
+        console.print(f"a text ends at: {', '.join(stops)}", markup=False)
     for note in manifest.notes:
         console.print(note, markup=False)
     parity = manifest.parity

@@ -11,6 +11,7 @@ from coordinator.data import (
     read_language_data,
     read_prompts,
 )
+from coordinator.tokenization import PromptTokenizer
 from edge_runtime.contract.generation import GenerationOptions
 
 from .generate import generate
@@ -61,5 +62,7 @@ def evaluate(
     result = metrics(config.task, outputs, prepared.tables["eval"].targets)
     if expected is not None and generation is not None:
         written = generate(trained, expected, data, generation, cluster, observer)
-        result["exact_match"] = exact_match(written, expected.expected)
+        opened = trained.bundle
+        tokenizer = PromptTokenizer(opened.path, opened.manifest, generation.max_new_tokens)
+        result["exact_match"] = exact_match(written, tokenizer.expected(expected, data))
     return result

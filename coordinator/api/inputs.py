@@ -127,7 +127,8 @@ def tokenize(
         BadInputError: the bundle's tokenizer cannot be used for them.
     """
     tables: Tables = {}
-    truncated, notes = 0, []
+    truncated = 0
+    notes: list[str] = []
     for which, found in data.items():
         if isinstance(found, DataSet):
             texts, pairs = found.inputs.texts, found.inputs.pairs
@@ -139,6 +140,7 @@ def tokenize(
         language = LanguageTokenizer(bundle.path, bundle.manifest).encode(found, path)
         tables[which] = SampleTable.make(language.samples, language.targets, options.batch_size)
         truncated += language.num_truncated
+        notes += language.notes
         if skipped := language.num_skipped:
             notes.append(
                 f"{path}: skipped {skipped} of its lines, without a token to learn within the "

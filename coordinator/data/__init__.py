@@ -15,7 +15,6 @@ from .language import (
     Documents,
     LanguageData,
     LanguageTask,
-    Message,
     Transformations,
     read_language_data,
 )
@@ -31,7 +30,6 @@ __all__ = [
     "FieldNames",
     "LanguageData",
     "LanguageTask",
-    "Message",
     "Prompts",
     "Targets",
     "Texts",

@@ -1,21 +1,21 @@
 """Lines for language models: what is read, and of what the loss is counted.
 
-All lines of a file have one form: ``text``; ``prompt`` and ``completion``; ``messages``; or,
-for encoder-decoders, ``source`` and ``target``.
+All lines of a file have one form, which their fields tell: a text; a prompt and its
+completion; a chat in one of three notations; or, for encoder-decoders, source and target.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
+from export.chat.conversation import ASSISTANT, Conversation
+
+from .chats import INSTRUCTION, OUTPUT, SHAREGPT, read_conversation, read_instruction
 from .lines import FieldNames, Line, read_lines
 
 LanguageTask: TypeAlias = Literal["causal-lm", "seq2seq"]
-Message: TypeAlias = Mapping[str, Any]
-"""``role`` and ``content``, both strings, and whatever else the chat template reads."""
-
-ASSISTANT = "assistant"
+Form: TypeAlias = Literal["text", "completion", "chat", "instruction"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +51,11 @@ class Conversations:
     """Chats whose assistant's turns are to be learnt.
 
     Attributes:
-        conversations: the messages of each line; at least one is the assistant's.
+        conversations: one a line; at least one turn of each is learnt.
         line_numbers: where each came from, from 1.
     """
 
-    conversations: tuple[tuple[Message, ...], ...]
+    conversations: tuple[Conversation, ...]
     line_numbers: tuple[int, ...]
 
 
@@ -96,83 +96,85 @@ def read_language_data(
             line_numbers=numbers,
         )
     form = form_of(lines, names)
-    if form == names.text:
+    if form == "text":
         texts = tuple(line.text(names.text, names) for line in lines)
         return Documents(texts=texts, line_numbers=numbers)
-    if form == names.messages:
-        conversations = tuple(_conversation(line, names) for line in lines)
-        return Conversations(conversations=conversations, line_numbers=numbers)
-    return Completions(
-        prompts=tuple(line.text(names.prompt, names) for line in lines),
-        completions=tuple(line.text(names.completion, names) for line in lines),
-        line_numbers=numbers,
-    )
+    if form == "completion":
+        return Completions(
+            prompts=tuple(line.text(names.prompt, names) for line in lines),
+            completions=tuple(line.text(names.completion, names) for line in lines),
+            line_numbers=numbers,
+        )
+    conversations = tuple(_learnable(line, names, form) for line in lines)
+    return Conversations(conversations=conversations, line_numbers=numbers)
 
 
-def form_of(lines: Sequence[Line], names: FieldNames) -> str:
-    """The field by which all lines' form is known: text, prompt or messages."""
+def form_of(lines: Sequence[Line], names: FieldNames) -> Form:
+    """Finds the form that all lines have."""
     first = _form(lines[0], names)
     for line in lines[1:]:
         form = _form(line, names)
         if form != first:
+            fields = [_told_by(each, names)[0][1] for each in (line, lines[0])]
             raise line.error(
-                f"has {form!r}, but line {lines[0].number} has {first!r}; "
+                f"has {fields[0]!r}, but line {lines[0].number} has {fields[1]!r}; "
                 "give all lines of a file the same form"
             )
     return first
 
 
-def _form(line: Line, names: FieldNames) -> str:
-    has = [
-        form
-        for form, field in (
-            (names.text, names.text),
-            (names.prompt, names.prompt),
-            (names.prompt, names.completion),
-            (names.messages, names.messages),
-        )
-        if field in line.values
-    ]
-    forms = list(dict.fromkeys(has))
-    if len(forms) == 1:
-        return forms[0]
-    if not forms:
+def _told_by(line: Line, names: FieldNames) -> list[tuple[Form, str]]:
+    """Lists the fields that tell a form, and the forms."""
+    told: tuple[tuple[Form, str], ...] = (
+        ("text", names.text),
+        ("completion", names.prompt),
+        ("completion", names.completion),
+        ("chat", names.messages),
+        ("chat", SHAREGPT),
+        ("instruction", INSTRUCTION),
+    )
+    return [(form, field) for form, field in told if field in line.values]
+
+
+def _form(line: Line, names: FieldNames) -> Form:
+    told = _told_by(line, names)
+    if not told:
         raise line.error(
             f"has {line.has}; language modelling needs {names.text!r}, or {names.prompt!r} and "
-            f"{names.completion!r}, or {names.messages!r} (--text-field and the like rename)"
+            f"{names.completion!r}, or {names.messages!r} (--text-field and the like rename), or "
+            f"{SHAREGPT!r}, or {INSTRUCTION!r} and {OUTPUT!r}"
         )
-    raise line.error(
-        f"has {forms[0]!r} and {forms[1]!r}, so it is not clear what to learn; leave one out"
-    )
-
-
-def _conversation(line: Line, names: FieldNames) -> tuple[Message, ...]:
-    name = names.messages
-    value = read_messages(line, names)
-    if all(message["role"] != ASSISTANT for message in value):
+    chats = [field for form, field in told if form == "chat"]
+    other = next((field for form, field in told if form != told[0][0]), chats[1:] and chats[1])
+    if other:
         raise line.error(
-            f"field {name!r} has no turn of the role {ASSISTANT!r}, so there is nothing to learn; "
-            "add the answer or leave the line out"
+            f"has {told[0][1]!r} and {other!r}, so it is not clear what to learn; leave one out"
         )
-    return value
+    return told[0][0]
 
 
-def read_messages(line: Line, names: FieldNames) -> tuple[Message, ...]:
-    """The messages of a line; at least one.
+def read_chat(line: Line, names: FieldNames, form: Form) -> Conversation:
+    """Reads the chat of a line, in the notation of its form.
 
     Raises:
-        BadInputError: they are not what they must be.
+        BadInputError: it is not what it must be.
     """
-    name = names.messages
-    value = line.field(name, names)
-    if not isinstance(value, list) or not value:
-        raise line.wrong(name, "a list of messages, each with 'role' and 'content'", value)
-    for i, message in enumerate(value):
-        where = f"{name}[{i}]"
-        if not isinstance(message, dict):
-            raise line.wrong(where, "an object with 'role' and 'content'", message)
-        for key in ("role", "content"):
-            if key not in message:
-                raise line.error(f"field '{where}' lacks {key!r}; give role and content, as text")
-            line.string(f"{where}.{key}", message[key])
-    return tuple(value)
+    read = read_instruction if form == "instruction" else read_conversation
+    return read(line, names)
+
+
+def _learnable(line: Line, names: FieldNames, form: Form) -> Conversation:
+    chat = read_chat(line, names, form)
+    if any(chat.learnt):
+        return chat
+    if form == "instruction":
+        raise line.error(f"field {OUTPUT!r} is missing, so there is nothing to learn")
+    if any(message["role"] == ASSISTANT for message in chat.messages):
+        raise line.error(
+            "has weight 0 on every turn of the assistant, so there is nothing to learn; leave the "
+            "line out"
+        )
+    raise line.error(
+        f"has no turn of the role {ASSISTANT!r}, so there is nothing to learn; "
+        "add the answer or leave the line out"
+    )

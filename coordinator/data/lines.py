@@ -19,7 +19,7 @@ SHOWN = 8
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FieldNames:
-    """Names of a line's fields."""
+    """Names of a line's fields, and of those that are not to be read."""
 
     text: str = "text"
     text_pair: str = "text_pair"
@@ -29,6 +29,7 @@ class FieldNames:
     messages: str = "messages"
     source: str = "source"
     target: str = "target"
+    ignored: tuple[str, ...] = ()
 
     def option(self, name: str) -> str:
         """The option that renames the field called ``name``."""

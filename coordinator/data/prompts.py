@@ -3,7 +3,9 @@
 import dataclasses
 from pathlib import Path
 
-from .language import ASSISTANT, LanguageTask, Message, form_of, read_messages
+from export.chat.conversation import ASSISTANT, Conversation
+
+from .language import Form, LanguageTask, form_of, read_chat
 from .lines import FieldNames, Line, read_lines
 
 
@@ -14,13 +16,15 @@ class Prompts:
     Attributes:
         texts: prompts or sources, one a line.
         chats: the messages before the assistant's turn that is to be written.
-        expected: what should be written; empty where nobody asked for it.
+        expected: what should be written; empty where nobody asked for it, and for chats.
+        answered: for chats, each with that turn; empty where nobody asked for it.
         line_numbers: where each came from, from 1.
     """
 
     texts: tuple[str, ...] = ()
-    chats: tuple[tuple[Message, ...], ...] = ()
+    chats: tuple[Conversation, ...] = ()
     expected: tuple[str, ...] = ()
+    answered: tuple[Conversation, ...] = ()
     line_numbers: tuple[int, ...]
 
     def __len__(self) -> int:
@@ -46,11 +50,12 @@ def read_prompts(
     names = fields or FieldNames()
     lines = read_lines(path)
     numbers = tuple(line.number for line in lines)
-    if task == "causal-lm" and form_of(lines, names) == names.messages:
-        turns = [_turn(line, names, expected=expected) for line in lines]
+    form = form_of(lines, names) if task == "causal-lm" else "text"
+    if form == "chat" or form == "instruction":
+        turns = [_turn(line, names, form, expected=expected) for line in lines]
         return Prompts(
-            chats=tuple(before for before, _ in turns),
-            expected=tuple(answer for _, answer in turns if expected),
+            chats=tuple(asked for asked, _ in turns),
+            answered=tuple(whole for _, whole in turns if expected),
             line_numbers=numbers,
         )
     asked, answer = names.source, names.target
@@ -63,18 +68,21 @@ def read_prompts(
     )
 
 
-def _turn(line: Line, names: FieldNames, *, expected: bool) -> tuple[tuple[Message, ...], str]:
-    """The messages before the last turn, if that is the assistant's; and what it says."""
-    messages = read_messages(line, names)
+def _turn(
+    line: Line, names: FieldNames, form: Form, *, expected: bool
+) -> tuple[Conversation, Conversation]:
+    """Reads a chat without its last turn, if that is the assistant's, and with it."""
+    whole = read_chat(line, names, form)
+    messages = whole.messages
     if messages[-1]["role"] == ASSISTANT:
-        messages, answer = messages[:-1], str(messages[-1]["content"])
+        messages = messages[:-1]
     elif expected:
         raise line.error(
-            f"field {names.messages!r} does not end with a turn of the role {ASSISTANT!r}, so "
+            f"does not end with a turn of the role {ASSISTANT!r}, so "
             "there is nothing to compare with; add the answer or leave the line out"
         )
-    else:
-        answer = ""
     if not messages:
-        raise line.error(f"field {names.messages!r} has nothing before the assistant's turn")
-    return messages, answer
+        raise line.error("has nothing before the assistant's turn")
+    last = tuple(i == len(messages) for i in range(len(whole.messages)))
+    asked = dataclasses.replace(whole, messages=messages, learnt=())
+    return asked, dataclasses.replace(whole, learnt=last)

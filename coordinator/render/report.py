@@ -108,3 +108,6 @@ def show_merged(merged: MergedModel, console: Console | None = None) -> None:
     beside = f", with its weights in {merged.data}" if merged.data else ""
     say(console, f"{merged.path}: {merged.bytes / MEGA:.1f} MB{beside}")
     say(console, f"{', '.join(merged.inputs)} -> {merged.output}")
+    if merged.eos_token_ids:
+        stops = ", ".join(map(str, merged.eos_token_ids))
+        say(console, f"a text ends at any of the token ids {stops} (eos_token_ids in its metadata)")

@@ -17,10 +17,10 @@ from coordinator.data import Completions, Conversations, Documents, LanguageData
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.sample import Ragged, Samples
+from export.chat.sandbox import TemplateSource, render_conversations
 
 from .loading import encodings, frame_of, load_template, load_tokenizer
 from .model_inputs import check_language_model, decoder_start, filler, make_samples, token_inputs
-from .sandbox import TemplateSource, render_conversations
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,9 @@ class TokenizedLanguage:
         samples: those with a counted token.
         targets: as many rows, each as long as its sample's output sequence.
         kept: which line of the data each sample is, (N,) int64.
-        num_truncated: samples that were cut to ``max_length``.
+        num_truncated: lines that were cut to ``max_length``, and are learnt as far.
         num_skipped: lines without a token to learn, most of them for having been cut.
+        notes: what else the user should know of how the lines are learnt.
     """
 
     samples: Samples
@@ -44,10 +45,12 @@ class TokenizedLanguage:
     kept: npt.NDArray[np.int64]
     num_truncated: int
     num_skipped: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Row:
+    line: int
     inputs: Mapping[str, Sequence[int]]
     targets: npt.NDArray[np.int32]
     truncated: bool
@@ -80,50 +83,52 @@ class LanguageTokenizer:
             BadInputError: the bundle lacks an end token or a chat template that is needed,
                 the template cannot be used, or no line has a token to learn.
         """
+        notes: list[str] = []
         if isinstance(data, Documents):
             rows = self._documents(data)
         elif isinstance(data, Completions):
             rows = self._completions(data)
         elif isinstance(data, Conversations):
-            rows = self._conversations(data, path)
+            rows = self._conversations(data, path, notes)
         else:
             rows = self._transformations(data)
-        found = [(i, row) for i, row in enumerate(rows) if (row.targets != NOT_COUNTED).any()]
+        every = list(rows)
+        found = [row for row in every if (row.targets != NOT_COUNTED).any()]
         if not found:
             raise BadInputError(
                 f"{path}: no line has a token to learn within the {self._max_length} tokens that "
                 "the model takes; give shorter texts, or export with a larger --max-length"
             )
-        return self._gathered(found, len(data.line_numbers))
-
-    def _gathered(self, found: Sequence[tuple[int, _Row]], num_lines: int) -> TokenizedLanguage:
         names = token_inputs(self._manifest)
         samples = make_samples(
-            self._manifest, {name: [row.inputs[name] for _, row in found] for name in names}
+            self._manifest, {name: [row.inputs[name] for row in found] for name in names}
         )
-        truncated = sum(row.truncated for _, row in found)
-        skipped = num_lines - len(found)
-        log.debug("%d samples, %d truncated, %d skipped", len(samples), truncated, skipped)
+        kept = {row.line for row in found}
+        truncated = kept & {row.line for row in every if row.truncated}
+        skipped = len(data.line_numbers) - len(kept)
+        log.debug("%d samples, %d truncated, %d skipped", len(samples), len(truncated), skipped)
         return TokenizedLanguage(
             samples=samples,
-            targets=Ragged.from_rows(row.targets for _, row in found),
-            kept=np.array([i for i, _ in found], np.int64),
-            num_truncated=truncated,
+            targets=Ragged.from_rows(row.targets for row in found),
+            kept=np.array([row.line for row in found], np.int64),
+            num_truncated=len(truncated),
             num_skipped=skipped,
+            notes=tuple(notes),
         )
 
     def _documents(self, data: Documents) -> Iterator[_Row]:
         end = self._end_token()
-        for encoding in encodings(self._tokenizer, data.texts, special=False):
+        texts = encodings(self._tokenizer, data.texts, special=False)
+        for line, encoding in enumerate(texts):
             ids = [*self._before, *encoding.ids, end]
-            yield self._decoder_row(ids, [True] * len(ids))
+            yield self._decoder_row(line, ids, [True] * len(ids))
 
     def _completions(self, data: Completions) -> Iterator[_Row]:
         end = self._end_token()
         continuing = load_tokenizer(self._bundle, continuing=True)
         prompts = encodings(self._tokenizer, data.prompts, special=False)
         completions = encodings(continuing, data.completions, special=False)
-        for prompt, completion in zip(prompts, completions, strict=True):
+        for line, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             answer = [*completion.ids, end]
             room = self._max_length - len(self._before) - len(answer)
             # The answer's first token needs one before it, or nothing could predict it.
@@ -133,36 +138,55 @@ class LanguageTokenizer:
             )
             context = [*self._before, *question]
             row = self._decoder_row(
-                [*context, *answer], [False] * len(context) + [True] * len(answer)
+                line, [*context, *answer], [False] * len(context) + [True] * len(answer)
             )
             cut = len(question) < len(prompt.ids)
             yield dataclasses.replace(row, truncated=row.truncated or cut)
 
-    def _conversations(self, data: Conversations, path: Path) -> Iterator[_Row]:
+    def _conversations(self, data: Conversations, path: Path, notes: list[str]) -> Iterator[_Row]:
         template = load_template(self._bundle, path, "prompt and completion")
-        lines = [f"{path}, line {number}" for number in data.line_numbers]
-        rendered = render_conversations(template, data.conversations, lines)
+        names = [f"{path}, line {number}" for number in data.line_numbers]
+        rendered = render_conversations(template, data.conversations, names)
+        lines = [i for i, samples in enumerate(rendered) for _ in samples]
+        chats = [sample for samples in rendered for sample in samples]
         ends = self._end_markers(template)
-        texts = [chat.text for chat in rendered]
-        encoded = encodings(self._tokenizer, texts, special=False, offsets=True)
-        for chat, encoding in zip(rendered, encoded, strict=True):
+        encoded = encodings(
+            self._tokenizer, [chat.text for chat in chats], special=False, offsets=True
+        )
+        endless: set[int] = set()
+        for line, chat, encoding in zip(lines, chats, encoded, strict=True):
             spans = [_trimmed(chat.text, span, ends) for span in chat.spans]
             starts = np.array([start for start, _ in encoding.offsets], np.int64)
             counted = np.zeros(len(starts), bool)
             for first, last in spans:
                 counted |= (first <= starts) & (starts < last)
-            yield self._decoder_row(encoding.ids, counted.tolist())
+                if not (ends and chat.text[first:last].endswith(ends)):
+                    endless.add(line)
+            yield self._decoder_row(line, encoding.ids, counted.tolist())
+        if len(chats) > len(rendered):
+            split = sum(len(samples) > 1 for samples in rendered)
+            notes.append(
+                f"{path}: the chat template rewrites earlier turns of {split} lines; each of these "
+                "turns is learnt in a sample of its own, which ends with it: "
+                f"{len(chats)} samples of {len(rendered)} lines"
+            )
+        if endless:
+            notes.append(
+                f"{path}: {len(endless)} lines have answers behind which the chat template writes "
+                "no stop token; the model does not learn to stop there"
+            )
 
     def _transformations(self, data: Transformations) -> Iterator[_Row]:
         end, start = self._end_token(), decoder_start(self._bundle, self._manifest)
         room = self._max_length - len(self._before) - len(self._after)
         sources = encodings(self._tokenizer, data.sources, special=False)
         targets = encodings(self._tokenizer, data.targets, special=False)
-        for source, target in zip(sources, targets, strict=True):
+        for line, (source, target) in enumerate(zip(sources, targets, strict=True)):
             ids = [*self._before, *source.ids[: max(room, 0)], *self._after]
             written = [*self._before, *target.ids, end]
             kept = written[: self._max_length]
             yield _Row(
+                line=line,
                 inputs={
                     # The encoder needs a token; of an empty text without a frame none is left.
                     "input_ids": ids[: self._max_length] or [filler(self._manifest)],
@@ -172,13 +196,14 @@ class LanguageTokenizer:
                 truncated=len(source.ids) > room or len(written) > len(kept),
             )
 
-    def _decoder_row(self, ids: Sequence[int], counted: Sequence[bool]) -> _Row:
+    def _decoder_row(self, line: int, ids: Sequence[int], counted: Sequence[bool]) -> _Row:
         """Cuts on the right; the token behind t is t's target where it is counted."""
         kept = np.array(ids[: self._max_length], np.int32)
         targets = np.full(len(kept), NOT_COUNTED, np.int32)
         targets[:-1] = np.where(counted[1 : len(kept)], kept[1:], NOT_COUNTED)
         truncated = len(ids) > self._max_length
-        return _Row(inputs={"input_ids": kept.tolist()}, targets=targets, truncated=truncated)
+        inputs = {"input_ids": kept.tolist()}
+        return _Row(line=line, inputs=inputs, targets=targets, truncated=truncated)
 
     def _end_token(self) -> int:
         if not self._manifest.eos_token_ids:

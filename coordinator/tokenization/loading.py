@@ -8,8 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.contract.errors import BadInputError
-
-from .sandbox import TemplateSource
+from export.chat.source import read_template
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -17,9 +16,10 @@ if TYPE_CHECKING:
 
     import tokenizers
 
+    from export.chat.sandbox import TemplateSource
+
+TOKENIZER_FOLDER = "tokenizer"
 TOKENIZER_PATH = "tokenizer/tokenizer.json"
-CONFIG_PATH = "tokenizer/tokenizer_config.json"
-TEMPLATE_PATH = "tokenizer/chat_template.jinja"
 
 _CHUNK = 1024  # texts; an Encoding takes some hundred bytes a token
 
@@ -119,7 +119,7 @@ def frame_of(tokenizer: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
 
 
 def load_template(bundle: Path, data: Path | None, instead: str) -> TemplateSource:
-    """Reads the chat template and the special tokens that it may name.
+    """Reads the chat template of a bundle.
 
     Args:
         bundle: folder of the bundle.
@@ -129,44 +129,13 @@ def load_template(bundle: Path, data: Path | None, instead: str) -> TemplateSour
     Raises:
         BadInputError: there is none, or it or the tokenizer's configuration is unreadable.
     """
-    config = _config(bundle / CONFIG_PATH)
-    tokens = {name: token for name, token in config.items() if name.endswith("_token")}
-    contents = {
-        name: token.get("content") if isinstance(token, dict) else token
-        for name, token in tokens.items()
-    }
-    variables = {name: token for name, token in contents.items() if isinstance(token, str)}
-    file = bundle / TEMPLATE_PATH
-    if file.is_file():
-        try:
-            source: Any = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInputError(f"{file}: cannot be read ({error}); export again") from None
-        return TemplateSource(where=str(file), source=source, variables=variables)
-    source = config.get("chat_template")
-    if isinstance(source, list):  # several, by name
-        named = {item["name"]: item["template"] for item in source if _is_named(item)}
-        source = named.get("default")
-    if not isinstance(source, str):
+    found = read_template(bundle / TOKENIZER_FOLDER)
+    if found is None:
         raise BadInputError(
             f"{data}: has conversations, but the bundle's tokenizer has no chat template; give "
             f"{instead}, or export a model that was made for chats"
         )
-    return TemplateSource(where=str(bundle / CONFIG_PATH), source=source, variables=variables)
-
-
-def _config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadInputError(f"{path}: not JSON ({error}); export the model again") from None
-    return config if isinstance(config, dict) else {}
-
-
-def _is_named(item: Any) -> bool:
-    return isinstance(item, dict) and {"name", "template"} <= item.keys()
+    return found
 
 
 _ONE_BLANK = {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "}

@@ -8,10 +8,10 @@ from coordinator.data import Prompts
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.sample import Samples
+from export.chat.sandbox import render_conversations, render_prompts
 
 from .loading import encodings, frame_of, load_template, load_tokenizer
 from .model_inputs import check_language_model, decoder_start, filler, make_samples, token_inputs
-from .sandbox import render_conversations
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -81,6 +81,22 @@ class PromptTokenizer:
             return whole[len(before) :]
         return self._tokenizer.decode(list(written))
 
+    def expected(self, prompts: Prompts, path: Path) -> tuple[str, ...]:
+        """Writes what should follow every prompt as :meth:`decode` would write it.
+
+        Raises:
+            BadInputError: as :meth:`encode`.
+        """
+        if not prompts.answered:
+            return prompts.expected
+        names = [f"{path}, line {i}" for i in prompts.line_numbers]
+        template = load_template(self._bundle, path, "prompts")
+        rendered = render_conversations(template, prompts.answered, names)
+        turns = [chat.text[slice(*chat.spans[-1])] for (chat, *_) in rendered]
+        stops = self._manifest.eos_token_ids
+        kept = ([token for token in ids if token not in stops] for ids in self._ids(turns))
+        return tuple(self._tokenizer.decode(ids) for ids in kept)
+
     def _ids(self, texts: Sequence[str]) -> Iterator[list[int]]:
         for encoding in encodings(self._tokenizer, texts, special=False):
             yield encoding.ids
@@ -89,8 +105,7 @@ class PromptTokenizer:
         self, prompts: Prompts, lines: Sequence[str], path: Path | None
     ) -> Iterator[list[int]]:
         template = load_template(self._bundle, path, "prompts")
-        rendered = render_conversations(template, prompts.chats, lines, prompts=True)
-        return self._ids([chat.text for chat in rendered])
+        return self._ids(render_prompts(template, prompts.chats, lines))
 
     def _cut(
         self, ids: Iterator[list[int]], before: Sequence[int]

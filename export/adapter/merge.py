@@ -58,6 +58,7 @@ class MergedModel:
         bytes: of both.
         inputs: names of the model's inputs.
         output: name of its output.
+        eos_token_ids: of a language model, the tokens at which generation has to end.
     """
 
     path: Path
@@ -65,6 +66,7 @@ class MergedModel:
     bytes: int
     inputs: tuple[str, ...]
     output: str
+    eos_token_ids: tuple[int, ...] = ()
 
 
 def merge_model(
@@ -114,6 +116,7 @@ def merge_model(
         bytes=sum(path.stat().st_size for path in (output, data) if path is not None),
         inputs=tuple(map(name_of, graph.inputs)),
         output=name_of(result),
+        eos_token_ids=bundle.manifest.eos_token_ids if config.generative else (),
     )
 
 

@@ -72,10 +72,12 @@ def _check_head(
 
 
 def end_tokens(model: Any) -> tuple[int, ...]:
-    """Ids that end a generated text."""
-    found = _token_setting(model, "eos_token_id")
-    ids = found if isinstance(found, list | tuple) else [] if found is None else [found]
-    return tuple(int(token) for token in ids)
+    """Lists the configured ids that end a generated text, the generation's own first."""
+    found: list[int] = []
+    for config in (model.generation_config, model.config):
+        ids = getattr(config, "eos_token_id", None)
+        found += ids if isinstance(ids, list | tuple) else [] if ids is None else [ids]
+    return tuple(dict.fromkeys(map(int, found)))
 
 
 def start_token(model: Any, where: str) -> int:

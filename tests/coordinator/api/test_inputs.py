@@ -204,7 +204,8 @@ def test_lines_and_layers_that_are_not_as_given_are_noted(decoder, write):
     ]
     found = prepared(decoder, write("train", chats), task=None, choice=choice)
     assert found.config.layers == (0, 1, 2)
-    added, skipped = found.notes
+    added, endless, skipped = found.notes
+    assert "no stop token" in endless
     assert added == "adapter layers: added 2, the last of a stack"
     assert "train: skipped 1 of its lines, without a token to learn within the model's 8" in skipped
     assert len(found.tables["train"]) == 1

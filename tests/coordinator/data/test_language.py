@@ -12,6 +12,7 @@ from coordinator.data import (
     read_language_data,
 )
 from edge_runtime.contract.errors import BadInputError
+from export.chat.conversation import Conversation
 
 USER = {"role": "user", "content": "hi"}
 ASSISTANT = {"role": "assistant", "content": "hello", "name": "pac"}
@@ -37,7 +38,8 @@ def test_prompts_have_completions(tmp_path: Path) -> None:
 
 def test_messages_keep_what_a_template_may_read(tmp_path: Path) -> None:
     data = read_language_data(jsonl(tmp_path, {"messages": [USER, ASSISTANT]}), "causal-lm")
-    assert data == Conversations(conversations=((USER, ASSISTANT),), line_numbers=(1,))
+    chat = Conversation.of(USER, ASSISTANT)
+    assert data == Conversations(conversations=(chat,), line_numbers=(1,))
 
 
 def test_an_encoder_decoder_has_sources_and_targets(tmp_path: Path) -> None:
@@ -73,8 +75,8 @@ def test_fields_can_be_renamed(tmp_path: Path, task, line, names) -> None:
         ({"messages": []}, "'messages' must be a list of messages"),
         ({"messages": "hi"}, "'messages' must be a list of messages"),
         ({"messages": ["hi"]}, r"'messages\[0\]' must be an object with 'role' and 'content'"),
-        ({"messages": [USER, {"role": "assistant"}]}, r"'messages\[1\]' lacks 'content'"),
-        ({"messages": [{**USER, "content": None}]}, r"'messages\[0\].content' must be a string"),
+        ({"messages": [USER, {"role": "assistant"}]}, r"'messages\[1\].content' is missing; give"),
+        ({"messages": [{**USER, "content": None}]}, r"'messages\[0\].content' is null; give"),
         ({"messages": [{**USER, "role": 1}]}, r"'messages\[0\].role' must be a string"),
         ({"messages": [USER]}, "no turn of the role 'assistant'"),
     ],

@@ -40,14 +40,16 @@ def test_the_assistants_last_turn_is_what_is_to_be_written(tmp_path: Path) -> No
         tmp_path, {"messages": [ASKS, ANSWERS, ASKS, ANSWERS]}, {"messages": [ASKS, ANSWERS]}
     )
     found = read_prompts(path, "causal-lm", expected=True)
-    assert found.chats == ((ASKS, ANSWERS, ASKS), (ASKS,))
-    assert found.expected == ("4", "4")
+    assert [chat.messages for chat in found.chats] == [(ASKS, ANSWERS, ASKS), (ASKS,)]
+    assert [chat.messages[-1] for chat in found.answered] == [ANSWERS, ANSWERS]
+    assert [chat.learnt for chat in found.answered] == [(False,) * 3 + (True,), (False, True)]
     assert len(found) == 2
 
 
 def test_a_chat_may_end_with_a_question(tmp_path: Path) -> None:
     path = write(tmp_path, {"messages": [ASKS]})
-    assert read_prompts(path, "causal-lm").chats == ((ASKS,),)
+    (chat,) = read_prompts(path, "causal-lm").chats
+    assert chat.messages == (ASKS,)
     with pytest.raises(BadInputError, match=r"line 1: .*nothing to compare with"):
         read_prompts(path, "causal-lm", expected=True)
 

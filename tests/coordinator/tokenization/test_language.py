@@ -16,6 +16,7 @@ from coordinator.tokenization import LanguageTokenizer, TokenizedLanguage
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.manifest import InputSpec, Manifest
 from edge_runtime.contract.sample import Ragged, sample_keys
+from export.chat.conversation import Conversation
 from tests.coordinator.bundles import DIGEST, manifest
 
 FILE = Path("data.jsonl")
@@ -128,7 +129,8 @@ def documents(*texts: str) -> Documents:
 
 def chats(*conversations: tuple[dict[str, str], ...]) -> Conversations:
     numbers = tuple(range(1, len(conversations) + 1))
-    return Conversations(conversations=conversations, line_numbers=numbers)
+    made = tuple(Conversation.of(*messages) for messages in conversations)
+    return Conversations(conversations=made, line_numbers=numbers)
 
 
 def ids(result: TokenizedLanguage, row: int = 0) -> list[int]:
@@ -305,29 +307,54 @@ def test_a_backbone_with_other_inputs_is_no_language_model(bundles) -> None:
 CHAT = chats(({"role": "assistant", "content": "b"},))
 
 
+def test_a_turn_that_the_template_rewrites_is_a_sample_of_its_own_and_that_is_said(
+    tmp_path: Path,
+) -> None:
+    bundle = gpt(tmp_path / "gpt")
+    forgets = "{% if loop.last %}!{% endif %}{{ m.content }}</s>"
+    template = "{% for m in messages %}" + forgets + "{% endfor %}"
+    (bundle / "tokenizer" / "chat_template.jinja").write_text(template)
+    user, answer = ({"role": role, "content": role[0]} for role in ("user", "assistant"))
+    result = LanguageTokenizer(bundle, decoder()).encode(
+        chats((user, answer), (user, answer, user, answer)), FILE
+    )
+    check_aligned(result)
+    assert result.kept.tolist() == [0, 1, 1]
+    assert (result.num_truncated, result.num_skipped) == (0, 0)
+    (note,) = result.notes
+    assert "rewrites earlier turns of 1 lines" in note
+    assert "3 samples of 2 lines" in note
+
+
+def test_answers_without_a_stop_token_are_said(tmp_path: Path) -> None:
+    bundle = gpt(tmp_path / "gpt")
+    plain = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+    (bundle / "tokenizer" / "chat_template.jinja").write_text(plain)
+    user, answer = ({"role": role, "content": role[0]} for role in ("user", "assistant"))
+    (note,) = LanguageTokenizer(bundle, decoder()).encode(chats((user, answer)), FILE).notes
+    assert "1 lines have answers behind which the chat template writes no stop token" in note
+
+
 def test_chats_need_a_template(tmp_path: Path) -> None:
     tokenizer = LanguageTokenizer(gpt(tmp_path / "gpt"), decoder())
     with pytest.raises(BadInputError, match=r"data\.jsonl: .* no chat template; give prompt and"):
         tokenizer.encode(CHAT, FILE)
 
 
+WRITES = "{{ bos_token }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+
+
 @pytest.mark.parametrize(
     "template",
-    [
-        "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}",
-        [
-            {"name": "tool_use", "template": "no"},
-            {"name": "default", "template": "{{ bos_token }}{{ messages[0].content }}"},
-        ],
-    ],
+    [WRITES, [{"name": "tool_use", "template": "no"}, {"name": "default", "template": WRITES}]],
 )
 def test_a_template_may_be_in_the_tokenizers_configuration(tmp_path: Path, template) -> None:
     config = {"chat_template": template, "bos_token": {"content": "<s>"}, "eos_token": "</s>"}
     folder = gpt(tmp_path / "gpt")
     (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(config))
     marked = chats(({"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}))
-    with pytest.raises(BadInputError, match="no line has a token to learn"):
-        LanguageTokenizer(folder, decoder()).encode(marked, FILE)
+    found = LanguageTokenizer(folder, decoder()).encode(marked, FILE)
+    assert (ids(found)[0], len(ids(found)), counted(found)[-1]) == (BOS, 5, EOS)
 
 
 def test_a_configuration_that_is_no_json_is_named(tmp_path: Path) -> None:

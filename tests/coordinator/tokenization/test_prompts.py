@@ -8,6 +8,7 @@ import pytest
 from coordinator.data import Completions, Prompts, Transformations
 from coordinator.tokenization import LanguageTokenizer, PromptTokenizer, TokenizedPrompts
 from edge_runtime.contract.errors import BadInputError
+from export.chat.conversation import Conversation
 from tests.coordinator.tokenization.test_language import (
     BOS,
     CHATML,
@@ -67,7 +68,7 @@ def test_a_prompt_keeps_half_of_the_models_tokens(tmp_path: Path) -> None:
 def test_a_chat_ends_where_the_assistant_begins(tmp_path: Path) -> None:
     bundle = gpt(tmp_path)
     (bundle / "tokenizer" / "chat_template.jinja").write_text(CHATML)
-    chats = Prompts(chats=(({"role": "user", "content": "ab"},),), line_numbers=(4,))
+    chats = Prompts(chats=(Conversation.of({"role": "user", "content": "ab"}),), line_numbers=(4,))
     tokenizer = PromptTokenizer(bundle, decoder(), 8)
     found = ids_of(tokenizer.encode(chats, FILE))
     asked = "<|im_start|>user\nab<|im_end|>\n<|im_start|>assistant\n"
@@ -75,8 +76,22 @@ def test_a_chat_ends_where_the_assistant_begins(tmp_path: Path) -> None:
     assert found == ids_of(plain)
 
 
+def test_what_a_chat_should_answer_is_what_its_template_writes_without_the_stop_token(
+    tmp_path: Path,
+) -> None:
+    bundle = gpt(tmp_path)
+    thinks = "{% if m.role == 'assistant' and loop.last %}(hm){% endif %}{{ m.content }}</s>"
+    thinks = "{% for m in messages %}" + thinks + "{% endfor %}"
+    (bundle / "tokenizer" / "chat_template.jinja").write_text(thinks)
+    user, answer = ({"role": role, "content": role[0]} for role in ("user", "assistant"))
+    whole = Conversation.of(user, answer)
+    asked = Conversation.of(user)
+    chats = Prompts(chats=(asked,), answered=(whole,), line_numbers=(1,))
+    assert PromptTokenizer(bundle, decoder(), 8).expected(chats, FILE) == ("(hm)a",)
+
+
 def test_a_chat_needs_a_template(tmp_path: Path) -> None:
-    chats = Prompts(chats=(({"role": "user", "content": "ab"},),), line_numbers=(4,))
+    chats = Prompts(chats=(Conversation.of({"role": "user", "content": "ab"}),), line_numbers=(4,))
     with pytest.raises(BadInputError, match="no chat template"):
         PromptTokenizer(llama(tmp_path), decoder(), 8).encode(chats, FILE)
 

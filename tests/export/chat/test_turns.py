@@ -1,10 +1,14 @@
+import dataclasses
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.tokenization.chat_template import ChatTemplate, ChatTemplateError
+from export.chat.conversation import Conversation
+from export.chat.template import ChatTemplate, ChatTemplateError, Rendered
+from export.chat.turns import Turns
 
 CHATML = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -53,9 +57,22 @@ def assistant(content: str) -> dict[str, str]:
 TWO_TURNS = [user("hi"), assistant("hello"), user("how?"), assistant("so")]
 
 
-def counted(source: str, messages: list[dict[str, str]]) -> list[str]:
-    chat = ChatTemplate(source, TOKENS).conversation(messages)
+def samples_of(source: str, messages: list[Any], **more: Any) -> list[Rendered]:
+    chat = dataclasses.replace(Conversation.of(*messages), **more)
+    return Turns(ChatTemplate(source, TOKENS)).samples(chat)
+
+
+def learnt(chat: Rendered) -> list[str]:
     return [chat.text[start:end] for start, end in chat.spans]
+
+
+def counted(source: str, messages: list[Any], **more: Any) -> list[str]:
+    (chat,) = samples_of(source, messages, **more)
+    return learnt(chat)
+
+
+def prompt_of(source: str, *messages: Any) -> str:
+    return Turns(ChatTemplate(source, TOKENS)).prompt(Conversation.of(*messages))
 
 
 def test_turns_in_chatml_are_what_follows_the_generation_prompt():
@@ -68,24 +85,48 @@ def test_turns_in_llama_2_are_what_follows_the_instruction():
     assert counted(LLAMA_2, [system, *TWO_TURNS]) == [" hello </s>", " so </s>"]
 
 
-def test_the_first_message_may_be_the_assistants_where_the_template_puts_nothing_before_it():
+def test_a_chat_may_begin_with_the_assistant():
     assert counted(FORGETFUL, [assistant("ready")]) == ["<think></think>ready\n"]
-    with pytest.raises(ChatTemplateError, match="up to message 0"):
-        counted(CHATML, [assistant("ready"), user("go")])
+    said = counted(CHATML, [assistant("ready"), user("go"), assistant("gone")])
+    assert said == ["ready<|im_end|>\n", "gone<|im_end|>\n"]
 
 
-def test_a_template_that_rewrites_earlier_turns_cannot_be_split():
+def test_a_turn_that_a_later_one_rewrites_is_learnt_in_a_sample_that_it_ends():
+    whole, first = samples_of(FORGETFUL, TWO_TURNS)
+    assert learnt(whole) == ["<think></think>so\n"]
+    assert whole.text == "user: hi\nassistant: hello\nuser: how?\nassistant: <think></think>so\n"
+    assert first.text == "user: hi\nassistant: <think></think>hello\n"
+    assert learnt(first) == ["<think></think>hello\n"]
+
+
+def test_a_prompt_that_opens_a_thought_does_not_hide_where_a_turn_begins():
+    opens = FORGETFUL.replace("}}assistant: {%", "}}assistant: <think>\n{%").replace(
+        "%}assistant: {% endif", "%}assistant: <think>\n{% endif"
+    )
+    assert prompt_of(opens, user("hi")).endswith("assistant: <think>\n")
+    closed = opens.replace("<think></think>", "")
+    assert counted(closed, [user("hi"), assistant("<thanks>")]) == ["<thanks>\n"]
+
+
+def test_a_turn_that_nobody_can_find_is_an_error():
+    hides = "{% for m in messages %}{{ m.content | upper }}{% endfor %}{{ messages | length }}"
     with pytest.raises(ChatTemplateError, match=r"cannot be split .* \{% generation %\}"):
-        counted(FORGETFUL, TWO_TURNS)
+        samples_of(
+            hides + "{% if add_generation_prompt %}x{% endif %}", [user("a"), assistant("b")]
+        )
+
+
+def test_only_turns_that_are_learnt_count():
+    masked = (False, False, False, True)
+    assert counted(CHATML, TWO_TURNS, learnt=masked) == ["so<|im_end|>\n"]
+    assert counted(MARKED, TWO_TURNS, learnt=masked) == ["<think></think>so</s>"]
 
 
 def test_a_template_may_say_itself_what_the_model_writes():
     assert counted(MARKED, TWO_TURNS) == ["hello</s>", "<think></think>so</s>"]
-    chat = ChatTemplate(MARKED, TOKENS)
-    assert chat.conversation(TWO_TURNS).text == (
-        "U: hi\nA: hello</s>U: how?\nA: <think></think>so</s>"
-    )
-    assert chat.prompt(TWO_TURNS[:1]) == "U: hi\nA: "
+    (chat,) = samples_of(MARKED, TWO_TURNS)
+    assert chat.text == "U: hi\nA: hello</s>U: how?\nA: <think></think>so</s>"
+    assert prompt_of(MARKED, *TWO_TURNS[:1]) == "U: hi\nA: "
 
 
 def test_a_message_cannot_pass_for_the_assistants():
@@ -94,7 +135,7 @@ def test_a_message_cannot_pass_for_the_assistants():
 
 
 def test_a_prompt_ends_where_the_assistant_begins():
-    assert ChatTemplate(CHATML, {}).prompt([user("hi")]).endswith("<|im_start|>assistant\n")
+    assert prompt_of(CHATML, user("hi")).endswith("<|im_start|>assistant\n")
 
 
 COMPILED = (ChatTemplate(CHATML, TOKENS), ChatTemplate(LLAMA_2, TOKENS))
@@ -108,8 +149,8 @@ def test_every_turn_is_found_whatever_it_says(turns):
         (COMPILED[0], [f"{said}<|im_end|>\n" for _, said in turns]),
         (COMPILED[1], [f" {said.strip()} </s>" for _, said in turns]),
     ):
-        chat = template.conversation(messages)
-        assert [chat.text[start:end] for start, end in chat.spans] == expected
+        (chat,) = Turns(template).samples(Conversation.of(*messages))
+        assert learnt(chat) == expected
 
 
 def test_what_a_template_refuses_is_said_in_its_words():
@@ -118,9 +159,9 @@ def test_what_a_template_refuses_is_said_in_its_words():
 
 
 def test_json_in_templates_is_not_made_for_html():
-    chat = ChatTemplate("{{ messages[0].content | tojson }}", {})
-    assert json.loads(chat.conversation([user("<é>")]).text) == "<é>"
-    assert "<é>" in chat.conversation([user("<é>")]).text
+    written = prompt_of("{{ messages[0].content | tojson }}", user("<é>"))
+    assert json.loads(written) == "<é>"
+    assert "<é>" in written
 
 
 @pytest.mark.parametrize(
@@ -149,9 +190,9 @@ def test_json_in_templates_is_not_made_for_html():
 )
 def test_a_hostile_or_broken_template_is_refused(source):
     with pytest.raises(ChatTemplateError):
-        ChatTemplate(source, {}).conversation(TWO_TURNS)
+        samples_of(source, TWO_TURNS)
 
 
 def test_what_a_template_cannot_see_is_nothing():
     for source in ("{{ ''|attr('__class__') }}", "{{ range.__self__ }}"):
-        assert ChatTemplate(source, {}).prompt([user("a")]) == ""
+        assert ChatTemplate(source, {}).render(Conversation.of(), []).text == ""

@@ -12,11 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import IO
+from typing import IO, Any
 
 from edge_runtime.contract.errors import BadInputError
 
-from .chat_template import ChatTemplate, ChatTemplateError, Message, Rendered
+from .conversation import Conversation
+from .template import ChatTemplate, ChatTemplateError, Rendered
+from .turns import Turns
 
 MEMORY_BYTES = 1 << 30
 CPU_SECONDS = 10
@@ -31,65 +33,101 @@ class TemplateSource:
         where: the file that it is in.
         source: jinja2.
         variables: special tokens by name.
+        tool_use: the template for chats with tools, where there is one.
     """
 
     where: str
     source: str
     variables: Mapping[str, str]
+    tool_use: str = ""
 
 
 def render_conversations(
     template: TemplateSource,
-    conversations: Sequence[Sequence[Message]],
+    conversations: Sequence[Conversation],
     names: Sequence[str],
     cpu_seconds: int = CPU_SECONDS,
-    *,
-    prompts: bool = False,
-) -> list[Rendered]:
-    """Renders every conversation.
+) -> list[list[Rendered]]:
+    """Renders every conversation with its turns, each as one sample or more.
 
     Args:
-        template: of the bundle.
+        template: of the model.
         conversations: messages of each.
         names: what to call each of them in an error.
         cpu_seconds: what each of them may take.
-        prompts: write them up to where the assistant's next turn begins; no turns then.
 
     Raises:
         BadInputError: the template fails, cannot be split, or takes too long or too much.
     """
+    results = _run(template, conversations, names, "samples", cpu_seconds)
+    return [
+        [
+            Rendered(text=each["text"], spans=tuple((start, end) for start, end in each["spans"]))
+            for each in result
+        ]
+        for result in results
+    ]
+
+
+def render_prompts(
+    template: TemplateSource, conversations: Sequence[Conversation], names: Sequence[str]
+) -> list[str]:
+    """Renders every conversation up to where the assistant's next turn begins.
+
+    Arguments and errors are those of :func:`render_conversations`.
+    """
+    return [str(text) for text in _run(template, conversations, names, "prompt", CPU_SECONDS)]
+
+
+def render_turn_end(template: TemplateSource) -> str:
+    """Renders what the template writes behind an answer; empty if it cannot be rendered."""
+    try:
+        (end,) = _run(template, [Conversation.of()], [template.where], "turn_end", CPU_SECONDS)
+    except BadInputError:
+        return ""
+    return str(end)
+
+
+def _run(
+    template: TemplateSource,
+    conversations: Sequence[Conversation],
+    names: Sequence[str],
+    wanted: str,
+    cpu_seconds: int,
+) -> list[Any]:
     job = {
         "source": template.source,
+        "tool_use": template.tool_use,
         "variables": dict(template.variables),
         "cpu_seconds": cpu_seconds,
-        "prompts": prompts,
-        "conversations": [list(conversation) for conversation in conversations],
+        "wanted": wanted,
+        "conversations": [dataclasses.asdict(conversation) for conversation in conversations],
     }
     ended = subprocess.run(
-        [sys.executable, "-m", "coordinator.tokenization.sandbox"],
+        [sys.executable, "-m", __name__],
         input=json.dumps(job),
         capture_output=True,
         check=False,
         encoding="ascii",
         errors="replace",
     )
-    results = [json.loads(line) for line in ended.stdout.splitlines()]
-    rendered = []
-    for name, result in zip(names, results, strict=False):
+    lines = ended.stdout.splitlines()
+    results = []
+    for name, line in zip(names, lines, strict=False):
+        result = json.loads(line)
         if "error" in result:
             raise BadInputError(f"{name}: {result['error']} ({template.where})")
-        if not _is_unicode(result["text"]):
+        if not _is_unicode(json.dumps(result, ensure_ascii=False)):
             raise BadInputError(f"{name}: the messages have lone surrogates; mend the text")
-        spans = tuple((start, end) for start, end in result["spans"])
-        rendered.append(Rendered(text=result["text"], spans=spans))
-    if len(rendered) < len(conversations):
+        results.append(result["result"])
+    if len(results) < len(conversations):
         if ended.returncode > 0:
             raise RuntimeError(f"the process that renders chats failed: {ended.stderr[-2000:]}")
         raise BadInputError(
-            f"{names[len(rendered)]}: the chat template takes too much time or memory "
+            f"{names[len(results)]}: the chat template takes too much time or memory "
             f"({template.where}); use another one, or give prompt and completion"
         )
-    return rendered
+    return results
 
 
 def _is_unicode(text: str) -> bool:
@@ -105,23 +143,28 @@ def work(read: IO[str], write: IO[str]) -> None:
     job = json.load(read)
     _allow(job["cpu_seconds"])
     try:
-        template = ChatTemplate(job["source"], job["variables"])
+        turns = Turns(ChatTemplate(job["source"], job["variables"], job["tool_use"]))
     except ChatTemplateError as error:
         write.write(json.dumps({"error": str(error)}) + "\n")
         return
-    for conversation in job["conversations"]:
+    for plain in job["conversations"]:
         _allow(job["cpu_seconds"])
         try:
-            if job.get("prompts"):
-                result = {"text": template.prompt(conversation), "spans": []}
-            else:
-                result = dataclasses.asdict(template.conversation(conversation))
+            result = {"result": _wanted(turns, job["wanted"], Conversation(**plain))}
         except (ChatTemplateError, MemoryError) as error:
             result = {"error": str(error) or "the chat template takes too much memory"}
         write.write(json.dumps(result) + "\n")
         write.flush()
         if "error" in result:
             return
+
+
+def _wanted(turns: Turns, wanted: str, conversation: Conversation) -> Any:
+    if wanted == "prompt":
+        return turns.prompt(conversation)
+    if wanted == "turn_end":
+        return turns.turn_end()
+    return [dataclasses.asdict(sample) for sample in turns.samples(conversation)]
 
 
 def _allow(cpu_seconds: int) -> None:

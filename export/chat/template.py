@@ -1,14 +1,9 @@
-"""Writes conversations as the model's chat template does, and finds the assistant's turns.
+"""Renders conversations by a model's chat template, as transformers does.
 
 A template comes with a model, hence from a stranger. It runs in jinja2's immutable sandbox
 without a loader and with few globals, nothing that is random or tells the time (a text would
 be other tokens tomorrow, and its cached states lost). What the sandbox does not bound, time
-and memory, :mod:`.chat_process` does.
-
-Where an assistant's turn begins and ends: a template may say so with ``{% generation %}``.
-If it does not, every turn is found by what the template writes for the messages before it
-(with ``add_generation_prompt``, which is where the model would begin) and for the messages
-up to it; each must be the beginning of the next.
+and memory, :mod:`.sandbox` does.
 """
 
 import dataclasses
@@ -24,19 +19,19 @@ import jinja2.nodes
 import jinja2.sandbox
 from jinja2.parser import Parser
 
-Message: TypeAlias = Mapping[str, Any]
+from .conversation import Conversation, Message
+
 Span: TypeAlias = tuple[int, int]
 
-ASSISTANT = "assistant"
 SPARE_CHARACTERS = 20_000
 GROWTH = 8
-"""A rendering is at most so much longer than its messages as JSON, and spare characters."""
+"""A rendering is at most so much longer than its chat as JSON, and spare characters."""
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 class ChatTemplateError(Exception):
-    """The template cannot be read, fails, or cannot be split into turns."""
+    """The template cannot be read, fails, or does not write what is to be learnt."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +40,7 @@ class Rendered:
 
     Attributes:
         text: what the template wrote.
-        spans: the assistant's turns, with their end markers: ``text[start:end]``, ascending.
+        spans: the turns that are learnt, with their end markers: ``text[start:end]``, ascending.
     """
 
     text: str
@@ -53,81 +48,83 @@ class Rendered:
 
 
 class ChatTemplate:
-    """One model's template."""
+    """Renders by one model's template.
 
-    def __init__(self, source: str, variables: Mapping[str, str]) -> None:
+    Attributes:
+        marked: the template says itself what the model writes, with ``{% generation %}``.
+        special_tokens: those that the template may name.
+    """
+
+    def __init__(self, source: str, variables: Mapping[str, str], tool_use: str = "") -> None:
         """Compiles it.
 
         Args:
             source: jinja2.
             variables: special tokens by the names that templates know, as ``bos_token``.
+            tool_use: the template for chats with tools; empty where it is the same.
 
         Raises:
             ChatTemplateError: it is no jinja2, or loads other files.
         """
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        self._environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=["jinja2.ext.loopcontrols", _Generation],
         )
-        environment.globals = {
-            name: environment.globals[name] for name in ("range", "dict", "namespace")
-        }
-        environment.globals["raise_exception"] = _raise
-        environment.filters.pop("random")
-        environment.filters["tojson"] = _to_json
+        names = ("range", "dict", "namespace")
+        kept = {name: self._environment.globals[name] for name in names}
+        self._environment.globals = kept
+        self._environment.globals["raise_exception"] = _raise
+        self._environment.filters.pop("random")
+        self._environment.filters["tojson"] = _to_json
         # Unguessable, so that no message can claim to be the assistant's.
         self._open, self._close = (f"\ue000{secrets.token_hex(16)}" for _ in "()")
-        environment.extend(pacplus_marks=(self._open, self._close))
-        self._marked = bool(_GENERATION.search(source))
+        self._environment.extend(pacplus_marks=(self._open, self._close))
+        self.marked = bool(_GENERATION.search(tool_use or source))
         self._variables = dict(variables)
+        self.special_tokens = tuple(filter(None, variables.values()))
+        self._sources = source + tool_use
+        self._plain = self._compiled(source)
+        self._tool_use = self._compiled(tool_use) if tool_use else self._plain
+
+    def _compiled(self, source: str) -> jinja2.Template:
         try:
-            self._template = environment.from_string(source)
+            return self._environment.from_string(source)
         except Exception as error:  # jinja2 computes constants while it compiles
             raise ChatTemplateError(f"the chat template cannot be read: {_reason(error)}") from None
 
-    def conversation(self, messages: Sequence[Message]) -> Rendered:
-        """The whole conversation and its assistant's turns.
+    def names(self, word: str) -> bool:
+        """Tells whether the template's source has ``word``: what it does not name, it ignores."""
+        return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", self._sources) is not None
 
-        Raises:
-            ChatTemplateError: the template fails, or cannot be split.
-        """
-        raw = self._render(messages, prompt=False)
-        if self._marked:
-            return self._from_marks(raw)
-        spans, before = [], ""
-        for i, message in enumerate(messages):
-            if message["role"] != ASSISTANT:
-                continue
-            start = self._render(messages[:i], prompt=True)
-            end = self._render(messages[: i + 1], prompt=False)
-            _check_prefix(before, start, i)
-            _check_prefix(start, end, i)
-            spans.append((len(start), len(end)))
-            before = end
-        _check_prefix(before, raw, len(messages) - 1)
-        return Rendered(text=raw, spans=tuple(spans))
+    def render(
+        self, chat: Conversation, messages: Sequence[Message], *, prompt: bool = False
+    ) -> Rendered:
+        """Renders ``messages`` with the chat's tools and variables.
 
-    def prompt(self, messages: Sequence[Message]) -> str:
-        """The conversation up to where the assistant's next turn begins.
+        Args:
+            chat: whose they are.
+            messages: all of its messages or some.
+            prompt: write them up to where the assistant's next turn begins.
+
+        Returns:
+            Text, and the spans that the template itself marks.
 
         Raises:
             ChatTemplateError: the template fails.
         """
-        raw = self._render(messages, prompt=True)
-        return self._from_marks(raw).text if self._marked else raw
-
-    def _render(self, messages: Sequence[Message], *, prompt: bool) -> str:
-        limit = SPARE_CHARACTERS + GROWTH * len(json.dumps(messages))
+        given = (list(messages), list(chat.tools), dict(chat.variables))
+        limit = SPARE_CHARACTERS + GROWTH * len(json.dumps(given))
         pieces: list[str] = []
         size = 0
+        template = self._tool_use if chat.tools else self._plain
         try:
-            for piece in self._template.generate(
+            for piece in template.generate(
+                **{**self._variables, **chat.variables},
                 messages=messages,
                 add_generation_prompt=prompt,
-                tools=None,
+                tools=list(chat.tools) or None,
                 documents=None,
-                **self._variables,
             ):
                 size += len(piece)
                 if size > limit:
@@ -139,7 +136,7 @@ class ChatTemplate:
             raise
         except Exception as error:  # whatever a stranger's program may raise
             raise ChatTemplateError(f"the chat template fails: {_reason(error)}") from None
-        return "".join(pieces)
+        return self._from_marks("".join(pieces))
 
     def _from_marks(self, raw: str) -> Rendered:
         """Takes the marks out again and says where they were."""
@@ -151,7 +148,7 @@ class ChatTemplate:
                 spans.append((start, len(text)))
             else:
                 text += piece
-        return Rendered(text=text, spans=tuple(span for span in spans if span[0] < span[1]))
+        return Rendered(text=text, spans=tuple(spans))
 
 
 class _Generation(jinja2.ext.Extension):
@@ -170,15 +167,6 @@ class _Generation(jinja2.ext.Extension):
         return f"{before}{caller()}{after}"
 
 
-def _check_prefix(before: str, after: str, index: int) -> None:
-    if not after.startswith(before):
-        raise ChatTemplateError(
-            f"the chat template cannot be split into turns: what it writes up to message {index} "
-            "changes with the messages behind; mark the assistant's turns in the template with "
-            "{% generation %} and {% endgeneration %}, or give prompt and completion"
-        )
-
-
 def _reason(error: Exception) -> str:
     return str(error)[:300] or type(error).__name__
 
@@ -187,6 +175,14 @@ def _raise(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
 
 
-def _to_json(value: Any, indent: int | None = None) -> str:
-    """Unlike jinja2's own, not made for HTML."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Unlike jinja2's own, not made for HTML; takes what transformers' takes."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )

@@ -1,13 +1,22 @@
+import dataclasses
 import io
 import json
 
 import pytest
 
-from coordinator.tokenization.sandbox import TemplateSource, render_conversations, work
 from edge_runtime.contract.errors import BadInputError
+from export.chat.conversation import Conversation
+from export.chat.sandbox import (
+    TemplateSource,
+    render_conversations,
+    render_prompts,
+    render_turn_end,
+    work,
+)
 
 ANSWER = {"role": "assistant", "content": "ü"}
-CHATS = [[{"role": "user", "content": asked}, ANSWER] for asked in "ab"]
+CHATS = [Conversation.of({"role": "user", "content": asked}, ANSWER) for asked in "ab"]
+PLAIN_CHATS = [dataclasses.asdict(chat) for chat in CHATS]
 LINES = ("chats.jsonl, line 1", "chats.jsonl, line 2")
 PLAIN = "{% for m in messages %}{{ bos }}{{ m.content }}{% endfor %}"
 
@@ -17,15 +26,26 @@ def template(source: str) -> TemplateSource:
 
 
 def test_conversations_come_back_in_order():
-    first, second = render_conversations(template(PLAIN), CHATS, LINES)
+    (first,), (second,) = render_conversations(template(PLAIN), CHATS, LINES)
     assert (first.text, first.spans) == ("^a^ü", ((2, 4),))
     assert (second.text, second.spans) == ("^b^ü", ((2, 4),))
+
+
+def test_prompts_end_where_the_assistant_begins():
+    asked = dataclasses.replace(CHATS[0], messages=CHATS[0].messages[:1])
+    opens = PLAIN + "{% if add_generation_prompt %}>{% endif %}"
+    assert render_prompts(template(opens), [asked], LINES) == ["^a>"]
+
+
+def test_the_end_of_a_turn_is_what_follows_an_answer():
+    assert render_turn_end(template(PLAIN.replace("{% endfor", "</s>\n{% endfor"))) == "</s>\n"
+    assert render_turn_end(template("{{ raise_exception('no') }}")) == ""
 
 
 def test_the_line_that_a_template_refuses_is_named():
     refuses = "{% if messages[0].content == 'b' %}{{ raise_exception('not b') }}{% endif %}"
     with pytest.raises(BadInputError, match=r"line 2: .*not b \(bundle/chat_template\.jinja\)"):
-        render_conversations(template(refuses), CHATS, LINES)
+        render_conversations(template(refuses + PLAIN), CHATS, LINES)
 
 
 def test_a_template_that_is_none_is_named():
@@ -56,8 +76,10 @@ def test_the_process_stops_at_the_first_error(monkeypatch):
     job = {
         "source": "{{ raise_exception('no') }}",
         "variables": {},
+        "tool_use": "",
+        "wanted": "samples",
         "cpu_seconds": 1,
-        "conversations": CHATS,
+        "conversations": PLAIN_CHATS,
     }
     written = io.StringIO()
     work(io.StringIO(json.dumps(job)), written)
@@ -68,13 +90,20 @@ def test_each_conversation_has_its_own_time(monkeypatch):
     limits = []
     monkeypatch.setattr("resource.setrlimit", lambda _, limit: limits.append(limit[0]))
     monkeypatch.setattr("time.process_time", iter([0.1, 0.2, 7.5]).__next__)
-    job = {"source": PLAIN, "variables": {}, "cpu_seconds": 10, "conversations": CHATS}
+    job = {
+        "source": PLAIN,
+        "tool_use": "",
+        "variables": {},
+        "wanted": "samples",
+        "cpu_seconds": 10,
+        "conversations": PLAIN_CHATS,
+    }
     work(io.StringIO(json.dumps(job)), io.StringIO())
     assert limits == [11, 11, 18]
 
 
 def test_messages_that_are_no_text_are_named():
-    broken = [{"role": "user", "content": "a", "name": "\ud800"}, ANSWER]
+    broken = Conversation.of({"role": "user", "content": "a", "name": "\ud800"}, ANSWER)
     source = "{% for m in messages %}{{ m.name }}{{ m.content }}{% endfor %}"
     with pytest.raises(BadInputError, match="line 2: the messages have lone surrogates"):
         render_conversations(template(source), [CHATS[0], broken], LINES)

@@ -1,0 +1,1 @@
+"""Renders chats as the model's own template does, and finds the turns that are learnt."""

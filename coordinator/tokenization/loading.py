@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.contract.errors import BadInputError
-from export.chat.source import read_template
+from export.chat.source import CONFIG, read_template
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -53,15 +53,24 @@ def load_tokenizer(bundle: Path, *, continuing: bool = False) -> tokenizers.Toke
     tokenizer.no_padding()
     tokenizer.no_truncation()
     # tokenizer.json has no place for it.
-    config = _config(bundle / CONFIG_PATH)
-    tokenizer.encode_special_tokens = config.get("split_special_tokens") is True
+    tokenizer.encode_special_tokens = _setting(bundle, "split_special_tokens") is True
     return tokenizer
 
 
 def truncation_side(bundle: Path) -> str:
     """Says at which end the tokenizer cuts texts that are too long: ``right`` or ``left``."""
-    left = _config(bundle / CONFIG_PATH).get("truncation_side") == "left"
-    return "left" if left else "right"
+    return "left" if _setting(bundle, "truncation_side") == "left" else "right"
+
+
+def _setting(bundle: Path, name: str) -> Any:
+    path = bundle / TOKENIZER_FOLDER / CONFIG
+    if not path.is_file():
+        return None
+    try:
+        fields = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInputError(f"{path}: not JSON ({error}); export the model again") from None
+    return fields.get(name) if isinstance(fields, dict) else None
 
 
 def encodings(

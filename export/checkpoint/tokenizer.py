@@ -171,11 +171,16 @@ def _fitted(
     beyond = beyond_embeddings(backend, count)
     if not beyond:
         return text, {}
-    pad = getattr(checkpoint.config, "pad_token_id", None)
-    folder = checkpoint.path
-    spare = is_spare(tokenizer, backend, pad, templates, folder)
-    check_spare(beyond, spare, count, folder)
+    path = checkpoint.path
+    spare = is_spare(tokenizer, backend, _padding(path), templates, path)
+    check_spare(beyond, spare, count, path)
     return without_tokens(text, beyond), beyond
+
+
+def _padding(path: Path) -> Any:
+    """The model's ``pad_token_id`` as its file has it; the loaded one may have been mended."""
+    file = path / "config.json"
+    return json.loads(file.read_text("utf-8")).get("pad_token_id") if file.is_file() else None
 
 
 def _against_file(tokenizer: Any, file: Path) -> tuple[str, ...]:

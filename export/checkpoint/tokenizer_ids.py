@@ -56,7 +56,7 @@ def check_spare(
 def is_spare(
     tokenizer: Any,
     backend: tokenizers.Tokenizer,
-    pad_token_id: int | None,
+    pad_token_id: object,
     templates: Collection[str],
     folder: Path,
 ) -> Callable[[str], bool]:
@@ -84,14 +84,10 @@ def is_spare(
     def spare(token: str) -> bool:
         index = backend.token_to_id(token)
         own = {role for role, content in roles.items() if content == token}
-        if (
-            token in ordinary
-            or index in framing
-            or token in written
-            or any(map(written.count, own))
-        ):
+        used = token in written or any(role in written for role in own)
+        if token in ordinary or index in framing or used:
             return False
-        if index == pad_token_id or any(map(_SPARE_ROLES.match, own)):
+        if (own or index == pad_token_id) and all(map(_SPARE_ROLES.match, own)):
             return True
         return not any(json.dumps(token, ensure_ascii=ascii_) in files for ascii_ in (True, False))
 

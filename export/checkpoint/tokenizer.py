@@ -39,16 +39,20 @@ def save_tokenizer(checkpoint: Checkpoint, folder: Path) -> tuple[str, ...]:
             transformers does, or it has tokens that the model has no embeddings for.
     """
     path = checkpoint.path
-    file = path / "tokenizer.json"
-    _check_json(path)
     with quiet():
-        tokenizer, notes = _read(checkpoint)
-        text = _unpadded(tokenizer.backend_tokenizer)
+        tokenizer, notes = _read(checkpoint, _algorithm(path))
+        backend = tokenizer.backend_tokenizer
+        backend.no_padding()
+        backend.no_truncation()
         templates = _templates(tokenizer, path)
-        text, left_out = _fitted(checkpoint, tokenizer, text, list(templates.values()))
-        text = with_exact_scores(text)
-        check_same(_load(text, tokenizer.split_special_tokens), tokenizer, left_out, str(path))
-        notes += _against_file(tokenizer, file) if file.is_file() else ()
+        left_out = _needless(checkpoint, tokenizer, list(templates.values()))
+        text = without_tokens(backend.to_str(), left_out)
+        if type(backend.model).__name__ == "Unigram":
+            text = with_exact_scores(text)
+        written = tokenizers.Tokenizer.from_str(text)
+        written.encode_special_tokens = tokenizer.split_special_tokens
+        check_same(written, tokenizer, left_out, str(path))
+        notes += _against_file(written, path / "tokenizer.json", type(tokenizer).__name__)
     if left_out:
         notes += (
             f"tokenizer: {named(left_out)} left out: without embeddings, and not needed; their "
@@ -78,7 +82,7 @@ def tokenizer_limit(checkpoint: Checkpoint) -> int | None:
     return int(limit) if isinstance(limit, int | float) and 0 < limit < _SANE_LENGTH else None
 
 
-def _read(checkpoint: Checkpoint) -> tuple[Any, tuple[str, ...]]:
+def _read(checkpoint: Checkpoint, algorithm: str | None) -> tuple[Any, tuple[str, ...]]:
     """Gives transformers' tokenizer; by ``tokenizer.json`` alone if its class cannot be it."""
     path = checkpoint.path
     file = path / "tokenizer.json"
@@ -88,7 +92,7 @@ def _read(checkpoint: Checkpoint) -> tuple[Any, tuple[str, ...]]:
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, **options)
         if getattr(tokenizer, "backend_tokenizer", None) is None:
             slow = tokenizer
-        reason = _misfit(tokenizer, path)
+        reason = _misfit(tokenizer, path, algorithm)
     except Exception as error:
         # Readers and converters raise what they like.
         reason = _reason(error, path)
@@ -107,18 +111,16 @@ def _read(checkpoint: Checkpoint) -> tuple[Any, tuple[str, ...]]:
     return plain, (f"tokenizer: tokenizer.json as it is, for transformers cannot use it: {reason}",)
 
 
-def _misfit(tokenizer: Any, path: Path) -> str:
+def _misfit(tokenizer: Any, path: Path, algorithm: str | None) -> str:
     """Says why a tokenizer of transformers is not that of the files; "" if it is."""
-    kind, file = type(tokenizer).__name__, path / "tokenizer.json"
+    kind = type(tokenizer).__name__
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return f"{kind} has no fast form"
     if not (_has_vocabulary(path) and set(backend.get_vocab()) - set(tokenizer.get_added_vocab())):
         return f"{kind} finds no vocabulary"
-    if file.is_file():
-        algorithm = json.loads(file.read_text("utf-8"))["model"].get("type")
-        if algorithm not in (None, type(backend.model).__name__):
-            return f"{kind} is for {type(backend.model).__name__}, not for {algorithm}"
+    if algorithm not in (None, type(backend.model).__name__):
+        return f"{kind} is for {type(backend.model).__name__}, not for {algorithm}"
     return ""
 
 
@@ -139,7 +141,9 @@ def _has_vocabulary(path: Path) -> bool:
     return path.is_file() or any(any(path.glob(name)) for name in _VOCABULARIES)
 
 
-def _check_json(path: Path) -> None:
+def _algorithm(path: Path) -> str | None:
+    """Checks the tokenizer's files; gives the type of the model that tokenizer.json has."""
+    algorithm = None
     for file in sorted(path.glob("*token*.json")):
         try:
             fields = json.loads(file.read_text("utf-8"))
@@ -147,34 +151,20 @@ def _check_json(path: Path) -> None:
             raise BadInputError(f"{file}: not JSON ({error}); it must be whole") from None
         if not isinstance(fields, dict):
             raise BadInputError(f"{file}: not a JSON object")
+        if file.name == "tokenizer.json" and isinstance(model := fields.get("model"), dict):
+            algorithm = model.get("type")
+    return algorithm
 
 
-def _unpadded(backend: tokenizers.Tokenizer) -> str:
-    """The text of a ``tokenizer.json`` without padding and truncation."""
-    copy = tokenizers.Tokenizer.from_str(backend.to_str())
-    copy.no_padding()
-    copy.no_truncation()
-    return str(copy.to_str())
-
-
-def _load(text: str, split_special_tokens: bool = False) -> tokenizers.Tokenizer:
-    backend = tokenizers.Tokenizer.from_str(text)
-    backend.encode_special_tokens = split_special_tokens
-    return backend
-
-
-def _fitted(
-    checkpoint: Checkpoint, tokenizer: Any, text: str, templates: list[str]
-) -> tuple[str, dict[str, int]]:
-    """Takes out tokens without embeddings that nothing needs; says which."""
-    backend, count = _load(text), checkpoint.config.vocab_size
+def _needless(checkpoint: Checkpoint, tokenizer: Any, templates: list[str]) -> dict[str, int]:
+    """Finds the tokens without embeddings; refuses them if something needs them."""
+    path, count = checkpoint.path, checkpoint.config.vocab_size
+    backend = tokenizer.backend_tokenizer
     beyond = beyond_embeddings(backend, count)
-    if not beyond:
-        return text, {}
-    path = checkpoint.path
-    spare = is_spare(tokenizer, backend, _padding(path), templates, path)
-    check_spare(beyond, spare, count, path)
-    return without_tokens(text, beyond), beyond
+    if beyond:
+        spare = is_spare(tokenizer, backend, _padding(path), templates, path)
+        check_spare(beyond, spare, count, path)
+    return beyond
 
 
 def _padding(path: Path) -> Any:
@@ -183,17 +173,17 @@ def _padding(path: Path) -> Any:
     return json.loads(file.read_text("utf-8")).get("pad_token_id") if file.is_file() else None
 
 
-def _against_file(tokenizer: Any, file: Path) -> tuple[str, ...]:
+def _against_file(written: tokenizers.Tokenizer, file: Path, kind: str) -> tuple[str, ...]:
     """Notes a text that ``tokenizer.json`` alone would read differently."""
-    made = _load(_unpadded(tokenizer.backend_tokenizer))
     try:
-        own = _load(_unpadded(tokenizers.Tokenizer.from_file(str(file))))
-        text = first_difference(by_tokenizers(own), by_tokenizers(made), trial_texts())
-    except Exception:  # of the package; it cannot use the file, transformers can
+        own = tokenizers.Tokenizer.from_file(str(file))
+        own.no_padding()
+        own.no_truncation()
+        text = first_difference(by_tokenizers(own), by_tokenizers(written), trial_texts())
+    except Exception:  # of the package: there is no such file, or only transformers can use it
         return ()
     if text is None:
         return ()
-    kind = type(tokenizer).__name__
     return (f"tokenizer: as transformers' {kind}; tokenizer.json alone reads {text} differently",)
 
 

@@ -96,6 +96,8 @@ def is_spare(
 
 def without_tokens(text: str, tokens: Collection[str]) -> str:
     """Takes added tokens out of the text of a ``tokenizer.json``."""
+    if not tokens:
+        return text
     fields = json.loads(text)
     fields["added_tokens"] = [t for t in fields["added_tokens"] if t["content"] not in tokens]
     return json.dumps(fields, ensure_ascii=False)

@@ -128,10 +128,9 @@ def _reason(error: Exception, path: Path) -> str:
     """Says why there is no tokenizer; transformers asks for packages that would not help."""
     if not _has_vocabulary(path):
         return "no file has its vocabulary"
-    if not any(path.glob("tokenizer.*json")) and any(path.glob("*.model")):
-        if importlib.util.find_spec("sentencepiece") is None:
-            return "its .model file is read with: pip install sentencepiece protobuf"
-        return "its .model file cannot be read"
+    alone = any(path.glob("*.model")) and not (path / "tokenizer.json").is_file()
+    if alone and importlib.util.find_spec("sentencepiece") is None:
+        return "its .model file is read with: pip install sentencepiece protobuf"
     if "custom code" in str(error):
         return "it needs code that comes with it, which is not run"
     return first_line(error)

@@ -39,9 +39,11 @@ def save_tokenizer(checkpoint: Checkpoint, folder: Path) -> tuple[str, ...]:
             transformers does, or it has tokens that the model has no embeddings for.
     """
     path = checkpoint.path
+    files = _files(path)
     with quiet():
-        tokenizer, notes = _read(checkpoint, _algorithm(path))
+        tokenizer, notes = _read(checkpoint, _algorithm(files))
         backend = tokenizer.backend_tokenizer
+        notes += _moved(files, backend)
         backend.no_padding()
         backend.no_truncation()
         templates = _templates(tokenizer, path)
@@ -140,19 +142,37 @@ def _has_vocabulary(path: Path) -> bool:
     return path.is_file() or any(any(path.glob(name)) for name in _VOCABULARIES)
 
 
-def _algorithm(path: Path) -> str | None:
-    """Checks the tokenizer's files; gives the type of the model that tokenizer.json has."""
-    algorithm = None
+def _files(path: Path) -> dict[str, dict[str, Any]]:
+    """Reads the tokenizer's JSON files.
+
+    Raises:
+        BadInputError: one of them is damaged.
+    """
+    found = {}
     for file in sorted(path.glob("*token*.json")):
         try:
-            fields = json.loads(file.read_text("utf-8"))
+            found[file.name] = json.loads(file.read_text("utf-8"))
         except (ValueError, RecursionError) as error:
             raise BadInputError(f"{file}: not JSON ({error}); it must be whole") from None
-        if not isinstance(fields, dict):
+        if not isinstance(found[file.name], dict):
             raise BadInputError(f"{file}: not a JSON object")
-        if file.name == "tokenizer.json" and isinstance(model := fields.get("model"), dict):
-            algorithm = model.get("type")
-    return algorithm
+    return found
+
+
+def _algorithm(files: dict[str, dict[str, Any]]) -> str | None:
+    model = files.get("tokenizer.json", {}).get("model")
+    return model.get("type") if isinstance(model, dict) else None
+
+
+def _moved(files: dict[str, dict[str, Any]], backend: tokenizers.Tokenizer) -> tuple[str, ...]:
+    """Notes an added token that has another id than its file says: those must have no gaps."""
+    added = files.get("tokenizer.json", {}).get("added_tokens", [])
+    said = {token.get("content"): token.get("id") for token in added}
+    for token, index in (files.get("added_tokens.json", {}) | said).items():
+        made = backend.token_to_id(str(token))
+        if made is not None and made != index:
+            return (f"tokenizer: transformers reads {token!r} as {made}, though files say {index}",)
+    return ()
 
 
 def _needless(checkpoint: Checkpoint, tokenizer: Any, templates: list[str]) -> dict[str, int]:

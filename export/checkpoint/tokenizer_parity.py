@@ -26,7 +26,12 @@ def by_tokenizers(tokenizer: Any) -> Encode:
 
     def encode(texts: Sequence[str], pairs: Sequence[str] | None, special: bool) -> list[Row]:
         items = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
-        encodings = tokenizer.encode_batch_fast(items, add_special_tokens=special)
+        try:
+            encodings = tokenizer.encode_batch_fast(items, add_special_tokens=special)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # no Exception, and nobody exports it
+                raise
+            raise ValueError(str(error)) from None
         return [(encoding.ids, encoding.type_ids) for encoding in encodings]
 
     return encode

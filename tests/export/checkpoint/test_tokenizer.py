@@ -179,6 +179,19 @@ def test_a_tokenizer_of_another_kind_than_the_class_is_read_as_it_is_and_said(tm
     assert tokenizer.encode("the cat").tokens == ["[CLS]", "the", "cat", "[SEP]"]
 
 
+def test_a_token_that_transformers_moves_is_said(tmp_path):
+    """Ids of added tokens follow the vocabulary's; what a file says of a gap is ignored."""
+
+    def leave_a_gap(folder):
+        file = folder / "tokenizer.json"
+        fields = json.loads(file.read_text())
+        fields["added_tokens"].append(fields["added_tokens"][0] | {"id": 900, "content": "<far>"})
+        file.write_text(json.dumps(fields))
+
+    [note] = save_tokenizer(checkpoint(tmp_path, "llama 3", leave_a_gap), tmp_path / "out")
+    assert "'<far>' as 500, though files say 900" in note
+
+
 def test_padding_and_truncation_within_the_file_have_no_effect(tmp_path):
     tokenizer = saved(checkpoint(tmp_path, "bert, padded and truncated"), tmp_path / "out")
     assert (tokenizer.padding, tokenizer.truncation) == (None, None)

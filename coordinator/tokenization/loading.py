@@ -11,7 +11,7 @@ from edge_runtime.contract.errors import BadInputError
 from export.chat.source import CONFIG, read_template
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     import tokenizers
@@ -73,6 +73,12 @@ def _setting(bundle: Path, name: str) -> Any:
     return fields.get(name) if isinstance(fields, dict) else None
 
 
+def decoder_of(bundle: Path) -> Callable[[Sequence[int]], str]:
+    """Makes the function that writes ids of the bundle's tokenizer, special tokens included."""
+    tokenizer = load_tokenizer(bundle)
+    return lambda ids: tokenizer.decode(list(ids), skip_special_tokens=False)
+
+
 def encodings(
     tokenizer: tokenizers.Tokenizer,
     items: Sequence[Any],
@@ -127,7 +133,7 @@ def frame_of(tokenizer: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
     return [token.token_id for token in before], [token.token_id for token in after]
 
 
-def load_template(bundle: Path, data: Path | None, instead: str) -> TemplateSource:
+def load_template(bundle: Path, data: str | None, instead: str) -> TemplateSource:
     """Reads the chat template of a bundle.
 
     Args:

@@ -209,10 +209,11 @@ def _against_file(written: tokenizers.Tokenizer, file: Path, kind: str) -> tuple
 def _configuration(tokenizer: Any, left_out: dict[str, int]) -> dict[str, Any]:
     """Fields of ``tokenizer_config.json`` that more than this tokenizer's class understands."""
     roles = tokenizer.special_tokens_map
+    length = tokenizer.model_max_length
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **{role: token for role, token in roles.items() if token not in left_out},
-        "model_max_length": tokenizer.model_max_length,
+        **({"model_max_length": length} if length < _SANE_LENGTH else {}),
         "clean_up_tokenization_spaces": tokenizer.clean_up_tokenization_spaces,
         "padding_side": tokenizer.padding_side,
         "truncation_side": tokenizer.truncation_side,

@@ -150,7 +150,9 @@ def _with(write: Write, **changes: Any) -> Write:
 
 def _copied(source: Callable[[], Path]) -> Write:
     def write(folder: Path) -> None:
-        for file in source().glob("*token*.json"):
+        files = list(source().glob("*token*.json"))
+        assert files, f"{source()} is missing"
+        for file in files:
             shutil.copy(file, folder)
 
     return write

@@ -18,7 +18,6 @@ from edge_runtime.contract.tensors import write_tensors
 from .chat.stop_tokens import stop_tokens
 from .checkpoint.families import UNLIMITED_LENGTH, check_task, position_limit
 from .checkpoint.load import Checkpoint, find_checkpoint, load_model
-from .checkpoint.tokenizer import save_tokenizer, tokenizer_limit
 from .ir import passes
 from .partition.blocks import block_slices, describe, write_weights
 from .partition.lm_head import end_tokens, frozen_head, start_token
@@ -31,6 +30,7 @@ from .pruning.initial_adapter import (
 )
 from .quantization.embeddings import quantize_head
 from .quantization.modes import quantize_backbone
+from .tokenizer.save import save_tokenizer, tokenizer_limit
 from .tracing.trace import count_blocks, trace
 from .verify.parity import LIMITS, check_parity, measure_parity
 from .verify.samples import Sample, check_samples, pad_batch

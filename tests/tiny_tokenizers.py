@@ -22,7 +22,7 @@ from tokenizers import (
     trainers,
 )
 
-from export.checkpoint.odd_texts import odd_texts
+from export.tokenizer.odd_texts import odd_texts
 from tests.minilm import minilm_dir
 
 VOCAB_SIZE = 2000

@@ -12,9 +12,9 @@ import transformers
 from coordinator.tokenization import SampleTokenizer
 from coordinator.tokenization.loading import encodings, frame_of, load_tokenizer
 from export.checkpoint.families import FAMILIES
-from export.checkpoint.odd_texts import around_tokens, odd_texts
 from export.checkpoint.quiet import quiet
-from export.checkpoint.tokenizer import save_tokenizer
+from export.tokenizer.odd_texts import around_tokens, odd_texts
+from export.tokenizer.save import save_tokenizer
 from tests.coordinator.bundles import IDS, MASK, TYPES, manifest
 from tests.tiny_tokenizers import KINDS, tiny_tokenizer_dir
 

@@ -14,10 +14,10 @@ from tokenizers import Tokenizer
 
 from edge_runtime.contract.errors import BadInputError
 from export.chat.source import read_template
-from export.checkpoint.exact_scores import with_exact_scores
 from export.checkpoint.load import Checkpoint
-from export.checkpoint.tokenizer import save_tokenizer, tokenizer_limit
-from export.checkpoint.tokenizer_parity import check_same
+from export.tokenizer.exact_scores import with_exact_scores
+from export.tokenizer.parity import check_same
+from export.tokenizer.save import save_tokenizer, tokenizer_limit
 from tests.models import tiny_tokenizer
 from tests.tiny_tokenizers import KINDS, checkpoint_of
 

@@ -6,9 +6,9 @@ from typing import Any, TypeAlias
 import tokenizers
 
 from edge_runtime.contract.errors import BadInputError
+from export.checkpoint.quiet import first_line
 
 from .odd_texts import around_tokens, odd_texts
-from .quiet import first_line
 
 Row: TypeAlias = "tuple[list[int], list[int]]"
 """Token ids and types of a text."""

@@ -14,12 +14,12 @@ import tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from edge_runtime.contract.errors import BadInputError
+from export.checkpoint.load import Checkpoint
+from export.checkpoint.quiet import first_line, quiet
 
+from .embeddings import beyond_embeddings, check_spare, is_spare, named, without_tokens
 from .exact_scores import with_exact_scores
-from .load import Checkpoint
-from .quiet import first_line, quiet
-from .tokenizer_ids import beyond_embeddings, check_spare, is_spare, named, without_tokens
-from .tokenizer_parity import by_tokenizers, check_same, first_difference, trial_texts
+from .parity import by_tokenizers, check_same, first_difference, trial_texts
 
 _VOCABULARIES = ("tokenizer.*json", "vocab.*", "tekken.json", "*.model", "merges.txt")
 _CONFIG = "tokenizer_config.json"

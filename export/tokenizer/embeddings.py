@@ -15,6 +15,8 @@ import tokenizers
 
 from edge_runtime.contract.errors import BadInputError
 
+from .read import JSON_FILES
+
 _MOST_NAMED = 4
 _SPARE_ROLES = re.compile("(pad|mask|image|audio|video|vision|boi|eoi|boa|eoa)_")
 
@@ -77,9 +79,8 @@ def is_spare(
     roles: dict[str, str] = tokenizer.special_tokens_map
     ordinary = backend.get_vocab(with_added_tokens=False)
     framing = set(backend.encode("", "").ids)
-    files = "\n".join(
-        file.read_text("utf-8", errors="replace") for file in sorted(folder.glob("*token*.json"))
-    )
+    paths = [folder / name for name in JSON_FILES]
+    files = "\n".join(path.read_text("utf-8") for path in paths if path.is_file())
 
     def spare(token: str) -> bool:
         index = backend.token_to_id(token)

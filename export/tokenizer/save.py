@@ -5,23 +5,21 @@ than the vocabulary from ``tokenizer.json``; special tokens come from any of fiv
 ``AutoTokenizer`` makes is written, not what the files say, and is then compared with it.
 """
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from edge_runtime.contract.errors import BadInputError
 from export.checkpoint.load import Checkpoint
-from export.checkpoint.quiet import first_line, quiet
+from export.checkpoint.quiet import quiet
 
 from .embeddings import beyond_embeddings, check_spare, is_spare, named, without_tokens
 from .exact_scores import with_exact_scores
 from .parity import by_tokenizers, check_same, first_difference, trial_texts
+from .read import Files, read_files, read_tokenizer
 
-_VOCABULARIES = ("tokenizer.*json", "vocab.*", "tekken.json", "*.model", "merges.txt")
 _CONFIG = "tokenizer_config.json"
 _LEGACY_TEMPLATE = "chat_template.json"
 # Beyond this, model_max_length is transformers' way to say "not known".
@@ -39,9 +37,9 @@ def save_tokenizer(checkpoint: Checkpoint, folder: Path) -> tuple[str, ...]:
             transformers does, or it has tokens that the model has no embeddings for.
     """
     path = checkpoint.path
-    files = _files(path)
+    files = read_files(path)
     with quiet():
-        tokenizer, notes = _read(checkpoint, _algorithm(files))
+        tokenizer, notes = read_tokenizer(checkpoint, files)
         backend = tokenizer.backend_tokenizer
         notes += _moved(files, backend)
         backend.no_padding()
@@ -84,87 +82,7 @@ def tokenizer_limit(checkpoint: Checkpoint) -> int | None:
     return int(limit) if isinstance(limit, int | float) and 0 < limit < _SANE_LENGTH else None
 
 
-def _read(checkpoint: Checkpoint, algorithm: str | None) -> tuple[Any, tuple[str, ...]]:
-    """Gives transformers' tokenizer; by ``tokenizer.json`` alone if its class cannot be it."""
-    path = checkpoint.path
-    file = path / "tokenizer.json"
-    source, options = checkpoint.source
-    slow = None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, **options)
-        if getattr(tokenizer, "backend_tokenizer", None) is None:
-            slow = tokenizer
-        reason = _misfit(tokenizer, path, algorithm)
-    except Exception as error:
-        # Readers and converters raise what they like.
-        reason = _reason(error, path)
-    if not reason:
-        return tokenizer, ()
-    if checkpoint.is_gguf or not file.is_file():
-        raise BadInputError(
-            f"{path}: has no tokenizer.json, and none can be made of it ({reason})"
-        ) from None
-    try:
-        plain = PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
-    except Exception:
-        raise BadInputError(f"{file}: cannot be read as a tokenizer ({reason})") from None
-    if slow is not None:
-        check_same(plain.backend_tokenizer, slow, (), str(path))
-    return plain, (f"tokenizer: tokenizer.json as it is, for transformers cannot use it: {reason}",)
-
-
-def _misfit(tokenizer: Any, path: Path, algorithm: str | None) -> str:
-    """Says why a tokenizer of transformers is not that of the files; "" if it is."""
-    kind = type(tokenizer).__name__
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return f"{kind} has no fast form"
-    if not (_has_vocabulary(path) and set(backend.get_vocab()) - set(tokenizer.get_added_vocab())):
-        return f"{kind} finds no vocabulary"
-    if algorithm not in (None, type(backend.model).__name__):
-        return f"{kind} is for {type(backend.model).__name__}, not for {algorithm}"
-    return ""
-
-
-def _reason(error: Exception, path: Path) -> str:
-    """Says why there is no tokenizer; transformers asks for packages that would not help."""
-    if not _has_vocabulary(path):
-        return "no file has its vocabulary"
-    alone = any(path.glob("*.model")) and not (path / "tokenizer.json").is_file()
-    if alone and importlib.util.find_spec("sentencepiece") is None:
-        return "its .model file is read with: pip install sentencepiece protobuf"
-    if "custom code" in str(error):
-        return "it needs code that comes with it, which is not run"
-    return first_line(error)
-
-
-def _has_vocabulary(path: Path) -> bool:
-    return path.is_file() or any(any(path.glob(name)) for name in _VOCABULARIES)
-
-
-def _files(path: Path) -> dict[str, dict[str, Any]]:
-    """Reads the tokenizer's JSON files.
-
-    Raises:
-        BadInputError: one of them is damaged.
-    """
-    found = {}
-    for file in sorted(path.glob("*token*.json")):
-        try:
-            found[file.name] = json.loads(file.read_text("utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise BadInputError(f"{file}: not JSON ({error}); it must be whole") from None
-        if not isinstance(found[file.name], dict):
-            raise BadInputError(f"{file}: not a JSON object")
-    return found
-
-
-def _algorithm(files: dict[str, dict[str, Any]]) -> str | None:
-    model = files.get("tokenizer.json", {}).get("model")
-    return model.get("type") if isinstance(model, dict) else None
-
-
-def _moved(files: dict[str, dict[str, Any]], backend: tokenizers.Tokenizer) -> tuple[str, ...]:
+def _moved(files: Files, backend: tokenizers.Tokenizer) -> tuple[str, ...]:
     """Notes an added token that has another id than its file says: those must have no gaps."""
     added = files.get("tokenizer.json", {}).get("added_tokens", [])
     said = {token.get("content"): token.get("id") for token in added}

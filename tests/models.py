@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +46,6 @@ def tiny_model_dir(tmp_path: Path, family: str, *, seed: int = 0, **changes: Any
                 parameter.normal_(0, 0.2)
     model.save_pretrained(folder)
     tiny_tokenizer().save(str(folder / "tokenizer.json"))
-    # Else transformers makes of its words what the architecture's own tokenizer would.
-    configuration = {"tokenizer_class": "PreTrainedTokenizerFast"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(configuration))
     return folder
 
 

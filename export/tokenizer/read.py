@@ -75,7 +75,16 @@ def read_tokenizer(checkpoint: Checkpoint, files: Files) -> tuple[Any, tuple[str
         raise BadInputError(f"{file}: cannot be read as a tokenizer ({reason})") from None
     if slow is not None:
         check_same(plain.backend_tokenizer, slow, (), str(path))
+    if not _names_a_class(checkpoint, files):
+        return plain, ()  # the class was but the architecture's usual one
     return plain, (f"tokenizer: tokenizer.json as it is, for transformers cannot use it: {reason}",)
+
+
+def _names_a_class(checkpoint: Checkpoint, files: Files) -> bool:
+    configuration = files.get("tokenizer_config.json", {})
+    return bool(
+        configuration.get("tokenizer_class") or getattr(checkpoint.config, "tokenizer_class", None)
+    )
 
 
 def _misfit(tokenizer: Any, path: Path, algorithm: str | None) -> str:

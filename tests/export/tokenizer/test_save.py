@@ -170,11 +170,20 @@ def test_where_transformers_differs_from_tokenizer_json_it_is_followed_and_said(
     assert tokenizer.encode("ÉLAN").ids == tokenizer.encode("elan").ids
 
 
-def test_a_tokenizer_of_another_kind_than_the_class_is_read_as_it_is_and_said(tmp_path):
+def test_a_tokenizer_of_another_kind_than_its_class_is_read_as_it_is_and_said(tmp_path):
     tiny_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    written("tokenizer_config.json", '{"tokenizer_class": "BertTokenizer"}')(tmp_path)
     found = checkpoint_of(tmp_path, "bert")
     [note] = save_tokenizer(found, tmp_path / "out")
     assert "BertTokenizer is for WordPiece, not for WordLevel" in note
+    tokenizer = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    assert tokenizer.encode("the cat").tokens == ["[CLS]", "the", "cat", "[SEP]"]
+
+
+@pytest.mark.parametrize("model_type", ["bert", "gpt2", "t5", "qwen2"])
+def test_a_file_that_names_no_class_need_not_be_of_the_usual_one(tmp_path, model_type):
+    tiny_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    assert save_tokenizer(checkpoint_of(tmp_path, model_type), tmp_path / "out") == ()
     tokenizer = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
     assert tokenizer.encode("the cat").tokens == ["[CLS]", "the", "cat", "[SEP]"]
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 from edge_runtime.contract.errors import BadInputError
 
@@ -12,10 +13,22 @@ _MAX_CELL_CHARACTERS = 1 << 30
 
 
 def parse_csv(name: str, text: str) -> list[Line]:
-    """Parses cells that are separated by what the header is: commas, semicolons or tabs."""
-    header = text.lstrip("\r\n").split("\n", 1)[0]
-    counts = [header.count(delimiter) for delimiter in _DELIMITERS]
-    return _parse(name, text, _DELIMITERS[counts.index(max(counts))])
+    """Parses cells that are separated by what the header is: commas, semicolons or tabs.
+
+    A first line ``sep=;``, by which Excel is told, is obeyed.
+    """
+    told = re.match(r"sep=(.)\r?\n", text)
+    if told:
+        return _parse(name, text[told.end() :], told[1], skipped=1)
+    return _parse(name, text, max(_DELIMITERS, key=lambda each: _num_columns(text, each)))
+
+
+def _num_columns(text: str, delimiter: str) -> int:
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        return len(next(filter(None, rows), []))
+    except csv.Error:
+        return 0
 
 
 def parse_tsv(name: str, text: str) -> list[Line]:
@@ -23,17 +36,17 @@ def parse_tsv(name: str, text: str) -> list[Line]:
     return _parse(name, text, "\t")
 
 
-def _parse(name: str, text: str, delimiter: str) -> list[Line]:
+def _parse(name: str, text: str, delimiter: str, skipped: int = 0) -> list[Line]:
     csv.field_size_limit(_MAX_CELL_CHARACTERS)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] = []
     lines: list[Line] = []
-    number = 1
+    number = 1 + skipped
     try:
         for cells in reader:
-            first, number = number, reader.line_num + 1
-            if not cells or (len(cells) == 1 and not cells[0].strip()):
-                continue
+            first, number = number, reader.line_num + 1 + skipped
+            if not any(cell.strip() for cell in cells) and (not cells or len(header) != 1):
+                continue  # spreadsheets end in rows of empty cells
             if not header:
                 header = [cell.strip() for cell in cells]
                 _check_header(name, header)
@@ -48,6 +61,11 @@ def _parse(name: str, text: str, delimiter: str) -> list[Line]:
                     f"{name}, line {first}: a quote at the start of a cell takes several lines "
                     "into it; double the quotes inside of cells, or save the file as JSONL"
                 )
+            if [cell.strip("\ufeff ") for cell in cells] == header:
+                raise BadInputError(
+                    f"{name}, line {first}: is the header again, as where files were joined; "
+                    "remove it, or give the files one by one"
+                )
             values = dict(zip(header, cells, strict=True))
             lines.append(Line(file=name, number=first, values=values))
     except csv.Error as error:
@@ -58,6 +76,8 @@ def _parse(name: str, text: str, delimiter: str) -> list[Line]:
 
 
 def _check_header(name: str, header: list[str]) -> None:
+    if header[0].startswith(("{", "[")):
+        raise BadInputError(f"{name}: is JSON, not a table; call it .jsonl")
     twice = next((cell for cell in header if header.count(cell) > 1), None)
     if twice is not None:
         raise BadInputError(f"{name}: the header has {twice!r} twice; name every column")

@@ -18,7 +18,7 @@ from edge_runtime.contract.sample import Ragged, Samples
 from export.partition.stages import open_bundle
 
 from .adapter_config import task_for
-from .reading import check_fields, guess_task, read_alone
+from .reading import check_fields, check_named, guess_task, read_alone
 
 SHOWN_SAMPLES = 3
 RANGES = 10
@@ -135,6 +135,7 @@ def _read(
         task = task_for(open_bundle(bundle).manifest, task)
     file, chosen = guess_task(data, task, fields)
     fields.check(chosen)
+    check_named(file, fields)
     return file, read_alone(file, chosen, fields), fields, chosen
 
 

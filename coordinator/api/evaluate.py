@@ -50,7 +50,7 @@ def evaluate(
     observer = observer or NullObserver()
     trained = TrainedRun.open(run, bundle)
     config, fields = trained.config, trained.settings.fields
-    file = read_data(data)
+    file = read_data(data, fields.ignored)
     for note in check_fields(file, config.task, fields):
         observer.note(note)
     expected = None

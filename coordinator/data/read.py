@@ -5,12 +5,13 @@ The suffix says the form: ``.jsonl`` (and anything else), ``.json``, ``.csv``, `
 Hugging Face's ``datasets``; ``-`` is standard input.
 """
 
+import dataclasses
 import glob
 import hashlib
 import os
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -45,15 +46,24 @@ _TEXT_READERS: dict[str, Callable[[str, str], list[Line]]] = {
 }
 
 
-def read_data(source: Source) -> DataFile:
-    """Reads every line of a source.
+def read_data(source: Source, ignored: Collection[str] = ()) -> DataFile:
+    """Reads every line of a source, but for the fields that are ``ignored``.
 
     Raises:
         BadInputError: a file cannot be read, a line is not what it must be, or there is none.
         MissingExtraError: a table needs a package that is not installed.
     """
-    if isinstance(source, DataFile):
-        return source
+    data = source if isinstance(source, DataFile) else _read_all(source)
+    if not ignored:
+        return data
+    lines = (
+        dataclasses.replace(line, values={k: v for k, v in line.values.items() if k not in ignored})
+        for line in data.lines
+    )
+    return dataclasses.replace(data, lines=tuple(lines))
+
+
+def _read_all(source: Path | str | Sequence[Path | str]) -> DataFile:
     paths = _paths([source] if isinstance(source, Path | str) else source)
     parts = [_read(path) for path in paths]
     lines = tuple(line for part in parts for line in part.lines)

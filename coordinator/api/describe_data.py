@@ -107,9 +107,15 @@ def describe_data(
         BadInputError: a file, a line or a field is wrong.
         UsageError: a field's name is wrong.
     """
-    file, found, names, chosen = _read(data, bundle, task, fields or FieldNames())
+    if bundle is not None:
+        task = task_for(open_bundle(bundle).manifest, task)
+    names = fields or FieldNames()
+    file, chosen = guess_task(data, task, names)
+    names.check(chosen)
+    check_named(file, names)
+    notes = check_fields(file, chosen, names)
+    found = read_alone(file, chosen, names)
     every = asked(found)
-    notes = [*check_fields(file, chosen, names), *notes_on(found, file.name)]
     description = DataDescription(
         name=file.name,
         sha256=file.sha256,
@@ -120,23 +126,12 @@ def describe_data(
         unit="characters",
         lengths=length_ranges([_characters(each) for each in every]),
         duplicates=len(every) - len(set(every)),
-        notes=tuple(notes),
+        notes=(*notes, *notes_on(found, file.name)),
     )
     if bundle is None:
         return description
     manifest = open_bundle(bundle).manifest
     return _tokenized(description, found, bundle, manifest, file)
-
-
-def _read(
-    data: Source, bundle: Path | None, task: Task | None, fields: FieldNames
-) -> tuple[DataFile, DataSet | LanguageData, FieldNames, Task]:
-    if bundle is not None:
-        task = task_for(open_bundle(bundle).manifest, task)
-    file, chosen = guess_task(data, task, fields)
-    fields.check(chosen)
-    check_named(file, fields)
-    return file, read_alone(file, chosen, fields), fields, chosen
 
 
 def _labels(found: DataSet | LanguageData) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """Names fields: what the user calls them, and those that a task does not know."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias
@@ -78,6 +79,8 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = dict.fromkeys(
     _MEANINGS["gives a line more or less weight"],
     (1, True, "1", "1.0", "true", "True", "TRUE"),
 )
+_FALSE = ("false", "False", "FALSE")
+"""Labels of answers that are not wanted, in preference data."""
 _OPTIONAL = ("text_pair",)
 _SHOWN, _SHOWN_CHARACTERS = 8, 60
 
@@ -173,6 +176,8 @@ def unread_fields(
                 continue
             usual = _usual(name)
             means = _MEANING_OF.get(usual)
+            if usual == "label" and (value is False or value in _FALSE):
+                means = "says which of two answers is better"
             says_nothing = value in (None, "", [], {}) or value in _NEUTRAL.get(usual, ())
             if means and not says_nothing and (learning or means not in _ON_LEARNING):
                 meaning[name] = (index, name, means)
@@ -181,6 +186,7 @@ def unread_fields(
     return tuple(name for name in idle if name not in meaning), tuple(meaning.values())
 
 
+@functools.lru_cache(1 << 10)
 def _usual(name: str) -> str:
     """Spells ``lossMask``, ``Loss-Mask`` and the like as tables of names do."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[\s.-]+", "_", name.strip()).lower()

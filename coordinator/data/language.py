@@ -156,7 +156,8 @@ def _form(line: Line, names: FieldNames) -> Form:
     other = next((field for form, field in told if form != told[0][0]), chats[1:] and chats[1])
     if other:
         raise line.error(
-            f"has {told[0][1]!r} and {other!r}, so it is not clear what to learn; leave one out"
+            f"has {told[0][1]!r} and {other!r}, so it is not clear what to learn; leave one out, "
+            f"or say --ignore-field {other}"
         )
     return told[0][0]
 

@@ -46,6 +46,7 @@ def test_a_name_given_to_a_field_means_nothing_else() -> None:
         ("pair", {"source": "a", "target": "b", "context": "c"}, "context"),
         ("labelled", {"text": "a", "label": "b", "Sample-Weight": "0.5"}, "Sample-Weight"),
         ("text", {"text": "a", "lossMask": [0]}, "lossMask"),
+        ("completion", {"prompt": "a", "completion": "b", "label": False}, "label"),
     ],
 )
 def test_a_field_that_would_change_what_is_learnt_is_found(form, line, field) -> None:
@@ -61,6 +62,7 @@ def test_a_field_that_would_change_what_is_learnt_is_found(form, line, field) ->
         {"weight": 1},
         {"weight": 1.0},
         {"train": True},
+        {"label": 0},
         {"system": ""},
         {"tools": []},
         {"weight": "1"},

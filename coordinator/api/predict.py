@@ -42,6 +42,7 @@ def predict(
     texts: Sequence[str] | Path | DataFile,
     *,
     bundle: Path | None = None,
+    ignored: Sequence[str] = (),
     generation: GenerationOptions | None = None,
     cluster: Cluster | None = None,
     observer: Observer | None = None,
@@ -53,6 +54,7 @@ def predict(
         texts: strings, or a file with ``text``; with ``prompt``, ``messages`` or ``source`` where
             the run is a language model.
         bundle: where the bundle is now, if it has moved.
+        ignored: fields that are not to be read, besides those of the training.
         generation: how a language model writes; by default greedily, 64 tokens at most.
         cluster: which devices compute; by default this machine alone.
         observer: is told of progress.
@@ -66,7 +68,7 @@ def predict(
         raise UsageError("texts is one string; give a list of texts, or the path of a file")
     observer = observer or NullObserver()
     trained = TrainedRun.open(run, bundle)
-    config, fields = trained.config, trained.settings.fields
+    config, fields = trained.config, trained.settings.fields.ignoring(ignored)
     file = read_data(texts, fields.ignored) if isinstance(texts, Path | DataFile) else None
     name = None if file is None else file.name
     given = () if isinstance(texts, Path | DataFile) else tuple(texts)

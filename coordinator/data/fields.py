@@ -131,6 +131,10 @@ class FieldNames:
                 raise UsageError(f"--ignore-field {name}: {_option(role)} needs it")
             taken[name] = role
 
+    def ignoring(self, more: Iterable[str]) -> "FieldNames":
+        """Adds fields that are not to be read."""
+        return dataclasses.replace(self, ignored=(*self.ignored, *more))
+
     def read_by(self, form: Form) -> frozenset[str]:
         """Lists the fields that lines of a form have; a renamed one is nothing else."""
         own = {getattr(self, role) for role in _OF_FORM[form]}

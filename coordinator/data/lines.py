@@ -56,7 +56,7 @@ class Line:
         if name not in self.values:
             raise self.error(
                 f"field {name!r} is missing (the line has {self.has}); "
-                f"{names.option(name)} renames it"
+                f"train's {names.option(name)} renames it"
             )
         return self.values[name]
 

@@ -1,8 +1,8 @@
 """Reads data files, once: what is hashed is what is learnt, of a pipe as well.
 
 The suffix says the form: ``.jsonl`` (and anything else), ``.json``, ``.csv``, ``.tsv``,
-``.parquet``, ``.arrow``, each also with ``.gz``; a folder is a data set that was saved by
-Hugging Face's ``datasets``; ``-`` is standard input.
+``.parquet``, ``.arrow``, each also with ``.gz``; a pipe has none and is told by its start. A
+folder is a data set that was saved by Hugging Face's ``datasets``; ``-`` is standard input.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from edge_runtime.contract.errors import BadInputError
 from .arrow import parse_arrow, parse_parquet, read_folder
 from .json_lines import parse_json, parse_lines
 from .lines import DataFile, Line
-from .table import parse_csv, parse_tsv
+from .table import DELIMITERS, parse_csv, parse_tsv
 
 Source: TypeAlias = DataFile | Path | str | Sequence[Path | str]
 """A file, several, a pattern, or what was read before."""
@@ -129,10 +129,18 @@ def _read(path: Path) -> DataFile:
         if data.startswith(magic):
             raise BadInputError(f"{name}: is {what}")
     text = _decoded(name, data, packed)
-    if suffix not in _TEXT_READERS and text.lstrip()[:1] == "[":
-        suffix = ".json"
-    parse = _TEXT_READERS.get(suffix, parse_lines)
+    parse = _TEXT_READERS.get(suffix) or _told_by_start(text, suffix)
     return DataFile(name=name, lines=tuple(parse(name, text)), sha256=digest)
+
+
+def _told_by_start(text: str, suffix: str) -> Callable[[str, str], list[Line]]:
+    """Chooses a reader by how a text begins; one without a suffix, as a pipe, may be a table."""
+    start = text.lstrip()
+    if start[:1] == "[":
+        return parse_json
+    header = start.split("\n", 1)[0]
+    table = not suffix and start[:1] != "{" and any(each in header for each in DELIMITERS)
+    return parse_csv if table else parse_lines
 
 
 def _bytes(path: Path) -> bytes:

@@ -8,7 +8,7 @@ from edge_runtime.contract.errors import BadInputError
 
 from .lines import Line
 
-_DELIMITERS = ",;\t"
+DELIMITERS = ",;\t"
 _MAX_CELL_CHARACTERS = 1 << 30
 
 
@@ -20,7 +20,7 @@ def parse_csv(name: str, text: str) -> list[Line]:
     told = re.match(r"sep=(.)\r?\n", text)
     if told:
         return _parse(name, text[told.end() :], told[1], skipped=1)
-    return _parse(name, text, max(_DELIMITERS, key=lambda each: _num_columns(text, each)))
+    return _parse(name, text, max(DELIMITERS, key=lambda each: _num_columns(text, each)))
 
 
 def _num_columns(text: str, delimiter: str) -> int:

@@ -79,6 +79,8 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = dict.fromkeys(
     _MEANINGS["gives a line more or less weight"],
     (1, True, "1", "1.0", "true", "True", "TRUE"),
 )
+_LISTS = ("labels", "tokens")
+"""Alone, these are a label under another name and a count."""
 _FALSE = ("false", "False", "FALSE")
 """Labels of answers that are not wanted, in preference data."""
 _OPTIONAL = ("text_pair",)
@@ -183,6 +185,8 @@ def unread_fields(
             if usual == "label" and (value is False or value in _FALSE):
                 means = "says which of two answers is better"
             says_nothing = value in (None, "", [], {}) or value in _NEUTRAL.get(usual, ())
+            if usual in _LISTS and isinstance(value, str | int | float):
+                says_nothing = True
             if means and not says_nothing and (learning or means not in _ON_LEARNING):
                 meaning[name] = (index, name, means)
             else:

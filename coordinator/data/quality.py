@@ -2,6 +2,7 @@
 
 import collections
 import json
+import math
 import unicodedata
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 
@@ -99,7 +100,7 @@ def _on_labels(data: DataSet, name: str) -> Iterator[str]:
         yield f"{name}: {len(none)} labels have no line to train on: {listed(none)}"
     if single := [label for label in data.labels if lines[label] == 1]:
         yield f"{name}: {len(single)} labels have one line only: {listed(single)}"
-    numbers = sum(label.lstrip("-").isdigit() for label in data.labels)
+    numbers = sum(map(_is_number, data.labels))
     if numbers == len(data.labels) > _MANY_NUMBERS and 2 * numbers > len(data):
         yield (
             f"{name}: has {numbers} numbers as labels on {len(data)} lines; to learn a value "
@@ -110,6 +111,13 @@ def _on_labels(data: DataSet, name: str) -> Iterator[str]:
         of_text[line].add(label)
     if torn := sum(len(labels) > 1 for labels in of_text.values()):
         yield f"{name}: {torn} texts stand on several lines with different labels"
+
+
+def _is_number(label: str) -> bool:
+    try:
+        return math.isfinite(float(label))
+    except ValueError:
+        return False
 
 
 def _on_alike(lines: Mapping[str, int], name: str) -> Iterator[str]:

@@ -20,15 +20,15 @@ def parse_csv(name: str, text: str) -> list[Line]:
     told = re.match(r"sep=(.)\r?\n", text)
     if told:
         return _parse(name, text[told.end() :], told[1], skipped=1)
-    return _parse(name, text, max(DELIMITERS, key=lambda each: _num_columns(text, each)))
+    return _parse(name, text, max(DELIMITERS, key=lambda each: len(_header(text, each))))
 
 
-def _num_columns(text: str, delimiter: str) -> int:
+def _header(text: str, delimiter: str) -> list[str]:
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        return len(next(filter(None, rows), []))
+        return next(filter(None, rows), [])
     except csv.Error:
-        return 0
+        return []
 
 
 def parse_tsv(name: str, text: str) -> list[Line]:
@@ -38,7 +38,13 @@ def parse_tsv(name: str, text: str) -> list[Line]:
 
 def _parse(name: str, text: str, delimiter: str, skipped: int = 0) -> list[Line]:
     csv.field_size_limit(_MAX_CELL_CHARACTERS)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=delimiter,
+        strict=True,
+        # As in "text, label": the blanks belong to the separators.
+        skipinitialspace=all(cell[:1] == " " for cell in _header(text, delimiter)[1:]),
+    )
     header: list[str] = []
     lines: list[Line] = []
     number = 1 + skipped

@@ -63,6 +63,8 @@ def test_a_field_that_would_change_what_is_learnt_is_found(form, line, field) ->
         {"weight": 1.0},
         {"train": True},
         {"label": 0},
+        {"labels": "x"},
+        {"tokens": 3},
         {"system": ""},
         {"tools": []},
         {"weight": "1"},

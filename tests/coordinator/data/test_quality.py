@@ -28,8 +28,9 @@ def test_labels_of_one_line_are_counted(tmp_path: Path) -> None:
 
 
 def test_many_numbers_as_labels_are_probably_values(tmp_path: Path) -> None:
-    notes = labelled(tmp_path, *((f"text {i}", i) for i in range(60)))
-    assert any("60 numbers as labels on 60 lines; to learn a value" in note for note in notes)
+    for factor in (1, 0.5):
+        notes = labelled(tmp_path, *((f"text {i}", f"{i * factor:g}") for i in range(60)))
+        assert any("60 numbers as labels on 60 lines; to learn a value" in note for note in notes)
 
 
 def test_texts_with_several_labels_and_blank_texts_are_counted(tmp_path: Path) -> None:

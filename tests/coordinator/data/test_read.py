@@ -42,6 +42,7 @@ def rows(data: DataFile) -> list[object]:
         ("a.csv", CSV),
         ("a.CSV", "\ufeff" + CSV),
         ("a.csv.gz", gzip.compress(CSV.encode())),
+        ("blanks.csv", CSV.replace('",', '", ').replace("text,", "text, ")),
         ("sep.csv", "sep=;\r\n" + CSV.replace(",x", ";x").replace(",y", ";y").replace("t,", "t;")),
         ("empty-rows.csv", CSV + ",\n,\n"),
         ("mac.csv", 'text;label\r"a, b";x\r"ü\n""c""";y\r'),

@@ -38,12 +38,15 @@ def parse_tsv(name: str, text: str) -> list[Line]:
 
 def _parse(name: str, text: str, delimiter: str, skipped: int = 0) -> list[Line]:
     csv.field_size_limit(_MAX_CELL_CHARACTERS)
+    if text.lstrip().startswith(("{", "[")):
+        raise BadInputError(f"{name}: is JSON, not a table; call it .jsonl")
+    behind = _header(text, delimiter)[1:]
     reader = csv.reader(
         io.StringIO(text, newline=""),
         delimiter=delimiter,
         strict=True,
         # As in "text, label": the blanks belong to the separators.
-        skipinitialspace=all(cell[:1] == " " for cell in _header(text, delimiter)[1:]),
+        skipinitialspace=bool(behind) and all(cell.startswith(" ") for cell in behind),
     )
     header: list[str] = []
     lines: list[Line] = []
@@ -82,8 +85,6 @@ def _parse(name: str, text: str, delimiter: str, skipped: int = 0) -> list[Line]
 
 
 def _check_header(name: str, header: list[str]) -> None:
-    if header[0].startswith(("{", "[")):
-        raise BadInputError(f"{name}: is JSON, not a table; call it .jsonl")
     twice = next((cell for cell in header if header.count(cell) > 1), None)
     if twice is not None:
         raise BadInputError(f"{name}: the header has {twice!r} twice; name every column")

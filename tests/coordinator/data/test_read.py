@@ -61,6 +61,11 @@ def test_the_same_lines_come_out_of_every_form(tmp_path: Path, name: str, data: 
     assert found.sha256 == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
 
 
+def test_blanks_at_the_ends_of_cells_are_kept(tmp_path: Path) -> None:
+    found = read_data(write(tmp_path / "a.csv", "text\n a\nb \n"))
+    assert rows(found) == [{"text": " a"}, {"text": "b "}]
+
+
 def test_parquet_and_saved_data_sets_are_read(tmp_path: Path) -> None:
     table = pyarrow.Table.from_pylist([*ROWS, {"text": "z", "label": None}])
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")

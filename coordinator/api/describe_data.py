@@ -178,7 +178,7 @@ def _tokenized(
             _read_only(samples, row, decode) for row in range(min(len(samples), SHOWN_SAMPLES))
         ]
         labels = [
-            found.labels[t] if found.labels else f"{t:g}" for t in found.targets[:SHOWN_SAMPLES]
+            found.labels[t] if found.labels else f"{t:.10g}" for t in found.targets[:SHOWN_SAMPLES]
         ]
     else:
         language = LanguageTokenizer(bundle, whole).encode(found, file.name)

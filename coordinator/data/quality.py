@@ -26,7 +26,7 @@ def notes_on(data: DataSet | LanguageData, name: str) -> list[str]:
     if isinstance(data, DataSet) and data.labels:
         notes += _on_labels(data, name)
     elif isinstance(data, DataSet) and len(data) > 1 and np.ptp(data.targets) == 0:
-        notes.append(f"{name}: every line has the value {data.targets[0]:g}")
+        notes.append(f"{name}: every line has the value {data.targets[0]:.10g}")
     return notes
 
 

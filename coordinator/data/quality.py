@@ -27,6 +27,8 @@ def notes_on(data: DataSet | LanguageData, name: str) -> list[str]:
         notes += _on_labels(data, name)
     elif isinstance(data, DataSet) and len(data) > 1 and np.ptp(data.targets) == 0:
         notes.append(f"{name}: every line has the value {data.targets[0]:.10g}")
+    if isinstance(data, DataSet):
+        notes += _on_torn(data, name)
     return notes
 
 
@@ -106,11 +108,6 @@ def _on_labels(data: DataSet, name: str) -> Iterator[str]:
             f"{name}: has {numbers} numbers as labels on {len(data)} lines; to learn a value "
             "instead of classes, say --task regression"
         )
-    of_text: dict[Hashable, set[int]] = collections.defaultdict(set)
-    for line, label in zip(asked(data), data.targets.tolist(), strict=True):
-        of_text[line].add(label)
-    if torn := sum(len(labels) > 1 for labels in of_text.values()):
-        yield f"{name}: {torn} texts stand on several lines with different labels"
 
 
 def _is_number(label: str) -> bool:
@@ -133,3 +130,12 @@ def _on_alike(lines: Mapping[str, int], name: str) -> Iterator[str]:
                 f"{name}: the labels {shown} differ in blanks, case or form only; they are "
                 f"{len(group)} classes"
             )
+
+
+def _on_torn(data: DataSet, name: str) -> Iterator[str]:
+    of_text: dict[Hashable, set[float]] = collections.defaultdict(set)
+    for line, target in zip(asked(data), data.targets.tolist(), strict=True):
+        of_text[line].add(target)
+    if torn := sum(len(targets) > 1 for targets in of_text.values()):
+        what = "labels" if data.labels else "values"
+        yield f"{name}: {torn} texts stand on several lines with different {what}"

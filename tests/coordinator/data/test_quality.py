@@ -70,6 +70,13 @@ def test_values_that_are_all_equal_are_said(tmp_path: Path) -> None:
     assert notes == ["data: every line has the value 2"]
 
 
+def test_texts_with_several_values_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.write_text('{"text": "a", "label": 2}\n{"text": "a", "label": 3}\n')
+    notes = notes_on(read_training_data(path, "regression"), "data")
+    assert notes == ["data: 1 texts stand on several lines with different values"]
+
+
 def test_answers_that_are_blank_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "data"
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": " "}]

@@ -27,6 +27,8 @@ Source: TypeAlias = DataFile | Path | str | Sequence[Path | str]
 
 STDIN = "-"
 MAX_UNPACKED_BYTES = 4 << 30
+_SURE_BYTES, _MAX_RATIO = 256 << 20, 100
+"""What any file may unpack to; beyond it, texts do not pack that well."""
 _CHUNK_BYTES = 1 << 20
 _NAMED = 3
 _OTHERS = {
@@ -160,6 +162,7 @@ def _unpacked(name: str, data: bytes) -> bytes:
     """Unpacks gzip, all of its members, up to a limit."""
     parts: list[bytes] = []
     size, rest = 0, data
+    limit = min(MAX_UNPACKED_BYTES, max(_SURE_BYTES, _MAX_RATIO * len(data)))
     try:
         while rest:
             engine = zlib.decompressobj(wbits=31)
@@ -167,9 +170,10 @@ def _unpacked(name: str, data: bytes) -> bytes:
             while piece:
                 parts.append(piece)
                 size += len(piece)
-                if size > MAX_UNPACKED_BYTES:
+                if size > limit:
                     raise BadInputError(
-                        f"{name}: unpacks to more than {MAX_UNPACKED_BYTES >> 30} GiB"
+                        f"{name}: {len(data)} bytes unpack to more than {limit >> 20} MiB; unpack "
+                        "the file if it is meant so"
                     )
                 piece = engine.decompress(engine.unconsumed_tail, _CHUNK_BYTES)
             if not engine.eof:

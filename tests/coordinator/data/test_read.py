@@ -191,7 +191,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, data: str | byt
 
 def test_a_file_that_unpacks_to_more_than_sense_is_refused(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("coordinator.data.read.MAX_UNPACKED_BYTES", 1 << 20)
-    with pytest.raises(BadInputError, match="unpacks to more than"):
+    with pytest.raises(BadInputError, match="bytes unpack to more than 1 MiB"):
         read_data(write(tmp_path / "a.gz", gzip.compress(bytes(3 << 20))))
 
 

@@ -36,6 +36,7 @@ from .adapter_config import (
     adapter_config,
     added_layers,
     check_initial_weights,
+    indistinct_values,
     task_for,
 )
 
@@ -91,10 +92,10 @@ def prepare(
     config = adapter_config(opened.manifest, chosen, choice, traits)
     check_initial_weights(opened.path, opened.manifest, config)
     prepared = tokenize(opened, config, options, found, paths)
-    if not (added := added_layers(choice.layers, config.layers)):
-        return prepared
-    note = f"adapter layers: added {', '.join(map(str, added))}, the last of a stack"
-    return dataclasses.replace(prepared, notes=(note, *prepared.notes))
+    notes = indistinct_values(config, traits)
+    if added := added_layers(choice.layers, config.layers):
+        notes += (f"adapter layers: added {', '.join(map(str, added))}, the last of a stack",)
+    return dataclasses.replace(prepared, notes=(*notes, *prepared.notes))
 
 
 def _read(
@@ -110,7 +111,7 @@ def _read(
         found["eval"] = read_evaluation_data(path, task, train.labels, fields)
         if (found["eval"].inputs.pairs is not None) != pair:
             raise BadInputError(f"{path}: text_pair must be in both data files or in neither")
-    values = np.asarray(train.targets, np.float32) if task == "regression" else None
+    values = np.asarray(train.targets, np.float64) if task == "regression" else None
     return found, DataTraits(labels=train.labels, pair=pair, values=values)
 
 

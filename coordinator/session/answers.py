@@ -24,7 +24,7 @@ class Answers:
         profiles: measured, by device.
         linking: links that are measured.
         held: (K,) bool by device: distinct samples in its cache.
-        outputs: (N, C) float32 of the evaluation lines, NaN where not known yet.
+        outputs: (N, C) float64 of the evaluation lines, NaN where not known yet.
     """
 
     def __init__(self, job: Job, catalogue: Catalogue, record: SessionRecord) -> None:
@@ -45,7 +45,7 @@ class Answers:
         """Forgets the outputs of an earlier evaluation."""
         config, lines = self._job.config, len(self._job.tables["eval"])
         columns = LANGUAGE_OUTPUTS if config.generative else config.num_outputs
-        self.outputs = np.full((lines, columns), np.nan, np.float32)
+        self.outputs = np.full((lines, columns), np.nan)
 
     def fits(
         self, device: DeviceId, message: m.Message, *, which: m.SampleSet | None, epoch: int

@@ -4,7 +4,7 @@ Inputs are the bundle's (``input_ids``, ``attention_mask``, ...), and ``second_s
 pairs. Output:
 
     logits   float32 (B, C) for classification, (B, T, V) for language models
-    values   float32 (B, 1) for regression, in the targets' units
+    values   float64 (B, 1) for regression, in the targets' units
 
 The model's ``metadata_props`` say the rest; lists are JSON. Needs neither torch nor
 transformers.

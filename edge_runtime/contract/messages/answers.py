@@ -164,7 +164,7 @@ class EpochDone(Message):
 class Outputs(Message):
     """Task outputs (N, C) float32 of the evaluation samples ``indices`` (N,) int32.
 
-    Of a language model (N, 3): summed loss, counted tokens, correctly predicted tokens.
+    Of a regression float64, in the targets' units. Of a language model (N, 3): summed loss, counted tokens, correctly predicted tokens.
     """
 
     indices: Array

@@ -40,8 +40,8 @@ class Dialect:
         content = adapted.get("content")
         if isinstance(content, list) and not self._takes_parts:
             adapted["content"] = "".join(part["text"] for part in content)
-        if adapted["role"] == "developer" and not self._template.names("developer"):
-            adapted["role"] = "system"
+        if adapted["role"] == "developer" and not self._writes_developers:
+            adapted["role"] = "system"  # what OpenAI called it before
         if calls := adapted.get("tool_calls"):
             adapted["tool_calls"] = [self._call(call) for call in calls]
             if "content" not in adapted and not self._takes_no_content:
@@ -62,6 +62,10 @@ class Dialect:
         parts = [{"type": "text", "text": _PROBE}]
         written = self._try({"role": "user", "content": parts})
         return written == self._try({"role": "user", "content": _PROBE}) and _PROBE in written
+
+    @functools.cached_property
+    def _writes_developers(self) -> bool:
+        return _PROBE in self._try({"role": "developer", "content": _PROBE}, _ASKS)
 
     @functools.cached_property
     def _takes_no_content(self) -> bool:

@@ -218,10 +218,10 @@ def test_a_chat_may_begin_with_the_assistant(bundle, transformers_of, tmp_path, 
     assert (ids(made), counted(made)) == (whole, learnt)
 
 
-def test_developer_is_a_system_message_where_the_template_does_not_know_it(
-    bundle, transformers_of, tmp_path
+@pytest.mark.parametrize(("name", "role"), [("qwen-2.5", "system"), ("chatml", "developer")])
+def test_developer_is_a_system_message_where_the_template_does_not_write_it(
+    bundle, transformers_of, tmp_path, name, role
 ) -> None:
-    made = learn(
-        bundle("qwen-2.5"), tmp_path, {"messages": [{**SYSTEM[0], "role": "developer"}, *ONE]}
-    )
-    assert ids(made) == expected(transformers_of("qwen-2.5"), [SYSTEM[0], *ONE])[0]
+    given, written = ([{**SYSTEM[0], "role": each}, *ONE] for each in ("developer", role))
+    made = learn(bundle(name), tmp_path, {"messages": given})
+    assert ids(made) == expected(transformers_of(name), written)[0]

@@ -35,7 +35,7 @@ def plan(
     reprofile: o.Reprofile = False,
     epochs: o.Epochs = 3,
     batch_size: o.BatchSize = 16,
-    cache_dtype: o.Dtype = "fp16",
+    cache_dtype: o.Dtype = "auto",
 ) -> None:
     """Measure the devices and show the plan with its predictions; train nothing.
 

@@ -26,6 +26,10 @@ def show_report(report: Report, run: Path, console: Console | None = None) -> No
     console.print(_quality(report))
     console.print(_time(report))
     console.print(_devices(report))
+    for device in report.devices:
+        for text, count in device.notices.items():
+            often = f" ({count} times)" if count > 1 else ""
+            say(console, f"{device.id}: {text}{often}", style="yellow")
     cache, fill = report.cache, report.fill
     say(
         console,

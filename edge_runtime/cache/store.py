@@ -276,7 +276,8 @@ class ActivationCache:
             raise CacheMiss(list(misses))
 
     def _drop_damaged(self, key: bytes, record: Record) -> None:
-        logger.warning(
+        logger.warning("a record of the activation cache is damaged; it is dropped and made again")
+        logger.info(
             "record of sample %s in segment %d at byte %d of %s is damaged",
             key.hex()[:16],
             record.segment,

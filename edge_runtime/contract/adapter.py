@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .checks import require
+from .errors import UnresumableError
 from .ids import Sha256
 from .manifest import Task
 from .tensors import read_tensors, write_tensors
@@ -260,6 +261,21 @@ def default_weight_decay(task: Task) -> float:
 
 OPTIMIZER_PREFIX = "optimizer."
 INITIAL_SHAPE = "initial_shape"
+
+
+def check_weights(state: bytes) -> None:
+    """Refuses a trainer's state whose weights are not numbers to go on with, or to use.
+
+    Raises:
+        UnresumableError: one is infinite or not a number.
+        BadInputError: ``state`` is damaged.
+    """
+    for name, array in read_tensors(state, "trainer state").items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise UnresumableError(
+                f"{name!r} of the adapter is not finite; train a new run with a lower "
+                "--learning-rate"
+            )
 
 
 def adapter_weights(state: bytes) -> bytes:

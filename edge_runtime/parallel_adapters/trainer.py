@@ -100,6 +100,14 @@ class Trainer:
         return self.flat_parameters.size
 
     @property
+    def finite(self) -> bool:
+        """No weight is infinite or not a number, averaged or not."""
+        return all(
+            bool(np.isfinite(each.values.numpy()).all())
+            for each in (self._parameters, self._average)
+        )
+
+    @property
     def step(self) -> int:
         """Updates applied so far."""
         return self._optimizer.step

@@ -72,7 +72,7 @@ class LanguageTokenizer:
         self._tokenizer = load_tokenizer(bundle)
         self._before, self._after = frame_of(self._tokenizer)
 
-    def encode(self, data: LanguageData, path: Path) -> TokenizedLanguage:
+    def encode(self, data: LanguageData, path: str) -> TokenizedLanguage:
         """Tokenises a file's lines.
 
         Args:
@@ -105,7 +105,7 @@ class LanguageTokenizer:
         )
         kept = {row.line for row in found}
         truncated = kept & {row.line for row in every if row.truncated}
-        skipped = len(data.line_numbers) - len(kept)
+        skipped = len(data.places) - len(kept)
         log.debug("%d samples, %d truncated, %d skipped", len(samples), len(truncated), skipped)
         return TokenizedLanguage(
             samples=samples,
@@ -143,10 +143,9 @@ class LanguageTokenizer:
             cut = len(question) < len(prompt.ids)
             yield dataclasses.replace(row, truncated=row.truncated or cut)
 
-    def _conversations(self, data: Conversations, path: Path, notes: list[str]) -> Iterator[_Row]:
+    def _conversations(self, data: Conversations, path: str, notes: list[str]) -> Iterator[_Row]:
         template = load_template(self._bundle, path, "prompt and completion")
-        names = [f"{path}, line {number}" for number in data.line_numbers]
-        rendered = render_conversations(template, data.conversations, names)
+        rendered = render_conversations(template, data.conversations, data.places)
         lines = [i for i, samples in enumerate(rendered) for _ in samples]
         chats = [sample for samples in rendered for sample in samples]
         ends = self._end_markers(template)

@@ -81,7 +81,7 @@ def frame_of(tokenizer: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
     return encoding.ids[: own[0]], encoding.ids[own[-1] + 1 :]
 
 
-def load_template(bundle: Path, data: Path | None, instead: str) -> TemplateSource:
+def load_template(bundle: Path, data: str | None, instead: str) -> TemplateSource:
     """Reads the chat template of a bundle.
 
     Args:

@@ -123,10 +123,10 @@ def test_an_unknown_label_in_evaluation_is_bad_input(model, write):
 def test_settings_tell_apart_what_changes_the_result(model, write):
     names = FieldNames(label="intent")
     data = write("train", [{"text": line["text"], "intent": line["label"]} for line in LINES])
-    found = prepared(model, data, fields=names)
 
     def settings(data=data, evaluation=None):
-        return run_settings(found, data, evaluation, names, "int8")
+        found = prepared(model, data, evaluation, fields=names)
+        return run_settings(found, names, "int8")
 
     first = settings()
     assert (first.fields, first.task) == (names, "classification")
@@ -153,7 +153,7 @@ def test_a_run_on_pairs_takes_pairs_and_no_other_run_does(
     model, write, trained, given, data, error, said
 ):
     config = prepared(model, write("train", LINES)).config
-    single = Texts(texts=("a",), pairs=None, line_numbers=(1,))
+    single = Texts(texts=("a",), pairs=None, places=("text 1",))
     texts = {False: single, True: dataclasses.replace(single, pairs=("b",))}
     path = Path(data) if data else None
     config = dataclasses.replace(config, pair=trained)
@@ -196,7 +196,10 @@ def test_a_language_models_targets_are_its_next_tokens(decoder, write):
             [CLS, 4, SEP],
         ]
         assert [row.tolist() for row in table.targets] == [[-1, 5, 6, SEP, -1], [-1, SEP, -1]]
-    assert (found.truncated, found.notes) == (0, ())
+    assert found.truncated == 0
+    blank, both = found.notes
+    assert "1 of 2 completions are blank" in blank
+    assert "2 of 2 lines to evaluate on are among those to train on" in both
 
 
 def test_the_same_bundle_may_be_trained_to_classify(decoder, write):

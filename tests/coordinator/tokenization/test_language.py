@@ -19,7 +19,7 @@ from edge_runtime.contract.sample import Ragged, sample_keys
 from export.chat.conversation import Conversation
 from tests.coordinator.bundles import DIGEST, manifest
 
-FILE = Path("data.jsonl")
+FILE = "data.jsonl"
 BOS, EOS, START, END = 0, 1, 2, 3
 SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
 ALPHABET = "abcdé \nQA:"
@@ -115,22 +115,25 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return made
 
 
+def places(lines: int) -> tuple[str, ...]:
+    return tuple(f"{FILE}, line {number}" for number in range(1, lines + 1))
+
+
 def completions(*pairs: tuple[str, str]) -> Completions:
     return Completions(
         prompts=tuple(prompt for prompt, _ in pairs),
         completions=tuple(completion for _, completion in pairs),
-        line_numbers=tuple(range(1, len(pairs) + 1)),
+        places=places(len(pairs)),
     )
 
 
 def documents(*texts: str) -> Documents:
-    return Documents(texts=texts, line_numbers=tuple(range(1, len(texts) + 1)))
+    return Documents(texts=texts, places=places(len(texts)))
 
 
 def chats(*conversations: tuple[dict[str, str], ...]) -> Conversations:
-    numbers = tuple(range(1, len(conversations) + 1))
     made = tuple(Conversation.of(*messages) for messages in conversations)
-    return Conversations(conversations=made, line_numbers=numbers)
+    return Conversations(conversations=made, places=places(len(conversations)))
 
 
 def ids(result: TokenizedLanguage, row: int = 0) -> list[int]:
@@ -254,7 +257,7 @@ def transformations(*pairs: tuple[str, str]) -> Transformations:
     return Transformations(
         sources=tuple(source for source, _ in pairs),
         targets=tuple(target for _, target in pairs),
-        line_numbers=tuple(range(1, len(pairs) + 1)),
+        places=places(len(pairs)),
     )
 
 

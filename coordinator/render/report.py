@@ -115,3 +115,5 @@ def show_merged(merged: MergedModel, console: Console | None = None) -> None:
     if merged.eos_token_ids:
         stops = ", ".join(map(str, merged.eos_token_ids))
         say(console, f"a text ends at any of the token ids {stops} (eos_token_ids in its metadata)")
+    for note in merged.notes:
+        say(console, note, style="yellow")

@@ -59,6 +59,7 @@ class MergedModel:
         inputs: names of the model's inputs.
         output: name of its output.
         eos_token_ids: of a language model, the tokens at which generation has to end.
+        notes: what the user should know besides.
     """
 
     path: Path
@@ -67,6 +68,7 @@ class MergedModel:
     inputs: tuple[str, ...]
     output: str
     eos_token_ids: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def merge_model(

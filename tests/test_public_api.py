@@ -17,6 +17,7 @@ def test_the_public_names_are_these() -> None:
     assert coordinator.__all__ == [
         "AdapterChoice",
         "Cluster",
+        "DataDescription",
         "FieldNames",
         "GenerationOptions",
         "MergedModel",
@@ -26,6 +27,7 @@ def test_the_public_names_are_these() -> None:
         "Report",
         "TrainResult",
         "TrainingOptions",
+        "describe_data",
         "evaluate",
         "merge",
         "parse_emulate",

@@ -107,6 +107,24 @@ def read_inputs(
     return Inputs(found=found, files=files, traits=traits, notes=tuple(notes))
 
 
+def guess_task(data: Source, task: Task | None, fields: FieldNames) -> tuple[DataFile, Task]:
+    """Reads data, and tells the task by their fields if none is given."""
+    file = read_data(data)
+    first = file.lines[0].values
+    if task is None and fields.label in first:
+        task = "classification"
+    elif task is None and fields.source in first:
+        task = "seq2seq"
+    return file, task or "causal-lm"
+
+
+def read_alone(file: DataFile, task: Task, fields: FieldNames) -> DataSet | LanguageData:
+    """Reads one file as training data."""
+    if task == "causal-lm" or task == "seq2seq":
+        return read_language_data(file, task, fields)
+    return read_training_data(file, task, fields)
+
+
 def check_fields(
     file: DataFile, task: Task, fields: FieldNames, *, learning: bool = True
 ) -> list[str]:

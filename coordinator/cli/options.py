@@ -45,15 +45,15 @@ Texts = Annotated[
     list[str] | None,
     option(None, "A text, prompt or source; may be given several times.", "--text"),
 ]
-_FORMS = "JSONL, CSV, TSV, Parquet or a saved data set; may be given several times, - is stdin"
+FORMS = "JSONL, CSV, TSV, Parquet or a saved data set; several are allowed, - is stdin"
 Inputs = Annotated[
-    list[str] | None, option(None, f"Texts, prompts, messages or sources: {_FORMS}.", "--data")
+    list[str] | None, option(None, f"Texts, prompts, messages or sources: {FORMS}.", "--data")
 ]
 TrainingData = Annotated[
     list[str],
     option(
         None,
-        f"What the task needs (text and label, prompt and completion, ...): {_FORMS}.",
+        f"What the task needs (text and label, prompt and completion, ...): {FORMS}.",
         "--data",
     ),
 ]

@@ -24,18 +24,18 @@ def notes_on_overlap(
     train: DataSet | LanguageData, evaluation: DataSet | LanguageData, name: str
 ) -> list[str]:
     """Notes lines that are trained on and evaluated on."""
-    known = set(_asked(train))
-    both = sum(asked in known for asked in _asked(evaluation))
+    known, lines = set(asked(train)), asked(evaluation)
+    both = sum(line in known for line in lines)
     if not both:
         return []
     return [
-        f"{name}: {both} of {len(_asked(evaluation))} lines to evaluate on are among those to "
+        f"{name}: {both} of {len(lines)} lines to evaluate on are among those to "
         "train on; the metrics will be too good"
     ]
 
 
-def _asked(data: DataSet | LanguageData) -> list[Hashable]:
-    """What each line gives to the model."""
+def asked(data: DataSet | LanguageData) -> list[Hashable]:
+    """Lists what each line gives to the model, as values that can be compared."""
     if isinstance(data, DataSet):
         pairs = data.inputs.pairs or ("",) * len(data)
         return list(zip(data.inputs.texts, pairs, strict=True))
@@ -84,7 +84,7 @@ def _on_labels(data: DataSet, name: str) -> Iterator[str]:
             "instead of classes, say --task regression"
         )
     of_text: dict[Hashable, set[int]] = collections.defaultdict(set)
-    for asked, label in zip(_asked(data), data.targets.tolist(), strict=True):
-        of_text[asked].add(label)
+    for line, label in zip(asked(data), data.targets.tolist(), strict=True):
+        of_text[line].add(label)
     if torn := sum(len(labels) > 1 for labels in of_text.values()):
         yield f"{name}: {torn} texts stand on several lines with different labels"

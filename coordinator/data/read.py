@@ -26,6 +26,16 @@ Source: TypeAlias = DataFile | Path | str | Sequence[Path | str]
 STDIN = "-"
 MAX_UNPACKED_BYTES = 4 << 30
 _CHUNK_BYTES = 1 << 20
+_OTHERS = {
+    b"PK\x03\x04": "a zip archive or an Excel workbook; unpack it, or save the sheet as CSV",
+    b"\x28\xb5\x2f\xfd": "packed by zstd; unpack it, or pack it by gzip",
+    b"BZh": "packed by bzip2; unpack it, or pack it by gzip",
+    b"\xfd7zXZ": "packed by xz; unpack it, or pack it by gzip",
+    b"SQLite format 3": "an SQLite database; save the table as CSV",
+    b"%PDF": "a PDF; save its text",
+    b"version https://git-lfs": "a Git-LFS pointer; fetch the file with: git lfs pull",
+}
+"""How files begin that are no data file, and what to do."""
 _TEXT_READERS: dict[str, Callable[[str, str], list[Line]]] = {
     ".json": parse_json,
     ".csv": parse_csv,
@@ -89,8 +99,9 @@ def _read(path: Path) -> DataFile:
         suffix = path.with_suffix("").suffix.lower() if suffix == ".gz" else suffix
     if suffix == ".parquet" or data[:4] == b"PAR1":
         return DataFile(name=name, lines=tuple(parse_parquet(name, data)), sha256=digest)
-    if data.startswith(b"version https://git-lfs"):
-        raise BadInputError(f"{name}: is a Git-LFS pointer; fetch the file with: git lfs pull")
+    for magic, what in _OTHERS.items():
+        if data.startswith(magic):
+            raise BadInputError(f"{name}: is {what}")
     text = _decoded(name, data, packed)
     if suffix not in _TEXT_READERS and text.lstrip()[:1] == "[":
         suffix = ".json"

@@ -43,6 +43,11 @@ def _parse(name: str, text: str, delimiter: str) -> list[Line]:
                     f"{name}, line {first}: has {len(cells)} cells, the header has {len(header)}; "
                     "put cells with line ends or separators between quotes"
                 )
+            if delimiter == "\t" and any("\t" in cell and "\n" in cell for cell in cells):
+                raise BadInputError(
+                    f"{name}, line {first}: a quote at the start of a cell takes several lines "
+                    "into it; double the quotes inside of cells, or save the file as JSONL"
+                )
             values = dict(zip(header, cells, strict=True))
             lines.append(Line(file=name, number=first, values=values))
     except csv.Error as error:

@@ -6,7 +6,9 @@ its own ids, one further on; an encoder-decoder writes a sequence of its own.
 """
 
 import dataclasses
+import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -93,6 +95,7 @@ class LanguageTokenizer:
         else:
             rows = self._transformations(data)
         every = list(rows)
+        notes += self._notes_on_special(data, path)
         found = [row for row in every if (row.targets != NOT_COUNTED).any()]
         if not found:
             raise BadInputError(
@@ -115,6 +118,20 @@ class LanguageTokenizer:
             num_skipped=skipped,
             notes=tuple(notes),
         )
+
+    def _notes_on_special(self, data: LanguageData, path: str) -> Iterator[str]:
+        """Notes texts of which the tokenizer takes a part for a special token."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        special = [re.escape(token.content) for token in added if token.special]
+        if not special:
+            return
+        pattern = re.compile("|".join(special))
+        found = [match for text in _written(data) if (match := pattern.search(text))]
+        if found:
+            yield (
+                f"{path}: {len(found)} of its texts have the name of a special token "
+                f"({found[0].group()!r} first), which becomes that token, as transformers does it"
+            )
 
     def _documents(self, data: Documents) -> Iterator[_Row]:
         end = self._end_token()
@@ -215,6 +232,19 @@ class LanguageTokenizer:
     def _end_markers(self, template: TemplateSource) -> tuple[str, ...]:
         tokens = [self._tokenizer.id_to_token(i) for i in self._manifest.eos_token_ids]
         return tuple(filter(None, (*tokens, template.variables.get("eos_token"))))
+
+
+def _written(data: LanguageData) -> Iterator[str]:
+    """Every text that people wrote into the data."""
+    if isinstance(data, Documents):
+        yield from data.texts
+    elif isinstance(data, Completions):
+        yield from (*data.prompts, *data.completions)
+    elif isinstance(data, Transformations):
+        yield from (*data.sources, *data.targets)
+    else:
+        for chat in data.conversations:
+            yield json.dumps([chat.messages, chat.tools], ensure_ascii=False)
 
 
 def _trimmed(text: str, span: tuple[int, int], ends: tuple[str, ...]) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from edge_runtime.contract.errors import BadInputError
 from export.chat.source import read_template
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     import tokenizers
@@ -50,6 +50,12 @@ def load_tokenizer(bundle: Path, *, continuing: bool = False) -> tokenizers.Toke
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
+
+
+def decoder_of(bundle: Path) -> Callable[[Sequence[int]], str]:
+    """Makes the function that writes ids of the bundle's tokenizer, special tokens included."""
+    tokenizer = load_tokenizer(bundle)
+    return lambda ids: tokenizer.decode(list(ids), skip_special_tokens=False)
 
 
 def encodings(

@@ -24,12 +24,13 @@ FIELDS = (
 CLUSTER = {"--emulate", "--devices", "--listen"}
 GENERATION = {"--max-new-tokens", "--temperature", "--top-k", "--top-p", "--seed"}
 OPTIONS = {
+    "data": {"files", "--bundle", "--task", *FIELDS},
     "demo": {"-o", "--output"},
     "devices": {"--remove", "--emulate"},
     "evaluate": {"run", "--data", "--bundle", "--generate", "--max-new-tokens", *CLUSTER},
     "export": {
-        *("model", "-o", "--output", "--task", "--quantize", "--max-length", "--calibration"),
-        *("--adapter-init", "--adapter-reduction", "--adapter-heads"),
+        *("model", "-o", "--output", "--task", "--quantize", "--max-length", "--ignore"),
+        *("--calibration", "--adapter-init", "--adapter-reduction", "--adapter-heads"),
     },
     "inspect": {"bundle"},
     "merge": {"run", "-o", "--output", "--bundle"},

@@ -307,6 +307,15 @@ def test_a_backbone_with_other_inputs_is_no_language_model(bundles) -> None:
         LanguageTokenizer(bundles["gpt"], manifest(spec))
 
 
+def test_the_name_of_a_special_token_in_a_text_is_said(bundles) -> None:
+    tokenizer = LanguageTokenizer(bundles["gpt"], decoder())
+    result = tokenizer.encode(documents("ab", "a</s>b"), FILE)
+    assert EOS in ids(result, 1)[:-1]
+    (note,) = result.notes
+    assert "1 of its texts have the name of a special token ('</s>' first)" in note
+    assert tokenizer.encode(documents("ab"), FILE).notes == ()
+
+
 CHAT = chats(({"role": "assistant", "content": "b"},))
 
 

@@ -24,6 +24,7 @@ from .adapter_config import (
     adapter_config,
     added_layers,
     check_initial_weights,
+    indistinct_values,
     task_for,
 )
 from .reading import read_inputs
@@ -81,7 +82,7 @@ def prepare(
     config = adapter_config(opened.manifest, chosen, choice, inputs.traits)
     check_initial_weights(opened.path, opened.manifest, config)
     prepared = tokenize(opened, config, options, inputs.found, inputs.files)
-    notes = [*inputs.notes, *prepared.notes]
+    notes = [*indistinct_values(config, inputs.traits), *inputs.notes, *prepared.notes]
     if added := added_layers(choice.layers, config.layers):
         notes.insert(0, f"adapter layers: added {', '.join(map(str, added))}, the last of a stack")
     return dataclasses.replace(prepared, notes=tuple(notes))

@@ -101,7 +101,7 @@ def read_inputs(
             held = read_evaluation_data(files["eval"], task, train.labels, fields)
             _check_paired(files["eval"], train, held)
             found["eval"] = held
-        values = np.asarray(train.targets, np.float32) if task == "regression" else None
+        values = np.asarray(train.targets, np.float64) if task == "regression" else None
         pair = train.inputs.pairs is not None
         traits = DataTraits(labels=train.labels, pair=pair, values=values)
     notes += notes_on(found["train"], files["train"].name)

@@ -20,7 +20,7 @@ from .lines import Line
 from .read import Source, read_data
 
 DataTask: TypeAlias = Literal["classification", "regression"]
-Targets: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.float32]
+Targets: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class DataSet:
 
     Attributes:
         inputs: the texts.
-        targets: (N,) int64 indices into ``labels``, or float32 values for regression.
+        targets: (N,) int64 indices into ``labels``, or float64 values for regression.
         labels: class names in output order; empty for regression.
     """
 
@@ -162,8 +162,8 @@ def _label(line: Line, names: FieldNames) -> str:
     raise line.wrong(names.label, "a label (a string or an integer)", value)
 
 
-def _numbers(lines: Sequence[Line], names: FieldNames) -> npt.NDArray[np.float32]:
-    return np.array([_number(line, names) for line in lines], np.float32)
+def _numbers(lines: Sequence[Line], names: FieldNames) -> npt.NDArray[np.float64]:
+    return np.array([_number(line, names) for line in lines], np.float64)
 
 
 def _number(line: Line, names: FieldNames) -> float:
@@ -172,7 +172,7 @@ def _number(line: Line, names: FieldNames) -> float:
         result = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         result = math.nan
-    # Beyond float32 the target would turn into infinity.
+    # The largest that a program which takes float32 can be given.
     if not abs(result) <= float(np.finfo(np.float32).max):
         raise line.wrong(names.label, "a finite number, as regression needs", value)
     return result

@@ -9,9 +9,15 @@ from coordinator.protocol.actions import Action, Fail, Record, Send
 from coordinator.protocol.events import Lost
 from coordinator.protocol.job import Job
 from edge_runtime import __version__
-from edge_runtime.contract.errors import BadInputError, InfeasibleError, StoppedError, UserError
+from edge_runtime.contract.errors import (
+    BadInputError,
+    InfeasibleError,
+    StoppedError,
+    UnresumableError,
+    UserError,
+)
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import Hello, Shutdown
+from edge_runtime.contract.messages import Failed, Hello, Shutdown
 
 RESUME = "run the same command again with --resume to go on"
 AGAIN = "try again"
@@ -24,6 +30,12 @@ def stop(error: UserError, job: Job, joined: Iterable[DeviceId]) -> list[Action]
         error = StoppedError(f"{error}; {RESUME if trains else AGAIN}")
     shutdown = [Send(device=device, message=Shutdown()) for device in joined]
     return [*shutdown, Fail(error=error)]
+
+
+def failed(device: DeviceId, message: Failed) -> UserError:
+    """Says why a device could not do what it was asked for."""
+    kind = StoppedError if message.resumable else UnresumableError
+    return kind(f"{device}: {message.reason}")
 
 
 def lose(event: Lost, job: Job, joined: Iterable[DeviceId], *, planned: bool) -> list[Action]:

@@ -37,13 +37,13 @@ from coordinator.samples.samples import Catalogue, Work
 from coordinator.workload.fill import Filling
 from coordinator.workload.generation import Generation
 from edge_runtime.contract import messages as m
-from edge_runtime.contract.errors import StoppedError, UserError
+from edge_runtime.contract.errors import UserError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Plan
 
 from . import requests
 from .answers import Answers
-from .failures import check_software, lose, stop
+from .failures import check_software, failed, lose, stop
 from .measurements import KnownDevices, known_devices
 
 logger = logging.getLogger(__name__)
@@ -326,7 +326,11 @@ class Session:
             case m.Heartbeat():
                 return []
             case m.Failed():
-                return self._fail(StoppedError(f"{device}: {message.reason}"))
+                return self._fail(failed(device, message))
+            case m.Notice():
+                fields = {"device": device, "text": message.text}
+                first = self.record.devices[device].take_notice(message.text)
+                return [Record(event="notice", fields=fields)] if first else []
             case m.BatchServed() | m.Progress():
                 self.record.observe(device, message)
                 return [*self._filling.observe(device, message)]

@@ -7,6 +7,7 @@ evicted, a bug crashes with a traceback::
     ├── UserError                  explained in one line, then the exit code
     │   ├── UsageError             2  wrong options
     │   ├── BadInputError          3  a file, a line or a field is not what it must be
+    │   │   └── UnresumableError      a session would stop for the same reason if it went on
     │   ├── MissingExtraError      3  a package is not installed; says what to install
     │   ├── InfeasibleError        4  no plan fits, or no device is there
     │   └── StoppedError           5  stopped before the end; a run goes on with --resume
@@ -36,6 +37,10 @@ class UsageError(UserError):
 
 class BadInputError(UserError):
     """A file, a line or a field is not what it must be."""
+
+
+class UnresumableError(BadInputError):
+    """A session stopped for a reason that it would meet again: something must be changed."""
 
 
 class MissingExtraError(UserError):

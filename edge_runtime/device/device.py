@@ -29,6 +29,7 @@ from edge_runtime.transport import Address
 
 from .compute_thread import Worker
 from .file_fetching import FileFetching
+from .notices import failure, warnings_reported
 from .peers import PeerDispatch
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class Device:
         self._options, self._link = options, link
         self._store = WeightStore(options.home / "weights")
         self._clock = CpuClock()
-        self._worker = Worker(lambda reason: link.to_coordinator(m.Failed(reason=reason)))
+        self._worker = Worker(link.to_coordinator)
         self._trainer = trainer = TrainerRole(me=options.device, home=options.home, outbox=link)
         self._backbone = backbone = BackboneRole(
             me=options.device, threads=options.threads, outbox=link, keep=trainer.keep
@@ -108,6 +109,10 @@ class Device:
         Raises:
             StoppedError: the coordinator could not be reached at all.
         """
+        with warnings_reported(self._link.to_coordinator):
+            return self._serve()
+
+    def _serve(self) -> Ended:
         began = heard = beaten = time.monotonic()
         try:
             while not self._over:
@@ -161,8 +166,8 @@ class Device:
             for peer, message, size in self._link.from_peers():
                 self._peers.receive(peer, message, size)
         except (RemoteError, UserError) as error:
-            logger.warning("%s", error)
-            self._link.to_coordinator(m.Failed(reason=str(error)))
+            logger.info("%s", error)
+            self._link.to_coordinator(failure(error))
         return spoke
 
     def _on_request(self, request: m.Message) -> None:

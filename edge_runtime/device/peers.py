@@ -87,7 +87,7 @@ class PeerDispatch:
         except (RemoteError, UserError) as error:
             # Whoever waits for what the message should have brought would wait for ever.
             reason = f"rejected a message of {peer}: {error}"
-            logger.warning("%s", reason)
+            logger.info("%s", reason)
             self._link.to_coordinator(m.Failed(reason=reason))
 
     def _run_and_credit(self, job: Job, peer: DeviceId, size: int) -> None:

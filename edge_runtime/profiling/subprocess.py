@@ -24,7 +24,7 @@ import msgspec
 from edge_runtime.contract.codec import decode, encode
 from edge_runtime.contract.errors import PacplusError, RemoteError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import Message, ProfileDone, ProfileRequest
+from edge_runtime.contract.messages import Failed, Message, ProfileDone, ProfileRequest
 from edge_runtime.contract.profile import DeviceProfile, Role
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.system.usage import resident_bytes
@@ -50,7 +50,7 @@ def measure_in_subprocess(
     Where memory does not suffice for two processes, this one measures after all.
 
     Raises:
-        RemoteError: the subprocess failed; its error is in this process's log.
+        RemoteError: the subprocess failed.
     """
     command = [sys.executable, "-m", MODULE, device, str(home), str(threads), *roles]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -66,8 +66,10 @@ def measure_in_subprocess(
             raise
     if isinstance(answer, ProfileDone):
         return dataclasses.replace(answer.profile, base_memory_bytes=resident_bytes())
+    if isinstance(answer, Failed):
+        raise RemoteError(f"measuring this device failed: {answer.reason}")
     if process.returncode == -signal.SIGKILL:
-        logger.warning("measuring was killed, probably for want of memory: measuring here")
+        logger.warning("measuring was killed, probably for want of memory; measured again in less")
         store = WeightStore(home / "weights")
         return measure(request, device=device, roles=roles, threads=threads, store=store, home=home)
     status = process.returncode
@@ -119,7 +121,7 @@ def main(arguments: list[str]) -> int:
             home=Path(home),
         )
     except PacplusError as error:
-        logger.error("%s", error)
+        _write(stdout, Failed(reason=str(error)))
         return 1
     _write(stdout, ProfileDone(profile=profile))
     return 0

@@ -89,7 +89,11 @@ def plan(
         one_core = dataclasses.replace(this_machine(), cores=1, compute_cores=1.0)
         cluster = dataclasses.replace(cluster, emulate=(one_core,))
     measured = run_session(
-        cluster, prepared, observer, cache_dtype=cache_dtype, decide=decide, only_plan=True
+        *(cluster, prepared, observer),
+        cache_dtype=cache_dtype,
+        decide=decide,
+        checks_memory=given is None,
+        only_plan=True,
     )
     problem, made = problems[-1], measured.plan
     if given is not None:

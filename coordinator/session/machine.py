@@ -155,6 +155,8 @@ class Session:
         return actions
 
     def _profile(self) -> list[Action]:
+        joined = {device: event.hello for device, event in self._joined.items()}
+        self.job.check_devices(joined)
         asked = requests.profiles(self.job, self._joined, self._known)
         begin = self._begin("profiling", asked, self._admit_peers)
         return [*self._count_for("profile"), *begin]

@@ -50,8 +50,23 @@ def block_bytes(
 
 def training_bytes(config: AdapterConfig, lengths: Mapping[Stream, int]) -> int:
     """Counts what a training step on one sample holds, libraries and the adapter apart."""
-    output: Stream = "decoder" if "decoder" in lengths else "encoder"
-    rows = (len(config.layers) - config.encoder_layers) * lengths[output]
+    masks = LIVE_CAUSAL_MASKS * lengths[_output(lengths)] ** 2 if config.causal else 0
+    return int(FLOAT_BYTES * (LIVE_STATES * _values(config, lengths) + masks))
+
+
+def answering_bytes(config: AdapterConfig, lengths: Mapping[Stream, int]) -> int:
+    """Counts what a trained adapter holds while it computes its outputs of one sample."""
+    seen = max(lengths.values())
+    scores = LIVE_ATTENTION_MATRICES["biased"] * lengths[_output(lengths)] * seen
+    return int(FLOAT_BYTES * (LIVE_STATES * _values(config, lengths) + scores * config.num_heads))
+
+
+def _values(config: AdapterConfig, lengths: Mapping[Stream, int]) -> int:
+    """Counts the hidden states that an adapter reads of one sample, as numbers."""
+    rows = (len(config.layers) - config.encoder_layers) * lengths[_output(lengths)]
     rows += config.encoder_layers * lengths.get("encoder", 0)
-    masks = LIVE_CAUSAL_MASKS * lengths[output] ** 2 if config.causal else 0
-    return int(FLOAT_BYTES * (LIVE_STATES * rows * config.hidden_size + masks))
+    return rows * config.hidden_size
+
+
+def _output(lengths: Mapping[Stream, int]) -> Stream:
+    return "decoder" if "decoder" in lengths else "encoder"

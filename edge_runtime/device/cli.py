@@ -116,9 +116,7 @@ def _home(options: argparse.Namespace) -> Path:
 
 def _pair(options: argparse.Namespace) -> int:
     home = _home(options)
-    paired = _pair_with(
-        home, options.address, options.token, options.name, new_key=options.new_key
-    )
+    paired = _pair_with(home, options.address, options.token, options.name, new_key=options.new_key)
     if options.json:
         _print(to_plain(paired))
     else:

@@ -38,9 +38,7 @@ MEMORY_USE = 0.95
 def activation_bytes(problem: Problem, first: Number, last: Number, micro_batch_size: int) -> Any:
     """Counts the tensors alive while the largest block runs on the largest micro-batch."""
     largest: Number = 0
-    budgets = micro_batch_budget(
-        problem.usual, problem.longest, problem.manifest, micro_batch_size
-    )
+    budgets = micro_batch_budget(problem.usual, problem.longest, problem.manifest, micro_batch_size)
     for stream, budget in budgets.items():
         blocks = problem.blocks_before[stream]
         largest = np.maximum(largest, (blocks[last] > blocks[first]) * budget)

@@ -56,8 +56,9 @@ def unmeasured_problem(
         num_blocks=config.layers[-1] + 1,
         cached_layers=config.layers,
         cache_row_bytes=row_bytes(cache_dtype, manifest.hidden_size),
+        adapter=config,
         longest_line=_longest_line(tables, manifest),
-        advises_lengths="train" in tables,
+        trains="train" in tables,
     )
 
 
@@ -81,9 +82,7 @@ def micro_batch_costs(
     found = {}
     for which, table in tables.items():
         lengths = {stream: table.samples.lengths_of[stream] for stream in manifest.streams}
-        held = block_bytes(
-            lengths, hidden_size=manifest.hidden_size, num_heads=manifest.num_heads
-        )
+        held = block_bytes(lengths, hidden_size=manifest.hidden_size, num_heads=manifest.num_heads)
         found[which] = np.maximum.reduce([held[stream] / budget[stream] for stream in held])
     return found
 
@@ -105,8 +104,7 @@ def padded_tokens(
 ) -> dict[Stream, Tokens]:
     """Summarizes as :func:`tokens_of`, with the padded lengths of the fill's micro-batches."""
     orders = {
-        which: table.fill_order(options.batch_size, options.seed)
-        for which, table in tables.items()
+        which: table.fill_order(options.batch_size, options.seed) for which, table in tables.items()
     }
     starts = {}
     for size in MICRO_BATCH_SIZES:

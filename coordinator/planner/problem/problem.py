@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import HIDDEN_PREFIX, Manifest, Stream
 from edge_runtime.contract.profile import DeviceProfile
@@ -80,8 +81,9 @@ class Problem:
         cached_layers: hidden states that are cached, ascending.
         cache_row_bytes: of one token at one layer, in the cache's dtype.
         caches: states are stored; not where texts are generated.
+        adapter: that is trained or used.
         longest_line: what people call the sample that takes most memory; empty if unknown.
-        advises_lengths: lines may be cut: they are trained on.
+        trains: the samples are trained on, not only answered.
         adapter_parameters: trainable values; 0 where nothing is trained.
         carried_bytes: (B + 1,) what a sample of mean length carries from the blocks before a
             cut to those behind it; nothing at both ends.
@@ -104,8 +106,9 @@ class Problem:
     cache_row_bytes: int
     adapter_parameters: int = 0
     caches: bool = True
+    adapter: AdapterConfig | None = None
     longest_line: str = ""
-    advises_lengths: bool = False
+    trains: bool = False
     carried_bytes: Array = dataclasses.field(init=False)
     rows_before: Array = dataclasses.field(init=False)
     blocks_before: Mapping[Stream, Array] = dataclasses.field(init=False)

@@ -10,7 +10,7 @@ from edge_runtime.contract.errors import BadInputError
 from export.chat.source import read_template
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     import tokenizers
@@ -52,6 +52,12 @@ def load_tokenizer(bundle: Path, *, continuing: bool = False) -> tokenizers.Toke
     return tokenizer
 
 
+def decoder_of(bundle: Path) -> Callable[[Sequence[int]], str]:
+    """Makes the function that writes ids of the bundle's tokenizer, special tokens included."""
+    tokenizer = load_tokenizer(bundle)
+    return lambda ids: tokenizer.decode(list(ids), skip_special_tokens=False)
+
+
 def encodings(
     tokenizer: tokenizers.Tokenizer,
     items: Sequence[Any],
@@ -81,7 +87,7 @@ def frame_of(tokenizer: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
     return encoding.ids[: own[0]], encoding.ids[own[-1] + 1 :]
 
 
-def load_template(bundle: Path, data: Path | None, instead: str) -> TemplateSource:
+def load_template(bundle: Path, data: str | None, instead: str) -> TemplateSource:
     """Reads the chat template of a bundle.
 
     Args:

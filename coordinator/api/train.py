@@ -29,6 +29,7 @@ from edge_runtime.contract.structure import to_plain
 
 from .adapter_config import AdapterChoice
 from .inputs import Prepared, prepare, run_settings
+from .max_length import SHOWN_PLACES, MaxLength
 from .metrics import metrics
 from .run import Finished, run_session
 
@@ -55,6 +56,7 @@ def train(
     fields: FieldNames | None = None,
     cache_dtype: CacheDtype = "fp16",
     cache_quota_bytes: int | None = None,
+    max_length: MaxLength | None = None,
     plan: Path | None = None,
     resume: bool = False,
     observer: Observer | None = None,
@@ -74,6 +76,8 @@ def train(
         fields: other names of the data's fields.
         cache_dtype: how activations are stored.
         cache_quota_bytes: limit of each device's cache; when going on, None keeps the run's.
+        max_length: most tokens of a line, below what the model takes; "auto" cuts only the few
+            lines that are far longer than the others. The run's evaluations cut alike.
         plan: a plan to run, from ``pacplus plan --json`` or a run's ``plan.json``; by default
             the best one is made.
         resume: go on with the run in ``output``.
@@ -89,7 +93,9 @@ def train(
     if not resume:
         check_new(output)
     choice = adapter or AdapterChoice()
-    prepared = prepare(bundle, data, evaluation, task, choice, options, fields, held_out)
+    prepared = prepare(
+        *(bundle, data, evaluation, task, choice, options, fields, held_out, max_length)
+    )
     settings = run_settings(prepared, fields, cache_dtype, cache_quota_bytes, held_out)
     folder = (RunFolder.resume if resume else RunFolder.create)(output, settings)
     prepared.announce(observer)
@@ -162,7 +168,7 @@ class _Run:
             bundle_digest=manifest.digest,
             seed=prepared.options.seed,
             labels=prepared.config.labels,
-            truncated=prepared.truncated,
+            truncated=len(prepared.truncated),
             dilation=finished.dilation,
             plan=finished.plan,
             parameters=session.parameters,
@@ -172,4 +178,6 @@ class _Run:
             eval={"before": done.eval_before, "after": self._metrics(session.outputs_after)},
             cache=cache_report(session, cache_dtype),
             devices=device_reports(session, finished.devices),
+            max_length=prepared.max_length,
+            truncated_lines=prepared.truncated[:SHOWN_PLACES],
         )

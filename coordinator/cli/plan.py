@@ -33,6 +33,7 @@ def plan(
     profiles: o.Profiles = None,
     listen: o.Listen = o.LISTEN,
     reprofile: o.Reprofile = False,
+    max_length: o.MaxLength = "",
     epochs: o.Epochs = 3,
     batch_size: o.BatchSize = 16,
     cache_dtype: o.Dtype = "fp16",
@@ -76,6 +77,7 @@ def plan(
             target=target_field,
         ),
         cache_dtype=cache_dtype,
+        max_length=o.max_length(max_length),
         simulated=simulate or plot is not None,
         observer=o.display(),
     )

@@ -41,7 +41,8 @@ class Settings:
 
     Where the bundle is and the quota may change; later commands use them. ``eval_sha256`` is
     empty without evaluation, ``learning_rate`` the peak, ``cache_quota_bytes`` per device,
-    ``held_out`` the fraction of the training data that is evaluated on instead.
+    ``held_out`` the fraction of the training data that is evaluated on instead, ``max_length``
+    the most tokens of a line, if that is not what the model takes.
     """
 
     bundle: str
@@ -61,6 +62,7 @@ class Settings:
     seed: int
     cache_dtype: CacheDtype
     cache_quota_bytes: int | None = None
+    max_length: int | None = None
     held_out: float | None = None
 
 

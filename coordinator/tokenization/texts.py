@@ -25,10 +25,15 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Tokenized:
-    """Samples, and how many of them were cut to ``max_length``."""
+    """Samples, and which of them were cut to ``max_length``, by index."""
 
     samples: Samples
-    num_truncated: int
+    truncated: tuple[int, ...]
+
+    @property
+    def num_truncated(self) -> int:
+        """How many were cut."""
+        return len(self.truncated)
 
 
 class SampleTokenizer:
@@ -68,9 +73,9 @@ class SampleTokenizer:
         """
         rows: dict[str, list[list[int]]] = {name: [] for name in self._names}
         seconds: list[int] = []
-        num_truncated = 0
+        truncated: list[int] = []
         items = texts if pairs is None else list(zip(texts, pairs, strict=True))
-        for encoding in encodings(self._tokenizer, items):
+        for index, encoding in enumerate(encodings(self._tokenizer, items)):
             empty = not encoding.ids
             for name in self._names:
                 # Without special tokens an empty text has no token.
@@ -78,10 +83,11 @@ class SampleTokenizer:
                     [filler(self._manifest, name)] if empty else _MAKERS[name](encoding)
                 )
             seconds.append(0 if pairs is None or empty else _second_start(encoding))
-            num_truncated += bool(encoding.overflowing)
+            if encoding.overflowing:
+                truncated.append(index)
         samples = make_samples(self._manifest, rows, seconds)
-        log.debug("tokenised %d samples, %d truncated", len(samples), num_truncated)
-        return Tokenized(samples=samples, num_truncated=num_truncated)
+        log.debug("tokenised %d samples, %d truncated", len(samples), len(truncated))
+        return Tokenized(samples=samples, truncated=tuple(truncated))
 
 
 _MAKERS = {

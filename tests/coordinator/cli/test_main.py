@@ -37,6 +37,7 @@ OPTIONS = {
     "pair": {"--listen", "--name"},
     "plan": {
         *("bundle", "--data", "--task", "--epochs", "--batch-size", "--cache-dtype"),
+        "--max-length",
         *("--profiles", "--simulate", "--plot", "--reprofile"),
         *FIELDS,
         *CLUSTER,
@@ -47,6 +48,7 @@ OPTIONS = {
         *("--learning-rate", "--adapter", "--adapter-layers", "--reduction", "--seed", "--resume"),
         *("--adapter-heads", "--adapter-init", "--cache-dtype", "--cache-quota", "--plan"),
         "--reprofile",
+        "--max-length",
         "--split",
         *FIELDS,
         *CLUSTER,

@@ -56,10 +56,19 @@ def test_options_of_the_functions_have_names() -> None:
         for name in ("train", "plan", "evaluate", "predict", "merge")
     }
     how = ["task=", "cluster=", "adapter=", "options=", "fields=", "cache_dtype="]
-    run = ["cache_quota_bytes=", "plan=", "resume=", "observer="]
+    run = ["cache_quota_bytes=", "max_length=", "plan=", "resume=", "observer="]
     assert arguments == {
         "train": ["bundle", "data", "output=", "evaluation=", "held_out=", *how, *run],
-        "plan": ["bundle", "data", *how[:2], "profiles=", *how[2:], "simulated=", "observer="],
+        "plan": [
+            "bundle",
+            "data",
+            *how[:2],
+            "profiles=",
+            *how[2:],
+            "max_length=",
+            "simulated=",
+            "observer=",
+        ],
         "evaluate": ["run", "data", "bundle=", "generation=", "cluster=", "observer="],
         "predict": ["run", "texts", "bundle=", "generation=", "cluster=", "observer="],
         "merge": ["run", "output", "bundle=", "progress="],

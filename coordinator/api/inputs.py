@@ -14,9 +14,11 @@ from coordinator.runs.run_folder import Settings
 from coordinator.samples.samples import SampleTable
 from coordinator.tokenization import LanguageTokenizer, SampleTokenizer
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import BadInputError, UsageError
 from edge_runtime.contract.manifest import Task
 from edge_runtime.contract.messages import CacheDtype, SampleSet
+from edge_runtime.contract.sample import Ragged
 from export.partition.stages import Bundle, open_bundle
 
 from .adapter_config import (
@@ -115,6 +117,7 @@ def tokenize(
     truncated: list[str] = []
     notes: list[str] = []
     manifest = limited(bundle.manifest, max_length)
+    targets: Array | Ragged
     for which, found in data.items():
         if isinstance(found, DataSet):
             places = found.inputs.places

@@ -51,6 +51,5 @@ def usual_limit(tables: Iterable[SampleTable]) -> int | None:
 def note_on_cut(places: Sequence[str], lines: int, most: int) -> str:
     """Says how many lines were cut, and names the first of them."""
     shown = ", ".join(places[:SHOWN_PLACES]) + (", ..." if len(places) > SHOWN_PLACES else "")
-    were = "line is" if len(places) == 1 else "lines are"
-    cut = "was" if len(places) == 1 else "were"
-    return f"{len(places)} of {lines} {were} longer than {most} tokens and {cut} cut: {shown}"
+    are, were = ("is", "was") if len(places) == 1 else ("are", "were")
+    return f"{len(places)} of {lines} lines {are} longer than {most} tokens and {were} cut: {shown}"

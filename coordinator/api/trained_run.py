@@ -41,11 +41,6 @@ class TrainedRun:
         settings, bundle = folder.settings(), bundle_of_run(folder, config, moved_to)
         return cls(path=run, settings=settings, config=config, adapter=adapter, bundle=bundle)
 
-    @property
-    def max_length(self) -> int | None:
-        """Most tokens of a line, as in training."""
-        return self.settings.max_length
-
     def refuse_generation(self, generation: GenerationOptions | None) -> None:
         """Raises UsageError if a run that is no language model is to write text."""
         if generation is not None:
@@ -60,7 +55,7 @@ class TrainedRun:
         """Tokenizes data, of which language data are from a file, and announces them."""
         files: dict[SampleSet, DataFile] = {"eval": file} if file is not None else {}
         prepared = tokenize(
-            self.bundle, self.config, OPTIONS, {"eval": data}, files, self.max_length
+            self.bundle, self.config, OPTIONS, {"eval": data}, files, self.settings.max_length
         )
         prepared.announce(observer)
         return prepared

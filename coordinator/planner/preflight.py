@@ -18,6 +18,9 @@ MOST_DEVICES = 10
 
 AMPLE_BYTES = 1 << 62
 
+LIBRARIES_BYTES = 250 << 20
+"""What training loads, roughly: for lengths that are advised, which should then fit."""
+
 
 def check_memory(problem: Problem, hellos: Mapping[DeviceId, Hello]) -> None:
     """Checks the longest line against what the devices say of their memory.
@@ -31,20 +34,33 @@ def check_memory(problem: Problem, hellos: Mapping[DeviceId, Hello]) -> None:
     known = all(hello.memory_bytes for hello in hellos.values())
     if not known or not 0 < len(hellos) <= MOST_DEVICES:
         return
-    profiles = tuple(_nominal(problem, device, hello) for device, hello in hellos.items())
-    asked = dataclasses.replace(problem, profiles=profiles)
-    if not is_feasible(asked) and (explained := explain_length(asked)) is not None:
-        raise InfeasibleError(explained)
+    if is_feasible(_with_devices(problem, hellos, 0)):
+        return
+    for libraries_bytes in (LIBRARIES_BYTES, 0):
+        explained = explain_length(_with_devices(problem, hellos, libraries_bytes))
+        if explained is not None:
+            raise InfeasibleError(explained)
 
 
-def _nominal(problem: Problem, device: DeviceId, hello: Hello) -> DeviceProfile:
+def _with_devices(
+    problem: Problem, hellos: Mapping[DeviceId, Hello], libraries_bytes: int
+) -> Problem:
+    profiles = (_nominal(problem, *entry, libraries_bytes) for entry in hellos.items())
+    return dataclasses.replace(problem, profiles=tuple(profiles))
+
+
+def _nominal(
+    problem: Problem, device: DeviceId, hello: Hello, libraries_bytes: int
+) -> DeviceProfile:
     """Makes a profile whose memory is known and whose times mean nothing."""
     timing = (BlockTiming(batch_size=1, sequence_length=1, seconds_per_token=1.0),)
     classes = {block.block_class for block in problem.manifest.blocks}
     trainer = None
-    if problem.adapter is not None and (not problem.trains or "trainer" in hello.roles):
-        count = training_bytes if problem.trains else answering_bytes
-        held = count(problem.adapter, problem.longest)
+    if not problem.trains or "trainer" in hello.roles:
+        held = libraries_bytes * problem.trains
+        if problem.adapter is not None:
+            count = training_bytes if problem.trains else answering_bytes
+            held += count(problem.adapter, problem.longest)
         trainer = TrainerProfile(seconds_per_sample=1.0, memory_bytes=held)
     return DeviceProfile(
         device=device,

@@ -66,7 +66,7 @@ def finished_run(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     data = write_jsonl(folder / "train.jsonl", GOOD)
     options, choice = TrainingOptions(), AdapterChoice()
     prepared = prepare(bundle, data, None, "classification", choice, options, None)
-    settings = run_settings(prepared, data, None, None, "fp16")
+    settings = run_settings(prepared, None, "fp16")
     run = RunFolder.create(folder / "run", settings)
     trainer = Trainer(prepared.config, options, 1)
     assert np.isfinite(trainer.flat_parameters).all()

@@ -36,8 +36,8 @@ def _advice(problem: Problem, fits: int) -> str:
     usual = max(problem.usual.values())
     auto = f" or --max-length auto ({usual} tokens)" if usual <= fits else ""
     return (
-        f"cut long lines with --max-length {fits} (the most that fits){auto}, or use a device "
-        "with more memory"
+        f"cut long lines with --max-length {fits} (about the most that fits){auto}, or use a "
+        "device with more memory"
     )
 
 

@@ -53,6 +53,7 @@ OTHERS = {
     "seed": 1,
     "cache_dtype": "int8",
     "held_out": 0.1,
+    "max_length": 7,
 }
 CONFIG = AdapterConfig(hidden_size=8, reduction=2, layers=(0, 1), task="regression", num_outputs=1)
 

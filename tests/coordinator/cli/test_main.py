@@ -29,8 +29,8 @@ OPTIONS = {
     "devices": {"--remove", "--emulate"},
     "evaluate": {"run", "--data", "--bundle", "--generate", "--max-new-tokens", *CLUSTER},
     "export": {
-        *("model", "-o", "--output", "--task", "--quantize", "--max-length", "--calibration"),
-        *("--adapter-init", "--adapter-reduction", "--adapter-heads"),
+        *("model", "-o", "--output", "--task", "--quantize", "--max-length", "--ignore"),
+        *("--calibration", "--adapter-init", "--adapter-reduction", "--adapter-heads"),
     },
     "inspect": {"bundle"},
     "merge": {"run", "-o", "--output", "--bundle"},

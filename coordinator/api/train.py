@@ -20,12 +20,19 @@ from coordinator.runs.report import (
     fill_report,
 )
 from coordinator.runs.run_folder import Checkpoint, RunFolder, check_new
+from coordinator.session.failures import RESUME
 from edge_runtime.contract.adapter import TrainingOptions, adapter_weights
 from edge_runtime.contract.checks import Array
-from edge_runtime.contract.errors import BadInputError, InfeasibleError
+from edge_runtime.contract.errors import (
+    BadInputError,
+    InfeasibleError,
+    StoppedError,
+    StorageError,
+)
 from edge_runtime.contract.manifest import Task
 from edge_runtime.contract.messages import CacheDtype
 from edge_runtime.contract.structure import to_plain
+from export.output import check_folder
 
 from .adapter_config import AdapterChoice
 from .inputs import Prepared, prepare, run_settings
@@ -92,6 +99,7 @@ def train(
     decide = read_plan(plan).adopt if plan is not None else make_plan
     if not resume:
         check_new(output)
+    check_folder(output)
     choice = adapter or AdapterChoice()
     prepared = prepare(
         *(bundle, data, evaluation, task, choice, options, fields, held_out, max_length)
@@ -118,9 +126,11 @@ def train(
         weights = adapter_weights(finished.record.state or earlier.state)
         folder.write_adapter(prepared.config, weights)
         folder.write_report(to_plain(report))
-    except (BadInputError, InfeasibleError):
+    except (BadInputError, InfeasibleError) as error:
         if not resume:
             folder.discard_unplanned()
+        if isinstance(error, StorageError) and folder.is_planned:
+            raise StoppedError(f"{error}; free space there, and {RESUME}") from None
         raise
     return TrainResult(run=output, report=report)
 

@@ -53,11 +53,14 @@ def plan(
     """
     from coordinator.api.plan import plan as make
     from coordinator.render.plan import show_plan
+    from export.output import check_file
 
     if plot is not None and plot.suffix.lower() != ".svg":
         raise UsageError(f"--plot: {plot} must end in .svg")
     if plot is not None and not plot.parent.is_dir():
         raise UsageError(f"--plot: {plot.parent} is no folder")
+    if plot is not None:
+        check_file(plot)
     result = make(
         bundle,
         data,

@@ -7,6 +7,7 @@ evicted, a bug crashes with a traceback::
     ├── UserError                  explained in one line, then the exit code
     │   ├── UsageError             2  wrong options
     │   ├── BadInputError          3  a file, a line or a field is not what it must be
+    │   │   ├── StorageError          a disk or folder refuses; the same works once it does not
     │   │   └── UnresumableError      a session would stop for the same reason if it went on
     │   ├── MissingExtraError      3  a package is not installed; says what to install
     │   ├── InfeasibleError        4  no plan fits, or no device is there
@@ -38,6 +39,10 @@ class UsageError(UserError):
 
 class BadInputError(UserError):
     """A file, a line or a field is not what it must be."""
+
+
+class StorageError(BadInputError):
+    """A disk or a folder refuses; the same command works once that is mended."""
 
 
 class UnresumableError(BadInputError):

@@ -2,28 +2,35 @@
 
 import errno
 
-_OF_DISKS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG))
-_OF_LIMITS = frozenset((errno.EMFILE, errno.ENFILE))
+_OF_FILES = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("ENOSPC", "EDQUOT", "EROFS", "EIO", "EFBIG", "ENODEV", "ESTALE", "EMFILE", "ENFILE"),
+        *("ENOENT", "EACCES", "EPERM", "ENAMETOOLONG", "ENOTDIR", "EISDIR", "ELOOP", "ENOMEM"),
+    )
+    if hasattr(errno, name)
+)
+"""Refusals of disks, folders and limits; those of sockets and of wrong calls are not among them."""
 
 
 def describe_os_error(error: OSError) -> str | None:
-    """Says in one line what the system refused, and for which file.
+    """Says in one line what the system refused, for which file, and what helps.
 
-    None where it is about no file: a socket's errors, or ones that are raised without an
-    errno, are bugs unless somebody expected them.
+    None for errors that nobody can mend outside of pacplus: they are bugs.
     """
+    if error.errno == errno.EPIPE or not (error.filename or error.errno in _OF_FILES):
+        return None
     reason = error.strerror or str(error)
-    if isinstance(error.filename, str | bytes) or hasattr(error.filename, "__fspath__"):
-        named = error.filename2 or error.filename
-        return f"{named!s}: {reason}{_advice(error)}"
-    if error.errno in _OF_DISKS | _OF_LIMITS:
+    if error.filename is None:
         return f"{reason}{_advice(error)}"
-    return None
+    name = error.filename2 or error.filename
+    shown = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+    return f"{shown}: {reason}{_advice(error)}"
 
 
 def _advice(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return "; free space there, or choose another folder"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "; give yourself the right to write there, or choose another folder"
+        return "; allow it to be written, or choose another folder"
     return ""

@@ -3,20 +3,29 @@
 import random
 
 import numpy as np
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from coordinator.protocol.actions import Fail
-from coordinator.protocol.events import Lost, Received
+from coordinator.protocol.events import Cloned, Lost, Received
 from edge_runtime.contract import messages as m
-from edge_runtime.contract.errors import InfeasibleError, StoppedError
+from edge_runtime.contract.errors import (
+    DeviceFailedError,
+    InfeasibleError,
+    StoppedError,
+    UnresumableError,
+)
 from edge_runtime.contract.ids import DeviceId
 from tests.coordinator.session.fake_cluster import Cluster, lose
 from tests.coordinator.session.histories import (
     generated,
+    plan_of,
     play,
     play_part,
+    scenario_of,
     seeds,
+    until,
 )
 from tests.coordinator.session.scenarios import Scenario, scenarios
 
@@ -62,6 +71,43 @@ def test_a_device_that_fails_stops_the_session_and_its_reason_is_told(scenario, 
     assert says_how_to_go_on(cluster)
     assert cluster.shut_down == cluster.joined
     cluster.run(chance)
+
+
+@pytest.mark.parametrize(
+    ("failed", "error", "said"),
+    [
+        (
+            m.Failed(reason="the loss is not finite: lower it", resumable=False),
+            UnresumableError,
+            "lower it",
+        ),
+        (
+            m.Failed(reason="internal error: KeyError: 'x'", resumable=False, internal=True),
+            DeviceFailedError,
+            "please report it",
+        ),
+    ],
+)
+def test_what_would_happen_again_is_not_resumed(failed, error, said):
+    cluster = scenario_of(plan_of((0, 1)), train=[1, 2, 3]).cluster()
+    until(cluster, "training")
+    cluster.tell(Received(device=DeviceId("d0"), message=failed))
+    assert isinstance(cluster.failure, error)
+    assert str(cluster.failure).startswith(f"d0: {failed.reason}")
+    assert said in str(cluster.failure)
+    assert "--resume" not in str(cluster.failure)
+
+
+@pytest.mark.parametrize("phase", ["profiling", "training"])
+def test_two_devices_with_one_key_are_named_with_what_to_type(phase):
+    cluster = scenario_of(plan_of((0, 1)), train=[1, 2, 3]).cluster()
+    until(cluster, phase)
+    cluster.tell(Cloned(device=DeviceId("d0")))
+    assert isinstance(cluster.failure, InfeasibleError)
+    said = str(cluster.failure)
+    assert said.startswith("two devices use the key of d0")
+    assert "pacplus-device pair ADDRESS TOKEN --new-key" in said
+    assert "--resume" not in said
 
 
 @generated

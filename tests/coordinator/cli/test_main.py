@@ -212,7 +212,7 @@ def test_what_the_system_refuses_is_one_line(
     ]
 
 
-def test_a_bug_keeps_its_traceback(
+def test_what_the_system_says_of_a_bug_keeps_its_traceback(
     pacplus: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bug = OSError(errno.EBADF, "Bad file descriptor")

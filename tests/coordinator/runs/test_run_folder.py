@@ -132,7 +132,7 @@ def test_a_run_takes_an_empty_folder_but_no_other(tmp_path):
     for name in ("full", "file"):
         with pytest.raises(BadInputError, match="exists and is not empty"):
             RunFolder.create(tmp_path / name, SETTINGS)
-        with pytest.raises(BadInputError, match="choose another -o$"):
+        with pytest.raises(BadInputError, match=r"choose another -o$"):
             check_new(tmp_path / name)
     assert (tmp_path / "full" / "mine.txt").read_text() == "precious"
     check_new(tmp_path / "absent")
@@ -142,14 +142,13 @@ def test_going_on_is_advised_where_a_run_stopped_only(run):
     with pytest.raises(BadInputError, match="or go on with --resume"):
         check_new(run.path)
     run.write_report({})
-    with pytest.raises(BadInputError, match="choose another -o$"):
+    with pytest.raises(BadInputError, match=r"choose another -o$"):
         check_new(run.path)
 
 
 def test_a_full_disk_leaves_no_torn_line(tmp_path, monkeypatch):
     path = tmp_path / "events.jsonl"
     append_whole(path, b"first\n")
-    path.chmod(0o600)
     full = OSError(errno.ENOSPC, "No space left on device")
 
     class Full(io.FileIO):
@@ -158,18 +157,16 @@ def test_a_full_disk_leaves_no_torn_line(tmp_path, monkeypatch):
                 raise full
             return super().write(data[:3])
 
-    monkeypatch.setattr(type(path), "open", lambda self, *_, **__: Full(self, "ab"))
-    with pytest.raises(StorageError, match=r"events\.jsonl: cannot be written: No space left"):
-        append_whole(path, b"second\n")
+    with monkeypatch.context() as patched:
+        patched.setattr(type(path), "open", lambda self, *_, **__: Full(self, "ab"))
+        with pytest.raises(StorageError, match=r"events\.jsonl: cannot be written: No space"):
+            append_whole(path, b"second\n")
     assert path.read_bytes() == b"first\n"
 
 
-@pytest.mark.parametrize("name", ["n" * 300, "file/run"])
-def test_a_name_that_no_folder_can_have_is_bad_input(tmp_path, name):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(BadInputError):
-        check_new(tmp_path / name)
-        RunFolder.create(tmp_path / name, SETTINGS)
+def test_a_name_that_no_folder_can_have_is_bad_input(tmp_path):
+    with pytest.raises(BadInputError, match="File name too long"):
+        check_new(tmp_path / ("n" * 300))
 
 
 def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path):

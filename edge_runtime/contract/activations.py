@@ -56,9 +56,10 @@ def training_bytes(config: AdapterConfig, lengths: Mapping[Stream, int]) -> int:
 
 def answering_bytes(config: AdapterConfig, lengths: Mapping[Stream, int]) -> int:
     """Counts what a trained adapter holds while it computes its outputs of one sample."""
-    seen = max(lengths.values())
-    scores = LIVE_ATTENTION_MATRICES["biased"] * lengths[_output(lengths)] * seen
-    return int(FLOAT_BYTES * (LIVE_STATES * _values(config, lengths) + scores * config.num_heads))
+    masks = LIVE_CAUSAL_MASKS if config.causal else 0
+    matrices = LIVE_ATTENTION_MATRICES["biased"] * config.num_heads + masks
+    pairs = lengths[_output(lengths)] * max(lengths.values())
+    return int(FLOAT_BYTES * (LIVE_STATES * _values(config, lengths) + matrices * pairs))
 
 
 def _values(config: AdapterConfig, lengths: Mapping[Stream, int]) -> int:

@@ -357,5 +357,7 @@ def test_a_text_that_is_too_long_is_truncated_counted_and_said(
     )
     assert ended.code == 0, ended.err
     assert ended.report["truncated"] == 2
-    assert "2 texts are longer than the model's max_length and were truncated" in ended.err
+    said = " ".join(ended.err.split())
+    assert f"2 of {len(GOOD) + 2} lines are longer than {limit} tokens and were cut: " in said
+    assert ended.report["truncated_lines"][0].endswith(f"data.jsonl, line {len(GOOD) + 1}")
     assert ended.report["fill"]["tokens"] <= 3 * limit  # two of the four texts are one

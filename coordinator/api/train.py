@@ -20,15 +20,24 @@ from coordinator.runs.report import (
     fill_report,
 )
 from coordinator.runs.run_folder import Checkpoint, RunFolder, check_new
-from edge_runtime.contract.adapter import TrainingOptions, adapter_weights
+from coordinator.session.failures import RESUME
+from edge_runtime.contract.adapter import TrainingOptions, adapter_weights, check_weights
 from edge_runtime.contract.checks import Array
-from edge_runtime.contract.errors import BadInputError, InfeasibleError
+from edge_runtime.contract.errors import (
+    BadInputError,
+    InfeasibleError,
+    StoppedError,
+    StorageError,
+)
 from edge_runtime.contract.manifest import Task
 from edge_runtime.contract.messages import CacheDtype
 from edge_runtime.contract.structure import to_plain
+from export.output import check_folder
 
 from .adapter_config import AdapterChoice
+from .cache_dtype import CacheChoice, choose_cache_dtype
 from .inputs import Prepared, prepare, run_settings
+from .max_length import SHOWN_PLACES, MaxLength
 from .metrics import metrics
 from .run import Finished, run_session
 
@@ -53,8 +62,9 @@ def train(
     adapter: AdapterChoice | None = None,
     options: TrainingOptions | None = None,
     fields: FieldNames | None = None,
-    cache_dtype: CacheDtype = "fp16",
+    cache_dtype: CacheChoice = "auto",
     cache_quota_bytes: int | None = None,
+    max_length: MaxLength | None = None,
     plan: Path | None = None,
     resume: bool = False,
     observer: Observer | None = None,
@@ -72,8 +82,11 @@ def train(
         adapter: shape of the adapter.
         options: how to train.
         fields: other names of the data's fields.
-        cache_dtype: how activations are stored.
+        cache_dtype: how activations are stored; ``auto`` takes fp16 where they fit it, else fp32,
+            and what the run has when going on.
         cache_quota_bytes: limit of each device's cache; when going on, None keeps the run's.
+        max_length: most tokens of a line, below what the model takes; "auto" cuts only the few
+            lines that are far longer than the others. The run's evaluations cut alike.
         plan: a plan to run, from ``pacplus plan --json`` or a run's ``plan.json``; by default
             the best one is made.
         resume: go on with the run in ``output``.
@@ -88,18 +101,27 @@ def train(
     decide = read_plan(plan).adopt if plan is not None else make_plan
     if not resume:
         check_new(output)
+    check_folder(output)
     choice = adapter or AdapterChoice()
-    prepared = prepare(bundle, data, evaluation, task, choice, options, fields, held_out)
-    settings = run_settings(prepared, fields, cache_dtype, cache_quota_bytes, held_out)
+    prepared = prepare(
+        *(bundle, data, evaluation, task, choice, options, fields, held_out, max_length)
+    )
+    if resume and cache_dtype == "auto":
+        cache_dtype = RunFolder(output).settings().cache_dtype
+    layers = prepared.config.layers
+    dtype, notes = choose_cache_dtype(prepared.bundle.manifest, layers, cache_dtype)
+    settings = run_settings(prepared, fields, dtype, cache_quota_bytes, held_out)
     folder = (RunFolder.resume if resume else RunFolder.create)(output, settings)
     prepared.announce(observer)
+    for note in notes:
+        observer.note(note)
     nothing = Checkpoint(epochs_done=0, epochs=(), eval_before={})
     earlier = (folder.last_checkpoint() if resume else None) or nothing
     run = _Run(folder, prepared, earlier, time.monotonic())
     try:
         finished = run_session(
             *(cluster or Cluster(), prepared, observer),
-            cache_dtype=cache_dtype,
+            cache_dtype=dtype,
             cache_quota_bytes=folder.settings().cache_quota_bytes,
             decide=decide,
             record=run.record,
@@ -108,13 +130,15 @@ def train(
             epochs_done=earlier.epochs_done,
             evaluate_before=not earlier.eval_before,
         )
-        report = run.report(finished, cache_dtype)
+        report = run.report(finished, dtype)
         weights = adapter_weights(finished.record.state or earlier.state)
         folder.write_adapter(prepared.config, weights)
         folder.write_report(to_plain(report))
-    except (BadInputError, InfeasibleError):
+    except (BadInputError, InfeasibleError) as error:
         if not resume:
             folder.discard_unplanned()
+        if isinstance(error, StorageError) and folder.is_planned:
+            raise StoppedError(f"{error}; free space there, and {RESUME}") from None
         raise
     return TrainResult(run=output, report=report)
 
@@ -134,6 +158,7 @@ class _Run:
             self.folder.write_plan(session.plan)
 
     def save(self, action: SaveCheckpoint, session: SessionRecord) -> None:
+        check_weights(action.state)  # the checkpoint before stays
         self.folder.write_checkpoint(self._checkpoint(session, action.epoch, action.state))
 
     def _checkpoint(self, session: SessionRecord, epochs_done: int, state: bytes) -> Checkpoint:
@@ -162,7 +187,7 @@ class _Run:
             bundle_digest=manifest.digest,
             seed=prepared.options.seed,
             labels=prepared.config.labels,
-            truncated=prepared.truncated,
+            truncated=len(prepared.truncated),
             dilation=finished.dilation,
             plan=finished.plan,
             parameters=session.parameters,
@@ -172,4 +197,6 @@ class _Run:
             eval={"before": done.eval_before, "after": self._metrics(session.outputs_after)},
             cache=cache_report(session, cache_dtype),
             devices=device_reports(session, finished.devices),
+            max_length=prepared.max_length,
+            truncated_lines=prepared.truncated[:SHOWN_PLACES],
         )

@@ -35,11 +35,8 @@ class LiveDisplay:
 
     def prepared(self, lines: int, truncated: int) -> None:
         """Says what was read."""
-        say(self._console, f"{lines} lines of data")
-        if truncated:
-            self.note(
-                f"{truncated} texts are longer than the model's max_length and were truncated"
-            )
+        cut = f", {truncated} of them cut" if truncated else ""
+        say(self._console, f"{lines} lines of data{cut}")
 
     def note(self, text: str) -> None:
         """Prints it."""
@@ -76,6 +73,8 @@ class LiveDisplay:
                 tokens, seconds = fields["tokens"], fields["seconds"]
                 pace = tokens / max(1e-3, seconds)
                 text = f"{tokens} tokens in {seconds:.1f} s, {pace:.1f} tokens/s"
+            case "notice":
+                text, style = f"{fields['device']}: {fields['text']}", "yellow"
             case "device_lost":
                 text, style = f"{fields['device']} was lost: {fields['reason']}", "red"
             case "rebalanced" | "device_off_pace":

@@ -25,10 +25,15 @@ _MADE = ("input_ids", "token_type_ids")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Tokenized:
-    """Samples, and how many of them were cut to ``max_length``."""
+    """Samples, and which of them were cut to ``max_length``, by index."""
 
     samples: Samples
-    num_truncated: int
+    truncated: tuple[int, ...]
+
+    @property
+    def num_truncated(self) -> int:
+        """How many were cut."""
+        return len(self.truncated)
 
 
 class SampleTokenizer:
@@ -72,12 +77,13 @@ class SampleTokenizer:
         """
         rows: dict[str, list[list[int]]] = {name: [] for name in self._names}
         seconds: list[int] = []
-        num_truncated = 0
+        truncated: list[int] = []
         framing = frame(self._tokenizer, pair=pairs is not None)
         room = self._room(framing)
         # Not cut by the package, which makes and joins all the pieces that it cuts off.
         columns = [encodings(self._tokenizer, each, special=False) for each in (texts, pairs or ())]
-        for encoded in zip(*(columns if pairs is not None else columns[:1]), strict=True):
+        given = zip(*(columns if pairs is not None else columns[:1]), strict=True)
+        for index, encoded in enumerate(given):
             whole = [encoding.ids for encoding in encoded]
             parts = self._cut(whole, room)
             made = _framed(framing, parts)
@@ -85,10 +91,11 @@ class SampleTokenizer:
                 # Without special tokens an empty text has no token.
                 rows[name].append(made[name] or [filler(self._manifest, name)])
             seconds.append(_second_start(framing, parts) if pairs is not None else 0)
-            num_truncated += sum(map(len, parts)) < sum(map(len, whole))
+            if sum(map(len, parts)) < sum(map(len, whole)):
+                truncated.append(index)
         samples = make_samples(self._manifest, rows, seconds)
-        log.debug("tokenised %d samples, %d truncated", len(samples), num_truncated)
-        return Tokenized(samples=samples, num_truncated=num_truncated)
+        log.debug("tokenised %d samples, %d truncated", len(samples), len(truncated))
+        return Tokenized(samples=samples, truncated=tuple(truncated))
 
     def _room(self, framing: Sequence[FrameToken]) -> int:
         special = sum(token.text is None for token in framing)

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from edge_runtime.contract.errors import AllReduceClosedError, PacplusError
+from edge_runtime.contract.messages import Failed
+from edge_runtime.messaging.failures import explain
 
 logger = logging.getLogger(__name__)
 
@@ -20,8 +22,8 @@ Job: TypeAlias = Callable[[], None]
 class Worker:
     """Runs jobs one after another until it is stopped."""
 
-    def __init__(self, on_failure: Callable[[str], None]) -> None:
-        """``on_failure`` gets one line when a job fails; called in the compute thread."""
+    def __init__(self, on_failure: Callable[[Failed], None]) -> None:
+        """``on_failure`` is told when a job fails; called in the compute thread."""
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._on_failure = on_failure
         self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
@@ -44,7 +46,7 @@ class Worker:
             except AllReduceClosedError:
                 logger.info("a training step was given up, since the session ended")
             except PacplusError as error:
-                self._on_failure(str(error))
+                self._on_failure(explain(error))
             except Exception as error:
                 logger.exception("a job failed")
-                self._on_failure(f"internal error: {type(error).__name__}: {error}")
+                self._on_failure(explain(error))

@@ -19,16 +19,24 @@ from edge_runtime.contract.errors import RemoteError, StoppedError, UserError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.profile import Role
 from edge_runtime.inference.weight_store import WeightStore
+from edge_runtime.messaging.failures import explain
 from edge_runtime.messaging.session_link import SessionLink
 from edge_runtime.profiling.link import LinkProber
 from edge_runtime.profiling.profiler import remeasure
 from edge_runtime.profiling.subprocess import measure_in_subprocess
-from edge_runtime.system.usage import CpuClock, peak_resident_bytes, usable_cores
+from edge_runtime.system.usage import (
+    CpuClock,
+    peak_resident_bytes,
+    resident_bytes,
+    usable_cores,
+    usable_memory_bytes,
+)
 from edge_runtime.training.role import TrainerRole
 from edge_runtime.transport import Address
 
 from .compute_thread import Worker
 from .file_fetching import FileFetching
+from .notices import warnings_reported
 from .peers import PeerDispatch
 
 logger = logging.getLogger(__name__)
@@ -47,7 +55,7 @@ class DeviceOptions:
     """A device's id at the coordinator, its folder, and what it offers.
 
     ``threads`` is the most that it computes with; ``data_address`` is where peers reach it, and
-    its port is filled in later.
+    its port is filled in later. ``instance`` is drawn once a process.
     """
 
     device: DeviceId
@@ -56,6 +64,7 @@ class DeviceOptions:
     threads: int
     data_address: Address
     process_id: int
+    instance: str = ""
 
 
 class Device:
@@ -65,7 +74,7 @@ class Device:
         self._options, self._link = options, link
         self._store = WeightStore(options.home / "weights")
         self._clock = CpuClock()
-        self._worker = Worker(lambda reason: link.to_coordinator(m.Failed(reason=reason)))
+        self._worker = Worker(link.to_coordinator)
         self._trainer = trainer = TrainerRole(me=options.device, home=options.home, outbox=link)
         self._backbone = backbone = BackboneRole(
             me=options.device, threads=options.threads, outbox=link, keep=trainer.keep
@@ -108,6 +117,10 @@ class Device:
         Raises:
             StoppedError: the coordinator could not be reached at all.
         """
+        with warnings_reported(self._link.to_coordinator):
+            return self._serve()
+
+    def _serve(self) -> Ended:
         began = heard = beaten = time.monotonic()
         try:
             while not self._over:
@@ -144,6 +157,9 @@ class Device:
             process_id=self._options.process_id,
             threads=self._options.threads,
             cores=usable_cores(),
+            memory_bytes=usable_memory_bytes(),
+            base_memory_bytes=resident_bytes(),
+            instance=self._options.instance,
         )
 
     def _explain_silence(self) -> str:
@@ -160,9 +176,9 @@ class Device:
                 self._on_request(message)
             for peer, message, size in self._link.from_peers():
                 self._peers.receive(peer, message, size)
-        except (RemoteError, UserError) as error:
-            logger.warning("%s", error)
-            self._link.to_coordinator(m.Failed(reason=str(error)))
+        except (RemoteError, UserError, OSError) as error:
+            logger.info("%s", error)
+            self._link.to_coordinator(explain(error))
         return spoke
 
     def _on_request(self, request: m.Message) -> None:

@@ -12,6 +12,8 @@ from edge_runtime.contract.profile import DeviceProfile
 
 from .base import Array, Message, Phase, SampleSet
 
+MAX_NOTICE_LENGTH = 200
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Hello(Message):
@@ -23,6 +25,9 @@ class Hello(Message):
         process_id: for local devices.
         threads: the most that it computes with.
         cores: CPU quota in cores, or the number of cores.
+        memory_bytes: that the device may have resident; 0 if it does not say.
+        base_memory_bytes: that it has resident now.
+        instance: drawn when the process started: two at once have one home, copied.
     """
 
     software: str
@@ -31,8 +36,14 @@ class Hello(Message):
     process_id: int
     threads: int = 1
     cores: float = 1.0
+    memory_bytes: int = 0
+    base_memory_bytes: int = 0
+    instance: str = ""
 
     def __post_init__(self) -> None:
+        sizes = min(self.memory_bytes, self.base_memory_bytes)
+        require(sizes >= 0, "memory_bytes and base_memory_bytes must not be negative")
+        require(len(self.instance) <= 64, "instance is too long")
         positive = self.threads >= 1 and 0 < self.cores < math.inf
         require(positive, "threads and cores must be positive")
         is_address = self.data_address.startswith("tcp://") and len(self.data_address) <= 256
@@ -164,7 +175,8 @@ class EpochDone(Message):
 class Outputs(Message):
     """Task outputs (N, C) float32 of the evaluation samples ``indices`` (N,) int32.
 
-    Of a language model (N, 3): summed loss, counted tokens, correctly predicted tokens.
+    Of a regression float64, in the targets' units. Of a language model (N, 3): summed loss,
+    counted tokens, correctly predicted tokens.
     """
 
     indices: Array
@@ -221,6 +233,27 @@ class Usage(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Failed(Message):
-    """The device could not fulfil the request; ``reason`` is one line for the user."""
+    """The device could not fulfil the request; ``reason`` is one line for the user.
+
+    ``resumable`` is false where going on with the run would end in the same way; ``internal``
+    marks a bug.
+    """
 
     reason: str
+    resumable: bool = True
+    internal: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Notice(Message):
+    """Something that the user should know though work goes on, in one line.
+
+    What was given up, read again or done in another way. One that occurs again is sent again
+    in the same words, so that occurrences can be counted.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        length = 0 < len(self.text) <= MAX_NOTICE_LENGTH
+        require(length and self.text.isprintable(), "text is not a short printable line")

@@ -42,7 +42,10 @@ def test_evaluation_lines_get_a_table_of_their_own(model, write):
 def test_texts_that_are_too_long_are_counted_over_both_files(model, write):
     long = {"text": "a " * 30, "label": "no"}
     found = prepared(model, write("train", [*LINES, long]), write("eval", [long, LINES[0]]))
-    assert found.truncated == 2
+    assert [place.rpartition("/")[2] for place in found.truncated] == [
+        f"train, line {len(LINES) + 1}",
+        "eval, line 1",
+    ]
     assert found.tables["train"].samples.lengths.max() == 8
 
 
@@ -54,9 +57,25 @@ def test_regression_targets_are_standardized_by_those_of_training(model, write):
     assert config.target_scale == pytest.approx(np.std([1.0, 2.0, 6.0]))
 
 
-def test_equal_regression_targets_are_not_divided_by_zero(model, write):
-    lines = [{"text": text, "label": 2.5} for text in "ab"]
-    assert prepared(model, write("train", lines), task="regression").config.target_scale == 1.0
+def test_equal_regression_targets_are_nothing_to_learn(model, write):
+    lines = [{"text": text, "label": 0.1} for text in "abc"]
+    with pytest.raises(BadInputError, match=r"label is 0\.1\d* on every line; regression needs"):
+        prepared(model, write("train", lines), task="regression")
+
+
+def test_timestamps_five_seconds_apart_are_learnt_apart(model, write):
+    stamps = [1_764_341_000 + 5 * i for i in range(4)]
+    lines = [{"text": text, "label": stamp} for text, stamp in zip("abcd", stamps, strict=True)]
+    found = prepared(model, write("train", lines), task="regression")
+    assert found.notes == ()
+    learnt = found.config.standardized(found.tables["train"].targets)
+    assert learnt.tolist() == pytest.approx([-1.342, -0.447, 0.447, 1.342], abs=1e-3)
+
+
+def test_an_outlier_that_makes_other_values_one_is_said(model, write):
+    lines = [{"text": "a", "label": value} for value in (0, 1, 2, 1e30)]
+    found = prepared(model, write("train", lines), task="regression")
+    assert found.notes[0].startswith("4 different labels are only 2 to the adapter")
 
 
 def test_pairs_must_be_in_both_files_or_in_neither(model, write):
@@ -133,7 +152,7 @@ def test_a_language_models_targets_are_its_next_tokens(decoder, write):
             [CLS, 4, SEP],
         ]
         assert [row.tolist() for row in table.targets] == [[-1, 5, 6, SEP, -1], [-1, SEP, -1]]
-    assert found.truncated == 0
+    assert found.truncated == ()
     blank, both = found.notes
     assert "1 of 2 completions are blank" in blank
     assert "2 of 2 lines to evaluate on are among those to train on" in both
@@ -163,5 +182,5 @@ def test_lines_and_layers_that_are_not_as_given_are_noted(decoder, write):
     added, endless, skipped = found.notes
     assert "no stop token" in endless
     assert added == "adapter layers: added 2, the last of a stack"
-    assert "train: skipped 1 of its lines, without a token to learn within the model's 8" in skipped
+    assert "train: skipped 1 of its lines, without a token to learn within 8" in skipped
     assert len(found.tables["train"]) == 1

@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from edge_runtime.contract.errors import AllReduceClosedError, BadInputError
+from edge_runtime.contract.errors import AllReduceClosedError, BadInputError, UnresumableError
+from edge_runtime.contract.messages import Failed
 from edge_runtime.device.compute_thread import Worker
 
 BOUND_SECONDS = 10.0
@@ -43,14 +44,21 @@ def test_a_job_that_fails_is_told_in_its_own_words_and_the_next_one_runs(worker,
     done = threading.Event()
     worker.submit(failing(BadInputError("the disk is full")))
     worker.submit(done.set)
-    assert failures.get(timeout=BOUND_SECONDS) == "the disk is full"
+    assert failures.get(timeout=BOUND_SECONDS) == Failed(reason="the disk is full")
     assert done.wait(BOUND_SECONDS)
+
+
+def test_a_failure_that_would_come_again_is_told_as_such(worker, failures):
+    worker.submit(failing(UnresumableError("the loss is not finite")))
+    expected = Failed(reason="the loss is not finite", resumable=False)
+    assert failures.get(timeout=BOUND_SECONDS) == expected
 
 
 def test_a_bug_is_told_as_one(worker, failures, caplog):
     with caplog.at_level(logging.ERROR):
         worker.submit(failing(KeyError("x")))
-        assert failures.get(timeout=BOUND_SECONDS) == "internal error: KeyError: 'x'"
+        told = failures.get(timeout=BOUND_SECONDS)
+        assert (told.reason, told.internal) == ("internal error: KeyError: 'x'", True)
     assert "a job failed" in caplog.text
 
 

@@ -65,7 +65,7 @@ def test_equal_regression_targets_are_nothing_to_learn(model, write):
 
 def test_timestamps_five_seconds_apart_are_learnt_apart(model, write):
     stamps = [1_764_341_000 + 5 * i for i in range(4)]
-    lines = [{"text": "a", "label": stamp} for stamp in stamps]
+    lines = [{"text": text, "label": stamp} for text, stamp in zip("abcd", stamps, strict=True)]
     found = prepared(model, write("train", lines), task="regression")
     assert found.notes == ()
     learnt = found.config.standardized(found.tables["train"].targets)

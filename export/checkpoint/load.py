@@ -1,6 +1,5 @@
 """Finds a checkpoint and loads it."""
 
-import contextlib
 import dataclasses
 import json
 import shutil
@@ -19,8 +18,11 @@ from transformers import (
 
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.manifest import InputSpec, Task
+from export.gguf.config import read_config
+from export.gguf.reader import SUFFIX, open_gguf
+from export.gguf.tokenizer import read_tokenizer
+from export.gguf.weights import load_weights
 
-from . import gguf
 from .families import Family, family_of, input_specs
 from .quiet import first_line, quiet
 
@@ -53,15 +55,7 @@ class Checkpoint:
     @property
     def is_gguf(self) -> bool:
         """Tells a GGUF file from a folder."""
-        return self.path.suffix == gguf.SUFFIX
-
-    @property
-    def source(self) -> tuple[Path, dict[str, Any]]:
-        """Arguments of ``from_pretrained``."""
-        options: dict[str, Any] = {"trust_remote_code": False}
-        if self.is_gguf:
-            return self.path.parent, options | {"gguf_file": self.path.name}
-        return self.path, options
+        return self.path.suffix == SUFFIX
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +84,8 @@ def find_checkpoint(model: str) -> Checkpoint:
     path = Path(model)
     if path.is_dir():
         return _open_folder(path, None)
-    if path.is_file() and path.suffix == gguf.SUFFIX:
-        config = gguf.read_config(path)
+    if path.is_file() and path.suffix == SUFFIX:
+        config = read_config(open_gguf(path))
         family = family_of(config.model_type, str(path))
         return Checkpoint(path=path, model_id=path.stem, config=config, family=family)
     if path.exists():
@@ -135,21 +129,13 @@ def load_model(checkpoint: Checkpoint, task: Task) -> LoadedModel:
     Raises:
         BadInputError: weights are missing, damaged or not those of the configuration.
     """
-    source, options = checkpoint.source
     family, kind = checkpoint.family, _CLASSES.get(task, AutoModel)
-    options |= family.load_options if kind is AutoModel else {}
-    options |= {} if checkpoint.is_gguf else {"use_safetensors": True}
-    with quiet(), gguf.loading() if checkpoint.is_gguf else contextlib.nullcontext():
-        try:
-            model, info = kind.from_pretrained(
-                source, dtype=torch.float32, output_loading_info=True, **options
-            )
-        except Exception as error:
-            # transformers lets errors of its file readers through, which share no base.
-            raise BadInputError(
-                f"{checkpoint.path}: its weights cannot be loaded ({first_line(error)}); "
-                f"{'the file' if checkpoint.is_gguf else 'model.safetensors'} must be whole"
-            ) from None
+    options = family.load_options if kind is AutoModel else {}
+    with quiet():
+        if checkpoint.is_gguf:
+            model, info = load_weights(open_gguf(checkpoint.path), checkpoint.config, kind)
+        else:
+            model, info = _load_folder(checkpoint, kind, options)
     wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if wrong:
         raise BadInputError(
@@ -168,6 +154,23 @@ def load_model(checkpoint: Checkpoint, task: Task) -> LoadedModel:
         family=family,
         inputs=input_specs(checkpoint.config, family, task),
     )
+
+
+def _load_folder(checkpoint: Checkpoint, kind: Any, options: dict[str, Any]) -> Any:
+    try:
+        return kind.from_pretrained(
+            checkpoint.path,
+            dtype=torch.float32,
+            output_loading_info=True,
+            use_safetensors=True,
+            **options,
+        )
+    except Exception as error:
+        # transformers lets errors of its file readers through, which share no base.
+        raise BadInputError(
+            f"{checkpoint.path}: its weights cannot be loaded ({first_line(error)}); "
+            "model.safetensors must be whole"
+        ) from None
 
 
 def save_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
@@ -189,10 +192,17 @@ def save_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def _convert_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
-    source, options = checkpoint.source
+    source = checkpoint.path
     with quiet():
         try:
-            AutoTokenizer.from_pretrained(source, **options).save_pretrained(folder)
+            tokenizer = (
+                read_tokenizer(open_gguf(source))
+                if checkpoint.is_gguf
+                else AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            )
+            tokenizer.save_pretrained(folder)
+        except BadInputError:
+            raise
         except Exception as error:
             # As above: whatever a converter raises.
             raise _no_tokenizer(checkpoint.path, first_line(error)) from None

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edge_runtime.contract.generation import GenerationOptions
 
     from .api.adapter_config import AdapterChoice
+    from .api.describe_data import DataDescription, describe_data
     from .api.evaluate import evaluate
     from .api.merge import MergedModel, merge
     from .api.plan import PlanResult, plan
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AdapterChoice",
     "Cluster",
+    "DataDescription",
     "FieldNames",
     "GenerationOptions",
     "MergedModel",
@@ -42,6 +44,7 @@ __all__ = [
     "Report",
     "TrainResult",
     "TrainingOptions",
+    "describe_data",
     "evaluate",
     "merge",
     "parse_emulate",
@@ -52,6 +55,7 @@ __all__ = [
 
 _MODULES = {
     "coordinator.api.adapter_config": ("AdapterChoice",),
+    "coordinator.api.describe_data": ("DataDescription", "describe_data"),
     "coordinator.api.evaluate": ("evaluate",),
     "coordinator.api.merge": ("MergedModel", "merge"),
     "coordinator.api.plan": ("PlanResult", "plan"),

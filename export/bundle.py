@@ -2,29 +2,23 @@
 
 import hashlib
 import logging
-import os
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
 
-from edge_runtime.contract.errors import BadInputError, UsageError
+from edge_runtime.contract.errors import UsageError
 from edge_runtime.contract.ids import Sha256
 from edge_runtime.contract.manifest import FORMAT_VERSION, FileSpec, Manifest, Quantization, Task
 from edge_runtime.contract.tensors import write_tensors
 
 from .chat.stop_tokens import stop_tokens
 from .checkpoint.families import UNLIMITED_LENGTH, check_task, position_limit
-from .checkpoint.load import (
-    Checkpoint,
-    find_checkpoint,
-    load_model,
-    save_tokenizer,
-    tokenizer_limit,
-)
+from .checkpoint.load import Checkpoint, find_checkpoint, load_model
+from .checkpoint.weight_files import backbone_elements
 from .ir import passes
+from .output import check_space, new_folder
 from .partition.blocks import block_slices, describe, write_weights
 from .partition.lm_head import end_tokens, frozen_head, start_token
 from .partition.stages import GRAPH, MANIFEST, Bundle, file_spec, open_bundle, sha256_of
@@ -36,6 +30,7 @@ from .pruning.initial_adapter import (
 )
 from .quantization.embeddings import quantize_head
 from .quantization.modes import quantize_backbone
+from .tokenizer.save import save_tokenizer, tokenizer_limit
 from .tracing.trace import count_blocks, trace
 from .verify.parity import LIMITS, check_parity, measure_parity
 from .verify.samples import Sample, check_samples, pad_batch
@@ -44,6 +39,9 @@ _log = logging.getLogger(__name__)
 
 _HEAD_SAMPLES = 2
 _USUAL_LENGTH = 512  # of models that set no limit, neither by positions nor by the tokenizer
+
+_LEAST_BYTES: dict[Quantization, float] = {"none": 4, "int8": 1, "int4": 0.5}
+"""Of an element of a weight in the bundle."""
 
 Progress = Callable[[str], None]
 
@@ -56,6 +54,7 @@ def export_model(
     quantize: Quantization = "none",
     max_length: int | None = None,
     pruned: PrunedAdapter | None = None,
+    ignore: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Bundle:
     """Exports a checkpoint as a bundle and checks it against PyTorch.
@@ -67,32 +66,34 @@ def export_model(
         quantize: form of the backbone's weights.
         max_length: longest sample, in tokens; by default what model and tokenizer allow.
         pruned: the initial adapter to cut out of the layers; None makes none.
+        ignore: names of weights and settings that nothing uses and that do not matter.
         progress: called with a few words when a step begins.
 
     Raises:
-        BadInputError: ``model`` is no usable model, or ``output`` is not empty.
+        BadInputError: ``model`` is no usable model, or has what would be dropped; ``output`` is
+            not empty, or cannot be written.
         UsageError: an option does not fit the model.
         PacplusError: the graph is further from PyTorch than the limit.
     """
     say = progress or _log.info
     if quantize not in LIMITS:
         raise UsageError(f"--quantize {quantize}: choose one of {', '.join(LIMITS)}")
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise BadInputError(f"{output}: exists and is not an empty folder; choose another")
-    checkpoint = find_checkpoint(model)
-    check_task(task, checkpoint.config.model_type, checkpoint.family)
-    length = _max_length(checkpoint, max_length)
-    if pruned is not None:
-        check_shape(pruned, checkpoint.config)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.parent / f".{output.name}.partial-{os.getpid()}"
-    partial.mkdir()
-    try:
+    with new_folder(output) as partial, _merging_place(partial) as scratch:
+        checkpoint = find_checkpoint(model, Path(scratch), ignore)
+        check_task(task, checkpoint.config.model_type, checkpoint.family)
+        length = _max_length(checkpoint, max_length)
+        if pruned is not None:
+            check_shape(pruned, checkpoint.config)
+        encoder_only = checkpoint.family.streams(task) == ("encoder",)
+        elements = backbone_elements(checkpoint.tensors, encoder_only=encoder_only)
+        check_space(int(elements * _LEAST_BYTES[quantize]), output)
         _write_bundle(checkpoint, partial, task, quantize, length, pruned, say)
-        partial.replace(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return open_bundle(output, verify=False)
+
+
+def _merging_place(partial: Path) -> tempfile.TemporaryDirectory[str]:
+    """Makes a temporary folder beside the bundle, on the disk that was chosen for it."""
+    return tempfile.TemporaryDirectory(prefix=".pacplus-merged-", dir=partial.parent)
 
 
 def _max_length(checkpoint: Checkpoint, wanted: int | None) -> int:
@@ -115,7 +116,7 @@ def _write_bundle(
     say: Progress,
 ) -> None:
     config = checkpoint.config
-    save_tokenizer(checkpoint, root / "tokenizer")
+    notes = (*checkpoint.notes, *save_tokenizer(checkpoint, root / "tokenizer"))
     say("loading the checkpoint")
     loaded = load_model(checkpoint, task)
     inputs, language_model = loaded.inputs, loaded.language_model
@@ -130,11 +131,10 @@ def _write_bundle(
     say("exporting the graph")
     graph = trace(loaded, len(streams))
     passes.prepare(graph, inputs)
-    notes: tuple[str, ...] = ()
     if quantize != "none":
         say(f"quantizing to {quantize}")
         with tempfile.TemporaryDirectory(dir=root) as scratch:
-            notes = quantize_backbone(graph, quantize, samples, inputs, Path(scratch))
+            notes += quantize_backbone(graph, quantize, samples, inputs, Path(scratch))
         passes.tidy(graph)
     say("writing the weights")
     slices = block_slices(graph, inputs, streams)

@@ -39,6 +39,12 @@ def export_command(
         int | None,
         typer.Option(min=1, help="Longest sample in tokens. Default: what the model allows."),
     ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A setting or weight that nothing uses and that you know not to matter; repeat."
+        ),
+    ] = None,
     adapter_init: Annotated[
         Literal["random", "pruned"],
         _adapter_option(
@@ -84,6 +90,7 @@ def export_command(
             quantize=quantize,
             max_length=max_length,
             pruned=pruned,
+            ignore=ignore or (),
             progress=lambda step: status.update(f"{step} ..."),
         )
     _show(bundle, json)

@@ -17,6 +17,7 @@ def test_the_public_names_are_these() -> None:
     assert coordinator.__all__ == [
         "AdapterChoice",
         "Cluster",
+        "DataDescription",
         "FieldNames",
         "GenerationOptions",
         "MergedModel",
@@ -26,6 +27,7 @@ def test_the_public_names_are_these() -> None:
         "Report",
         "TrainResult",
         "TrainingOptions",
+        "describe_data",
         "evaluate",
         "merge",
         "parse_emulate",
@@ -56,7 +58,7 @@ def test_options_of_the_functions_have_names() -> None:
     how = ["task=", "cluster=", "adapter=", "options=", "fields=", "cache_dtype="]
     run = ["cache_quota_bytes=", "plan=", "resume=", "observer="]
     assert arguments == {
-        "train": ["bundle", "data", "output=", "evaluation=", *how, *run],
+        "train": ["bundle", "data", "output=", "evaluation=", "held_out=", *how, *run],
         "plan": ["bundle", "data", *how[:2], "profiles=", *how[2:], "simulated=", "observer="],
         "evaluate": ["run", "data", "bundle=", "generation=", "cluster=", "observer="],
         "predict": ["run", "texts", "bundle=", "generation=", "cluster=", "observer="],

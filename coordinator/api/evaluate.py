@@ -7,6 +7,8 @@ from coordinator.cluster.observer import NullObserver, Observer
 from coordinator.data import (
     DataSet,
     LanguageData,
+    Source,
+    read_data,
     read_evaluation_data,
     read_language_data,
     read_prompts,
@@ -17,12 +19,13 @@ from edge_runtime.contract.generation import GenerationOptions
 from .generate import generate
 from .inputs import check_pairs
 from .metrics import exact_match, metrics
+from .reading import check_fields
 from .trained_run import TrainedRun
 
 
 def evaluate(
     run: Path,
-    data: Path,
+    data: Source,
     *,
     bundle: Path | None = None,
     generation: GenerationOptions | None = None,
@@ -33,7 +36,7 @@ def evaluate(
 
     Args:
         run: folder of a finished run.
-        data: JSONL like the training data.
+        data: a file like the training data, or several.
         bundle: where the bundle is now, if it has moved.
         generation: has a language model also write, in this way, what each line asks for:
             ``exact_match`` is the share of lines where it writes what the line has.
@@ -47,22 +50,25 @@ def evaluate(
     observer = observer or NullObserver()
     trained = TrainedRun.open(run, bundle)
     config, fields = trained.config, trained.settings.fields
+    file = read_data(data)
+    for note in check_fields(file, config.task, fields):
+        observer.note(note)
     expected = None
     found: DataSet | LanguageData
     if config.task == "classification" or config.task == "regression":
         trained.refuse_generation(generation)
-        found = labelled = read_evaluation_data(data, config.task, config.labels, fields)
-        check_pairs(config, labelled.inputs, data, fields.text_pair)
+        found = labelled = read_evaluation_data(file, config.task, config.labels, fields)
+        check_pairs(config, labelled.inputs, file.name, fields.text_pair)
     else:
-        found = read_language_data(data, config.task, fields)
+        found = read_language_data(file, config.task, fields)
         if generation is not None:
-            expected = read_prompts(data, config.task, fields, expected=True)
-    prepared = trained.tokenize(found, data, observer)
+            expected = read_prompts(file, config.task, fields, expected=True)
+    prepared = trained.tokenize(found, file, observer)
     outputs = trained.outputs(prepared, cluster, observer)
     result = metrics(config.task, outputs, prepared.tables["eval"].targets)
     if expected is not None and generation is not None:
-        written = generate(trained, expected, data, generation, cluster, observer)
+        written = generate(trained, expected, file.name, generation, cluster, observer)
         opened = trained.bundle
         tokenizer = PromptTokenizer(opened.path, opened.manifest, generation.max_new_tokens)
-        result["exact_match"] = exact_match(written, tokenizer.expected(expected, data))
+        result["exact_match"] = exact_match(written, tokenizer.expected(expected, file.name))
     return result

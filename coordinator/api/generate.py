@@ -1,7 +1,5 @@
 """Generates text with a run's adapter, for prediction and evaluation."""
 
-from pathlib import Path
-
 import numpy as np
 
 from coordinator.cluster.host import Cluster
@@ -21,7 +19,7 @@ from .trained_run import OPTIONS, TrainedRun
 def generate(
     trained: TrainedRun,
     prompts: Prompts,
-    path: Path | None,
+    path: str | None,
     options: GenerationOptions,
     cluster: Cluster | None,
     observer: Observer,

@@ -4,23 +4,12 @@ One way through: data, their traits, the adapter that these ask for, tables of s
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
-
 from coordinator.cluster.observer import Observer
-from coordinator.data import (
-    DataSet,
-    FieldNames,
-    LanguageData,
-    Texts,
-    read_evaluation_data,
-    read_language_data,
-    read_training_data,
-)
+from coordinator.data import DataFile, DataSet, FieldNames, LanguageData, Source, Texts
 from coordinator.runs.run_folder import Settings
 from coordinator.samples.samples import SampleTable
 from coordinator.tokenization import LanguageTokenizer, SampleTokenizer
@@ -32,12 +21,12 @@ from export.partition.stages import Bundle, open_bundle
 
 from .adapter_config import (
     AdapterChoice,
-    DataTraits,
     adapter_config,
     added_layers,
     check_initial_weights,
     task_for,
 )
+from .reading import read_inputs
 
 Tables: TypeAlias = dict[SampleSet, SampleTable]
 
@@ -49,6 +38,7 @@ class Prepared:
     Attributes:
         options: of training; ``epochs`` is 0 where nothing is trained.
         tables: samples to train on, to evaluate on, or both.
+        files: where they are from.
         truncated: samples that were longer than the bundle's ``max_length``.
         notes: what the user should know besides.
     """
@@ -57,6 +47,7 @@ class Prepared:
     config: AdapterConfig
     options: TrainingOptions
     tables: Tables
+    files: Mapping[SampleSet, DataFile] = dataclasses.field(default_factory=dict)
     truncated: int = 0
     notes: tuple[str, ...] = ()
 
@@ -70,48 +61,30 @@ class Prepared:
 
 def prepare(
     bundle: Path,
-    data: Path,
-    evaluation: Path | None,
+    data: Source,
+    evaluation: Source | None,
     task: Task | None,
     choice: AdapterChoice,
     options: TrainingOptions,
     fields: FieldNames | None,
+    held_out: float | None = None,
 ) -> Prepared:
     """Prepares training; ``task`` None takes the bundle's own.
 
     Raises:
         BadInputError: something is wrong with bundle, data or choice; says what and where.
+        UsageError: a field's name or ``held_out`` is wrong.
     """
     opened = open_bundle(bundle)
     chosen = task_for(opened.manifest, task)
-    paths: dict[SampleSet, Path] = {"train": data}
-    if evaluation is not None:
-        paths["eval"] = evaluation
-    found, traits = _read(paths, chosen, fields)
-    config = adapter_config(opened.manifest, chosen, choice, traits)
+    inputs = read_inputs(data, evaluation, chosen, fields or FieldNames(), held_out)
+    config = adapter_config(opened.manifest, chosen, choice, inputs.traits)
     check_initial_weights(opened.path, opened.manifest, config)
-    prepared = tokenize(opened, config, options, found, paths)
-    if not (added := added_layers(choice.layers, config.layers)):
-        return prepared
-    note = f"adapter layers: added {', '.join(map(str, added))}, the last of a stack"
-    return dataclasses.replace(prepared, notes=(note, *prepared.notes))
-
-
-def _read(
-    paths: Mapping[SampleSet, Path], task: Task, fields: FieldNames | None
-) -> tuple[Mapping[SampleSet, DataSet | LanguageData], DataTraits]:
-    if task == "causal-lm" or task == "seq2seq":
-        language = {which: read_language_data(path, task, fields) for which, path in paths.items()}
-        return language, DataTraits()
-    train = read_training_data(paths["train"], task, fields)
-    found: dict[SampleSet, DataSet] = {"train": train}
-    pair = train.inputs.pairs is not None
-    if path := paths.get("eval"):
-        found["eval"] = read_evaluation_data(path, task, train.labels, fields)
-        if (found["eval"].inputs.pairs is not None) != pair:
-            raise BadInputError(f"{path}: text_pair must be in both data files or in neither")
-    values = np.asarray(train.targets, np.float32) if task == "regression" else None
-    return found, DataTraits(labels=train.labels, pair=pair, values=values)
+    prepared = tokenize(opened, config, options, inputs.found, inputs.files)
+    notes = [*inputs.notes, *prepared.notes]
+    if added := added_layers(choice.layers, config.layers):
+        notes.insert(0, f"adapter layers: added {', '.join(map(str, added))}, the last of a stack")
+    return dataclasses.replace(prepared, notes=tuple(notes))
 
 
 def tokenize(
@@ -119,9 +92,9 @@ def tokenize(
     config: AdapterConfig,
     options: TrainingOptions,
     data: Mapping[SampleSet, DataSet | LanguageData],
-    paths: Mapping[SampleSet, Path],
+    files: Mapping[SampleSet, DataFile],
 ) -> Prepared:
-    """Tokenizes data; ``paths`` say where they are from, for messages about language data.
+    """Tokenizes data; ``files`` say where they are from.
 
     Raises:
         BadInputError: the bundle's tokenizer cannot be used for them.
@@ -136,7 +109,7 @@ def tokenize(
             tables[which] = SampleTable.make(labelled.samples, found.targets, options.batch_size)
             truncated += labelled.num_truncated
             continue
-        path = paths[which]
+        path = files[which].name
         language = LanguageTokenizer(bundle.path, bundle.manifest).encode(found, path)
         tables[which] = SampleTable.make(language.samples, language.targets, options.batch_size)
         truncated += language.num_truncated
@@ -151,12 +124,13 @@ def tokenize(
         config=config,
         options=options,
         tables=tables,
+        files=files,
         truncated=truncated,
         notes=tuple(notes),
     )
 
 
-def check_pairs(config: AdapterConfig, texts: Texts, data: Path | None, field: str) -> None:
+def check_pairs(config: AdapterConfig, texts: Texts, data: str | None, field: str) -> None:
     """Refuses single texts for a run on pairs, and pairs for any other.
 
     Args:
@@ -182,19 +156,19 @@ def check_pairs(config: AdapterConfig, texts: Texts, data: Path | None, field: s
 
 def run_settings(
     prepared: Prepared,
-    data: Path,
-    evaluation: Path | None,
     fields: FieldNames | None,
     cache_dtype: CacheDtype,
     cache_quota_bytes: int | None = None,
+    held_out: float | None = None,
 ) -> Settings:
     """Collects what decides the run's result, and what later commands go by."""
     options, config = prepared.options, prepared.config
     return Settings(
         bundle=str(prepared.bundle.path.resolve()),
         bundle_digest=prepared.bundle.manifest.digest,
-        data_sha256=_sha256(data),
-        eval_sha256=_sha256(evaluation) if evaluation else "",
+        data_sha256=prepared.files["train"].sha256,
+        eval_sha256=prepared.files["eval"].sha256 if "eval" in prepared.files else "",
+        held_out=held_out,
         fields=fields or FieldNames(),
         task=config.task,
         adapter=config.kind,
@@ -209,7 +183,3 @@ def run_settings(
         cache_dtype=cache_dtype,
         cache_quota_bytes=cache_quota_bytes,
     )
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -6,7 +6,7 @@ from pathlib import Path
 from coordinator.cluster.host import Cluster
 from coordinator.cluster.local_devices import this_machine
 from coordinator.cluster.observer import NullObserver, Observer
-from coordinator.data import FieldNames
+from coordinator.data import FieldNames, Source
 from coordinator.planner import Problem, make_plan
 from coordinator.planner.baselines import Alternative, compare
 from coordinator.planner.problem.build import with_devices
@@ -49,7 +49,7 @@ class PlanResult:
 
 def plan(
     bundle: Path,
-    data: Path,
+    data: Source,
     *,
     task: Task | None = None,
     cluster: Cluster | None = None,

@@ -8,13 +8,14 @@ import numpy as np
 
 from coordinator.cluster.host import Cluster
 from coordinator.cluster.observer import NullObserver, Observer
-from coordinator.data import DataSet, Prompts, Texts, read_prompts, read_texts
+from coordinator.data import DataFile, DataSet, Prompts, Texts, read_data, read_prompts, read_texts
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.generation import GenerationOptions
 
 from .generate import generate
 from .inputs import check_pairs
+from .reading import check_fields
 from .trained_run import TrainedRun
 
 
@@ -37,7 +38,7 @@ class Prediction:
 
 def predict(
     run: Path,
-    texts: Sequence[str] | Path,
+    texts: Sequence[str] | Path | DataFile,
     *,
     bundle: Path | None = None,
     generation: GenerationOptions | None = None,
@@ -48,8 +49,8 @@ def predict(
 
     Args:
         run: folder of a finished run.
-        texts: strings, or a JSONL file with ``text``; with ``prompt``, ``messages`` or
-            ``source`` where the run is a language model.
+        texts: strings, or a file with ``text``; with ``prompt``, ``messages`` or ``source`` where
+            the run is a language model.
         bundle: where the bundle is now, if it has moved.
         generation: how a language model writes; by default greedily, 64 tokens at most.
         cluster: which devices compute; by default this machine alone.
@@ -63,25 +64,29 @@ def predict(
     observer = observer or NullObserver()
     trained = TrainedRun.open(run, bundle)
     config, fields = trained.config, trained.settings.fields
-    data = texts if isinstance(texts, Path) else None
-    given = () if isinstance(texts, Path) else tuple(texts)
-    numbers = tuple(range(1, len(given) + 1))
+    file = read_data(texts) if isinstance(texts, Path | DataFile) else None
+    name = None if file is None else file.name
+    given = () if isinstance(texts, Path | DataFile) else tuple(texts)
+    if file is not None:
+        for note in check_fields(file, config.task, fields, learning=False):
+            observer.note(note)
+    places = tuple(f"text {number}" for number in range(1, len(given) + 1))
     if config.task == "causal-lm" or config.task == "seq2seq":
-        prompts = Prompts(texts=given, line_numbers=numbers)
-        if data is not None:
-            prompts = read_prompts(data, config.task, fields)
+        prompts = Prompts(texts=given, places=places)
+        if file is not None:
+            prompts = read_prompts(file, config.task, fields)
         how = generation or GenerationOptions()
-        written = generate(trained, prompts, data, how, cluster, observer) if len(prompts) else ()
+        written = generate(trained, prompts, name, how, cluster, observer) if len(prompts) else ()
         return tuple(Prediction(text=text) for text in written)
     trained.refuse_generation(generation)
-    inputs = Texts(texts=given, pairs=None, line_numbers=numbers)
-    if data is not None:
-        inputs = read_texts(data, fields)
-    check_pairs(config, inputs, data, fields.text_pair)
+    inputs = Texts(texts=given, pairs=None, places=places)
+    if file is not None:
+        inputs = read_texts(file, fields)
+    check_pairs(config, inputs, name, fields.text_pair)
     if not len(inputs):
         return ()
     unlabelled = DataSet(inputs=inputs, targets=np.zeros(len(inputs), np.int64), labels=())
-    prepared = trained.tokenize(unlabelled, data, observer)
+    prepared = trained.tokenize(unlabelled, file, observer)
     return tuple(_prediction(config, row) for row in trained.outputs(prepared, cluster, observer))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from coordinator.cluster.host import Cluster
 from coordinator.cluster.observer import NullObserver, Observer
-from coordinator.data import FieldNames
+from coordinator.data import FieldNames, Source
 from coordinator.planner import make_plan
 from coordinator.planning_files.plan_file import read_plan
 from coordinator.protocol.actions import Record, SaveCheckpoint
@@ -43,10 +43,11 @@ class TrainResult:
 
 def train(
     bundle: Path,
-    data: Path,
+    data: Source,
     *,
     output: Path,
-    evaluation: Path | None = None,
+    evaluation: Source | None = None,
+    held_out: float | None = None,
     task: Task | None = None,
     cluster: Cluster | None = None,
     adapter: AdapterChoice | None = None,
@@ -62,9 +63,10 @@ def train(
 
     Args:
         bundle: folder that ``pacplus export`` wrote.
-        data: JSONL with the fields that the task needs.
+        data: a file with the fields that the task needs, or several.
         output: new folder of the run.
-        evaluation: JSONL to evaluate on before and after.
+        evaluation: a file to evaluate on before and after.
+        held_out: fraction of ``data`` to evaluate on, instead of a file of its own.
         task: what is learnt; None takes the bundle's own.
         cluster: which devices take part; by default this machine alone.
         adapter: shape of the adapter.
@@ -87,8 +89,8 @@ def train(
     if not resume:
         check_new(output)
     choice = adapter or AdapterChoice()
-    prepared = prepare(bundle, data, evaluation, task, choice, options, fields)
-    settings = run_settings(prepared, data, evaluation, fields, cache_dtype, cache_quota_bytes)
+    prepared = prepare(bundle, data, evaluation, task, choice, options, fields, held_out)
+    settings = run_settings(prepared, fields, cache_dtype, cache_quota_bytes, held_out)
     folder = (RunFolder.resume if resume else RunFolder.create)(output, settings)
     prepared.announce(observer)
     nothing = Checkpoint(epochs_done=0, epochs=(), eval_before={})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from coordinator.cluster.host import Cluster
 from coordinator.cluster.observer import Observer
-from coordinator.data import DataSet, LanguageData
+from coordinator.data import DataFile, DataSet, LanguageData
 from coordinator.runs.run_folder import RunFolder, Settings
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.contract.checks import Array
@@ -50,11 +50,11 @@ class TrainedRun:
             )
 
     def tokenize(
-        self, data: DataSet | LanguageData, path: Path | None, observer: Observer
+        self, data: DataSet | LanguageData, file: DataFile | None, observer: Observer
     ) -> Prepared:
         """Tokenizes data, of which language data are from a file, and announces them."""
-        paths: dict[SampleSet, Path] = {"eval": path} if path is not None else {}
-        prepared = tokenize(self.bundle, self.config, OPTIONS, {"eval": data}, paths)
+        files: dict[SampleSet, DataFile] = {"eval": file} if file is not None else {}
+        prepared = tokenize(self.bundle, self.config, OPTIONS, {"eval": data}, files)
         prepared.announce(observer)
         return prepared
 

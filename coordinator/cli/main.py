@@ -17,6 +17,7 @@ except ImportError:
     sys.stderr.write(f"pacplus: {MissingExtraError('typer', 'coordinator')}\n")
     sys.exit(MissingExtraError.exit_code)
 
+from .data import data
 from .devices import demo, devices, pair
 from .exit_codes import CommandGroup, explained
 from .plan import plan
@@ -57,7 +58,7 @@ def _root(
     )
 
 
-for _command in (train, plan, evaluate, predict, merge, pair, devices, demo):
+for _command in (train, plan, data, evaluate, predict, merge, pair, devices, demo):
     app.command()(_command)
 
 

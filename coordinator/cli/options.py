@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,6 +15,7 @@ from edge_runtime.contract.errors import UsageError
 if TYPE_CHECKING:
     from coordinator.cluster.host import Cluster
     from coordinator.cluster.observer import Observer
+    from coordinator.data import FieldNames
     from edge_runtime.contract.adapter import TrainingOptions
     from edge_runtime.contract.generation import GenerationOptions
 
@@ -44,11 +45,28 @@ Texts = Annotated[
     list[str] | None,
     option(None, "A text, prompt or source; may be given several times.", "--text"),
 ]
-Inputs = Annotated[Path | None, option(None, "JSONL with texts, prompts, messages or sources.")]
-TrainingData = Annotated[
-    Path,
-    option(None, "JSONL with what the task needs: text and label, prompt and completion, ..."),
+FORMS = "JSONL, CSV, TSV, Parquet or a saved data set; several are allowed, - is stdin"
+Inputs = Annotated[
+    list[str] | None, option(None, f"Texts, prompts, messages or sources: {FORMS}.", "--data")
 ]
+TrainingData = Annotated[
+    list[str],
+    option(
+        None,
+        f"What the task needs (text and label, prompt and completion, ...): {FORMS}.",
+        "--data",
+    ),
+]
+Evaluation = Annotated[
+    list[str] | None, option(None, "Data to evaluate on, before and after.", "--eval")
+]
+HeldOut = Annotated[
+    float | None,
+    option(
+        None, "Fraction of --data to evaluate on instead, as 0.1.", "--split", metavar="FRACTION"
+    ),
+]
+EvaluationData = Annotated[list[str], option(None, "Data like the training data.", "--data")]
 Task = Annotated[
     Literal["classification", "regression", "causal-lm", "seq2seq"] | None,
     option(None, "What is learnt.", show_default="the bundle's"),
@@ -127,6 +145,15 @@ CompletionField = Annotated[str, _field("How it is completed.")]
 MessagesField = Annotated[str, _field("The messages of a chat.")]
 SourceField = Annotated[str, _field("What an encoder-decoder reads.")]
 TargetField = Annotated[str, _field("What it writes.")]
+IgnoreField = Annotated[
+    list[str] | None,
+    option(
+        "Names of the data's fields",
+        "A field that is not to be read; may be given several times.",
+        "--ignore-field",
+        metavar="NAME",
+    ),
+]
 
 
 def cluster(emulate: str, devices: str, listen: str, reprofile: bool = False) -> Cluster:
@@ -172,6 +199,13 @@ def generation_options(**given: int | float | None) -> GenerationOptions | None:
     except ValueError as error:
         name, _, said = str(error).partition(" ")
         raise UsageError(f"--{name.replace('_', '-')} {said}") from None
+
+
+def field_names(ignored: Sequence[str] | None, **names: str) -> FieldNames:
+    """Makes the names of the data's fields."""
+    from coordinator.data import FieldNames
+
+    return FieldNames(**names, ignored=tuple(ignored or ()))
 
 
 def display() -> Observer:

@@ -36,6 +36,15 @@ def plan(
     epochs: o.Epochs = 3,
     batch_size: o.BatchSize = 16,
     cache_dtype: o.Dtype = "fp16",
+    text_field: o.TextField = "text",
+    text_pair_field: o.TextPairField = "text_pair",
+    label_field: o.LabelField = "label",
+    prompt_field: o.PromptField = "prompt",
+    completion_field: o.CompletionField = "completion",
+    messages_field: o.MessagesField = "messages",
+    source_field: o.SourceField = "source",
+    target_field: o.TargetField = "target",
+    ignore_field: o.IgnoreField = None,
 ) -> None:
     """Measure the devices and show the plan with its predictions; train nothing.
 
@@ -55,6 +64,17 @@ def plan(
         cluster=o.cluster(emulate, devices, listen, reprofile),
         profiles=profiles,
         options=o.training_options(epochs, batch_size, None, 0),
+        fields=o.field_names(
+            ignore_field,
+            text=text_field,
+            text_pair=text_pair_field,
+            label=label_field,
+            prompt=prompt_field,
+            completion=completion_field,
+            messages=messages_field,
+            source=source_field,
+            target=target_field,
+        ),
         cache_dtype=cache_dtype,
         simulated=simulate or plot is not None,
         observer=o.display(),

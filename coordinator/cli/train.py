@@ -15,9 +15,8 @@ def train(
     bundle: o.Bundle,
     data: o.TrainingData,
     output: Annotated[Path, typer.Option("--output", "-o", help="New folder of the run.")],
-    evaluation: Annotated[
-        Path | None, typer.Option("--eval", help="JSONL to evaluate on, before and after.")
-    ] = None,
+    evaluation: o.Evaluation = None,
+    held_out: o.HeldOut = None,
     task: o.Task = None,
     plan: o.GivenPlan = None,
     resume: Annotated[
@@ -47,6 +46,7 @@ def train(
     messages_field: o.MessagesField = "messages",
     source_field: o.SourceField = "source",
     target_field: o.TargetField = "target",
+    ignore_field: o.IgnoreField = None,
 ) -> None:
     """Fine-tune an adapter on your data, on your devices.
 
@@ -55,7 +55,6 @@ def train(
     """
     from coordinator.api.adapter_config import AdapterChoice
     from coordinator.api.train import train as run_training
-    from coordinator.data import FieldNames
     from coordinator.render.report import show_report
     from devices.specification import parse_bytes
     from edge_runtime.contract.structure import to_plain
@@ -70,7 +69,8 @@ def train(
         num_heads=adapter_heads,
         initialization=adapter_init,
     )
-    fields = FieldNames(
+    fields = o.field_names(
+        ignore_field,
         text=text_field,
         text_pair=text_pair_field,
         label=label_field,
@@ -85,7 +85,8 @@ def train(
             bundle,
             data,
             output=output,
-            evaluation=evaluation,
+            evaluation=evaluation or None,
+            held_out=held_out,
             task=task,
             cluster=o.cluster(emulate, devices, listen, reprofile),
             adapter=choice,

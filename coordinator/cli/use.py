@@ -13,7 +13,7 @@ from . import options as o
 
 def evaluate(
     run: o.Run,
-    data: Annotated[Path, typer.Option(help="JSONL like the training data.")],
+    data: o.EvaluationData,
     bundle: o.BundleMoved = None,
     generate: o.Generate = False,
     max_new_tokens: o.MaxNewTokens = None,
@@ -68,6 +68,7 @@ def predict(
     Example: pacplus predict run --text "wake me at seven"
     """
     from coordinator.api.predict import predict as compute
+    from coordinator.data import read_data
     from coordinator.render.report import show_predictions
     from edge_runtime.contract.structure import to_plain
 
@@ -76,7 +77,7 @@ def predict(
     drawn = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     found = compute(
         run,
-        data if data is not None else tuple(text or ()),
+        read_data(data) if data else tuple(text or ()),
         bundle=bundle,
         generation=o.generation_options(max_new_tokens=max_new_tokens, **drawn),
         cluster=o.cluster(emulate, devices, listen),

@@ -1,5 +1,7 @@
-"""Reads JSONL data, each task's forms of it."""
+"""Reads data files, each task's forms of them."""
 
+from .fields import FieldNames, unread_fields
+from .held_out import split
 from .labelled import (
     DataSet,
     DataTask,
@@ -16,14 +18,17 @@ from .language import (
     LanguageData,
     LanguageTask,
     Transformations,
+    form_of_data,
     read_language_data,
 )
-from .lines import FieldNames
+from .lines import DataFile
 from .prompts import Prompts, read_prompts
+from .read import Source, read_data
 
 __all__ = [
     "Completions",
     "Conversations",
+    "DataFile",
     "DataSet",
     "DataTask",
     "Documents",
@@ -31,12 +36,17 @@ __all__ = [
     "LanguageData",
     "LanguageTask",
     "Prompts",
+    "Source",
     "Targets",
     "Texts",
     "Transformations",
+    "form_of_data",
+    "read_data",
     "read_evaluation_data",
     "read_language_data",
     "read_prompts",
     "read_texts",
     "read_training_data",
+    "split",
+    "unread_fields",
 ]

@@ -7,16 +7,19 @@ from typing import Any
 from edge_runtime.contract.errors import BadInputError
 from export.chat.conversation import ASSISTANT, Conversation, Message
 
-from .lines import FieldNames, Line
-
-SHAREGPT = "conversations"
-INSTRUCTION, INPUT, OUTPUT = "instruction", "input", "output"
-SYSTEM, HISTORY = "system", "history"
-TOOLS, FUNCTIONS, VARIABLES = "tools", "functions", "chat_template_kwargs"
-
-CHAT_FIELDS = (TOOLS, FUNCTIONS, VARIABLES, SYSTEM)
-"""Fields beside the messages that are understood."""
-ALPACA_FIELDS = (INSTRUCTION, INPUT, OUTPUT, SYSTEM, HISTORY)
+from .fields import (
+    FUNCTIONS,
+    HISTORY,
+    INPUT,
+    INSTRUCTION,
+    OUTPUT,
+    SHAREGPT,
+    SYSTEM,
+    TOOLS,
+    VARIABLES,
+    FieldNames,
+)
+from .lines import Line
 
 _ROLES = {
     **dict.fromkeys(("human", "user"), "user"),
@@ -35,9 +38,10 @@ def read_conversation(line: Line, names: FieldNames) -> Conversation:
     """
     field = names.messages if names.messages in line.values else SHAREGPT
     value = line.field(field, names)
-    expected = "a list of messages, each with 'role' and 'content'"
+    if isinstance(value, str) and value.lstrip().startswith("["):  # in a cell of a table
+        value = _parsed(line, field, value)
     if not isinstance(value, list) or not value:
-        raise line.wrong(field, expected, value)
+        raise line.wrong(field, "a list of messages, each with 'role' and 'content'", value)
     messages: list[Message] = []
     learnt: list[bool] = []
     if (system := line.values.get(SYSTEM)) not in (None, ""):

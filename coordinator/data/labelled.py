@@ -7,7 +7,6 @@ be quoted.
 import dataclasses
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -15,7 +14,9 @@ import numpy.typing as npt
 
 from edge_runtime.contract.errors import BadInputError
 
-from .lines import SHOWN, FieldNames, Line, read_lines
+from .fields import FieldNames, listed
+from .lines import Line
+from .read import Source, read_data
 
 DataTask: TypeAlias = Literal["classification", "regression"]
 Targets: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.float32]
@@ -28,12 +29,12 @@ class Texts:
     Attributes:
         texts: one a line.
         pairs: the second texts; None when the data has none.
-        line_numbers: where each came from, from 1.
+        places: where each stands, for messages.
     """
 
     texts: tuple[str, ...]
     pairs: tuple[str, ...] | None
-    line_numbers: tuple[int, ...]
+    places: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -63,14 +64,15 @@ class DataSet:
         return len(self.inputs)
 
 
-def read_training_data(path: Path, task: DataTask, fields: FieldNames | None = None) -> DataSet:
+def read_training_data(source: Source, task: DataTask, fields: FieldNames | None = None) -> DataSet:
     """Reads training data; the labels are the sorted set found in it.
 
     Raises:
         BadInputError: the file or a line is not what it must be, or has one label only.
     """
     names = fields or FieldNames()
-    lines = read_lines(path)
+    data = read_data(source)
+    lines = data.lines
     inputs = _texts(lines, names)
     if task == "regression":
         return DataSet(inputs=inputs, targets=_numbers(lines, names), labels=())
@@ -78,19 +80,19 @@ def read_training_data(path: Path, task: DataTask, fields: FieldNames | None = N
     labels = tuple(sorted(set(found)))
     if len(labels) == 1:
         raise BadInputError(
-            f"{path}: field {names.label!r} is {labels[0]!r} on every line; "
+            f"{data.name}: field {names.label!r} is {labels[0]!r} on every line; "
             "classification needs at least two labels"
         )
     return DataSet(inputs=inputs, targets=_indices(found, labels), labels=labels)
 
 
 def read_evaluation_data(
-    path: Path, task: DataTask, labels: Sequence[str], fields: FieldNames | None = None
+    source: Source, task: DataTask, labels: Sequence[str], fields: FieldNames | None = None
 ) -> DataSet:
     """Reads evaluation data.
 
     Args:
-        path: the file.
+        source: the file.
         task: of the run.
         labels: those that training knows, in output order; empty for regression.
         fields: what the fields are called.
@@ -100,7 +102,7 @@ def read_evaluation_data(
             training does not know.
     """
     names = fields or FieldNames()
-    lines = read_lines(path)
+    lines = read_data(source).lines
     inputs = _texts(lines, names)
     if task == "regression":
         return DataSet(inputs=inputs, targets=_numbers(lines, names), labels=())
@@ -108,22 +110,20 @@ def read_evaluation_data(
     known = set(labels)
     for line, label in zip(lines, found, strict=True):
         if label not in known:
-            shown = ", ".join(map(repr, labels[:SHOWN]))
-            more = f" and {len(labels) - SHOWN} more" * (len(labels) > SHOWN)
             raise line.error(
                 f"field {names.label!r} is {label!r}, which training does not know; "
-                f"it knows {shown}{more}"
+                f"it knows {listed(labels)}"
             )
     return DataSet(inputs=inputs, targets=_indices(found, labels), labels=tuple(labels))
 
 
-def read_texts(path: Path, fields: FieldNames | None = None) -> Texts:
+def read_texts(source: Source, fields: FieldNames | None = None) -> Texts:
     """Reads inputs alone; labels, if there are any, are not looked at.
 
     Raises:
         BadInputError: the file or a line is not what it must be.
     """
-    return _texts(read_lines(path), fields or FieldNames())
+    return _texts(read_data(source).lines, fields or FieldNames())
 
 
 def _texts(lines: Sequence[Line], names: FieldNames) -> Texts:
@@ -137,8 +137,8 @@ def _texts(lines: Sequence[Line], names: FieldNames) -> Texts:
                 f"{lines[0].number} {first}; give it on every line or on none"
             )
     pairs = tuple(line.text(names.text_pair, names) for line in lines if paired)
-    numbers = tuple(line.number for line in lines)
-    return Texts(texts=texts, pairs=pairs if paired else None, line_numbers=numbers)
+    places = tuple(line.place for line in lines)
+    return Texts(texts=texts, pairs=pairs if paired else None, places=places)
 
 
 def _labels(lines: Sequence[Line], names: FieldNames) -> list[str]:

@@ -6,16 +6,17 @@ completion; a chat in one of three notations; or, for encoder-decoders, source a
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, TypeAlias
 
+from edge_runtime.contract.manifest import Task
 from export.chat.conversation import ASSISTANT, Conversation
 
-from .chats import INSTRUCTION, OUTPUT, SHAREGPT, read_conversation, read_instruction
-from .lines import FieldNames, Line, read_lines
+from .chats import read_conversation, read_instruction
+from .fields import INSTRUCTION, OUTPUT, SHAREGPT, FieldNames, Form
+from .lines import Line
+from .read import Source, read_data
 
 LanguageTask: TypeAlias = Literal["causal-lm", "seq2seq"]
-Form: TypeAlias = Literal["text", "completion", "chat", "instruction"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,11 +25,11 @@ class Documents:
 
     Attributes:
         texts: one a line.
-        line_numbers: where each came from, from 1.
+        places: where each stands, for messages.
     """
 
     texts: tuple[str, ...]
-    line_numbers: tuple[int, ...]
+    places: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +39,12 @@ class Completions:
     Attributes:
         prompts: one a line; no loss is counted.
         completions: what must follow, with nothing between.
-        line_numbers: where each came from, from 1.
+        places: where each stands, for messages.
     """
 
     prompts: tuple[str, ...]
     completions: tuple[str, ...]
-    line_numbers: tuple[int, ...]
+    places: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +53,11 @@ class Conversations:
 
     Attributes:
         conversations: one a line; at least one turn of each is learnt.
-        line_numbers: where each came from, from 1.
+        places: where each stands, for messages.
     """
 
     conversations: tuple[Conversation, ...]
-    line_numbers: tuple[int, ...]
+    places: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,19 +67,19 @@ class Transformations:
     Attributes:
         sources: what the encoder reads, one a line.
         targets: what the decoder must write.
-        line_numbers: where each came from, from 1.
+        places: where each stands, for messages.
     """
 
     sources: tuple[str, ...]
     targets: tuple[str, ...]
-    line_numbers: tuple[int, ...]
+    places: tuple[str, ...]
 
 
 LanguageData: TypeAlias = Documents | Completions | Conversations | Transformations
 
 
 def read_language_data(
-    path: Path, task: LanguageTask, fields: FieldNames | None = None
+    source: Source, task: LanguageTask, fields: FieldNames | None = None
 ) -> LanguageData:
     """Reads training or evaluation data.
 
@@ -87,26 +88,33 @@ def read_language_data(
             the first one.
     """
     names = fields or FieldNames()
-    lines = read_lines(path)
-    numbers = tuple(line.number for line in lines)
+    lines = read_data(source).lines
+    places = tuple(line.place for line in lines)
     if task == "seq2seq":
         return Transformations(
             sources=tuple(line.text(names.source, names) for line in lines),
             targets=tuple(line.text(names.target, names) for line in lines),
-            line_numbers=numbers,
+            places=places,
         )
     form = form_of(lines, names)
     if form == "text":
         texts = tuple(line.text(names.text, names) for line in lines)
-        return Documents(texts=texts, line_numbers=numbers)
+        return Documents(texts=texts, places=places)
     if form == "completion":
         return Completions(
             prompts=tuple(line.text(names.prompt, names) for line in lines),
             completions=tuple(line.text(names.completion, names) for line in lines),
-            line_numbers=numbers,
+            places=places,
         )
     conversations = tuple(_learnable(line, names, form) for line in lines)
-    return Conversations(conversations=conversations, line_numbers=numbers)
+    return Conversations(conversations=conversations, places=places)
+
+
+def form_of_data(lines: Sequence[Line], task: Task, names: FieldNames) -> Form:
+    """Finds the form of a task's lines; those of a language model tell it by their fields."""
+    if task == "causal-lm":
+        return form_of(lines, names)
+    return "pair" if task == "seq2seq" else "labelled"
 
 
 def form_of(lines: Sequence[Line], names: FieldNames) -> Form:
@@ -124,15 +132,15 @@ def form_of(lines: Sequence[Line], names: FieldNames) -> Form:
 
 
 def _told_by(line: Line, names: FieldNames) -> list[tuple[Form, str]]:
-    """Lists the fields that tell a form, and the forms."""
-    told: tuple[tuple[Form, str], ...] = (
+    """Lists the fields that tell a form, and the forms; a renamed field tells its own alone."""
+    named: tuple[tuple[Form, str], ...] = (
         ("text", names.text),
         ("completion", names.prompt),
         ("completion", names.completion),
         ("chat", names.messages),
-        ("chat", SHAREGPT),
-        ("instruction", INSTRUCTION),
     )
+    fixed: tuple[tuple[Form, str], ...] = (("chat", SHAREGPT), ("instruction", INSTRUCTION))
+    told = named + tuple(each for each in fixed if not names.renamed_to(each[1]))
     return [(form, field) for form, field in told if field in line.values]
 
 

@@ -1,40 +1,12 @@
-"""Reads JSONL: one object a line, UTF-8; a bad line is an error that names file, line and field.
+"""Holds the lines of data files: one object each, and where it stands."""
 
-Lenient where nothing can be misread: a byte order mark at the start, Windows line ends and
-blank lines are skipped.
-"""
-
-import codecs
 import dataclasses
-import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from edge_runtime.contract.errors import BadInputError
 
-SHOWN = 8
-"""Labels or fields that a message lists."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class FieldNames:
-    """Names of a line's fields, and of those that are not to be read."""
-
-    text: str = "text"
-    text_pair: str = "text_pair"
-    label: str = "label"
-    prompt: str = "prompt"
-    completion: str = "completion"
-    messages: str = "messages"
-    source: str = "source"
-    target: str = "target"
-    ignored: tuple[str, ...] = ()
-
-    def option(self, name: str) -> str:
-        """The option that renames the field called ``name``."""
-        (field,) = [key for key, value in dataclasses.asdict(self).items() if value == name][:1]
-        return f"--{field.replace('_', '-')}-field"
+from .fields import FieldNames, listed
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,27 +14,34 @@ class Line:
     """One object of a file.
 
     Attributes:
-        path: of the file.
+        file: its file, for messages.
         number: of the line, from 1.
         values: the object.
+        unit: what is counted: lines, or rows of a table.
     """
 
-    path: Path
+    file: str
     number: int
     values: Mapping[str, Any]
+    unit: str = "line"
+
+    @property
+    def place(self) -> str:
+        """Where it stands, for messages."""
+        return f"{self.file}, {self.unit} {self.number}"
 
     def error(self, said: str) -> BadInputError:
         """An error that names file and line."""
-        return BadInputError(f"{self.path}, line {self.number}: {said}")
+        return BadInputError(f"{self.place}: {said}")
 
     def wrong(self, name: str, expected: str, value: Any) -> BadInputError:
         """An error about the value of a field."""
-        return self.error(f"field {name!r} must be {expected}, got {_shown(value)}")
+        return self.error(f"field {name!r} must be {expected}, got {shown(value)}")
 
     @property
     def has(self) -> str:
         """Its fields, for a message."""
-        return ", ".join(map(repr, list(self.values)[:SHOWN])) or "no field"
+        return listed(self.values) or "no field"
 
     def field(self, name: str, names: FieldNames) -> Any:
         """Value of a field.
@@ -100,45 +79,22 @@ class Line:
         return value
 
 
-Lines: TypeAlias = list[Line]
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DataFile:
+    """All lines of one data file or several, at least one.
 
-
-def read_lines(path: Path) -> Lines:
-    """All objects of a file; at least one.
-
-    Raises:
-        BadInputError: the file or a line is not what it must be.
+    Attributes:
+        name: what the user gave, for messages.
+        lines: in order.
+        sha256: of what was read, hexadecimal.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise BadInputError(f"{path}: no such file; give the path of a JSONL file") from None
-    except OSError as error:
-        raise BadInputError(f"{path}: cannot be read ({error.strerror})") from None
-    raw = data.removeprefix(codecs.BOM_UTF8).split(b"\n")
-    lines = [_parse(path, i, line) for i, line in enumerate(raw, 1) if line.strip()]
-    if not lines:
-        raise BadInputError(f"{path}: is empty; it must hold one JSON object a line")
-    return lines
+
+    name: str
+    lines: tuple[Line, ...]
+    sha256: str
 
 
-def _parse(path: Path, number: int, raw: bytes) -> Line:
-    where = f"{path}, line {number}"
-    try:
-        value = json.loads(raw.decode())
-    except UnicodeDecodeError as error:
-        raise BadInputError(
-            f"{where}: not UTF-8 (byte {error.start + 1} of the line); save the file as UTF-8"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise BadInputError(
-            f"{where}: not JSON ({error}); each line must be one JSON object"
-        ) from None
-    if not isinstance(value, dict):
-        raise BadInputError(f"{where}: expected a JSON object, got {_shown(value)}")
-    return Line(path=path, number=number, values=value)
-
-
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value for a message, cut."""
     text = ascii(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,12 +1,13 @@
 """Lines to be continued: prompts, chats up to an answer, or an encoder-decoder's sources."""
 
 import dataclasses
-from pathlib import Path
 
 from export.chat.conversation import ASSISTANT, Conversation
 
-from .language import Form, LanguageTask, form_of, read_chat
-from .lines import FieldNames, Line, read_lines
+from .fields import FieldNames, Form
+from .language import LanguageTask, form_of, read_chat
+from .lines import Line
+from .read import Source, read_data
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,26 +19,26 @@ class Prompts:
         chats: the messages before the assistant's turn that is to be written.
         expected: what should be written; empty where nobody asked for it, and for chats.
         answered: for chats, each with that turn; empty where nobody asked for it.
-        line_numbers: where each came from, from 1.
+        places: where each stands, for messages.
     """
 
     texts: tuple[str, ...] = ()
     chats: tuple[Conversation, ...] = ()
     expected: tuple[str, ...] = ()
     answered: tuple[Conversation, ...] = ()
-    line_numbers: tuple[int, ...]
+    places: tuple[str, ...]
 
     def __len__(self) -> int:
-        return len(self.line_numbers)
+        return len(self.places)
 
 
 def read_prompts(
-    path: Path, task: LanguageTask, fields: FieldNames | None = None, *, expected: bool = False
+    source: Source, task: LanguageTask, fields: FieldNames | None = None, *, expected: bool = False
 ) -> Prompts:
     """Reads what is to be continued; what follows it in training data is not looked at.
 
     Args:
-        path: the file.
+        source: the file.
         task: of the run.
         fields: what the fields are called.
         expected: read what should be written too: completion, target, or the last turn of a
@@ -48,15 +49,15 @@ def read_prompts(
             the first one.
     """
     names = fields or FieldNames()
-    lines = read_lines(path)
-    numbers = tuple(line.number for line in lines)
+    lines = read_data(source).lines
+    places = tuple(line.place for line in lines)
     form = form_of(lines, names) if task == "causal-lm" else "text"
     if form == "chat" or form == "instruction":
         turns = [_turn(line, names, form, expected=expected) for line in lines]
         return Prompts(
             chats=tuple(asked for asked, _ in turns),
             answered=tuple(whole for _, whole in turns if expected),
-            line_numbers=numbers,
+            places=places,
         )
     asked, answer = names.source, names.target
     if task == "causal-lm":
@@ -64,7 +65,7 @@ def read_prompts(
     return Prompts(
         texts=tuple(line.text(asked, names) for line in lines),
         expected=tuple(line.text(answer, names) for line in lines if expected),
-        line_numbers=numbers,
+        places=places,
     )
 
 

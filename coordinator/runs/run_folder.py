@@ -40,7 +40,8 @@ class Settings:
     """Settings that decide a run's result; a resumed run must be given the same.
 
     Where the bundle is and the quota may change; later commands use them. ``eval_sha256`` is
-    empty without evaluation, ``learning_rate`` the peak, ``cache_quota_bytes`` per device.
+    empty without evaluation, ``learning_rate`` the peak, ``cache_quota_bytes`` per device,
+    ``held_out`` the fraction of the training data that is evaluated on instead.
     """
 
     bundle: str
@@ -60,6 +61,7 @@ class Settings:
     seed: int
     cache_dtype: CacheDtype
     cache_quota_bytes: int | None = None
+    held_out: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,10 +109,12 @@ class RunFolder:
         started, now = run.settings(), to_plain(settings)
         if (path / "report.json").exists():
             raise BadInputError(f"{path}: this run is finished; start a new one with another -o")
-        for name, value in to_plain(started).items():
-            if name not in _NOT_COMPARED and now.get(name) != value:
+        before = to_plain(started)
+        for name in {**before, **now}:
+            if name not in _NOT_COMPARED and now.get(name) != before.get(name):
+                difference = _difference(name, before.get(name), now.get(name))
                 raise BadInputError(
-                    f"{path}: was started with {_difference(name, value, now.get(name))}; "
+                    f"{path}: was started with {difference}; "
                     "resume with the same, or start a new run with another -o"
                 )
         if (quota := settings.cache_quota_bytes) is not None:

@@ -1,6 +1,7 @@
 """Texts to token ids, with the bundle's own tokenizer."""
 
 from .language import LanguageTokenizer, TokenizedLanguage
+from .loading import decoder_of
 from .prompts import PromptTokenizer, TokenizedPrompts
 from .texts import SampleTokenizer, Tokenized
 
@@ -11,4 +12,5 @@ __all__ = [
     "Tokenized",
     "TokenizedLanguage",
     "TokenizedPrompts",
+    "decoder_of",
 ]

@@ -6,7 +6,9 @@ its own ids, one further on; an encoder-decoder writes a sequence of its own.
 """
 
 import dataclasses
+import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -72,7 +74,7 @@ class LanguageTokenizer:
         self._tokenizer = load_tokenizer(bundle)
         self._before, self._after = frame_of(self._tokenizer)
 
-    def encode(self, data: LanguageData, path: Path) -> TokenizedLanguage:
+    def encode(self, data: LanguageData, path: str) -> TokenizedLanguage:
         """Tokenises a file's lines.
 
         Args:
@@ -93,6 +95,7 @@ class LanguageTokenizer:
         else:
             rows = self._transformations(data)
         every = list(rows)
+        notes += self._notes_on_special(data, path)
         found = [row for row in every if (row.targets != NOT_COUNTED).any()]
         if not found:
             raise BadInputError(
@@ -105,7 +108,7 @@ class LanguageTokenizer:
         )
         kept = {row.line for row in found}
         truncated = kept & {row.line for row in every if row.truncated}
-        skipped = len(data.line_numbers) - len(kept)
+        skipped = len(data.places) - len(kept)
         log.debug("%d samples, %d truncated, %d skipped", len(samples), len(truncated), skipped)
         return TokenizedLanguage(
             samples=samples,
@@ -115,6 +118,20 @@ class LanguageTokenizer:
             num_skipped=skipped,
             notes=tuple(notes),
         )
+
+    def _notes_on_special(self, data: LanguageData, path: str) -> Iterator[str]:
+        """Notes texts of which the tokenizer takes a part for a special token."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        special = [re.escape(token.content) for token in added if token.special]
+        if not special:
+            return
+        pattern = re.compile("|".join(special))
+        found = [match for text in _written(data) if (match := pattern.search(text))]
+        if found:
+            yield (
+                f"{path}: {len(found)} of its texts have the name of a special token "
+                f"({found[0].group()!r} first), which becomes that token, as transformers does it"
+            )
 
     def _documents(self, data: Documents) -> Iterator[_Row]:
         end = self._end_token()
@@ -143,10 +160,9 @@ class LanguageTokenizer:
             cut = len(question) < len(prompt.ids)
             yield dataclasses.replace(row, truncated=row.truncated or cut)
 
-    def _conversations(self, data: Conversations, path: Path, notes: list[str]) -> Iterator[_Row]:
+    def _conversations(self, data: Conversations, path: str, notes: list[str]) -> Iterator[_Row]:
         template = load_template(self._bundle, path, "prompt and completion")
-        names = [f"{path}, line {number}" for number in data.line_numbers]
-        rendered = render_conversations(template, data.conversations, names)
+        rendered = render_conversations(template, data.conversations, data.places)
         lines = [i for i, samples in enumerate(rendered) for _ in samples]
         chats = [sample for samples in rendered for sample in samples]
         ends = self._end_markers(template)
@@ -216,6 +232,19 @@ class LanguageTokenizer:
     def _end_markers(self, template: TemplateSource) -> tuple[str, ...]:
         tokens = [self._tokenizer.id_to_token(i) for i in self._manifest.eos_token_ids]
         return tuple(filter(None, (*tokens, template.variables.get("eos_token"))))
+
+
+def _written(data: LanguageData) -> Iterator[str]:
+    """Every text that people wrote into the data."""
+    if isinstance(data, Documents):
+        yield from data.texts
+    elif isinstance(data, Completions):
+        yield from (*data.prompts, *data.completions)
+    elif isinstance(data, Transformations):
+        yield from (*data.sources, *data.targets)
+    else:
+        for chat in data.conversations:
+            yield json.dumps([chat.messages, chat.tools], ensure_ascii=False)
 
 
 def _trimmed(text: str, span: tuple[int, int], ends: tuple[str, ...]) -> tuple[int, int]:

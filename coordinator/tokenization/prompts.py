@@ -48,7 +48,7 @@ class PromptTokenizer:
         longest = manifest.max_length
         self.limit = max(longest - max_new_tokens, longest // 2, 1)
 
-    def encode(self, prompts: Prompts, path: Path | None) -> TokenizedPrompts:
+    def encode(self, prompts: Prompts, path: str | None) -> TokenizedPrompts:
         """Token ids of every prompt.
 
         Args:
@@ -59,7 +59,7 @@ class PromptTokenizer:
             BadInputError: the bundle lacks a chat template or a start token that is needed,
                 the template cannot be used, or a prompt has no token.
         """
-        lines = [f"{path}, line {i}" if path else f"text {i}" for i in prompts.line_numbers]
+        lines = prompts.places
         if self._two_stacks:
             rows = list(self._sources(prompts.texts))
         elif prompts.chats:
@@ -81,7 +81,7 @@ class PromptTokenizer:
             return whole[len(before) :]
         return self._tokenizer.decode(list(written))
 
-    def expected(self, prompts: Prompts, path: Path) -> tuple[str, ...]:
+    def expected(self, prompts: Prompts, path: str) -> tuple[str, ...]:
         """Writes what should follow every prompt as :meth:`decode` would write it.
 
         Raises:
@@ -89,9 +89,8 @@ class PromptTokenizer:
         """
         if not prompts.answered:
             return prompts.expected
-        names = [f"{path}, line {i}" for i in prompts.line_numbers]
         template = load_template(self._bundle, path, "prompts")
-        rendered = render_conversations(template, prompts.answered, names)
+        rendered = render_conversations(template, prompts.answered, prompts.places)
         turns = [chat.text[slice(*chat.spans[-1])] for (chat, *_) in rendered]
         stops = self._manifest.eos_token_ids
         kept = ([token for token in ids if token not in stops] for ids in self._ids(turns))
@@ -102,7 +101,7 @@ class PromptTokenizer:
             yield encoding.ids
 
     def _chats(
-        self, prompts: Prompts, lines: Sequence[str], path: Path | None
+        self, prompts: Prompts, lines: Sequence[str], path: str | None
     ) -> Iterator[list[int]]:
         template = load_template(self._bundle, path, "prompts")
         return self._ids(render_prompts(template, prompts.chats, lines))

@@ -170,7 +170,7 @@ class Manifest:
         adapter_init: path of the initial adapter weights; empty for none.
         eos_token_ids: generation ends at any of them.
         decoder_start_token_id: first decoder input of an encoder-decoder.
-        notes: remarks of quantization for people, one line each.
+        notes: remarks of the export for people, one line each.
     """
 
     format_version: int

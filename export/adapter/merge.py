@@ -25,12 +25,12 @@ import numpy as np
 import onnx_ir as ir
 
 from edge_runtime.contract.adapter import AdapterConfig
-from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.tensors import read_tensors
 from edge_runtime.inference.session import matmul_integer_is_exact
 from export.ir.exact_form import shifted, use_uint8_weights
 from export.ir.graph import IR_VERSION, Array, add_output, append, constant, hidden_name, name_of
+from export.output import check_new_file, check_space, explained_os_errors
 from export.partition.stages import GRAPH, Bundle
 
 from .graph import build_adapter
@@ -91,6 +91,8 @@ def merge_model(
     """
     say = progress or _log.info
     check_output(output)
+    weight_files = bundle.manifest.weight_files(0, max(config.layers) + 1)
+    check_space(sum(file.bytes for file in weight_files), output)
     say("joining the graphs")
     graph = _backbone(bundle, config)
     if not matmul_integer_is_exact():
@@ -138,9 +140,8 @@ def metadata(manifest: Manifest, config: AdapterConfig) -> dict[str, str]:
 
 def check_output(output: Path) -> None:
     """Raises BadInputError if a model cannot be written there without overwriting anything."""
-    for path in (output, _data_path(output)):
-        if path.exists():
-            raise BadInputError(f"{path}: exists; choose another -o, or remove it first")
+    check_new_file(output, example="model.onnx")
+    check_new_file(_data_path(output), example="model.onnx")
 
 
 def _data_path(output: Path) -> Path:
@@ -256,10 +257,10 @@ def _write(model: ir.Model, output: Path) -> Path | None:
     values = model.graph.initializers.values()
     size = sum(value.const_value.nbytes for value in values if value.const_value is not None)
     data = _data_path(output) if size > MAX_INSIDE_BYTES else None
-    try:
+    with explained_os_errors(output, f"; nothing was written to {output}"):
         output.parent.mkdir(parents=True, exist_ok=True)
         # A folder of its own, so that nothing half written ever has the model's name.
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
+        with tempfile.TemporaryDirectory(prefix=".pacplus-", dir=output.parent) as folder:
             partial = Path(folder) / output.name
             if data is None:
                 ir.save(ir.external_data.load_to_model(model), partial)
@@ -269,6 +270,4 @@ def _write(model: ir.Model, output: Path) -> Path | None:
                 _data_path(partial).replace(data)
             partial.chmod(_PRIVATE)
             partial.replace(output)
-    except OSError as error:
-        raise BadInputError(f"{output}: cannot be written: {error.strerror}") from None
     return data

@@ -71,17 +71,16 @@ class Turns:
         while missing:
             text = self._template.render(chat, messages[:end]).text
             found = {i: span for i in missing if (span := self._span(chat, messages, i, text))}
-            if not found and end > missing[-1] + 1:  # what comes behind it changes it
-                end = missing[-1] + 1
-                continue
-            if missing[-1] not in found:
+            # What comes behind the last turn may change it; where it ends the chat, nothing can.
+            if missing[-1] not in found and end == missing[-1] + 1:
                 raise ChatTemplateError(
                     f"the chat template cannot be split into turns: where messages[{missing[-1]}] "
                     "stands in what it writes is not clear; mark the assistant's turns in it with "
                     "{% generation %} and {% endgeneration %}, or give prompt and completion"
                 )
-            self._check_written(chat, messages[:end], list(found), text)
-            samples.append(Rendered(text=text, spans=tuple(found.values())))
+            if found:
+                self._check_written(chat, messages[:end], list(found), text)
+                samples.append(Rendered(text=text, spans=tuple(found.values())))
             missing = [i for i in missing if i not in found]
             end = missing[-1] + 1 if missing else 0
         return samples

@@ -1,8 +1,7 @@
 """Finds a checkpoint and loads it."""
 
 import dataclasses
-import json
-import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,38 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
-    AutoTokenizer,
 )
 
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.manifest import InputSpec, Task
 from export.gguf.config import read_config
 from export.gguf.reader import SUFFIX, open_gguf
-from export.gguf.tokenizer import read_tokenizer
 from export.gguf.weights import load_weights
 
 from .families import Family, family_of, input_specs
-from .quiet import first_line, quiet
+from .folders import (
+    ADAPTER_CONFIG,
+    CONFIG,
+    GENERATION_CONFIG,
+    check_pointers,
+    json_object,
+    no_model,
+)
+from .foreign import check_settings_plain, check_tensors_plain, packed_tensors
+from .loaded_weights import check_finite, check_loaded
+from .padding import mend_padding
+from .peft_adapters import architecture_of, base_of, is_adapter, merge_adapter
+from .quiet import first_line, one_line, quiet
+from .settings import check_settings, check_task_settings
+from .weight_files import StoredTensor, stored_tensors
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-_TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json"),
-    *("special_tokens_map.json", "chat_template.jinja"),
-)
 _CLASSES = {"causal-lm": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
-# Beyond this, model_max_length is transformers' way to say "not known".
-_SANE_LENGTH = 1_000_000
+_ANY = {
+    "encoder": "AutoModel",
+    "decoder": "AutoModelForCausalLM",
+    "encoder-decoder": "AutoModelForSeq2SeqLM",
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +55,18 @@ class Checkpoint:
         model_id: its name in the bundle; no path, so that a bundle does not depend on it.
         config: transformers' configuration.
         family: its row of the table.
+        tensors: of its weight files, by name; empty for a GGUF file.
+        ignored: weights and settings that the user knows not to matter.
+        notes: what people should know of it, one line each.
     """
 
     path: Path
     model_id: str
     config: Any
     family: Family
+    tensors: Mapping[str, StoredTensor] = dataclasses.field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def is_gguf(self) -> bool:
@@ -75,19 +91,51 @@ class LoadedModel:
     inputs: tuple[InputSpec, ...]
 
 
-def find_checkpoint(model: str) -> Checkpoint:
+def find_checkpoint(model: str, scratch: Path, ignored: Sequence[str] = ()) -> Checkpoint:
     """Opens a local folder or GGUF file, or fetches a hub id.
 
+    Args:
+        model: which one.
+        scratch: an empty folder; an adapter is merged with its base model there.
+        ignored: weights and settings that the user knows not to matter.
+
     Raises:
-        BadInputError: there is no such model, or its architecture is not supported.
+        BadInputError: there is no such model, its architecture is not supported, or it has
+            something that would be dropped.
     """
     path = Path(model)
-    if path.is_dir():
-        return _open_folder(path, None)
     if path.is_file() and path.suffix == SUFFIX:
         config = read_config(open_gguf(path))
         family = family_of(config.model_type, str(path))
-        return Checkpoint(path=path, model_id=path.stem, config=config, family=family)
+        notes = mend_padding(path, config, family)
+        return Checkpoint(path=path, model_id=path.stem, config=config, family=family, notes=notes)
+    folder, hub_id = _folder_of(model)
+    check_pointers(folder)
+    if not is_adapter(folder):
+        return _open_folder(folder, hub_id, tuple(ignored))
+    name = base_of(folder)
+    try:
+        base, base_id = _folder_of(name)
+    except BadInputError as error:
+        raise BadInputError(
+            f"{folder}: is an adapter for a model that is not here ({error}); name the folder of "
+            f"its base model as base_model_name_or_path in {folder / ADAPTER_CONFIG}"
+        ) from None
+    if base != folder:
+        check_pointers(base)
+        if is_adapter(base):
+            raise BadInputError(f"{base}: is an adapter itself; merge it first")
+    opened = _open_folder(base, base_id, tuple(ignored))
+    note = merge_adapter(folder, base, scratch)
+    merged = _open_folder(scratch, hub_id or folder.resolve().name, tuple(ignored))
+    return dataclasses.replace(merged, notes=tuple(dict.fromkeys((*opened.notes, note))))
+
+
+def _folder_of(model: str) -> tuple[Path, str | None]:
+    """The folder of a model on this machine, and its hub id where it has been fetched."""
+    path = Path(model)
+    if path.is_dir():
+        return path, None
     if path.exists():
         raise BadInputError(
             f"{model}: not a folder; give the folder that holds config.json, or a .gguf file"
@@ -95,53 +143,79 @@ def find_checkpoint(model: str) -> Checkpoint:
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
         raise BadInputError(f"{model}: no such folder")
     try:
-        fetched = snapshot_download(model, allow_patterns=_HUB_FILES)
+        return Path(snapshot_download(model, allow_patterns=_HUB_FILES)), model
     except (OSError, ValueError) as error:
         raise BadInputError(
             f"{model}: no such folder, and not on the hub: {first_line(error)}"
         ) from None
-    return _open_folder(Path(fetched), model)
 
 
-def _open_folder(path: Path, hub_id: str | None) -> Checkpoint:
-    file = path / "config.json"
+def _open_folder(path: Path, hub_id: str | None, ignored: tuple[str, ...]) -> Checkpoint:
+    file = path / CONFIG
     if not file.is_file():
-        raise BadInputError(f"{path}: is no model, it has no config.json")
-    try:
-        fields = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise BadInputError(f"{file}: not JSON ({error})") from None
-    if not isinstance(fields, dict) or not isinstance(fields.get("model_type"), str):
+        raise no_model(path)
+    fields = json_object(file)
+    if not isinstance(fields.get("model_type"), str):
         raise BadInputError(f"{file}: is no model's configuration, model_type is missing")
+    if (path / GENERATION_CONFIG).is_file():
+        json_object(path / GENERATION_CONFIG)  # transformers would go on without a damaged one
     family = family_of(fields["model_type"], str(path))
     name = fields.get("_name_or_path")
     # A path would make the bundle depend on where its model once lay.
     known = isinstance(name, str) and name.count("/") <= 1 and not name.startswith((".", "/"))
     model_id = hub_id or (name if known and name else path.resolve().name)
+    tensors = stored_tensors(path, architecture_of(fields) or _ANY[family.stack])
+    check_settings_plain(file, fields, not packed_tensors(tensors))
+    check_tensors_plain(path, tensors)
     with quiet():
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    return Checkpoint(path=path, model_id=model_id, config=config, family=family)
+        try:
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        except Exception as error:
+            # Checks of settings raise what they like.
+            raise BadInputError(f"{file}: transformers refuses it: {one_line(error)}") from None
+    check_settings(file, fields, config, family.stack, ignored)
+    notes = mend_padding(file, config, family)
+    notes += (f"not checked, as --ignore says: {', '.join(ignored)}",) if ignored else ()
+    return Checkpoint(
+        path=path,
+        model_id=model_id,
+        config=config,
+        family=family,
+        tensors=tensors,
+        ignored=ignored,
+        notes=notes,
+    )
 
 
 def load_model(checkpoint: Checkpoint, task: Task) -> LoadedModel:
     """Loads the weights that the task needs.
 
+    The parity check compares the export with this very model, so here is where the checkpoint
+    must prove to be all in it: transformers is the one that says which weights it expected,
+    found, left over and reshaped, and any but those of heads of other tasks is an error.
+    Settings were checked when the checkpoint was opened.
+
     Raises:
-        BadInputError: weights are missing, damaged or not those of the configuration.
+        BadInputError: weights are missing, left over, damaged or not those of the configuration.
     """
     family, kind = checkpoint.family, _CLASSES.get(task, AutoModel)
-    options = family.load_options if kind is AutoModel else {}
+    check_task_settings(checkpoint.path, checkpoint.config, task)
     with quiet():
+        try:
+            with torch.device("meta"):
+                kind.from_config(checkpoint.config)
+        except Exception as error:
+            # As below, for what the configuration may say.
+            raise BadInputError(
+                f"{checkpoint.path}: transformers cannot build the model that its configuration "
+                f"describes: {one_line(error)}"
+            ) from None
         if checkpoint.is_gguf:
             model, info = load_weights(open_gguf(checkpoint.path), checkpoint.config, kind)
         else:
-            model, info = _load_folder(checkpoint, kind, options)
-    wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
-    if wrong:
-        raise BadInputError(
-            f"{checkpoint.path}: {len(wrong)} weights of the architecture are not in the "
-            f"checkpoint, {wrong[0]} first; it is damaged or of another model"
-        )
+            model, info = _load_folder(checkpoint, kind)
+    check_loaded(checkpoint.path, model, info, checkpoint.ignored)
+    check_finite(checkpoint.path, model)
     model.eval().requires_grad_(False)
     backbone, language_model = model, None
     if task in _CLASSES:
@@ -156,71 +230,21 @@ def load_model(checkpoint: Checkpoint, task: Task) -> LoadedModel:
     )
 
 
-def _load_folder(checkpoint: Checkpoint, kind: Any, options: dict[str, Any]) -> Any:
+def _load_folder(checkpoint: Checkpoint, kind: Any) -> Any:
+    options = checkpoint.family.load_options if kind is AutoModel else {}
     try:
         return kind.from_pretrained(
             checkpoint.path,
+            config=checkpoint.config,
             dtype=torch.float32,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are listed, and refused
+            trust_remote_code=False,
             use_safetensors=True,
             **options,
         )
     except Exception as error:
         # transformers lets errors of its file readers through, which share no base.
         raise BadInputError(
-            f"{checkpoint.path}: its weights cannot be loaded ({first_line(error)}); "
-            "model.safetensors must be whole"
+            f"{checkpoint.path}: its weights cannot be loaded: {one_line(error)}"
         ) from None
-
-
-def save_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
-    """Writes ``tokenizer.json`` and its companions into ``folder``.
-
-    Raises:
-        BadInputError: there is no tokenizer that the ``tokenizers`` package can read.
-    """
-    folder.mkdir()
-    source = checkpoint.path
-    if checkpoint.is_gguf or not (source / "tokenizer.json").is_file():
-        source = folder / "converted"
-        _convert_tokenizer(checkpoint, source)
-    for name in _TOKENIZER_FILES:
-        if (source / name).is_file():
-            (folder / name).write_bytes((source / name).read_bytes())
-    if source.parent == folder:
-        shutil.rmtree(source)
-
-
-def _convert_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
-    source = checkpoint.path
-    with quiet():
-        try:
-            tokenizer = (
-                read_tokenizer(open_gguf(source))
-                if checkpoint.is_gguf
-                else AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-            )
-            tokenizer.save_pretrained(folder)
-        except BadInputError:
-            raise
-        except Exception as error:
-            # As above: whatever a converter raises.
-            raise _no_tokenizer(checkpoint.path, first_line(error)) from None
-    if not (folder / "tokenizer.json").is_file():
-        raise _no_tokenizer(checkpoint.path, "it has no fast form")
-
-
-def _no_tokenizer(path: Path, reason: str) -> BadInputError:
-    return BadInputError(f"{path}: has no tokenizer.json, and none can be made of it ({reason})")
-
-
-def tokenizer_limit(checkpoint: Checkpoint) -> int | None:
-    """``model_max_length`` of the tokenizer, in tokens; None where it is not known."""
-    file = checkpoint.path / "tokenizer_config.json"
-    if checkpoint.is_gguf or not file.is_file():
-        return None
-    try:
-        limit = json.loads(file.read_text("utf-8")).get("model_max_length")
-    except (ValueError, AttributeError) as error:
-        raise BadInputError(f"{file}: not a JSON object ({error})") from None
-    return int(limit) if isinstance(limit, int | float) and 0 < limit < _SANE_LENGTH else None

@@ -28,3 +28,9 @@ def quiet() -> Iterator[None]:
 def first_line(error: Exception) -> str:
     """The first line of an error, for messages of one line."""
     return (str(error).strip() or type(error).__name__).split("\n")[0]
+
+
+def one_line(error: Exception, characters: int = 200) -> str:
+    """An error's text on one line: where the first of several says too little."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= characters else f"{text[:characters]} ..."

@@ -84,11 +84,16 @@ def start_token(model: Any, where: str) -> int:
     """First decoder input of an encoder-decoder.
 
     Raises:
-        BadInputError: the configuration does not tell it.
+        BadInputError: the configuration does not tell it, or the vocabulary does not have it.
     """
     found = _token_setting(model, "decoder_start_token_id")
     if found is None:
         raise BadInputError(f"{where}: config.json must have decoder_start_token_id for seq2seq")
+    if not 0 <= int(found) < model.config.vocab_size:
+        raise BadInputError(
+            f"{where}: decoder_start_token_id is {found}, but there are only "
+            f"{model.config.vocab_size} embeddings; mend config.json or generation_config.json"
+        )
     return int(found)
 
 

@@ -57,7 +57,8 @@ def test_inspect_shows_streams_head_and_what_blocks_share(tiny_bundle):
     bundle = tiny_bundle("t5", "none")
     shown = ["inspect", str(bundle.path)]
     result = CliRunner().invoke(app(), shown, catch_exceptions=False)
-    for text in ("encoder.layer.1", "decoder.layer.1", "shared by 2 blocks", "head: 0.01 MB"):
+    ends = "a text ends at: 1 ([UNK])"
+    for text in ("encoder.layer.1", "decoder.layer.1", "shared by 2 blocks", "head: 0.01 MB", ends):
         assert text in result.stdout
     result = CliRunner().invoke(app(), [*shown, "--json"], catch_exceptions=False)
     fields = json.loads(result.stdout)

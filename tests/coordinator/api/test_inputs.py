@@ -1,6 +1,4 @@
 import dataclasses
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,36 +9,11 @@ from coordinator.api.inputs import check_pairs, prepare, run_settings
 from coordinator.data import FieldNames, Texts
 from edge_runtime.contract.adapter import TrainingOptions
 from edge_runtime.contract.errors import BadInputError, UsageError
-from edge_runtime.contract.ids import Sha256
-from edge_runtime.contract.manifest import FileSpec, HeadSpec, Manifest
-from tests.coordinator.bundles import CLS, IDS, MASK, SEP, bundle, manifest
+from tests.coordinator.bundles import CLS, SEP
 
 OPTIONS = TrainingOptions(batch_size=4, epochs=2, seed=7)
 CHOICE = AdapterChoice(reduction=2)
 LINES = [{"text": "a b", "label": "no"}, {"text": "c", "label": "yes"}]
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """A bundle of three blocks of four channels, with a tokenizer."""
-    folder = tmp_path / "bundle"
-    folder.mkdir()
-    plain = manifest(IDS, MASK)
-    blocks = tuple(dataclasses.replace(plain.blocks[0], name=f"layer.{i}") for i in range(3))
-    (bundle(folder) / "manifest.json").write_text(
-        dataclasses.replace(plain, blocks=blocks).to_json()
-    )
-    return folder
-
-
-@pytest.fixture
-def write(tmp_path: Path):
-    def write(name: str, lines) -> Path:
-        path = tmp_path / name
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        return path
-
-    return write
 
 
 def prepared(model, data, evaluation=None, task="classification", choice=CHOICE, fields=None):
@@ -107,10 +80,10 @@ def test_an_unknown_label_in_evaluation_is_bad_input(model, write):
 def test_settings_tell_apart_what_changes_the_result(model, write):
     names = FieldNames(label="intent")
     data = write("train", [{"text": line["text"], "intent": line["label"]} for line in LINES])
-    found = prepared(model, data, fields=names)
 
     def settings(data=data, evaluation=None):
-        return run_settings(found, data, evaluation, names, "int8")
+        found = prepared(model, data, evaluation, fields=names)
+        return run_settings(found, names, "int8")
 
     first = settings()
     assert (first.fields, first.task) == (names, "classification")
@@ -137,33 +110,13 @@ def test_a_run_on_pairs_takes_pairs_and_no_other_run_does(
     model, write, trained, given, data, error, said
 ):
     config = prepared(model, write("train", LINES)).config
-    single = Texts(texts=("a",), pairs=None, line_numbers=(1,))
+    single = Texts(texts=("a",), pairs=None, places=("text 1",))
     texts = {False: single, True: dataclasses.replace(single, pairs=("b",))}
     path = Path(data) if data else None
     config = dataclasses.replace(config, pair=trained)
     with pytest.raises(error, match=said):
         check_pairs(config, texts[given], path, "second")
     check_pairs(config, texts[trained], path, "second")
-
-
-@pytest.fixture
-def decoder(model) -> Path:
-    """The same bundle as a decoder-only language model."""
-    plain = Manifest.from_json((model / "manifest.json").read_text())
-    streams = {"stream": "decoder"}
-    (model / "head.safetensors").write_bytes(b"x")
-    digest = Sha256(hashlib.sha256(b"x").hexdigest())
-    changed = dataclasses.replace(
-        plain,
-        task="causal-lm",
-        blocks=tuple(dataclasses.replace(block, **streams) for block in plain.blocks),
-        inputs=tuple(dataclasses.replace(spec, **streams) for spec in plain.inputs),
-        files=(FileSpec(path="head.safetensors", bytes=1, sha256=digest),),
-        head=HeadSpec(path="head.safetensors", vocab_size=8),
-        eos_token_ids=(SEP,),
-    )
-    (model / "manifest.json").write_text(changed.to_json())
-    return model
 
 
 def test_a_language_models_targets_are_its_next_tokens(decoder, write):
@@ -180,7 +133,10 @@ def test_a_language_models_targets_are_its_next_tokens(decoder, write):
             [CLS, 4, SEP],
         ]
         assert [row.tolist() for row in table.targets] == [[-1, 5, 6, SEP, -1], [-1, SEP, -1]]
-    assert (found.truncated, found.notes) == (0, ())
+    assert found.truncated == 0
+    blank, both = found.notes
+    assert "1 of 2 completions are blank" in blank
+    assert "2 of 2 lines to evaluate on are among those to train on" in both
 
 
 def test_the_same_bundle_may_be_trained_to_classify(decoder, write):

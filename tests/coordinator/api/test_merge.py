@@ -42,6 +42,7 @@ def test_the_command_writes_a_model_and_says_how_to_call_it(
         "data": None,
         "bytes": model.stat().st_size,
         "inputs": ["input_ids", "token_type_ids", "attention_mask"],
+        "eos_token_ids": [],
         "output": "logits",
     }
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])

@@ -17,15 +17,20 @@ import typer.main
 from coordinator.cli import main as cli
 from edge_runtime.contract.errors import InfeasibleError, RemoteError
 
+FIELDS = (
+    *("--text-field", "--text-pair-field", "--label-field", "--prompt-field", "--ignore-field"),
+    *("--completion-field", "--messages-field", "--source-field", "--target-field"),
+)
 CLUSTER = {"--emulate", "--devices", "--listen"}
 GENERATION = {"--max-new-tokens", "--temperature", "--top-k", "--top-p", "--seed"}
 OPTIONS = {
+    "data": {"files", "--bundle", "--task", *FIELDS},
     "demo": {"-o", "--output"},
     "devices": {"--remove", "--emulate"},
     "evaluate": {"run", "--data", "--bundle", "--generate", "--max-new-tokens", *CLUSTER},
     "export": {
-        *("model", "-o", "--output", "--task", "--quantize", "--max-length", "--calibration"),
-        *("--adapter-init", "--adapter-reduction", "--adapter-heads"),
+        *("model", "-o", "--output", "--task", "--quantize", "--max-length", "--ignore"),
+        *("--calibration", "--adapter-init", "--adapter-reduction", "--adapter-heads"),
     },
     "inspect": {"bundle"},
     "merge": {"run", "-o", "--output", "--bundle"},
@@ -33,6 +38,7 @@ OPTIONS = {
     "plan": {
         *("bundle", "--data", "--task", "--epochs", "--batch-size", "--cache-dtype"),
         *("--profiles", "--simulate", "--plot", "--reprofile"),
+        *FIELDS,
         *CLUSTER,
     },
     "predict": {"run", "--text", "--data", "--bundle", *GENERATION, *CLUSTER},
@@ -41,8 +47,8 @@ OPTIONS = {
         *("--learning-rate", "--adapter", "--adapter-layers", "--reduction", "--seed", "--resume"),
         *("--adapter-heads", "--adapter-init", "--cache-dtype", "--cache-quota", "--plan"),
         "--reprofile",
-        *("--text-field", "--text-pair-field", "--label-field", "--prompt-field"),
-        *("--completion-field", "--messages-field", "--source-field", "--target-field"),
+        "--split",
+        *FIELDS,
         *CLUSTER,
     },
 }

@@ -65,7 +65,8 @@ def test_numbers_may_be_quoted(tmp_path: Path) -> None:
 def test_mark_blank_lines_and_windows_ends_are_passed_over(tmp_path: Path) -> None:
     lines = b"\r\n\r\n".join(json.dumps(line).encode() for line in (A, B))
     data = read_training_data(raw(tmp_path, b"\xef\xbb\xbf" + lines + b"\n \n"), "classification")
-    assert data.inputs.line_numbers == (1, 3)
+    path = tmp_path / "data.jsonl"
+    assert data.inputs.places == (f"{path}, line 1", f"{path}, line 3")
 
 
 def test_texts_need_no_label(tmp_path: Path) -> None:
@@ -78,10 +79,12 @@ def test_texts_need_no_label(tmp_path: Path) -> None:
         (b"", "data.jsonl: is empty; it must hold one JSON object a line"),
         (b"\n\n", "is empty"),
         (b'{"text": "a", "label": "x"}\nhello\n', r"line 2: not JSON \(Expecting value"),
-        (b"[" * 100_000, "line 1: not JSON"),
-        (b"[1]", r"line 1: expected a JSON object, got \[1\]"),
+        (b'{"a":' * 100_000, "line 1: not JSON"),
+        (b"1", r"line 1: expected a JSON object, got 1"),
+        (b"[1]", r"item 1: expected an object, got 1"),
+        (b'{"text": "a", "text": "b", "label": "x"}', "line 1: not JSON \\('text' stands twice"),
+        (b'{"text": "a", "label": NaN}', "line 1: not JSON \\(NaN is no JSON"),
         (b'{"text": "a\xff"}', r"line 1: not UTF-8 \(byte 12 of the line\); save the file"),
-        ('{"text": "a"}'.encode("utf-16"), "line 1: not UTF-8"),
         (b'{"label": "x"}', "line 1: field 'text' is missing .* 'label'.*--text-field"),
         (b'{"text": "a"}', "line 1: field 'label' is missing"),
         (b'{"text": 3, "label": "x"}', "line 1: field 'text' must be a string, got 3"),
@@ -131,7 +134,9 @@ def test_evaluation_keeps_the_order_of_training_labels(tmp_path: Path) -> None:
     assert data.targets.tolist() == [0]
 
 
-@pytest.mark.parametrize(("name", "message"), [("absent", "no such file"), (".", "cannot be read")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("absent", "no such file"), (".", "is a folder, but")]
+)
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(BadInputError, match=message):
         read_texts(tmp_path / name)

@@ -24,27 +24,34 @@ def jsonl(folder: Path, *lines: object) -> Path:
     return path
 
 
+def places(path: Path, lines: int = 1) -> tuple[str, ...]:
+    return tuple(f"{path}, line {number}" for number in range(1, lines + 1))
+
+
 def test_texts_are_learnt_whole(tmp_path: Path) -> None:
-    data = read_language_data(jsonl(tmp_path, {"text": "a", "id": 1}, {"text": ""}), "causal-lm")
-    assert data == Documents(texts=("a", ""), line_numbers=(1, 2))
+    path = jsonl(tmp_path, {"text": "a", "id": 1}, {"text": ""})
+    data = read_language_data(path, "causal-lm")
+    assert data == Documents(texts=("a", ""), places=places(path, 2))
 
 
 def test_prompts_have_completions(tmp_path: Path) -> None:
     path = jsonl(tmp_path, {"prompt": "a", "completion": " b"}, {"prompt": "", "completion": "c"})
     assert read_language_data(path, "causal-lm") == Completions(
-        prompts=("a", ""), completions=(" b", "c"), line_numbers=(1, 2)
+        prompts=("a", ""), completions=(" b", "c"), places=places(path, 2)
     )
 
 
 def test_messages_keep_what_a_template_may_read(tmp_path: Path) -> None:
-    data = read_language_data(jsonl(tmp_path, {"messages": [USER, ASSISTANT]}), "causal-lm")
+    path = jsonl(tmp_path, {"messages": [USER, ASSISTANT]})
+    data = read_language_data(path, "causal-lm")
     chat = Conversation.of(USER, ASSISTANT)
-    assert data == Conversations(conversations=(chat,), line_numbers=(1,))
+    assert data == Conversations(conversations=(chat,), places=places(path))
 
 
 def test_an_encoder_decoder_has_sources_and_targets(tmp_path: Path) -> None:
-    data = read_language_data(jsonl(tmp_path, {"source": "a", "target": "b"}), "seq2seq")
-    assert data == Transformations(sources=("a",), targets=("b",), line_numbers=(1,))
+    path = jsonl(tmp_path, {"source": "a", "target": "b"})
+    data = read_language_data(path, "seq2seq")
+    assert data == Transformations(sources=("a",), targets=("b",), places=places(path))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +66,7 @@ def test_an_encoder_decoder_has_sources_and_targets(tmp_path: Path) -> None:
     ],
 )
 def test_fields_can_be_renamed(tmp_path: Path, task, line, names) -> None:
-    assert read_language_data(jsonl(tmp_path, line), task, names).line_numbers == (1,)
+    assert read_language_data(jsonl(tmp_path, line), task, names).places
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ OTHERS = {
     "learning_rate": 2e-3,
     "seed": 1,
     "cache_dtype": "int8",
+    "held_out": 0.1,
 }
 CONFIG = AdapterConfig(hidden_size=8, reduction=2, layers=(0, 1), task="regression", num_outputs=1)
 

@@ -77,7 +77,7 @@ def learn(bundle: Path, folder: Path, *lines: object) -> TokenizedLanguage:
     path = folder / "chats.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     tokenizer = LanguageTokenizer(bundle, decoder(LONG, eos_token_ids=STOPS))
-    return tokenizer.encode(read_language_data(path, "causal-lm"), path)
+    return tokenizer.encode(read_language_data(path, "causal-lm"), str(path))
 
 
 def expected(tokenizer: Any, messages: list[Turn], **more: Any) -> tuple[list[int], list[int]]:
@@ -126,7 +126,7 @@ def test_a_prompt_has_the_ids_of_transformers(bundle, transformers_of, tmp_path,
     path = tmp_path / "prompts.jsonl"
     path.write_text(json.dumps({"messages": TWO[:3]}) + "\n")
     tokenizer = PromptTokenizer(bundle(name), decoder(LONG), 8)
-    found = tokenizer.encode(read_prompts(path, "causal-lm"), path)
+    found = tokenizer.encode(read_prompts(path, "causal-lm"), str(path))
     oracle = transformers_of(name).apply_chat_template(TWO[:3], add_generation_prompt=True)
     assert found.samples.inputs["input_ids"][0].tolist() == oracle["input_ids"]
 
@@ -190,7 +190,9 @@ def test_variables_of_the_template_can_be_set(bundle, tmp_path) -> None:
     variables = {"enable_thinking": False}
     path.write_text(json.dumps({"messages": ONE[:1], "chat_template_kwargs": variables}))
     tokenizer = PromptTokenizer(bundle("qwen-3"), decoder(LONG), 8)
-    (prompt,) = tokenizer.encode(read_prompts(path, "causal-lm"), path).samples.inputs["input_ids"]
+    (prompt,) = tokenizer.encode(read_prompts(path, "causal-lm"), str(path)).samples.inputs[
+        "input_ids"
+    ]
     written = tokenizer._tokenizer.decode(prompt.tolist(), skip_special_tokens=False)
     assert written.endswith("assistant\n<think>\n\n</think>\n\n")
 

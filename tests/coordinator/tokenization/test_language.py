@@ -19,7 +19,7 @@ from edge_runtime.contract.sample import Ragged, sample_keys
 from export.chat.conversation import Conversation
 from tests.coordinator.bundles import DIGEST, manifest
 
-FILE = Path("data.jsonl")
+FILE = "data.jsonl"
 BOS, EOS, START, END = 0, 1, 2, 3
 SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
 ALPHABET = "abcdé \nQA:"
@@ -115,22 +115,25 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return made
 
 
+def places(lines: int) -> tuple[str, ...]:
+    return tuple(f"{FILE}, line {number}" for number in range(1, lines + 1))
+
+
 def completions(*pairs: tuple[str, str]) -> Completions:
     return Completions(
         prompts=tuple(prompt for prompt, _ in pairs),
         completions=tuple(completion for _, completion in pairs),
-        line_numbers=tuple(range(1, len(pairs) + 1)),
+        places=places(len(pairs)),
     )
 
 
 def documents(*texts: str) -> Documents:
-    return Documents(texts=texts, line_numbers=tuple(range(1, len(texts) + 1)))
+    return Documents(texts=texts, places=places(len(texts)))
 
 
 def chats(*conversations: tuple[dict[str, str], ...]) -> Conversations:
-    numbers = tuple(range(1, len(conversations) + 1))
     made = tuple(Conversation.of(*messages) for messages in conversations)
-    return Conversations(conversations=made, line_numbers=numbers)
+    return Conversations(conversations=made, places=places(len(conversations)))
 
 
 def ids(result: TokenizedLanguage, row: int = 0) -> list[int]:
@@ -254,7 +257,7 @@ def transformations(*pairs: tuple[str, str]) -> Transformations:
     return Transformations(
         sources=tuple(source for source, _ in pairs),
         targets=tuple(target for _, target in pairs),
-        line_numbers=tuple(range(1, len(pairs) + 1)),
+        places=places(len(pairs)),
     )
 
 
@@ -302,6 +305,15 @@ def test_a_backbone_with_other_inputs_is_no_language_model(bundles) -> None:
     spec = InputSpec(name="decoder_input_ids", dtype="int64", kind="tokens")
     with pytest.raises(BadInputError, match="takes decoder_input_ids, which a language model"):
         LanguageTokenizer(bundles["gpt"], manifest(spec))
+
+
+def test_the_name_of_a_special_token_in_a_text_is_said(bundles) -> None:
+    tokenizer = LanguageTokenizer(bundles["gpt"], decoder())
+    result = tokenizer.encode(documents("ab", "a</s>b"), FILE)
+    assert EOS in ids(result, 1)[:-1]
+    (note,) = result.notes
+    assert "1 of its texts have the name of a special token ('</s>' first)" in note
+    assert tokenizer.encode(documents("ab"), FILE).notes == ()
 
 
 CHAT = chats(({"role": "assistant", "content": "b"},))

@@ -19,11 +19,12 @@ from tests.coordinator.tokenization.test_language import (
     encoder_decoder,
     gpt,
     llama,
+    places,
 )
 
 
 def prompts(*texts: str) -> Prompts:
-    return Prompts(texts=texts, line_numbers=tuple(range(1, len(texts) + 1)))
+    return Prompts(texts=texts, places=tuple(f"text {i}" for i in range(1, len(texts) + 1)))
 
 
 def ids_of(found: TokenizedPrompts, line: int = 0, name: str = "input_ids") -> list[int]:
@@ -33,7 +34,7 @@ def ids_of(found: TokenizedPrompts, line: int = 0, name: str = "input_ids") -> l
 def test_a_prompt_is_what_a_completion_was_trained_to_follow(tmp_path: Path) -> None:
     bundle, model = llama(tmp_path), decoder()
     found = PromptTokenizer(bundle, model, 8).encode(prompts("Q: ab A:", "c"), None)
-    data = Completions(prompts=("Q: ab A:", "c"), completions=("", ""), line_numbers=(1, 2))
+    data = Completions(prompts=("Q: ab A:", "c"), completions=("", ""), places=places(2))
     trained = LanguageTokenizer(bundle, model).encode(data, FILE)
     for line in range(2):
         assert [*ids_of(found, line), EOS] == trained.samples.inputs["input_ids"][line].tolist()
@@ -43,7 +44,7 @@ def test_a_prompt_is_what_a_completion_was_trained_to_follow(tmp_path: Path) -> 
 def test_a_source_is_what_an_encoder_was_trained_on(tmp_path: Path) -> None:
     bundle, model = llama(tmp_path), encoder_decoder(max_length=6)
     found = PromptTokenizer(bundle, model, 8).encode(prompts("ab", "abcd abcd"), None)
-    data = Transformations(sources=("ab", "abcd abcd"), targets=("a", "a"), line_numbers=(1, 2))
+    data = Transformations(sources=("ab", "abcd abcd"), targets=("a", "a"), places=places(2))
     trained = LanguageTokenizer(bundle, model).encode(data, FILE)
     for line in range(2):
         assert ids_of(found, line) == trained.samples.inputs["input_ids"][line].tolist()
@@ -68,7 +69,7 @@ def test_a_prompt_keeps_half_of_the_models_tokens(tmp_path: Path) -> None:
 def test_a_chat_ends_where_the_assistant_begins(tmp_path: Path) -> None:
     bundle = gpt(tmp_path)
     (bundle / "tokenizer" / "chat_template.jinja").write_text(CHATML)
-    chats = Prompts(chats=(Conversation.of({"role": "user", "content": "ab"}),), line_numbers=(4,))
+    chats = Prompts(chats=(Conversation.of({"role": "user", "content": "ab"}),), places=places(1))
     tokenizer = PromptTokenizer(bundle, decoder(), 8)
     found = ids_of(tokenizer.encode(chats, FILE))
     asked = "<|im_start|>user\nab<|im_end|>\n<|im_start|>assistant\n"
@@ -86,12 +87,12 @@ def test_what_a_chat_should_answer_is_what_its_template_writes_without_the_stop_
     user, answer = ({"role": role, "content": role[0]} for role in ("user", "assistant"))
     whole = Conversation.of(user, answer)
     asked = Conversation.of(user)
-    chats = Prompts(chats=(asked,), answered=(whole,), line_numbers=(1,))
+    chats = Prompts(chats=(asked,), answered=(whole,), places=places(1))
     assert PromptTokenizer(bundle, decoder(), 8).expected(chats, FILE) == ("(hm)a",)
 
 
 def test_a_chat_needs_a_template(tmp_path: Path) -> None:
-    chats = Prompts(chats=(Conversation.of({"role": "user", "content": "ab"}),), line_numbers=(4,))
+    chats = Prompts(chats=(Conversation.of({"role": "user", "content": "ab"}),), places=places(1))
     with pytest.raises(BadInputError, match="no chat template"):
         PromptTokenizer(llama(tmp_path), decoder(), 8).encode(chats, FILE)
 
@@ -100,8 +101,9 @@ def test_an_empty_prompt_is_named_where_nothing_begins_a_text(tmp_path: Path) ->
     tokenizer = PromptTokenizer(gpt(tmp_path), decoder(), 8)
     with pytest.raises(BadInputError, match=r"^text 2: has no token"):
         tokenizer.encode(prompts("a", ""), None)
+    of_file = Prompts(texts=("a", ""), places=places(2))
     with pytest.raises(BadInputError, match=r"^data.jsonl, line 2: has no token"):
-        tokenizer.encode(prompts("a", ""), FILE)
+        tokenizer.encode(of_file, FILE)
 
 
 def test_an_encoder_decoder_needs_a_start_token(tmp_path: Path) -> None:

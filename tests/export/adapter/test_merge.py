@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -239,6 +242,23 @@ def test_nothing_is_overwritten_and_nothing_half_written(tiny_bundle, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInputError, match=r"file/model\.onnx: cannot be written"):
         merge.merge_model(bundle, config, weights, tmp_path / "file" / "model.onnx")
+
+
+def test_a_folder_is_no_place_for_a_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInputError, match=r"is a folder; name a file: -o model\.onnx"):
+        merge.check_output(Path())
+
+
+def test_a_disk_without_room_is_seen_before_the_graphs_are_joined(
+    tiny_bundle, tmp_path, monkeypatch
+):
+    bundle, config, weights, _ = trained(tiny_bundle("bert", "int8"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=9))
+    steps = []
+    with pytest.raises(BadInputError, match=r"model\.onnx: needs .* make room"):
+        merge.merge_model(bundle, config, weights, tmp_path / "model.onnx", progress=steps.append)
+    assert steps == list(tmp_path.iterdir()) == []
 
 
 def test_it_needs_neither_torch_nor_transformers():

@@ -99,6 +99,14 @@ def test_a_turn_that_a_later_one_rewrites_is_learnt_in_a_sample_that_it_ends():
     assert learnt(first) == ["<think></think>hello\n"]
 
 
+def test_a_turn_that_a_question_behind_it_rewrites_is_learnt_in_a_chat_that_ends_with_it():
+    # Only the last answer has its thought, and it loses it to a question.
+    loses = FORGETFUL.replace("loop.last and", "loop.index0 == 3 and loop.last and")
+    whole, last = samples_of(loses, [*TWO_TURNS, user("and?")])
+    assert learnt(whole) == ["hello\n"]
+    assert learnt(last) == ["<think></think>so\n"]
+
+
 def test_a_prompt_that_opens_a_thought_does_not_hide_where_a_turn_begins():
     opens = FORGETFUL.replace("}}assistant: {%", "}}assistant: <think>\n{%").replace(
         "%}assistant: {% endif", "%}assistant: <think>\n{% endif"

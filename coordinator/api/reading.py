@@ -1,0 +1,166 @@
+"""Reads what the user gave to train and evaluate on, and says what is odd about it."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from coordinator.data import (
+    DataFile,
+    DataSet,
+    FieldNames,
+    LanguageData,
+    Source,
+    form_of_data,
+    read_data,
+    read_evaluation_data,
+    read_language_data,
+    read_training_data,
+    split,
+    unread_fields,
+)
+from coordinator.data.quality import notes_on, notes_on_overlap
+from edge_runtime.contract.errors import BadInputError, UsageError
+from edge_runtime.contract.manifest import Task
+from edge_runtime.contract.messages import SampleSet
+
+from .adapter_config import DataTraits
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Inputs:
+    """Data of a training, read and checked.
+
+    Attributes:
+        found: by data set.
+        files: where they are from.
+        traits: of the training data.
+        notes: what the user should know of them.
+    """
+
+    found: Mapping[SampleSet, DataSet | LanguageData]
+    files: Mapping[SampleSet, DataFile]
+    traits: DataTraits
+    notes: tuple[str, ...]
+
+
+def read_inputs(
+    data: Source,
+    evaluation: Source | None,
+    task: Task,
+    fields: FieldNames,
+    held_out: float | None = None,
+) -> Inputs:
+    """Reads training data, and evaluation data from a file of its own or held out.
+
+    Args:
+        data: to train on.
+        evaluation: to evaluate on.
+        task: of the run.
+        fields: what the fields are called.
+        held_out: fraction of ``data`` to evaluate on instead of training on it.
+
+    Raises:
+        BadInputError: a file or a line is not what it must be.
+        UsageError: an option is wrong.
+    """
+    fields.check(task)
+    files: dict[SampleSet, DataFile] = {"train": read_data(data)}
+    notes = [*check_fields(files["train"], task, fields)]
+    labels: tuple[str, ...] | None = None
+    if held_out is not None:
+        if evaluation is not None:
+            raise UsageError("--split makes evaluation data of the training data; leave --eval out")
+        if not 0 < held_out < 1:
+            raise UsageError("--split must be above 0 and below 1, as 0.1")
+        whole = files["train"]
+        if task == "classification":
+            labels = read_training_data(whole, task, fields).labels
+        asked = _asked(whole, task, fields)
+        files["train"], files["eval"] = split(whole, held_out, asked)
+        notes.append(
+            f"{whole.name}: {len(files['eval'].lines)} of {len(whole.lines)} lines are held out"
+        )
+    elif evaluation is not None:
+        files["eval"] = read_data(evaluation)
+        notes += check_fields(files["eval"], task, fields)
+    found: dict[SampleSet, DataSet | LanguageData] = {}
+    traits = DataTraits()
+    if task == "causal-lm" or task == "seq2seq":
+        found = {which: read_language_data(file, task, fields) for which, file in files.items()}
+    else:
+        if labels is None:
+            train = read_training_data(files["train"], task, fields)
+        else:
+            train = read_evaluation_data(files["train"], task, labels, fields)
+        found["train"] = train
+        if "eval" in files:
+            held = read_evaluation_data(files["eval"], task, train.labels, fields)
+            _check_paired(files["eval"], train, held)
+            found["eval"] = held
+        values = np.asarray(train.targets, np.float32) if task == "regression" else None
+        pair = train.inputs.pairs is not None
+        traits = DataTraits(labels=train.labels, pair=pair, values=values)
+    notes += notes_on(found["train"], files["train"].name)
+    if "eval" in found:
+        notes += notes_on_overlap(found["train"], found["eval"], files["eval"].name)
+    return Inputs(found=found, files=files, traits=traits, notes=tuple(notes))
+
+
+def guess_task(data: Source, task: Task | None, fields: FieldNames) -> tuple[DataFile, Task]:
+    """Reads data, and tells the task by their fields if none is given."""
+    file = read_data(data)
+    first = file.lines[0].values
+    if task is None and fields.label in first:
+        task = "classification"
+    elif task is None and fields.source in first:
+        task = "seq2seq"
+    return file, task or "causal-lm"
+
+
+def read_alone(file: DataFile, task: Task, fields: FieldNames) -> DataSet | LanguageData:
+    """Reads one file as training data."""
+    if task == "causal-lm" or task == "seq2seq":
+        return read_language_data(file, task, fields)
+    return read_training_data(file, task, fields)
+
+
+def check_fields(
+    file: DataFile, task: Task, fields: FieldNames, *, learning: bool = True
+) -> list[str]:
+    """Refuses fields that would change the result but that nobody reads; notes others.
+
+    Args:
+        file: the lines.
+        task: of the run.
+        fields: what the fields are called.
+        learning: something is learnt of them; else fields that only matter then are not looked
+            at, and nothing is noted.
+
+    Raises:
+        BadInputError: names the field, its meaning and the way out.
+    """
+    form = form_of_data(file.lines, task, fields)
+    values = (line.values for line in file.lines)
+    idle, meaning = unread_fields(values, fields, form, learning=learning)
+    for index, name, means in meaning:
+        raise file.lines[index].error(
+            f"field {name!r} is not read, though by its name it {means}; rename or remove it, or "
+            f"say --ignore-field {name}"
+        )
+    if not idle or not learning:
+        return []
+    return [f"{file.name}: fields that are not read: {', '.join(idle)}"]
+
+
+def _asked(file: DataFile, task: Task, fields: FieldNames) -> frozenset[str]:
+    """The fields that the model is given of a line; all of a chat."""
+    form = form_of_data(file.lines, task, fields)
+    if form == "completion":
+        return frozenset({fields.prompt})
+    return fields.read_by(form) - {fields.label, fields.target}
+
+
+def _check_paired(file: DataFile, train: DataSet, evaluation: DataSet) -> None:
+    if (train.inputs.pairs is None) != (evaluation.inputs.pairs is None):
+        raise BadInputError(f"{file.name}: text_pair must be in both data files or in neither")

@@ -1,0 +1,69 @@
+"""Parses CSV and TSV: a header names the fields, every cell is text."""
+
+import csv
+import io
+
+from edge_runtime.contract.errors import BadInputError
+
+from .lines import Line
+
+_DELIMITERS = ",;\t"
+_MAX_CELL_CHARACTERS = 1 << 30
+
+
+def parse_csv(name: str, text: str) -> list[Line]:
+    """Parses cells that are separated by what the header is: commas, semicolons or tabs."""
+    header = text.lstrip("\r\n").split("\n", 1)[0]
+    counts = [header.count(delimiter) for delimiter in _DELIMITERS]
+    return _parse(name, text, _DELIMITERS[counts.index(max(counts))])
+
+
+def parse_tsv(name: str, text: str) -> list[Line]:
+    """Parses cells that are separated by tabs."""
+    return _parse(name, text, "\t")
+
+
+def _parse(name: str, text: str, delimiter: str) -> list[Line]:
+    csv.field_size_limit(_MAX_CELL_CHARACTERS)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    header: list[str] = []
+    lines: list[Line] = []
+    number = 1
+    try:
+        for cells in reader:
+            first, number = number, reader.line_num + 1
+            if not cells or (len(cells) == 1 and not cells[0].strip()):
+                continue
+            if not header:
+                header = [cell.strip() for cell in cells]
+                _check_header(name, header)
+                continue
+            if len(cells) != len(header):
+                raise BadInputError(
+                    f"{name}, line {first}: has {len(cells)} cells, the header has {len(header)}; "
+                    "put cells with line ends or separators between quotes"
+                )
+            if delimiter == "\t" and any("\t" in cell and "\n" in cell for cell in cells):
+                raise BadInputError(
+                    f"{name}, line {first}: a quote at the start of a cell takes several lines "
+                    "into it; double the quotes inside of cells, or save the file as JSONL"
+                )
+            values = dict(zip(header, cells, strict=True))
+            lines.append(Line(file=name, number=first, values=values))
+    except csv.Error as error:
+        raise BadInputError(
+            f"{name}, line {number}: {error}; quotes inside of cells must be doubled"
+        ) from None
+    return lines
+
+
+def _check_header(name: str, header: list[str]) -> None:
+    twice = next((cell for cell in header if header.count(cell) > 1), None)
+    if twice is not None:
+        raise BadInputError(f"{name}: the header has {twice!r} twice; name every column")
+    if "" in header:
+        # What pandas writes for its index.
+        raise BadInputError(
+            f"{name}: column {header.index('') + 1} has no name; the first line must name the "
+            "columns (pandas: to_csv(index=False))"
+        )

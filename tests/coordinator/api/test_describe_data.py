@@ -1,0 +1,40 @@
+from coordinator.api.describe_data import LengthRange, describe_data, length_ranges
+
+
+def test_without_a_bundle_the_fields_tell_what_would_be_learnt(write) -> None:
+    lines = [{"text": "ab" * n, "label": label} for n, label in ((1, "x"), (1, "x"), (9, "y"))]
+    found = describe_data(write("a", lines))
+    assert (found.task, found.form, found.lines) == ("classification", "labelled", 3)
+    assert (found.labels, found.duplicates, found.unit) == ({"x": 2, "y": 1}, 1, "characters")
+    assert sum(each.count for each in found.lengths) == 3
+    assert describe_data(write("b", [{"source": "a", "target": "b"}])).task == "seq2seq"
+    assert describe_data(write("c", [{"prompt": "a", "completion": "b"}])).form == "completion"
+
+
+def test_lengths_are_counted_in_ranges_that_hold_them_all() -> None:
+    assert length_ranges([7, 7]) == (LengthRange(least=7, greatest=7, count=2),)
+    lengths = [0, 1, 1, 2, 5, 9, 40, 41, 999, 1000]
+    found = length_ranges(lengths)
+    assert (found[0].least, found[-1].greatest) == (0, 1000)
+    for each in found:
+        assert each.count == sum(each.least <= length <= each.greatest for length in lengths)
+    assert sum(each.count for each in found) == len(lengths)
+
+
+def test_with_a_bundle_samples_are_rendered_with_what_is_learnt_marked(decoder, write) -> None:
+    lines = [{"prompt": "a b", "completion": "c"}, {"prompt": "a " * 9, "completion": "d"}]
+    found = describe_data(write("data", lines), bundle=decoder)
+    assert (found.unit, found.limit, found.truncated, found.samples) == ("tokens", 8, 1, 2)
+    first = found.rendered[0]
+    assert [(piece.text, piece.learnt) for piece in first.pieces] == [
+        ("[CLS] a b", False),
+        ("c [SEP]", True),
+    ]
+    assert first.place.endswith("data, line 1")
+
+
+def test_of_a_class_the_label_is_shown(model, write) -> None:
+    lines = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
+    found = describe_data(write("data", lines), bundle=model)
+    assert [sample.label for sample in found.rendered] == ["x", "y"]
+    assert found.rendered[0].pieces[0].text == "[CLS] a [SEP]"

@@ -1,0 +1,154 @@
+"""Data are read once, whatever they are in; what cannot be read is said."""
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import threading
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from coordinator.data import DataFile, read_data
+from edge_runtime.contract.errors import BadInputError
+
+ROWS = [{"text": "a, b", "label": "x"}, {"text": 'ü\n"c"', "label": "y"}]
+JSONL = "".join(json.dumps(row) + "\n" for row in ROWS)
+CSV = 'text,label\n"a, b",x\n"ü\n""c""",y\n'
+
+
+def write(path: Path, data: str | bytes) -> Path:
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return path
+
+
+def rows(data: DataFile) -> list[object]:
+    return [dict(line.values) for line in data.lines]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.jsonl", JSONL),
+        ("a", JSONL.replace("\n", "\r\n")),
+        ("a.jsonl.gz", gzip.compress(JSONL.encode())),
+        ("two-members.gz", gzip.compress(JSONL[:30].encode()) + gzip.compress(JSONL[30:].encode())),
+        ("a.json", json.dumps(ROWS, indent=1)),
+        ("called.jsonl", json.dumps(ROWS)),
+        ("called.json", JSONL),
+        ("a.csv", CSV),
+        ("a.CSV", "\ufeff" + CSV),
+        ("a.csv.gz", gzip.compress(CSV.encode())),
+        ("excel.csv", CSV.replace(",x", ";x").replace(",y", ";y").replace("text,", "text;")),
+        ("a.tsv", 'text\tlabel\na, b\tx\n"ü\n""c"""\ty\n'),
+        ("excel.tsv", 'text\tlabel\r\na, b\tx\r\n"ü\n""c"""\ty\r\n'.encode("utf-16")),
+    ],
+)
+def test_the_same_lines_come_out_of_every_form(tmp_path: Path, name: str, data: str | bytes):
+    found = read_data(write(tmp_path / name, data))
+    assert rows(found) == ROWS
+    assert found.sha256 == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+
+
+def test_parquet_and_saved_data_sets_are_read(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_pylist([*ROWS, {"text": "z", "label": None}])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    found = read_data(tmp_path / "a.parquet")
+    assert rows(found) == [*ROWS, {"text": "z"}]
+    assert found.lines[1].place == f"{tmp_path}/a.parquet, row 2"
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    for name, part in (("data", table), ("order", pyarrow.table({"indices": [2, 0]}))):
+        with pyarrow.ipc.new_stream(saved / f"{name}.arrow", part.schema) as stream:
+            stream.write_table(part)
+    state = {"_data_files": [{"filename": "data.arrow"}]}
+    write(saved / "state.json", json.dumps(state))
+    assert rows(read_data(saved)) == [*ROWS, {"text": "z"}]
+    shuffled = state | {"_indices_data_files": [{"filename": "order.arrow"}]}
+    write(saved / "state.json", json.dumps(shuffled))
+    assert rows(read_data(saved)) == [{"text": "z"}, ROWS[0]]
+
+
+def test_a_saved_data_set_with_splits_asks_for_one(tmp_path: Path) -> None:
+    write(tmp_path / "dataset_dict.json", '{"splits": ["train", "test"]}')
+    with pytest.raises(BadInputError, match=r"holds the splits train, test; give one, as .*/train"):
+        read_data(tmp_path)
+
+
+def test_a_folder_of_files_names_the_pattern(tmp_path: Path) -> None:
+    write(tmp_path / "0.parquet", b"")
+    with pytest.raises(BadInputError, match=r"give its files, as '.*/\*\.parquet'"):
+        read_data(tmp_path)
+
+
+def test_files_follow_one_another_and_lines_keep_their_places(tmp_path: Path) -> None:
+    first, second = (write(tmp_path / name, JSONL) for name in ("a.jsonl", "b.jsonl"))
+    found = read_data([first, second])
+    assert rows(found) == ROWS * 2
+    assert [line.place for line in found.lines[1:3]] == [f"{first}, line 2", f"{second}, line 1"]
+    assert rows(read_data(f"{tmp_path}/*.jsonl")) == ROWS * 2
+    assert read_data(f"{tmp_path}/*.jsonl").sha256 == found.sha256 != read_data(first).sha256
+
+
+def test_a_pipe_is_read_once_and_hashed_as_it_was_read(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=(JSONL,))
+    writer.start()
+    found = read_data(pipe)
+    writer.join(10)
+    assert (rows(found), found.sha256) == (ROWS, hashlib.sha256(JSONL.encode()).hexdigest())
+
+
+def test_standard_input_is_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    stdin = io.TextIOWrapper(io.BytesIO(JSONL.encode()))
+    monkeypatch.setattr("sys.stdin", stdin)
+    found = read_data("-")
+    assert (found.name, rows(found)) == ("standard input", ROWS)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("a.csv", "text,label\na,b,c\n", "line 2: has 3 cells, the header has 2; put"),
+        ("a.csv", 'text,label\n"a\nb",x\n"c,y\n', "line 4: .*quotes inside of cells"),
+        ("a.csv", ",text\n0,a\n", r"column 1 has no name.*to_csv\(index=False\)"),
+        ("a.csv", "text,text\n", "the header has 'text' twice"),
+        ("a.csv", "text,label\n", "is empty"),
+        ("a.tsv", 'text\tlabel\n"good\t1\nbad"\t0\n', "line 2: a quote at the start of a cell"),
+        ("a.xlsx", b"PK\x03\x04....", "is a zip archive or an Excel workbook; .* as CSV"),
+        ("a.jsonl.zst", b"\x28\xb5\x2f\xfd", "is packed by zstd"),
+        ("a.json", '{"data": []}', "is one object with 'data'; give the array"),
+        ("a.json", "[1]", "item 1: expected an object"),
+        ("a.json", "x", "not JSON .*must be an array of objects"),
+        ("a.gz", gzip.compress(b"{}")[:-9], "ends in the middle|no whole gzip"),
+        ("a.gz", b"{}", "no whole gzip file"),
+        (
+            "a.jsonl",
+            "version https://git-lfs.github.com/spec/v1\n",
+            "Git-LFS pointer; .*git lfs pull",
+        ),
+        ("a.jsonl", b"{}\n\xff", r"line 2: not UTF-8 \(byte 1 of the line\)"),
+        ("a.parquet", b"PAR1", "cannot be read as Parquet"),
+    ],
+)
+def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, data: str | bytes, said: str):
+    with pytest.raises(BadInputError, match=rf"{name}.*({said})"):
+        read_data(write(tmp_path / name, data))
+
+
+def test_a_file_that_unpacks_to_more_than_sense_is_refused(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("coordinator.data.read.MAX_UNPACKED_BYTES", 1 << 20)
+    with pytest.raises(BadInputError, match="unpacks to more than"):
+        read_data(write(tmp_path / "a.gz", gzip.compress(bytes(3 << 20))))
+
+
+def test_a_file_given_twice_and_a_pattern_without_files_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", JSONL)
+    with pytest.raises(BadInputError, match="is given twice"):
+        read_data([path, f"{tmp_path}/*.jsonl"])
+    with pytest.raises(BadInputError, match="no file matches this pattern"):
+        read_data(f"{tmp_path}/*.csv")

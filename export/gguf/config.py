@@ -4,6 +4,7 @@ Where transformers and llama.cpp differ in what a missing key means, llama.cpp i
 file was made for it.
 """
 
+import math
 from typing import Any
 
 from transformers import AutoConfig
@@ -50,7 +51,12 @@ def read_config(file: GgufFile) -> Any:
         fields |= _attention(file, row, fields)
     if file.architecture in _WINDOW_PERIOD:
         fields |= _gemma(file, fields)
-    return AutoConfig.for_model(row.model_type, **fields)
+    try:
+        return AutoConfig.for_model(row.model_type, **fields)
+    except Exception as error:
+        # Checks of settings raise what they like.
+        reason = " ".join(str(error).split())
+        raise BadInputError(f"{file.path}: transformers refuses its settings: {reason}") from None
 
 
 def _number(file: GgufFile, row: Architecture, key: str) -> Any:
@@ -67,7 +73,12 @@ def _number(file: GgufFile, row: Architecture, key: str) -> Any:
                 f"{file.path}: {file.architecture}.{key} differs between layers, which "
                 f"{row.model_type} of transformers has no setting for"
             )
-        return value[0]
+        value = value[0]
+    if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
+        raise BadInputError(
+            f"{file.path}: {file.architecture}.{key} is {value!r}, not a number above 0; convert "
+            "the model again"
+        )
     return value
 
 
@@ -93,9 +104,13 @@ def token_id(file: GgufFile, role: str) -> int | None:
     """
     key = f"tokenizer.ggml.{role}_token_id"
     found = file.metadata.get(key)
-    count = len(file.metadata.get("tokenizer.ggml.tokens", ()))
     if found is None or found == _NO_ID or found < 0:
         return None
+    return _existing(file, key, found)
+
+
+def _existing(file: GgufFile, key: str, found: int) -> int:
+    count = len(file.metadata.get("tokenizer.ggml.tokens", ()))
     if found >= count:
         raise BadInputError(f"{file.path}: {key} is {found}, but there are {count} tokens only")
     return int(found)
@@ -103,7 +118,8 @@ def token_id(file: GgufFile, role: str) -> int | None:
 
 def _special_ids(file: GgufFile) -> dict[str, Any]:
     ids = {field: token_id(file, role) for role, field in _IDS.items()}
-    listed = file.metadata.get("tokenizer.ggml.eos_token_ids", ())
+    key = "tokenizer.ggml.eos_token_ids"
+    listed = [_existing(file, key, found) for found in file.metadata.get(key, ())]
     ends = [found for role in _ENDS if (found := token_id(file, role)) is not None]
     ends = list(dict.fromkeys((*ends, *listed)))
     return {**ids, "eos_token_id": ends if len(ends) > 1 else next(iter(ends), None)}

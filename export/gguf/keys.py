@@ -192,6 +192,9 @@ def check_keys(file: GgufFile) -> None:
     """
     row = architecture_of(file)
     own = {f"{file.architecture}.{key}" for key in (*row.fields, *row.read, *_INERT)}
+    window = file.get("attention.sliding_window", 0)
+    if not 0 < window < file.get("context_length", 0):
+        own.add(f"{file.architecture}.attention.sliding_window")  # everything is inside it
     odd = [key for key, value in file.metadata.items() if key not in own and not _known(key, value)]
     if not odd:
         return

@@ -15,18 +15,22 @@ from .reader import GgufFile
 _SPACE = "\u2581"
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 _ROLES = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
+_PRE = "tokenizer.ggml.pre"
 _TEMPLATE = "tokenizer.chat_template"
 
 
-def read_tokenizer(file: GgufFile) -> Any:
-    """The tokenizer in transformers' form, with its chat templates.
+def read_tokenizer(file: GgufFile) -> tuple[Any, tuple[str, ...]]:
+    """The tokenizer in transformers' form, with its chat templates, and notes.
 
     Raises:
         BadInputError: it is of a kind that cannot be read.
     """
     kind, tokens = file.metadata.get("tokenizer.ggml.model"), _tokens(file)
+    notes: tuple[str, ...] = ()
     if kind == "gpt2":
         tokenizer, adds_bos = _byte_level(file, tokens)
+        if _PRE not in file.metadata:
+            notes = (f"tokenizer: the file has no {_PRE}: text is cut by llama.cpp's default",)
     elif kind == "llama":
         tokenizer, adds_bos = _sentencepiece(file, tokens), True
     else:
@@ -41,12 +45,13 @@ def read_tokenizer(file: GgufFile) -> Any:
         if (found := token_id(file, role)) is not None
     }
     tokenizer.post_processor = _frame(file, tokenizer, roles, adds_bos)
-    return PreTrainedTokenizerFast(
+    made = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         clean_up_tokenization_spaces=False,
         chat_template=_templates(file),
         **roles,
     )
+    return made, notes
 
 
 def _tokens(file: GgufFile) -> list[str]:
@@ -60,10 +65,10 @@ def _tokens(file: GgufFile) -> list[str]:
 
 
 def _byte_level(file: GgufFile, tokens: list[str]) -> tuple[Tokenizer, bool]:
-    name = file.metadata.get("tokenizer.ggml.pre", "default")
+    name = file.metadata.get(_PRE, "default")
     if name not in PRE_TOKENIZERS:
         raise BadInputError(
-            f"{file.path}: tokenizer.ggml.pre is {name!r}, of which it is not known how it cuts "
+            f"{file.path}: {_PRE} is {name!r}, of which it is not known how it cuts "
             f"text; known are {', '.join(sorted(PRE_TOKENIZERS))}; export the model's Hugging "
             "Face folder instead"
         )

@@ -109,15 +109,15 @@ def _as_transformers(values: Array, stored: str, row: Architecture, config: Any)
     """Undoes what convert_hf_to_gguf.py did to the values."""
     kind = stored.split(".")[-2]
     if row.norm_shift and stored.endswith("norm.weight"):
-        return values - np.float32(row.norm_shift)
-    if kind in row.transposed and values.ndim == 2:
-        return values.T
-    if row.permuted and kind in ("attn_q", "attn_k"):
+        values = values - np.float32(row.norm_shift)
+    elif kind in row.transposed and values.ndim == 2:
+        values = values.T
+    elif row.permuted and kind in ("attn_q", "attn_k"):
         heads = config.num_attention_heads if kind == "attn_q" else config.num_key_value_heads
         if values.shape[0] % (2 * heads) == 0:
             # Pairs of channels lie side by side in the file, half a head apart in transformers.
             pairs = values.reshape(heads, values.shape[0] // heads // 2, 2, *values.shape[1:])
-            return pairs.swapaxes(1, 2).reshape(values.shape)
+            values = pairs.swapaxes(1, 2).reshape(values.shape)
     return values
 
 

@@ -55,7 +55,7 @@ def read_tokenizer(checkpoint: Checkpoint, files: Files) -> tuple[Any, tuple[str
     """
     path = checkpoint.path
     if checkpoint.is_gguf:
-        return gguf_tokenizer.read_tokenizer(open_gguf(path)), ()
+        return gguf_tokenizer.read_tokenizer(open_gguf(path))
     file = path / "tokenizer.json"
     slow = None
     try:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from edge_runtime.contract.errors import BadInputError
@@ -40,6 +42,9 @@ def test_a_missing_key_is_named(tmp_path, models, missing):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        ({".attention.head_count": 0}, r"llama\.attention\.head_count is 0"),
+        ({".block_count": "two"}, r"llama\.block_count is 'two'"),
+        ({".attention.layer_norm_rms_epsilon": math.nan}, r"rms_epsilon is nan"),
         ({".vocab_size": 99}, r"llama\.vocab_size is 99.*64"),
         ({".rope.dimension_count": 4}, r"llama\.rope\.dimension_count is 4.*8"),
         ({".attention.value_length": 16}, r"llama\.attention\.value_length is 16.*8"),
@@ -77,14 +82,18 @@ def test_no_token_may_be_written_as_the_largest_number(tmp_path, models):
     assert config.pad_token_id is None
 
 
-@pytest.mark.parametrize("family", ["gemma2", "gemma3_text"])
-def test_the_largest_gemma_scales_scores_as_llama_cpp_does(tmp_path, family):
-    layers = {"gemma2": 46, "gemma3_text": 62}[family]
-    shape = {"hidden_size": 48, "intermediate_size": 8, "num_attention_heads": 4}
-    model = language_model(family, num_hidden_layers=layers, layer_types=None, **shape)
-    config = _config(tmp_path, model)
+@pytest.mark.parametrize(("family", "layers"), [("gemma2", 46), ("gemma3_text", 62)])
+def test_the_largest_gemma_scales_scores_as_llama_cpp_does(tmp_path, models, family, layers):
+    keys = {".block_count": layers, ".embedding_length": 48}
+    config = _config(tmp_path, models[family], keys=keys)
     assert (config.head_dim, config.query_pre_attn_scalar) == (8, 12)
-    assert config.layer_types == model.config.layer_types
+
+
+@pytest.mark.parametrize(("family", "period"), [("gemma2", 2), ("gemma3_text", 6)])
+def test_all_but_each_last_layer_of_a_period_see_a_window(tmp_path, models, family, period):
+    config = _config(tmp_path, models[family], keys={".block_count": 12})
+    whole = [layer for layer, kind in enumerate(config.layer_types) if kind == "full_attention"]
+    assert whole == list(range(period - 1, 12, period))
 
 
 def test_a_smaller_gemma_scales_scores_by_its_heads(tmp_path, models):

@@ -101,6 +101,12 @@ def test_a_key_that_may_change_the_model_is_refused_by_name(tmp_path, model, key
         read_config(file)
 
 
+@pytest.mark.parametrize("window", [0, 80])
+def test_a_window_that_hides_nothing_is_harmless(tmp_path, model, window):
+    file = write_gguf(tmp_path / "m.gguf", model, keys={".attention.sliding_window": window})
+    assert read_config(open_gguf(file)).max_position_embeddings == 80
+
+
 def test_all_unknown_keys_are_named_at_once(tmp_path, model):
     keys = {f".odd{place}": place for place in range(3)}
     with pytest.raises(BadInputError, match=r"llama\.odd0 = 0, llama\.odd1 = 1, llama\.odd2 = 2:"):

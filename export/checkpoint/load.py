@@ -1,6 +1,5 @@
 """Finds a checkpoint and loads it."""
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,8 +16,10 @@ from transformers import (
 
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.manifest import InputSpec, Task
+from export.gguf.config import read_config
+from export.gguf.reader import SUFFIX, open_gguf
+from export.gguf.weights import load_weights
 
-from . import gguf
 from .families import Family, family_of, input_specs
 from .folders import (
     ADAPTER_CONFIG,
@@ -70,15 +71,7 @@ class Checkpoint:
     @property
     def is_gguf(self) -> bool:
         """Tells a GGUF file from a folder."""
-        return self.path.suffix == gguf.SUFFIX
-
-    @property
-    def source(self) -> tuple[Path, dict[str, Any]]:
-        """Arguments of ``from_pretrained``."""
-        options: dict[str, Any] = {"trust_remote_code": False}
-        if self.is_gguf:
-            return self.path.parent, options | {"gguf_file": self.path.name}
-        return self.path, options
+        return self.path.suffix == SUFFIX
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +107,8 @@ def find_checkpoint(
             something that would be dropped.
     """
     path = Path(model)
-    if path.is_file() and path.suffix == gguf.SUFFIX:
-        config = gguf.read_config(path)
+    if path.is_file() and path.suffix == SUFFIX:
+        config = read_config(open_gguf(path))
         family = family_of(config.model_type, str(path))
         notes = mend_padding(path, config, family)
         return Checkpoint(
@@ -216,12 +209,9 @@ def load_model(checkpoint: Checkpoint, task: Task) -> LoadedModel:
     Raises:
         BadInputError: weights are missing, left over, damaged or not those of the configuration.
     """
-    source, options = checkpoint.source
     family, kind = checkpoint.family, _CLASSES.get(task, AutoModel)
     check_task_settings(checkpoint.path, checkpoint.config, task)
-    options |= family.load_options if kind is AutoModel else {}
-    options |= {} if checkpoint.is_gguf else {"use_safetensors": True}
-    with quiet(), gguf.loading() if checkpoint.is_gguf else contextlib.nullcontext():
+    with quiet():
         try:
             with torch.device("meta"):
                 kind.from_config(checkpoint.config)
@@ -231,20 +221,10 @@ def load_model(checkpoint: Checkpoint, task: Task) -> LoadedModel:
                 f"{checkpoint.path}: transformers cannot build the model that its configuration "
                 f"describes: {one_line(error)}"
             ) from None
-        try:
-            model, info = kind.from_pretrained(
-                source,
-                config=checkpoint.config,
-                dtype=torch.float32,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are listed, and refused below
-                **options,
-            )
-        except Exception as error:
-            # transformers lets errors of its file readers through, which share no base.
-            raise BadInputError(
-                f"{checkpoint.path}: its weights cannot be loaded: {one_line(error)}"
-            ) from None
+        if checkpoint.is_gguf:
+            model, info = load_weights(open_gguf(checkpoint.path), checkpoint.config, kind)
+        else:
+            model, info = _load_folder(checkpoint, kind)
     check_loaded(checkpoint.path, model, info, checkpoint.ignored)
     check_rotary(checkpoint.path, model, checkpoint.tensors)
     check_finite(checkpoint.path, model)
@@ -260,3 +240,23 @@ def load_model(checkpoint: Checkpoint, task: Task) -> LoadedModel:
         family=family,
         inputs=input_specs(checkpoint.config, family, task),
     )
+
+
+def _load_folder(checkpoint: Checkpoint, kind: Any) -> Any:
+    options = checkpoint.family.load_options if kind is AutoModel else {}
+    try:
+        return kind.from_pretrained(
+            checkpoint.path,
+            config=checkpoint.config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are listed, and refused
+            trust_remote_code=False,
+            use_safetensors=True,
+            **options,
+        )
+    except Exception as error:
+        # transformers lets errors of its file readers through, which share no base.
+        raise BadInputError(
+            f"{checkpoint.path}: its weights cannot be loaded: {one_line(error)}"
+        ) from None

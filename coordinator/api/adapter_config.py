@@ -44,12 +44,12 @@ class DataTraits:
     """Traits of the training data that shape the adapter.
 
     ``labels`` are in output order; ``pair`` says that lines have two texts; ``values`` are
-    the targets of a regression, (N,) float32.
+    the targets of a regression, (N,) float64, not all equal.
     """
 
     labels: tuple[str, ...] = ()
     pair: bool = False
-    values: npt.NDArray[np.float32] | None = None
+    values: npt.NDArray[np.float64] | None = None
 
 
 def task_for(manifest: Manifest, wanted: Task | None) -> Task:
@@ -101,7 +101,7 @@ def adapter_config(
     encoder = manifest.layers_of("encoder") if len(stacks) > 1 else ()
     mean, scale = 0.0, 1.0
     if traits.values is not None:
-        mean, scale = float(traits.values.mean()), float(traits.values.std()) or 1.0
+        mean, scale = _moments(traits.values)
     try:
         return AdapterConfig(
             kind=choice.kind,
@@ -125,6 +125,31 @@ def adapter_config(
         )
     except ValueError as error:
         raise BadInputError(f"adapter: {error}") from None
+
+
+def _moments(values_N: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Mean and standard deviation, both finite; raises BadInputError if all values are equal."""
+    if (low := float(values_N.min())) == float(values_N.max()):
+        raise BadInputError(
+            f"the label is {low:.17g} on every line; regression needs at least two values"
+        )
+    unit = float(np.abs(values_N).max())  # squares of 1e200 and of 1e-200 are no numbers
+    mean, scale = float((values_N / unit).mean()) * unit, float((values_N / unit).std()) * unit
+    return mean, scale or float(np.finfo(np.float64).tiny)
+
+
+def indistinct_values(config: AdapterConfig, traits: DataTraits) -> tuple[str, ...]:
+    """Notes how many values of a regression become one where float32 computes with them."""
+    if traits.values is None:
+        return ()
+    different = len(np.unique(traits.values))
+    learnt = len(np.unique(config.standardized(traits.values)))
+    if learnt == different:
+        return ()
+    return (
+        f"{different} different labels are only {learnt} to the adapter, which computes in "
+        "float32: they lie too close for their range; look for outliers",
+    )
 
 
 def check_initial_weights(bundle: Path, manifest: Manifest, config: AdapterConfig) -> None:

@@ -26,6 +26,7 @@ from .adapter_config import (
     adapter_config,
     added_layers,
     check_initial_weights,
+    indistinct_values,
     task_for,
 )
 from .max_length import MaxLength, limited, note_on_cut, usual_limit
@@ -93,7 +94,7 @@ def prepare(
         prepared = tokenize(*tokenized, limit) if limit is not None else whole
     else:
         prepared = tokenize(*tokenized, max_length)
-    notes = [*inputs.notes, *prepared.notes]
+    notes = [*indistinct_values(config, inputs.traits), *inputs.notes, *prepared.notes]
     if added := added_layers(choice.layers, config.layers):
         notes.insert(0, f"adapter layers: added {', '.join(map(str, added))}, the last of a stack")
     return dataclasses.replace(prepared, notes=tuple(notes))

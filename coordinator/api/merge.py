@@ -1,11 +1,13 @@
 """Merges a run's adapter and backbone into one ONNX model: :func:`merge`."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 from coordinator.runs.run_folder import RunFolder
 from export.adapter.merge import MergedModel, check_output, merge_model
 
+from .agreement import cache_note
 from .trained_run import bundle_of_run
 
 __all__ = ["MergedModel", "merge"]
@@ -35,4 +37,5 @@ def merge(
     if progress is not None:
         progress("checking the bundle")
     opened = bundle_of_run(folder, config, bundle)
-    return merge_model(opened, config, weights, output, progress=progress)
+    merged = merge_model(opened, config, weights, output, progress=progress)
+    return dataclasses.replace(merged, notes=cache_note(folder, opened))

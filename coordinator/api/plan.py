@@ -16,11 +16,11 @@ from coordinator.protocol.record import SessionRecord
 from edge_runtime.contract.adapter import TrainingOptions
 from edge_runtime.contract.errors import UsageError
 from edge_runtime.contract.manifest import Manifest, Task
-from edge_runtime.contract.messages import CacheDtype
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 from edge_runtime.contract.profile import DeviceProfile
 
 from .adapter_config import AdapterChoice
+from .cache_dtype import CacheChoice, choose_cache_dtype
 from .inputs import prepare
 from .max_length import MaxLength
 from .run import run_session
@@ -58,7 +58,7 @@ def plan(
     adapter: AdapterChoice | None = None,
     options: TrainingOptions | None = None,
     fields: FieldNames | None = None,
-    cache_dtype: CacheDtype = "fp16",
+    cache_dtype: CacheChoice = "auto",
     max_length: MaxLength | None = None,
     simulated: bool = False,
     observer: Observer | None = None,
@@ -84,6 +84,9 @@ def plan(
         max_length=max_length,
     )
     manifest, cluster = prepared.bundle.manifest, cluster or Cluster()
+    dtype, notes = choose_cache_dtype(manifest, prepared.config.layers, cache_dtype)
+    for note in notes:
+        observer.note(note)
     problems: list[Problem] = []
 
     def decide(problem: Problem) -> Plan:
@@ -95,7 +98,7 @@ def plan(
         cluster = dataclasses.replace(cluster, emulate=(one_core,))
     measured = run_session(
         *(cluster, prepared, observer),
-        cache_dtype=cache_dtype,
+        cache_dtype=dtype,
         decide=decide,
         checks_memory=given is None,
         only_plan=True,

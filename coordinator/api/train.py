@@ -21,7 +21,7 @@ from coordinator.runs.report import (
 )
 from coordinator.runs.run_folder import Checkpoint, RunFolder, check_new
 from coordinator.session.failures import RESUME
-from edge_runtime.contract.adapter import TrainingOptions, adapter_weights
+from edge_runtime.contract.adapter import TrainingOptions, adapter_weights, check_weights
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import (
     BadInputError,
@@ -35,6 +35,7 @@ from edge_runtime.contract.structure import to_plain
 from export.output import check_folder
 
 from .adapter_config import AdapterChoice
+from .cache_dtype import CacheChoice, choose_cache_dtype
 from .inputs import Prepared, prepare, run_settings
 from .max_length import SHOWN_PLACES, MaxLength
 from .metrics import metrics
@@ -61,7 +62,7 @@ def train(
     adapter: AdapterChoice | None = None,
     options: TrainingOptions | None = None,
     fields: FieldNames | None = None,
-    cache_dtype: CacheDtype = "fp16",
+    cache_dtype: CacheChoice = "auto",
     cache_quota_bytes: int | None = None,
     max_length: MaxLength | None = None,
     plan: Path | None = None,
@@ -81,7 +82,8 @@ def train(
         adapter: shape of the adapter.
         options: how to train.
         fields: other names of the data's fields.
-        cache_dtype: how activations are stored.
+        cache_dtype: how activations are stored; ``auto`` takes fp16 where they fit it, else fp32,
+            and what the run has when going on.
         cache_quota_bytes: limit of each device's cache; when going on, None keeps the run's.
         max_length: most tokens of a line, below what the model takes; "auto" cuts only the few
             lines that are far longer than the others. The run's evaluations cut alike.
@@ -104,16 +106,22 @@ def train(
     prepared = prepare(
         *(bundle, data, evaluation, task, choice, options, fields, held_out, max_length)
     )
-    settings = run_settings(prepared, fields, cache_dtype, cache_quota_bytes, held_out)
+    if resume and cache_dtype == "auto":
+        cache_dtype = RunFolder(output).settings().cache_dtype
+    layers = prepared.config.layers
+    dtype, notes = choose_cache_dtype(prepared.bundle.manifest, layers, cache_dtype)
+    settings = run_settings(prepared, fields, dtype, cache_quota_bytes, held_out)
     folder = (RunFolder.resume if resume else RunFolder.create)(output, settings)
     prepared.announce(observer)
+    for note in notes:
+        observer.note(note)
     nothing = Checkpoint(epochs_done=0, epochs=(), eval_before={})
     earlier = (folder.last_checkpoint() if resume else None) or nothing
     run = _Run(folder, prepared, earlier, time.monotonic())
     try:
         finished = run_session(
             *(cluster or Cluster(), prepared, observer),
-            cache_dtype=cache_dtype,
+            cache_dtype=dtype,
             cache_quota_bytes=folder.settings().cache_quota_bytes,
             decide=decide,
             record=run.record,
@@ -122,7 +130,7 @@ def train(
             epochs_done=earlier.epochs_done,
             evaluate_before=not earlier.eval_before,
         )
-        report = run.report(finished, cache_dtype)
+        report = run.report(finished, dtype)
         weights = adapter_weights(finished.record.state or earlier.state)
         folder.write_adapter(prepared.config, weights)
         folder.write_report(to_plain(report))
@@ -150,6 +158,7 @@ class _Run:
             self.folder.write_plan(session.plan)
 
     def save(self, action: SaveCheckpoint, session: SessionRecord) -> None:
+        check_weights(action.state)  # the checkpoint before stays
         self.folder.write_checkpoint(self._checkpoint(session, action.epoch, action.state))
 
     def _checkpoint(self, session: SessionRecord, epochs_done: int, state: bytes) -> Checkpoint:

@@ -142,7 +142,10 @@ AdapterInit = Annotated[
 ]
 Reduction = Annotated[int, _adapter("Backbone width / adapter width.")]
 
-Dtype = Annotated[Literal["fp32", "fp16", "int8"], _cache("How activations are stored.")]
+Dtype = Annotated[
+    Literal["auto", "fp32", "fp16", "int8"],
+    _cache("How activations are stored: auto takes fp16 where they fit it, else fp32."),
+]
 CacheQuota = Annotated[str, _cache("Limit of each device's cache, e.g. 2G.", metavar="SIZE")]
 
 TextField = Annotated[str, _field("The text.")]

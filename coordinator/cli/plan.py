@@ -36,7 +36,7 @@ def plan(
     max_length: o.MaxLength = "",
     epochs: o.Epochs = 3,
     batch_size: o.BatchSize = 16,
-    cache_dtype: o.Dtype = "fp16",
+    cache_dtype: o.Dtype = "auto",
     text_field: o.TextField = "text",
     text_pair_field: o.TextPairField = "text_pair",
     label_field: o.LabelField = "label",

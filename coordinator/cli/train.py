@@ -37,7 +37,7 @@ def train(
     adapter_heads: o.AdapterHeads = 1,
     adapter_init: o.AdapterInit = "random",
     reduction: o.Reduction = 8,
-    cache_dtype: o.Dtype = "fp16",
+    cache_dtype: o.Dtype = "auto",
     cache_quota: o.CacheQuota = "",
     text_field: o.TextField = "text",
     text_pair_field: o.TextPairField = "text_pair",

@@ -6,6 +6,7 @@ be quoted.
 
 import dataclasses
 import math
+import unicodedata
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
@@ -14,12 +15,12 @@ import numpy.typing as npt
 
 from edge_runtime.contract.errors import BadInputError
 
-from .fields import FieldNames, listed
+from .fields import FieldNames, listed, quoted
 from .lines import Line
 from .read import Source, read_data
 
 DataTask: TypeAlias = Literal["classification", "regression"]
-Targets: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.float32]
+Targets: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,7 @@ class DataSet:
 
     Attributes:
         inputs: the texts.
-        targets: (N,) int64 indices into ``labels``, or float32 values for regression.
+        targets: (N,) int64 indices into ``labels``, or float64 values for regression.
         labels: class names in output order; empty for regression.
     """
 
@@ -71,7 +72,7 @@ def read_training_data(source: Source, task: DataTask, fields: FieldNames | None
         BadInputError: the file or a line is not what it must be, or has one label only.
     """
     names = fields or FieldNames()
-    data = read_data(source)
+    data = read_data(source, names.ignored)
     lines = data.lines
     inputs = _texts(lines, names)
     if task == "regression":
@@ -80,7 +81,7 @@ def read_training_data(source: Source, task: DataTask, fields: FieldNames | None
     labels = tuple(sorted(set(found)))
     if len(labels) == 1:
         raise BadInputError(
-            f"{data.name}: field {names.label!r} is {labels[0]!r} on every line; "
+            f"{data.name}: field {names.label!r} is {quoted(labels[0])} on every line; "
             "classification needs at least two labels"
         )
     return DataSet(inputs=inputs, targets=_indices(found, labels), labels=labels)
@@ -102,7 +103,7 @@ def read_evaluation_data(
             training does not know.
     """
     names = fields or FieldNames()
-    lines = read_data(source).lines
+    lines = read_data(source, names.ignored).lines
     inputs = _texts(lines, names)
     if task == "regression":
         return DataSet(inputs=inputs, targets=_numbers(lines, names), labels=())
@@ -110,9 +111,13 @@ def read_evaluation_data(
     known = set(labels)
     for line, label in zip(lines, found, strict=True):
         if label not in known:
+            alike = next((each for each in labels if plain(each) == plain(label)), None)
+            knows = f"it knows {listed(labels)}"
+            if alike is not None:
+                knows = f"it knows {alike!a}, which differs in blanks, case or form only"
+            shown = quoted(label) if alike is None else ascii(label)
             raise line.error(
-                f"field {names.label!r} is {label!r}, which training does not know; "
-                f"it knows {listed(labels)}"
+                f"field {names.label!r} is {shown}, which training does not know; {knows}"
             )
     return DataSet(inputs=inputs, targets=_indices(found, labels), labels=tuple(labels))
 
@@ -123,7 +128,8 @@ def read_texts(source: Source, fields: FieldNames | None = None) -> Texts:
     Raises:
         BadInputError: the file or a line is not what it must be.
     """
-    return _texts(read_data(source).lines, fields or FieldNames())
+    names = fields or FieldNames()
+    return _texts(read_data(source, names.ignored).lines, names)
 
 
 def _texts(lines: Sequence[Line], names: FieldNames) -> Texts:
@@ -133,8 +139,8 @@ def _texts(lines: Sequence[Line], names: FieldNames) -> Texts:
         if (names.text_pair in line.values) != paired:
             first = "has" if paired else "lacks"
             raise line.error(
-                f"{'lacks' if paired else 'has'} the field {names.text_pair!r}, which line "
-                f"{lines[0].number} {first}; give it on every line or on none"
+                f"{'lacks' if paired else 'has'} the field {names.text_pair!r}, which "
+                f"{lines[0].place_beside(line)} {first}; give it on every line or on none"
             )
     pairs = tuple(line.text(names.text_pair, names) for line in lines if paired)
     places = tuple(line.place for line in lines)
@@ -149,13 +155,15 @@ def _label(line: Line, names: FieldNames) -> str:
     value = line.field(names.label, names)
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int) or (isinstance(value, str) and value):
+    if isinstance(value, int):
         return str(value)
+    if isinstance(value, str) and value.strip():
+        return line.string(names.label, value)
     raise line.wrong(names.label, "a label (a string or an integer)", value)
 
 
-def _numbers(lines: Sequence[Line], names: FieldNames) -> npt.NDArray[np.float32]:
-    return np.array([_number(line, names) for line in lines], np.float32)
+def _numbers(lines: Sequence[Line], names: FieldNames) -> npt.NDArray[np.float64]:
+    return np.array([_number(line, names) for line in lines], np.float64)
 
 
 def _number(line: Line, names: FieldNames) -> float:
@@ -164,10 +172,22 @@ def _number(line: Line, names: FieldNames) -> float:
         result = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         result = math.nan
-    # Beyond float32 the target would turn into infinity.
+    # The largest that a program which takes float32 can be given.
     if not abs(result) <= float(np.finfo(np.float32).max):
         raise line.wrong(names.label, "a finite number, as regression needs", value)
     return result
+
+
+def plain(label: str) -> str:
+    """Spells labels that probably mean one thing alike: ``Bad `` as ``bad``, ``1.0`` as ``1``."""
+    seen = (c for c in unicodedata.normalize("NFKC", label) if unicodedata.category(c) != "Cf")
+    text = " ".join("".join(seen).casefold().split())
+    text = {"true": "1", "false": "0"}.get(text, text)
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return str(int(number)) if number.is_integer() and abs(number) < 2**53 else text
 
 
 def _indices(found: Sequence[str], labels: Sequence[str]) -> npt.NDArray[np.int64]:

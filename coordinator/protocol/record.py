@@ -8,6 +8,11 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.profile import DeviceProfile
 
+MAX_NOTICES = 20
+"""Kinds of notices of a device that are kept; a hostile one may send any number."""
+
+FURTHER_NOTICES = "further notices"
+
 
 @dataclasses.dataclass(slots=True)
 class DeviceRecord:
@@ -22,6 +27,14 @@ class DeviceRecord:
     cache_bytes: int = 0
     cache_samples: int = 0
     progress: m.Progress | None = None
+    notices: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def take_notice(self, text: str) -> bool:
+        """Counts a notice; true if it is the first of its kind, which are ``MAX_NOTICES``."""
+        if text not in self.notices and len(self.notices) >= MAX_NOTICES:
+            text = FURTHER_NOTICES
+        self.notices[text] = self.notices.get(text, 0) + 1
+        return self.notices[text] == 1
 
 
 @dataclasses.dataclass(slots=True)

@@ -73,6 +73,8 @@ class LiveDisplay:
                 tokens, seconds = fields["tokens"], fields["seconds"]
                 pace = tokens / max(1e-3, seconds)
                 text = f"{tokens} tokens in {seconds:.1f} s, {pace:.1f} tokens/s"
+            case "notice":
+                text, style = f"{fields['device']}: {fields['text']}", "yellow"
             case "device_lost":
                 text, style = f"{fields['device']} was lost: {fields['reason']}", "red"
             case "rebalanced" | "device_off_pace":

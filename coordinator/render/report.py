@@ -26,6 +26,10 @@ def show_report(report: Report, run: Path, console: Console | None = None) -> No
     console.print(_quality(report))
     console.print(_time(report))
     console.print(_devices(report))
+    for device in report.devices:
+        for text, count in device.notices.items():
+            often = f" ({count} times)" if count > 1 else ""
+            say(console, f"{device.id}: {text}{often}", style="yellow")
     cache, fill = report.cache, report.fill
     say(
         console,
@@ -111,3 +115,5 @@ def show_merged(merged: MergedModel, console: Console | None = None) -> None:
     if merged.eos_token_ids:
         stops = ", ".join(map(str, merged.eos_token_ids))
         say(console, f"a text ends at any of the token ids {stops} (eos_token_ids in its metadata)")
+    for note in merged.notes:
+        say(console, note, style="yellow")

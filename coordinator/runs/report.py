@@ -47,7 +47,7 @@ class DeviceReport:
     """One device.
 
     ``blocks`` is ``[first, last)`` or empty; ``cpu_seconds`` are user + system time of the
-    device's process by phase.
+    device's process by phase; ``notices`` are what the device warned of, and how often.
     """
 
     id: DeviceId
@@ -61,6 +61,7 @@ class DeviceReport:
     received_bytes: int
     received_weight_bytes: int
     cpu_seconds: Mapping[str, float]
+    notices: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,4 +161,5 @@ def _device_report(record: SessionRecord, device: DeviceId, profile: str) -> Dev
         received_bytes=usage.received_bytes,
         received_weight_bytes=seen.received_weight_bytes,
         cpu_seconds=usage.cpu_seconds,
+        notices=dict(seen.notices),
     )

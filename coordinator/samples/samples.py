@@ -26,7 +26,7 @@ class SampleTable:
 
     Attributes:
         samples: N tokenized lines.
-        targets: (N,) int64 classes or float32 values; of language models, the token that
+        targets: (N,) int64 classes or float64 values; of language models, the token that
             must follow each token of the decoder's sequence, -1 where none is counted.
         ranks: (N,) int64; see :mod:`edge_runtime.contract.order`.
         shards: (N,) int64 logical shards.

@@ -1,5 +1,7 @@
 """Checks devices' answers against the requests, and keeps them."""
 
+import math
+
 import numpy as np
 
 from coordinator.protocol.job import Job
@@ -7,7 +9,12 @@ from coordinator.protocol.record import SessionRecord
 from coordinator.samples.samples import Catalogue
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.checks import Array
-from edge_runtime.contract.errors import DeviceFailedError, InfeasibleError, StoppedError
+from edge_runtime.contract.errors import (
+    DeviceFailedError,
+    InfeasibleError,
+    StoppedError,
+    UnresumableError,
+)
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.profile import DeviceProfile
 
@@ -24,7 +31,7 @@ class Answers:
         profiles: measured, by device.
         linking: links that are measured.
         held: (K,) bool by device: distinct samples in its cache.
-        outputs: (N, C) float32 of the evaluation lines, NaN where not known yet.
+        outputs: (N, C) float64 of the evaluation lines, NaN where not known yet.
     """
 
     def __init__(self, job: Job, catalogue: Catalogue, record: SessionRecord) -> None:
@@ -45,7 +52,7 @@ class Answers:
         """Forgets the outputs of an earlier evaluation."""
         config, lines = self._job.config, len(self._job.tables["eval"])
         columns = LANGUAGE_OUTPUTS if config.generative else config.num_outputs
-        self.outputs = np.full((lines, columns), np.nan, np.float32)
+        self.outputs = np.full((lines, columns), np.nan)
 
     def fits(
         self, device: DeviceId, message: m.Message, *, which: m.SampleSet | None, epoch: int
@@ -91,6 +98,8 @@ class Answers:
                 self.held[device] = message.held.astype(bool)
             case m.SamplesReady():
                 self._keep_samples(device, message)
+            case m.EpochDone() if not math.isfinite(message.loss_sum):
+                raise _not_finite(device, "loss")
             case m.Outputs():
                 self._keep_outputs(device, message)
             case m.TrainerState():
@@ -117,4 +126,13 @@ class Answers:
         right = indices.dtype.kind in "iu" and np.array_equal(np.sort(indices), owned)
         if not right or message.outputs.shape[1] != self.outputs.shape[1]:
             raise DeviceFailedError(f"{device}: sent outputs for other samples than its own")
+        if not np.isfinite(message.outputs).all():
+            raise _not_finite(device, "adapter's output")
         self.outputs[indices] = message.outputs
+
+
+def _not_finite(device: DeviceId, what: str) -> UnresumableError:
+    return UnresumableError(
+        f"{device}: the {what} is not a finite number; train a new run with a lower "
+        "--learning-rate, or export the model with another --quantize"
+    )

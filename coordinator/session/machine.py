@@ -336,6 +336,10 @@ class Session:
                 return []
             case m.Failed():
                 return self._fail(explain_failure(device, message))
+            case m.Notice():
+                fields = {"device": device, "text": message.text}
+                first = self.record.devices[device].take_notice(message.text)
+                return [Record(event="notice", fields=fields)] if first else []
             case m.BatchServed() | m.Progress():
                 self.record.observe(device, message)
                 return [*self._filling.observe(device, message)]

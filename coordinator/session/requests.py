@@ -11,6 +11,7 @@ from coordinator.protocol.job import Job
 from coordinator.samples.samples import Catalogue, SampleTable
 from coordinator.workload.work_items import int32_lengths
 from edge_runtime.contract import messages as m
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.profile import DeviceProfile
@@ -111,9 +112,14 @@ def own_samples(job: Job, plan: Plan, which: m.SampleSet) -> dict[DeviceId, m.Ow
                 ranks=table.ranks[lines],
                 lengths={stream: each[lines] for stream, each in lengths.items()},
                 second_starts=table.samples.second_starts[lines].astype(np.int32),
-                targets=table.targets_of(lines),
+                targets=_targets(job, table, lines),
             )
     return requests
+
+
+def _targets(job: Job, table: SampleTable, lines: Array) -> Array:
+    targets = table.targets_of(lines)
+    return job.config.standardized(targets) if job.config.task == "regression" else targets
 
 
 def set_up_training(job: Job, plan: Plan) -> dict[DeviceId, m.SetUpTraining]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_runtime.cache.encoding import encode
+from edge_runtime.cache.encoding import check_range, encode
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.cache_format import row_bytes
 from edge_runtime.contract.errors import RemoteError
@@ -125,9 +125,15 @@ class BackboneRole:
 def parts_for_owners(
     batch: m.MicroBatch, stream: Stream, states: Mapping[int, m.Array], dtype: m.CacheDtype
 ) -> Iterator[tuple[DeviceId, m.States]]:
-    """Encodes ``states``, (tokens, d) float32 by layer of one sequence, for each owner."""
+    """Encodes ``states``, (tokens, d) float32 by layer of one sequence, for each owner.
+
+    Raises:
+        UnresumableError: some cannot be cached; before the first one is encoded.
+    """
     if not states:
         return
+    for layer, rows in states.items():
+        check_range(rows, dtype, f"hidden state {layer}")
     tokens, channels = next(iter(states.values())).shape
     size = row_bytes(dtype, channels)
     for layers in split_layers(tuple(states), tokens * size):

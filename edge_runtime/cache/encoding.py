@@ -6,7 +6,7 @@ encoded array. All-zero bytes decode to zeros. Numbers are little-endian, as eve
 supported device is.
 
 * ``fp32``: the values as they are.
-* ``fp16``: IEEE binary16, to the nearest (ties away from zero), saturated at ±65504.
+* ``fp16``: IEEE binary16, to the nearest (ties away from zero), of values up to ±65504.
 * ``int8``: symmetric codes in [-127, 127] and one scale for each group of 64 channels (the
   last group may be smaller), because a few channels of language models are huge and a
   scale a token would crush the rest. A row is ``d`` codes, then the scales as bfloat16,
@@ -16,7 +16,6 @@ numpy's own casts between float32 and float16 run one value at a time on x86 (4.
 1.9 ns a value); the integer forms below do many values an instruction (1.3 and 0.7 ns).
 """
 
-import logging
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -25,10 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.contract.cache_format import GROUP_CHANNELS, row_bytes
-from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.errors import UnresumableError
 from edge_runtime.contract.messages import CacheDtype
-
-logger = logging.getLogger(__name__)
 
 Encoded = npt.NDArray[np.uint8]
 Hidden = npt.NDArray[np.float32]
@@ -47,19 +44,42 @@ _MIN_SCALE = np.float32(2.0**-120)
 """Keeps the reciprocal of a scale finite; groups below it encode as zeros."""
 
 
+def check_range(hidden: npt.NDArray[Any], dtype: CacheDtype, name: str) -> None:
+    """Refuses values that the cache would keep wrong for ever.
+
+    Args:
+        hidden: values of any shape.
+        dtype: that they are to be encoded in.
+        name: of what they are, for the message.
+
+    Raises:
+        UnresumableError: one is infinite, not a number, or beyond the range of ``dtype``.
+    """
+    if not hidden.size:
+        return
+    peak = max(float(hidden.max()), -float(hidden.min()))
+    if not math.isfinite(peak):
+        raise UnresumableError(
+            f"{name} of the backbone is infinite or not a number; "
+            "export the model again with another --quantize, or check its weights"
+        )
+    if dtype == "fp16" and peak > FP16_MAX:
+        raise UnresumableError(
+            f"{name} of the backbone reaches {peak:.4g}, beyond the {FP16_MAX:.0f} of fp16; "
+            "train a new run with --cache-dtype fp32"
+        )
+
+
 def encode(hidden: npt.NDArray[Any], dtype: CacheDtype, out: Encoded | None = None) -> Encoded:
     """Encodes rows.
 
     Args:
-        hidden: (..., d) float32.
+        hidden: (..., d) float32, which :func:`check_range` has accepted.
         dtype: the cache's dtype.
         out: memory to write to, (..., row_bytes) uint8 with contiguous rows; made when absent.
 
     Returns:
-        (..., row_bytes) uint8. ``fp16`` saturates beyond ±65504 and logs how many values.
-
-    Raises:
-        BadInputError: a value is infinite or not a number; caching it would keep it for ever.
+        (..., row_bytes) uint8.
     """
     hidden = np.asarray(hidden, np.float32)
     shape = (*hidden.shape[:-1], row_bytes(dtype, hidden.shape[-1]))
@@ -67,15 +87,13 @@ def encode(hidden: npt.NDArray[Any], dtype: CacheDtype, out: Encoded | None = No
         out = np.empty(shape, np.uint8)
     elif out.shape != shape or out.dtype != np.uint8:
         raise ValueError(f"out is {out.dtype} {out.shape}, expected uint8 {shape}")
-    saturated = sum(_encode_part(*part, dtype) for part in _parts(hidden, out))
-    if saturated:
-        logger.warning(
-            "%d of %d activations lie beyond ±%d and were cut to it; --cache-dtype int8 or fp32 "
-            "keeps them",
-            saturated,
-            hidden.size,
-            FP16_MAX,
-        )
+    for values, codes in _parts(hidden, out):
+        if dtype == "fp32":
+            codes.view(np.float32)[...] = values
+        elif dtype == "fp16":
+            _encode_fp16(values, codes)
+        else:
+            _encode_int8(values, codes)
     return out
 
 
@@ -110,28 +128,6 @@ def _parts(values: Hidden, encoded: Encoded) -> Iterator[tuple[Hidden, Encoded]]
             yield from _parts(values[at], encoded[at])
     elif values.size:
         yield values, encoded
-
-
-def _encode_part(hidden: Hidden, out: Encoded, dtype: CacheDtype) -> int:
-    """Returns how many values were saturated."""
-    peak = max(float(hidden.max()), -float(hidden.min()))
-    if not math.isfinite(peak):
-        raise BadInputError(
-            "the backbone computed activations that are infinite or not a number; "
-            "export the model again with another --quantize, or check its weights"
-        )
-    if dtype == "fp32":
-        out.view(np.float32)[...] = hidden
-        return 0
-    if dtype == "int8":
-        _encode_int8(hidden, out)
-        return 0
-    saturated = 0
-    if peak > FP16_MAX:
-        saturated = int(np.count_nonzero(np.abs(hidden) > FP16_MAX))
-        hidden = np.clip(hidden, -FP16_MAX, FP16_MAX)
-    _encode_fp16(hidden, out)
-    return saturated
 
 
 def _encode_fp16(hidden: Hidden, out: Encoded) -> None:

@@ -223,13 +223,15 @@ class ActivationCache:
             self._lock.release()
 
     def _load(self) -> None:
-        whole = 0
+        whole = size = 0
         for number, file, size in self._segments:
             whole = 0
             for key, record in scan(file, number, size):
                 whole = record.end
                 if record.row_bytes == self.row_bytes:
                     self._index.add(key, record)
+        if whole < size:
+            logger.warning("the activation cache ends in a damaged record, which is dropped")
         if self._segments.last is not None:
             self._segments.truncate(self._segments.last, whole)
 
@@ -276,7 +278,8 @@ class ActivationCache:
             raise CacheMiss(list(misses))
 
     def _drop_damaged(self, key: bytes, record: Record) -> None:
-        logger.warning(
+        logger.warning("a record of the activation cache is damaged; it is dropped and made again")
+        logger.info(
             "record of sample %s in segment %d at byte %d of %s is damaged",
             key.hex()[:16],
             record.segment,

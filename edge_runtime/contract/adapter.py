@@ -2,9 +2,13 @@
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from .checks import require
+from .errors import UnresumableError
 from .ids import Sha256
 from .manifest import Task
 from .tensors import read_tensors, write_tensors
@@ -81,7 +85,8 @@ class AdapterConfig:
         pair: the data has ``text_pair``; each segment is pooled apart, and the tokens of
             one are compared with those of the other.
         target_mean: of regression's targets; with ``target_scale``, their standard deviation,
-            it standardizes them, so that the learning rate does not depend on their unit.
+            it standardizes them, so that the learning rate does not depend on their unit, and
+            so that float32, in which devices compute, tells large ones apart.
         base_model: model id of the backbone.
         labels: class names in output order; empty for regression.
     """
@@ -145,6 +150,14 @@ class AdapterConfig:
     def generative(self) -> bool:
         """A language model: its outputs are logits of every token, by the frozen head."""
         return self.task in ("causal-lm", "seq2seq")
+
+    def standardized(self, values_N: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Standardizes targets of a regression: what the side network learns to give out.
+
+        In float64, since Unix timestamps that are a minute apart are one value in float32.
+        """
+        centred = np.asarray(values_N, np.float64) - self.target_mean
+        return (centred / self.target_scale).astype(np.float32)
 
     @property
     def head_features(self) -> int:
@@ -248,6 +261,21 @@ def default_weight_decay(task: Task) -> float:
 
 OPTIMIZER_PREFIX = "optimizer."
 INITIAL_SHAPE = "initial_shape"
+
+
+def check_weights(state: bytes) -> None:
+    """Refuses a trainer's state whose weights are not numbers to go on with, or to use.
+
+    Raises:
+        UnresumableError: one is infinite or not a number.
+        BadInputError: ``state`` is damaged.
+    """
+    for name, array in read_tensors(state, "trainer state").items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise UnresumableError(
+                f"{name!r} of the adapter is not finite; train a new run with a lower "
+                "--learning-rate"
+            )
 
 
 def adapter_weights(state: bytes) -> bytes:

@@ -19,7 +19,7 @@ from .errors import BadInputError, DecodeError
 from .messages import MESSAGE_TYPES, Message
 from .structure import from_plain
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MAX_HEADER_BYTES = 4 << 20
 MAX_FRAMES = 64
 MAX_EXTENSION_BYTES = 256
@@ -27,7 +27,7 @@ MAX_EXTENSION_BYTES = 256
 Frame: TypeAlias = "bytes | memoryview"
 
 _ARRAY = 1
-_DTYPES = ("uint8", "int8", "int32", "int64", "float16", "float32", "bool")
+_DTYPES = ("uint8", "int8", "int32", "int64", "float16", "float32", "bool", "float64")
 
 
 def encode(message: Message) -> list[Frame]:

@@ -151,12 +151,22 @@ class Parity:
     Per token, after layer normalization without parameters, the root mean square of the
     difference relative to that of the reference. Of each hidden state, the largest over the
     checked tokens, or their root mean square if the backbone is quantized.
+
+    Earlier bundles lack ``state_max``, the largest magnitude in each hidden state, and
+    ``fp16_error``, how far rounding to fp16 moves a token's state at most, measured in the
+    same way: values beyond 65504 are cut off, and those below 6e-5 lose digits.
     """
 
     worst: float
     limit: float
     per_state: tuple[float, ...]
     tokens: int
+    state_max: tuple[float, ...] | None = None
+    fp16_error: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for ranges in (self.state_max, self.fp16_error):
+            require(ranges is None or len(ranges) == len(self.per_state), "states differ in number")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

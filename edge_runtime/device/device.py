@@ -36,6 +36,7 @@ from edge_runtime.transport import Address
 
 from .compute_thread import Worker
 from .file_fetching import FileFetching
+from .notices import warnings_reported
 from .peers import PeerDispatch
 
 logger = logging.getLogger(__name__)
@@ -116,6 +117,10 @@ class Device:
         Raises:
             StoppedError: the coordinator could not be reached at all.
         """
+        with warnings_reported(self._link.to_coordinator):
+            return self._serve()
+
+    def _serve(self) -> Ended:
         began = heard = beaten = time.monotonic()
         try:
             while not self._over:
@@ -172,7 +177,7 @@ class Device:
             for peer, message, size in self._link.from_peers():
                 self._peers.receive(peer, message, size)
         except (RemoteError, UserError, OSError) as error:
-            logger.warning("%s", error)
+            logger.info("%s", error)
             self._link.to_coordinator(explain(error))
         return spoke
 

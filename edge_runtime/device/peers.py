@@ -88,7 +88,7 @@ class PeerDispatch:
         except (RemoteError, UserError, OSError) as error:
             # Whoever waits for what the message should have brought would wait for ever.
             failed = explain(error, f"rejected a message of {peer}: ")
-            logger.warning("%s", failed.reason)
+            logger.info("%s", failed.reason)
             self._link.to_coordinator(failed)
 
     def _run_and_credit(self, job: Job, peer: DeviceId, size: int) -> None:

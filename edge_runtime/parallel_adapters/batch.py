@@ -25,8 +25,8 @@ class Batch:
         lengths: (B,) int64, tokens of each sample in that stack, at least 1.
         second_starts: (B,) int64, index of the first token of ``text_pair``'s segment;
             0 where there is none.
-        targets: (B,) int64 class indices, or float32 values for regression; for language
-            models (B, T) int64, the token that must follow, or ``NOT_COUNTED``.
+        targets: (B,) int64 class indices, or standardized float32 values for regression; for
+            language models (B, T) int64, the token that must follow, or ``NOT_COUNTED``.
         encoder_hidden: (Le, B, Te, d) float32, the first ``AdapterConfig.encoder_layers``
             of the layers; with encoder-decoders only.
         encoder_lengths: (B,) int64; with ``encoder_hidden`` only.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -64,11 +64,12 @@ class Model:
         return total
 
     @torch.inference_mode()
-    def outputs(self, batch: Batch) -> NDArray[np.float32]:
-        """(B, C) float32; see :meth:`.trainer.Trainer.outputs`."""
+    def outputs(self, batch: Batch) -> NDArray[Any]:
+        """(B, C); see :meth:`.trainer.Trainer.outputs`."""
         self._check(batch)
         width = self._config.num_outputs if self._head is None else LANGUAGE_OUTPUTS
-        result = np.zeros((batch.size, width), np.float32)
+        dtype = np.float64 if self._config.task == "regression" else np.float32
+        result = np.zeros((batch.size, width), dtype)
         first = 0
         for group in _groups(batch, self._config) if batch.size else ():
             result[first : first + group.size] = self._outputs(group).numpy()
@@ -93,8 +94,7 @@ class Model:
         config, targets = self._config, torch.from_numpy(batch.targets)
         outputs = self._adapter.pooled_outputs(*_inputs(batch))
         if config.task == "regression":
-            standardized = (targets - config.target_mean) / config.target_scale
-            return functional.mse_loss(outputs[:, 0], standardized, reduction="sum")
+            return functional.mse_loss(outputs[:, 0], targets, reduction="sum")
         if not (targets.min() >= 0 and targets.max() < config.num_outputs):
             raise IndexError(f"a target is not below {config.num_outputs}")
         return functional.cross_entropy(outputs, targets, reduction="sum")

@@ -66,14 +66,14 @@ class ParallelAdapter(nn.Module):
             encoder: hidden states and mask of an encoder-decoder's encoder.
 
         Returns:
-            Logits (B, C), or values (B, 1) in the targets' units; for language models the
+            Logits (B, C), or float64 values (B, 1) in the targets' units; for language models the
             features (B, T, d) that the frozen head reads.
         """
         if self.config.generative:
             return self.features(hidden_LBTd[-1], self.side_state(hidden_LBTd, mask_BT, encoder))
         outputs = self.pooled_outputs(hidden_LBTd, mask_BT, second_starts_B, encoder)
         if self.config.task == "regression":
-            outputs = outputs * self.config.target_scale + self.config.target_mean
+            outputs = outputs.double() * self.config.target_scale + self.config.target_mean
         return outputs
 
     def side_state(

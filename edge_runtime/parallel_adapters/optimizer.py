@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.errors import BadInputError, UnresumableError
 
 from .flat import FlatParameters, check_tensor
 
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_runtime.contract.adapter import TrainingOptions
-
-logger = logging.getLogger(__name__)
 
 _FIRST, _SECOND, _STEP = "optimizer.first_moment", "optimizer.second_moment", "optimizer.step"
 
@@ -75,10 +72,8 @@ class AdamW:
     def apply(self, mean_gradient: NDArray[np.float32]) -> None:
         """Clips by the global norm and updates the parameters in place.
 
-        A gradient that is not finite is left out (every trainer sees the same one and
-        does the same); the step counts all the same.
-
         Raises:
+            UnresumableError: the gradient is not finite; nothing was changed.
             ValueError: ``mean_gradient`` is not (P,) float32.
         """
         if mean_gradient.shape != self._gradient.shape or mean_gradient.dtype != np.float32:
@@ -86,13 +81,12 @@ class AdamW:
         np.copyto(self._gradient.numpy(), mean_gradient)
         # A dot product, since PyTorch's norm of a vector is not vectorised.
         norm = math.sqrt(float(torch.dot(self._gradient, self._gradient)))
-        if np.isfinite(norm):
-            limit = self._options.max_gradient_norm
-            if limit and norm > limit:
-                self._gradient.mul_(limit / norm)
-            self._update()
-        else:
-            logger.warning("step %d: the gradient is not finite; it is left out", self.step)
+        if not math.isfinite(norm):
+            raise UnresumableError("the gradient is not finite; lower the learning rate")
+        limit = self._options.max_gradient_norm
+        if limit and norm > limit:
+            self._gradient.mul_(limit / norm)
+        self._update()
         self.step += 1
 
     def _update(self) -> None:

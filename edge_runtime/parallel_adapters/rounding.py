@@ -10,7 +10,7 @@ import math
 import torch
 
 from edge_runtime.contract.checks import Array
-from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.errors import UnresumableError
 
 MAX_EXPONENT = 120
 
@@ -26,13 +26,13 @@ class HalfPrecision:
         """Rounds (n,) float32 to float16.
 
         Raises:
-            BadInputError: a value is not finite.
+            UnresumableError: a value is not finite.
         """
         tensor = torch.from_numpy(values)
         # numpy's reductions are vectorised, and PyTorch's largest absolute value is not.
         largest = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
         if not math.isfinite(largest):
-            raise BadInputError("the gradient is not finite; lower the learning rate")
+            raise UnresumableError("the gradient is not finite; lower the learning rate")
         exponent = 15 - math.frexp(largest)[1] if largest else 0
         scale = 2.0 ** max(-MAX_EXPONENT, min(MAX_EXPONENT, exponent))
         rounded: Array = (tensor * scale).half().numpy()
@@ -42,11 +42,11 @@ class HalfPrecision:
         """Adds ``values`` / ``scale`` to ``total``, (n,) float32, in place.
 
         Raises:
-            BadInputError: a value is not finite.
+            UnresumableError: a value is not finite.
         """
         # Messages are read-only views, which PyTorch warns of; nothing here writes to them.
         source = values if values.flags.writeable else values.copy()
         addend = torch.from_numpy(source).float()
         if not math.isfinite(float(addend.sum())):
-            raise BadInputError("a trainer's gradient is not finite; lower the learning rate")
+            raise UnresumableError("the gradient is not finite; lower the learning rate")
         torch.from_numpy(total).add_(addend, alpha=1 / scale)

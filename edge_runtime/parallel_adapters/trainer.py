@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -100,6 +100,14 @@ class Trainer:
         return self.flat_parameters.size
 
     @property
+    def finite(self) -> bool:
+        """No weight is infinite or not a number, averaged or not."""
+        return all(
+            bool(np.isfinite(each.values.numpy()).all())
+            for each in (self._parameters, self._average)
+        )
+
+    @property
     def step(self) -> int:
         """Updates applied so far."""
         return self._optimizer.step
@@ -138,10 +146,10 @@ class Trainer:
             self._average.values, self._parameters.values, self.step, self._average_steps
         )
 
-    def outputs(self, batch: Batch) -> NDArray[np.float32]:
-        """Computes what the averaged weights say of a batch, float32.
+    def outputs(self, batch: Batch) -> NDArray[Any]:
+        """Computes what the averaged weights say of a batch, float32 unless said.
 
-        (B, C) logits; (B, 1) values in the targets' units; for language models (B, 3): the
+        (B, C) logits; (B, 1) float64 values in the targets' units; for language models (B, 3): the
         loss in nats summed over the counted tokens of each sample, how many these are, and
         how many of them have the largest logit.
         """
@@ -186,6 +194,6 @@ class Predictor:
         _configure_torch(threads)
         self._model = Model(from_bytes(config, weights), head)
 
-    def outputs(self, batch: Batch) -> NDArray[np.float32]:
+    def outputs(self, batch: Batch) -> NDArray[Any]:
         """As :meth:`Trainer.outputs`."""
         return self._model.outputs(batch)

@@ -43,7 +43,8 @@ class AdapterSession:
         if self._head is not None and self._config.generative:
             return self._language_outputs(batch, self._head)
         if not batch.size:
-            return np.zeros((0, self._config.num_outputs), np.float32)
+            wide = self._config.task == "regression"
+            return np.zeros((0, self._config.num_outputs), np.float64 if wide else np.float32)
         return self._run(batch)
 
     def last_features(self, batch: Batch) -> Array:

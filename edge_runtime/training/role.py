@@ -17,7 +17,7 @@ import numpy as np
 from edge_runtime.cache.session_cache import SampleCache
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.adapter import TrainingOptions
-from edge_runtime.contract.errors import BadInputError, RemoteError
+from edge_runtime.contract.errors import RemoteError, UnresumableError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.order import epoch_order
 from edge_runtime.inference.weight_store import WeightStore
@@ -180,15 +180,20 @@ class TrainerRole:
         for chosen in steps:
             loss, counted = _sum_gradients(training.trainer, owned, chosen)
             if not math.isfinite(loss_sum := loss_sum + loss):
-                raise BadInputError("the loss is not finite; lower the learning rate")
+                raise _diverged("loss", training, epoch)
             # Of language models' samples, a step's may be cut before anything that counts.
-            gradient /= max(1, training.all_reduce.reduce(gradient, counted))
-            training.trainer.apply(gradient)
+            try:
+                gradient /= max(1, training.all_reduce.reduce(gradient, counted))
+                training.trainer.apply(gradient)
+            except UnresumableError:
+                raise _diverged("gradient", training, epoch) from None
             samples, count = samples + len(chosen), count + counted
             if time.monotonic() - reported > PROGRESS_SECONDS:
                 reported = time.monotonic()
                 progress = m.Progress(epoch=epoch, samples=samples, count=count, loss_sum=loss_sum)
                 self._outbox.to_coordinator(progress)
+        if not training.trainer.finite:
+            raise _diverged("adapter", training, epoch)
         seconds = time.monotonic() - began
         self._outbox.to_coordinator(
             m.EpochDone(
@@ -256,6 +261,19 @@ class TrainerRole:
         if which not in self._owned:
             raise RemoteError(f"this device owns no {which} samples")
         return self._owned[which]
+
+
+def _diverged(what: str, training: _Training, epoch: int) -> UnresumableError:
+    if not training.trainer.step:
+        return UnresumableError(
+            f"the {what} is not a finite number before anything is learnt: the backbone's hidden "
+            "states are too large; export the model again with another --quantize"
+        )
+    rate = training.options.learning_rate
+    return UnresumableError(
+        f"the {what} is not a finite number in epoch {epoch}: the learning rate of {rate:g} is too "
+        "high; train a new run with a lower --learning-rate"
+    )
 
 
 def _sum_gradients(trainer: Trainer, owned: OwnedSamples, chosen: m.Array) -> tuple[float, int]:

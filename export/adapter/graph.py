@@ -12,7 +12,8 @@ Inputs, for L read layers, B samples, T tokens (padded) and backbone width d:
 
 Outputs:
 
-    outputs                 float32 (B, num_outputs): logits, or values in the targets' units
+    outputs                 float32 (B, num_outputs): logits; or float64 (B, 1): values in the
+                            targets' units
     features                float32 (B, T, d), for language models: what the frozen head,
                             which is no part of the graph, reads
 
@@ -20,6 +21,7 @@ The formulas are those of ``edge_runtime/parallel_adapters``: its ``side_network
 and ``comparison``.
 """
 
+import numpy as np
 import onnx_ir as ir
 
 from edge_runtime.contract.adapter import AdapterConfig
@@ -61,7 +63,8 @@ def build_adapter(config: AdapterConfig, weights: bytes) -> Builder:
         add_output(build.graph, features, "features", "batch", "sequence", config.hidden_size)
     else:
         outputs = _head(build, own.hidden, state, _pooling_weights(build, own.mask, starts))
-        add_output(build.graph, outputs, "outputs", "batch", config.num_outputs)
+        dtype = ir.DataType.DOUBLE if config.task == "regression" else ir.DataType.FLOAT
+        add_output(build.graph, outputs, "outputs", "batch", config.num_outputs, dtype=dtype)
     return build
 
 
@@ -102,8 +105,10 @@ def _head(build: Builder, hidden: ir.Value, state: ir.Value, pool_BST: ir.Value)
         )
         outputs = build.add("Add", outputs, compared)
     if config.task == "regression":
-        outputs = build.add("Mul", outputs, floats(config.target_scale))
-        outputs = build.add("Add", outputs, floats(config.target_mean))
+        # float32 does not tell Unix timestamps apart that differ by less than two minutes.
+        outputs = build.add("Cast", outputs, to=ir.DataType.DOUBLE)
+        outputs = build.add("Mul", outputs, np.array([config.target_scale]))
+        outputs = build.add("Add", outputs, np.array([config.target_mean]))
     return outputs
 
 

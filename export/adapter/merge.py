@@ -4,7 +4,7 @@ Inputs are the bundle's (``input_ids``, ``attention_mask``, ...), and ``second_s
 pairs. Output:
 
     logits   float32 (B, C) for classification, (B, T, V) for language models
-    values   float32 (B, 1) for regression, in the targets' units
+    values   float64 (B, 1) for regression, in the targets' units
 
 The model's ``metadata_props`` say the rest; lists are JSON. Needs neither torch nor
 transformers.
@@ -59,6 +59,7 @@ class MergedModel:
         inputs: names of the model's inputs.
         output: name of its output.
         eos_token_ids: of a language model, the tokens at which generation has to end.
+        notes: what the user should know besides.
     """
 
     path: Path
@@ -67,6 +68,7 @@ class MergedModel:
     inputs: tuple[str, ...]
     output: str
     eos_token_ids: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def merge_model(

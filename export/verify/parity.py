@@ -1,6 +1,6 @@
 """Measures how far the exported graph is from PyTorch, as an adapter sees it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ Rounding can tip a single token over (in SmolLM2-135M at int8 one of 645 is off 
 others by 0.07), so the largest would say little. At 4 bits real models are off by 0.1, tiny
 random ones by up to 0.5; a graph that computes something else is off by 1 and more.
 """
+
+FP16_MAX = 65504.0
 
 _BATCH_SIZE = 8
 _EPSILON = 1e-12
@@ -60,6 +62,7 @@ def measure_parity(
     """
     graph = Graph(graph_file)
     errors: list[list[Array]] = [[] for _ in blocks]
+    largest, rounding = np.zeros(len(blocks)), np.zeros(len(blocks))
     tokens = 0
     for start in range(0, len(samples), _BATCH_SIZE):
         batch = pad_batch(samples[start : start + _BATCH_SIZE], loaded.inputs)
@@ -69,13 +72,29 @@ def measure_parity(
         references = reference_states(loaded.backbone, batch)
         for block, (stream, expected) in enumerate(zip(blocks, references, strict=True)):
             mask = masks[stream]
-            errors[block].append(relative_error(states[hidden_name(block)][mask], expected[mask]))
-    per_state = tuple(
-        float(f"{_summary(np.concatenate(error), quantization):.3g}") for error in errors
-    )
+            found = states[hidden_name(block)][mask]
+            errors[block].append(relative_error(found, expected[mask]))
+            largest[block] = max(largest[block], np.abs(found).max())
+            rounding[block] = max(rounding[block], fp16_error(found).max())
+    per_state = _rounded(_summary(np.concatenate(error), quantization) for error in errors)
     return Parity(
-        worst=max(per_state), limit=LIMITS[quantization], per_state=per_state, tokens=tokens
+        worst=max(per_state),
+        limit=LIMITS[quantization],
+        per_state=per_state,
+        tokens=tokens,
+        state_max=_rounded(largest),
+        fp16_error=_rounded(rounding),
     )
+
+
+def fp16_error(hidden: Array) -> Array:
+    """How far rounding to fp16 moves each token's state, as :func:`relative_error`."""
+    half = np.clip(hidden, -FP16_MAX, FP16_MAX).astype(np.float16)
+    return relative_error(half.astype(np.float32), hidden)
+
+
+def _rounded(figures: Iterable[float]) -> tuple[float, ...]:
+    return tuple(float(f"{figure:.3g}") for figure in figures)
 
 
 def _summary(errors: Array, quantization: Quantization) -> float:

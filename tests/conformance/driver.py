@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import Heartbeat, Message, Progress
+from edge_runtime.contract.messages import Heartbeat, Message, Notice, Progress
 
-TELEMETRY = (Heartbeat, Progress)
+TELEMETRY = (Heartbeat, Progress, Notice)
 
 
 class Driver(Protocol):

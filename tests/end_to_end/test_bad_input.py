@@ -95,7 +95,7 @@ FILES = {
     "not JSON": Wrong(
         content=as_lines(GOOD[0]) + b"{'text': 'hello'}\n", said=("line 2", "not JSON")
     ),
-    "no object": Wrong(content=b'["text"]\n', said=("line 1", "expected a JSON object")),
+    "no object": Wrong(content=b'"text"\n', said=("line 1", "expected a JSON object")),
     "no text": Wrong(
         content=as_lines(*GOOD, {"label": "bad"}), said=("line 3", "'text'", "--text-field")
     ),

@@ -12,6 +12,8 @@ from edge_runtime.contract.profile import DeviceProfile
 
 from .base import Array, Message, Phase, SampleSet
 
+MAX_NOTICE_LENGTH = 200
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Hello(Message):
@@ -173,7 +175,8 @@ class EpochDone(Message):
 class Outputs(Message):
     """Task outputs (N, C) float32 of the evaluation samples ``indices`` (N,) int32.
 
-    Of a language model (N, 3): summed loss, counted tokens, correctly predicted tokens.
+    Of a regression float64, in the targets' units. Of a language model (N, 3): summed loss,
+    counted tokens, correctly predicted tokens.
     """
 
     indices: Array
@@ -239,3 +242,18 @@ class Failed(Message):
     reason: str
     resumable: bool = True
     internal: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Notice(Message):
+    """Something that the user should know though work goes on, in one line.
+
+    What was given up, read again or done in another way. One that occurs again is sent again
+    in the same words, so that occurrences can be counted.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        length = 0 < len(self.text) <= MAX_NOTICE_LENGTH
+        require(length and self.text.isprintable(), "text is not a short printable line")

@@ -254,7 +254,8 @@ class OwnSamples(Message):
         ranks: (N,) int64, place of each sample in the order of keys; see :mod:`.order`.
         lengths: tokens of each sample in each of its sequences, (N,) int32.
         second_starts: (N,) int32, first token of ``text_pair``'s segment, 0 for none.
-        targets: (N,) float32 values or int64 classes; or, for language models, int32, one for
+        targets: (N,) int64 classes, or standardized float32 values (see
+            :meth:`AdapterConfig.standardized`); or, for language models, int32, one for
             each token of the decoder's sequence, sample after sample.
     """
 

@@ -57,9 +57,25 @@ def test_regression_targets_are_standardized_by_those_of_training(model, write):
     assert config.target_scale == pytest.approx(np.std([1.0, 2.0, 6.0]))
 
 
-def test_equal_regression_targets_are_not_divided_by_zero(model, write):
-    lines = [{"text": text, "label": 2.5} for text in "ab"]
-    assert prepared(model, write("train", lines), task="regression").config.target_scale == 1.0
+def test_equal_regression_targets_are_nothing_to_learn(model, write):
+    lines = [{"text": text, "label": 0.1} for text in "abc"]
+    with pytest.raises(BadInputError, match=r"label is 0\.1\d* on every line; regression needs"):
+        prepared(model, write("train", lines), task="regression")
+
+
+def test_timestamps_five_seconds_apart_are_learnt_apart(model, write):
+    stamps = [1_764_341_000 + 5 * i for i in range(4)]
+    lines = [{"text": "a", "label": stamp} for stamp in stamps]
+    found = prepared(model, write("train", lines), task="regression")
+    assert found.notes == ()
+    learnt = found.config.standardized(found.tables["train"].targets)
+    assert learnt.tolist() == pytest.approx([-1.342, -0.447, 0.447, 1.342], abs=1e-3)
+
+
+def test_an_outlier_that_makes_other_values_one_is_said(model, write):
+    lines = [{"text": "a", "label": value} for value in (0, 1, 2, 1e30)]
+    found = prepared(model, write("train", lines), task="regression")
+    assert found.notes[0].startswith("4 different labels are only 2 to the adapter")
 
 
 def test_pairs_must_be_in_both_files_or_in_neither(model, write):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def test_the_command_writes_a_model_and_says_how_to_call_it(
         "bytes": model.stat().st_size,
         "inputs": ["input_ids", "token_type_ids", "attention_mask"],
         "eos_token_ids": [],
+        "notes": [],
         "output": "logits",
     }
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
@@ -95,3 +97,16 @@ def test_another_bundle_is_bad_input(
     other = tiny_bundle("bert", "none")
     with pytest.raises(BadInputError, match="is not the bundle that"):
         merge(run, tmp_path / "model.onnx", bundle=other.path)
+
+
+def test_a_run_with_an_int8_cache_says_how_far_its_model_is_from_evaluate(
+    run: Path, tmp_path: Path
+) -> None:
+    folder = RunFolder(run)
+    for dtype in ("fp16", "int8"):
+        settings = dataclasses.replace(folder.settings(), cache_dtype=dtype)
+        folder._write_json("run.json", dataclasses.asdict(settings))
+        merged = merge(run, tmp_path / f"{dtype}.onnx")
+        assert len(merged.notes) == (dtype == "int8")
+    (note,) = merged.notes
+    assert re.search(r"its logits differ by up to 0\.\d+ from those of evaluate and predict", note)

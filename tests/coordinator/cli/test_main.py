@@ -23,12 +23,13 @@ FIELDS = (
     *("--completion-field", "--messages-field", "--source-field", "--target-field"),
 )
 CLUSTER = {"--emulate", "--devices", "--listen"}
+USE = {*CLUSTER, "--ignore-field"}
 GENERATION = {"--max-new-tokens", "--temperature", "--top-k", "--top-p", "--seed"}
 OPTIONS = {
     "data": {"files", "--bundle", "--task", *FIELDS},
     "demo": {"-o", "--output"},
     "devices": {"--remove", "--emulate"},
-    "evaluate": {"run", "--data", "--bundle", "--generate", "--max-new-tokens", *CLUSTER},
+    "evaluate": {"run", "--data", "--bundle", "--generate", "--max-new-tokens"} | USE,
     "export": {
         *("model", "-o", "--output", "--task", "--quantize", "--max-length", "--ignore"),
         *("--calibration", "--adapter-init", "--adapter-reduction", "--adapter-heads"),
@@ -43,7 +44,7 @@ OPTIONS = {
         *FIELDS,
         *CLUSTER,
     },
-    "predict": {"run", "--text", "--data", "--bundle", *GENERATION, *CLUSTER},
+    "predict": {"run", "--text", "--data", "--bundle", *GENERATION} | USE,
     "train": {
         *("bundle", "--data", "--eval", "-o", "--output", "--task", "--epochs", "--batch-size"),
         *("--learning-rate", "--adapter", "--adapter-layers", "--reduction", "--seed", "--resume"),

@@ -53,6 +53,7 @@ def test_the_rate_of_an_epoch_is_counted_from_its_own_start():
             "epoch 2: loss 0.1235, 4.0 s\n",
         ),
         ("generation_finished", {"tokens": 30, "seconds": 2.0}, "30 tokens in 2.0 s, 15.0"),
+        ("notice", {"device": "pi", "text": "read again"}, "pi: read again\n"),
         ("device_off_pace", {"device": "pi", "factor": 0.5}, "pi is 2.0x faster than it measured"),
         (
             "rebalanced",

@@ -73,6 +73,13 @@ REPORT = Report(
 )
 
 
+def test_what_devices_warned_of_is_shown_with_how_often():
+    seen = console()
+    warned = dataclasses.replace(REPORT.devices[0], notices={"read again": 3, "killed": 1})
+    show_report(dataclasses.replace(REPORT, devices=(warned,)), Path("run"), seen)
+    assert f"{NAMES[0]}: read again (3 times)\n{NAMES[0]}: killed\n" in text_of(seen)
+
+
 def test_names_of_devices_are_whole_in_80_columns():
     seen = console()
     show_report(REPORT, Path("run"), seen)

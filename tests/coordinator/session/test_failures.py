@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from coordinator.protocol.actions import Fail
 from coordinator.protocol.events import Cloned, Lost, Received
+from coordinator.protocol.record import FURTHER_NOTICES, MAX_NOTICES
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import (
     DeviceFailedError,
@@ -108,6 +109,49 @@ def test_two_devices_with_one_key_are_named_with_what_to_type(phase):
     assert said.startswith("two devices use the key of d0")
     assert "pacplus-device pair ADDRESS TOKEN --new-key" in said
     assert "--resume" not in said
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_stops_the_session_for_good(bad):
+    done = m.EpochDone(epoch=1, samples=3, count=3, loss_sum=bad, seconds=1.0)
+    outputs = np.array([[0, 1], [bad, 1]], np.float32)
+    answers = {
+        "training": done,
+        "evaluating": m.Outputs(indices=np.array([0, 1], np.int32), outputs=outputs),
+    }
+    for phase, message in answers.items():
+        cluster = scenario_of(plan_of((0, 1)), train=[1, 2, 3], evaluation=[4, 5]).cluster()
+        until(cluster, phase)
+        cluster.tell(Received(device=DeviceId("d0"), message=message))
+        assert isinstance(cluster.failure, UnresumableError)
+        assert "is not a finite number; train a new run with a lower" in str(cluster.failure)
+
+
+def test_a_notice_is_recorded_once_and_counted():
+    cluster = scenario_of(plan_of((0, 1)), train=[1, 2, 3]).cluster()
+    until(cluster, "filling")
+    device, before = DeviceId("d0"), len(cluster.events)
+    for text in ("weights read again", "weights read again", "measured again"):
+        cluster.tell(Received(device=device, message=m.Notice(text=text)))
+    said = cluster.events[before:]
+    assert [event.event for event in said] == ["notice", "notice"]
+    assert said[0].fields == {"device": "d0", "text": "weights read again"}
+    cluster.run(random.Random(1))
+    assert cluster.finished
+    notices = cluster.session.record.devices[device].notices
+    assert notices == {"weights read again": 2, "measured again": 1}
+
+
+def test_a_flood_of_notices_is_counted_but_not_kept():
+    cluster = scenario_of(plan_of((0, 1)), train=[1, 2, 3]).cluster()
+    until(cluster, "filling")
+    before = len(cluster.events)
+    for number in range(5 * MAX_NOTICES):
+        notice = m.Notice(text=f"notice {number}")
+        cluster.tell(Received(device=DeviceId("d0"), message=notice))
+    notices = cluster.session.record.devices[DeviceId("d0")].notices
+    assert len(notices) == MAX_NOTICES + 1 == len(cluster.events) - before
+    assert notices[FURTHER_NOTICES] == 4 * MAX_NOTICES
 
 
 @generated

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from coordinator.cluster.stage_files import StageCutter
-from edge_runtime.backbone.role import BackboneRole
+from edge_runtime.backbone.role import BackboneRole, parts_for_owners
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.codec import decode, encode
-from edge_runtime.contract.errors import RemoteError
+from edge_runtime.contract.errors import RemoteError, UnresumableError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.inference.weight_store import WeightStore
@@ -129,6 +129,30 @@ def test_a_samples_states_do_not_depend_on_what_it_was_batched_with(
         assert len(rows) == LENGTHS[stream][0]
         expected = together[layer][: len(rows)].view(np.float32)
         np.testing.assert_allclose(rows.view(np.float32), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("factor", "dtype", "message"),
+    [
+        (1e6, "fp16", r"hidden state 1 of the backbone reaches \S+, beyond the 65504 of fp16"),
+        (np.nan, "int8", "hidden state 1 of the backbone is infinite or not a number"),
+    ],
+)
+def test_states_that_the_cache_would_spoil_are_refused_before_any_is_sent(
+    factor: float, dtype: m.CacheDtype, message: str
+) -> None:
+    lengths = {"encoder": np.array(LENGTHS["encoder"], np.int32)}
+    batch = m.MicroBatch(
+        number=1,
+        route=(OWNER,),
+        keys=np.zeros((3, 32), np.uint8),
+        lengths=lengths,
+        destinations=(m.Destination(device=OWNER, positions=np.arange(3, dtype=np.int32)),),
+    )
+    states = {layer: np.ones((16, 8), np.float32) for layer in range(3)}
+    states[1][4, 5] = factor
+    with pytest.raises(UnresumableError, match=message):
+        next(parts_for_owners(batch, "encoder", states, dtype))
 
 
 def test_an_unloaded_stage_serves_nothing(tiny_bundle: TinyBundleMaker, tmp_path: Path) -> None:

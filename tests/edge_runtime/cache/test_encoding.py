@@ -1,14 +1,12 @@
-import logging
-
 import hypothesis.extra.numpy as arrays
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.cache.encoding import FP16_MAX, decode_into, encode
+from edge_runtime.cache.encoding import FP16_MAX, check_range, decode_into, encode
 from edge_runtime.contract.cache_format import CACHE_DTYPES, GROUP_CHANNELS, row_bytes
-from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.errors import BadInputError, UnresumableError
 
 HIDDEN_SIZES = st.sampled_from([1, 2, 63, 64, 65, 128, 200])
 
@@ -77,12 +75,17 @@ def test_fp16_rounds_like_ieee_754_but_for_ties():
     assert np.all(np.abs(hidden[tie] - encoded[tie]) == np.abs(hidden[tie] - expected[tie]))
 
 
-def test_fp16_saturates_and_says_how_often(caplog):
-    hidden = np.array([[70000.0, -1e30, 22500.0, 65519.0]], np.float32)
-    with caplog.at_level(logging.WARNING):
-        decoded = round_trip(hidden, "fp16")
-    np.testing.assert_array_equal(decoded, [[FP16_MAX, -FP16_MAX, 22496.0, FP16_MAX]])
-    assert "3 of 4" in caplog.text
+def test_what_is_beyond_fp16_is_refused_with_the_way_out():
+    hidden = np.array([[-65504.0, 65504.0, 22500.0]], np.float32)
+    check_range(hidden, "fp16", "hidden state 3")
+    np.testing.assert_array_equal(round_trip(hidden, "fp16"), [[-FP16_MAX, FP16_MAX, 22496.0]])
+    hidden[0, 0] = -70000
+    message = "hidden state 3 of the backbone reaches 7e.04, beyond the 65504 of fp16.*dtype fp32"
+    with pytest.raises(UnresumableError, match=message):
+        check_range(hidden, "fp16", "hidden state 3")
+    for dtype in ("fp32", "int8"):
+        check_range(hidden, dtype, "hidden state 3")
+    check_range(hidden[:0], "fp16", "nothing")
 
 
 @pytest.mark.parametrize("dtype", CACHE_DTYPES)
@@ -90,8 +93,8 @@ def test_fp16_saturates_and_says_how_often(caplog):
 def test_what_is_not_finite_is_refused(dtype, bad):
     hidden = random_states(3, 70)
     hidden[1, 66] = bad
-    with pytest.raises(BadInputError, match="infinite or not a number"):
-        encode(hidden, dtype)
+    with pytest.raises(UnresumableError, match=r"hidden state 2 .* is infinite or not a number"):
+        check_range(hidden, dtype, "hidden state 2")
 
 
 def test_a_huge_channel_spoils_its_group_only():

@@ -214,12 +214,15 @@ def test_a_killed_writer_loses_at_most_the_record_that_it_was_writing(tmp_path):
 
 
 @pytest.mark.parametrize("lost_bytes", [1, 100, 200, 201])
-def test_appending_goes_on_after_a_kill(tmp_path, lost_bytes):
+def test_appending_goes_on_after_a_kill_which_is_said(tmp_path, caplog, lost_bytes):
     with open_cache(tmp_path) as cache:
         append(cache, [0, 4, 8])
     path = only_segment(tmp_path)
     os.truncate(path, path.stat().st_size - lost_bytes)
+    assert not caplog.text
     with open_cache(tmp_path) as cache:
+        # The last record has 200 bytes: without them, nothing is half-written.
+        assert ("ends in a damaged record" in caplog.text) == (lost_bytes != 200)
         append(cache, [12, 3])
     with open_cache(tmp_path) as cache:
         assert_reads(cache, [0, 12, 3])

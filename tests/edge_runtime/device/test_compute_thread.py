@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from edge_runtime.contract.errors import AllReduceClosedError, BadInputError
+from edge_runtime.contract.errors import AllReduceClosedError, BadInputError, UnresumableError
 from edge_runtime.contract.messages import Failed
 from edge_runtime.device.compute_thread import Worker
 
@@ -46,6 +46,12 @@ def test_a_job_that_fails_is_told_in_its_own_words_and_the_next_one_runs(worker,
     worker.submit(done.set)
     assert failures.get(timeout=BOUND_SECONDS) == Failed(reason="the disk is full")
     assert done.wait(BOUND_SECONDS)
+
+
+def test_a_failure_that_would_come_again_is_told_as_such(worker, failures):
+    worker.submit(failing(UnresumableError("the loss is not finite")))
+    expected = Failed(reason="the loss is not finite", resumable=False)
+    assert failures.get(timeout=BOUND_SECONDS) == expected
 
 
 def test_a_bug_is_told_as_one(worker, failures, caplog):

@@ -60,7 +60,8 @@ def loss(module: ParallelAdapter, data: Batch, head: FrozenHead | None = None) -
     if head is not None:
         return language_loss(logits(found, head), targets)
     if config.task == "regression":
-        return ((found[:, 0] - targets) / config.target_scale).square().sum()
+        values = targets * config.target_scale + config.target_mean
+        return ((found[:, 0] - values) / config.target_scale).square().sum()
     return functional.cross_entropy(found, targets, reduction="sum")
 
 

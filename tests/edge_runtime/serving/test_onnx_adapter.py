@@ -53,7 +53,7 @@ def test_classes_and_values_equal_the_predictors(pooled):
         batch = samples.batch(size, regression=config.task == "regression")
         expected = predictor.outputs(batch)
         found = own.outputs(batch)
-        assert (found.shape, found.dtype) == (expected.shape, np.float32)
+        assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
         np.testing.assert_allclose(found, expected, atol=1e-5)
     assert np.ptp(expected, axis=0).min() > 0.05
 
@@ -162,3 +162,13 @@ assert not {"torch", "onnx"} & set(sys.modules)
 """
     command = [sys.executable, "-c", program, str(tmp_path / "adapter.onnx")]
     subprocess.run(command, check=True)
+
+
+def test_values_of_timestamps_are_told_apart() -> None:
+    stamps = {"task": "regression", "num_outputs": 1, "target_mean": 1.7e9, "target_scale": 5.0}
+    config = samples.config(**stamps)
+    weights = adapter_weights(samples.moved(samples.trainer(**stamps)).state())
+    batch = samples.batch(3, regression=True)
+    found = session(config, weights).outputs(batch)[:, 0]
+    np.testing.assert_allclose(found, Predictor(config, weights).outputs(batch)[:, 0], atol=1e-3)
+    assert len({round(value, 3) for value in found.tolist()}) == 3

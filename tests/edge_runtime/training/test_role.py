@@ -1,5 +1,6 @@
 """Epochs, outputs and states of the trainer's role."""
 
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -7,10 +8,17 @@ import pytest
 
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.adapter import adapter_weights
-from edge_runtime.contract.errors import AllReduceClosedError, PacplusError, RemoteError
+from edge_runtime.contract.errors import (
+    AllReduceClosedError,
+    PacplusError,
+    RemoteError,
+    UnresumableError,
+)
+from edge_runtime.contract.order import steps_per_epoch
 from edge_runtime.contract.tensors import read_tensors
 from edge_runtime.training import samples as owned_samples
 from export.adapter.graph import adapter_onnx
+from tests.edge_runtime.training import mesh as mesh_module
 from tests.edge_runtime.training.mesh import (
     BOUND_SECONDS,
     COUNT,
@@ -180,6 +188,43 @@ def test_training_on_a_sample_that_is_missing_is_an_error_of_ours(mesh, data):
     prepare(only, data, {A: (0, 1, 2, 3)})
     only.roles[A].close()
     with pytest.raises(PacplusError):
+        only.roles[A].train_epoch(1)
+
+
+@pytest.mark.parametrize("rate", [1e6, 1e37])
+def test_a_learning_rate_that_is_too_high_ends_training_for_good(mesh, data, monkeypatch, rate):
+    options = dataclasses.replace(mesh_module.OPTIONS, learning_rate=rate)
+    monkeypatch.setattr(mesh_module, "OPTIONS", options)
+    only = mesh(A)
+    prepare(only, data, {A: (0, 1, 2, 3)})
+    message = r"in epoch 1: the learning rate of \S+ is too high; .* lower --learning-rate"
+    with pytest.raises(UnresumableError, match=message):
+        only.roles[A].train_epoch(1)
+
+
+def test_weights_that_only_the_last_step_spoils_are_found(mesh, data):
+    only = mesh(A)
+    prepare(only, data, {A: (0, 1, 2, 3)})
+    trainer = only.roles[A]._training.trainer
+    apply = trainer.apply
+
+    def spoil(gradient):
+        apply(gradient)
+        if trainer.step == steps_per_epoch(COUNT, SHARDS):
+            trainer.flat_parameters[3] = np.inf
+
+    trainer.apply = spoil
+    with pytest.raises(UnresumableError, match="the adapter is not a finite number in epoch 1"):
+        only.roles[A].train_epoch(1)
+
+
+def test_a_loss_that_is_not_finite_from_the_start_is_not_put_down_to_the_learning_rate(mesh, data):
+    huge = Data()
+    huge.encoded["encoder"] = np.full_like(huge.encoded["encoder"], 0x7E)  # 8e37 in float32
+    only = mesh(A)
+    prepare(only, huge, {A: (0, 1, 2, 3)})
+    only.roles[A]._training.trainer.flat_parameters[:] = 1e3
+    with pytest.raises(UnresumableError, match="before anything is learnt"):
         only.roles[A].train_epoch(1)
 
 

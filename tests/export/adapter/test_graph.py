@@ -75,7 +75,7 @@ def test_it_computes_what_the_trainer_computes(shape, pair, task):
         expected = trainer.outputs(fed)
         outputs = run(model, fed)
         assert outputs.shape == expected.shape
-        assert outputs.dtype == np.float32
+        assert outputs.dtype == (np.float64 if task else np.float32)
         np.testing.assert_allclose(outputs, expected, atol=1e-4)
     assert np.ptp(expected, axis=0).min() > 0.05  # of nine samples: it tells them apart
 

@@ -1,0 +1,39 @@
+"""Tells the coordinator what this device warns of; its log alone nobody would read."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from edge_runtime.contract.messages import Message, Notice
+from edge_runtime.contract.messages.answers import MAX_NOTICE_LENGTH
+
+REPORTED = "edge_runtime"
+"""Logger whose warnings are reported. Errors are not: what fails is answered with ``Failed``."""
+
+
+@contextmanager
+def warnings_reported(send: Callable[[Message], None]) -> Iterator[None]:
+    """Sends every warning that any thread logs meanwhile, as ``Notice``."""
+    logger, handler = logging.getLogger(REPORTED), _Handler(send)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Handler(logging.Handler):
+    def __init__(self, send: Callable[[Message], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == logging.WARNING:
+            self._send(Notice(text=_line(record.getMessage())))
+
+
+def _line(text: str) -> str:
+    """One printable line of the length that a notice may have."""
+    line = " ".join(text.split()) or "a warning without words"
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+    return shown if len(shown) <= MAX_NOTICE_LENGTH else shown[: MAX_NOTICE_LENGTH - 3] + "..."

@@ -1,0 +1,118 @@
+"""Measures what rounding hidden states for the cache changes in an adapter's outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from edge_runtime.cache.encoding import check_range, decode_into, encode
+from edge_runtime.contract.adapter import AdapterConfig
+from edge_runtime.contract.manifest import HIDDEN_PREFIX, Manifest, Stream
+from edge_runtime.contract.messages import Array, CacheDtype
+from edge_runtime.inference.session import GraphSession
+from edge_runtime.parallel_adapters import Batch
+from edge_runtime.parallel_adapters.batch import NOT_COUNTED
+from edge_runtime.parallel_adapters.frozen_head import FrozenHead
+
+from .onnx_adapter import AdapterSession
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizedText:
+    """Token inputs of one sample, by name, and where its second segment starts, or 0."""
+
+    inputs: Mapping[str, Sequence[int]]
+    second_start: int = 0
+
+
+def cache_effect(
+    bundle: Path,
+    manifest: Manifest,
+    config: AdapterConfig,
+    adapter: bytes,
+    dtype: CacheDtype,
+    texts: Sequence[TokenizedText],
+) -> float:
+    """Computes the largest difference between outputs of cached and of exact hidden states.
+
+    Args:
+        bundle: the backbone's graph, weights and head.
+        manifest: of the bundle.
+        config: of the adapter.
+        adapter: as ONNX.
+        dtype: of the cache.
+        texts: whose outputs are compared.
+
+    Returns:
+        Of logits; of a regression's values, in standard deviations of the labels; of a
+        language model's mean loss of a text, in nats.
+
+    Raises:
+        UnresumableError: the cache cannot hold the states of such texts.
+    """
+    backbone = GraphSession(bundle / "backbone.onnx", threads=1)
+    spec = manifest.head if config.generative else None
+    head = FrozenHead.open(bundle / spec.path, config) if spec is not None else None
+    session = AdapterSession(adapter, config, head)
+    worst = 0.0
+    for text in texts:
+        exact = _batch(backbone, manifest, config, text)
+        rounded = dataclasses.replace(
+            exact,
+            hidden=_rounded(exact.hidden, dtype),
+            encoder_hidden=_rounded(exact.encoder_hidden, dtype)
+            if exact.encoder_hidden is not None
+            else None,
+        )
+        moved = np.abs(session.outputs(rounded) - session.outputs(exact))
+        if config.generative:  # summed loss, counted tokens, hits
+            moved = moved[:, :1] / max(1, exact.count)
+        elif config.task == "regression":
+            moved = moved / config.target_scale
+        worst = max(worst, float(moved.max()))
+    return worst
+
+
+def _batch(
+    backbone: GraphSession, manifest: Manifest, config: AdapterConfig, text: TokenizedText
+) -> Batch:
+    """A batch of one sample with its hidden states; a language model learns its own tokens."""
+    rows = {
+        spec.name: np.array([text.inputs[spec.name]], spec.dtype)
+        for spec in manifest.inputs
+        if spec.kind == "tokens"
+    }
+    streams: dict[Stream, Array] = {
+        spec.stream: rows[spec.name] for spec in manifest.inputs if spec.kind == "tokens"
+    }
+    masks = {
+        spec.name: np.ones_like(streams[spec.stream], spec.dtype)
+        for spec in manifest.inputs
+        if spec.kind == "mask"
+    }
+    feeds = {name: array for name, array in (rows | masks).items() if name in backbone.input_names}
+    states = backbone.run(feeds, [f"{HIDDEN_PREFIX}{layer}" for layer in config.layers])
+    first = config.encoder_layers
+    tokens = streams[manifest.output_stream][0].astype(np.int64)
+    targets = np.zeros(1, np.float32 if config.task == "regression" else np.int64)
+    if config.generative:
+        targets = np.append(tokens[1:], NOT_COUNTED)[None]
+    encoder = np.stack(states[:first]) if first else None
+    return Batch(
+        hidden=np.stack(states[first:]),
+        lengths=np.array([len(tokens)]),
+        second_starts=np.array([text.second_start]),
+        targets=targets,
+        encoder_hidden=encoder,
+        encoder_lengths=np.array([encoder.shape[2]]) if encoder is not None else None,
+    )
+
+
+def _rounded(hidden: Array, dtype: CacheDtype) -> Array:
+    check_range(hidden, dtype, "a hidden state")
+    out = np.empty_like(hidden)
+    decode_into(encode(hidden, dtype), out, dtype)
+    return out

@@ -1,0 +1,43 @@
+"""What a training run keeps on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from coordinator.api.inputs import Prepared
+from coordinator.api.train import _Run
+from coordinator.protocol.actions import SaveCheckpoint
+from coordinator.protocol.record import SessionRecord
+from coordinator.runs.run_folder import Checkpoint, RunFolder
+from edge_runtime.contract.errors import UnresumableError
+from edge_runtime.contract.tensors import read_tensors, write_tensors
+from tests.coordinator.runs.test_run_folder import SETTINGS
+
+
+def state(value: float) -> bytes:
+    tensors: dict[str, Any] = {
+        "head.weight": np.array([1.0, value], np.float32),
+        "optimizer.step": np.array([3, 3]),
+    }
+    return write_tensors(tensors)
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_an_adapter_that_is_not_finite_is_not_kept_and_the_last_good_one_is(
+    tmp_path: Path, bad: float
+) -> None:
+    folder = RunFolder.create(tmp_path / "run", SETTINGS)
+    prepared = cast(Prepared, SimpleNamespace(tables={}))
+    run = _Run(folder, prepared, Checkpoint(epochs_done=0, epochs=(), eval_before={}), 0.0)
+    run.save(SaveCheckpoint(epoch=1, state=state(2.0)), SessionRecord())
+    with pytest.raises(UnresumableError, match=r"'head\.weight' of the adapter is not finite"):
+        run.save(SaveCheckpoint(epoch=2, state=state(bad)), SessionRecord())
+    kept = folder.last_checkpoint()
+    assert kept is not None
+    assert kept.epochs_done == 1
+    assert read_tensors(kept.state)["head.weight"].tolist() == [1.0, 2.0]

@@ -15,13 +15,7 @@ from edge_runtime.contract.tensors import write_tensors
 
 from .chat.stop_tokens import stop_tokens
 from .checkpoint.families import UNLIMITED_LENGTH, check_task, position_limit
-from .checkpoint.load import (
-    Checkpoint,
-    find_checkpoint,
-    load_model,
-    save_tokenizer,
-    tokenizer_limit,
-)
+from .checkpoint.load import Checkpoint, find_checkpoint, load_model
 from .checkpoint.weight_files import backbone_elements
 from .ir import passes
 from .output import check_space, new_folder
@@ -36,6 +30,7 @@ from .pruning.initial_adapter import (
 )
 from .quantization.embeddings import quantize_head
 from .quantization.modes import quantize_backbone
+from .tokenizer.save import save_tokenizer, tokenizer_limit
 from .tracing.trace import count_blocks, trace
 from .verify.parity import LIMITS, check_parity, measure_parity
 from .verify.samples import Sample, check_samples, pad_batch
@@ -121,7 +116,7 @@ def _write_bundle(
     say: Progress,
 ) -> None:
     config = checkpoint.config
-    save_tokenizer(checkpoint, root / "tokenizer")
+    notes = (*checkpoint.notes, *save_tokenizer(checkpoint, root / "tokenizer"))
     say("loading the checkpoint")
     loaded = load_model(checkpoint, task)
     inputs, language_model = loaded.inputs, loaded.language_model
@@ -136,7 +131,6 @@ def _write_bundle(
     say("exporting the graph")
     graph = trace(loaded, len(streams))
     passes.prepare(graph, inputs)
-    notes = checkpoint.notes
     if quantize != "none":
         say(f"quantizing to {quantize}")
         with tempfile.TemporaryDirectory(dir=root) as scratch:

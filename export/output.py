@@ -9,6 +9,8 @@ from pathlib import Path
 
 from edge_runtime.contract.errors import BadInputError
 
+PROBE_BYTES = 1 << 20
+
 
 @contextlib.contextmanager
 def explained_os_errors(where: object, advice: str = "") -> Iterator[None]:
@@ -65,6 +67,35 @@ def check_new_file(path: Path, *, example: str) -> None:
         if path.exists():
             raise BadInputError(f"{path}: exists; choose another -o, or remove it first")
     _folder_near(path).rmdir()
+
+
+def check_folder(output: Path) -> None:
+    """Proves that ``output``, which may not exist yet, can be made and written to.
+
+    Raises:
+        BadInputError: it cannot, or its disk is full.
+    """
+    probe = _folder_near(output)
+    try:
+        with explained_os_errors(output, "; choose another -o"):
+            (probe / "probe").write_bytes(bytes(PROBE_BYTES))
+    finally:
+        shutil.rmtree(probe, ignore_errors=True)
+
+
+def check_file(path: Path) -> None:
+    """Proves that a file can be written at ``path``, over one that is there.
+
+    Raises:
+        BadInputError: it cannot, or its disk is full.
+    """
+    with explained_os_errors(path):
+        if path.is_dir():
+            raise BadInputError(f"{path}: is a folder; name a file")
+        if path.exists():
+            with path.open("ab"):
+                pass
+    check_folder(path.parent)
 
 
 def check_space(needed_bytes: int, output: Path) -> None:

@@ -56,12 +56,14 @@ def test_options_of_the_functions_have_names() -> None:
         for name in ("train", "plan", "evaluate", "predict", "merge")
     }
     how = ["task=", "cluster=", "adapter=", "options=", "fields=", "cache_dtype="]
-    run = ["cache_quota_bytes=", "plan=", "resume=", "observer="]
+    use = ["generation=", "cluster=", "observer="]
+    run = ["cache_quota_bytes=", "max_length=", "plan=", "resume=", "observer="]
+    planned = ["max_length=", "simulated=", "observer="]
     assert arguments == {
         "train": ["bundle", "data", "output=", "evaluation=", "held_out=", *how, *run],
-        "plan": ["bundle", "data", *how[:2], "profiles=", *how[2:], "simulated=", "observer="],
-        "evaluate": ["run", "data", "bundle=", "generation=", "cluster=", "observer="],
-        "predict": ["run", "texts", "bundle=", "generation=", "cluster=", "observer="],
+        "plan": ["bundle", "data", *how[:2], "profiles=", *how[2:], *planned],
+        "evaluate": ["run", "data", "bundle=", "ignored=", *use],
+        "predict": ["run", "texts", "bundle=", "ignored=", *use],
         "merge": ["run", "output", "bundle=", "progress="],
     }
 

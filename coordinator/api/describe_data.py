@@ -18,7 +18,7 @@ from edge_runtime.contract.sample import Ragged, Samples
 from export.partition.stages import open_bundle
 
 from .adapter_config import task_for
-from .reading import check_fields, guess_task, read_alone
+from .reading import check_fields, check_named, guess_task, read_alone
 
 SHOWN_SAMPLES = 3
 RANGES = 10
@@ -112,6 +112,7 @@ def describe_data(
     names = fields or FieldNames()
     file, chosen = guess_task(data, task, names)
     names.check(chosen)
+    check_named(file, names)
     notes = check_fields(file, chosen, names)
     found = read_alone(file, chosen, names)
     every = asked(found)
@@ -177,7 +178,7 @@ def _tokenized(
             _read_only(samples, row, decode) for row in range(min(len(samples), SHOWN_SAMPLES))
         ]
         labels = [
-            found.labels[t] if found.labels else f"{t:g}" for t in found.targets[:SHOWN_SAMPLES]
+            found.labels[t] if found.labels else f"{t:.10g}" for t in found.targets[:SHOWN_SAMPLES]
         ]
     else:
         language = LanguageTokenizer(bundle, whole).encode(found, file.name)

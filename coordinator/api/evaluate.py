@@ -1,5 +1,6 @@
 """Evaluates a run's adapter: :func:`evaluate`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from coordinator.cluster.host import Cluster
@@ -28,6 +29,7 @@ def evaluate(
     data: Source,
     *,
     bundle: Path | None = None,
+    ignored: Sequence[str] = (),
     generation: GenerationOptions | None = None,
     cluster: Cluster | None = None,
     observer: Observer | None = None,
@@ -38,6 +40,7 @@ def evaluate(
         run: folder of a finished run.
         data: a file like the training data, or several.
         bundle: where the bundle is now, if it has moved.
+        ignored: fields that are not to be read, besides those of the training.
         generation: has a language model also write, in this way, what each line asks for:
             ``exact_match`` is the share of lines where it writes what the line has.
         cluster: which devices compute; by default this machine alone.
@@ -45,12 +48,14 @@ def evaluate(
 
     Raises:
         BadInputError: the run, the bundle or the data is wrong.
-        UsageError: the run is no language model, but ``generation`` is given.
+        UsageError: a field that is needed is ignored; or the run is no language model, but
+            ``generation`` is given.
     """
     observer = observer or NullObserver()
     trained = TrainedRun.open(run, bundle)
-    config, fields = trained.config, trained.settings.fields
-    file = read_data(data)
+    config, fields = trained.config, trained.settings.fields.ignoring(ignored)
+    fields.check(config.task)
+    file = read_data(data, fields.ignored)
     for note in check_fields(file, config.task, fields):
         observer.note(note)
     expected = None

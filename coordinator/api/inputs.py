@@ -14,9 +14,11 @@ from coordinator.runs.run_folder import Settings
 from coordinator.samples.samples import SampleTable
 from coordinator.tokenization import LanguageTokenizer, SampleTokenizer
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import BadInputError, UsageError
 from edge_runtime.contract.manifest import Task
 from edge_runtime.contract.messages import CacheDtype, SampleSet
+from edge_runtime.contract.sample import Ragged
 from export.partition.stages import Bundle, open_bundle
 
 from .adapter_config import (
@@ -27,6 +29,7 @@ from .adapter_config import (
     indistinct_values,
     task_for,
 )
+from .max_length import MaxLength, limited, note_on_cut, usual_limit
 from .reading import read_inputs
 
 Tables: TypeAlias = dict[SampleSet, SampleTable]
@@ -40,7 +43,8 @@ class Prepared:
         options: of training; ``epochs`` is 0 where nothing is trained.
         tables: samples to train on, to evaluate on, or both.
         files: where they are from.
-        truncated: samples that were longer than the bundle's ``max_length``.
+        max_length: most tokens of a line, if the user limited them.
+        truncated: where the lines stand that were longer than that or the bundle's own limit.
         notes: what the user should know besides.
     """
 
@@ -49,13 +53,14 @@ class Prepared:
     options: TrainingOptions
     tables: Tables
     files: Mapping[SampleSet, DataFile] = dataclasses.field(default_factory=dict)
-    truncated: int = 0
+    max_length: int | None = None
+    truncated: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def announce(self, observer: Observer) -> None:
         """Tells what was read: lines of the training data, or else of the only file."""
         first = next(iter(self.tables.values()))
-        observer.prepared(len(first), self.truncated)
+        observer.prepared(len(first), len(self.truncated))
         for note in self.notes:
             observer.note(note)
 
@@ -69,19 +74,26 @@ def prepare(
     options: TrainingOptions,
     fields: FieldNames | None,
     held_out: float | None = None,
+    max_length: MaxLength | None = None,
 ) -> Prepared:
     """Prepares training; ``task`` None takes the bundle's own.
 
     Raises:
         BadInputError: something is wrong with bundle, data or choice; says what and where.
-        UsageError: a field's name or ``held_out`` is wrong.
+        UsageError: a field's name, ``held_out`` or ``max_length`` is wrong.
     """
     opened = open_bundle(bundle)
     chosen = task_for(opened.manifest, task)
     inputs = read_inputs(data, evaluation, chosen, fields or FieldNames(), held_out)
     config = adapter_config(opened.manifest, chosen, choice, inputs.traits)
     check_initial_weights(opened.path, opened.manifest, config)
-    prepared = tokenize(opened, config, options, inputs.found, inputs.files)
+    tokenized = (opened, config, options, inputs.found, inputs.files)
+    if max_length == "auto":
+        whole = tokenize(*tokenized)
+        limit = usual_limit(whole.tables.values())
+        prepared = tokenize(*tokenized, limit) if limit is not None else whole
+    else:
+        prepared = tokenize(*tokenized, max_length)
     notes = [*indistinct_values(config, inputs.traits), *inputs.notes, *prepared.notes]
     if added := added_layers(choice.layers, config.layers):
         notes.insert(0, f"adapter layers: added {', '.join(map(str, added))}, the last of a stack")
@@ -94,39 +106,52 @@ def tokenize(
     options: TrainingOptions,
     data: Mapping[SampleSet, DataSet | LanguageData],
     files: Mapping[SampleSet, DataFile],
+    max_length: int | None = None,
 ) -> Prepared:
     """Tokenizes data; ``files`` say where they are from.
 
     Raises:
         BadInputError: the bundle's tokenizer cannot be used for them.
+        UsageError: ``max_length`` is more than the model takes, or too little.
     """
     tables: Tables = {}
-    truncated = 0
+    truncated: list[str] = []
     notes: list[str] = []
+    manifest = limited(bundle.manifest, max_length)
+    targets: Array | Ragged
     for which, found in data.items():
         if isinstance(found, DataSet):
+            places = found.inputs.places
             texts, pairs = found.inputs.texts, found.inputs.pairs
-            labelled = SampleTokenizer(bundle.path, bundle.manifest).encode(texts, pairs)
-            tables[which] = SampleTable.make(labelled.samples, found.targets, options.batch_size)
-            truncated += labelled.num_truncated
-            continue
-        path = files[which].name
-        language = LanguageTokenizer(bundle.path, bundle.manifest).encode(found, path)
-        tables[which] = SampleTable.make(language.samples, language.targets, options.batch_size)
-        truncated += language.num_truncated
-        notes += language.notes
-        if skipped := language.num_skipped:
-            notes.append(
-                f"{path}: skipped {skipped} of its lines, without a token to learn within the "
-                f"model's {bundle.manifest.max_length} tokens"
-            )
+            labelled = SampleTokenizer(bundle.path, manifest).encode(texts, pairs)
+            cut, samples, targets = labelled.truncated, labelled.samples, found.targets
+            of_sample = places
+        else:
+            places, path = found.places, files[which].name
+            language = LanguageTokenizer(bundle.path, manifest).encode(found, path)
+            cut, samples, targets = language.truncated, language.samples, language.targets
+            of_sample = tuple(places[line] for line in language.kept.tolist())
+            notes += language.notes
+            if skipped := language.num_skipped:
+                notes.append(
+                    f"{path}: skipped {skipped} of its lines, without a token to learn within "
+                    f"{manifest.max_length} tokens"
+                )
+        tables[which] = SampleTable.make(
+            samples, targets, options.batch_size, of_sample.__getitem__
+        )
+        truncated += (places[line] for line in cut)
+        if cut:
+            named = [places[line] for line in cut]
+            notes.append(note_on_cut(named, len(places), manifest.max_length))
     return Prepared(
         bundle=bundle,
         config=config,
         options=options,
         tables=tables,
         files=files,
-        truncated=truncated,
+        max_length=max_length,
+        truncated=tuple(truncated),
         notes=tuple(notes),
     )
 
@@ -183,4 +208,5 @@ def run_settings(
         seed=options.seed,
         cache_dtype=cache_dtype,
         cache_quota_bytes=cache_quota_bytes,
+        max_length=prepared.max_length,
     )

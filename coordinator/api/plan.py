@@ -22,6 +22,7 @@ from edge_runtime.contract.profile import DeviceProfile
 from .adapter_config import AdapterChoice
 from .cache_dtype import CacheChoice, choose_cache_dtype
 from .inputs import prepare
+from .max_length import MaxLength
 from .run import run_session
 
 
@@ -58,6 +59,7 @@ def plan(
     options: TrainingOptions | None = None,
     fields: FieldNames | None = None,
     cache_dtype: CacheChoice = "auto",
+    max_length: MaxLength | None = None,
     simulated: bool = False,
     observer: Observer | None = None,
 ) -> PlanResult:
@@ -77,7 +79,10 @@ def plan(
     if profiles is not None and cluster is not None and (cluster.emulate or cluster.devices):
         raise UsageError("--profiles excludes --emulate and --devices")
     given = read_profiles(profiles) if profiles is not None else None
-    prepared = prepare(bundle, data, None, task, adapter or AdapterChoice(), options, fields)
+    prepared = prepare(
+        *(bundle, data, None, task, adapter or AdapterChoice(), options, fields),
+        max_length=max_length,
+    )
     manifest, cluster = prepared.bundle.manifest, cluster or Cluster()
     dtype, notes = choose_cache_dtype(manifest, prepared.config.layers, cache_dtype)
     for note in notes:
@@ -92,7 +97,11 @@ def plan(
         one_core = dataclasses.replace(this_machine(), cores=1, compute_cores=1.0)
         cluster = dataclasses.replace(cluster, emulate=(one_core,))
     measured = run_session(
-        cluster, prepared, observer, cache_dtype=dtype, decide=decide, only_plan=True
+        *(cluster, prepared, observer),
+        cache_dtype=dtype,
+        decide=decide,
+        checks_memory=given is None,
+        only_plan=True,
     )
     problem, made = problems[-1], measured.plan
     if given is not None:

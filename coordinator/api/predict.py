@@ -11,6 +11,7 @@ from coordinator.cluster.observer import NullObserver, Observer
 from coordinator.data import DataFile, DataSet, Prompts, Texts, read_data, read_prompts, read_texts
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.checks import Array
+from edge_runtime.contract.errors import UsageError
 from edge_runtime.contract.generation import GenerationOptions
 
 from .generate import generate
@@ -41,6 +42,7 @@ def predict(
     texts: Sequence[str] | Path | DataFile,
     *,
     bundle: Path | None = None,
+    ignored: Sequence[str] = (),
     generation: GenerationOptions | None = None,
     cluster: Cluster | None = None,
     observer: Observer | None = None,
@@ -52,19 +54,22 @@ def predict(
         texts: strings, or a file with ``text``; with ``prompt``, ``messages`` or ``source`` where
             the run is a language model.
         bundle: where the bundle is now, if it has moved.
+        ignored: fields that are not to be read, besides those of the training.
         generation: how a language model writes; by default greedily, 64 tokens at most.
         cluster: which devices compute; by default this machine alone.
         observer: is told of progress.
 
     Raises:
         BadInputError: the run, the bundle or the data is wrong.
-        UsageError: the run takes pairs, which strings are not; or it is no language model,
-            but ``generation`` is given.
+        UsageError: ``texts`` is one string; the run takes pairs, which strings are not; or it is
+            no language model, but ``generation`` is given.
     """
+    if isinstance(texts, str):
+        raise UsageError("texts is one string; give a list of texts, or the path of a file")
     observer = observer or NullObserver()
     trained = TrainedRun.open(run, bundle)
-    config, fields = trained.config, trained.settings.fields
-    file = read_data(texts) if isinstance(texts, Path | DataFile) else None
+    config, fields = trained.config, trained.settings.fields.ignoring(ignored)
+    file = read_data(texts, fields.ignored) if isinstance(texts, Path | DataFile) else None
     name = None if file is None else file.name
     given = () if isinstance(texts, Path | DataFile) else tuple(texts)
     if file is not None:

@@ -1,6 +1,7 @@
 """Reads what the user gave to train and evaluate on, and says what is odd about it."""
 
 import dataclasses
+import shlex
 from collections.abc import Mapping
 
 import numpy as np
@@ -19,6 +20,7 @@ from coordinator.data import (
     split,
     unread_fields,
 )
+from coordinator.data.fields import listed, quoted
 from coordinator.data.quality import notes_on, notes_on_overlap
 from edge_runtime.contract.errors import BadInputError, UsageError
 from edge_runtime.contract.manifest import Task
@@ -65,7 +67,8 @@ def read_inputs(
         UsageError: an option is wrong.
     """
     fields.check(task)
-    files: dict[SampleSet, DataFile] = {"train": read_data(data)}
+    files: dict[SampleSet, DataFile] = {"train": read_data(data, fields.ignored)}
+    check_named(files["train"], fields)
     notes = [*check_fields(files["train"], task, fields)]
     labels: tuple[str, ...] | None = None
     if held_out is not None:
@@ -82,7 +85,7 @@ def read_inputs(
             f"{whole.name}: {len(files['eval'].lines)} of {len(whole.lines)} lines are held out"
         )
     elif evaluation is not None:
-        files["eval"] = read_data(evaluation)
+        files["eval"] = read_data(evaluation, fields.ignored)
         notes += check_fields(files["eval"], task, fields)
     found: dict[SampleSet, DataSet | LanguageData] = {}
     traits = DataTraits()
@@ -109,7 +112,7 @@ def read_inputs(
 
 def guess_task(data: Source, task: Task | None, fields: FieldNames) -> tuple[DataFile, Task]:
     """Reads data, and tells the task by their fields if none is given."""
-    file = read_data(data)
+    file = read_data(data, fields.ignored)
     first = file.lines[0].values
     if task is None and fields.label in first:
         task = "classification"
@@ -123,6 +126,21 @@ def read_alone(file: DataFile, task: Task, fields: FieldNames) -> DataSet | Lang
     if task == "causal-lm" or task == "seq2seq":
         return read_language_data(file, task, fields)
     return read_training_data(file, task, fields)
+
+
+def check_named(file: DataFile, fields: FieldNames) -> None:
+    """Refuses a field's name that no line has, as where it is misspelt.
+
+    Raises:
+        BadInputError: names the option.
+    """
+    for role in fields.renamed():
+        name = getattr(fields, role)
+        if not any(name in line.values for line in file.lines):
+            raise BadInputError(
+                f"{file.name}: no line has the field {name!r} of {fields.option(name)}; the first "
+                f"has {file.lines[0].has}"
+            )
 
 
 def check_fields(
@@ -145,12 +163,12 @@ def check_fields(
     idle, meaning = unread_fields(values, fields, form, learning=learning)
     for index, name, means in meaning:
         raise file.lines[index].error(
-            f"field {name!r} is not read, though by its name it {means}; rename or remove it, or "
-            f"say --ignore-field {name}"
+            f"field {quoted(name)} is not read, though by its name it {means}; rename or remove "
+            f"it, or say --ignore-field {shlex.quote(name)}"
         )
     if not idle or not learning:
         return []
-    return [f"{file.name}: fields that are not read: {', '.join(idle)}"]
+    return [f"{file.name}: fields that are not read: {listed(idle)}"]
 
 
 def _asked(file: DataFile, task: Task, fields: FieldNames) -> frozenset[str]:

@@ -45,6 +45,7 @@ def run_session(
     cache_dtype: CacheDtype,
     decide: Callable[[Problem], Plan] = make_plan,
     continuation: Continuation | None = None,
+    checks_memory: bool = True,
     record: Callable[[Record, SessionRecord], None] = lambda _event, _record: None,
     save: Callable[[SaveCheckpoint, SessionRecord], None] = lambda _action, _record: None,
     **job: Any,
@@ -58,6 +59,7 @@ def run_session(
         cache_dtype: how activations are stored.
         decide: makes the plan once the devices are measured.
         continuation: prompts to continue; nothing is cached then.
+        checks_memory: refuse lines that the devices cannot hold before these are measured.
         record: keeps an event.
         save: keeps a checkpoint.
         job: the other fields of the :class:`Job`.
@@ -72,7 +74,7 @@ def run_session(
         "tables": prepared.tables,
         "cache_dtype": cache_dtype,
     }
-    job["make_plan"] = planner(**work, caches=continuation is None, decide=decide)
+    check, job["make_plan"] = planner(**work, caches=continuation is None, decide=decide)
     with open_host(cluster) as host:
         local = host.local
         session = Session(
@@ -80,6 +82,7 @@ def run_session(
                 **work,
                 **job,
                 devices=host.devices,
+                check_devices=check if checks_memory else lambda _: None,
                 local=local is not None,
                 continuation=continuation,
             )

@@ -20,16 +20,24 @@ from coordinator.runs.report import (
     fill_report,
 )
 from coordinator.runs.run_folder import Checkpoint, RunFolder, check_new
+from coordinator.session.failures import RESUME
 from edge_runtime.contract.adapter import TrainingOptions, adapter_weights, check_weights
 from edge_runtime.contract.checks import Array
-from edge_runtime.contract.errors import BadInputError, InfeasibleError
+from edge_runtime.contract.errors import (
+    BadInputError,
+    InfeasibleError,
+    StoppedError,
+    StorageError,
+)
 from edge_runtime.contract.manifest import Task
 from edge_runtime.contract.messages import CacheDtype
 from edge_runtime.contract.structure import to_plain
+from export.output import check_folder
 
 from .adapter_config import AdapterChoice
 from .cache_dtype import CacheChoice, choose_cache_dtype
 from .inputs import Prepared, prepare, run_settings
+from .max_length import SHOWN_PLACES, MaxLength
 from .metrics import metrics
 from .run import Finished, run_session
 
@@ -56,6 +64,7 @@ def train(
     fields: FieldNames | None = None,
     cache_dtype: CacheChoice = "auto",
     cache_quota_bytes: int | None = None,
+    max_length: MaxLength | None = None,
     plan: Path | None = None,
     resume: bool = False,
     observer: Observer | None = None,
@@ -76,6 +85,8 @@ def train(
         cache_dtype: how activations are stored; ``auto`` takes fp16 where they fit it, else fp32,
             and what the run has when going on.
         cache_quota_bytes: limit of each device's cache; when going on, None keeps the run's.
+        max_length: most tokens of a line, below what the model takes; "auto" cuts only the few
+            lines that are far longer than the others. The run's evaluations cut alike.
         plan: a plan to run, from ``pacplus plan --json`` or a run's ``plan.json``; by default
             the best one is made.
         resume: go on with the run in ``output``.
@@ -90,8 +101,11 @@ def train(
     decide = read_plan(plan).adopt if plan is not None else make_plan
     if not resume:
         check_new(output)
+    check_folder(output)
     choice = adapter or AdapterChoice()
-    prepared = prepare(bundle, data, evaluation, task, choice, options, fields, held_out)
+    prepared = prepare(
+        *(bundle, data, evaluation, task, choice, options, fields, held_out, max_length)
+    )
     if resume and cache_dtype == "auto":
         cache_dtype = RunFolder(output).settings().cache_dtype
     layers = prepared.config.layers
@@ -120,9 +134,11 @@ def train(
         weights = adapter_weights(finished.record.state or earlier.state)
         folder.write_adapter(prepared.config, weights)
         folder.write_report(to_plain(report))
-    except (BadInputError, InfeasibleError):
+    except (BadInputError, InfeasibleError) as error:
         if not resume:
             folder.discard_unplanned()
+        if isinstance(error, StorageError) and folder.is_planned:
+            raise StoppedError(f"{error}; free space there, and {RESUME}") from None
         raise
     return TrainResult(run=output, report=report)
 
@@ -171,7 +187,7 @@ class _Run:
             bundle_digest=manifest.digest,
             seed=prepared.options.seed,
             labels=prepared.config.labels,
-            truncated=prepared.truncated,
+            truncated=len(prepared.truncated),
             dilation=finished.dilation,
             plan=finished.plan,
             parameters=session.parameters,
@@ -181,4 +197,6 @@ class _Run:
             eval={"before": done.eval_before, "after": self._metrics(session.outputs_after)},
             cache=cache_report(session, cache_dtype),
             devices=device_reports(session, finished.devices),
+            max_length=prepared.max_length,
+            truncated_lines=prepared.truncated[:SHOWN_PLACES],
         )

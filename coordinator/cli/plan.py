@@ -33,6 +33,7 @@ def plan(
     profiles: o.Profiles = None,
     listen: o.Listen = o.LISTEN,
     reprofile: o.Reprofile = False,
+    max_length: o.MaxLength = "",
     epochs: o.Epochs = 3,
     batch_size: o.BatchSize = 16,
     cache_dtype: o.Dtype = "auto",
@@ -52,11 +53,14 @@ def plan(
     """
     from coordinator.api.plan import plan as make
     from coordinator.render.plan import show_plan
+    from export.output import check_file
 
     if plot is not None and plot.suffix.lower() != ".svg":
         raise UsageError(f"--plot: {plot} must end in .svg")
     if plot is not None and not plot.parent.is_dir():
         raise UsageError(f"--plot: {plot.parent} is no folder")
+    if plot is not None:
+        check_file(plot)
     result = make(
         bundle,
         data,
@@ -76,6 +80,7 @@ def plan(
             target=target_field,
         ),
         cache_dtype=cache_dtype,
+        max_length=o.max_length(max_length),
         simulated=simulate or plot is not None,
         observer=o.display(),
     )

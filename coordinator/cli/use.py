@@ -21,6 +21,7 @@ def evaluate(
     emulate: o.Emulate = "",
     devices: o.Devices = "",
     listen: o.Listen = o.LISTEN,
+    ignore_field: o.IgnoreField = None,
 ) -> None:
     """Compute a run's metrics on data.
 
@@ -37,6 +38,7 @@ def evaluate(
         run,
         data,
         bundle=bundle,
+        ignored=ignore_field or (),
         generation=generation or (GenerationOptions() if generate else None),
         cluster=o.cluster(emulate, devices, listen),
         observer=o.display(),
@@ -62,6 +64,7 @@ def predict(
     emulate: o.Emulate = "",
     devices: o.Devices = "",
     listen: o.Listen = o.LISTEN,
+    ignore_field: o.IgnoreField = None,
 ) -> None:
     """Use a run's adapter on texts: labels, values, or what a language model writes.
 
@@ -79,6 +82,7 @@ def predict(
         run,
         read_data(data) if data else tuple(text or ()),
         bundle=bundle,
+        ignored=ignore_field or (),
         generation=o.generation_options(max_new_tokens=max_new_tokens, **drawn),
         cluster=o.cluster(emulate, devices, listen),
         observer=o.display(),

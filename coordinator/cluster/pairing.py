@@ -15,6 +15,7 @@ from edge_runtime.transport import (
     home_directory,
     load_or_create_keypair,
 )
+from export.output import check_folder
 
 TOKEN_SECONDS = 600.0
 
@@ -29,6 +30,7 @@ def pair_one(listen: str, name: str, *, announce: Callable[[str], None]) -> Devi
         StoppedError: nobody paired while the token lived.
     """
     home = home_directory()
+    check_folder(home)  # before somebody carries the token to the device
     control = Address.parse(listen)
     keypair = load_or_create_keypair(home / "coordinator.json")
     with SecureContext() as context:

@@ -16,16 +16,18 @@ from coordinator.protocol.actions import (
     SendProfileRequest,
     SendStage,
 )
-from coordinator.protocol.events import Event, Joined, Lost, Received
+from coordinator.protocol.events import Event, Joined, Lost
+from coordinator.protocol.events import Received as Answered
 from coordinator.session.machine import Session
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.codec import Frame, decode, encode
 from edge_runtime.contract.errors import DecodeError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.transport import Delivery, SecureRouter
+from edge_runtime.transport import Delivery, Received, SecureRouter
 from export.partition.stages import Bundle
 
 from .file_server import FileServer
+from .instances import Instances
 from .liveness import Liveness
 from .stage_files import StageCutter
 
@@ -90,10 +92,12 @@ class Server:
         """
         self._session, self._finished = session, False
         self._files = FileServer(self._bundle, self._cutter, session.job)
-        self._liveness = Liveness(devices, time.monotonic())
+        self._liveness, self._instances = Liveness(devices, time.monotonic()), Instances()
         while not self._finished:
             self._receive()
-            for lost in (*ended(), *self._liveness.lost(time.monotonic())):
+            now = time.monotonic()
+            again = self._instances.restarted(self._router.is_connected, now)
+            for lost in (*ended(), *again, *self._liveness.lost(now)):
                 self._handle(lost)
             if session.phase == "gathering":
                 self._liveness.check_joined(session.record.devices.keys(), time.monotonic())
@@ -108,7 +112,7 @@ class Server:
             if received is None:
                 return
             self._liveness.hear(received.device, time.monotonic())
-            self._take_in(received.device, received.frames)
+            self._take_in(received)
             self._flush()
             timeout_seconds = 0.0
 
@@ -117,25 +121,34 @@ class Server:
         for device in devices:
             self._router.send(device, encode(m.Shutdown()))
 
-    def _take_in(self, device: DeviceId, frames: list[memoryview]) -> None:
+    def _take_in(self, received: Received) -> None:
+        device, now = received.device, time.monotonic()
+        if (cloned := self._instances.heard(device, received.connection, now)) is not None:
+            self._handle(cloned)
+            return
         try:
-            message = decode(frames)
+            message = decode(received.frames)
         except DecodeError as error:
             logger.warning("rejected a message of %s: %s", device, error)
             # It may have been an answer, which nobody would then wait for in vain.
             if device in self._session.record.devices:
                 self._handle(Lost(device=device, reason=f"it sent no valid message ({error})"))
             return
-        if type(message) not in FROM_DEVICES:
+        if isinstance(message, m.Hello):
+            if self._instances.greeted(device, message.instance, received.connection, now):
+                self._join(device, message)
+        elif self._instances.is_doubtful(device):
+            logger.info("another process has the key of %s; waiting which one stays", device)
+        elif type(message) not in FROM_DEVICES:
             logger.warning("%s sent %s, not for devices to send", device, type(message).__name__)
         elif isinstance(message, m.FileRequest):
             self._serve_file(device, message)
-        elif isinstance(message, m.Hello):
-            key = self._public_keys.get(device)
-            if key is not None:
-                self._handle(Joined(device=device, hello=message, public_key=key))
         else:
-            self._handle(Received(device=device, message=message))
+            self._handle(Answered(device=device, message=message))
+
+    def _join(self, device: DeviceId, hello: m.Hello) -> None:
+        if (key := self._public_keys.get(device)) is not None:
+            self._handle(Joined(device=device, hello=hello, public_key=key))
 
     def _handle(self, event: Event) -> None:
         for action in self._session.handle(event, time.monotonic()):

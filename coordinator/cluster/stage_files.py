@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Literal
 
 import numpy as np
@@ -32,6 +33,7 @@ class ProfiledShape:
     batch: int
     tokens: dict[Stream, int]
     max_tokens: dict[Stream, int]
+    usual_tokens: dict[Stream, int]
     counted_tokens: int
     adapter: AdapterConfig
     answers: str
@@ -46,6 +48,9 @@ def profiled_shape(job: Job) -> ProfiledShape:
         batch=PROFILE_BATCH,
         tokens={stream: max(1, round(found.mean)) for stream, found in tokens.items()},
         max_tokens={stream: found.max for stream, found in tokens.items()},
+        usual_tokens={
+            stream: max(found.usual, math.ceil(found.mean)) for stream, found in tokens.items()
+        },
         counted_tokens=round(max(counted)),
         adapter=job.config,
         answers=job.adapter_file.sha256 if job.adapter_file else "",
@@ -110,7 +115,9 @@ class StageCutter:
             batch=shape.batch,
             tokens=shape.tokens,
             max_tokens=shape.max_tokens,
+            usual_tokens=shape.usual_tokens,
             hidden_size=manifest.hidden_size,
+            num_heads=manifest.num_heads,
             adapter=shape.adapter,
             adapter_graph=job.adapter_file if known is None else None,
             counted_tokens=shape.counted_tokens,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import hashlib
 import json
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from edge_runtime.contract.errors import BadInputError, MissingExtraError
 from .lines import DataFile, Line
 
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
+_FILES = {".parquet", ".arrow", ".jsonl", ".json", ".csv", ".tsv", ".gz"}
 
 
 def parse_parquet(name: str, data: bytes) -> list[Line]:
@@ -24,9 +27,24 @@ def parse_parquet(name: str, data: bytes) -> list[Line]:
     """
     pyarrow = _pyarrow()
     try:
-        rows = pyarrow.parquet.read_table(pyarrow.BufferReader(data)).to_pylist()
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        rows = _of_table(pyarrow, pyarrow.parquet.read_table(pyarrow.BufferReader(data)))
+    except _errors(pyarrow) as error:
         raise BadInputError(f"{name}: cannot be read as Parquet ({_first(error)})") from None
+    return _lines(name, rows)
+
+
+def parse_arrow(name: str, data: bytes) -> list[Line]:
+    """Parses an Arrow file or stream, as ``datasets`` keeps them.
+
+    Raises:
+        BadInputError: it is damaged.
+        MissingExtraError: pyarrow is not installed.
+    """
+    pyarrow = _pyarrow()
+    try:
+        rows = _of_arrow(pyarrow, data)
+    except _errors(pyarrow) as error:
+        raise BadInputError(f"{name}: cannot be read as Arrow ({_first(error)})") from None
     return _lines(name, rows)
 
 
@@ -38,16 +56,16 @@ def read_folder(path: Path) -> DataFile:
         MissingExtraError: pyarrow is not installed.
     """
     if (path / _SPLITS).is_file():
-        splits = _json(path / _SPLITS).get("splits", [])
-        some = f"{path}/{splits[0]}" if splits else f"{path}/train"
+        given = _json(path / _SPLITS).get("splits")
+        splits = [str(each) for each in given] if isinstance(given, list) and given else ["train"]
         raise BadInputError(
-            f"{path}: holds the splits {', '.join(map(str, splits))}; give one, as {some}"
+            f"{path}: holds the splits {', '.join(splits)}; give one, as {path}/{splits[0]}"
         )
     if not (path / _STATE).is_file():
-        files = sorted(
-            each.name for each in path.iterdir() if each.suffix in (".parquet", ".jsonl", ".csv")
-        )
-        do = f"give its files, as '{path}/*{Path(files[0]).suffix}'" if files else "give a file"
+        near = [*path.glob("*"), *path.glob("*/*")]
+        files = sorted(each for each in near if _FILES & set(each.suffixes[-2:]))
+        ending = "".join(each for each in files[0].suffixes if each in _FILES) if files else ""
+        do = f"give its files, as '{files[0].parent}/*{ending}'" if files else "give a file"
         raise BadInputError(
             f"{path}: is a folder, but none that datasets' save_to_disk wrote; {do}"
         )
@@ -59,7 +77,7 @@ def read_folder(path: Path) -> DataFile:
         indices = list(_rows(pyarrow, path, state.get("_indices_data_files") or [], digest))
         if state.get("_indices_data_files"):
             rows = [rows[each["indices"]] for each in indices]
-    except (pyarrow.ArrowException, OSError, ValueError, KeyError, IndexError) as error:
+    except _errors(pyarrow) as error:
         raise BadInputError(f"{path}: cannot be read as a data set ({_first(error)})") from None
     return DataFile(name=str(path), lines=tuple(_lines(str(path), rows)), sha256=digest.hexdigest())
 
@@ -70,8 +88,22 @@ def _rows(
     for file in files:
         data = (path / Path(file["filename"]).name).read_bytes()
         digest.update(data)
-        with pyarrow.ipc.open_stream(data) as stream:
-            yield from stream.read_all().to_pylist()
+        yield from _of_arrow(pyarrow, data)
+
+
+def _of_arrow(pyarrow: Any, data: bytes) -> list[dict[str, Any]]:
+    of_file = data.startswith(b"ARROW1")
+    with (pyarrow.ipc.open_file if of_file else pyarrow.ipc.open_stream)(data) as batches:
+        return _of_table(pyarrow, batches.read_all())
+
+
+def _of_table(pyarrow: Any, table: Any) -> list[dict[str, Any]]:
+    for index, field in enumerate(table.schema):
+        if pyarrow.types.is_timestamp(field.type):  # Python has neither all of them nor all zones
+            plain = table.column(index).cast(pyarrow.timestamp(field.type.unit))
+            text = plain.cast(pyarrow.string())
+            table = table.set_column(index, field.name, text)
+    return table.to_pylist()  # type: ignore[no-any-return]
 
 
 def _lines(name: str, rows: list[dict[str, Any]]) -> list[Line]:
@@ -82,11 +114,23 @@ def _lines(name: str, rows: list[dict[str, Any]]) -> list[Line]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON's values: a struct's null fields, which Arrow adds to every row, are left out."""
+    """JSON's values: a struct's null fields, which Arrow adds to every row, are left out.
+
+    Bytes are text where they can be: some writers do not mark their texts as such.
+    """
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items() if each is not None}
     if isinstance(value, list):
         return [_plain(each) for each in value]
+    if isinstance(value, decimal.Decimal):
+        return float(value)
+    if isinstance(value, datetime.date | datetime.time | datetime.timedelta):
+        return str(value)
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return value
     return value
 
 
@@ -108,6 +152,11 @@ def _pyarrow() -> Any:
     except ModuleNotFoundError:
         raise MissingExtraError("pyarrow", "data") from None
     return pyarrow
+
+
+def _errors(pyarrow: Any) -> tuple[type[Exception], ...]:
+    known = (OSError, ValueError, OverflowError, TypeError, KeyError, IndexError)
+    return (pyarrow.ArrowException, *known)
 
 
 def _first(error: Exception) -> str:

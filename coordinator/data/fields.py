@@ -1,6 +1,8 @@
 """Names fields: what the user calls them, and those that a task does not know."""
 
 import dataclasses
+import functools
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
@@ -73,14 +75,24 @@ _ON_LEARNING = (
     "is what the model thinks or answers",
 )
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = dict.fromkeys(
-    _MEANINGS["gives a line more or less weight"], (1, True)
+    # As text, too: a table has nothing else.
+    _MEANINGS["gives a line more or less weight"],
+    (1, True, "1", "1.0", "true", "True", "TRUE"),
 )
-_SHOWN = 8
+_LISTS = ("labels", "tokens")
+"""Alone, these are a label under another name and a count."""
+_FALSE = ("false", "False", "FALSE")
+"""Labels of answers that are not wanted, in preference data."""
+_OPTIONAL = ("text_pair",)
+_SHOWN, _SHOWN_CHARACTERS = 8, 60
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FieldNames:
-    """Names of a line's fields, and of those that are not to be read."""
+    """Names of a line's fields, and of those that are not to be read.
+
+    An ignored field counts as absent, so a line that has two forms can be learnt as one.
+    """
 
     text: str = "text"
     text_pair: str = "text_pair"
@@ -105,7 +117,7 @@ class FieldNames:
                 that the task does not have.
         """
         roles = _ROLES[task]
-        renamed = [role for role, usual in _DEFAULTS.items() if getattr(self, role) != usual]
+        renamed = self.renamed()
         for role in renamed:
             if role not in roles:
                 known = ", ".join(map(_option, roles))
@@ -116,18 +128,27 @@ class FieldNames:
             if name in taken:
                 first, second = _option(taken[name]), _option(role)
                 raise UsageError(f"{first} and {second} are both {name!r}; give each its own name")
-            if name in self.ignored:
+            needed = task != "causal-lm" and role not in _OPTIONAL  # that has several forms
+            if name in self.ignored and (needed or role in renamed):
                 raise UsageError(f"--ignore-field {name}: {_option(role)} needs it")
             taken[name] = role
+
+    def ignoring(self, more: Iterable[str]) -> "FieldNames":
+        """Adds fields that are not to be read."""
+        return dataclasses.replace(self, ignored=(*self.ignored, *more))
 
     def read_by(self, form: Form) -> frozenset[str]:
         """Lists the fields that lines of a form have; a renamed one is nothing else."""
         own = {getattr(self, role) for role in _OF_FORM[form]}
         return frozenset(own | {name for name in _FIXED.get(form, ()) if not self.renamed_to(name)})
 
+    def renamed(self) -> tuple[str, ...]:
+        """Lists the roles whose fields do not have their usual names."""
+        return tuple(role for role, usual in _DEFAULTS.items() if getattr(self, role) != usual)
+
     def renamed_to(self, name: str) -> bool:
         """Tells whether some field was given this name."""
-        return any(getattr(self, role) == name != usual for role, usual in _DEFAULTS.items())
+        return any(getattr(self, role) == name for role in self.renamed())
 
 
 _DEFAULTS: Mapping[str, str] = {
@@ -159,20 +180,37 @@ def unread_fields(
         for name, value in line.items():
             if name in known or name in meaning:
                 continue
-            says_nothing = value in (None, "", []) or value in _NEUTRAL.get(name, ())
-            meant = name in _MEANING_OF and (learning or _MEANING_OF[name] not in _ON_LEARNING)
-            if meant and not says_nothing:
-                meaning[name] = (index, name, _MEANING_OF[name])
+            usual = _usual(name)
+            means = _MEANING_OF.get(usual)
+            if usual == "label" and (value is False or value in _FALSE):
+                means = "says which of two answers is better"
+            says_nothing = value in (None, "", [], {}) or value in _NEUTRAL.get(usual, ())
+            if usual in _LISTS and isinstance(value, str | int | float):
+                says_nothing = True
+            if means and not says_nothing and (learning or means not in _ON_LEARNING):
+                meaning[name] = (index, name, means)
             else:
                 idle[name] = None
     return tuple(name for name in idle if name not in meaning), tuple(meaning.values())
 
 
+@functools.lru_cache(1 << 10)
+def _usual(name: str) -> str:
+    """Spells ``lossMask``, ``Loss-Mask`` and the like as tables of names do."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[\s.-]+", "_", name.strip()).lower()
+
+
 def listed(names: Iterable[str]) -> str:
-    """Lists names for a message, the first of many."""
+    """Lists names for a message, the first of many, each as far as it says something."""
     every = list(names)
     more = f" and {len(every) - _SHOWN} more" * (len(every) > _SHOWN)
-    return ", ".join(map(repr, every[:_SHOWN])) + more
+    return ", ".join(map(quoted, every[:_SHOWN])) + more
+
+
+def quoted(text: str) -> str:
+    """Quotes a text for a message, cut if it is long; escapes what speaks to terminals."""
+    cut = len(text) > _SHOWN_CHARACTERS
+    return repr(text[:_SHOWN_CHARACTERS]) + "..." * cut
 
 
 def _option(role: str) -> str:

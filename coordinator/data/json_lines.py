@@ -16,7 +16,9 @@ def parse_lines(name: str, text: str) -> list[Line]:
     """Parses JSONL; raises BadInputError for a line that is no object."""
     # Not splitlines: JSON strings may hold other separators than "\\n".
     numbered = enumerate(text.split("\n"), 1)
-    return [_parse(name, number, line) for number, line in numbered if line.strip()]
+    # Marks stand where files were joined.
+    lines = ((number, line.lstrip("\ufeff")) for number, line in numbered)
+    return [_parse(name, number, line) for number, line in lines if line.strip()]
 
 
 def parse_json(name: str, text: str) -> list[Line]:
@@ -56,8 +58,11 @@ def _parse(name: str, number: int, text: str) -> Line:
     try:
         value = _loads(text)
     except (ValueError, RecursionError) as error:
+        hint = "" if text.lstrip().startswith("{") else " (tables are called .csv or .tsv)"
+        if text.strip() in "{[":
+            hint = " (jq -c . writes them so)"
         raise BadInputError(
-            f"{where}: not JSON ({error}); each line must be one JSON object"
+            f"{where}: not JSON ({error}); each line must be one JSON object{hint}"
         ) from None
     if not isinstance(value, dict):
         raise BadInputError(f"{where}: expected a JSON object, got {shown(value)}")

@@ -6,6 +6,7 @@ be quoted.
 
 import dataclasses
 import math
+import unicodedata
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from edge_runtime.contract.errors import BadInputError
 
-from .fields import FieldNames, listed
+from .fields import FieldNames, listed, quoted
 from .lines import Line
 from .read import Source, read_data
 
@@ -71,7 +72,7 @@ def read_training_data(source: Source, task: DataTask, fields: FieldNames | None
         BadInputError: the file or a line is not what it must be, or has one label only.
     """
     names = fields or FieldNames()
-    data = read_data(source)
+    data = read_data(source, names.ignored)
     lines = data.lines
     inputs = _texts(lines, names)
     if task == "regression":
@@ -80,7 +81,7 @@ def read_training_data(source: Source, task: DataTask, fields: FieldNames | None
     labels = tuple(sorted(set(found)))
     if len(labels) == 1:
         raise BadInputError(
-            f"{data.name}: field {names.label!r} is {labels[0]!r} on every line; "
+            f"{data.name}: field {names.label!r} is {quoted(labels[0])} on every line; "
             "classification needs at least two labels"
         )
     return DataSet(inputs=inputs, targets=_indices(found, labels), labels=labels)
@@ -102,7 +103,7 @@ def read_evaluation_data(
             training does not know.
     """
     names = fields or FieldNames()
-    lines = read_data(source).lines
+    lines = read_data(source, names.ignored).lines
     inputs = _texts(lines, names)
     if task == "regression":
         return DataSet(inputs=inputs, targets=_numbers(lines, names), labels=())
@@ -110,9 +111,13 @@ def read_evaluation_data(
     known = set(labels)
     for line, label in zip(lines, found, strict=True):
         if label not in known:
+            alike = next((each for each in labels if plain(each) == plain(label)), None)
+            knows = f"it knows {listed(labels)}"
+            if alike is not None:
+                knows = f"it knows {alike!a}, which differs in blanks, case or form only"
+            shown = quoted(label) if alike is None else ascii(label)
             raise line.error(
-                f"field {names.label!r} is {label!r}, which training does not know; "
-                f"it knows {listed(labels)}"
+                f"field {names.label!r} is {shown}, which training does not know; {knows}"
             )
     return DataSet(inputs=inputs, targets=_indices(found, labels), labels=tuple(labels))
 
@@ -123,7 +128,8 @@ def read_texts(source: Source, fields: FieldNames | None = None) -> Texts:
     Raises:
         BadInputError: the file or a line is not what it must be.
     """
-    return _texts(read_data(source).lines, fields or FieldNames())
+    names = fields or FieldNames()
+    return _texts(read_data(source, names.ignored).lines, names)
 
 
 def _texts(lines: Sequence[Line], names: FieldNames) -> Texts:
@@ -133,8 +139,8 @@ def _texts(lines: Sequence[Line], names: FieldNames) -> Texts:
         if (names.text_pair in line.values) != paired:
             first = "has" if paired else "lacks"
             raise line.error(
-                f"{'lacks' if paired else 'has'} the field {names.text_pair!r}, which line "
-                f"{lines[0].number} {first}; give it on every line or on none"
+                f"{'lacks' if paired else 'has'} the field {names.text_pair!r}, which "
+                f"{lines[0].place_beside(line)} {first}; give it on every line or on none"
             )
     pairs = tuple(line.text(names.text_pair, names) for line in lines if paired)
     places = tuple(line.place for line in lines)
@@ -149,8 +155,10 @@ def _label(line: Line, names: FieldNames) -> str:
     value = line.field(names.label, names)
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int) or (isinstance(value, str) and value):
+    if isinstance(value, int):
         return str(value)
+    if isinstance(value, str) and value.strip():
+        return line.string(names.label, value)
     raise line.wrong(names.label, "a label (a string or an integer)", value)
 
 
@@ -168,6 +176,18 @@ def _number(line: Line, names: FieldNames) -> float:
     if not abs(result) <= float(np.finfo(np.float32).max):
         raise line.wrong(names.label, "a finite number, as regression needs", value)
     return result
+
+
+def plain(label: str) -> str:
+    """Spells labels that probably mean one thing alike: ``Bad `` as ``bad``, ``1.0`` as ``1``."""
+    seen = (c for c in unicodedata.normalize("NFKC", label) if unicodedata.category(c) != "Cf")
+    text = " ".join("".join(seen).casefold().split())
+    text = {"true": "1", "false": "0"}.get(text, text)
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return str(int(number)) if number.is_integer() and abs(number) < 2**53 else text
 
 
 def _indices(found: Sequence[str], labels: Sequence[str]) -> npt.NDArray[np.int64]:

@@ -88,7 +88,7 @@ def read_language_data(
             the first one.
     """
     names = fields or FieldNames()
-    lines = read_data(source).lines
+    lines = read_data(source, names.ignored).lines
     places = tuple(line.place for line in lines)
     if task == "seq2seq":
         return Transformations(
@@ -125,7 +125,7 @@ def form_of(lines: Sequence[Line], names: FieldNames) -> Form:
         if form != first:
             fields = [_told_by(each, names)[0][1] for each in (line, lines[0])]
             raise line.error(
-                f"has {fields[0]!r}, but line {lines[0].number} has {fields[1]!r}; "
+                f"has {fields[0]!r}, but {lines[0].place_beside(line)} has {fields[1]!r}; "
                 "give all lines of a file the same form"
             )
     return first
@@ -156,7 +156,8 @@ def _form(line: Line, names: FieldNames) -> Form:
     other = next((field for form, field in told if form != told[0][0]), chats[1:] and chats[1])
     if other:
         raise line.error(
-            f"has {told[0][1]!r} and {other!r}, so it is not clear what to learn; leave one out"
+            f"has {told[0][1]!r} and {other!r}, so it is not clear what to learn; leave one out, "
+            f"or say --ignore-field {other}"
         )
     return told[0][0]
 

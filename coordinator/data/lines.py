@@ -38,6 +38,10 @@ class Line:
         """An error about the value of a field."""
         return self.error(f"field {name!r} must be {expected}, got {shown(value)}")
 
+    def place_beside(self, other: "Line") -> str:
+        """Where it stands, for a message that names ``other``."""
+        return f"{self.unit} {self.number}" if other.file == self.file else self.place
+
     @property
     def has(self) -> str:
         """Its fields, for a message."""
@@ -52,7 +56,7 @@ class Line:
         if name not in self.values:
             raise self.error(
                 f"field {name!r} is missing (the line has {self.has}); "
-                f"{names.option(name)} renames it"
+                f"train's {names.option(name)} renames it"
             )
         return self.values[name]
 

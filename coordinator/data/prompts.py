@@ -49,7 +49,7 @@ def read_prompts(
             the first one.
     """
     names = fields or FieldNames()
-    lines = read_data(source).lines
+    lines = read_data(source, names.ignored).lines
     places = tuple(line.place for line in lines)
     form = form_of(lines, names) if task == "causal-lm" else "text"
     if form == "chat" or form == "instruction":

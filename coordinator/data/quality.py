@@ -2,14 +2,22 @@
 
 import collections
 import json
+import math
 import unicodedata
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
-from .fields import listed
-from .labelled import DataSet
-from .language import Completions, Conversations, Documents, LanguageData
+import numpy as np
+
+from export.chat.conversation import Conversation
+
+from .fields import listed, quoted
+from .labelled import DataSet, plain
+from .language import Completions, Conversations, Documents, LanguageData, Transformations
 
 _MANY_NUMBERS = 50
+_MISSING = ("nan", "NaN", "None", "null", "NULL", "<NA>", "#N/A")
+"""What programs write where they have no value."""
+_IF_MISSING = "if that stands for nothing, leave these lines out"
 
 
 def notes_on(data: DataSet | LanguageData, name: str) -> list[str]:
@@ -17,6 +25,10 @@ def notes_on(data: DataSet | LanguageData, name: str) -> list[str]:
     notes = list(_on_texts(data, name))
     if isinstance(data, DataSet) and data.labels:
         notes += _on_labels(data, name)
+    elif isinstance(data, DataSet) and len(data) > 1 and np.ptp(data.targets) == 0:
+        notes.append(f"{name}: every line has the value {data.targets[0]:.10g}")
+    if isinstance(data, DataSet):
+        notes += _on_torn(data, name)
     return notes
 
 
@@ -44,47 +56,86 @@ def asked(data: DataSet | LanguageData) -> list[Hashable]:
     if isinstance(data, Completions):
         return list(zip(data.prompts, data.completions, strict=True))
     if isinstance(data, Conversations):
-        return [json.dumps(chat.messages, sort_keys=True) for chat in data.conversations]
+        return [
+            json.dumps(chat.messages, sort_keys=True, default=str) for chat in data.conversations
+        ]
     return list(data.sources)
 
 
 def _on_texts(data: DataSet | LanguageData, name: str) -> Iterator[str]:
+    for what, texts in _texts(data):
+        if empty := sum(not text.strip() for text in texts):
+            yield f"{name}: {empty} of {len(texts)} {what} are blank"
+        for text, count in collections.Counter(each for each in texts if each in _MISSING).items():
+            yield f"{name}: {count} of {len(texts)} {what} are {text!r}; {_IF_MISSING}"
+
+
+def _texts(data: DataSet | LanguageData) -> Iterator[tuple[str, Sequence[str]]]:
     if isinstance(data, DataSet):
-        texts: Sequence[str] = data.inputs.texts
+        yield "texts", data.inputs.texts
+        yield "second texts", data.inputs.pairs or ()
     elif isinstance(data, Documents):
-        texts = data.texts
+        yield "texts", data.texts
     elif isinstance(data, Completions):
-        texts = data.completions
+        yield "completions", data.completions
+    elif isinstance(data, Transformations):
+        yield "targets", data.targets
     else:
-        return
-    if empty := sum(not text.strip() for text in texts):
-        what = "completions" if isinstance(data, Completions) else "texts"
-        yield f"{name}: {empty} of {len(texts)} {what} are blank"
+        yield "learnt turns", [turn for chat in data.conversations for turn in _learnt(chat)]
+
+
+def _learnt(chat: Conversation) -> Iterator[str]:
+    for message, learnt in zip(chat.messages, chat.learnt, strict=True):
+        content = message.get("content")
+        if learnt and isinstance(content, str) and not message.get("tool_calls"):
+            yield content
 
 
 def _on_labels(data: DataSet, name: str) -> Iterator[str]:
     counts = collections.Counter(data.targets.tolist())
     lines = {label: counts[index] for index, label in enumerate(data.labels)}
-    alike = collections.defaultdict(list)
+    yield from _on_alike(lines, name)
     for label in data.labels:
-        alike[" ".join(unicodedata.normalize("NFKC", label).casefold().split())].append(label)
-    for group in alike.values():
-        if len(group) > 1:
-            shown = ", ".join(f"{label!r} ({lines[label]} lines)" for label in group)
-            yield (
-                f"{name}: the labels {shown} differ in blanks, case or form only; they are "
-                f"{len(group)} classes"
-            )
+        if label in _MISSING:
+            yield f"{name}: {lines[label]} labels are {label!r}; {_IF_MISSING}"
+    if none := [label for label in data.labels if not lines[label]]:
+        yield f"{name}: {len(none)} labels have no line to train on: {listed(none)}"
     if single := [label for label in data.labels if lines[label] == 1]:
         yield f"{name}: {len(single)} labels have one line only: {listed(single)}"
-    numbers = sum(label.lstrip("-").isdigit() for label in data.labels)
+    numbers = sum(map(_is_number, data.labels))
     if numbers == len(data.labels) > _MANY_NUMBERS and 2 * numbers > len(data):
         yield (
             f"{name}: has {numbers} numbers as labels on {len(data)} lines; to learn a value "
             "instead of classes, say --task regression"
         )
-    of_text: dict[Hashable, set[int]] = collections.defaultdict(set)
-    for line, label in zip(asked(data), data.targets.tolist(), strict=True):
-        of_text[line].add(label)
-    if torn := sum(len(labels) > 1 for labels in of_text.values()):
-        yield f"{name}: {torn} texts stand on several lines with different labels"
+
+
+def _is_number(label: str) -> bool:
+    try:
+        return math.isfinite(float(label))
+    except ValueError:
+        return False
+
+
+def _on_alike(lines: Mapping[str, int], name: str) -> Iterator[str]:
+    alike: dict[str, list[str]] = collections.defaultdict(list)
+    for label in lines:
+        alike[plain(label)].append(label)
+    for group in alike.values():
+        if len(group) > 1:
+            look_alike = len({unicodedata.normalize("NFC", label) for label in group}) < len(group)
+            spelt = ascii if look_alike else quoted
+            shown = ", ".join(f"{spelt(label)} ({lines[label]} lines)" for label in group)
+            yield (
+                f"{name}: the labels {shown} differ in blanks, case or form only; they are "
+                f"{len(group)} classes"
+            )
+
+
+def _on_torn(data: DataSet, name: str) -> Iterator[str]:
+    of_text: dict[Hashable, set[float]] = collections.defaultdict(set)
+    for line, target in zip(asked(data), data.targets.tolist(), strict=True):
+        of_text[line].add(target)
+    if torn := sum(len(targets) > 1 for targets in of_text.values()):
+        what = "labels" if data.labels else "values"
+        yield f"{name}: {torn} texts stand on several lines with different {what}"

@@ -32,6 +32,13 @@ class Lost:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Cloned:
+    """Two processes that live at once have the key of a device."""
+
+    device: DeviceId
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
     """An authenticated message, already decoded."""
 
@@ -39,4 +46,4 @@ class Received:
     message: Message
 
 
-Event: TypeAlias = Joined | Lost | Received
+Event: TypeAlias = Joined | Lost | Cloned | Received

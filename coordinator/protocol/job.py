@@ -12,7 +12,7 @@ from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.contract.generation import GenerationOptions
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.manifest import FileSpec, Manifest
-from edge_runtime.contract.messages import CacheDtype, SampleSet
+from edge_runtime.contract.messages import CacheDtype, Hello, SampleSet
 from edge_runtime.contract.order import steps_per_epoch
 from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.profile import DeviceProfile
@@ -51,6 +51,7 @@ class Job:
         options: of the training; ``epochs`` is 0 for evaluation only.
         tables: training samples (absent for evaluation only) and evaluation samples.
         devices: who takes part.
+        check_devices: before they are measured; raises InfeasibleError.
         make_plan: from profiles to a plan; pure; raises InfeasibleError.
         cache_dtype: how states are cached.
         cache_quota_bytes: limit of each device's cache.
@@ -81,6 +82,7 @@ class Job:
     local: bool = False
     only_plan: bool = False
     continuation: Continuation | None = None
+    check_devices: Callable[[Mapping[DeviceId, Hello]], None] = lambda _: None
 
     @property
     def total_steps(self) -> int:

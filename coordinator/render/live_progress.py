@@ -35,11 +35,8 @@ class LiveDisplay:
 
     def prepared(self, lines: int, truncated: int) -> None:
         """Says what was read."""
-        say(self._console, f"{lines} lines of data")
-        if truncated:
-            self.note(
-                f"{truncated} texts are longer than the model's max_length and were truncated"
-            )
+        cut = f", {truncated} of them cut" if truncated else ""
+        say(self._console, f"{lines} lines of data{cut}")
 
     def note(self, text: str) -> None:
         """Prints it."""

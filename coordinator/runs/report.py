@@ -69,7 +69,8 @@ class Report:
     """The contents of ``report.json``.
 
     ``parameters`` counts trainable ones; ``total_seconds`` and ``epochs`` are of all sessions
-    of a resumed run.
+    of a resumed run. ``truncated`` counts lines that were cut to ``max_length`` tokens (None:
+    the model's own limit), of which ``truncated_lines`` names the first.
     """
 
     task: str
@@ -89,6 +90,8 @@ class Report:
     cache: CacheReport
     devices: tuple[DeviceReport, ...]
     recoveries: tuple[dict[str, Any], ...] = ()
+    max_length: int | None = None
+    truncated_lines: tuple[str, ...] = ()
 
 
 def fill_report(record: SessionRecord) -> FillReport:

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 from coordinator.data import FieldNames
 from coordinator.protocol.actions import Record
 from edge_runtime.contract.adapter import AdapterConfig
-from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.errors import BadInputError, StorageError
 from edge_runtime.contract.messages import CacheDtype
 from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.structure import from_plain, to_plain
-from edge_runtime.transport.files import write_private
+from edge_runtime.transport.files import make_private_directory, write_private
 from export.adapter.graph import adapter_onnx
 
 from .report import EpochReport, FillReport
@@ -41,7 +41,8 @@ class Settings:
 
     Where the bundle is and the quota may change; later commands use them. ``eval_sha256`` is
     empty without evaluation, ``learning_rate`` the peak, ``cache_quota_bytes`` per device,
-    ``held_out`` the fraction of the training data that is evaluated on instead.
+    ``held_out`` the fraction of the training data that is evaluated on instead, ``max_length``
+    the most tokens of a line, if that is not what the model takes.
     """
 
     bundle: str
@@ -61,6 +62,7 @@ class Settings:
     seed: int
     cache_dtype: CacheDtype
     cache_quota_bytes: int | None = None
+    max_length: int | None = None
     held_out: float | None = None
 
 
@@ -126,9 +128,14 @@ class RunFolder:
         """Reads what the run was started with; raises BadInputError if the folder is no run."""
         return self._read(Settings, "run.json")
 
+    @property
+    def is_planned(self) -> bool:
+        """True once there is something to go on with."""
+        return (self.path / "plan.json").exists()
+
     def discard_unplanned(self) -> None:
         """Removes a new run that failed before it had a plan: there is nothing to go on with."""
-        if (self.path / "plan.json").exists():
+        if self.is_planned:
             return
         for name in ("run.json", "events.jsonl"):
             (self.path / name).unlink(missing_ok=True)
@@ -139,8 +146,7 @@ class RunFolder:
         """Appends one line to ``events.jsonl``."""
         event = {"time": time.time(), "event": record.event, **record.fields}
         line = json.dumps(finite(event), allow_nan=False)
-        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        append_whole(self.path / "events.jsonl", line.encode() + b"\n")
 
     def write_plan(self, plan: Plan) -> None:
         """Writes ``plan.json``."""
@@ -214,17 +220,43 @@ class RunFolder:
         return from_plain(cls, plain, str(path))
 
 
+def append_whole(path: Path, content: bytes) -> None:
+    """Appends all of ``content`` or nothing.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    try:
+        with path.open("ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                rest = memoryview(content)
+                while rest:
+                    rest = rest[file.write(rest) or 0 :]
+            except OSError:
+                file.truncate(before)
+                raise
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror}") from None
+
+
 def finite(value: Any) -> Any:
     """Replaces NaN and infinities, which JSON does not have, by None in plain values."""
     return json.loads(json.dumps(value), parse_constant=lambda _name: None)
 
 
 def check_new(path: Path) -> None:
-    """Raises BadInputError if ``path`` exists and is not an empty folder."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise BadInputError(
-            f"{path}: exists and is not empty; choose another -o, or go on with --resume"
-        )
+    """Raises BadInputError if ``path`` exists and is not an empty folder, or cannot be one."""
+    try:
+        taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be used: {error.strerror}") from None
+    if taken:
+        begun = (path / "run.json").exists() and not (path / "report.json").exists()
+        helps = ", or go on with --resume" if begun else ""
+        raise BadInputError(f"{path}: exists and is not empty; choose another -o{helps}")
+    if path.is_dir():
+        make_private_directory(path)
 
 
 def _difference(name: str, before: object, now: object) -> str:

@@ -8,7 +8,7 @@ both of their owners keep if those differ.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -30,19 +30,29 @@ class SampleTable:
             must follow each token of the decoder's sequence, -1 where none is counted.
         ranks: (N,) int64; see :mod:`edge_runtime.contract.order`.
         shards: (N,) int64 logical shards.
+        line_name: what people call a sample, e.g. "train.jsonl, line 16", by its index.
     """
 
     samples: Samples
     targets: Array | Ragged
     ranks: Array
     shards: Array
+    line_name: Callable[[int], str]
 
     @classmethod
-    def make(cls, samples: Samples, targets: Array | Ragged, batch_size: int) -> SampleTable:
+    def make(
+        cls,
+        samples: Samples,
+        targets: Array | Ragged,
+        batch_size: int,
+        line_name: Callable[[int], str] = lambda index: f"text {index + 1}",
+    ) -> SampleTable:
         """Ranks the samples and assigns their shards."""
         ranks = rank_samples(samples.keys, samples.lengths, batch_size)
         shards = shard_of(ranks, len(ranks), batch_size)
-        return cls(samples=samples, targets=targets, ranks=ranks, shards=shards)
+        return cls(
+            samples=samples, targets=targets, ranks=ranks, shards=shards, line_name=line_name
+        )
 
     def __len__(self) -> int:
         return len(self.samples)

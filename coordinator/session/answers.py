@@ -9,7 +9,12 @@ from coordinator.protocol.record import SessionRecord
 from coordinator.samples.samples import Catalogue
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.checks import Array
-from edge_runtime.contract.errors import InfeasibleError, StoppedError, UnresumableError
+from edge_runtime.contract.errors import (
+    DeviceFailedError,
+    InfeasibleError,
+    StoppedError,
+    UnresumableError,
+)
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.profile import DeviceProfile
 
@@ -75,20 +80,21 @@ class Answers:
         """Keeps what an answer says.
 
         Raises:
-            StoppedError: it says what cannot be.
+            DeviceFailedError: it says what cannot be.
+            StoppedError: samples are gone from its cache.
             InfeasibleError: the device's cache is too small for its samples.
         """
         self._record.observe(device, message)
         match message:
             case m.ProfileDone():
                 if message.profile.device != device:
-                    raise StoppedError(f"{device}: sent the profile of another device")
+                    raise DeviceFailedError(f"{device}: sent the profile of another device")
                 self.profiles[device] = message.profile
             case m.LinkMeasured():
                 self.linking.keep(device, message)
             case m.CacheStatus():
                 if message.held.shape != (len(self._catalogue.keys),):
-                    raise StoppedError(f"{device}: answered for other samples than asked")
+                    raise DeviceFailedError(f"{device}: answered for other samples than asked")
                 self.held[device] = message.held.astype(bool)
             case m.SamplesReady():
                 self._keep_samples(device, message)
@@ -119,7 +125,7 @@ class Answers:
         owned = self._job.tables["eval"].owned_by(plan, device) if plan else np.zeros(0)
         right = indices.dtype.kind in "iu" and np.array_equal(np.sort(indices), owned)
         if not right or message.outputs.shape[1] != self.outputs.shape[1]:
-            raise StoppedError(f"{device}: sent outputs for other samples than its own")
+            raise DeviceFailedError(f"{device}: sent outputs for other samples than its own")
         if not np.isfinite(message.outputs).all():
             raise _not_finite(device, "adapter's output")
         self.outputs[indices] = message.outputs

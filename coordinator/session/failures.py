@@ -1,6 +1,16 @@
 """Decides what ends a session, and what its user can do then. Pure.
 
-Today every lost device ends it; the cache and the last checkpoint remain.
+Today every failure ends it; the cache and the last checkpoint remain. To go on helps where the
+same may end well the next time: a device was lost, a connection broke, somebody stopped it.
+What would happen again names what to change instead::
+
+    Lost, its memory sufficed        StoppedError, --resume
+    Lost, out of memory              StoppedError, more memory and --resume; before there is a
+                                     plan InfeasibleError
+    Failed, resumable                StoppedError, --resume
+    Failed, not resumable            UnresumableError: the reason says what to change
+    Failed, internal                 DeviceFailedError: a bug, to be reported
+    Cloned                           InfeasibleError: pair one of the two again
 """
 
 from collections.abc import Iterable
@@ -11,6 +21,7 @@ from coordinator.protocol.job import Job
 from edge_runtime import __version__
 from edge_runtime.contract.errors import (
     BadInputError,
+    DeviceFailedError,
     InfeasibleError,
     StoppedError,
     UnresumableError,
@@ -43,11 +54,30 @@ def lose(event: Lost, job: Job, joined: Iterable[DeviceId], *, planned: bool) ->
 
     Before there is a plan, too little memory is a matter of planning.
     """
-    error: UserError = StoppedError(f"{event.device} was lost: {event.reason}")
+    helps = "; give it more memory, or leave it out" if event.out_of_memory else ""
+    error: UserError = StoppedError(f"{event.device} was lost: {event.reason}{helps}")
     if event.out_of_memory and not planned:
-        error = InfeasibleError(f"{event.device}: {event.reason}; give it more, or leave it out")
+        error = InfeasibleError(f"{event.device}: {event.reason}{helps}")
     fields = {"device": event.device, "reason": event.reason}
     return [Record(event="device_lost", fields=fields), *stop(error, job, joined)]
+
+
+def explain_failure(device: DeviceId, failed: Failed) -> UserError:
+    """Makes the error of a device that could not do what it was asked."""
+    said = f"{device}: {failed.reason}"
+    if failed.internal:
+        return DeviceFailedError(said)
+    return StoppedError(said) if failed.resumable else UnresumableError(said)
+
+
+def explain_clone(device: DeviceId) -> InfeasibleError:
+    """Makes the error of two devices with one key, with what to type."""
+    return InfeasibleError(
+        f"two devices use the key of {device}: the folder of one was copied to the other; pair "
+        "one of them again: type `pacplus pair` here, and there the command that it shows with "
+        "--new-key behind it (pacplus-device pair ADDRESS TOKEN --new-key), then "
+        "`pacplus-device start`"
+    )
 
 
 def check_software(device: DeviceId, hello: Hello) -> None:

@@ -30,7 +30,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from coordinator.protocol.actions import Action, Finish, Record, SaveCheckpoint, Send
-from coordinator.protocol.events import Event, Joined, Lost, Received
+from coordinator.protocol.events import Cloned, Event, Joined, Lost, Received
 from coordinator.protocol.job import Job
 from coordinator.protocol.record import DeviceRecord, EpochRecord, SessionRecord
 from coordinator.samples.samples import Catalogue, Work
@@ -43,7 +43,7 @@ from edge_runtime.contract.plan import Plan
 
 from . import requests
 from .answers import Answers
-from .failures import check_software, failed, lose, stop
+from .failures import check_software, explain_clone, explain_failure, lose, stop
 from .measurements import KnownDevices, known_devices
 
 logger = logging.getLogger(__name__)
@@ -102,6 +102,8 @@ class Session:
                     return self._on_joined(event)
                 case Lost():
                     return self._on_lost(event)
+                case Cloned():
+                    return self._on_cloned(event)
                 case Received():
                     return self._on_message(event.device, event.message)
         except UserError as error:
@@ -153,6 +155,8 @@ class Session:
         return actions
 
     def _profile(self) -> list[Action]:
+        joined = {device: event.hello for device, event in self._joined.items()}
+        self.job.check_devices(joined)
         asked = requests.profiles(self.job, self._joined, self._known)
         begin = self._begin("profiling", asked, self._admit_peers)
         return [*self._count_for("profile"), *begin]
@@ -314,6 +318,11 @@ class Session:
         self.phase = "failed"
         return lose(event, self.job, self._joined, planned=self.record.plan is not None)
 
+    def _on_cloned(self, event: Cloned) -> list[Action]:
+        if event.device not in self.job.devices:
+            return []
+        return self._fail(explain_clone(event.device))
+
     def _fail(self, error: UserError) -> list[Action]:
         self.phase = "failed"
         return stop(error, self.job, self._joined)
@@ -326,7 +335,7 @@ class Session:
             case m.Heartbeat():
                 return []
             case m.Failed():
-                return self._fail(failed(device, message))
+                return self._fail(explain_failure(device, message))
             case m.Notice():
                 fields = {"device": device, "text": message.text}
                 first = self.record.devices[device].take_notice(message.text)

@@ -37,7 +37,7 @@ class TokenizedLanguage:
         samples: those with a counted token.
         targets: as many rows, each as long as its sample's output sequence.
         kept: which line of the data each sample is, (N,) int64.
-        num_truncated: lines that were cut to ``max_length``, and are learnt as far.
+        truncated: lines that were cut to ``max_length``, and are learnt as far.
         num_skipped: lines without a token to learn, most of them for having been cut.
         notes: what else the user should know of how the lines are learnt.
     """
@@ -45,9 +45,14 @@ class TokenizedLanguage:
     samples: Samples
     targets: Ragged
     kept: npt.NDArray[np.int64]
-    num_truncated: int
+    truncated: tuple[int, ...]
     num_skipped: int
     notes: tuple[str, ...] = ()
+
+    @property
+    def num_truncated(self) -> int:
+        """How many lines were cut."""
+        return len(self.truncated)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -100,7 +105,7 @@ class LanguageTokenizer:
         if not found:
             raise BadInputError(
                 f"{path}: no line has a token to learn within the {self._max_length} tokens that "
-                "the model takes; give shorter texts, or export with a larger --max-length"
+                "are taken; give shorter texts, or a larger --max-length here or at export"
             )
         names = token_inputs(self._manifest)
         samples = make_samples(
@@ -114,7 +119,7 @@ class LanguageTokenizer:
             samples=samples,
             targets=Ragged.from_rows(row.targets for row in found),
             kept=np.array([row.line for row in found], np.int64),
-            num_truncated=len(truncated),
+            truncated=tuple(sorted(truncated)),
             num_skipped=skipped,
             notes=tuple(notes),
         )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from coordinator.planner.dispatch import Router, window
+from coordinator.planner.problem.build import micro_batch_costs
 from coordinator.planner.problem.calibrate import calibrated_profile
 from coordinator.protocol.actions import Record, Send
 from coordinator.protocol.job import Job
@@ -64,14 +65,16 @@ class Filling:
         """Makes the items of the fill that begins at time ``now``."""
         if plan is not self._plan:
             self._plan, self._router, self._pace = plan, Router(plan), Pace(plan)
-        layers = self._job.config.layers
+        layers, size = self._job.config.layers, plan.micro_batch_size
+        costs = micro_batch_costs(self._job.tables, self._job.manifest, size)
         items = make_items(
             self._catalogue,
             which,
             work,
             layers=layers,
             router=self._router,
-            micro_batch_size=plan.micro_batch_size,
+            micro_batch_size=size,
+            costs=costs[which],
             first_number=self._item_number,
         )
         self._item_number += len(items)

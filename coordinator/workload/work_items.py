@@ -1,11 +1,13 @@
 """Makes the messages of a fill: moves between owners and micro-batches for the pipeline."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from coordinator.planner.dispatch import Router
+from coordinator.planner.problem.lengths import micro_batch_starts
 from coordinator.protocol.actions import Send
 from coordinator.samples.samples import Catalogue, Move, SampleTable, Work
 from edge_runtime.contract import messages as m
@@ -15,6 +17,7 @@ from edge_runtime.contract.sample import Samples
 from .leases import WorkItem
 
 Lines: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
+Costs: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 
 MOVE_SAMPLES = 32
 
@@ -32,11 +35,21 @@ def make_items(
     layers: tuple[int, ...],
     router: Router,
     micro_batch_size: int,
+    costs: Costs,
     first_number: int,
 ) -> list[WorkItem]:
     """Moves first, since they need no backbone; then micro-batches in the order of the fill.
 
-    ``router`` is asked when a micro-batch is leased.
+    Args:
+        catalogue: the samples.
+        which: the data set.
+        work: what is to be moved and computed.
+        layers: that owners store.
+        router: is asked when a micro-batch is leased.
+        micro_batch_size: most samples of a micro-batch.
+        costs: (N,) of each line, as :func:`.micro_batch_starts` takes them: long ones make a
+            micro-batch smaller.
+        first_number: of the items.
     """
     items: list[WorkItem] = []
     for move in work.moves:
@@ -45,8 +58,9 @@ def make_items(
             number = first_number + len(items)
             items.append(_move_item(catalogue, move, part.tolist(), layers, number))
     table = catalogue.tables[which]
-    for start in range(0, len(work.lines), micro_batch_size):
-        chosen = slice(start, start + micro_batch_size)
+    starts = micro_batch_starts(costs[work.lines], micro_batch_size).tolist()
+    for start, end in itertools.pairwise([*starts, len(work.lines)]):
+        chosen = slice(start, end)
         number = first_number + len(items)
         items.append(_batch_item(table, work.lines[chosen], work.wanted_by[chosen], router, number))
     return items

@@ -7,10 +7,12 @@ evicted, a bug crashes with a traceback::
     ├── UserError                  explained in one line, then the exit code
     │   ├── UsageError             2  wrong options
     │   ├── BadInputError          3  a file, a line or a field is not what it must be
+    │   │   ├── StorageError          a disk or folder refuses; the same works once it does not
     │   │   └── UnresumableError      a session would stop for the same reason if it went on
     │   ├── MissingExtraError      3  a package is not installed; says what to install
     │   ├── InfeasibleError        4  no plan fits, or no device is there
-    │   └── StoppedError           5  stopped before the end; a run goes on with --resume
+    │   ├── StoppedError           5  stopped before the end; a run goes on with --resume
+    │   └── DeviceFailedError      1  a bug of ours on a device, which would show again
     ├── RemoteError                a peer broke the protocol: reject, log, evict
     │   └── DecodeError            bytes from a peer are no valid message
     └── AllReduceClosedError       the session ended while a training step waited for its peers
@@ -39,6 +41,10 @@ class BadInputError(UserError):
     """A file, a line or a field is not what it must be."""
 
 
+class StorageError(BadInputError):
+    """A disk or a folder refuses; the same command works once that is mended."""
+
+
 class UnresumableError(BadInputError):
     """A session stopped for a reason that it would meet again: something must be changed."""
 
@@ -62,6 +68,18 @@ class StoppedError(UserError):
     """A session stopped before its end; the message says how to go on."""
 
     exit_code = 5
+
+
+class DeviceFailedError(UserError):
+    """A device met a bug of ours; the device's log has its traceback."""
+
+    exit_code = 1
+
+    def __init__(self, text: str) -> None:
+        super().__init__(
+            f"{text}; this is a bug of pacplus that would most likely show again: please report "
+            "it with the device's log"
+        )
 
 
 class RemoteError(PacplusError):

@@ -168,12 +168,19 @@ class DeviceProfile:
         """Forward time of one token more of a block, at that length.
 
         Attention makes a token's cost grow with the length, by equal steps: between two
-        timed lengths it is interpolated, beyond them it is that of the nearest.
+        timed lengths it is interpolated; beyond the longest it goes on to grow, and below the
+        shortest it is that of it.
 
         Raises:
             KeyError: the profile lacks that class of blocks.
         """
-        return self._interpolated("seconds_per_token", block_class, sequence_length)
+        seconds = self._interpolated("seconds_per_token", block_class, sequence_length)
+        timed = sorted(self.blocks[block_class], key=lambda timing: timing.sequence_length)
+        if len(timed) < 2 or sequence_length <= timed[-1].sequence_length:
+            return seconds
+        rise = max(0.0, timed[-1].seconds_per_token - timed[-2].seconds_per_token)
+        run = max(1, timed[-1].sequence_length - timed[-2].sequence_length)
+        return seconds + rise * (sequence_length - timed[-1].sequence_length) / run
 
     def seconds_per_run(self, block_class: str, sequence_length: float) -> float:
         """Overhead of a block for each micro-batch, interpolated as the time of its tokens.

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import platform
+import secrets
 import signal
 import socket
 import sys
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_runtime import __version__
 from edge_runtime.contract.errors import BadInputError, PacplusError, UserError
+from edge_runtime.contract.os_errors import describe_os_error
 from edge_runtime.contract.structure import to_plain
 from edge_runtime.system import usage
 from edge_runtime.system.allocator import tune_allocator
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 3.0
+
+_INSTANCE = secrets.token_hex(8)
+"""Tells this process from another one with the same keys."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,6 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PacplusError as error:
         print(f"pacplus-device: {error}", file=sys.stderr)
         return error.exit_code if isinstance(error, UserError) else 1
+    except OSError as error:
+        if (said := describe_os_error(error)) is None:
+            raise
+        print(f"pacplus-device: {said}", file=sys.stderr)
+        return BadInputError.exit_code
     except KeyboardInterrupt:
         return 130
     return code
@@ -60,6 +70,11 @@ def _parser() -> argparse.ArgumentParser:
     pair.add_argument("address", metavar="ADDRESS", help="HOST:PORT that `pacplus pair` shows")
     pair.add_argument("token", metavar="TOKEN", help="the one-time token that it shows")
     pair.add_argument("--name", default=socket.gethostname(), help="what to be called there")
+    pair.add_argument(
+        "--new-key",
+        action="store_true",
+        help="replace this device's key: where its folder was copied from another device",
+    )
 
     start = _command(commands, "start", _start, "Wait for work from the paired coordinator.")
     start.epilog = "Example: pacplus-device start --threads 2"
@@ -100,7 +115,8 @@ def _home(options: argparse.Namespace) -> Path:
 
 
 def _pair(options: argparse.Namespace) -> int:
-    paired = _pair_with(_home(options), options.address, options.token, options.name)
+    home = _home(options)
+    paired = _pair_with(home, options.address, options.token, options.name, new_key=options.new_key)
     if options.json:
         _print(to_plain(paired))
     else:
@@ -108,14 +124,17 @@ def _pair(options: argparse.Namespace) -> int:
     return 0
 
 
-def _pair_with(home: Path, address: str, token: str, name: str) -> Any:
+def _pair_with(home: Path, address: str, token: str, name: str, *, new_key: bool = False) -> Any:
     """Pairs, and remembers the coordinator."""
     from edge_runtime import transport
 
-    keypair = transport.load_or_create_keypair(home / "keypair.json")
+    path = home / "keypair.json"
+    keypair = transport.KeyPair.generate() if new_key else transport.load_or_create_keypair(path)
     where, secret = transport.Address.parse(address), transport.PairingToken.parse(token)
     with transport.SecureContext() as context:
         pairing = transport.pair(context, keypair, address=where, token=secret, name=name)
+    if new_key:
+        transport.replace_keypair(path, keypair)
     known = transport.KnownCoordinator(
         address=str(pairing.coordinator_address),
         public_key=pairing.coordinator_key,
@@ -189,6 +208,7 @@ def _one_session(options: argparse.Namespace, home: Path, known: Any) -> str:
         threads=options.threads or usage.usable_threads(),
         data_address=announced,
         process_id=os.getpid(),
+        instance=_INSTANCE,
     )
     with SecureContext() as context:
         link = SessionLink(

@@ -12,8 +12,7 @@ from typing import TypeAlias
 
 from edge_runtime.contract.errors import AllReduceClosedError, PacplusError
 from edge_runtime.contract.messages import Failed
-
-from .notices import failure
+from edge_runtime.messaging.failures import explain
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +46,7 @@ class Worker:
             except AllReduceClosedError:
                 logger.info("a training step was given up, since the session ended")
             except PacplusError as error:
-                self._on_failure(failure(error))
+                self._on_failure(explain(error))
             except Exception as error:
                 logger.exception("a job failed")
-                reason = f"internal error: {type(error).__name__}: {error}"
-                self._on_failure(Failed(reason=reason))
+                self._on_failure(explain(error))

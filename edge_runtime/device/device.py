@@ -19,17 +19,24 @@ from edge_runtime.contract.errors import RemoteError, StoppedError, UserError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.profile import Role
 from edge_runtime.inference.weight_store import WeightStore
+from edge_runtime.messaging.failures import explain
 from edge_runtime.messaging.session_link import SessionLink
 from edge_runtime.profiling.link import LinkProber
 from edge_runtime.profiling.profiler import remeasure
 from edge_runtime.profiling.subprocess import measure_in_subprocess
-from edge_runtime.system.usage import CpuClock, peak_resident_bytes, usable_cores
+from edge_runtime.system.usage import (
+    CpuClock,
+    peak_resident_bytes,
+    resident_bytes,
+    usable_cores,
+    usable_memory_bytes,
+)
 from edge_runtime.training.role import TrainerRole
 from edge_runtime.transport import Address
 
 from .compute_thread import Worker
 from .file_fetching import FileFetching
-from .notices import failure, warnings_reported
+from .notices import warnings_reported
 from .peers import PeerDispatch
 
 logger = logging.getLogger(__name__)
@@ -48,7 +55,7 @@ class DeviceOptions:
     """A device's id at the coordinator, its folder, and what it offers.
 
     ``threads`` is the most that it computes with; ``data_address`` is where peers reach it, and
-    its port is filled in later.
+    its port is filled in later. ``instance`` is drawn once a process.
     """
 
     device: DeviceId
@@ -57,6 +64,7 @@ class DeviceOptions:
     threads: int
     data_address: Address
     process_id: int
+    instance: str = ""
 
 
 class Device:
@@ -149,6 +157,9 @@ class Device:
             process_id=self._options.process_id,
             threads=self._options.threads,
             cores=usable_cores(),
+            memory_bytes=usable_memory_bytes(),
+            base_memory_bytes=resident_bytes(),
+            instance=self._options.instance,
         )
 
     def _explain_silence(self) -> str:
@@ -165,9 +176,9 @@ class Device:
                 self._on_request(message)
             for peer, message, size in self._link.from_peers():
                 self._peers.receive(peer, message, size)
-        except (RemoteError, UserError) as error:
+        except (RemoteError, UserError, OSError) as error:
             logger.info("%s", error)
-            self._link.to_coordinator(failure(error))
+            self._link.to_coordinator(explain(error))
         return spoke
 
     def _on_request(self, request: m.Message) -> None:

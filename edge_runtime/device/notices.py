@@ -4,8 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from edge_runtime.contract.errors import PacplusError, UnresumableError
-from edge_runtime.contract.messages import Failed, Message, Notice
+from edge_runtime.contract.messages import Message, Notice
 from edge_runtime.contract.messages.answers import MAX_NOTICE_LENGTH
 
 REPORTED = "edge_runtime"
@@ -25,11 +24,6 @@ def warnings_reported(send: Callable[[Message], None]) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
-
-
-def failure(error: PacplusError) -> Failed:
-    """Words an error for the coordinator."""
-    return Failed(reason=str(error), resumable=not isinstance(error, UnresumableError))
 
 
 class _Handler(logging.Handler):

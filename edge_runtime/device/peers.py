@@ -11,6 +11,7 @@ from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import RemoteError, UserError
 from edge_runtime.contract.generation import Sequences
 from edge_runtime.contract.ids import DeviceId
+from edge_runtime.messaging.failures import explain
 from edge_runtime.messaging.session_link import SessionLink
 from edge_runtime.profiling.link import LinkProber
 from edge_runtime.training.role import TrainerRole
@@ -84,11 +85,11 @@ class PeerDispatch:
             if handler is None:
                 raise RemoteError(f"{type(message).__name__} is not for peers to send")
             handler(peer, message)
-        except (RemoteError, UserError) as error:
+        except (RemoteError, UserError, OSError) as error:
             # Whoever waits for what the message should have brought would wait for ever.
-            reason = f"rejected a message of {peer}: {error}"
-            logger.info("%s", reason)
-            self._link.to_coordinator(m.Failed(reason=reason))
+            failed = explain(error, f"rejected a message of {peer}: ")
+            logger.info("%s", failed.reason)
+            self._link.to_coordinator(failed)
 
     def _run_and_credit(self, job: Job, peer: DeviceId, size: int) -> None:
         """Credits only now: until then, the message takes memory here."""

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from edge_runtime.contract.checks import Array
-from edge_runtime.contract.errors import BadInputError, MissingExtraError
+from edge_runtime.contract.errors import MissingExtraError, UnresumableError
 
 try:
     import onnxruntime as ort
@@ -48,7 +48,7 @@ class GraphSession:
             name: of the graph in errors; by default the file's.
 
         Raises:
-            BadInputError: ONNX Runtime refuses the graph or its weights.
+            UnresumableError: ONNX Runtime refuses the graph or its weights.
         """
         if isinstance(graph, Path):
             name = name or graph.name
@@ -59,7 +59,7 @@ class GraphSession:
                 providers=["CPUExecutionProvider"],
             )
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own
-            raise BadInputError(f"{name}: ONNX Runtime cannot load it: {error}") from error
+            raise UnresumableError(f"{name}: ONNX Runtime cannot load it: {error}") from error
         self.input_names = tuple(item.name for item in self._session.get_inputs())
         self.output_names = tuple(item.name for item in self._session.get_outputs())
 

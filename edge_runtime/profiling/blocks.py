@@ -20,6 +20,7 @@ from edge_runtime.contract.profile import BlockTiming
 from edge_runtime.inference.session import GraphSession
 from edge_runtime.inference.weight_store import WeightStore
 
+from .shapes import fitting_lengths, room_bytes, sample_bytes, usual_tokens
 from .timing import compare
 
 LONGEST_SECONDS = 0.5
@@ -98,24 +99,30 @@ class _BlockTimer:
             self._stages.append(Stage(session, part, layers=(*read, part.last - 1)))
 
     def time(self) -> tuple[tuple[BlockTiming, ...], tuple[float, float]]:
-        """Times at the mean length, and at the longest if that is another.
+        """Times at the mean length, and at the longest usual one if that is another.
+
+        Both are shorter where memory has no room for one sample of them.
 
         Returns:
             The timings, and the stage's overhead for a run and for a token.
         """
-        request = self._request
-        one = _Shape(1, request.tokens)
+        request, held = self._request, partial(sample_bytes, self._request)
+        room = room_bytes()
+        tokens = fitting_lengths(request.tokens, held, room)
+        max_tokens = fitting_lengths(usual_tokens(request), held, room)
+        one = _Shape(1, tokens)
         small, small_stage = self._seconds(one)
-        many = _Shape(self._batch_in_time(request.batch, small), request.tokens)
+        most = min(request.batch, max(1, room // held(tokens)))
+        many = _Shape(self._batch_in_time(most, small), tokens)
         large, large_stage = self._seconds(many) if many.batch > 1 else (small, small_stage)
         counts = self._tokens(one), self._tokens(many)
         per_run, per_token = split(small, large, *counts)
         timings = [self._timing(many, per_token, per_run)]
-        mean, longest = request.tokens[self._stream], request.max_tokens[self._stream]
+        mean, longest = tokens[self._stream], max_tokens[self._stream]
         if longest > mean:
-            wanted = max(1, self._tokens(many) // longest)
+            wanted = max(1, min(self._tokens(many) // longest, room // held(max_tokens)))
             batch = self._batch_in_time(wanted, small * longest / mean)
-            few = _Shape(batch, request.max_tokens)
+            few = _Shape(batch, max_tokens)
             seconds, _ = self._seconds(few)
             own = max(seconds - per_run, seconds / 2) / self._tokens(few)
             timings.append(self._timing(few, own, per_run))

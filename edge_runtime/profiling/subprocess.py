@@ -22,11 +22,12 @@ from typing import IO
 import msgspec
 
 from edge_runtime.contract.codec import decode, encode
-from edge_runtime.contract.errors import PacplusError, RemoteError
+from edge_runtime.contract.errors import PacplusError, RemoteError, UnresumableError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Failed, Message, ProfileDone, ProfileRequest
 from edge_runtime.contract.profile import DeviceProfile, Role
 from edge_runtime.inference.weight_store import WeightStore
+from edge_runtime.messaging.failures import explain
 from edge_runtime.system.usage import resident_bytes
 
 from .profiler import measure
@@ -50,7 +51,9 @@ def measure_in_subprocess(
     Where memory does not suffice for two processes, this one measures after all.
 
     Raises:
-        RemoteError: the subprocess failed.
+        RemoteError: the subprocess could not measure.
+        UnresumableError: it never will.
+        RuntimeError: it met a bug; its error is in this process's log.
     """
     command = [sys.executable, "-m", MODULE, device, str(home), str(threads), *roles]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -64,16 +67,16 @@ def measure_in_subprocess(
         except BaseException:
             process.kill()
             raise
+    if isinstance(answer, Failed):
+        raise (RemoteError if answer.resumable else UnresumableError)(answer.reason)
     if isinstance(answer, ProfileDone):
         return dataclasses.replace(answer.profile, base_memory_bytes=resident_bytes())
-    if isinstance(answer, Failed):
-        raise RemoteError(f"measuring this device failed: {answer.reason}")
     if process.returncode == -signal.SIGKILL:
         logger.warning("measuring was killed, probably for want of memory; measured again in less")
         store = WeightStore(home / "weights")
         return measure(request, device=device, roles=roles, threads=threads, store=store, home=home)
     status = process.returncode
-    raise RemoteError(f"measuring this device failed with status {status}; see its log")
+    raise RuntimeError(f"measuring this device failed with status {status}; see its log")
 
 
 def _write(stream: IO[bytes], message: Message) -> None:
@@ -111,6 +114,7 @@ def main(arguments: list[str]) -> int:
     if not isinstance(request, ProfileRequest):
         return 1
     threading.Thread(target=_exit_when_closed, args=(stdin.fileno(),), daemon=True).start()
+    answer: Message
     try:
         profile = measure(
             request,
@@ -120,10 +124,12 @@ def main(arguments: list[str]) -> int:
             store=WeightStore(Path(home) / "weights"),
             home=Path(home),
         )
-    except PacplusError as error:
-        _write(stdout, Failed(reason=str(error)))
-        return 1
-    _write(stdout, ProfileDone(profile=profile))
+        answer = ProfileDone(profile=profile)
+    except (PacplusError, OSError) as error:
+        answer = explain(error)
+        if answer.internal:
+            raise
+    _write(stdout, answer)
     return 0
 
 

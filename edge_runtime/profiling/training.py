@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edge_runtime.backbone.role import parts_for_owners
+from edge_runtime.contract.activations import answering_bytes, training_bytes
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.manifest import Stream
@@ -25,6 +27,7 @@ from edge_runtime.training.role import EVALUATION_BATCH, TRAINING_THREADS
 from edge_runtime.training.samples import BATCH_BYTES
 
 from .data_handling import layers_of, synthetic_micro_batch, temporary_cache
+from .shapes import fitting_lengths, room_bytes, usual_tokens
 from .timing import processor_seconds_per_run, seconds_per_run
 
 if TYPE_CHECKING:
@@ -38,7 +41,9 @@ HEAD_PATTERN_ROWS = 256
 
 
 def measure_training(request: ProfileRequest, config: AdapterConfig, home: Path) -> TrainerProfile:
-    """Measures this trainer: time by mean samples, memory by the longest ones.
+    """Measures this trainer: time by mean samples, memory by the longest usual ones.
+
+    What an outlier takes besides is estimated: nobody can say before whether it fits.
 
     Args:
         request: gives the lengths of samples.
@@ -51,25 +56,30 @@ def measure_training(request: ProfileRequest, config: AdapterConfig, home: Path)
 
     head = synthetic_head(request, config) if config.generative else None
     trainer = Trainer(config, TrainingOptions(), 1, threads=TRAINING_THREADS, head=head)
+    held, room = partial(training_bytes, config), room_bytes()
+    tokens = fitting_lengths(request.tokens, lambda lengths: 2 * held(lengths), room)
     # Two sizes separate the time of a sample from the overhead of a step.
-    large = max(2, samples_at_once(config, request.tokens, LARGEST_BATCH))
+    large = max(2, samples_at_once(config, tokens, LARGEST_BATCH))
     small = max(1, large // 8)
     seconds = {
-        size: _step_seconds(trainer, synthetic_batch(request, config, request.tokens, size))
+        size: _step_seconds(trainer, synthetic_batch(request, config, tokens, size))
         for size in (small, large)
     }
     per_sample = max(
         (seconds[large] - seconds[small]) / (large - small), seconds[large] / large / 10
     )
-    longest = samples_at_once(config, request.max_tokens, EVALUATION_BATCH)
-    widest = synthetic_batch(request, config, request.max_tokens, longest)
+    lengths = fitting_lengths(usual_tokens(request), held, room)
+    longest = samples_at_once(config, lengths, EVALUATION_BATCH)
+    widest = synthetic_batch(request, config, lengths, longest)
     trainer.gradients(widest)
     trainer.outputs(widest)
     gc.collect()
+    outlier_bytes = max(0, held(request.max_tokens) - longest * held(lengths))
+    shorter = request.tokens[_output_stream(tokens)] / tokens[_output_stream(tokens)]
     return TrainerProfile(
-        seconds_per_sample=per_sample + reading_seconds(request, home),
+        seconds_per_sample=per_sample * shorter + reading_seconds(request, home),
         seconds_per_step=max(0.0, seconds[large] - large * per_sample),
-        memory_bytes=max(0, resident_bytes() - before_bytes),
+        memory_bytes=max(0, resident_bytes() - before_bytes) + outlier_bytes,
         parameters=trainer.parameters,
         seconds_per_exchanged_value=_all_reduce_seconds(HalfPrecision(), trainer.parameters),
     )
@@ -82,14 +92,20 @@ def measure_answering(
     before_bytes = resident_bytes()
     head = synthetic_head(request, config) if config.generative else None
     adapter = AdapterSession(graph, config, head, threads=TRAINING_THREADS)
-    size = samples_at_once(config, request.tokens, LARGEST_BATCH)
-    batch = synthetic_batch(request, config, request.tokens, size)
-    seconds = _seconds_per_run(lambda: adapter.outputs(batch))
-    longest = samples_at_once(config, request.max_tokens, EVALUATION_BATCH)
-    adapter.outputs(synthetic_batch(request, config, request.max_tokens, longest))
+    held, room = partial(answering_bytes, config), room_bytes()
+    tokens = fitting_lengths(request.tokens, held, room)
+    size = max(1, min(samples_at_once(config, tokens, LARGEST_BATCH), room // held(tokens)))
+    batch = synthetic_batch(request, config, tokens, size)
+    shorter = request.tokens[_output_stream(tokens)] / tokens[_output_stream(tokens)]
+    seconds = _seconds_per_run(lambda: adapter.outputs(batch)) * shorter
+    lengths = fitting_lengths(usual_tokens(request), held, room)
+    longest = samples_at_once(config, lengths, EVALUATION_BATCH)
+    longest = max(1, min(longest, room // held(lengths)))
+    adapter.outputs(synthetic_batch(request, config, lengths, longest))
+    outlier_bytes = max(0, held(request.max_tokens) - longest * held(lengths))
     return TrainerProfile(
         seconds_per_sample=seconds / size + reading_seconds(request, home),
-        memory_bytes=max(0, resident_bytes() - before_bytes),
+        memory_bytes=max(0, resident_bytes() - before_bytes) + outlier_bytes,
     )
 
 

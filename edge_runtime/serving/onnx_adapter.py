@@ -3,7 +3,7 @@
 import numpy as np
 
 from edge_runtime.contract.adapter import AdapterConfig
-from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.errors import UnresumableError
 from edge_runtime.contract.messages import Array
 from edge_runtime.inference.session import GraphSession
 from edge_runtime.parallel_adapters import Batch
@@ -22,14 +22,14 @@ class AdapterSession:
         """Loads the bytes of ``adapter.onnx``; ``head`` is a language model's frozen head.
 
         Raises:
-            BadInputError: no ONNX model, or not of an adapter of that shape.
+            UnresumableError: no ONNX model, or not of an adapter of that shape.
             ValueError: a language model without the head that fits it.
         """
         self._config, self._head = config, head
         self._graph = GraphSession(graph, threads, ADAPTER_GRAPH)
         inputs, output = _signature(config)
         if (set(self._graph.input_names), self._graph.output_names) != (inputs, (output,)):
-            raise BadInputError(f"{ADAPTER_GRAPH}: is not of the adapter that is configured")
+            raise UnresumableError(f"{ADAPTER_GRAPH}: is not of the adapter that is configured")
         expected = (config.num_outputs, config.hidden_size)
         if config.generative and (head is None or (head.vocabulary, head.hidden_size) != expected):
             raise ValueError(f"an adapter for {config.task} needs a head of (V, d) = {expected}")

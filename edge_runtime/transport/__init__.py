@@ -23,7 +23,14 @@ from .address import Address
 from .context import SecureContext, SocketLimits
 from .dealer import SecureDealer
 from .frames import Delivery
-from .keys import KeyPair, PublicKey, fingerprint, home_directory, load_or_create_keypair
+from .keys import (
+    KeyPair,
+    PublicKey,
+    fingerprint,
+    home_directory,
+    load_or_create_keypair,
+    replace_keypair,
+)
 from .pairing import Pairing, PairingServer, pair
 from .peers import KnownCoordinator, KnownCoordinators, PairedDevice, PairedDevices
 from .poller import SocketPoller, Wakeup
@@ -55,4 +62,5 @@ __all__ = [
     "home_directory",
     "load_or_create_keypair",
     "pair",
+    "replace_keypair",
 ]

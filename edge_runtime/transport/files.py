@@ -10,7 +10,7 @@ import secrets
 import stat
 from pathlib import Path
 
-from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.errors import BadInputError, StorageError
 
 _POSIX = os.name == "posix"
 _GROUP_OR_OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -56,13 +56,14 @@ def write_private(path: Path, content: bytes) -> None:
     """Replaces ``path`` by ``content`` in one step; a kill leaves the old or the new file.
 
     Raises:
-        BadInputError: the folder cannot be used or the disk refuses.
+        BadInputError: the folder cannot be used.
+        StorageError: the disk refuses.
     """
     make_private_directory(path.parent)
     try:
         _write_new(_temporary_beside(path), content).replace(path)
     except OSError as error:
-        raise BadInputError(f"{path}: cannot be written: {error.strerror}") from None
+        raise StorageError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def create_private(path: Path, content: bytes) -> bool:
@@ -72,7 +73,8 @@ def create_private(path: Path, content: bytes) -> bool:
         True if this call created it.
 
     Raises:
-        BadInputError: the folder cannot be used or the disk refuses.
+        BadInputError: the folder cannot be used.
+        StorageError: the disk refuses.
     """
     make_private_directory(path.parent)
     try:
@@ -89,7 +91,7 @@ def create_private(path: Path, content: bytes) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        raise BadInputError(f"{path}: cannot be written: {error.strerror}") from None
+        raise StorageError(f"{path}: cannot be written: {error.strerror}") from None
     return True
 
 

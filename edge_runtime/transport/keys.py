@@ -18,7 +18,7 @@ from edge_runtime.contract.checks import require
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.structure import from_plain, to_plain
 
-from .files import create_private, make_private_directory, read_private
+from .files import create_private, make_private_directory, read_private, write_private
 
 PublicKey = NewType("PublicKey", str)
 """A CURVE public key as 40 characters of Z85 text; no secret."""
@@ -105,11 +105,24 @@ def load_or_create_keypair(path: Path) -> KeyPair:
     except FileNotFoundError:
         pass
     keypair = KeyPair.generate()
-    secret = keypair.secret.decode("ascii")
-    content = _KeyFile(format_version=1, public_key=keypair.public, secret_key=secret)
-    if create_private(path, json.dumps(to_plain(content), indent=2).encode() + b"\n"):
+    if create_private(path, _key_file(keypair)):
         return keypair
     return _parse(read_private(path), path)  # another process was first
+
+
+def replace_keypair(path: Path, keypair: KeyPair) -> None:
+    """Stores a key pair (0600) in place of the one at ``path``.
+
+    Raises:
+        BadInputError: the file cannot be written.
+    """
+    write_private(path, _key_file(keypair))
+
+
+def _key_file(keypair: KeyPair) -> bytes:
+    secret = keypair.secret.decode("ascii")
+    content = _KeyFile(format_version=1, public_key=keypair.public, secret_key=secret)
+    return json.dumps(to_plain(content), indent=2).encode() + b"\n"
 
 
 def _parse(content: bytes, path: Path) -> KeyPair:

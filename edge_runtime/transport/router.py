@@ -28,10 +28,13 @@ class Received:
     Attributes:
         device: the sender, by the key that authenticated its connection.
         frames: at least one view of received memory, owned by the receiver.
+        connection: which of the sender's connections it came by, see
+            :meth:`SecureRouter.is_connected`.
     """
 
     device: DeviceId
     frames: list[memoryview]
+    connection: bytes = b""
 
 
 def bind_socket(socket: RawSocket, address: Address) -> Address:
@@ -135,6 +138,11 @@ class SecureRouter:
         self._note_departures()
         return self._routes.devices()
 
+    def is_connected(self, connection: bytes) -> bool:
+        """Tells whether a connection by which a message came still stands."""
+        self._note_departures()
+        return self._routes.holds(connection)
+
     def poll_handles(self) -> tuple[Any, ...]:
         """The sockets for :class:`.SocketPoller`."""
         return (self._socket, self._monitor)
@@ -165,7 +173,7 @@ class SecureRouter:
         self._routes.arrived(device, routing_id, descriptor(first))
         if len(parts) == 2 and len(first) == 0:
             return None  # a dealer's greeting after it connected
-        return Received(device, [part.buffer for part in parts[1:]])
+        return Received(device, [part.buffer for part in parts[1:]], routing_id)
 
     def _note_departures(self) -> None:
         # ZeroMQ reports the end of a connection before it frees the routing id and the

@@ -51,6 +51,10 @@ class Routes:
         """Routing id to send to."""
         return self._current.get(device)
 
+    def holds(self, routing_id: bytes) -> bool:
+        """Tells whether a connection of that routing id is known."""
+        return routing_id in self._connections
+
     def devices(self) -> frozenset[DeviceId]:
         """Devices that have a connection."""
         return frozenset(self._current)

@@ -88,6 +88,16 @@ def render_turn_end(template: TemplateSource) -> str:
     return str(end)
 
 
+def _as_json(conversation: Conversation, name: str) -> dict[str, Any]:
+    """The conversation as JSON's values; raises BadInputError for what a table holds besides."""
+    try:
+        values = dataclasses.asdict(conversation)
+        json.dumps(values)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadInputError(f"{name}: the chat holds what JSON cannot ({error})") from None
+    return values
+
+
 def _run(
     template: TemplateSource,
     conversations: Sequence[Conversation],
@@ -101,7 +111,7 @@ def _run(
         "variables": dict(template.variables),
         "cpu_seconds": cpu_seconds,
         "wanted": wanted,
-        "conversations": [dataclasses.asdict(conversation) for conversation in conversations],
+        "conversations": list(map(_as_json, conversations, names)),
     }
     ended = subprocess.run(
         [sys.executable, "-m", __name__],

@@ -66,7 +66,7 @@ def finished_run(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     data = write_jsonl(folder / "train.jsonl", GOOD)
     options, choice = TrainingOptions(), AdapterChoice()
     prepared = prepare(bundle, data, None, "classification", choice, options, None)
-    settings = run_settings(prepared, data, None, None, "fp16")
+    settings = run_settings(prepared, None, "fp16")
     run = RunFolder.create(folder / "run", settings)
     trainer = Trainer(prepared.config, options, 1)
     assert np.isfinite(trainer.flat_parameters).all()
@@ -95,7 +95,7 @@ FILES = {
     "not JSON": Wrong(
         content=as_lines(GOOD[0]) + b"{'text': 'hello'}\n", said=("line 2", "not JSON")
     ),
-    "no object": Wrong(content=b'["text"]\n', said=("line 1", "expected a JSON object")),
+    "no object": Wrong(content=b'"text"\n', said=("line 1", "expected a JSON object")),
     "no text": Wrong(
         content=as_lines(*GOOD, {"label": "bad"}), said=("line 3", "'text'", "--text-field")
     ),
@@ -357,5 +357,7 @@ def test_a_text_that_is_too_long_is_truncated_counted_and_said(
     )
     assert ended.code == 0, ended.err
     assert ended.report["truncated"] == 2
-    assert "2 texts are longer than the model's max_length and were truncated" in ended.err
+    said = " ".join(ended.err.split())
+    assert f"2 of {len(GOOD) + 2} lines are longer than {limit} tokens and were cut: " in said
+    assert ended.report["truncated_lines"][0].endswith(f"data.jsonl, line {len(GOOD) + 1}")
     assert ended.report["fill"]["tokens"] <= 3 * limit  # two of the four texts are one

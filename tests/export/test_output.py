@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.contract.errors import BadInputError
-from export.output import check_new_file, check_space, new_folder
+from export.output import check_file, check_folder, check_new_file, check_space, new_folder
 
 
 def fill(output):
@@ -137,3 +137,28 @@ def test_a_disk_without_room_is_seen_before_the_work(tmp_path):
     with pytest.raises(BadInputError, match=r"out: needs .* MB or more, and .* MB are free"):
         check_space(2 * free, output)
     check_space(1, output)
+
+
+def test_a_folder_that_can_be_made_is_not_made_by_the_check(tmp_path: Path) -> None:
+    check_folder(tmp_path / "new" / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_noticed_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_path: Path, _content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(BadInputError, match="No space left on device; choose another -o"):
+        check_folder(tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_there_may_be_replaced_and_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "chart.svg").write_text("old")
+    check_file(tmp_path / "chart.svg")
+    assert (tmp_path / "chart.svg").read_text() == "old"
+    with pytest.raises(BadInputError, match="is a folder; name a file"):
+        check_file(tmp_path)

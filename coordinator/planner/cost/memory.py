@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from coordinator.planner.problem.problem import FLOAT_BYTES, Problem
+from coordinator.planner.problem.lengths import micro_batch_budget
+from coordinator.planner.problem.problem import Problem
 from edge_runtime.contract.profile import DeviceProfile
 
 Number: TypeAlias = Any
@@ -22,16 +23,6 @@ SESSION_BYTES = 40 << 20
 takes 9 MB; what it, the codec and the sockets allocate and free in 300 micro-batches leaves
 25 to 35 MB more resident."""
 
-LIVE_TENSORS = 12
-"""Float tensors of a token's width alive at a block's peak: residual, q, k, v or, worse,
-the feed-forward's 4 d before and after the activation, and an integer accumulator."""
-
-LIVE_ATTENTION_MATRICES = {"plain": 2, "biased": 4}
-"""Attention scores before and after the softmax; and, where every pair of tokens has a bias
-of its own (a causal mask, relative positions), with it and without. Measured on texts of 512
-tokens: MiniLM 2, a Llama 3.6, a T5 4.2. A decoder's self-attention is over before its
-cross-attention begins, so the larger of the two counts."""
-
 ARRIVING_BYTES = 20 << 20
 """States of other devices between socket and disk, at an owner: 2 to 3 messages of up to 8 MB;
 measured on MiniLM, 30 MB at an owner that ran no stage, libraries' slack included."""
@@ -45,33 +36,27 @@ MEMORY_USE = 0.95
 
 
 def activation_bytes(problem: Problem, first: Number, last: Number, micro_batch_size: int) -> Any:
-    """Counts the tensors alive while the largest block runs on the longest micro-batch."""
-    manifest = problem.manifest
-    kind = "plain" if manifest.streams == ("encoder",) else "biased"
+    """Counts the tensors alive while the largest block runs on the largest micro-batch."""
     largest: Number = 0
-    for stream in manifest.streams:
-        tokens = problem.tokens[stream].max
-        # A decoder's tokens attend to the encoder's too, whose states are there besides.
-        attended = {"decoder": manifest.streams, "encoder": ("encoder",)}[stream]
-        seen = max(problem.tokens[each].max for each in attended)
-        beside = sum(problem.tokens[each].max for each in attended if each != stream)
-        hidden = (LIVE_TENSORS * tokens + beside) * manifest.hidden_size
-        attention = LIVE_ATTENTION_MATRICES[kind] * tokens * seen * manifest.num_heads
+    budgets = micro_batch_budget(problem.usual, problem.longest, problem.manifest, micro_batch_size)
+    for stream, budget in budgets.items():
         blocks = problem.blocks_before[stream]
-        there = blocks[last] > blocks[first]
-        largest = np.maximum(largest, there * FLOAT_BYTES * micro_batch_size * (hidden + attention))
+        largest = np.maximum(largest, (blocks[last] > blocks[first]) * budget)
     return largest
 
 
 def in_flight_bytes(problem: Problem, first: Number, last: Number, micro_batch_size: int) -> Any:
     """Counts micro-batches that wait at a stage: boundary in and out, states to owners.
 
-    Every boundary counts like the widest one, so that a stage's memory grows with it.
+    Every boundary counts like the widest one, so that a stage's memory grows with it. One of
+    the micro-batches may be the longest sample.
     """
     widest = problem.carried_bytes[1:].max()
     rows = problem.rows_before[last] - problem.rows_before[first]
     per_sample = 2 * widest + rows * problem.cache_row_bytes
-    return MICRO_BATCHES_IN_FLIGHT * micro_batch_size * per_sample
+    outlier = max(tokens.max / tokens.mean for tokens in problem.tokens.values())
+    most = max(micro_batch_size, outlier if problem.usual != problem.longest else 0)
+    return ((MICRO_BATCHES_IN_FLIGHT - 1) * micro_batch_size + most) * per_sample
 
 
 def stage_memory_bytes(problem: Problem, first: Number, last: Number, micro_batch_size: int) -> Any:

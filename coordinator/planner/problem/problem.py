@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import HIDDEN_PREFIX, Manifest, Stream
 from edge_runtime.contract.profile import DeviceProfile
@@ -43,16 +44,20 @@ class Tokens:
     Attributes:
         mean: of a sample.
         max: of any sample.
+        usual: of the longest sample that is no outlier; 0 where none is one.
         padded: by micro-batch size; a size that is not there counts as not padded.
     """
 
     mean: float
     max: int
+    usual: int = 0
     padded: Mapping[int, Padded] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 < self.mean <= self.max:
             raise ValueError("mean must be positive and at most max")
+        if not 0 <= self.usual <= self.max:
+            raise ValueError("usual must not be negative and at most max")
 
     def computed(self, micro_batch_size: int) -> Padded:
         """Returns the tokens that are computed for a sample in micro-batches of that size."""
@@ -76,6 +81,9 @@ class Problem:
         cached_layers: hidden states that are cached, ascending.
         cache_row_bytes: of one token at one layer, in the cache's dtype.
         caches: states are stored; not where texts are generated.
+        adapter: that is trained or used.
+        longest_line: what people call the sample that takes most memory; empty if unknown.
+        trains: the samples are trained on, not only answered.
         adapter_parameters: trainable values; 0 where nothing is trained.
         carried_bytes: (B + 1,) what a sample of mean length carries from the blocks before a
             cut to those behind it; nothing at both ends.
@@ -98,6 +106,9 @@ class Problem:
     cache_row_bytes: int
     adapter_parameters: int = 0
     caches: bool = True
+    adapter: AdapterConfig | None = None
+    longest_line: str = ""
+    trains: bool = False
     carried_bytes: Array = dataclasses.field(init=False)
     rows_before: Array = dataclasses.field(init=False)
     blocks_before: Mapping[Stream, Array] = dataclasses.field(init=False)
@@ -132,6 +143,19 @@ class Problem:
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def longest(self) -> dict[Stream, int]:
+        """The most tokens of any sample, by sequence."""
+        return {stream: self.tokens[stream].max for stream in self.manifest.streams}
+
+    @property
+    def usual(self) -> dict[Stream, int]:
+        """Likewise, without outliers; these come in micro-batches of their own, if any."""
+        if not self.caches:
+            return self.longest
+        every = {stream: self.tokens[stream] for stream in self.manifest.streams}
+        return {stream: tokens.usual or tokens.max for stream, tokens in every.items()}
 
     def profile(self, device: DeviceId) -> DeviceProfile:
         """The profile of ``device``.

@@ -1,12 +1,14 @@
 """Explains why no plan fits, and what would make one fit. Pure."""
 
 import dataclasses
-import itertools
 import math
 
 from coordinator.planner.cost import memory
 from coordinator.planner.problem.problem import Problem
 from edge_runtime.contract.profile import DeviceProfile
+
+from .feasibility import is_feasible
+from .longest_line import explain_length
 
 _STEP_BYTES = 100_000  # how exactly a lack of memory is found
 
@@ -24,7 +26,8 @@ def explain(problem: Problem) -> str:
             f"no plan fits: none of {names} can train; install pacplus[train] on one of them, "
             "or add a device that has it"
         )
-    return _storage_lack(problem, trainers) or _memory_lack(problem)
+    lack = _storage_lack(problem, trainers) or explain_length(problem)
+    return lack or _memory_lack(problem)
 
 
 def _storage_lack(problem: Problem, trainers: list[DeviceProfile]) -> str | None:
@@ -97,51 +100,6 @@ def _ample_bytes(problem: Problem, index: int) -> int:
     stage = int(memory.stage_memory_bytes(problem, 0, problem.num_blocks, 1))
     total = profile.base_memory_bytes + memory.trainer_memory_bytes(profile) + stage
     return math.ceil(total / memory.MEMORY_USE) + _STEP_BYTES
-
-
-def is_feasible(problem: Problem) -> bool:
-    """Tells whether some owners and some stages fit, with micro-batches of one sample."""
-    trainers = [
-        index
-        for index, profile in enumerate(problem.profiles)
-        if profile.trainer and memory.free_memory_bytes(profile, trains=True) >= 0
-    ]
-    sets = itertools.chain.from_iterable(
-        itertools.combinations(trainers, count) for count in range(1, len(trainers) + 1)
-    )
-    return any(
-        _has_storage(problem, owners) and _holds_backbone(problem, frozenset(owners))
-        for owners in sets
-    )
-
-
-def _has_storage(problem: Problem, owners: tuple[int, ...]) -> bool:
-    shard_bytes = max(1, memory.shard_storage_bytes(problem))
-    places = sum(problem.profiles[index].storage_bytes // shard_bytes for index in owners)
-    return places >= problem.batch_size
-
-
-def _holds_backbone(problem: Problem, owners: frozenset[int]) -> bool:
-    """Greedy over sets of devices: a set is best left with the most blocks done."""
-    count, blocks = len(problem.profiles), problem.num_blocks
-    furthest = [
-        [*_furthest(problem, profile, trains=index in owners), blocks]
-        for index, profile in enumerate(problem.profiles)
-    ]
-    done = [0] * (1 << count)
-    for mask in range(1 << count):
-        for index in range(count):
-            if not mask >> index & 1:
-                after = furthest[index][done[mask]]
-                done[mask | 1 << index] = max(done[mask | 1 << index], after)
-    return done[-1] == blocks
-
-
-def _furthest(problem: Problem, profile: DeviceProfile, *, trains: bool) -> list[int]:
-    if "backbone" not in profile.roles:
-        return list(range(problem.num_blocks))
-    room = memory.free_memory_bytes(profile, trains=trains)
-    return [int(last) for last in memory.furthest_blocks(problem, room, 1)]
 
 
 def _megabytes(count: int) -> str:

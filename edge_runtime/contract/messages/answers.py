@@ -25,6 +25,9 @@ class Hello(Message):
         process_id: for local devices.
         threads: the most that it computes with.
         cores: CPU quota in cores, or the number of cores.
+        memory_bytes: that the device may have resident; 0 if it does not say.
+        base_memory_bytes: that it has resident now.
+        instance: drawn when the process started: two at once have one home, copied.
     """
 
     software: str
@@ -33,8 +36,14 @@ class Hello(Message):
     process_id: int
     threads: int = 1
     cores: float = 1.0
+    memory_bytes: int = 0
+    base_memory_bytes: int = 0
+    instance: str = ""
 
     def __post_init__(self) -> None:
+        sizes = min(self.memory_bytes, self.base_memory_bytes)
+        require(sizes >= 0, "memory_bytes and base_memory_bytes must not be negative")
+        require(len(self.instance) <= 64, "instance is too long")
         positive = self.threads >= 1 and 0 < self.cores < math.inf
         require(positive, "threads and cores must be positive")
         is_address = self.data_address.startswith("tcp://") and len(self.data_address) <= 256
@@ -226,11 +235,13 @@ class Usage(Message):
 class Failed(Message):
     """The device could not fulfil the request; ``reason`` is one line for the user.
 
-    ``resumable`` is false where going on with the run would end in the same way.
+    ``resumable`` is false where going on with the run would end in the same way; ``internal``
+    marks a bug.
     """
 
     reason: str
     resumable: bool = True
+    internal: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,6 +45,8 @@ class ProfileRequest(Message):
         batch: samples of the timed micro-batch, unless the device is too slow for so many.
         tokens: of a mean sample, in each of its sequences.
         max_tokens: of the longest sample, which decides the memory of training.
+        usual_tokens: of the longest sample that is no outlier; empty where none is one. No
+            longer one is timed.
         adapter: set asks for training speed too, where the device can train.
         adapter_graph: the trained adapter as ONNX, fetched like weight files, is timed: nothing
             will be trained.
@@ -63,6 +65,8 @@ class ProfileRequest(Message):
     tokens: dict[Stream, int]
     max_tokens: dict[Stream, int]
     hidden_size: int
+    num_heads: int = 1
+    usual_tokens: dict[Stream, int] = dataclasses.field(default_factory=dict)
     adapter: AdapterConfig | None = None
     adapter_graph: FileSpec | None = None
     counted_tokens: int = 0
@@ -80,10 +84,11 @@ class ProfileRequest(Message):
             and set(self.pairs) <= set(self.block_classes),
             "block_classes must name the class of each stage, and pairs some of them",
         )
-        same = self.tokens.keys() == self.max_tokens.keys()
+        same = self.tokens.keys() == self.max_tokens.keys() >= self.usual_tokens.keys()
         require(same, "tokens and max_tokens must be of the same sequences")
-        smallest = min(self.batch, *self.tokens.values(), *self.max_tokens.values())
-        require(smallest >= 1, "batch and tokens must be positive")
+        lengths = (*self.tokens.values(), *self.max_tokens.values(), *self.usual_tokens.values())
+        smallest = min(self.batch, self.num_heads, *lengths)
+        require(smallest >= 1, "batch, num_heads and tokens must be positive")
 
     @property
     def files(self) -> tuple[FileSpec, ...]:

@@ -42,7 +42,10 @@ def test_evaluation_lines_get_a_table_of_their_own(model, write):
 def test_texts_that_are_too_long_are_counted_over_both_files(model, write):
     long = {"text": "a " * 30, "label": "no"}
     found = prepared(model, write("train", [*LINES, long]), write("eval", [long, LINES[0]]))
-    assert found.truncated == 2
+    assert [place.rpartition("/")[2] for place in found.truncated] == [
+        f"train, line {len(LINES) + 1}",
+        "eval, line 1",
+    ]
     assert found.tables["train"].samples.lengths.max() == 8
 
 
@@ -62,7 +65,7 @@ def test_equal_regression_targets_are_nothing_to_learn(model, write):
 
 def test_timestamps_five_seconds_apart_are_learnt_apart(model, write):
     stamps = [1_764_341_000 + 5 * i for i in range(4)]
-    lines = [{"text": "a", "label": stamp} for stamp in stamps]
+    lines = [{"text": text, "label": stamp} for text, stamp in zip("abcd", stamps, strict=True)]
     found = prepared(model, write("train", lines), task="regression")
     assert found.notes == ()
     learnt = found.config.standardized(found.tables["train"].targets)
@@ -149,7 +152,7 @@ def test_a_language_models_targets_are_its_next_tokens(decoder, write):
             [CLS, 4, SEP],
         ]
         assert [row.tolist() for row in table.targets] == [[-1, 5, 6, SEP, -1], [-1, SEP, -1]]
-    assert found.truncated == 0
+    assert found.truncated == ()
     blank, both = found.notes
     assert "1 of 2 completions are blank" in blank
     assert "2 of 2 lines to evaluate on are among those to train on" in both
@@ -179,5 +182,5 @@ def test_lines_and_layers_that_are_not_as_given_are_noted(decoder, write):
     added, endless, skipped = found.notes
     assert "no stop token" in endless
     assert added == "adapter layers: added 2, the last of a stack"
-    assert "train: skipped 1 of its lines, without a token to learn within the model's 8" in skipped
+    assert "train: skipped 1 of its lines, without a token to learn within 8" in skipped
     assert len(found.tables["train"]) == 1

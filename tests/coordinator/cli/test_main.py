@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import signal
 import subprocess
@@ -22,12 +23,13 @@ FIELDS = (
     *("--completion-field", "--messages-field", "--source-field", "--target-field"),
 )
 CLUSTER = {"--emulate", "--devices", "--listen"}
+USE = {*CLUSTER, "--ignore-field"}
 GENERATION = {"--max-new-tokens", "--temperature", "--top-k", "--top-p", "--seed"}
 OPTIONS = {
     "data": {"files", "--bundle", "--task", *FIELDS},
     "demo": {"-o", "--output"},
     "devices": {"--remove", "--emulate"},
-    "evaluate": {"run", "--data", "--bundle", "--generate", "--max-new-tokens", *CLUSTER},
+    "evaluate": {"run", "--data", "--bundle", "--generate", "--max-new-tokens"} | USE,
     "export": {
         *("model", "-o", "--output", "--task", "--quantize", "--max-length", "--ignore"),
         *("--calibration", "--adapter-init", "--adapter-reduction", "--adapter-heads"),
@@ -37,16 +39,18 @@ OPTIONS = {
     "pair": {"--listen", "--name"},
     "plan": {
         *("bundle", "--data", "--task", "--epochs", "--batch-size", "--cache-dtype"),
+        "--max-length",
         *("--profiles", "--simulate", "--plot", "--reprofile"),
         *FIELDS,
         *CLUSTER,
     },
-    "predict": {"run", "--text", "--data", "--bundle", *GENERATION, *CLUSTER},
+    "predict": {"run", "--text", "--data", "--bundle", *GENERATION} | USE,
     "train": {
         *("bundle", "--data", "--eval", "-o", "--output", "--task", "--epochs", "--batch-size"),
         *("--learning-rate", "--adapter", "--adapter-layers", "--reduction", "--seed", "--resume"),
         *("--adapter-heads", "--adapter-init", "--cache-dtype", "--cache-quota", "--plan"),
         "--reprofile",
+        "--max-length",
         "--split",
         *FIELDS,
         *CLUSTER,
@@ -141,6 +145,8 @@ def test_help_has_an_example(name: str, pacplus: Callable[..., Ended]) -> None:
         [*TRAIN, "--emulate", "laptop", "--devices", "all"],
         [*PLAN, "--profiles", "home.toml", "--emulate", "laptop"],
         [*PLAN, "--plot", "chart.png"],
+        [*PLAN, "--max-length", "long"],
+        [*TRAIN, "--max-length", "-3"],
         [*PLAN, "--plot", "absent/chart.svg"],
         ["merge", "run"],
         ["predict", "run"],
@@ -167,6 +173,53 @@ def test_bad_input_is_one_line_and_leaves_nothing(pacplus: Callable[..., Ended])
     ]
     assert ended.out == ""
     assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("file", "file: exists and is not empty"),
+        ("file/run", "file/run: cannot be written: file: Not a directory"),
+        (".", ".: exists and is not empty; choose another -o"),
+        ("n" * 300, "File name too long"),
+    ],
+)
+def test_where_nothing_can_be_written_is_said_before_anything_is_read(
+    output: str, said: str, pacplus: Callable[..., Ended]
+) -> None:
+    Path("file").write_text("mine")
+    ended = pacplus(*TRAIN[:-1], output)  # there is no bundle, which would be said next
+    assert ended.code == 3
+    assert said in ended.lines[-1]
+    assert Path("file").read_text() == "mine"
+
+
+def refuse(error: OSError) -> Callable[[], None]:
+    def refusing() -> None:
+        raise error
+
+    return refusing
+
+
+def test_what_the_system_refuses_is_one_line(
+    pacplus: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "/home/x")
+    monkeypatch.setattr("coordinator.cluster.pairing.paired_devices", refuse(full))
+    ended = pacplus("devices")
+    assert ended.code == 3
+    assert ended.lines == [
+        "pacplus: /home/x: No space left on device; free space there, or choose another folder"
+    ]
+
+
+def test_what_the_system_says_of_a_bug_keeps_its_traceback(
+    pacplus: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bug = OSError(errno.EBADF, "Bad file descriptor")
+    monkeypatch.setattr("coordinator.cluster.pairing.paired_devices", refuse(bug))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        pacplus("devices")
 
 
 NANO = '[[device]]\nname = "nano"\nlike = "jetson-nano"\n'

@@ -52,6 +52,9 @@ class FakeRouter:
         self.sent.append((device, decode(frames)))
         return Delivery.QUEUED
 
+    def is_connected(self, connection: bytes) -> bool:
+        return True
+
     @property
     def waiting(self) -> int:
         return len(self._arrived)

@@ -12,7 +12,8 @@ from edge_runtime.contract.errors import UsageError
         ("regression", {"label": "text"}, "--text-field and --label-field are both 'text'"),
         ("causal-lm", {"label": "a"}, "--label-field is nothing that causal-lm reads; it has --t"),
         ("seq2seq", {"text": "a"}, "--text-field is nothing that seq2seq reads"),
-        ("causal-lm", {"ignored": ("text",)}, "--ignore-field text: --text-field needs it"),
+        ("seq2seq", {"ignored": ("target",)}, "--ignore-field target: --target-field needs it"),
+        ("causal-lm", {"text": "a", "ignored": ("a",)}, "--ignore-field a: --text-field needs it"),
     ],
 )
 def test_names_of_which_the_meaning_is_not_clear_are_refused(task, names, said) -> None:
@@ -43,6 +44,9 @@ def test_a_name_given_to_a_field_means_nothing_else() -> None:
         ("chat", {"messages": [], "rejected": [{}]}, "rejected"),
         ("chat", {"messages": [], "completion": "b"}, "completion"),
         ("pair", {"source": "a", "target": "b", "context": "c"}, "context"),
+        ("labelled", {"text": "a", "label": "b", "Sample-Weight": "0.5"}, "Sample-Weight"),
+        ("text", {"text": "a", "lossMask": [0]}, "lossMask"),
+        ("completion", {"prompt": "a", "completion": "b", "label": False}, "label"),
     ],
 )
 def test_a_field_that_would_change_what_is_learnt_is_found(form, line, field) -> None:
@@ -53,7 +57,18 @@ def test_a_field_that_would_change_what_is_learnt_is_found(form, line, field) ->
 
 
 @pytest.mark.parametrize(
-    "neutral", [{"weight": 1}, {"weight": 1.0}, {"train": True}, {"system": ""}, {"tools": []}]
+    "neutral",
+    [
+        {"weight": 1},
+        {"weight": 1.0},
+        {"train": True},
+        {"label": 0},
+        {"labels": "x"},
+        {"tokens": 3},
+        {"system": ""},
+        {"tools": []},
+        {"weight": "1"},
+    ],
 )
 def test_a_field_that_says_nothing_is_only_noted(neutral) -> None:
     (name,) = neutral

@@ -91,6 +91,8 @@ def test_texts_need_no_label(tmp_path: Path) -> None:
         (b'{"text": "\\ud800", "label": "x"}', "line 1: field 'text' must be text without lone"),
         (b'{"text": "a", "label": 1.5}', "line 1: field 'label' must be a label"),
         (b'{"text": "a", "label": ""}', "line 1: field 'label' must be a label"),
+        (b'{"text": "a", "label": " "}', "line 1: field 'label' must be a label"),
+        (b'{"text": "a", "label": "\\ud800"}', "'label' must be text without lone surrogates"),
         (b'{"text": "a", "label": null}', "line 1: field 'label' must be a label"),
         (
             b'{"text": "a", "label": "x"}\n{"text": "a", "text_pair": "b", "label": "x"}',
@@ -123,6 +125,19 @@ def test_an_unknown_evaluation_label_is_named_with_the_known_ones(tmp_path: Path
         read_evaluation_data(path, "classification", ("music", "weather"))
 
 
+def test_an_unknown_label_that_looks_like_a_known_one_is_told_apart(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, {"text": "hi", "label": "ba\u0308d"})
+    with pytest.raises(BadInputError) as caught:
+        read_evaluation_data(path, "classification", ("b\u00e4d", "good"))
+    assert r"is 'ba\u0308d', which training does not know; it knows 'b\xe4d'" in str(caught.value)
+
+
+def test_an_ignored_second_text_is_not_read(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, {**A, "text_pair": "one"}, B)
+    ignoring = FieldNames(ignored=("text_pair",))
+    assert read_training_data(path, "classification", ignoring).inputs.pairs is None
+
+
 def test_only_the_first_of_many_known_labels_are_shown(tmp_path: Path) -> None:
     known = tuple(f"l{i:03}" for i in range(150))
     with pytest.raises(BadInputError, match=r"'l007' and 142 more$"):
@@ -135,7 +150,13 @@ def test_evaluation_keeps_the_order_of_training_labels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("absent", "no such file"), (".", "is a folder, but")]
+    ("name", "message"),
+    [
+        ("absent", "no such file"),
+        (".", "is a folder, but"),
+        ("a text in place of a path" * 20, "cannot be read"),
+        ("a\0b", "is no path"),
+    ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(BadInputError, match=message):

@@ -102,3 +102,26 @@ def test_all_lines_have_the_form_of_the_first(tmp_path: Path) -> None:
 def test_a_missing_target_names_its_option(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"'target' is missing .*--target-field renames"):
         read_language_data(jsonl(tmp_path, {"source": "a", "text": "b"}), "seq2seq")
+
+
+@pytest.mark.parametrize(
+    ("ignored", "form"),
+    [(("text",), Conversations), (("instruction", "output"), Documents), (("input",), None)],
+)
+def test_a_line_of_two_forms_is_learnt_as_the_one_that_is_not_ignored(tmp_path, ignored, form):
+    line = {"text": "a", "instruction": "b", "input": "c", "output": "d"}
+    names = FieldNames(ignored=ignored)
+    names.check("causal-lm")
+    if form is None:
+        with pytest.raises(BadInputError, match="leave one out"):
+            read_language_data(jsonl(tmp_path, line), "causal-lm", names)
+    else:
+        found = read_language_data(jsonl(tmp_path, line), "causal-lm", names)
+        assert isinstance(found, form)
+
+
+def test_an_ignored_input_of_alpaca_is_not_asked(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, {"instruction": "b", "input": "c", "output": "d"})
+    found = read_language_data(path, "causal-lm", FieldNames(ignored=("input",)))
+    assert isinstance(found, Conversations)
+    assert found.conversations[0].messages[0]["content"] == "b"

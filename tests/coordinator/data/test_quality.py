@@ -13,11 +13,12 @@ def labelled(folder: Path, *pairs: tuple[str, object]) -> list[str]:
 
 
 def test_labels_that_look_alike_are_named_with_their_lines(tmp_path: Path) -> None:
-    for other in ("bad ", "Bad", "b\u00e4d".replace("\u00e4", "a\u0308")):
-        bad = "bäd" if "\u0308" in other else "bad"
+    alike = [("bad", "bad "), ("bad", "Bad"), ("bad", "bad\u200b"), ("1", "1.0"), ("1", True)]
+    for bad, other in [*alike, ("b\u00e4d", "ba\u0308d")]:
         pairs = [("a", bad), ("b", bad), ("c", other), ("d", other), ("e", "good"), ("f", "good")]
         (note,) = labelled(tmp_path, *pairs)
-        assert all(f"{label!r} (2 lines)" in note for label in (bad, other))
+        spelt = [ascii(str(bad)), ascii(str(other).replace("True", "true"))]
+        assert all(f"{label} (2 lines)" in note for label in spelt)
         assert "differ in blanks, case or form only; they are 2 classes" in note
 
 
@@ -27,8 +28,9 @@ def test_labels_of_one_line_are_counted(tmp_path: Path) -> None:
 
 
 def test_many_numbers_as_labels_are_probably_values(tmp_path: Path) -> None:
-    notes = labelled(tmp_path, *((f"text {i}", i) for i in range(60)))
-    assert any("60 numbers as labels on 60 lines; to learn a value" in note for note in notes)
+    for factor in (1, 0.5):
+        notes = labelled(tmp_path, *((f"text {i}", f"{i * factor:g}") for i in range(60)))
+        assert any("60 numbers as labels on 60 lines; to learn a value" in note for note in notes)
 
 
 def test_texts_with_several_labels_and_blank_texts_are_counted(tmp_path: Path) -> None:
@@ -47,3 +49,39 @@ def test_lines_that_are_trained_and_evaluated_on_are_counted(tmp_path: Path) -> 
         both.append(read_language_data(path, "causal-lm"))
     (note,) = notes_on_overlap(both[0], both[1], "eval")
     assert note.startswith("eval: 1 of 1 lines to evaluate on are among those to train on")
+
+
+def test_labels_and_texts_that_stand_for_nothing_are_counted(tmp_path: Path) -> None:
+    pairs = [("a", "nan"), ("b", "nan"), ("c", "x"), ("None", "x")]
+    texts, labels = labelled(tmp_path, *pairs)
+    assert "1 of 4 texts are 'None'" in texts
+    assert "2 labels are 'nan'; if that stands for nothing, leave these lines out" in labels
+
+
+def test_long_labels_are_cut(tmp_path: Path) -> None:
+    (note,) = labelled(tmp_path, *(("x" + str(i), f"{i} " + "y" * 9_000) for i in range(3)))
+    assert len(note) < 400
+
+
+def test_values_that_are_all_equal_are_said(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.write_text('{"text": "a", "label": 2}\n{"text": "b", "label": 2.0}\n')
+    notes = notes_on(read_training_data(path, "regression"), "data")
+    assert notes == ["data: every line has the value 2"]
+
+
+def test_texts_with_several_values_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.write_text('{"text": "a", "label": 2}\n{"text": "a", "label": 3}\n')
+    notes = notes_on(read_training_data(path, "regression"), "data")
+    assert notes == ["data: 1 texts stand on several lines with different values"]
+
+
+def test_answers_that_are_blank_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": " "}]
+    path.write_text(json.dumps({"messages": turns}))
+    notes = notes_on(read_language_data(path, "causal-lm"), "data")
+    assert notes == ["data: 1 of 1 learnt turns are blank"]
+    path.write_text('{"source": "a", "target": ""}')
+    assert notes_on(read_language_data(path, "seq2seq"), "d") == ["d: 1 of 1 targets are blank"]

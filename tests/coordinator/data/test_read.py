@@ -42,6 +42,14 @@ def rows(data: DataFile) -> list[object]:
         ("a.csv", CSV),
         ("a.CSV", "\ufeff" + CSV),
         ("a.csv.gz", gzip.compress(CSV.encode())),
+        ("blanks.csv", CSV.replace('",', '", ').replace("text,", "text, ")),
+        ("sep.csv", "sep=;\r\n" + CSV.replace(",x", ";x").replace(",y", ";y").replace("t,", "t;")),
+        ("empty-rows.csv", CSV + ",\n,\n"),
+        ("mac.csv", 'text;label\r"a, b";x\r"ü\n""c""";y\r'),
+        ("piped", CSV),
+        ("piped-and-packed", gzip.compress(CSV.encode())),
+        ("powershell.jsonl", JSONL.encode("utf-16-le")),
+        ("joined.jsonl", "\ufeff" + JSONL.replace("\n", "\n\ufeff")),
         ("excel.csv", CSV.replace(",x", ";x").replace(",y", ";y").replace("text,", "text;")),
         ("a.tsv", 'text\tlabel\na, b\tx\n"ü\n""c"""\ty\n'),
         ("excel.tsv", 'text\tlabel\r\na, b\tx\r\n"ü\n""c"""\ty\r\n'.encode("utf-16")),
@@ -51,6 +59,11 @@ def test_the_same_lines_come_out_of_every_form(tmp_path: Path, name: str, data: 
     found = read_data(write(tmp_path / name, data))
     assert rows(found) == ROWS
     assert found.sha256 == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+
+
+def test_blanks_at_the_ends_of_cells_are_kept(tmp_path: Path) -> None:
+    found = read_data(write(tmp_path / "a.csv", "text\n a\nb \n"))
+    assert rows(found) == [{"text": " a"}, {"text": "b "}]
 
 
 def test_parquet_and_saved_data_sets_are_read(tmp_path: Path) -> None:
@@ -79,9 +92,40 @@ def test_a_saved_data_set_with_splits_asks_for_one(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_files_names_the_pattern(tmp_path: Path) -> None:
-    write(tmp_path / "0.parquet", b"")
-    with pytest.raises(BadInputError, match=r"give its files, as '.*/\*\.parquet'"):
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data" / "0.parquet", b"")
+    with pytest.raises(BadInputError, match=r"give its files, as '.*/data/\*\.parquet'"):
         read_data(tmp_path)
+
+
+@pytest.mark.parametrize("state", ["{}", '{"_data_files": ["a"]}', '{"_data_files": {"a": 1}}'])
+def test_a_damaged_data_set_is_named(tmp_path: Path, state: str) -> None:
+    write(tmp_path / "state.json", state)
+    with pytest.raises(BadInputError, match=r"is empty|cannot be read as a data set"):
+        read_data(tmp_path)
+
+
+def test_arrow_files_and_streams_are_read(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_pylist(ROWS)
+    for name, opened in (("file", pyarrow.ipc.new_file), ("stream", pyarrow.ipc.new_stream)):
+        with opened(str(tmp_path / name), table.schema) as sink:
+            sink.write_table(table)
+        assert rows(read_data(tmp_path / name)) == ROWS
+
+
+def test_columns_that_python_has_no_values_for_are_no_hindrance(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_pylist(ROWS)
+    times = (pyarrow.timestamp("ns"), pyarrow.timestamp("us"), pyarrow.timestamp("s", tz="Mars/X"))
+    for index, kind in enumerate(times):
+        table = table.append_column(f"at{index}", pyarrow.array([1 << 61 >> index * 25, 1], kind))
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    found = read_data(tmp_path / "a.parquet")
+    assert [row["text"] for row in rows(found)] == [row["text"] for row in ROWS]
+
+
+def test_texts_that_a_writer_stored_as_bytes_are_texts(tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["ä".encode(), b"\xff"]}), tmp_path / "a")
+    assert rows(read_data(tmp_path / "a")) == [{"text": "ä"}, {"text": b"\xff"}]
 
 
 def test_files_follow_one_another_and_lines_keep_their_places(tmp_path: Path) -> None:
@@ -118,6 +162,11 @@ def test_standard_input_is_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
         ("a.csv", ",text\n0,a\n", r"column 1 has no name.*to_csv\(index=False\)"),
         ("a.csv", "text,text\n", "the header has 'text' twice"),
         ("a.csv", "text,label\n", "is empty"),
+        ("a.csv", "text,label\na,x\n\ufefftext,label\nb,y\n", "line 3: is the header again"),
+        ("a.csv", JSONL, "is JSON, not a table; call it .jsonl"),
+        ("piped", "hello\nthere, you\n", "line 1: not JSON"),
+        ("a.jsonl", CSV, "line 1: not JSON .*tables are called .csv"),
+        ("a.jsonl", json.dumps(ROWS[0], indent=1) + JSONL, "line 1: not JSON .*jq -c"),
         ("a.tsv", 'text\tlabel\n"good\t1\nbad"\t0\n', "line 2: a quote at the start of a cell"),
         ("a.xlsx", b"PK\x03\x04....", "is a zip archive or an Excel workbook; .* as CSV"),
         ("a.jsonl.zst", b"\x28\xb5\x2f\xfd", "is packed by zstd"),
@@ -142,8 +191,27 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, data: str | byt
 
 def test_a_file_that_unpacks_to_more_than_sense_is_refused(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("coordinator.data.read.MAX_UNPACKED_BYTES", 1 << 20)
-    with pytest.raises(BadInputError, match="unpacks to more than"):
+    with pytest.raises(BadInputError, match="bytes unpack to more than 1 MiB"):
         read_data(write(tmp_path / "a.gz", gzip.compress(bytes(3 << 20))))
+
+
+def test_a_closed_standard_input_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(BadInputError, match="standard input is closed"):
+        read_data("-")
+
+
+def test_ignored_fields_are_as_if_they_were_not_there(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", JSONL)
+    whole, part = read_data(path), read_data(path, ["label"])
+    assert rows(part) == [{"text": row["text"]} for row in ROWS]
+    assert part.sha256 == whole.sha256
+
+
+def test_many_files_are_named_by_the_first(tmp_path: Path) -> None:
+    for index in range(9):
+        write(tmp_path / f"{index}.jsonl", JSONL)
+    assert read_data(f"{tmp_path}/*.jsonl").name.endswith("2.jsonl and 6 more")
 
 
 def test_a_file_given_twice_and_a_pattern_without_files_are_refused(tmp_path: Path) -> None:

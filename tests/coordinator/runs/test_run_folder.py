@@ -1,4 +1,6 @@
 import dataclasses
+import errno
+import io
 import json
 import stat
 from pathlib import Path
@@ -9,9 +11,15 @@ import pytest
 from coordinator.data import FieldNames
 from coordinator.protocol.actions import Record
 from coordinator.runs.report import EpochReport, FillReport
-from coordinator.runs.run_folder import Checkpoint, RunFolder, Settings, check_new
+from coordinator.runs.run_folder import (
+    Checkpoint,
+    RunFolder,
+    Settings,
+    append_whole,
+    check_new,
+)
 from edge_runtime.contract.adapter import AdapterConfig
-from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.errors import BadInputError, StorageError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 from edge_runtime.contract.structure import from_plain
@@ -53,6 +61,7 @@ OTHERS = {
     "seed": 1,
     "cache_dtype": "int8",
     "held_out": 0.1,
+    "max_length": 7,
 }
 CONFIG = AdapterConfig(hidden_size=8, reduction=2, layers=(0, 1), task="regression", num_outputs=1)
 
@@ -123,10 +132,41 @@ def test_a_run_takes_an_empty_folder_but_no_other(tmp_path):
     for name in ("full", "file"):
         with pytest.raises(BadInputError, match="exists and is not empty"):
             RunFolder.create(tmp_path / name, SETTINGS)
-        with pytest.raises(BadInputError, match="--resume"):
+        with pytest.raises(BadInputError, match=r"choose another -o$"):
             check_new(tmp_path / name)
     assert (tmp_path / "full" / "mine.txt").read_text() == "precious"
     check_new(tmp_path / "absent")
+
+
+def test_going_on_is_advised_where_a_run_stopped_only(run):
+    with pytest.raises(BadInputError, match="or go on with --resume"):
+        check_new(run.path)
+    run.write_report({})
+    with pytest.raises(BadInputError, match=r"choose another -o$"):
+        check_new(run.path)
+
+
+def test_a_full_disk_leaves_no_torn_line(tmp_path, monkeypatch):
+    path = tmp_path / "events.jsonl"
+    append_whole(path, b"first\n")
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    class Full(io.FileIO):
+        def write(self, data):
+            if len(data) < 6:
+                raise full
+            return super().write(data[:3])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(path), "open", lambda self, *_, **__: Full(self, "ab"))
+        with pytest.raises(StorageError, match=r"events\.jsonl: cannot be written: No space"):
+            append_whole(path, b"second\n")
+    assert path.read_bytes() == b"first\n"
+
+
+def test_a_name_that_no_folder_can_have_is_bad_input(tmp_path):
+    with pytest.raises(BadInputError, match="File name too long"):
+        check_new(tmp_path / ("n" * 300))
 
 
 def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path):

@@ -8,10 +8,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from coordinator.protocol.actions import Fail
-from coordinator.protocol.events import Lost, Received
+from coordinator.protocol.events import Cloned, Lost, Received
 from coordinator.protocol.record import FURTHER_NOTICES, MAX_NOTICES
 from edge_runtime.contract import messages as m
-from edge_runtime.contract.errors import InfeasibleError, StoppedError, UnresumableError
+from edge_runtime.contract.errors import (
+    DeviceFailedError,
+    InfeasibleError,
+    StoppedError,
+    UnresumableError,
+)
 from edge_runtime.contract.ids import DeviceId
 from tests.coordinator.session.fake_cluster import Cluster, lose
 from tests.coordinator.session.histories import (
@@ -69,15 +74,6 @@ def test_a_device_that_fails_stops_the_session_and_its_reason_is_told(scenario, 
     cluster.run(chance)
 
 
-def test_a_failure_that_would_come_again_is_not_to_be_resumed():
-    cluster = scenario_of(plan_of((0, 1)), train=[1, 2, 3]).cluster()
-    until(cluster, "training")
-    failed = m.Failed(reason="the loss is not finite", resumable=False)
-    cluster.tell(Received(device=DeviceId("d0"), message=failed))
-    assert isinstance(cluster.failure, UnresumableError)
-    assert str(cluster.failure) == "d0: the loss is not finite"
-
-
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_stops_the_session_for_good(bad):
     done = m.EpochDone(epoch=1, samples=3, count=3, loss_sum=bad, seconds=1.0)
@@ -119,6 +115,43 @@ def test_a_flood_of_notices_is_counted_but_not_kept():
     notices = cluster.session.record.devices[DeviceId("d0")].notices
     assert len(notices) == MAX_NOTICES + 1 == len(cluster.events) - before
     assert notices[FURTHER_NOTICES] == 4 * MAX_NOTICES
+
+
+@pytest.mark.parametrize(
+    ("failed", "error", "said"),
+    [
+        (
+            m.Failed(reason="the loss is not finite: lower it", resumable=False),
+            UnresumableError,
+            "lower it",
+        ),
+        (
+            m.Failed(reason="internal error: KeyError: 'x'", resumable=False, internal=True),
+            DeviceFailedError,
+            "please report it",
+        ),
+    ],
+)
+def test_what_would_happen_again_is_not_resumed(failed, error, said):
+    cluster = scenario_of(plan_of((0, 1)), train=[1, 2, 3]).cluster()
+    until(cluster, "training")
+    cluster.tell(Received(device=DeviceId("d0"), message=failed))
+    assert isinstance(cluster.failure, error)
+    assert str(cluster.failure).startswith(f"d0: {failed.reason}")
+    assert said in str(cluster.failure)
+    assert "--resume" not in str(cluster.failure)
+
+
+@pytest.mark.parametrize("phase", ["profiling", "training"])
+def test_two_devices_with_one_key_are_named_with_what_to_type(phase):
+    cluster = scenario_of(plan_of((0, 1)), train=[1, 2, 3]).cluster()
+    until(cluster, phase)
+    cluster.tell(Cloned(device=DeviceId("d0")))
+    assert isinstance(cluster.failure, InfeasibleError)
+    said = str(cluster.failure)
+    assert said.startswith("two devices use the key of d0")
+    assert "pacplus-device pair ADDRESS TOKEN --new-key" in said
+    assert "--resume" not in said
 
 
 @generated

@@ -2,8 +2,10 @@ import os
 from pathlib import Path
 
 import pytest
+import tokenizers
 
 from coordinator.tokenization import SampleTokenizer
+from coordinator.tokenization.loading import frame_of
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.manifest import InputSpec
 from edge_runtime.contract.sample import Ragged, sample_keys
@@ -56,6 +58,34 @@ def test_the_longer_text_of_a_pair_is_cut_first(tmp_path: Path) -> None:
     ids = result.samples.inputs["input_ids"]
     assert ids[0].tolist() == [CLS, 4, 5, 6, SEP, 7, SEP]
     assert ids[1].tolist() == [CLS, 7, SEP, 4, 5, 6, SEP]
+
+
+def test_texts_are_cut_at_the_side_that_the_tokenizer_names(tmp_path: Path) -> None:
+    config = bundle(tmp_path) / "tokenizer" / "tokenizer_config.json"
+    config.write_text('{"truncation_side": "left"}')
+    ids = SampleTokenizer(tmp_path, manifest(IDS, max_length=4)).encode(["a b c"]).samples.inputs
+    assert ids["input_ids"][0].tolist() == [CLS, 5, 6, SEP]
+
+
+def test_a_pair_that_has_no_room_beside_its_special_tokens_is_refused(tmp_path: Path) -> None:
+    tokenizer = SampleTokenizer(bundle(tmp_path), manifest(IDS, max_length=2))
+    assert tokenizer.encode(["a"]).samples.lengths.tolist() == [2]
+    with pytest.raises(BadInputError, match=r"puts 3 special tokens.*takes 2.*--max-length"):
+        tokenizer.encode(["a"], ["b"])
+
+
+def test_a_long_pair_is_cut_without_making_all_that_is_cut_off(tmp_path: Path) -> None:
+    """The package joins each piece that it cuts off of one text with each of the other."""
+    tokenizer = SampleTokenizer(bundle(tmp_path), manifest(IDS, max_length=5))
+    result = tokenizer.encode(["a " * 100_000], ["b " * 100_000])
+    assert result.samples.inputs["input_ids"][0].tolist() == [CLS, 4, SEP, 5, SEP]
+
+
+def test_the_frame_is_found_of_a_tokenizer_that_knows_no_letter(tmp_path: Path) -> None:
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE({"[CLS]": 0, "[SEP]": 1}, []))
+    tokenizer.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 1), ("[CLS]", 0))
+    assert tokenizer.encode("a").ids == [0, 1]
+    assert frame_of(tokenizer) == ([0], [1])
 
 
 def test_a_text_without_tokens_becomes_one_filler_token(tmp_path: Path) -> None:

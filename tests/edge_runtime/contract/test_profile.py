@@ -65,11 +65,11 @@ def test_a_tokens_time_grows_by_equal_steps_between_timed_lengths() -> None:
         assert found == pytest.approx([1e-5, 1.5e-5, 2e-5, 3e-5])
 
 
-def test_beyond_the_timed_lengths_a_tokens_time_is_that_of_the_nearest() -> None:
+def test_beyond_the_longest_timed_length_a_tokens_time_goes_on_to_grow() -> None:
     long = dataclasses.replace(TIMING, sequence_length=128, seconds_per_token=3e-5)
     profile = profile_of(TIMING, long)
     assert profile.seconds_per_token("layer", 1) == 1e-5
-    assert profile.seconds_per_token("layer", 500) == 3e-5
+    assert profile.seconds_per_token("layer", 224) == pytest.approx(5e-5)
     assert profile_of(TIMING).seconds_per_token("layer", 500) == 1e-5
 
 

@@ -57,7 +57,8 @@ def test_a_failure_that_would_come_again_is_told_as_such(worker, failures):
 def test_a_bug_is_told_as_one(worker, failures, caplog):
     with caplog.at_level(logging.ERROR):
         worker.submit(failing(KeyError("x")))
-        assert failures.get(timeout=BOUND_SECONDS).reason == "internal error: KeyError: 'x'"
+        told = failures.get(timeout=BOUND_SECONDS)
+        assert (told.reason, told.internal) == ("internal error: KeyError: 'x'", True)
     assert "a job failed" in caplog.text
 
 

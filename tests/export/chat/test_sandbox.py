@@ -48,6 +48,16 @@ def test_the_line_that_a_template_refuses_is_named():
         render_conversations(template(refuses + PLAIN), CHATS, LINES)
 
 
+def test_a_chat_that_holds_what_json_cannot_is_named():
+    deep: list = []
+    for _ in range(900):
+        deep = [deep]
+    for value in (b"\xff", deep):
+        odd = Conversation.of({"role": "user", "content": "a", "seen": value})
+        with pytest.raises(BadInputError, match="line 2: the chat holds what JSON cannot"):
+            render_prompts(template(PLAIN), [CHATS[0], odd], LINES)
+
+
 def test_a_template_that_is_none_is_named():
     with pytest.raises(BadInputError, match=r"line 1: .* cannot be read: .*chat_template\.jinja"):
         render_conversations(template("{% if %}"), CHATS, LINES)

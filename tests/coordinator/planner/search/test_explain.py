@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from coordinator.planner import make_plan
-from coordinator.planner.search.explain import is_feasible
+from coordinator.planner.search.feasibility import is_feasible
 from edge_runtime.contract.errors import InfeasibleError
 from tests.coordinator.planner.problems import MB, problem, profile
 

@@ -8,7 +8,7 @@ import pytest
 from coordinator.planner import Problem, make_plan
 from coordinator.planner.search.device_order import UNREACHED, DeviceOrders
 from coordinator.planner.search.exact import ExactPipelines
-from coordinator.planner.search.explain import is_feasible
+from coordinator.planner.search.feasibility import is_feasible
 from coordinator.planner.search.local_search import OrderPool, OrderSearch
 from coordinator.planner.search.pipeline import never_better_with_more
 from coordinator.planner.search.search import Grid

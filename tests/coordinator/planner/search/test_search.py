@@ -4,7 +4,7 @@ import pytest
 
 from coordinator.planner import Problem, Tokens, evaluate, make_plan
 from coordinator.planner.cost import memory
-from coordinator.planner.search.explain import is_feasible
+from coordinator.planner.search.feasibility import is_feasible
 from coordinator.planner.search.owners import deal_shards
 from coordinator.planner.search.search import Grid
 from edge_runtime.contract.errors import InfeasibleError

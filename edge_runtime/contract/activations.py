@@ -1,0 +1,73 @@
+"""Estimates the memory of a sample by its length, before anything runs. Pure.
+
+Lengths are tokens of a sample in each of its sequences: numbers, or arrays over samples.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .adapter import AdapterConfig
+from .manifest import Stream
+
+FLOAT_BYTES = 4
+
+LIVE_TENSORS = 12
+"""Float tensors of a token's width alive at a block's peak: residual, q, k, v or, worse,
+the feed-forward's 4 d before and after the activation, and an integer accumulator."""
+
+LIVE_ATTENTION_MATRICES = {"plain": 2, "biased": 4}
+"""Attention scores before and after the softmax; and, where every pair of tokens has a bias
+of its own (a causal mask, relative positions), with it and without. Measured on texts of 512
+tokens: MiniLM 2, a Llama 3.6, a T5 4.2; a Llama of 3,000 tokens 2.6. A decoder's self-attention
+is over before its cross-attention begins, so the larger of the two counts."""
+
+LIVE_STATES = 4.5
+"""Bytes alive in a training step for each byte of the hidden states that an adapter reads.
+Measured on states of 72 MB: 4.2."""
+
+LIVE_CAUSAL_MASKS = 2
+"""Float matrices of a causal adapter's mask, for every pair of tokens; measured 1.7."""
+
+
+def block_bytes(
+    lengths: Mapping[Stream, Any], *, hidden_size: int, num_heads: int
+) -> dict[Stream, Any]:
+    """Counts what is alive while the largest block of each sequence runs on one sample."""
+    kind = "plain" if tuple(lengths) == ("encoder",) else "biased"
+    found = {}
+    for stream, tokens in lengths.items():
+        # A decoder's tokens attend to the encoder's too, whose states are there besides.
+        attended = [lengths[each] for each in lengths if stream == "decoder" or each == "encoder"]
+        seen = np.maximum.reduce(attended)
+        beside = lengths["encoder"] if stream == "decoder" and len(lengths) > 1 else 0
+        hidden = (LIVE_TENSORS * tokens + beside) * hidden_size
+        attention = LIVE_ATTENTION_MATRICES[kind] * tokens * seen * num_heads
+        found[stream] = FLOAT_BYTES * (hidden + attention)
+    return found
+
+
+def training_bytes(config: AdapterConfig, lengths: Mapping[Stream, int]) -> int:
+    """Counts what a training step on one sample holds, libraries and the adapter apart."""
+    masks = LIVE_CAUSAL_MASKS * lengths[_output(lengths)] ** 2 if config.causal else 0
+    return int(FLOAT_BYTES * (LIVE_STATES * _values(config, lengths) + masks))
+
+
+def answering_bytes(config: AdapterConfig, lengths: Mapping[Stream, int]) -> int:
+    """Counts what a trained adapter holds while it computes its outputs of one sample."""
+    masks = LIVE_CAUSAL_MASKS if config.causal else 0
+    matrices = LIVE_ATTENTION_MATRICES["biased"] * config.num_heads + masks
+    pairs = lengths[_output(lengths)] * max(lengths.values())
+    return int(FLOAT_BYTES * (LIVE_STATES * _values(config, lengths) + matrices * pairs))
+
+
+def _values(config: AdapterConfig, lengths: Mapping[Stream, int]) -> int:
+    """Counts the hidden states that an adapter reads of one sample, as numbers."""
+    rows = (len(config.layers) - config.encoder_layers) * lengths[_output(lengths)]
+    rows += config.encoder_layers * lengths.get("encoder", 0)
+    return rows * config.hidden_size
+
+
+def _output(lengths: Mapping[Stream, int]) -> Stream:
+    return "decoder" if "decoder" in lengths else "encoder"

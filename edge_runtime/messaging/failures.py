@@ -1,0 +1,15 @@
+"""Explains to the coordinator why this device could not do what it was asked. Pure."""
+
+from edge_runtime.contract.errors import PacplusError, UnresumableError
+from edge_runtime.contract.messages import Failed
+from edge_runtime.contract.os_errors import describe_os_error
+
+
+def explain(error: Exception, doing: str = "") -> Failed:
+    """Makes the message of an error; ``doing`` stands before its text."""
+    if isinstance(error, PacplusError):
+        return Failed(reason=f"{doing}{error}", resumable=not isinstance(error, UnresumableError))
+    if isinstance(error, OSError) and (said := describe_os_error(error)) is not None:
+        return Failed(reason=f"{doing}{said}")
+    reason = f"{doing}internal error: {type(error).__name__}: {error}"
+    return Failed(reason=reason, resumable=False, internal=True)

@@ -1,0 +1,1 @@
+"""Writes the tokenizer as transformers reads it."""

@@ -1,0 +1,61 @@
+"""What is odd about data is said; what would change what is learnt is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from coordinator.api.predict import predict
+from coordinator.api.reading import read_inputs
+from coordinator.data import FieldNames
+from edge_runtime.contract.errors import BadInputError, UsageError
+
+
+def write(path: Path, *lines: object) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def labelled(number: int) -> list[dict[str, str]]:
+    return [{"text": f"text {i}", "label": f"label {i}"} for i in range(number)]
+
+
+@pytest.mark.parametrize(
+    ("task", "names", "option"),
+    [
+        ("classification", {"text_pair": "sentense2"}, "--text-pair-field"),
+        ("causal-lm", {"messages": "chat"}, "--messages-field"),
+    ],
+)
+def test_a_name_that_no_line_has_is_refused(tmp_path: Path, task, names, option) -> None:
+    data = write(tmp_path / "a.jsonl", *labelled(2))
+    with pytest.raises(BadInputError, match=rf"no line has the field .* of {option}; the first"):
+        read_inputs(data, None, task, FieldNames(**names))
+
+
+def test_fields_that_are_not_read_are_said_shortly_and_without_speaking_to_the_terminal(tmp_path):
+    more = {f"\x1b[31m{i}": 1 for i in range(1_000)}
+    data = write(tmp_path / "a.jsonl", *({**line, **more} for line in labelled(2)))
+    (note, _) = read_inputs(data, None, "classification", FieldNames()).notes
+    assert "'\\x1b[31m7' and 992 more" in note
+    assert "\x1b" not in note
+
+
+def test_labels_that_are_held_out_wholly_are_said(tmp_path: Path) -> None:
+    data = write(tmp_path / "a.jsonl", *labelled(6))
+    notes = read_inputs(data, None, "classification", FieldNames(), 0.5).notes
+    assert any("labels have no line to train on: 'label" in note for note in notes)
+
+
+def test_lines_of_several_files_are_told_apart_by_their_files(tmp_path: Path) -> None:
+    files = [
+        write(tmp_path / "a.jsonl", {"text": "a", "label": "x"}),
+        write(tmp_path / "b.jsonl", {"text": "a", "text_pair": "b", "label": "y"}),
+    ]
+    with pytest.raises(BadInputError, match=r"b\.jsonl, line 1: .* which .*a\.jsonl, line 1 lacks"):
+        read_inputs(files, None, "classification", FieldNames())
+
+
+def test_one_string_is_not_taken_for_its_characters(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="give a list of texts, or the path of a file"):
+        predict(tmp_path, "wake me at seven")

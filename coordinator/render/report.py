@@ -108,7 +108,7 @@ def show_predictions(predictions: Sequence[Prediction], console: Console | None 
 
 def _value(value: float) -> str:
     """Formats a regression's value: four decimals, or four digits where these show nothing."""
-    return f"{value:.4f}" if abs(value) >= 0.1 or not value else f"{value:.4g}"
+    return f"{value:.4f}" if 0.1 <= abs(value) < 1e16 or not value else f"{value:.4g}"
 
 
 def show_merged(merged: MergedModel, console: Console | None = None) -> None:

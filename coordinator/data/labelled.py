@@ -175,7 +175,20 @@ def _number(line: Line, names: FieldNames) -> float:
     # The largest that a program which takes float32 can be given.
     if not abs(result) <= float(np.finfo(np.float32).max):
         raise line.wrong(names.label, "a finite number, as regression needs", value)
+    if not _is_exact(value, result):
+        expected = "an integer that float64 holds; subtract what all labels have in common"
+        raise line.wrong(names.label, expected, value)
     return result
+
+
+def _is_exact(value: object, result: float) -> bool:
+    """False of integers whose last digits float64 lacks, as those of nanoseconds since 1970."""
+    if isinstance(value, str):
+        try:
+            value = int(value)
+        except ValueError:
+            return True
+    return not isinstance(value, int) or int(result) == value
 
 
 def plain(label: str) -> str:

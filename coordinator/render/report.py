@@ -54,8 +54,8 @@ def _quality(report: Report) -> Table:
 
 
 def metric(value: float) -> str:
-    """Formats a metric; the perplexity of a bad model can be of any size."""
-    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
+    """Formats a metric of any size: perplexities may be huge, squared small values tiny."""
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e6 or not value else f"{value:.4g}"
 
 
 def _time(report: Report) -> Table:
@@ -100,10 +100,15 @@ def show_predictions(predictions: Sequence[Prediction], console: Console | None 
         if prediction.text is not None:
             say(console, prediction.text)
         elif prediction.scores is None:
-            say(console, f"{prediction.value:.4f}")
+            say(console, _value(prediction.value or 0.0))
         else:
             score = max(prediction.scores.values())
             say(console, f"{prediction.label}  ({score:.3f})")
+
+
+def _value(value: float) -> str:
+    """Formats a regression's value: four decimals, or four digits where these show nothing."""
+    return f"{value:.4f}" if 0.1 <= abs(value) < 1e16 or not value else f"{value:.4g}"
 
 
 def show_merged(merged: MergedModel, console: Console | None = None) -> None:

@@ -112,6 +112,20 @@ def test_a_bad_line_is_named(tmp_path: Path, data: bytes, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("label", [1764341000000000005, "1764341000000000005"])
+def test_integers_that_lose_digits_are_refused(tmp_path: Path, label: object) -> None:
+    with pytest.raises(BadInputError, match="an integer that float64 holds; subtract what all"):
+        read_training_data(jsonl(tmp_path, {"text": "a", "label": label}), "regression")
+
+
+def test_numbers_keep_the_digits_of_float64(tmp_path: Path) -> None:
+    values = [1764341005, 1764341010, 2**60, "1764341000.125"]
+    data = read_training_data(
+        jsonl(tmp_path, *({"text": f"{v}", "label": v} for v in values)), "regression"
+    )
+    assert data.targets.tolist() == [1764341005.0, 1764341010.0, 2.0**60, 1764341000.125]
+
+
 @pytest.mark.parametrize("label", ["many", True, None, [1], "nan", 1e39, 10**400])
 def test_regression_needs_finite_numbers(tmp_path: Path, label: object) -> None:
     with pytest.raises(BadInputError, match="line 1: field 'label' must be a finite number"):

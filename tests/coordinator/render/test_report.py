@@ -123,3 +123,19 @@ def test_labels_are_shown_as_they_are(label):
     seen = console()
     show_predictions([Prediction(label=label, scores={label: 1.0})], seen)
     assert text_of(seen) == f"{label}  (1.000)\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (1764341030.25, "1764341030.2500"),
+        (-2.5, "-2.5000"),
+        (3.2e-9, "3.2e-09"),
+        (0.0, "0.0000"),
+        (6e37, "6e+37"),
+    ],
+)
+def test_values_of_any_size_have_digits(value, shown):
+    seen = console()
+    show_predictions([Prediction(value=value)], seen)
+    assert text_of(seen) == f"{shown}\n"

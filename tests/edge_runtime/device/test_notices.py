@@ -7,7 +7,7 @@ import pytest
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.messages import Notice
 from edge_runtime.contract.messages.answers import MAX_NOTICE_LENGTH
-from edge_runtime.device.notices import warnings_reported
+from edge_runtime.device.notices import MAX_SENT, warnings_reported
 
 LOGGER = logging.getLogger("edge_runtime.somewhere.deep")
 
@@ -43,6 +43,15 @@ def test_a_notice_is_a_short_printable_line(text: str, said: str) -> None:
 def test_what_is_no_such_line_is_no_notice(text: str) -> None:
     with pytest.raises(ValueError, match="not a short printable line"):
         Notice(text=text)
+
+
+def test_a_flood_of_warnings_ends_with_a_word() -> None:
+    sent = []
+    with warnings_reported(sent.append):
+        for number in range(2 * MAX_SENT):
+            LOGGER.warning("refused %d", number)
+    assert len(sent) == MAX_SENT
+    assert sent[-1] == Notice(text="further warnings are in its log only")
 
 
 def test_an_error_in_between_ends_the_reporting() -> None:

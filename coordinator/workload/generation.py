@@ -107,7 +107,9 @@ class Generation:
         group = self._in_work.get(message.number)
         tokens, lines = message.tokens.tolist(), message.lines.tolist()
         if group is None or (device, tuple(lines)) != (group.owner, group.lines):
-            raise DeviceFailedError(f"{device}: chose tokens for other prompts than it was asked for")
+            raise DeviceFailedError(
+                f"{device}: chose tokens for other prompts than it was asked for"
+            )
         if min(tokens) < 0 or max(tokens) >= self._config.num_outputs:
             raise DeviceFailedError(f"{device}: chose a token that the model does not have")
         del self._in_work[message.number]

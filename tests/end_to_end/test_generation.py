@@ -76,9 +76,8 @@ def write(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[lis
 
     def run(bundle: Bundle, path: Path, cut: int, **options: Any) -> list[list[int]]:
         blocks = len(bundle.manifest.blocks)
-        monkeypatch.setattr(
-            running, "planner", lambda *_, **__: lambda profiles: two_stages(blocks, cut)
-        )
+        functions = (lambda hellos: None), (lambda profiles: two_stages(blocks, cut))
+        monkeypatch.setattr(running, "planner", lambda *_, **__: functions)
         task = Continuation(
             prompts=samples_of(bundle, PROMPTS),
             options=GenerationOptions(max_new_tokens=MOST, **options),

@@ -1,5 +1,7 @@
 """Generates text with a run's adapter, for prediction and evaluation."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from coordinator.cluster.host import Cluster
@@ -47,7 +49,9 @@ def generate(
             cut = f"{count} sources are longer than {longest}; their ends were cut"
         observer.note(cut)
     continuation = Continuation(prompts=tokenized.samples, options=options)
-    tokens = generate_tokens(trained, continuation, cluster, observer)
+    tokens = generate_tokens(
+        *(trained, continuation, cluster, observer), line_name=prompts.places.__getitem__
+    )
     contexts = next(iter(tokenized.samples.inputs.values()))
     return tuple(
         tokenizer.decode(contexts[i].tolist(), written) for i, written in enumerate(tokens)
@@ -55,11 +59,17 @@ def generate(
 
 
 def generate_tokens(
-    trained: TrainedRun, continuation: Continuation, cluster: Cluster | None, observer: Observer
+    trained: TrainedRun,
+    continuation: Continuation,
+    cluster: Cluster | None,
+    observer: Observer,
+    line_name: Callable[[int], str] = "prompt {}".format,
 ) -> list[list[int]]:
     """Continues prompts as :func:`generate`, from token ids to token ids."""
     longest = continuation.longest(trained.bundle.manifest)
-    table = SampleTable.make(longest, np.zeros(len(longest), np.int64), OPTIONS.batch_size)
+    table = SampleTable.make(
+        longest, np.zeros(len(longest), np.int64), OPTIONS.batch_size, line_name
+    )
     prepared = Prepared(
         bundle=trained.bundle, config=trained.config, options=OPTIONS, tables={"eval": table}
     )

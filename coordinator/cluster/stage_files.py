@@ -49,7 +49,9 @@ def profiled_shape(job: Job) -> ProfiledShape:
         tokens={stream: max(1, round(found.mean)) for stream, found in tokens.items()},
         max_tokens={stream: found.max for stream, found in tokens.items()},
         usual_tokens={
-            stream: max(found.usual, math.ceil(found.mean)) for stream, found in tokens.items()
+            # Far enough from the mean to tell how a token's time grows with the length.
+            stream: min(found.max, max(found.usual, 2 * math.ceil(found.mean)))
+            for stream, found in tokens.items()
         },
         counted_tokens=round(max(counted)),
         adapter=job.config,

@@ -62,6 +62,12 @@ def truncation_side(bundle: Path) -> str:
     return "left" if _setting(bundle, "truncation_side") == "left" else "right"
 
 
+def num_token_types(bundle: Path) -> int | None:
+    """Gives the number of the model's token types; None where it does not matter or is not said."""
+    found = _setting(bundle, "num_token_types")
+    return found if isinstance(found, int) else None
+
+
 def _setting(bundle: Path, name: str) -> Any:
     path = bundle / TOKENIZER_FOLDER / CONFIG
     if not path.is_file():

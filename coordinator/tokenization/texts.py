@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.sample import Samples
 
-from .loading import FrameToken, encodings, frame, load_tokenizer, truncation_side
+from .loading import (
+    FrameToken,
+    encodings,
+    frame,
+    load_tokenizer,
+    num_token_types,
+    truncation_side,
+)
 from .model_inputs import filler, make_samples, token_inputs
 
 if TYPE_CHECKING:
@@ -61,6 +68,7 @@ class SampleTokenizer:
         self._names = names
         self._tokenizer = load_tokenizer(bundle)
         self._cut_left = truncation_side(bundle) == "left"
+        self._num_types = num_token_types(bundle)
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Tokenized:
         """Tokenises texts, or pairs of texts.
@@ -73,7 +81,8 @@ class SampleTokenizer:
             Samples in the order of ``texts``.
 
         Raises:
-            BadInputError: the special tokens alone are longer than a sample may be.
+            BadInputError: the special tokens alone are longer than a sample may be, or the
+                model cannot tell a second text from the first.
         """
         rows: dict[str, list[list[int]]] = {name: [] for name in self._names}
         seconds: list[int] = []
@@ -98,6 +107,11 @@ class SampleTokenizer:
         return Tokenized(samples=samples, truncated=tuple(truncated))
 
     def _room(self, framing: Sequence[FrameToken]) -> int:
+        if self._num_types and max(token.token_type for token in framing) >= self._num_types:
+            raise BadInputError(
+                f"the model has {self._num_types} token type (type_vocab_size) and so none for a "
+                "second text; join both texts into one, or choose a model for pairs"
+            )
         special = sum(token.text is None for token in framing)
         if special > self._manifest.max_length:
             raise BadInputError(

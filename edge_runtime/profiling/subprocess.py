@@ -67,10 +67,11 @@ def measure_in_subprocess(
         except BaseException:
             process.kill()
             raise
-    if isinstance(answer, Failed):
-        raise (RemoteError if answer.resumable else UnresumableError)(answer.reason)
     if isinstance(answer, ProfileDone):
         return dataclasses.replace(answer.profile, base_memory_bytes=resident_bytes())
+    if isinstance(answer, Failed):
+        kind = RemoteError if answer.resumable else UnresumableError
+        raise kind(f"measuring this device failed: {answer.reason}")
     if process.returncode == -signal.SIGKILL:
         logger.warning("measuring was killed, probably for want of memory; measured again in less")
         store = WeightStore(home / "weights")

@@ -116,7 +116,10 @@ def no_weights(folder: Path, architecture: str) -> BadInputError:
             "model.safetensors"
         )
     else:
-        reason = "its weights cannot be loaded: model.safetensors is missing; download it again"
+        reason = (
+            "its weights cannot be loaded: model.safetensors is missing; download it again, or "
+            "convert the pickles (.bin) that there may be by save_pretrained() of transformers"
+        )
     return BadInputError(f"{folder}: {reason}")
 
 

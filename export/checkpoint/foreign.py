@@ -15,11 +15,14 @@ _QUANTIZED_SETTINGS = ("quantization_config", "compression_config", "quantizatio
 _OTHER_TOOLS = {"quantization": "MLX", "compression_config": "compressed-tensors"}
 
 BUFFERS = re.compile(
-    r"(^|\.)(position_ids|token_type_ids|attn\.(masked_)?bias|attention\.(masked_)?bias"
+    r"(^|\.)(position_ids|token_type_ids|attn\.masked_bias"
     r"|rotary_emb\.(inv_freq|cos_cached|sin_cached)|(encoder|decoder)\.version"
     r"|embed_positions\._float_tensor)$"
 )
 """Tensors that old versions of transformers saved and that their models compute now."""
+
+_MASK = re.compile(r"\.attn\.bias$")
+"""GPT-2's causal mask, which transformers itself passes over, in GPT-2."""
 
 _ADAPTER = re.compile(
     r"\.lora_|(^|\.)base_layer\.|\.modules_to_save\.|\.original_module\.|^base_model\.model\."
@@ -91,5 +94,5 @@ def packed_tensors(tensors: Mapping[str, StoredTensor]) -> list[str]:
     return [
         name
         for name, tensor in tensors.items()
-        if tensor.dtype not in _FLOATS and not BUFFERS.search(name)
+        if tensor.dtype not in _FLOATS and not BUFFERS.search(name) and not _MASK.search(name)
     ]

@@ -1,6 +1,5 @@
 """Finds a checkpoint and loads it."""
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,8 +16,10 @@ from transformers import (
 
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.manifest import InputSpec, Task
+from export.gguf.config import read_config
+from export.gguf.reader import SUFFIX, open_gguf
+from export.gguf.weights import load_weights
 
-from . import gguf
 from .families import Family, family_of, input_specs
 from .folders import (
     ADAPTER_CONFIG,
@@ -29,7 +30,7 @@ from .folders import (
     no_model,
 )
 from .foreign import check_settings_plain, check_tensors_plain, packed_tensors
-from .loaded_weights import check_finite, check_loaded
+from .loaded_weights import check_finite, check_loaded, check_rotary
 from .padding import mend_padding
 from .peft_adapters import architecture_of, base_of, is_adapter, merge_adapter
 from .quiet import first_line, one_line, quiet
@@ -70,15 +71,7 @@ class Checkpoint:
     @property
     def is_gguf(self) -> bool:
         """Tells a GGUF file from a folder."""
-        return self.path.suffix == gguf.SUFFIX
-
-    @property
-    def source(self) -> tuple[Path, dict[str, Any]]:
-        """Arguments of ``from_pretrained``."""
-        options: dict[str, Any] = {"trust_remote_code": False}
-        if self.is_gguf:
-            return self.path.parent, options | {"gguf_file": self.path.name}
-        return self.path, options
+        return self.path.suffix == SUFFIX
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,12 +91,15 @@ class LoadedModel:
     inputs: tuple[InputSpec, ...]
 
 
-def find_checkpoint(model: str, scratch: Path, ignored: Sequence[str] = ()) -> Checkpoint:
+def find_checkpoint(
+    model: str, scratch: Path | None = None, ignored: Sequence[str] = ()
+) -> Checkpoint:
     """Opens a local folder or GGUF file, or fetches a hub id.
 
     Args:
         model: which one.
-        scratch: an empty folder; an adapter is merged with its base model there.
+        scratch: an empty folder, where an adapter is merged with its base model; None if the
+            model is known to be no adapter.
         ignored: weights and settings that the user knows not to matter.
 
     Raises:
@@ -111,11 +107,18 @@ def find_checkpoint(model: str, scratch: Path, ignored: Sequence[str] = ()) -> C
             something that would be dropped.
     """
     path = Path(model)
-    if path.is_file() and path.suffix == gguf.SUFFIX:
-        config = gguf.read_config(path)
+    if path.is_file() and path.suffix == SUFFIX:
+        config = read_config(open_gguf(path))
         family = family_of(config.model_type, str(path))
         notes = mend_padding(path, config, family)
-        return Checkpoint(path=path, model_id=path.stem, config=config, family=family, notes=notes)
+        return Checkpoint(
+            path=path,
+            model_id=path.stem,
+            config=config,
+            family=family,
+            ignored=tuple(ignored),
+            notes=notes,
+        )
     folder, hub_id = _folder_of(model)
     check_pointers(folder)
     if not is_adapter(folder):
@@ -133,6 +136,7 @@ def find_checkpoint(model: str, scratch: Path, ignored: Sequence[str] = ()) -> C
         if is_adapter(base):
             raise BadInputError(f"{base}: is an adapter itself; merge it first")
     opened = _open_folder(base, base_id, tuple(ignored))
+    assert scratch is not None
     note = merge_adapter(folder, base, scratch)
     merged = _open_folder(scratch, hub_id or folder.resolve().name, tuple(ignored))
     return dataclasses.replace(merged, notes=tuple(dict.fromkeys((*opened.notes, note))))
@@ -205,12 +209,9 @@ def load_model(checkpoint: Checkpoint, task: Task) -> LoadedModel:
     Raises:
         BadInputError: weights are missing, left over, damaged or not those of the configuration.
     """
-    source, options = checkpoint.source
     family, kind = checkpoint.family, _CLASSES.get(task, AutoModel)
     check_task_settings(checkpoint.path, checkpoint.config, task)
-    options |= family.load_options if kind is AutoModel else {}
-    options |= {} if checkpoint.is_gguf else {"use_safetensors": True}
-    with quiet(), gguf.loading() if checkpoint.is_gguf else contextlib.nullcontext():
+    with quiet():
         try:
             with torch.device("meta"):
                 kind.from_config(checkpoint.config)
@@ -220,21 +221,12 @@ def load_model(checkpoint: Checkpoint, task: Task) -> LoadedModel:
                 f"{checkpoint.path}: transformers cannot build the model that its configuration "
                 f"describes: {one_line(error)}"
             ) from None
-        try:
-            model, info = kind.from_pretrained(
-                source,
-                config=checkpoint.config,
-                dtype=torch.float32,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are listed, and refused below
-                **options,
-            )
-        except Exception as error:
-            # transformers lets errors of its file readers through, which share no base.
-            raise BadInputError(
-                f"{checkpoint.path}: its weights cannot be loaded: {one_line(error)}"
-            ) from None
+        if checkpoint.is_gguf:
+            model, info = load_weights(open_gguf(checkpoint.path), checkpoint.config, kind)
+        else:
+            model, info = _load_folder(checkpoint, kind)
     check_loaded(checkpoint.path, model, info, checkpoint.ignored)
+    check_rotary(checkpoint.path, model, checkpoint.tensors)
     check_finite(checkpoint.path, model)
     model.eval().requires_grad_(False)
     backbone, language_model = model, None
@@ -248,3 +240,23 @@ def load_model(checkpoint: Checkpoint, task: Task) -> LoadedModel:
         family=family,
         inputs=input_specs(checkpoint.config, family, task),
     )
+
+
+def _load_folder(checkpoint: Checkpoint, kind: Any) -> Any:
+    options = checkpoint.family.load_options if kind is AutoModel else {}
+    try:
+        return kind.from_pretrained(
+            checkpoint.path,
+            config=checkpoint.config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are listed, and refused
+            trust_remote_code=False,
+            use_safetensors=True,
+            **options,
+        )
+    except Exception as error:
+        # transformers lets errors of its file readers through, which share no base.
+        raise BadInputError(
+            f"{checkpoint.path}: its weights cannot be loaded: {one_line(error)}"
+        ) from None

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import safe_open
 from transformers.models.auto import modeling_auto
 
 from edge_runtime.contract.errors import BadInputError
@@ -15,8 +16,12 @@ from edge_runtime.contract.errors import BadInputError
 from .foreign import BUFFERS
 from .quiet import quiet
 from .settings import is_ignored
+from .weight_files import StoredTensor
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|block)\.(\d+)\.")
+
+_ROTARY_TOLERANCE = 0.02
+"""Relative; they may have been saved in bfloat16."""
 
 _OTHER_HEADS = {"lm_predictions", "mask_predictions", "multiple_choice_head"}
 """Heads of published checkpoints of which transformers has no class."""
@@ -44,6 +49,8 @@ def check_loaded(
     )
     unused = _without_heads(model, unused) if unused else unused
     missing = sorted(info["missing_keys"])
+    if info["error_msgs"]:
+        raise BadInputError(f"{folder}: its weights cannot be loaded: {min(info['error_msgs'])}")
     _check_layer_count(folder, _layer_count(model.config), unused, missing)
     if unused and missing:
         raise BadInputError(
@@ -129,6 +136,28 @@ def _classes_of(model_type: str) -> list[Any]:
     )
     names = {name for table in tables if isinstance(name := table.get(model_type), str)}
     return [kind for name in sorted(names) if (kind := getattr(transformers, name, None))]
+
+
+def check_rotary(folder: Path, model: torch.nn.Module, tensors: Mapping[str, StoredTensor]) -> None:
+    """Compares rotary frequencies that old versions saved with those that are computed now.
+
+    Raises:
+        BadInputError: the checkpoint was trained with others than ``config.json`` describes.
+    """
+    now = [buffer for name, buffer in model.named_buffers() if name.endswith("inv_freq")]
+    for name, tensor in tensors.items():
+        if not name.endswith("rotary_emb.inv_freq"):
+            continue
+        with safe_open(tensor.file, "pt") as file:
+            stored = file.get_tensor(name).float()
+        if not any(
+            stored.shape == buffer.shape and torch.allclose(stored, buffer, rtol=_ROTARY_TOLERANCE)
+            for buffer in now
+        ):
+            raise BadInputError(
+                f"{folder}: {name} are other rotary frequencies than config.json describes; give "
+                "it the rope_theta and rope_scaling that the model was trained with"
+            )
 
 
 def check_finite(folder: Path, model: torch.nn.Module) -> None:

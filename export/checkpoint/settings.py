@@ -28,17 +28,19 @@ _HARMLESS_NAMES = """
 _name_or_path name_or_path architectures auto_map model_type torch_dtype dtype language license
 transformers_version transformers.js_config tokenizer_class finetuning_task task_specific_params
 prefix unsloth_version unsloth_fixed base_model sentence_transformers is_llama_config
-is_qwen2_config is_mistral_config trl_version
+is_qwen2_config is_mistral_config trl_version name sbert_ce_default_activation_function save_step
+replacing_rate student_encoder_layers student_decoder_layers keys_to_ignore_at_inference
 gradient_checkpointing use_cache use_bfloat16 torchscript xla_device tf_legacy_loss
 neftune_noise_alpha repad_logits_with_grad reference_compile attn_implementation
 use_flash_attention use_flash_attn layerdrop init_std initializer_range initializer_factor
-pretraining_tp router_aux_loss_coef
+pretraining_tp router_aux_loss_coef loss_type label_smoothing
 id2label label2id num_labels problem_type directionality generator_size classifier_pooling
 tie_weights_ output_past output_attentions output_hidden_states return_dict use_return_dict
 predict_special_tokens add_pooling_layer is_decoder
-n_ctx n_positions max_sequence_length seq_length model_max_length max_seq_len
+n_special n_ctx n_positions max_sequence_length seq_length model_max_length max_seq_len
 original_max_position_embeddings cache_implementation
-force_bos_token_to_be_generated generation_config
+force_bos_token_to_be_generated generation_config diversity_penalty num_beam_groups penalty_alpha
+remove_invalid_values low_memory
 """
 """By line groups: what a tool noted; training and memory; heads and poolers, which a bundle
 does not have; lengths, taken from the tables of weights; generation, under older names."""
@@ -57,6 +59,8 @@ _HARMLESS_VALUES: dict[str, tuple[Any, ...]] = {
     "normalize_embedding": (True,),
     "static_position_embeddings": (False,),
     "extra_pos_embeddings": (2,),
+    "do_blenderbot_90_layernorm": (False,),
+    "layernorm_embedding": (True,),
     "is_causal": (True,),
     "use_sliding_window": (False,),
     "attention_type": ("original_full",),

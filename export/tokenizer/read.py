@@ -10,6 +10,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from edge_runtime.contract.errors import BadInputError
 from export.checkpoint.load import Checkpoint
 from export.checkpoint.quiet import first_line
+from export.gguf import tokenizer as gguf_tokenizer
+from export.gguf.reader import open_gguf
 
 from .parity import check_same
 
@@ -52,11 +54,14 @@ def read_tokenizer(checkpoint: Checkpoint, files: Files) -> tuple[Any, tuple[str
         BadInputError: there is none.
     """
     path = checkpoint.path
+    if checkpoint.is_gguf:
+        return gguf_tokenizer.read_tokenizer(open_gguf(path))
     file = path / "tokenizer.json"
-    source, options = checkpoint.source
     slow = None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, **options)
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False
+        )
         if getattr(tokenizer, "backend_tokenizer", None) is None:
             slow = tokenizer
         reason = _misfit(tokenizer, path, _algorithm(files))
@@ -65,7 +70,7 @@ def read_tokenizer(checkpoint: Checkpoint, files: Files) -> tuple[Any, tuple[str
         reason = _reason(error, path)
     if not reason:
         return tokenizer, ()
-    if checkpoint.is_gguf or not file.is_file():
+    if not file.is_file():
         raise BadInputError(
             f"{path}: has no tokenizer.json, and none can be made of it ({reason})"
         ) from None
@@ -113,7 +118,7 @@ def _reason(error: Exception, path: Path) -> str:
 
 
 def _has_vocabulary(path: Path) -> bool:
-    return path.is_file() or any(any(path.glob(name)) for name in _VOCABULARIES)
+    return any(any(path.glob(name)) for name in _VOCABULARIES)
 
 
 def _algorithm(files: Files) -> str | None:

@@ -60,7 +60,9 @@ def save_tokenizer(checkpoint: Checkpoint, folder: Path) -> tuple[str, ...]:
         )
     folder.mkdir()
     (folder / "tokenizer.json").write_text(text, "utf-8")
-    fields = json.dumps(_configuration(tokenizer, left_out), ensure_ascii=False, indent=1)
+    fields = json.dumps(
+        _configuration(checkpoint, tokenizer, left_out), ensure_ascii=False, indent=1
+    )
     (folder / _CONFIG).write_text(f"{fields}\n", "utf-8")
     for name, template in templates.items():
         target = _template_file(folder, name)
@@ -124,10 +126,13 @@ def _against_file(written: tokenizers.Tokenizer, file: Path, kind: str) -> tuple
     return (f"tokenizer: as transformers' {kind}; tokenizer.json alone reads {text} differently",)
 
 
-def _configuration(tokenizer: Any, left_out: dict[str, int]) -> dict[str, Any]:
+def _configuration(
+    checkpoint: Checkpoint, tokenizer: Any, left_out: dict[str, int]
+) -> dict[str, Any]:
     """Fields of ``tokenizer_config.json`` that more than this tokenizer's class understands."""
     roles = tokenizer.special_tokens_map
     length = tokenizer.model_max_length
+    types = getattr(checkpoint.config, "type_vocab_size", 0) if checkpoint.family.token_types else 0
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **{role: token for role, token in roles.items() if token not in left_out},
@@ -136,6 +141,7 @@ def _configuration(tokenizer: Any, left_out: dict[str, int]) -> dict[str, Any]:
         "padding_side": tokenizer.padding_side,
         "truncation_side": tokenizer.truncation_side,
         "split_special_tokens": tokenizer.split_special_tokens,
+        **({"num_token_types": types} if types else {}),  # a field of ours
     }
 
 

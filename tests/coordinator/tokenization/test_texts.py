@@ -74,6 +74,15 @@ def test_a_pair_that_has_no_room_beside_its_special_tokens_is_refused(tmp_path: 
         tokenizer.encode(["a"], ["b"])
 
 
+def test_a_pair_for_a_model_with_one_token_type_is_refused(tmp_path: Path) -> None:
+    config = bundle(tmp_path) / "tokenizer" / "tokenizer_config.json"
+    config.write_text('{"num_token_types": 1}')
+    tokenizer = SampleTokenizer(tmp_path, manifest(IDS, TYPES))
+    assert len(tokenizer.encode(["a"]).samples) == 1
+    with pytest.raises(BadInputError, match="type_vocab_size"):
+        tokenizer.encode(["a"], ["b"])
+
+
 def test_a_long_pair_is_cut_without_making_all_that_is_cut_off(tmp_path: Path) -> None:
     """The package joins each piece that it cuts off of one text with each of the other."""
     tokenizer = SampleTokenizer(bundle(tmp_path), manifest(IDS, max_length=5))

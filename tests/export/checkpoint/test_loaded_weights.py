@@ -99,11 +99,22 @@ def test_what_is_not_finite_is_named(changed, value):
         ("electra", ["discriminator_predictions.dense.weight"]),
         ("deberta-v2", ["lm_predictions.lm_head.bias", "mask_predictions.dense.weight"]),
         ("gpt2", ["h.0.attn.bias", "h.1.attn.masked_bias", "score.weight"]),
-        ("llama", ["score.weight", "model.layers.0.self_attn.rotary_emb.inv_freq"]),
+        ("llama", ["score.weight"]),
     ],
 )
 def test_heads_of_other_tasks_and_old_buffers_are_left_out(changed, family, names):
     load(changed(family, {name: torch.ones(2, 2) for name in names}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rotary_frequencies_of_old_versions_must_be_those_of_the_configuration(changed, dtype):
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    stored = (1.0 / 1e4 ** (torch.arange(0, 8, 2) / 8)).to(dtype)
+    folder = changed("llama", {name: stored})
+    load(folder)
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace("10000.0", "500000.0"))
+    refused(folder, f"{name} are other rotary frequencies")
 
 
 def test_a_head_that_differs_from_the_embeddings_is_the_checkpoints_own(changed):

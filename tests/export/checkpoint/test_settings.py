@@ -71,6 +71,8 @@ PUBLISHED = [
             "predict_special_tokens": True,
         },
     ),
+    ("gpt2", {"n_special": 0, "_num_labels": 1}),
+    ("bert", {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}),
     ("opt", {"activation_dropout": 0.0, "prefix": "</s>", "layerdrop": 0.0}),
     ("llama", {**_OLD_LLAMA, "max_sequence_length": 2048}),
     (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -39,7 +37,7 @@ def prune(tiny_model):
     """
 
     def prune(family, change=leave, *, observed=False, **shape):
-        checkpoint = find_checkpoint(str(tiny_model(family)), Path())
+        checkpoint = find_checkpoint(str(tiny_model(family)))
         task = widest_task(family)
         loaded = load_model(checkpoint, task)
         change(loaded.backbone)
@@ -221,7 +219,7 @@ def test_a_model_whose_layers_are_named_otherwise_is_refused(prune):
 
 
 def test_too_narrow_adapters_and_too_many_heads_are_refused_at_once(tiny_model):
-    config = find_checkpoint(str(tiny_model("bert")), Path()).config
+    config = find_checkpoint(str(tiny_model("bert"))).config
     with pytest.raises(UsageError, match="--adapter-reduction 64: reduction 64 leaves 0 channels"):
         check_shape(PrunedAdapter(reduction=64), config)
     with pytest.raises(UsageError, match="--adapter-heads 5: the model has only 4"):

@@ -239,6 +239,13 @@ def test_special_tokens_are_those_of_whatever_file_names_them(tmp_path):
     assert (config["eos_token"], config["pad_token"]) == ("<|endoftext|>", "<|user|>")
 
 
+@pytest.mark.parametrize(("kind", "size", "said"), [("bert cased", 1, 1), ("deberta-v2", 0, None)])
+def test_the_number_of_token_types_is_kept(tmp_path, kind, size, said):
+    save_tokenizer(checkpoint(tmp_path, kind, type_vocab_size=size), tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert config.get("num_token_types") == said
+
+
 def test_scores_are_read_back_bit_by_bit():
     """The package misreads one in seven; ties between two ways to split depend on it."""
     scores = [0.0, *np.random.default_rng(0).uniform(-16, 0, 300).tolist()]

@@ -61,7 +61,7 @@ def test_equal_regression_targets_are_nothing_to_learn(model, write):
     lines = [{"text": text, "label": 0.1} for text in "abc"]
     with pytest.raises(
         BadInputError,
-        match=r"train.jsonl: field 'label' is 0\.1\d* on every line; regression needs",
+        match=r"train: field 'label' is 0\.1\d* on every line; regression needs",
     ):
         prepared(model, write("train", lines), task="regression")
 

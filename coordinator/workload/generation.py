@@ -23,7 +23,7 @@ from coordinator.protocol.record import GenerationRecord
 from coordinator.samples.samples import SampleTable
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.checks import Array
-from edge_runtime.contract.errors import StoppedError
+from edge_runtime.contract.errors import DeviceFailedError
 from edge_runtime.contract.generation import Sequences
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Plan
@@ -102,14 +102,16 @@ class Generation:
         """Takes the next tokens of a group, at time ``now``.
 
         Raises:
-            StoppedError: nobody asked the device for them, or they are no tokens.
+            DeviceFailedError: nobody asked the device for them, or they are no tokens.
         """
         group = self._in_work.get(message.number)
         tokens, lines = message.tokens.tolist(), message.lines.tolist()
         if group is None or (device, tuple(lines)) != (group.owner, group.lines):
-            raise StoppedError(f"{device}: chose tokens for other prompts than it was asked for")
+            raise DeviceFailedError(
+                f"{device}: chose tokens for other prompts than it was asked for"
+            )
         if min(tokens) < 0 or max(tokens) >= self._config.num_outputs:
-            raise StoppedError(f"{device}: chose a token that the model does not have")
+            raise DeviceFailedError(f"{device}: chose a token that the model does not have")
         del self._in_work[message.number]
         over = [line for line, token in zip(lines, tokens, strict=True) if self._write(line, token)]
         left = tuple(line for line in lines if line not in over)

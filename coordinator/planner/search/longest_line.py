@@ -3,7 +3,12 @@
 import dataclasses
 from collections.abc import Mapping
 
-from coordinator.planner.cost.memory import MEMORY_USE, activation_bytes
+from coordinator.planner.cost.memory import (
+    activation_bytes,
+    free_memory_bytes,
+    stage_memory_bytes,
+    trainer_memory_bytes,
+)
 from coordinator.planner.problem.problem import Problem, Tokens
 from edge_runtime.contract.activations import answering_bytes, training_bytes
 from edge_runtime.contract.manifest import Stream
@@ -21,12 +26,14 @@ def explain_length(problem: Problem) -> str | None:
     if fits is None or not problem.longest_line:
         return None
     needed = int(activation_bytes(problem, 0, problem.num_blocks, 1))
+    stage = int(stage_memory_bytes(problem, 0, problem.num_blocks, 1))
     largest = max(problem.profiles, key=lambda profile: profile.memory_bytes)
-    usable = int(MEMORY_USE * largest.memory_bytes) - largest.base_memory_bytes
+    rest = stage - needed + trainer_memory_bytes(largest)
+    room = max(0, free_memory_bytes(largest, trains=False))
     return (
         f"{problem.longest_line}: its {longest} tokens take too much memory: one layer needs "
-        f"{needed / 1e6:.0f} MB for them, besides weights and training, and {largest.device} has "
-        f"{max(0, usable) / 1e6:.0f} MB; {_advice(problem, fits)}"
+        f"{needed / 1e6:.0f} MB for them, all else about {rest / 1e6:.0f} MB, and "
+        f"{largest.device} has {room / 1e6:.0f} MB; {_advice(problem, fits)}"
     )
 
 

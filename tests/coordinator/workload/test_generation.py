@@ -18,7 +18,7 @@ from coordinator.workload.generation import HELD_BYTES, Generation
 from edge_runtime.backbone.row_buffer import RowBuffer
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.contract.codec import decode, encode
-from edge_runtime.contract.errors import StoppedError
+from edge_runtime.contract.errors import DeviceFailedError
 from edge_runtime.contract.generation import GenerationOptions
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Manifest
@@ -328,7 +328,7 @@ def test_tokens_that_nobody_asked_for_end_the_session(change: Change):
     running = generation([[3]], plan=plan_of([], 1, 1))
     batch = first_batch(running)
     device, chosen = change(batch)
-    with pytest.raises(StoppedError, match=f"{device}: chose"):
+    with pytest.raises(DeviceFailedError, match=f"{device}: chose"):
         running.chosen(DeviceId(device), chosen, 1.0)
 
 
@@ -336,5 +336,5 @@ def test_a_second_answer_is_not_awaited():
     running = generation([[3]], plan=plan_of([], 1, 1))
     batch = first_batch(running)
     running.chosen(DeviceId("o0"), answer(batch), 1.0)
-    with pytest.raises(StoppedError, match="chose tokens for other prompts"):
+    with pytest.raises(DeviceFailedError, match="chose tokens for other prompts"):
         running.chosen(DeviceId("o0"), answer(batch), 2.0)

@@ -12,7 +12,7 @@ from typing import Any
 
 from edge_runtime.contract.errors import BadInputError
 
-from .reader import GgufFile
+from .reader import GgufFile, Ignores
 
 HARMLESS = (
     *("general.architecture", "general.type", "general.alignment"),
@@ -184,8 +184,8 @@ def architecture_of(file: GgufFile) -> Architecture:
     return ARCHITECTURES[file.architecture]
 
 
-def check_keys(file: GgufFile) -> None:
-    """Refuses keys that are not known, or not with their value.
+def check_keys(file: GgufFile, ignores: Ignores) -> None:
+    """Refuses keys that are not known, or not with their value, unless they are ignored.
 
     Raises:
         BadInputError: names them and the way out.
@@ -195,15 +195,19 @@ def check_keys(file: GgufFile) -> None:
     window = file.get("attention.sliding_window", 0)
     if not 0 < window < file.get("context_length", 0):
         own.add(f"{file.architecture}.attention.sliding_window")  # everything is inside it
-    odd = [key for key, value in file.metadata.items() if key not in own and not _known(key, value)]
+    odd = [
+        key
+        for key, value in file.metadata.items()
+        if key not in own and not _known(key, value) and not ignores(key)
+    ]
     if not odd:
         return
     named = ", ".join(f"{key} = {_short(file.metadata[key])}" for key in odd[:5])
     more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
     raise BadInputError(
         f"{file.path}: {named}{more}: not understood, and may change what the model computes; "
-        "export its Hugging Face folder instead, or drop what you know to be harmless with "
-        f"gguf-new-metadata --remove-metadata {odd[0]} FILE.gguf NEW.gguf"
+        "export its Hugging Face folder instead, or, where it does not matter, say so with "
+        f"--ignore {odd[0]}"
     )
 
 

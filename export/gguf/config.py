@@ -115,7 +115,7 @@ def token_id(file: GgufFile, role: str) -> int | None:
 
 def _existing(file: GgufFile, key: str, found: int) -> int:
     count = len(file.metadata.get("tokenizer.ggml.tokens", ()))
-    if found >= count:
+    if count and found >= count:  # without any, the tokenizer is refused
         raise BadInputError(f"{file.path}: {key} is {found}, but there are {count} tokens only")
     return int(found)
 

@@ -1,5 +1,6 @@
 """Data are read once, whatever they are in; what cannot be read is said."""
 
+import functools
 import gzip
 import hashlib
 import io
@@ -20,6 +21,10 @@ JSONL = "".join(json.dumps(row) + "\n" for row in ROWS)
 CSV = 'text,label\n"a, b",x\n"ü\n""c""",y\n'
 
 
+# Without a time: workers must find the same names for their tests.
+packed = functools.partial(gzip.compress, mtime=0)
+
+
 def write(path: Path, data: str | bytes) -> Path:
     path.write_bytes(data.encode() if isinstance(data, str) else data)
     return path
@@ -34,20 +39,20 @@ def rows(data: DataFile) -> list[object]:
     [
         ("a.jsonl", JSONL),
         ("a", JSONL.replace("\n", "\r\n")),
-        ("a.jsonl.gz", gzip.compress(JSONL.encode())),
-        ("two-members.gz", gzip.compress(JSONL[:30].encode()) + gzip.compress(JSONL[30:].encode())),
+        ("a.jsonl.gz", packed(JSONL.encode())),
+        ("two-members.gz", packed(JSONL[:30].encode()) + packed(JSONL[30:].encode())),
         ("a.json", json.dumps(ROWS, indent=1)),
         ("called.jsonl", json.dumps(ROWS)),
         ("called.json", JSONL),
         ("a.csv", CSV),
         ("a.CSV", "\ufeff" + CSV),
-        ("a.csv.gz", gzip.compress(CSV.encode())),
+        ("a.csv.gz", packed(CSV.encode())),
         ("blanks.csv", CSV.replace('",', '", ').replace("text,", "text, ")),
         ("sep.csv", "sep=;\r\n" + CSV.replace(",x", ";x").replace(",y", ";y").replace("t,", "t;")),
         ("empty-rows.csv", CSV + ",\n,\n"),
         ("mac.csv", 'text;label\r"a, b";x\r"ü\n""c""";y\r'),
         ("piped", CSV),
-        ("piped-and-packed", gzip.compress(CSV.encode())),
+        ("piped-and-packed", packed(CSV.encode())),
         ("powershell.jsonl", JSONL.encode("utf-16-le")),
         ("joined.jsonl", "\ufeff" + JSONL.replace("\n", "\n\ufeff")),
         ("excel.csv", CSV.replace(",x", ";x").replace(",y", ";y").replace("text,", "text;")),
@@ -173,7 +178,7 @@ def test_standard_input_is_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
         ("a.json", '{"data": []}', "is one object with 'data'; give the array"),
         ("a.json", "[1]", "item 1: expected an object"),
         ("a.json", "x", "not JSON .*must be an array of objects"),
-        ("a.gz", gzip.compress(b"{}")[:-9], "ends in the middle|no whole gzip"),
+        ("a.gz", packed(b"{}")[:-9], "ends in the middle|no whole gzip"),
         ("a.gz", b"{}", "no whole gzip file"),
         (
             "a.jsonl",
@@ -192,7 +197,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, data: str | byt
 def test_a_file_that_unpacks_to_more_than_sense_is_refused(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("coordinator.data.read.MAX_UNPACKED_BYTES", 1 << 20)
     with pytest.raises(BadInputError, match="bytes unpack to more than 1 MiB"):
-        read_data(write(tmp_path / "a.gz", gzip.compress(bytes(3 << 20))))
+        read_data(write(tmp_path / "a.gz", packed(bytes(3 << 20))))
 
 
 def test_a_closed_standard_input_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

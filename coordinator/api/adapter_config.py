@@ -128,12 +128,8 @@ def adapter_config(
 
 
 def _moments(values_N: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Mean and standard deviation, both finite; raises BadInputError if all values are equal."""
-    if (low := float(values_N.min())) == float(values_N.max()):
-        raise BadInputError(
-            f"the label is {low:.17g} on every line; regression needs at least two values"
-        )
-    unit = float(np.abs(values_N).max())  # squares of 1e200 and of 1e-200 are no numbers
+    """Mean and standard deviation, both finite and the latter positive."""
+    unit = float(np.abs(values_N).max()) or 1.0  # squares of 1e200 and of 1e-200 are no numbers
     mean, scale = float((values_N / unit).mean()) * unit, float((values_N / unit).std()) * unit
     return mean, scale or float(np.finfo(np.float64).tiny)
 

@@ -59,8 +59,10 @@ class Prepared:
 
     def announce(self, observer: Observer) -> None:
         """Tells what was read: lines of the training data, or else of the only file."""
-        first = next(iter(self.tables.values()))
-        observer.prepared(len(first), len(self.truncated))
+        which, table = next(iter(self.tables.items()))
+        # A line may be several samples, or none.
+        lines = len(self.files[which].lines) if which in self.files else len(table)
+        observer.prepared(lines, len(self.truncated))
         for note in self.notes:
             observer.note(note)
 

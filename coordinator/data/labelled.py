@@ -76,7 +76,13 @@ def read_training_data(source: Source, task: DataTask, fields: FieldNames | None
     lines = data.lines
     inputs = _texts(lines, names)
     if task == "regression":
-        return DataSet(inputs=inputs, targets=_numbers(lines, names), labels=())
+        values = _numbers(lines, names)
+        if (value := values[0]) == values.min() == values.max():
+            raise BadInputError(
+                f"{data.name}: field {names.label!r} is {value:.17g} on every line; "
+                "regression needs at least two values"
+            )
+        return DataSet(inputs=inputs, targets=values, labels=())
     found = _labels(lines, names)
     labels = tuple(sorted(set(found)))
     if len(labels) == 1:

@@ -6,8 +6,6 @@ import math
 import unicodedata
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 
-import numpy as np
-
 from export.chat.conversation import Conversation
 
 from .fields import listed, quoted
@@ -25,8 +23,6 @@ def notes_on(data: DataSet | LanguageData, name: str) -> list[str]:
     notes = list(_on_texts(data, name))
     if isinstance(data, DataSet) and data.labels:
         notes += _on_labels(data, name)
-    elif isinstance(data, DataSet) and len(data) > 1 and np.ptp(data.targets) == 0:
-        notes.append(f"{name}: every line has the value {data.targets[0]:.10g}")
     if isinstance(data, DataSet):
         notes += _on_torn(data, name)
     return notes

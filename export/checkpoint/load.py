@@ -1,6 +1,7 @@
 """Finds a checkpoint and loads it."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from .loaded_weights import check_finite, check_loaded, check_rotary
 from .padding import mend_padding
 from .peft_adapters import architecture_of, base_of, is_adapter, merge_adapter
 from .quiet import first_line, one_line, quiet
-from .settings import check_settings, check_task_settings
+from .settings import check_settings, check_task_settings, is_ignored
 from .weight_files import StoredTensor, stored_tensors
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
@@ -108,17 +109,7 @@ def find_checkpoint(
     """
     path = Path(model)
     if path.is_file() and path.suffix == SUFFIX:
-        config = read_config(open_gguf(path))
-        family = family_of(config.model_type, str(path))
-        notes = mend_padding(path, config, family)
-        return Checkpoint(
-            path=path,
-            model_id=path.stem,
-            config=config,
-            family=family,
-            ignored=tuple(ignored),
-            notes=notes,
-        )
+        return _open_gguf(path, tuple(ignored))
     folder, hub_id = _folder_of(model)
     check_pointers(folder)
     if not is_adapter(folder):
@@ -140,6 +131,23 @@ def find_checkpoint(
     note = merge_adapter(folder, base, scratch)
     merged = _open_folder(scratch, hub_id or folder.resolve().name, tuple(ignored))
     return dataclasses.replace(merged, notes=tuple(dict.fromkeys((*opened.notes, note))))
+
+
+def _open_gguf(path: Path, ignored: tuple[str, ...]) -> Checkpoint:
+    config = read_config(open_gguf(path), functools.partial(is_ignored, ignored=ignored))
+    family = family_of(config.model_type, str(path))
+    return Checkpoint(
+        path=path,
+        model_id=path.stem,
+        config=config,
+        family=family,
+        ignored=ignored,
+        notes=mend_padding(path, config, family) + _ignored_note(ignored),
+    )
+
+
+def _ignored_note(ignored: tuple[str, ...]) -> tuple[str, ...]:
+    return (f"not checked, as --ignore says: {', '.join(ignored)}",) if ignored else ()
 
 
 def _folder_of(model: str) -> tuple[Path, str | None]:
@@ -185,8 +193,7 @@ def _open_folder(path: Path, hub_id: str | None, ignored: tuple[str, ...]) -> Ch
             # Checks of settings raise what they like.
             raise BadInputError(f"{file}: transformers refuses it: {one_line(error)}") from None
     check_settings(file, fields, config, family.stack, ignored)
-    notes = mend_padding(file, config, family)
-    notes += (f"not checked, as --ignore says: {', '.join(ignored)}",) if ignored else ()
+    notes = mend_padding(file, config, family) + _ignored_note(ignored)
     return Checkpoint(
         path=path,
         model_id=model_id,
@@ -222,7 +229,8 @@ def load_model(checkpoint: Checkpoint, task: Task) -> LoadedModel:
                 f"describes: {one_line(error)}"
             ) from None
         if checkpoint.is_gguf:
-            model, info = load_weights(open_gguf(checkpoint.path), checkpoint.config, kind)
+            ignores = functools.partial(is_ignored, ignored=checkpoint.ignored)
+            model, info = load_weights(open_gguf(checkpoint.path), checkpoint.config, kind, ignores)
         else:
             model, info = _load_folder(checkpoint, kind)
     check_loaded(checkpoint.path, model, info, checkpoint.ignored)

@@ -12,7 +12,7 @@ from transformers import AutoConfig
 from edge_runtime.contract.errors import BadInputError
 
 from .keys import Architecture, architecture_of, check_keys
-from .reader import GgufFile
+from .reader import GgufFile, Ignores
 from .rope import rope_parameters
 
 _EMBEDDINGS = "token_embd.weight"
@@ -26,15 +26,19 @@ _WINDOW_PERIOD = {"gemma2": 2, "gemma3": 6}
 _LOCAL_THETA = 10_000.0
 
 
-def read_config(file: GgufFile) -> Any:
+def read_config(file: GgufFile, ignores: Ignores = lambda _: False) -> Any:
     """The configuration in transformers' form.
+
+    Args:
+        file: where from.
+        ignores: keys that need not be known.
 
     Raises:
         BadInputError: the architecture is not supported, or a key is missing, unknown or has a
             value that transformers has no setting for.
     """
     row = architecture_of(file)
-    check_keys(file)
+    check_keys(file, ignores)
     fields = {
         field: value
         for key, field in row.fields.items()
@@ -111,7 +115,7 @@ def token_id(file: GgufFile, role: str) -> int | None:
 
 def _existing(file: GgufFile, key: str, found: int) -> int:
     count = len(file.metadata.get("tokenizer.ggml.tokens", ()))
-    if found >= count:
+    if count and found >= count:  # without any, the tokenizer is refused
         raise BadInputError(f"{file.path}: {key} is {found}, but there are {count} tokens only")
     return int(found)
 

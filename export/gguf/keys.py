@@ -7,12 +7,12 @@ may change what the model computes.
 
 import dataclasses
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from edge_runtime.contract.errors import BadInputError
 
-from .reader import GgufFile
+from .reader import GgufFile, Ignores
 
 HARMLESS = (
     *("general.architecture", "general.type", "general.alignment"),
@@ -76,6 +76,20 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "*.tensor_data_layout": ("Meta AI original pth",),
 }
 """Keys that are harmless at the values that llama.cpp takes for absent, and refused at others."""
+
+_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "tokenizer.ggml.model": str,
+    "tokenizer.ggml.pre": str,
+    "tokenizer.ggml.add_*": bool,
+    "tokenizer.ggml.*_token_id": int,
+    "tokenizer.ggml.*": list,
+    "tokenizer.chat_templates": list,
+    "tokenizer.*": str,
+    "*.rope.scaling.type": str,
+    "*.attention.sliding_window_pattern": (int, list),
+    "*": (int, float),
+}
+"""Of values that are read; the first pattern that a key matches counts."""
 
 _INERT = (
     "rope.scaling.finetuned",  # says how the model was made
@@ -184,36 +198,55 @@ def architecture_of(file: GgufFile) -> Architecture:
     return ARCHITECTURES[file.architecture]
 
 
-def check_keys(file: GgufFile) -> None:
-    """Refuses keys that are not known, or not with their value.
+def check_keys(file: GgufFile, ignores: Ignores) -> None:
+    """Refuses keys that are not known, or not with their value, unless they are ignored.
 
     Raises:
         BadInputError: names them and the way out.
     """
     row = architecture_of(file)
     own = {f"{file.architecture}.{key}" for key in (*row.fields, *row.read, *_INERT)}
+    _check_types(file, {f"{file.architecture}.{key}" for key in row.read})
     window = file.get("attention.sliding_window", 0)
     if not 0 < window < file.get("context_length", 0):
         own.add(f"{file.architecture}.attention.sliding_window")  # everything is inside it
-    odd = [key for key, value in file.metadata.items() if key not in own and not _known(key, value)]
+    odd = [
+        key
+        for key, value in file.metadata.items()
+        if key not in own and not _known(key, value) and not ignores(key)
+    ]
     if not odd:
         return
     named = ", ".join(f"{key} = {_short(file.metadata[key])}" for key in odd[:5])
     more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
     raise BadInputError(
         f"{file.path}: {named}{more}: not understood, and may change what the model computes; "
-        "export its Hugging Face folder instead, or drop what you know to be harmless with "
-        f"gguf-new-metadata --remove-metadata {odd[0]} FILE.gguf NEW.gguf"
+        "export its Hugging Face folder instead, or, where it does not matter, say so with "
+        f"--ignore {odd[0]}"
     )
+
+
+def _check_types(file: GgufFile, read: set[str]) -> None:
+    for key, value in file.metadata.items():
+        if key not in read and not _matches(key, TOKENIZER):
+            continue
+        wanted = next(kind for pattern, kind in _TYPES.items() if fnmatch.fnmatchcase(key, pattern))
+        if not isinstance(value, wanted):
+            raise BadInputError(
+                f"{file.path}: {key} is {_short(value)}, of another type than llama.cpp reads; "
+                "convert the model again"
+            )
+
+
+def _matches(key: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
 
 
 def _known(key: str, value: Any) -> bool:
     for pattern, values in NEUTRAL.items():
         if fnmatch.fnmatchcase(key, pattern):
             return value in values
-    return any(
-        fnmatch.fnmatchcase(key, pattern) for pattern in (*HARMLESS, *TOKENIZER, *TOKENIZER_UNUSED)
-    )
+    return _matches(key, (*HARMLESS, *TOKENIZER, *TOKENIZER_UNUSED))
 
 
 def _short(value: Any) -> str:

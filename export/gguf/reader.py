@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import importlib.util
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from edge_runtime.contract.errors import BadInputError, MissingExtraError
 SUFFIX = ".gguf"
 
 Array = np.ndarray[Any, Any]
+Ignores = Callable[[str], bool]
+"""Tells whether the user knows a key or a tensor not to matter."""
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)

@@ -29,6 +29,11 @@ def rope_parameters(file: GgufFile, rotated: int) -> dict[str, Any]:
     base = {"rope_theta": theta}
     kind = file.get("rope.scaling.type", "linear")
     factor = float(file.get("rope.scaling.factor", file.get("rope.scale_linear", 0)) or 1)
+    if not (0 < theta < math.inf and 0 < factor < math.inf):
+        raise BadInputError(
+            f"{file.path}: {file.architecture}.rope.freq_base is {theta:g} and the factor of its "
+            f"scaling {factor:g}; both must be numbers above 0"
+        )
     if kind not in ("none", "linear", "yarn"):
         raise BadInputError(
             f"{file.path}: {file.architecture}.rope.scaling.type is {kind!r}; none, linear and "

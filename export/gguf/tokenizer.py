@@ -68,9 +68,8 @@ def _byte_level(file: GgufFile, tokens: list[str]) -> tuple[Tokenizer, bool]:
     name = file.metadata.get(_PRE, "default")
     if name not in PRE_TOKENIZERS:
         raise BadInputError(
-            f"{file.path}: {_PRE} is {name!r}, of which it is not known how it cuts "
-            f"text; known are {', '.join(sorted(PRE_TOKENIZERS))}; export the model's Hugging "
-            "Face folder instead"
+            f"{file.path}: {_PRE} is {name!r}, of which it is not known how it cuts text; "
+            "export the model's Hugging Face folder instead"
         )
     if file.metadata.get("tokenizer.ggml.add_space_prefix", False):
         raise BadInputError(

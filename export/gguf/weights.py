@@ -9,20 +9,21 @@ from transformers import AutoModelForCausalLM
 from edge_runtime.contract.errors import BadInputError
 
 from .keys import Architecture, architecture_of
-from .reader import Array, GgufFile
+from .reader import Array, GgufFile, Ignores
 from .rope import FACTORS
 
 _HEAD = "lm_head.weight"
 _OUTPUT = "output.weight"
 
 
-def load_weights(file: GgufFile, config: Any, kind: Any) -> Any:
+def load_weights(file: GgufFile, config: Any, kind: Any, ignores: Ignores = lambda _: False) -> Any:
     """The model with its weights, and transformers' information about loading it.
 
     Args:
         file: where from.
         config: of the file.
         kind: transformers' Auto class; without a head, the file's is left out.
+        ignores: tensors that need not be read.
 
     Raises:
         BadInputError: as :func:`read_weights`.
@@ -30,7 +31,7 @@ def load_weights(file: GgufFile, config: Any, kind: Any) -> Any:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
         wanted = kind.from_config(config)
-    weights = read_weights(file, model)
+    weights = read_weights(file, model, ignores)
     if not isinstance(wanted, type(model)):
         weights.pop(_HEAD, None)
     # The class by itself takes weights from memory; the Auto class does not.
@@ -39,28 +40,33 @@ def load_weights(file: GgufFile, config: Any, kind: Any) -> Any:
     )
 
 
-def read_weights(file: GgufFile, model: Any) -> dict[str, torch.Tensor]:
+def read_weights(file: GgufFile, model: Any, ignores: Ignores) -> dict[str, torch.Tensor]:
     """The state dict of a language model, float32.
 
     Args:
         file: where from.
         model: with the configuration of the file; its parameters may be on ``meta``.
+        ignores: tensors that need not be read.
 
     Raises:
         BadInputError: a tensor is missing, left over, of another shape, of a type that cannot be
             read, or has NaN or Inf.
     """
     wanted = _stored_names(file, model)
-    rest = [name for name in file.tensors if name not in wanted and name != FACTORS]
+    rest = [name for name in file.tensors if name not in {*wanted, FACTORS} and not ignores(name)]
     fused = _fused(file, wanted, rest)
     missing = [name for name in wanted if name not in file.tensors and name not in fused]
-    for names, what in ((rest, "nothing in the model reads"), (missing, "the file does not have")):
-        if names:
-            raise BadInputError(
-                f"{file.path}: {len(names)} tensors that {what}: {', '.join(sorted(names)[:5])}"
-                f"{', ...' if len(names) > 5 else ''}; it is damaged, or of a variant of "
-                f"{file.architecture} that is not supported: export its Hugging Face folder instead"
-            )
+    variant = (
+        f"it is damaged, or of a variant of {file.architecture} that is not supported: export its "
+        "Hugging Face folder instead"
+    )
+    if rest:
+        raise BadInputError(
+            f"{file.path}: has {_named(rest)}, which nothing in the model reads; {variant}, or, "
+            f"where it does not matter, say so with --ignore {rest[0]}"
+        )
+    if missing:
+        raise BadInputError(f"{file.path}: lacks {_named(missing)}; {variant}")
     row, parameters = architecture_of(file), model.state_dict()
     found = {}
     for stored, name in wanted.items():
@@ -119,6 +125,11 @@ def _as_transformers(values: Array, stored: str, row: Architecture, config: Any)
             pairs = values.reshape(heads, values.shape[0] // heads // 2, 2, *values.shape[1:])
             values = pairs.swapaxes(1, 2).reshape(values.shape)
     return values
+
+
+def _named(tensors: list[str]) -> str:
+    more = f" and {len(tensors) - 5} more" if len(tensors) > 5 else ""
+    return f"{'tensor' if len(tensors) == 1 else 'tensors'} {', '.join(tensors[:5])}{more}"
 
 
 def _by(shape: tuple[int, ...]) -> str:

@@ -59,7 +59,10 @@ def test_regression_targets_are_standardized_by_those_of_training(model, write):
 
 def test_equal_regression_targets_are_nothing_to_learn(model, write):
     lines = [{"text": text, "label": 0.1} for text in "abc"]
-    with pytest.raises(BadInputError, match=r"label is 0\.1\d* on every line; regression needs"):
+    with pytest.raises(
+        BadInputError,
+        match=r"train: field 'label' is 0\.1\d* on every line; regression needs",
+    ):
         prepared(model, write("train", lines), task="regression")
 
 

@@ -63,13 +63,6 @@ def test_long_labels_are_cut(tmp_path: Path) -> None:
     assert len(note) < 400
 
 
-def test_values_that_are_all_equal_are_said(tmp_path: Path) -> None:
-    path = tmp_path / "data"
-    path.write_text('{"text": "a", "label": 2}\n{"text": "b", "label": 2.0}\n')
-    notes = notes_on(read_training_data(path, "regression"), "data")
-    assert notes == ["data: every line has the value 2"]
-
-
 def test_texts_with_several_values_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "data"
     path.write_text('{"text": "a", "label": 2}\n{"text": "a", "label": 3}\n')

@@ -107,6 +107,11 @@ def test_a_window_that_hides_nothing_is_harmless(tmp_path, model, window):
     assert read_config(open_gguf(file)).max_position_embeddings == 80
 
 
+def test_a_key_that_the_user_knows_not_to_matter_is_passed_over(tmp_path, model):
+    file = open_gguf(write_gguf(tmp_path / "m.gguf", model, keys={".some_day": 1}))
+    assert read_config(file, lambda name: name == "llama.some_day").model_type == "llama"
+
+
 def test_all_unknown_keys_are_named_at_once(tmp_path, model):
     keys = {f".odd{place}": place for place in range(3)}
     with pytest.raises(BadInputError, match=r"llama\.odd0 = 0, llama\.odd1 = 1, llama\.odd2 = 2:"):

@@ -244,7 +244,8 @@ def test_an_output_folder_that_is_not_empty_is_left_alone(
     output.mkdir()
     (output / "mine.txt").write_text("precious")
     ended = run_here("train", bundle, "--data", good, "-o", output)
-    assert_one_line(ended, BAD_INPUT, output, "not empty", "-o", "--resume")
+    assert_one_line(ended, BAD_INPUT, output, "not empty", "choose another -o")
+    assert "--resume" not in ended.err, "there is no run to go on with"
     ended = run_here("export", tiny_model("bert"), "-o", output)
     assert_one_line(ended, BAD_INPUT, output, "not an empty folder")
     assert [path.name for path in output.iterdir()] == ["mine.txt"]

@@ -214,7 +214,7 @@ def _is_read(name: str, value: Any, config: Any, known: frozenset[str]) -> bool:
 def _settings_read(config: Any) -> frozenset[str]:
     """Names that the configuration declares or the source of its model reads."""
     kind = type(config)
-    declared = {field.name for field in dataclasses.fields(kind)}
+    declared = _declared(kind)
     aliases = {*config.attribute_map, *config.attribute_map.values()}
     modeling = importlib.import_module(kind.__module__.replace("configuration_", "modeling_"))
     source = inspect.getsource(modeling)
@@ -225,6 +225,14 @@ def _settings_read(config: Any) -> frozenset[str]:
         read |= {"rope_theta", "rope_scaling", "partial_rotary_factor"}
     generation = vars(GenerationConfig()).keys() | GenerationConfig._get_default_generation_params()
     return frozenset(declared | aliases | read | generation)
+
+
+def _declared(kind: type[Any]) -> set[str]:
+    """Lists the settings of a configuration class, which is a dataclass since transformers 5.4."""
+    if dataclasses.is_dataclass(kind):
+        return {field.name for field in dataclasses.fields(kind)}
+    makers = [vars(each)["__init__"] for each in kind.__mro__[:-1] if "__init__" in vars(each)]
+    return {name for maker in makers for name in inspect.signature(maker).parameters}
 
 
 def _check_rope(file: Path, given: Mapping[str, Any], config: Any) -> None:

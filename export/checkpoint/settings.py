@@ -232,7 +232,8 @@ def _declared(kind: type[Any]) -> set[str]:
     if dataclasses.is_dataclass(kind):
         return {field.name for field in dataclasses.fields(kind)}
     makers = [vars(each)["__init__"] for each in kind.__mro__[:-1] if "__init__" in vars(each)]
-    return {name for maker in makers for name in inspect.signature(maker).parameters}
+    taken = {name for maker in makers for name in inspect.signature(maker).parameters}
+    return taken | set(re.findall(r"\bself\.(\w+) = ", inspect.getsource(kind)))
 
 
 def _check_rope(file: Path, given: Mapping[str, Any], config: Any) -> None:

@@ -60,7 +60,7 @@ def export_model(
     """Exports a checkpoint as a bundle and checks it against PyTorch.
 
     Args:
-        model: a local Hugging Face folder, or a hub id.
+        model: a local Hugging Face folder, a GGUF file, or a hub id.
         output: the bundle's folder; new or empty. Nothing is left there on failure.
         task: what the bundle is for.
         quantize: form of the backbone's weights.

@@ -28,5 +28,5 @@ class Conversation:
 
     @classmethod
     def of(cls, *messages: Message) -> "Conversation":
-        """A chat of which every turn of the assistant is learnt."""
+        """Makes a chat of which every turn of the assistant is learnt."""
         return cls(messages=messages, learnt=tuple(m["role"] == ASSISTANT for m in messages))

@@ -79,7 +79,7 @@ class Dialect:
 
     @functools.cached_property
     def _proper_arguments(self) -> dict[bool, bool]:
-        """Whether arguments are written well as text (True), as an object (False)."""
+        """Tells whether arguments are written well as text (True), as an object (False)."""
         text, plain = (
             self._try(_ASKS, {"role": ASSISTANT, "content": "", "tool_calls": [_probe_call(given)]})
             for given in (_AS_TEXT, {"city": _PROBE})

@@ -89,7 +89,7 @@ def render_turn_end(template: TemplateSource) -> str:
 
 
 def _as_json(conversation: Conversation, name: str) -> dict[str, Any]:
-    """The conversation as JSON's values; raises BadInputError for what a table holds besides."""
+    """Turns a chat into JSON's values; raises BadInputError for what a table holds besides."""
     try:
         values = dataclasses.asdict(conversation)
         json.dumps(values)

@@ -45,7 +45,7 @@ def read_template(folder: Path) -> TemplateSource | None:
 
 
 def _named(found: Any) -> dict[str, str]:
-    """Templates by name; one alone is the default."""
+    """Lists templates by name; one alone is the default."""
     if isinstance(found, str):
         return {"default": found}
     items = found if isinstance(found, list) else []

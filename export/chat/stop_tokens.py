@@ -64,7 +64,7 @@ def names_of(folder: Path, tokens: Iterable[int]) -> list[str]:
 
 
 def _first_token(tokenizer: Tokenizer, text: str) -> int | None:
-    """The added token that ``text`` begins with; the longest of several."""
+    """Finds the added token that ``text`` begins with; the longest of several."""
     added = tokenizer.get_added_tokens_decoder().items()
     found = [
         (len(token.content), number) for number, token in added if text.startswith(token.content)

@@ -28,10 +28,10 @@ def json_object(file: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise BadInputError(f"{file}: not JSON ({error})") from None
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(f"{file}: not JSON ({error}); it must be whole") from None
     if not isinstance(found, dict):
-        raise BadInputError(f"{file}: is no JSON object")
+        raise BadInputError(f"{file}: not a JSON object")
     return found
 
 
@@ -46,7 +46,7 @@ def check_pointers(folder: Path) -> None:
 
 
 def refuse_pointers(folder: Path, files: list[Path]) -> None:
-    """Does so for some files."""
+    """Refuses those of ``files`` that are pointers; as :func:`check_pointers`."""
     pointers = [path.name for path in files if _is_pointer(path)]
     if pointers:
         raise BadInputError(
@@ -124,7 +124,7 @@ def no_weights(folder: Path, architecture: str) -> BadInputError:
 
 
 def _gather(folder: Path, names: list[str]) -> str:
-    """What to type to make one model of a sharded training state."""
+    """Says what to type to make one model of a sharded training state."""
     if any("fsdp" in name or name.endswith(".distcp") for name in names):
         state = next((name for name in names if "fsdp" in name and "." not in name), "")
         source = folder / state

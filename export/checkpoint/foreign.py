@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.contract.errors import BadInputError
+from export.wording import listed
 
 from .weight_files import StoredTensor
 
@@ -70,27 +71,26 @@ def check_tensors_plain(folder: Path, tensors: Mapping[str, StoredTensor]) -> No
     adapters = [name for name in tensors if _ADAPTER.search(name)]
     if adapters:
         raise BadInputError(
-            f"{folder}: has adapter weights that are not merged, {adapters[0]} and "
-            f"{len(adapters) - 1} others; load it with the library that trained it (with peft: "
-            "merge_and_unload() and save_pretrained()), and export the merged model"
+            f"{folder}: has adapter weights that are not merged, {listed(adapters)}; load it with "
+            "the library that trained it (with peft: merge_and_unload() and save_pretrained()), "
+            "and export the merged model"
         )
     empty = [name for name, tensor in tensors.items() if 0 in tensor.shape]
     if empty:
         raise BadInputError(
-            f"{folder}: {empty[0]} and {len(empty) - 1} others are empty, as DeepSpeed leaves them "
+            f"{folder}: has weights without values, {listed(empty)}, as DeepSpeed leaves them "
             "where it saves without gathering; gather the checkpoint with its zero_to_fp32.py"
         )
     packed = packed_tensors(tensors)
     if packed:
-        name = packed[0]
         raise BadInputError(
-            f"{folder}: {name} and {len(packed) - 1} others are {tensors[name].dtype}, weights "
-            f"quantized by another tool, {_ADVICE}"
+            f"{folder}: has weights quantized by another tool, {listed(packed)} (the first is "
+            f"{tensors[packed[0]].dtype}), {_ADVICE}"
         )
 
 
 def packed_tensors(tensors: Mapping[str, StoredTensor]) -> list[str]:
-    """Names of weights that are no plain floats."""
+    """Lists weights that are no plain floats."""
     return [
         name
         for name, tensor in tensors.items()

@@ -20,6 +20,7 @@ from edge_runtime.contract.manifest import InputSpec, Task
 from export.gguf.config import read_config
 from export.gguf.reader import SUFFIX, open_gguf
 from export.gguf.weights import load_weights
+from export.wording import first_line, one_line
 
 from .families import Family, family_of, input_specs
 from .folders import (
@@ -34,7 +35,7 @@ from .foreign import check_settings_plain, check_tensors_plain, packed_tensors
 from .loaded_weights import check_finite, check_loaded, check_rotary
 from .padding import mend_padding
 from .peft_adapters import architecture_of, base_of, is_adapter, merge_adapter
-from .quiet import first_line, one_line, quiet
+from .quiet import quiet
 from .settings import check_settings, check_task_settings, is_ignored
 from .weight_files import StoredTensor, stored_tensors
 
@@ -92,15 +93,12 @@ class LoadedModel:
     inputs: tuple[InputSpec, ...]
 
 
-def find_checkpoint(
-    model: str, scratch: Path | None = None, ignored: Sequence[str] = ()
-) -> Checkpoint:
+def find_checkpoint(model: str, scratch: Path, ignored: Sequence[str] = ()) -> Checkpoint:
     """Opens a local folder or GGUF file, or fetches a hub id.
 
     Args:
         model: which one.
-        scratch: an empty folder, where an adapter is merged with its base model; None if the
-            model is known to be no adapter.
+        scratch: an empty folder, where an adapter is merged with its base model.
         ignored: weights and settings that the user knows not to matter.
 
     Raises:
@@ -127,7 +125,6 @@ def find_checkpoint(
         if is_adapter(base):
             raise BadInputError(f"{base}: is an adapter itself; merge it first")
     opened = _open_folder(base, base_id, tuple(ignored))
-    assert scratch is not None
     note = merge_adapter(folder, base, scratch)
     merged = _open_folder(scratch, hub_id or folder.resolve().name, tuple(ignored))
     return dataclasses.replace(merged, notes=tuple(dict.fromkeys((*opened.notes, note))))
@@ -151,7 +148,7 @@ def _ignored_note(ignored: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _folder_of(model: str) -> tuple[Path, str | None]:
-    """The folder of a model on this machine, and its hub id where it has been fetched."""
+    """Finds the folder of a model on this machine, and its hub id where it has been fetched."""
     path = Path(model)
     if path.is_dir():
         return path, None

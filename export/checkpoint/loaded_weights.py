@@ -12,6 +12,7 @@ from safetensors import safe_open
 from transformers.models.auto import modeling_auto
 
 from edge_runtime.contract.errors import BadInputError
+from export.wording import listed
 
 from .foreign import BUFFERS
 from .quiet import quiet
@@ -55,17 +56,17 @@ def check_loaded(
     if unused and missing:
         raise BadInputError(
             f"{folder}: its weights have other names than the architecture's: nothing uses "
-            f"{_listed(unused)}, while {_listed(missing)} are missing; it is of another model, or "
+            f"{listed(unused)}, while {listed(missing)} are missing; it is of another model, or "
             "was saved by a tool that renames (save it by save_pretrained of the bare model)"
         )
     if unused:
         raise BadInputError(
-            f"{folder}: nothing uses {_listed(unused)}; the model would not be the one that was "
+            f"{folder}: nothing uses {listed(unused)}; the model would not be the one that was "
             f"trained; if it does not matter, say so with --ignore {unused[0]}"
         )
     if missing:
         raise BadInputError(
-            f"{folder}: {_listed(missing)} of the architecture are not in the checkpoint; it is "
+            f"{folder}: {listed(missing)} of the architecture are not in the checkpoint; it is "
             "damaged, of another model, or made for another --task"
         )
     for key, found, expected in sorted(info["mismatched_keys"]):
@@ -87,13 +88,8 @@ def _check_layer_count(folder: Path, count: int, unused: list[str], missing: lis
         return
     raise BadInputError(
         f"{folder}: config.json says {count} layers, but the weights have {there}: "
-        f"{_listed(keys)} {fate}; give the config.json and the weights of one model"
+        f"{listed(keys)} {fate}; give the config.json and the weights of one model"
     )
-
-
-def _listed(names: list[str], shown: int = 3) -> str:
-    head = ", ".join(names[:shown])
-    return head if len(names) <= shown else f"{head} and {len(names) - shown} more"
 
 
 def _layer_count(config: Any) -> int:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import torch
 import transformers
 
 from edge_runtime.contract.errors import BadInputError
+from export.wording import listed, one_line
 
 from .folders import ADAPTER_CONFIG, CONFIG, json_object, refuse_pointers
-from .quiet import one_line, quiet
+from .quiet import quiet
 from .weight_files import read_header
 
 _WEIGHTS = "adapter_model.safetensors"
@@ -23,6 +25,7 @@ _CLASSES = {
     "TOKEN_CLS": "AutoModelForTokenClassification",
 }
 _HEAD = re.compile(r"\.(score|classifier|out_proj)\.(\w+\.)*weight$")
+_MORE_TEMPLATES = "additional_chat_templates"
 _TOKENIZER_FILES = (".json", ".txt", ".model", ".jinja")
 _MAX_DIFFERENCE = 1e-3
 
@@ -33,7 +36,7 @@ def is_adapter(folder: Path) -> bool:
 
 
 def base_of(folder: Path) -> str:
-    """The base model of an adapter: the one beside it, or that which the adapter names.
+    """Finds the base model of an adapter: the one beside it, or that which it names.
 
     Raises:
         BadInputError: the adapter is none of PEFT's, cannot be merged, or ``peft`` is absent;
@@ -114,14 +117,14 @@ def merge_adapter(folder: Path, base: Path, output: Path) -> str:
                 f"{difference:.2g}); merge it where it was trained, and export the result"
             )
         merged.save_pretrained(output)
-    _unlink_model(bare)
+    shutil.rmtree(bare)
     own = (folder / "tokenizer.json").is_file() or (folder / "tokenizer_config.json").is_file()
     _copy_tokenizer(folder if own else base, output)
     return f"adapter {folder.resolve().name} ({settings['peft_type']}) merged into the weights"
 
 
 def architecture_of(fields: dict[str, Any]) -> str:
-    """The class of transformers that ``config.json`` names; empty if it names none."""
+    """Finds the class of transformers that ``config.json`` names; empty if it names none."""
     names = fields.get("architectures")
     own = names[0] if isinstance(names, list) and names else None
     return own if isinstance(own, str) and hasattr(transformers, own) else ""
@@ -142,21 +145,17 @@ def _link_model(base: Path, bare: Path) -> None:
             (bare / path.name).symlink_to(path.resolve())
 
 
-def _unlink_model(bare: Path) -> None:
-    for path in bare.iterdir():
-        path.unlink()
-    bare.rmdir()
-
-
 def _copy_tokenizer(source: Path, output: Path) -> None:
     for path in source.iterdir():
         other = path.name == CONFIG or path.name.startswith(("adapter_", "model.", "generation_"))
         if path.suffix in _TOKENIZER_FILES and path.is_file() and not other:
-            (output / path.name).write_bytes(path.read_bytes())
+            shutil.copyfile(path, output / path.name)
+    if (source / _MORE_TEMPLATES).is_dir():
+        shutil.copytree(source / _MORE_TEMPLATES, output / _MORE_TEMPLATES)
 
 
 def _labels(folder: Path) -> dict[str, int]:
-    """The count of classes, from the head that the adapter brings along."""
+    """Reads the count of classes off the head that the adapter brings along."""
     tensors = read_header(folder / _WEIGHTS)
     heads = [tensor.shape[0] for name, tensor in tensors.items() if _HEAD.search(name)]
     return {"num_labels": heads[-1]} if heads else {}
@@ -173,8 +172,8 @@ def _check_complete(folder: Path, taken: dict[str, torch.Tensor]) -> None:
     for names, fate in ((stored - taken.keys(), "unused"), (taken.keys() - stored - idle, "new")):
         if names:
             raise BadInputError(
-                f"{folder}: {min(names)} and {len(names) - 1} others of the adapter are {fate} in "
-                "this base model; give the base model that it was trained on"
+                f"{folder}: {listed(sorted(names))} of the adapter are {fate} in this base "
+                "model; give the base model that it was trained on"
             )
 
 

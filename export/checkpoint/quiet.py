@@ -1,4 +1,4 @@
-"""Keeping libraries that talk from the terminal."""
+"""Keeps libraries that talk from the terminal."""
 
 import contextlib
 import logging
@@ -23,14 +23,3 @@ def quiet() -> Iterator[None]:
         logging.disable(level)
         if bars:
             transformers.utils.logging.enable_progress_bar()
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error, for messages of one line."""
-    return (str(error).strip() or type(error).__name__).split("\n")[0]
-
-
-def one_line(error: Exception, characters: int = 200) -> str:
-    """An error's text on one line: where the first of several says too little."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= characters else f"{text[:characters]} ..."

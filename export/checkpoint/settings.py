@@ -214,7 +214,7 @@ def _is_read(name: str, value: Any, config: Any, known: frozenset[str]) -> bool:
 def _settings_read(config: Any) -> frozenset[str]:
     """Names that the configuration declares or the source of its model reads."""
     kind = type(config)
-    declared = _declared(kind)
+    declared = declared_settings(kind)
     aliases = {*config.attribute_map, *config.attribute_map.values()}
     modeling = importlib.import_module(kind.__module__.replace("configuration_", "modeling_"))
     source = inspect.getsource(modeling)
@@ -227,7 +227,7 @@ def _settings_read(config: Any) -> frozenset[str]:
     return frozenset(declared | aliases | read | generation)
 
 
-def _declared(kind: type[Any]) -> set[str]:
+def declared_settings(kind: type[Any]) -> set[str]:
     """Lists the settings of a configuration class, which is a dataclass since transformers 5.4."""
     if dataclasses.is_dataclass(kind):
         return {field.name for field in dataclasses.fields(kind)}

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from edge_runtime.contract.errors import BadInputError
+from export.wording import one_line
 
 from .keys import Architecture, architecture_of, check_keys
 from .reader import GgufFile, Ignores
@@ -27,7 +28,7 @@ _LOCAL_THETA = 10_000.0
 
 
 def read_config(file: GgufFile, ignores: Ignores = lambda _: False) -> Any:
-    """The configuration in transformers' form.
+    """Makes the configuration in transformers' form.
 
     Args:
         file: where from.
@@ -59,8 +60,9 @@ def read_config(file: GgufFile, ignores: Ignores = lambda _: False) -> Any:
         return AutoConfig.for_model(row.model_type, **fields)
     except Exception as error:
         # Checks of settings raise what they like.
-        reason = " ".join(str(error).split())
-        raise BadInputError(f"{file.path}: transformers refuses its settings: {reason}") from None
+        raise BadInputError(
+            f"{file.path}: transformers refuses its settings: {one_line(error)}"
+        ) from None
 
 
 def _number(file: GgufFile, row: Architecture, key: str) -> Any:
@@ -101,7 +103,7 @@ def _vocabulary(file: GgufFile) -> int:
 
 
 def token_id(file: GgufFile, role: str) -> int | None:
-    """Id of a special token.
+    """Looks up the id of a special token; None where the file has none.
 
     Raises:
         BadInputError: there is no token with that id.
@@ -153,7 +155,7 @@ def _attention(file: GgufFile, row: Architecture, fields: dict[str, Any]) -> dic
 
 
 def _gemma(file: GgufFile, fields: dict[str, Any]) -> dict[str, Any]:
-    """What the files of Gemma 2 and 3 leave to llama.cpp's code."""
+    """Adds what the files of Gemma 2 and 3 leave to llama.cpp's code."""
     window = file.get("attention.sliding_window")
     if not window:
         raise BadInputError(
@@ -179,7 +181,7 @@ def _gemma(file: GgufFile, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _layer_types(file: GgufFile, layers: int) -> list[str]:
-    """Which layers look at a window only: given one by one, or all but each so-manieth."""
+    """Tells the layers that see a window only: listed, or all but the last of each period."""
     pattern = file.get("attention.sliding_window_pattern", _WINDOW_PERIOD[file.architecture])
     if isinstance(pattern, list):
         local = [bool(value) for value in pattern]

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from edge_runtime.contract.errors import BadInputError
+from export.wording import listed
 
 from .reader import GgufFile, Ignores
 
@@ -185,7 +186,7 @@ ARCHITECTURES = {
 
 
 def architecture_of(file: GgufFile) -> Architecture:
-    """The architecture's row.
+    """Looks up the architecture's row.
 
     Raises:
         BadInputError: it is not in the table; names those that are.
@@ -217,10 +218,9 @@ def check_keys(file: GgufFile, ignores: Ignores) -> None:
     ]
     if not odd:
         return
-    named = ", ".join(f"{key} = {_short(file.metadata[key])}" for key in odd[:5])
-    more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
+    named = listed((f"{key} = {_short(file.metadata[key])}" for key in odd), 5)
     raise BadInputError(
-        f"{file.path}: {named}{more}: not understood, and may change what the model computes; "
+        f"{file.path}: {named}: not understood, and may change what the model computes; "
         "export its Hugging Face folder instead, or, where it does not matter, say so with "
         f"--ignore {odd[0]}"
     )

@@ -1,4 +1,4 @@
-"""How llama.cpp cuts text before it merges bytes, by ``tokenizer.ggml.pre``.
+"""Lists how llama.cpp cuts text before it merges bytes, by ``tokenizer.ggml.pre``.
 
 The expressions are those of its ``llama-vocab.cpp``; where it works around its own expression
 engine, those of the original tokenizers. Of several, each cuts what the one before left whole.
@@ -44,7 +44,7 @@ class PreTokenizer:
     adds_bos: bool = False
 
     def build(self) -> pre_tokenizers.PreTokenizer:
-        """The same of the package ``tokenizers``."""
+        """Builds the same one of the package ``tokenizers``."""
         cuts = [pre_tokenizers.Split(Regex(cut), "isolated") for cut in self.expressions]
         bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         return pre_tokenizers.Sequence([*cuts, bytes_])

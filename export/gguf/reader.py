@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from edge_runtime.contract.errors import BadInputError, MissingExtraError
+from export.wording import first_line
 
 SUFFIX = ".gguf"
 
@@ -44,11 +45,11 @@ class GgufFile:
         return str(self.metadata.get("general.architecture", ""))
 
     def get(self, key: str, default: Any = None) -> Any:
-        """A value of the architecture; ``key`` is without its name."""
+        """Looks up a value of the architecture; ``key`` is without its name."""
         return self.metadata.get(f"{self.architecture}.{key}", default)
 
     def values(self, name: str) -> Array:
-        """The values of a tensor, float32; of transformers' shape, the last axis lies together.
+        """Reads a tensor as float32, in transformers' shape (the last axis lies together).
 
         Raises:
             BadInputError: they cannot be read, or some are NaN or Inf.
@@ -100,9 +101,8 @@ def _open(_real: Path, path: Path, _modified: int, _size: int) -> GgufFile:
         }
     except Exception as error:
         # A reader of trusting numpy code: a byte lost anywhere shows as any exception.
-        reason = str(error).split("\n")[0] or type(error).__name__
         raise BadInputError(
-            f"{path}: is cut off or damaged ({reason}); download or convert it again"
+            f"{path}: is cut off or damaged ({first_line(error)}); download or convert it again"
         ) from None
     file = GgufFile(
         path=path, metadata=metadata, tensors={tensor.name: tensor for tensor in reader.tensors}
@@ -116,7 +116,7 @@ def _check_start(path: Path) -> None:
         start = stream.read(len(_POINTER))
     if start.startswith(_POINTER):
         raise BadInputError(
-            f"{path}: is a Git-LFS pointer, not the model; fetch it with git lfs pull"
+            f"{path}: is a Git LFS pointer, not the model; fetch it with git lfs pull"
         )
     if not start.startswith(_MAGIC):
         raise BadInputError(f"{path}: is no GGUF file")

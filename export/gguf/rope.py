@@ -20,7 +20,7 @@ _LLAMA3 = (1.0, 4.0, 8192.0)
 
 
 def rope_parameters(file: GgufFile, rotated: int) -> dict[str, Any]:
-    """``rope_parameters`` of ``rotated`` channels.
+    """Makes transformers' ``rope_parameters`` for ``rotated`` channels.
 
     Raises:
         BadInputError: transformers has no such scaling.
@@ -61,7 +61,7 @@ def rope_parameters(file: GgufFile, rotated: int) -> dict[str, Any]:
 
 
 def _of_factors(file: GgufFile, theta: float, rotated: int) -> dict[str, Any]:
-    """The four numbers of Llama 3 that give the factors of the file."""
+    """Finds the four numbers of Llama 3's scaling that give the factors of the file."""
     factors = file.values(FACTORS).astype(np.float64).reshape(-1)
     waves = 2 * math.pi * theta ** (np.arange(0, rotated, 2) / rotated)
     factor = float(factors.max(initial=1.0))
@@ -85,7 +85,7 @@ def _of_factors(file: GgufFile, theta: float, rotated: int) -> dict[str, Any]:
 
 
 def llama3_factors(waves: Array, factor: float, low: float, high: float, length: float) -> Array:
-    """What Llama 3 divides the frequencies by; after convert_hf_to_gguf.py.
+    """Computes what Llama 3 divides the frequencies by; after convert_hf_to_gguf.py.
 
     Args:
         waves: tokens in a turn, of each frequency.

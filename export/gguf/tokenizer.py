@@ -1,5 +1,6 @@
 """Makes the tokenizer that a file describes, with llama.cpp's token ids."""
 
+from collections import Counter
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
@@ -20,7 +21,7 @@ _TEMPLATE = "tokenizer.chat_template"
 
 
 def read_tokenizer(file: GgufFile) -> tuple[Any, tuple[str, ...]]:
-    """The tokenizer in transformers' form, with its chat templates, and notes.
+    """Makes the tokenizer in transformers' form, with its chat templates, and notes.
 
     Raises:
         BadInputError: it is of a kind that cannot be read.
@@ -59,7 +60,7 @@ def _tokens(file: GgufFile) -> list[str]:
     if not tokens:
         raise BadInputError(f"{file.path}: has no tokenizer (tokenizer.ggml.tokens)")
     if len(set(tokens)) < len(tokens):
-        twice = next(token for place, token in enumerate(tokens) if token in tokens[:place])
+        ((twice, _),) = Counter(tokens).most_common(1)
         raise BadInputError(f"{file.path}: tokenizer.ggml.tokens has {twice!r} twice")
     return tokens
 
@@ -169,7 +170,7 @@ def _frame(
 
 
 def _templates(file: GgufFile) -> str | dict[str, str] | None:
-    """The chat template; by name where there are several."""
+    """Finds the chat template; by name where there are several."""
     main: str | None = file.metadata.get(_TEMPLATE)
     named = {
         key.removeprefix(f"{_TEMPLATE}."): text

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from edge_runtime.contract.errors import BadInputError
+from export.wording import listed
 
 from .keys import Architecture, architecture_of
 from .reader import Array, GgufFile, Ignores
@@ -17,7 +18,7 @@ _OUTPUT = "output.weight"
 
 
 def load_weights(file: GgufFile, config: Any, kind: Any, ignores: Ignores = lambda _: False) -> Any:
-    """The model with its weights, and transformers' information about loading it.
+    """Loads the model with its weights, and returns transformers' information about loading it.
 
     Args:
         file: where from.
@@ -41,7 +42,7 @@ def load_weights(file: GgufFile, config: Any, kind: Any, ignores: Ignores = lamb
 
 
 def read_weights(file: GgufFile, model: Any, ignores: Ignores) -> dict[str, torch.Tensor]:
-    """The state dict of a language model, float32.
+    """Reads the state dict of a language model, float32.
 
     Args:
         file: where from.
@@ -83,7 +84,7 @@ def read_weights(file: GgufFile, model: Any, ignores: Ignores) -> dict[str, torc
 
 
 def _stored_names(file: GgufFile, model: Any) -> dict[str, str]:
-    """Transformers' name of each parameter by llama.cpp's."""
+    """Maps llama.cpp's name of each parameter to transformers'."""
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
     (architecture,) = (key for key, value in MODEL_ARCH_NAMES.items() if value == file.architecture)
@@ -128,8 +129,7 @@ def _as_transformers(values: Array, stored: str, row: Architecture, config: Any)
 
 
 def _named(tensors: list[str]) -> str:
-    more = f" and {len(tensors) - 5} more" if len(tensors) > 5 else ""
-    return f"{'tensor' if len(tensors) == 1 else 'tensors'} {', '.join(tensors[:5])}{more}"
+    return f"{'tensor' if len(tensors) == 1 else 'tensors'} {listed(tensors, 5)}"
 
 
 def _by(shape: tuple[int, ...]) -> str:

@@ -81,7 +81,7 @@ def end_tokens(model: Any) -> tuple[int, ...]:
 
 
 def start_token(model: Any, where: str) -> int:
-    """First decoder input of an encoder-decoder.
+    """Finds the first decoder input of an encoder-decoder.
 
     Raises:
         BadInputError: the configuration does not tell it, or the vocabulary does not have it.

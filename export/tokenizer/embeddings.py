@@ -14,6 +14,7 @@ from typing import Any
 import tokenizers
 
 from edge_runtime.contract.errors import BadInputError
+from export.wording import listed
 
 from .read import JSON_FILES
 
@@ -29,9 +30,7 @@ def beyond_embeddings(backend: tokenizers.Tokenizer, num_embeddings: int) -> dic
 
 def named(tokens: Mapping[str, int]) -> str:
     """Writes tokens with their ids, the first few of many."""
-    listed = [f"{token!r} = {index}" for token, index in tokens.items()]
-    more = len(listed) - _MOST_NAMED
-    return ", ".join(listed[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return listed((f"{token!r} = {index}" for token, index in tokens.items()), _MOST_NAMED)
 
 
 def check_spare(

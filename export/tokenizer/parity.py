@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import tokenizers
 
 from edge_runtime.contract.errors import BadInputError
-from export.checkpoint.quiet import first_line
+from export.wording import first_line
 
 from .odd_texts import around_tokens, odd_texts
 

@@ -1,17 +1,17 @@
 """Reads a checkpoint's tokenizer with transformers."""
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from edge_runtime.contract.errors import BadInputError
+from export.checkpoint.folders import json_object
 from export.checkpoint.load import Checkpoint
-from export.checkpoint.quiet import first_line
 from export.gguf import tokenizer as gguf_tokenizer
 from export.gguf.reader import open_gguf
+from export.wording import first_line
 
 from .parity import check_same
 
@@ -31,17 +31,7 @@ def read_files(path: Path) -> Files:
     Raises:
         BadInputError: one of them is damaged.
     """
-    found = {}
-    for file in (path / name for name in JSON_FILES):
-        if not file.is_file():
-            continue
-        try:
-            found[file.name] = json.loads(file.read_text("utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise BadInputError(f"{file}: not JSON ({error}); it must be whole") from None
-        if not isinstance(found[file.name], dict):
-            raise BadInputError(f"{file}: not a JSON object")
-    return found
+    return {name: json_object(path / name) for name in JSON_FILES if (path / name).is_file()}
 
 
 def read_tokenizer(checkpoint: Checkpoint, files: Files) -> tuple[Any, tuple[str, ...]]:

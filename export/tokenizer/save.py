@@ -12,6 +12,7 @@ from typing import Any
 import tokenizers
 
 from edge_runtime.contract.errors import BadInputError
+from export.checkpoint.folders import CONFIG, json_object
 from export.checkpoint.load import Checkpoint
 from export.checkpoint.quiet import quiet
 
@@ -20,7 +21,7 @@ from .exact_scores import with_exact_scores
 from .parity import by_tokenizers, check_same, first_difference, trial_texts
 from .read import Files, read_files, read_tokenizer
 
-_CONFIG = "tokenizer_config.json"
+_TOKENIZER_CONFIG = "tokenizer_config.json"
 _LEGACY_TEMPLATE = "chat_template.json"
 # Beyond this, model_max_length is transformers' way to say "not known".
 _SANE_LENGTH = 1_000_000
@@ -63,7 +64,7 @@ def save_tokenizer(checkpoint: Checkpoint, folder: Path) -> tuple[str, ...]:
     fields = json.dumps(
         _configuration(checkpoint, tokenizer, left_out), ensure_ascii=False, indent=1
     )
-    (folder / _CONFIG).write_text(f"{fields}\n", "utf-8")
+    (folder / _TOKENIZER_CONFIG).write_text(f"{fields}\n", "utf-8")
     for name, template in templates.items():
         target = _template_file(folder, name)
         target.parent.mkdir(exist_ok=True)
@@ -72,15 +73,12 @@ def save_tokenizer(checkpoint: Checkpoint, folder: Path) -> tuple[str, ...]:
 
 
 def tokenizer_limit(checkpoint: Checkpoint) -> int | None:
-    """``model_max_length`` of the tokenizer, in tokens; None where it is not known."""
-    file = checkpoint.path / _CONFIG
+    """Reads ``model_max_length`` of the tokenizer, in tokens; None where it is not known."""
+    file = checkpoint.path / _TOKENIZER_CONFIG
     if checkpoint.is_gguf or not file.is_file():
         return None
-    try:
-        fields = json.loads(file.read_text("utf-8"))
-        limit = fields.get("model_max_length", fields.get("max_len"))
-    except (ValueError, AttributeError) as error:
-        raise BadInputError(f"{file}: not a JSON object ({error})") from None
+    fields = json_object(file)
+    limit = fields.get("model_max_length", fields.get("max_len"))
     return int(limit) if isinstance(limit, int | float) and 0 < limit < _SANE_LENGTH else None
 
 
@@ -107,9 +105,9 @@ def _needless(checkpoint: Checkpoint, tokenizer: Any, templates: list[str]) -> d
 
 
 def _padding(path: Path) -> Any:
-    """The model's ``pad_token_id`` as its file has it; the loaded one may have been mended."""
-    file = path / "config.json"
-    return json.loads(file.read_text("utf-8")).get("pad_token_id") if file.is_file() else None
+    """Reads ``pad_token_id`` off ``config.json``; the loaded one may have been mended."""
+    file = path / CONFIG
+    return json_object(file).get("pad_token_id") if file.is_file() else None
 
 
 def _against_file(written: tokenizers.Tokenizer, file: Path, kind: str) -> tuple[str, ...]:
@@ -129,7 +127,7 @@ def _against_file(written: tokenizers.Tokenizer, file: Path, kind: str) -> tuple
 def _configuration(
     checkpoint: Checkpoint, tokenizer: Any, left_out: dict[str, int]
 ) -> dict[str, Any]:
-    """Fields of ``tokenizer_config.json`` that more than this tokenizer's class understands."""
+    """Makes the fields of ``tokenizer_config.json`` that any tokenizer class understands."""
     roles = tokenizer.special_tokens_map
     length = tokenizer.model_max_length
     types = getattr(checkpoint.config, "type_vocab_size", 0) if checkpoint.family.token_types else 0
@@ -146,15 +144,12 @@ def _configuration(
 
 
 def _templates(tokenizer: Any, path: Path) -> dict[str, str]:
-    """Chat templates by name, wherever they were found."""
+    """Lists chat templates by name, wherever they were found."""
     found = tokenizer.chat_template
     legacy = path / _LEGACY_TEMPLATE
     if found is None and legacy.is_file():
         # Where processors kept theirs; transformers' tokenizers do not look there.
-        try:
-            found = json.loads(legacy.read_text("utf-8")).get("chat_template")
-        except (ValueError, AttributeError) as error:
-            raise BadInputError(f"{legacy}: not a JSON object ({error})") from None
+        found = json_object(legacy).get("chat_template")
     templates = found if isinstance(found, dict) else {"default": found} if found else {}
     for name, template in templates.items():
         if not isinstance(template, str) or Path(name).name != name:
@@ -163,7 +158,7 @@ def _templates(tokenizer: Any, path: Path) -> dict[str, str]:
 
 
 def _template_file(folder: Path, name: str) -> Path:
-    """Where transformers keeps a chat template."""
+    """Names the file where transformers keeps a chat template."""
     if name == "default":
         return folder / "chat_template.jinja"
     return folder / "additional_chat_templates" / f"{name}.jinja"

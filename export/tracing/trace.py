@@ -13,8 +13,9 @@ import torch
 from edge_runtime.contract.errors import BadInputError, PacplusError
 from edge_runtime.contract.manifest import InputSpec, Stream
 from export.checkpoint.load import LoadedModel
-from export.checkpoint.quiet import first_line, quiet
+from export.checkpoint.quiet import quiet
 from export.ir.graph import OPSET, hidden_name
+from export.wording import first_line
 
 from . import attention
 

@@ -48,7 +48,7 @@ def test_a_pointer_of_git_lfs_is_found_whatever_it_points_to(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
-@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[]", "no JSON object")])
+@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[]", "not a JSON object")])
 def test_settings_that_are_damaged_are_not_passed_over(tmp_path, name, text, message):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     (tmp_path / name).write_text(text)

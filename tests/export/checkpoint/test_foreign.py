@@ -24,10 +24,6 @@ def tensors(**dtypes):
     ("fields", "tool"),
     [
         ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, "bits"),
-        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "by gptq"),
-        ({"quantization_config": {"quant_method": "awq"}}, "by awq"),
-        ({"quantization_config": {"quant_method": "fp8"}}, "by fp8"),
-        ({"quantization_config": {"quant_method": "torchao"}}, "by torchao"),
         ({"quantization_config": {"bits": 4}}, r"quantized \(quantization_config\)"),
         ({"compression_config": {"format": "pack-quantized"}}, "compressed-tensors"),
         ({"quantization": {"group_size": 64, "bits": 4}}, "by MLX"),
@@ -45,7 +41,7 @@ def test_a_left_over_note_of_quantization_beside_plain_weights_can_be_removed():
     check_settings_plain(CONFIG, {"quantization_config": None}, plain=True)
 
 
-@pytest.mark.parametrize("dtype", ["U8", "I8", "I32", "U32", "F8_E4M3", "F8_E5M2", "I64", "F4"])
+@pytest.mark.parametrize("dtype", ["U8", "I64", "F8_E4M3"])
 def test_packed_weights_are_seen_without_any_note(dtype):
     found = tensors(**{"layers.0.q_proj.weight": dtype})
     with pytest.raises(BadInputError, match=f"layers.0.q_proj.weight .*{dtype}"):
@@ -71,7 +67,7 @@ def test_adapters_inside_a_checkpoint_are_refused_with_the_way_out(name):
 
 def test_weights_that_were_never_gathered_are_named():
     empty = StoredTensor(dtype="F32", shape=(0,), file=FOLDER / "model.safetensors")
-    with pytest.raises(BadInputError, match=r"q_proj.weight and 0 others are empty.*zero_to_fp32"):
+    with pytest.raises(BadInputError, match=r"without values, q_proj.weight, as .*zero_to_fp32"):
         check_tensors_plain(FOLDER, {"q_proj.weight": empty})
 
 

@@ -104,10 +104,15 @@ def test_an_adapter_is_merged_into_its_base(peft, place, adapter, tiny_model, tm
     if place == "beside":
         for path in tiny_model("llama").iterdir():
             shutil.copy(path, adapter)
+    template = "additional_chat_templates/tool_use.jinja"
+    (adapter / template).parent.mkdir()
+    (adapter / template).write_text("tools")
+    shutil.copy(tiny_model("llama") / "tokenizer.json", adapter)
     checkpoint = find(adapter, tmp_path / "scratch")
     assert checkpoint.notes == ("adapter adapter (LORA) merged into the weights",)
     assert checkpoint.model_id == "adapter"
     assert (checkpoint.path / "tokenizer.json").is_file()
+    assert (checkpoint.path / template).read_text() == "tools"
     model = load_model(checkpoint, "causal-lm").language_model
     before = load_file(tiny_model("llama") / "model.safetensors")[QUERY]
     torch.testing.assert_close(model.get_parameter(QUERY), before + 8)

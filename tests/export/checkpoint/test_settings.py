@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from edge_runtime.contract.errors import BadInputError
 from export.checkpoint.families import FAMILIES
 from export.checkpoint.quiet import quiet
-from export.checkpoint.settings import check_settings, check_task_settings
+from export.checkpoint.settings import check_settings, check_task_settings, declared_settings
 from tests.models import config_of
 
 FILE = Path("config.json")
@@ -217,6 +217,20 @@ def test_code_of_the_models_own_is_not_taken_for_transformers():
     with pytest.raises(BadInputError, match="JinaBertModel"):
         check("bert", {"auto_map": code})
     check("bert", {"auto_map": {"AutoTokenizer": ["own.Tokenizer", None]}})
+
+
+def test_a_class_of_older_transformers_declares_its_arguments_and_attributes():
+    class Base:
+        def __init__(self, pad_token_id=None, **kwargs):
+            pass
+
+    class Old(Base):
+        def __init__(self, encoder_layers=2, **kwargs):
+            self.num_hidden_layers = encoder_layers
+
+    names = {"pad_token_id", "encoder_layers", "num_hidden_layers"}
+    assert declared_settings(Old) >= names
+    assert "alibi" not in declared_settings(Old)
 
 
 def test_what_the_user_knows_not_to_matter_is_ignored():

@@ -17,7 +17,7 @@ _POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
     [
         (b"not", r"model\.gguf: is no GGUF file$"),
         (b"", r"is no GGUF file$"),
-        (_POINTER, r"is a Git-LFS pointer.* git lfs pull$"),
+        (_POINTER, r"is a Git LFS pointer.* git lfs pull$"),
         (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), r"of version 1.* convert the model again"),
         (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), r"is big-endian.* gguf-convert-endian"),
         (b"GGUF" + struct.pack("<IQQ", 3, 9, 9), r"is cut off or damaged"),

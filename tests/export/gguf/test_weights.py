@@ -80,11 +80,7 @@ def test_a_model_without_head_leaves_out_the_head_only(tmp_path):
     "name",
     [
         "rope_factors_long.weight",
-        "blk.0.attn_q_norm.weight",
         "blk.2.attn_q.weight",
-        "blk.0.ffn_gate_exps.weight",
-        "cls.output.weight",
-        "v.blk.0.attn_q.weight",
         "token_embd_norm.weight",
     ],
 )
@@ -109,9 +105,8 @@ def test_a_missing_tensor_is_named(tmp_path, llama):
         loaded(file)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_values_that_are_no_numbers_are_refused_by_tensor(tmp_path, llama, value):
-    norm = np.array([value, *[1.0] * 31], np.float32)
+def test_values_that_are_no_numbers_are_refused_by_tensor(tmp_path, llama):
+    norm = np.array([np.nan, *[1.0] * 31], np.float32)
     file = write_gguf(tmp_path / "m.gguf", llama, tensors={"blk.0.attn_norm.weight": norm})
     with pytest.raises(BadInputError, match=r"tensor blk\.0\.attn_norm\.weight has 1 values"):
         loaded(file)

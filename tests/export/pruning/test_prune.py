@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -37,7 +39,7 @@ def prune(tiny_model):
     """
 
     def prune(family, change=leave, *, observed=False, **shape):
-        checkpoint = find_checkpoint(str(tiny_model(family)))
+        checkpoint = find_checkpoint(str(tiny_model(family)), Path("scratch"))
         task = widest_task(family)
         loaded = load_model(checkpoint, task)
         change(loaded.backbone)
@@ -219,7 +221,7 @@ def test_a_model_whose_layers_are_named_otherwise_is_refused(prune):
 
 
 def test_too_narrow_adapters_and_too_many_heads_are_refused_at_once(tiny_model):
-    config = find_checkpoint(str(tiny_model("bert"))).config
+    config = find_checkpoint(str(tiny_model("bert")), Path("scratch")).config
     with pytest.raises(UsageError, match="--adapter-reduction 64: reduction 64 leaves 0 channels"):
         check_shape(PrunedAdapter(reduction=64), config)
     with pytest.raises(UsageError, match="--adapter-heads 5: the model has only 4"):

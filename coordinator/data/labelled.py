@@ -40,12 +40,6 @@ class Texts:
     def __len__(self) -> int:
         return len(self.texts)
 
-    @property
-    def num_duplicates(self) -> int:
-        """Lines whose texts occurred on an earlier line."""
-        seen = set(zip(self.texts, self.pairs, strict=True) if self.pairs else self.texts)
-        return len(self.texts) - len(seen)
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DataSet:

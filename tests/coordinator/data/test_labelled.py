@@ -29,7 +29,6 @@ def test_labels_are_the_sorted_set_found_in_training(tmp_path: Path) -> None:
     assert data.targets.tolist() == [1, 0, 1]
     assert data.inputs.texts == (B["text"], A["text"], B["text"])
     assert data.inputs.pairs is None
-    assert data.inputs.num_duplicates == 1
 
 
 def test_integers_booleans_and_strings_are_labels(tmp_path: Path) -> None:

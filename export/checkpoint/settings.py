@@ -91,6 +91,7 @@ _STACKS: dict[Stack, dict[str, bool]] = {
 
 _SYNONYMS = (
     {"hidden_act", "hidden_activation", "activation_function"},
+    {"sliding_window", "sliding_window_size"},
     {"norm_eps", "layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps"},
 )
 """Names for one thing, of which a class reads one; others may be there if they say the same."""

@@ -102,7 +102,9 @@ PUBLISHED = [
     ("qwen2", {"rope_scaling": {"factor": 4.0, "type": "yarn"}}),
     ("qwen3", _QWEN),
     ("gemma", {"hidden_activation": "gelu_pytorch_tanh", "rope_theta": 10000.0}),
+    ("gemma", {"hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh"}),
     ("gemma2", {"hidden_act": "gelu_pytorch_tanh", "cache_implementation": "hybrid"}),
+    ("gemma2", {"sliding_window": 6, "sliding_window_size": 6}),  # 9B
     (
         "gemma3_text",
         {
@@ -172,6 +174,7 @@ def test_settings_of_published_models_are_no_false_alarm(family, changes):
         ("gpt2", {"add_cross_attention": True}, "add_cross_attention"),
         ("gpt2", {"num_hidden_layers": 5}, "n_layer is 2 and num_hidden_layers is 5"),
         ("llama", {"sliding_window": 6}, "sliding_window is 6"),
+        ("gemma2", {"sliding_window_size": 4}, "sliding_window_size is 4"),
         ("llama", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
         ("llama", {"rope_interleaved": True}, "rope_interleaved"),
         ("llama", {"qk_norm": True}, "qk_norm"),

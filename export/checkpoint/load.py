@@ -156,6 +156,8 @@ def _folder_of(model: str) -> tuple[Path, str | None]:
         raise BadInputError(
             f"{model}: not a folder; give the folder that holds config.json, or a .gguf file"
         )
+    if path.suffix == SUFFIX:
+        raise BadInputError(f"{model}: no such file")
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
         raise BadInputError(f"{model}: no such folder")
     try:

@@ -19,6 +19,10 @@ def refused(folder, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_gguf_file_that_is_not_there_is_no_folder_and_not_on_the_hub():
+    refused("models/tiny.gguf", r"^models/tiny\.gguf: no such file$")
+
+
 def test_an_empty_folder_is_empty(tmp_path):
     refused(tmp_path, r"is empty, it has no config\.json")
 

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from coordinator.data import DataFile, DataSet, FieldNames, LanguageData, Source, form_of_data
+from coordinator.data import (
+    Conversations,
+    DataFile,
+    DataSet,
+    FieldNames,
+    LanguageData,
+    Source,
+    form_of_data,
+)
 from coordinator.data.quality import asked, notes_on
 from coordinator.tokenization import LanguageTokenizer, SampleTokenizer, decoder_of
 from edge_runtime.contract.checks import Array
@@ -124,7 +132,7 @@ def describe_data(
         lines=len(file.lines),
         labels=_labels(found),
         unit="characters",
-        lengths=length_ranges([_characters(each) for each in every]),
+        lengths=length_ranges([_characters(each) for each in _written(found)]),
         duplicates=len(every) - len(set(every)),
         notes=(*notes, *notes_on(found, file.name)),
     )
@@ -141,9 +149,21 @@ def _labels(found: DataSet | LanguageData) -> dict[str, int]:
     return {label: counts[index] for index, label in enumerate(found.labels)}
 
 
-def _characters(asked_of_line: object) -> int:
-    parts = asked_of_line if isinstance(asked_of_line, tuple) else (asked_of_line,)
-    return sum(len(str(part)) for part in parts)
+def _written(found: DataSet | LanguageData) -> Sequence[object]:
+    """What people wrote on each line; of chats, the contents of their messages."""
+    if isinstance(found, Conversations):
+        return [
+            tuple(each.get("content") or "" for each in c.messages) for c in found.conversations
+        ]
+    return asked(found)
+
+
+def _characters(written: object) -> int:
+    if isinstance(written, str):
+        return len(written)
+    if isinstance(written, tuple | list):
+        return sum(map(_characters, written))
+    return _characters(written["text"]) if isinstance(written, dict) else 0
 
 
 def length_ranges(lengths: Sequence[int]) -> tuple[LengthRange, ...]:
@@ -220,7 +240,14 @@ def _learnt(samples: Samples, targets: Ragged, row: int, decode: Decode) -> list
         return [read, Piece(text=decode(targets[row].tolist()), learnt=True)]
     counted: Array = np.concatenate([[False], targets[row][:-1] >= 0])
     borders = [0, *(np.flatnonzero(np.diff(counted)) + 1).tolist(), len(counted)]
+    ids = inputs[0].tolist()
     return [
-        Piece(text=decode(inputs[0][start:end].tolist()), learnt=bool(counted[start]))
+        Piece(text=_between(ids, start, end, decode), learnt=bool(counted[start]))
         for start, end in itertools.pairwise(borders)
     ]
+
+
+def _between(ids: Sequence[int], start: int, end: int, decode: Decode) -> str:
+    """Writes some tokens as they stand in the whole: alone, many would lose a blank."""
+    before, until = decode(ids[:start]), decode(ids[:end])
+    return until[len(before) :] if until.startswith(before) else decode(ids[start:end])

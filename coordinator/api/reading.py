@@ -20,13 +20,16 @@ from coordinator.data import (
     split,
     unread_fields,
 )
-from coordinator.data.fields import listed, quoted
+from coordinator.data.fields import INSTRUCTION, SHAREGPT, listed, quoted
+from coordinator.data.lines import Line
 from coordinator.data.quality import notes_on, notes_on_overlap
 from edge_runtime.contract.errors import BadInputError, UsageError
 from edge_runtime.contract.manifest import Task
 from edge_runtime.contract.messages import SampleSet
 
 from .adapter_config import DataTraits
+
+CHATS = (SHAREGPT, INSTRUCTION)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -159,6 +162,7 @@ def check_fields(
         BadInputError: names the field, its meaning and the way out.
     """
     form = form_of_data(file.lines, task, fields)
+    _check_task(file.lines[0], task, fields)
     values = (line.values for line in file.lines)
     idle, meaning = unread_fields(values, fields, form, learning=learning)
     for index, name, means in meaning:
@@ -169,6 +173,19 @@ def check_fields(
     if not idle or not learning:
         return []
     return [f"{file.name}: fields that are not read: {listed(idle)}"]
+
+
+def _check_task(first: Line, task: Task, fields: FieldNames) -> None:
+    """Refuses lines of a language model for another task: of these, no field is to be renamed."""
+    needed = fields.source if task == "seq2seq" else fields.text
+    if task == "causal-lm" or needed in first.values:
+        return
+    told = [name for name in (fields.prompt, fields.messages, *CHATS) if name in first.values]
+    if told:
+        raise first.error(
+            f"has {told[0]!r}, as lines for causal-lm have, but this is for {task}; give a bundle "
+            f"that was exported with --task causal-lm, or lines with {needed!r}"
+        )
 
 
 def _asked(file: DataFile, task: Task, fields: FieldNames) -> frozenset[str]:

@@ -132,7 +132,18 @@ def read_texts(source: Source, fields: FieldNames | None = None) -> Texts:
     return _texts(read_data(source, names.ignored).lines, names)
 
 
+def _check_given(lines: Sequence[Line], name: str) -> None:
+    """Refuses a line without a field that the first one has: it needs no other name."""
+    for line in lines:
+        if name not in line.values and name in lines[0].values:
+            raise line.error(
+                f"lacks the field {name!r}, which {lines[0].place_beside(line)} has; add it, or "
+                "leave the line out"
+            )
+
+
 def _texts(lines: Sequence[Line], names: FieldNames) -> Texts:
+    _check_given(lines, names.text)
     texts = tuple(line.text(names.text, names) for line in lines)
     paired = names.text_pair in lines[0].values
     for line in lines:
@@ -148,6 +159,7 @@ def _texts(lines: Sequence[Line], names: FieldNames) -> Texts:
 
 
 def _labels(lines: Sequence[Line], names: FieldNames) -> list[str]:
+    _check_given(lines, names.label)
     return [_label(line, names) for line in lines]
 
 
@@ -163,6 +175,7 @@ def _label(line: Line, names: FieldNames) -> str:
 
 
 def _numbers(lines: Sequence[Line], names: FieldNames) -> npt.NDArray[np.float64]:
+    _check_given(lines, names.label)
     return np.array([_number(line, names) for line in lines], np.float64)
 
 

@@ -26,8 +26,10 @@ def show_data(found: DataDescription, console: Console | None = None) -> None:
     if found.labels:
         _show_labels(found, console)
     _show_lengths(found, console)
-    cut = f"; {found.truncated} are longer than {found.limit} tokens and will be cut"
-    say(console, f"{found.duplicates} lines repeat an earlier one{cut if found.limit else ''}")
+    if found.duplicates:
+        say(console, f"lines that ask the same as an earlier one: {found.duplicates}")
+    if found.truncated:
+        say(console, f"longer than {found.limit} tokens, will be cut: {found.truncated}")
     for note in found.notes:
         say(console, note, style="yellow")
     for sample in found.rendered:

@@ -1,4 +1,9 @@
+import dataclasses
+import shutil
+
 from coordinator.api.describe_data import LengthRange, describe_data, length_ranges
+from edge_runtime.contract.manifest import Manifest
+from tests.coordinator.tokenization.test_language import llama
 
 
 def test_without_a_bundle_the_fields_tell_what_would_be_learnt(write) -> None:
@@ -28,7 +33,7 @@ def test_with_a_bundle_samples_are_rendered_with_what_is_learnt_marked(decoder, 
     first = found.rendered[0]
     assert [(piece.text, piece.learnt) for piece in first.pieces] == [
         ("[CLS] a b", False),
-        ("c [SEP]", True),
+        (" c [SEP]", True),
     ]
     assert first.place.endswith("data, line 1")
 
@@ -38,3 +43,21 @@ def test_of_a_class_the_label_is_shown(model, write) -> None:
     found = describe_data(write("data", lines), bundle=model)
     assert [sample.label for sample in found.rendered] == ["x", "y"]
     assert found.rendered[0].pieces[0].text == "[CLS] a [SEP]"
+
+
+def test_a_blank_before_what_is_learnt_is_shown(tmp_path, decoder, write) -> None:
+    llama(tmp_path / "llama")
+    shutil.copytree(tmp_path / "llama" / "tokenizer", decoder / "tokenizer", dirs_exist_ok=True)
+    manifest = Manifest.from_json((decoder / "manifest.json").read_text())
+    whole = dataclasses.replace(manifest, head=dataclasses.replace(manifest.head, vocab_size=64))
+    (decoder / "manifest.json").write_text(whole.to_json())
+    lines = [{"prompt": "bc", "completion": said} for said in (" a", "a")]
+    shown = describe_data(write("data", lines), bundle=decoder).rendered
+    assert [sample.pieces[1].text[:2] for sample in shown] == [" a", "a<"]
+
+
+def test_the_length_of_a_chat_is_that_of_what_is_said(write) -> None:
+    parts = [{"type": "text", "text": "abc"}]
+    chat = [{"role": "user", "content": parts}, {"role": "assistant", "content": "de"}]
+    found = describe_data(write("data", [{"messages": chat}]))
+    assert found.lengths == (LengthRange(least=5, greatest=5, count=1),)

@@ -33,6 +33,14 @@ def test_a_name_that_no_line_has_is_refused(tmp_path: Path, task, names, option)
         read_inputs(data, None, task, FieldNames(**names))
 
 
+@pytest.mark.parametrize("line", [{"prompt": "a", "completion": "b"}, {"messages": []}])
+def test_lines_of_a_language_model_are_told_from_wrong_names(tmp_path: Path, line) -> None:
+    data = write(tmp_path / "a.jsonl", line)
+    said = f"line 1: has '{next(iter(line))}', as lines for causal-lm have, .* for classification"
+    with pytest.raises(BadInputError, match=said):
+        read_inputs(data, None, "classification", FieldNames())
+
+
 def test_fields_that_are_not_read_are_said_shortly_and_without_speaking_to_the_terminal(tmp_path):
     more = {f"\x1b[31m{i}": 1 for i in range(1_000)}
     data = write(tmp_path / "a.jsonl", *({**line, **more} for line in labelled(2)))

@@ -125,6 +125,14 @@ def test_numbers_keep_the_digits_of_float64(tmp_path: Path) -> None:
     assert data.targets.tolist() == [1764341005.0, 1764341010.0, 2.0**60, 1764341000.125]
 
 
+@pytest.mark.parametrize("field", ["text", "label"])
+def test_a_field_that_one_line_lacks_needs_no_other_name(tmp_path: Path, field: str) -> None:
+    lacking = {name: value for name, value in B.items() if name != field}
+    message = f"line 2: lacks the field '{field}', which line 1 has; add it, or leave the line out"
+    with pytest.raises(BadInputError, match=message):
+        read_training_data(jsonl(tmp_path, A, lacking), "classification")
+
+
 @pytest.mark.parametrize("label", ["many", True, None, [1], "nan", 1e39, 10**400])
 def test_regression_needs_finite_numbers(tmp_path: Path, label: object) -> None:
     with pytest.raises(BadInputError, match="line 1: field 'label' must be a finite number"):

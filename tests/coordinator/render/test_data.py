@@ -32,6 +32,7 @@ def test_what_is_learnt_is_marked_and_escapes_do_not_reach_the_terminal() -> Non
     shown = written.getvalue()
     assert "data: 2 lines, 3 samples for causal-lm (text)" in shown
     assert "1 to 3" in shown
-    assert "1 are longer than 3 tokens and will be cut" in shown
+    assert "longer than 3 tokens, will be cut: 1" in shown
+    assert "earlier one" not in shown, "nothing repeats"
     assert "⟦answer⟧" in shown
     assert "\x1b" not in shown

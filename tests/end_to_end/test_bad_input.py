@@ -97,11 +97,11 @@ FILES = {
     ),
     "no object": Wrong(content=b'"text"\n', said=("line 1", "expected a JSON object")),
     "no text": Wrong(
-        content=as_lines(*GOOD, {"label": "bad"}), said=("line 3", "'text'", "--text-field")
+        content=as_lines(*GOOD, {"label": "bad"}), said=("line 3", "'text'", "line 1 has")
     ),
     "no label": Wrong(
         content=as_lines(*GOOD, {"text": "the"}),
-        said=("line 3", "'label'", "--label-field"),
+        said=("line 3", "'label'", "line 1 has"),
         needs_labels=True,
     ),
     "label of a wrong kind": Wrong(

@@ -69,10 +69,6 @@ def _parse(name: str, number: int, text: str) -> Line:
     return Line(file=name, number=number, values=value)
 
 
-def _loads(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_once, parse_constant=_refuse)
-
-
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
@@ -83,3 +79,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON")
+
+
+_loads = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_refuse).decode

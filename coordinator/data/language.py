@@ -5,6 +5,7 @@ completion; a chat in one of three notations; or, for encoder-decoders, source a
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
@@ -131,8 +132,9 @@ def form_of(lines: Sequence[Line], names: FieldNames) -> Form:
     return first
 
 
-def _told_by(line: Line, names: FieldNames) -> list[tuple[Form, str]]:
-    """Lists the fields that tell a form, and the forms; a renamed field tells its own alone."""
+@functools.lru_cache(8)
+def _telling(names: FieldNames) -> tuple[tuple[Form, str], ...]:
+    """Lists the fields that tell a form, with it; a renamed field tells its own alone."""
     named: tuple[tuple[Form, str], ...] = (
         ("text", names.text),
         ("completion", names.prompt),
@@ -140,8 +142,12 @@ def _told_by(line: Line, names: FieldNames) -> list[tuple[Form, str]]:
         ("chat", names.messages),
     )
     fixed: tuple[tuple[Form, str], ...] = (("chat", SHAREGPT), ("instruction", INSTRUCTION))
-    told = named + tuple(each for each in fixed if not names.renamed_to(each[1]))
-    return [(form, field) for form, field in told if field in line.values]
+    return named + tuple(each for each in fixed if not names.renamed_to(each[1]))
+
+
+def _told_by(line: Line, names: FieldNames) -> list[tuple[Form, str]]:
+    """Lists those of a line."""
+    return [(form, field) for form, field in _telling(names) if field in line.values]
 
 
 def _form(line: Line, names: FieldNames) -> Form:

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
+from edge_runtime.contract.cache_format import FP16_MAX
 from edge_runtime.contract.errors import UsageError
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.messages import CacheDtype
 
 CacheChoice: TypeAlias = CacheDtype | Literal["auto"]
 
-FP16_MAX = 65504.0
 MARGIN = 2.0
 """Of the largest value at export. The huge activations of language models are much the same
 for any text (Sun et al., 2024); where other data has larger ones, its device stops the run."""
@@ -34,20 +34,26 @@ def choose_cache_dtype(
         return wanted, ()
     if parity.state_max is None or parity.fp16_error is None:
         return "fp16", ()
-    state, peak = max(((i, parity.state_max[i]) for i in layers), key=lambda each: each[1])
-    where = f"hidden state {state} of {manifest.model_id} reaches {peak:g}"
+    largest = max(layers, key=parity.state_max.__getitem__)
+    worst = max(layers, key=parity.fp16_error.__getitem__)
+    peak, error = parity.state_max[largest], parity.fp16_error[worst]
+    where = f"hidden state {largest} of {manifest.model_id} reaches {peak:g}"
     if wanted == "fp16":
         if peak > FP16_MAX:
             raise UsageError(
                 f"--cache-dtype fp16: {where}, beyond its {FP16_MAX:.0f}; "
                 "give --cache-dtype auto or fp32"
             )
+        if error > FP16_ERROR:
+            return "fp16", (
+                f"--cache-dtype fp16 moves hidden state {worst} by up to {error:.2%}; auto would "
+                "take fp32",
+            )
         return "fp16", ()
     if peak * MARGIN > FP16_MAX:
         return "fp32", (f"the cache is in fp32: {where}, too close to fp16's {FP16_MAX:.0f}",)
-    state, error = max(((i, parity.fp16_error[i]) for i in layers), key=lambda each: each[1])
     if error > FP16_ERROR:
         return "fp32", (
-            f"the cache is in fp32: fp16 would move hidden state {state} by {error:.2%}, too much",
+            f"the cache is in fp32: fp16 would move hidden state {worst} by {error:.2%}, too much",
         )
     return "fp16", ()

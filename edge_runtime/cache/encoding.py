@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.contract.cache_format import GROUP_CHANNELS, row_bytes
+from edge_runtime.contract.cache_format import FP16_MAX, GROUP_CHANNELS, row_bytes
 from edge_runtime.contract.errors import UnresumableError
 from edge_runtime.contract.messages import CacheDtype
 
@@ -31,8 +31,6 @@ Encoded = npt.NDArray[np.uint8]
 Hidden = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int8]
 Scales = npt.NDArray[np.uint16]
-
-FP16_MAX = 65504.0
 
 _CHUNK_VALUES = 1 << 16
 """Values converted at once: temporaries stay in the second-level cache."""

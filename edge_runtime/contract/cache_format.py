@@ -10,6 +10,9 @@ from .messages import CacheDtype
 
 CACHE_DTYPES: tuple[CacheDtype, ...] = get_args(CacheDtype)
 
+FP16_MAX = 65504.0
+"""The largest value of ``fp16``."""
+
 GROUP_CHANNELS = 64
 """Channels that share a scale in ``int8``."""
 

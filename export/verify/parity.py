@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from edge_runtime.contract.cache_format import FP16_MAX
 from edge_runtime.contract.errors import PacplusError
 from edge_runtime.contract.manifest import Parity, Quantization, Stream
 from export.checkpoint.load import LoadedModel
@@ -22,8 +23,6 @@ Rounding can tip a single token over (in SmolLM2-135M at int8 one of 645 is off 
 others by 0.07), so the largest would say little. At 4 bits real models are off by 0.1, tiny
 random ones by up to 0.5; a graph that computes something else is off by 1 and more.
 """
-
-FP16_MAX = 65504.0
 
 _BATCH_SIZE = 8
 _EPSILON = 1e-12

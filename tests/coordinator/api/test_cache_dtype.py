@@ -64,6 +64,14 @@ def test_fp16_is_refused_where_it_is_known_not_to_do() -> None:
     assert choose_cache_dtype(manifest(), (0, 2), "fp16") == ("fp16", ())
 
 
+def test_fp16_that_loses_digits_is_taken_and_said() -> None:
+    dtype, notes = choose_cache_dtype(manifest(largest=(1e-6,), error=(0.03,)), (0,), "fp16")
+    assert dtype == "fp16"
+    assert notes == (
+        "--cache-dtype fp16 moves hidden state 0 by up to 3.00%; auto would take fp32",
+    )
+
+
 @pytest.mark.parametrize("wanted", ["fp32", "int8"])
 def test_other_dtypes_are_taken_as_they_are(wanted) -> None:
     assert choose_cache_dtype(manifest(), (0, 1, 2), wanted) == (wanted, ())

@@ -115,8 +115,9 @@ def describe_data(
         BadInputError: a file, a line or a field is wrong.
         UsageError: a field's name is wrong.
     """
-    if bundle is not None:
-        task = task_for(open_bundle(bundle).manifest, task)
+    manifest = open_bundle(bundle).manifest if bundle is not None else None
+    if manifest is not None:
+        task = task_for(manifest, task)
     names = fields or FieldNames()
     file, chosen = guess_task(data, task, names)
     names.check(chosen)
@@ -136,9 +137,8 @@ def describe_data(
         duplicates=len(every) - len(set(every)),
         notes=(*notes, *notes_on(found, file.name)),
     )
-    if bundle is None:
+    if bundle is None or manifest is None:
         return description
-    manifest = open_bundle(bundle).manifest
     return _tokenized(description, found, bundle, manifest, file)
 
 

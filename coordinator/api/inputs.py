@@ -60,9 +60,11 @@ class Prepared:
     def announce(self, observer: Observer) -> None:
         """Tells what was read: lines of the training data, or else of the only file."""
         which, table = next(iter(self.tables.items()))
-        # A line may be several samples, or none.
-        lines = len(self.files[which].lines) if which in self.files else len(table)
-        observer.prepared(lines, len(self.truncated))
+        lines, truncated = len(table), len(self.truncated)
+        if which in self.files:  # a line may be several samples, or none
+            places = {line.place for line in self.files[which].lines}
+            lines, truncated = len(places), len(places.intersection(self.truncated))
+        observer.prepared(lines, truncated)
         for note in self.notes:
             observer.note(note)
 

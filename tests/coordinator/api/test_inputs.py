@@ -6,6 +6,7 @@ import pytest
 
 from coordinator.api.adapter_config import AdapterChoice
 from coordinator.api.inputs import check_pairs, prepare, run_settings
+from coordinator.cluster.observer import NullObserver
 from coordinator.data import FieldNames, Texts
 from edge_runtime.contract.adapter import TrainingOptions
 from edge_runtime.contract.errors import BadInputError, UsageError
@@ -14,6 +15,11 @@ from tests.coordinator.bundles import CLS, SEP
 OPTIONS = TrainingOptions(batch_size=4, epochs=2, seed=7)
 CHOICE = AdapterChoice(reduction=2)
 LINES = [{"text": "a b", "label": "no"}, {"text": "c", "label": "yes"}]
+
+
+class Heard(NullObserver):
+    def prepared(self, lines: int, truncated: int) -> None:
+        self.read = (lines, truncated)
 
 
 def prepared(model, data, evaluation=None, task="classification", choice=CHOICE, fields=None):
@@ -47,6 +53,13 @@ def test_texts_that_are_too_long_are_counted_over_both_files(model, write):
         "eval, line 1",
     ]
     assert found.tables["train"].samples.lengths.max() == 8
+
+
+def test_what_is_announced_is_of_the_training_data_alone(model, write):
+    long = {"text": "a " * 30, "label": "no"}
+    observer = Heard()
+    prepared(model, write("train", [*LINES, long]), write("eval", [long] * 9)).announce(observer)
+    assert observer.read == (len(LINES) + 1, 1)
 
 
 def test_regression_targets_are_standardized_by_those_of_training(model, write):

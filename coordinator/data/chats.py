@@ -60,8 +60,8 @@ def read_conversation(line: Line, names: FieldNames) -> Conversation:
     return Conversation(
         messages=tuple(messages),
         learnt=tuple(learnt),
-        tools=_tools(line, names),
-        variables=_variables(line, names),
+        tools=_tools(line),
+        variables=_variables(line),
     )
 
 
@@ -187,21 +187,19 @@ def _call(line: Line, where: str, call: Any) -> dict[str, Any]:
     return {**beside, "function": function}
 
 
-def _tools(line: Line, names: FieldNames) -> tuple[Mapping[str, Any], ...]:
+def _tools(line: Line) -> tuple[Mapping[str, Any], ...]:
     found: list[Mapping[str, Any]] = []
     for field in (TOOLS, FUNCTIONS):
-        value = None if field in names.ignored else line.values.get(field)
-        if not value:
-            continue
-        for i, tool in enumerate(_list(line, field, value)):
+        value = line.values.get(field)
+        for i, tool in enumerate(_list(line, field, value) if value else ()):
             if not isinstance(tool, dict):
                 raise line.wrong(f"{field}[{i}]", "an object that describes a function", tool)
             found.append({"type": "function", "function": tool} if field == FUNCTIONS else tool)
     return tuple(found)
 
 
-def _variables(line: Line, names: FieldNames) -> Mapping[str, Any]:
-    value = None if VARIABLES in names.ignored else line.values.get(VARIABLES)
+def _variables(line: Line) -> Mapping[str, Any]:
+    value = line.values.get(VARIABLES)
     if not value:
         return {}
     if not isinstance(value, dict):

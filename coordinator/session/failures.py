@@ -43,12 +43,6 @@ def stop(error: UserError, job: Job, joined: Iterable[DeviceId]) -> list[Action]
     return [*shutdown, Fail(error=error)]
 
 
-def failed(device: DeviceId, message: Failed) -> UserError:
-    """Says why a device could not do what it was asked for."""
-    kind = StoppedError if message.resumable else UnresumableError
-    return kind(f"{device}: {message.reason}")
-
-
 def lose(event: Lost, job: Job, joined: Iterable[DeviceId], *, planned: bool) -> list[Action]:
     """Ends the session because a device is gone.
 

@@ -49,11 +49,6 @@ class TokenizedLanguage:
     num_skipped: int
     notes: tuple[str, ...] = ()
 
-    @property
-    def num_truncated(self) -> int:
-        """How many lines were cut."""
-        return len(self.truncated)
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Row:
@@ -140,7 +135,7 @@ class LanguageTokenizer:
 
     def _documents(self, data: Documents) -> Iterator[_Row]:
         end = self._end_token()
-        texts = encodings(self._tokenizer, data.texts, special=False)
+        texts = encodings(self._tokenizer, data.texts)
         for line, encoding in enumerate(texts):
             ids = [*self._before, *encoding.ids, end]
             yield self._decoder_row(line, ids, [True] * len(ids))
@@ -148,8 +143,8 @@ class LanguageTokenizer:
     def _completions(self, data: Completions) -> Iterator[_Row]:
         end = self._end_token()
         continuing = load_tokenizer(self._bundle, continuing=True)
-        prompts = encodings(self._tokenizer, data.prompts, special=False)
-        completions = encodings(continuing, data.completions, special=False)
+        prompts = encodings(self._tokenizer, data.prompts)
+        completions = encodings(continuing, data.completions)
         for line, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             answer = [*completion.ids, end]
             room = self._max_length - len(self._before) - len(answer)
@@ -171,9 +166,7 @@ class LanguageTokenizer:
         lines = [i for i, samples in enumerate(rendered) for _ in samples]
         chats = [sample for samples in rendered for sample in samples]
         ends = self._end_markers(template)
-        encoded = encodings(
-            self._tokenizer, [chat.text for chat in chats], special=False, offsets=True
-        )
+        encoded = encodings(self._tokenizer, [chat.text for chat in chats], offsets=True)
         endless: set[int] = set()
         for line, chat, encoding in zip(lines, chats, encoded, strict=True):
             spans = [_trimmed(chat.text, span, ends) for span in chat.spans]
@@ -200,8 +193,8 @@ class LanguageTokenizer:
     def _transformations(self, data: Transformations) -> Iterator[_Row]:
         end, start = self._end_token(), decoder_start(self._bundle, self._manifest)
         room = self._max_length - len(self._before) - len(self._after)
-        sources = encodings(self._tokenizer, data.sources, special=False)
-        targets = encodings(self._tokenizer, data.targets, special=False)
+        sources = encodings(self._tokenizer, data.sources)
+        targets = encodings(self._tokenizer, data.targets)
         for line, (source, target) in enumerate(zip(sources, targets, strict=True)):
             ids = [*self._before, *source.ids[: max(room, 0)], *self._after]
             written = [*self._before, *target.ids, end]

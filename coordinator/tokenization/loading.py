@@ -87,22 +87,20 @@ def decoder_of(bundle: Path) -> Callable[[Sequence[int]], str]:
 
 def encodings(
     tokenizer: tokenizers.Tokenizer,
-    items: Sequence[Any],
+    texts: Sequence[str],
     *,
-    special: bool = True,
     offsets: bool = False,
 ) -> Iterator[tokenizers.Encoding]:
-    """Encodes texts, or pairs of texts, a part at a time.
+    """Encodes texts a part at a time, without the special tokens around them.
 
     Args:
         tokenizer: made by :func:`load_tokenizer`.
-        items: strings or pairs of strings.
-        special: add the special tokens that the tokenizer puts around them.
+        texts: in order.
         offsets: encodings say which characters a token stands for; slower.
     """
     encode = tokenizer.encode_batch if offsets else tokenizer.encode_batch_fast
-    for start in range(0, len(items), _CHUNK):
-        yield from encode(list(items[start : start + _CHUNK]), add_special_tokens=special)
+    for start in range(0, len(texts), _CHUNK):
+        yield from encode(list(texts[start : start + _CHUNK]), add_special_tokens=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

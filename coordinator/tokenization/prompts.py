@@ -97,7 +97,7 @@ class PromptTokenizer:
         return tuple(self._tokenizer.decode(ids) for ids in kept)
 
     def _ids(self, texts: Sequence[str]) -> Iterator[list[int]]:
-        for encoding in encodings(self._tokenizer, texts, special=False):
+        for encoding in encodings(self._tokenizer, texts):
             yield encoding.ids
 
     def _chats(

@@ -37,11 +37,6 @@ class Tokenized:
     samples: Samples
     truncated: tuple[int, ...]
 
-    @property
-    def num_truncated(self) -> int:
-        """How many were cut."""
-        return len(self.truncated)
-
 
 class SampleTokenizer:
     """Makes samples for one bundle.
@@ -90,7 +85,7 @@ class SampleTokenizer:
         framing = frame(self._tokenizer, pair=pairs is not None)
         room = self._room(framing)
         # Not cut by the package, which makes and joins all the pieces that it cuts off.
-        columns = [encodings(self._tokenizer, each, special=False) for each in (texts, pairs or ())]
+        columns = [encodings(self._tokenizer, each) for each in (texts, pairs or ())]
         given = zip(*(columns if pairs is not None else columns[:1]), strict=True)
         for index, encoded in enumerate(given):
             whole = [encoding.ids for encoding in encoded]

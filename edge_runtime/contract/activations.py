@@ -50,7 +50,7 @@ def block_bytes(
 
 def training_bytes(config: AdapterConfig, lengths: Mapping[Stream, int]) -> int:
     """Counts what a training step on one sample holds, libraries and the adapter apart."""
-    masks = LIVE_CAUSAL_MASKS * lengths[_output(lengths)] ** 2 if config.causal else 0
+    masks = LIVE_CAUSAL_MASKS * lengths[output_stream(lengths)] ** 2 if config.causal else 0
     return int(FLOAT_BYTES * (LIVE_STATES * _values(config, lengths) + masks))
 
 
@@ -58,16 +58,17 @@ def answering_bytes(config: AdapterConfig, lengths: Mapping[Stream, int]) -> int
     """Counts what a trained adapter holds while it computes its outputs of one sample."""
     masks = LIVE_CAUSAL_MASKS if config.causal else 0
     matrices = LIVE_ATTENTION_MATRICES["biased"] * config.num_heads + masks
-    pairs = lengths[_output(lengths)] * max(lengths.values())
+    pairs = lengths[output_stream(lengths)] * max(lengths.values())
     return int(FLOAT_BYTES * (LIVE_STATES * _values(config, lengths) + matrices * pairs))
 
 
 def _values(config: AdapterConfig, lengths: Mapping[Stream, int]) -> int:
     """Counts the hidden states that an adapter reads of one sample, as numbers."""
-    rows = (len(config.layers) - config.encoder_layers) * lengths[_output(lengths)]
+    rows = (len(config.layers) - config.encoder_layers) * lengths[output_stream(lengths)]
     rows += config.encoder_layers * lengths.get("encoder", 0)
     return rows * config.hidden_size
 
 
-def _output(lengths: Mapping[Stream, int]) -> Stream:
+def output_stream(lengths: Mapping[Stream, int]) -> Stream:
+    """Names the sequence whose rows an adapter puts out."""
     return "decoder" if "decoder" in lengths else "encoder"

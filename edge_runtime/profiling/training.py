@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edge_runtime.backbone.role import parts_for_owners
-from edge_runtime.contract.activations import answering_bytes, training_bytes
+from edge_runtime.contract.activations import answering_bytes, output_stream, training_bytes
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.manifest import Stream
@@ -75,7 +75,7 @@ def measure_training(request: ProfileRequest, config: AdapterConfig, home: Path)
     trainer.outputs(widest)
     gc.collect()
     outlier_bytes = max(0, held(request.max_tokens) - longest * held(lengths))
-    shorter = request.tokens[_output_stream(tokens)] / tokens[_output_stream(tokens)]
+    shorter = request.tokens[output_stream(tokens)] / tokens[output_stream(tokens)]
     return TrainerProfile(
         seconds_per_sample=per_sample * shorter + reading_seconds(request, home),
         seconds_per_step=max(0.0, seconds[large] - large * per_sample),
@@ -96,7 +96,7 @@ def measure_answering(
     tokens = fitting_lengths(request.tokens, held, room)
     size = max(1, min(samples_at_once(config, tokens, LARGEST_BATCH), room // held(tokens)))
     batch = synthetic_batch(request, config, tokens, size)
-    shorter = request.tokens[_output_stream(tokens)] / tokens[_output_stream(tokens)]
+    shorter = request.tokens[output_stream(tokens)] / tokens[output_stream(tokens)]
     seconds = _seconds_per_run(lambda: adapter.outputs(batch)) * shorter
     lengths = fitting_lengths(usual_tokens(request), held, room)
     longest = samples_at_once(config, lengths, EVALUATION_BATCH)
@@ -140,7 +140,7 @@ def _all_reduce_seconds(rounding: Rounding, values: int) -> float:
 
 def samples_at_once(config: AdapterConfig, tokens: Mapping[Stream, int], most: int) -> int:
     """Number of samples of that length, 1 to ``most``, that are trained on at once."""
-    rows = (len(config.layers) - config.encoder_layers) * tokens[_output_stream(tokens)]
+    rows = (len(config.layers) - config.encoder_layers) * tokens[output_stream(tokens)]
     rows += config.encoder_layers * tokens.get("encoder", 0)
     sample_bytes = rows * config.hidden_size * np.dtype(np.float32).itemsize
     return min(most, max(1, BATCH_BYTES // sample_bytes))
@@ -168,7 +168,7 @@ def synthetic_batch(
         shape = (layers, size, tokens, config.hidden_size)
         return generator.standard_normal(shape, np.float32)
 
-    tokens = lengths[_output_stream(lengths)]
+    tokens = lengths[output_stream(lengths)]
     encoder_tokens = lengths["encoder"] if config.encoder_layers else 0
     own_layers = len(config.layers) - config.encoder_layers
     return Batch(
@@ -188,10 +188,6 @@ def _targets(request: ProfileRequest, config: AdapterConfig, size: int, tokens: 
     counted = tokens * request.counted_tokens // request.tokens["decoder"]
     targets[:, tokens - min(tokens, max(1, counted)) :] = 0
     return targets
-
-
-def _output_stream(lengths: Mapping[Stream, int]) -> Stream:
-    return "decoder" if "decoder" in lengths else "encoder"
 
 
 def _step_seconds(trainer: Trainer, batch: Batch) -> float:

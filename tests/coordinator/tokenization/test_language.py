@@ -181,7 +181,7 @@ def test_what_is_counted_spells_the_completion_and_ends(loaded, name, prompt, co
     assert last == EOS
     assert spelt(tokenizer, written) == completion
     assert spelt(tokenizer, ids(result)).lstrip(" ") == (prompt + completion).lstrip(" ")
-    assert (result.num_truncated, result.num_skipped) == (0, 0)
+    assert (len(result.truncated), result.num_skipped) == (0, 0)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -193,7 +193,7 @@ def test_a_long_prompt_loses_its_beginning_before_the_completion_its_end(
     whole, cut = (loaded[name, length].encode(data, FILE) for length in (200, 8))
     check_aligned(cut)
     assert len(ids(cut)) == min(8, len(ids(whole)))
-    assert cut.num_truncated == (len(ids(whole)) > 8)
+    assert len(cut.truncated) == (len(ids(whole)) > 8)
     assert counted(cut) == counted(whole)[: len(counted(cut))]
     room = 7  # one token is left before the completion: <s>, or the prompt's last
     assert len(counted(cut)) == min(len(counted(whole)), room)
@@ -210,7 +210,7 @@ def test_of_a_text_everything_counts_but_its_first_token(loaded, name, text) -> 
         assert counted(result) == ids(result)[1:]
     assert ids(whole)[-1] == EOS
     assert ids(cut) == ids(whole)[:8]
-    assert cut.num_truncated == (len(ids(whole)) > 8)
+    assert len(cut.truncated) == (len(ids(whole)) > 8)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -233,7 +233,7 @@ def test_a_chat_that_is_cut_before_the_answer_is_skipped_and_counted(bundles) ->
     long, short = ({"role": "user", "content": "a" * n} for n in (90, 1))
     answer = {"role": "assistant", "content": "b"}
     result = tokenizer.encode(chats((long, answer), (short, answer), (long, answer)), FILE)
-    assert (result.kept.tolist(), result.num_skipped, result.num_truncated) == ([1], 2, 0)
+    assert (result.kept.tolist(), result.num_skipped, len(result.truncated)) == ([1], 2, 0)
 
 
 def test_nothing_to_learn_is_bad_input(bundles) -> None:
@@ -280,7 +280,7 @@ def test_a_decoder_reads_what_it_should_have_written_so_far(bundles, source, tar
     assert ids(cut)[-1] == EOS, "the frame of a source survives"
     assert counted(cut) == written[:6]
     assert cut.samples.inputs["decoder_input_ids"][0].tolist() == read[:6]
-    assert cut.num_truncated == (max(len(source.split()), len(target.split())) > 4)
+    assert len(cut.truncated) == (max(len(source.split()), len(target.split())) > 4)
 
 
 def test_an_empty_source_is_a_filler_where_nothing_frames_it(bundles) -> None:
@@ -332,7 +332,7 @@ def test_a_turn_that_the_template_rewrites_is_a_sample_of_its_own_and_that_is_sa
     )
     check_aligned(result)
     assert result.kept.tolist() == [0, 1, 1]
-    assert (result.num_truncated, result.num_skipped) == (0, 0)
+    assert (len(result.truncated), result.num_skipped) == (0, 0)
     (note,) = result.notes
     assert "rewrites earlier turns of 1 lines" in note
     assert "3 samples of 2 lines" in note

@@ -47,14 +47,14 @@ def test_an_empty_second_text_starts_at_the_last_separator(tmp_path: Path) -> No
 def test_long_texts_are_cut_and_counted(tmp_path: Path) -> None:
     tokenizer = SampleTokenizer(bundle(tmp_path), manifest(IDS, max_length=5))
     result = tokenizer.encode(["a b c", "a b c d a b c d", "a"])
-    assert result.num_truncated == 1
+    assert len(result.truncated) == 1
     assert result.samples.lengths.tolist() == [5, 5, 3]
 
 
 def test_the_longer_text_of_a_pair_is_cut_first(tmp_path: Path) -> None:
     tokenizer = SampleTokenizer(bundle(tmp_path), manifest(IDS, max_length=7))
     result = tokenizer.encode(["a b c d a b c d", "d"], ["d", "a b c d a b c d"])
-    assert result.num_truncated == 2
+    assert len(result.truncated) == 2
     ids = result.samples.inputs["input_ids"]
     assert ids[0].tolist() == [CLS, 4, 5, 6, SEP, 7, SEP]
     assert ids[1].tolist() == [CLS, 7, SEP, 4, 5, 6, SEP]

@@ -138,7 +138,7 @@ def train(
         if not resume:
             folder.discard_unplanned()
         if isinstance(error, StorageError) and folder.is_planned:
-            raise StoppedError(f"{error}; free space there, and {RESUME}") from None
+            raise StoppedError(f"{error}; mend that, and {RESUME}") from None
         raise
     return TrainResult(run=output, report=report)
 

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import unicodedata
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -181,10 +181,7 @@ def _numbers(lines: Sequence[Line], names: FieldNames) -> npt.NDArray[np.float64
 
 def _number(line: Line, names: FieldNames) -> float:
     value = line.field(names.label, names)
-    try:
-        result = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        result = math.nan
+    result = number_of(value)
     # The largest that a program which takes float32 can be given.
     if not abs(result) <= float(np.finfo(np.float32).max):
         raise line.wrong(names.label, "a finite number, as regression needs", value)
@@ -192,6 +189,16 @@ def _number(line: Line, names: FieldNames) -> float:
         expected = "an integer that float64 holds; subtract what all labels have in common"
         raise line.wrong(names.label, expected, value)
     return result
+
+
+def number_of(value: Any) -> float:
+    """Reads a number; NaN where there is none: ``3_1`` is one for Python alone."""
+    if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
 
 
 def _is_exact(value: object, result: float) -> bool:
@@ -209,10 +216,7 @@ def plain(label: str) -> str:
     seen = (c for c in unicodedata.normalize("NFKC", label) if unicodedata.category(c) != "Cf")
     text = " ".join("".join(seen).casefold().split())
     text = {"true": "1", "false": "0"}.get(text, text)
-    try:
-        number = float(text)
-    except ValueError:
-        return text
+    number = number_of(text)
     return str(int(number)) if number.is_integer() and abs(number) < 2**53 else text
 
 

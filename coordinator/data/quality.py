@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from export.chat.conversation import Conversation
 
 from .fields import listed, quoted
-from .labelled import DataSet, plain
+from .labelled import DataSet, number_of, plain
 from .language import Completions, Conversations, Documents, LanguageData, Transformations
 
 _MANY_NUMBERS = 50
@@ -98,19 +98,12 @@ def _on_labels(data: DataSet, name: str) -> Iterator[str]:
         yield f"{name}: {len(none)} labels have no line to train on: {listed(none)}"
     if single := [label for label in data.labels if lines[label] == 1]:
         yield f"{name}: {len(single)} labels have one line only: {listed(single)}"
-    numbers = sum(map(_is_number, data.labels))
+    numbers = sum(math.isfinite(number_of(label)) for label in data.labels)
     if numbers == len(data.labels) > _MANY_NUMBERS and 2 * numbers > len(data):
         yield (
             f"{name}: has {numbers} numbers as labels on {len(data)} lines; to learn a value "
             "instead of classes, say --task regression"
         )
-
-
-def _is_number(label: str) -> bool:
-    try:
-        return math.isfinite(float(label))
-    except ValueError:
-        return False
 
 
 def _on_alike(lines: Mapping[str, int], name: str) -> Iterator[str]:

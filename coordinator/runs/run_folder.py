@@ -160,7 +160,6 @@ class RunFolder:
         """Writes ``adapter/``; raises BadInputError for weights that are not the adapter's."""
         graph = adapter_onnx(config, weights)
         folder = self.path / "adapter"
-        folder.mkdir(mode=0o700, exist_ok=True)
         write_private(folder / WEIGHTS, weights)
         write_private(folder / ADAPTER_GRAPH, graph)
         self._write_json(f"adapter/{CONFIG}", to_plain(config))
@@ -185,7 +184,6 @@ class RunFolder:
     def write_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Writes a checkpoint and removes the one before."""
         folder = self.path / "checkpoints"
-        folder.mkdir(mode=0o700, exist_ok=True)
         name = f"epoch-{checkpoint.epochs_done:04d}"
         write_private(folder / f"{name}.safetensors", checkpoint.state)
         plain = to_plain(checkpoint)

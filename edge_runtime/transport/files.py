@@ -21,13 +21,14 @@ def make_private_directory(path: Path) -> None:
     """Creates ``path`` (0700) and its parents, or checks the folder that is there.
 
     Raises:
-        BadInputError: it cannot be created, is no folder, or others may write to it.
+        BadInputError: others may write to it.
+        StorageError: it cannot be created, or is no folder.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         mode = path.stat().st_mode
     except OSError as error:
-        raise BadInputError(f"{path}: cannot be used as a folder: {error.strerror}") from None
+        raise StorageError(f"{path}: cannot be used as a folder: {error.strerror}") from None
     if _POSIX and mode & _GROUP_OR_OTHERS_WRITE:
         raise BadInputError(f"{path}: others may write to this folder; run: chmod 700 '{path}'")
 
@@ -56,7 +57,7 @@ def write_private(path: Path, content: bytes) -> None:
     """Replaces ``path`` by ``content`` in one step; a kill leaves the old or the new file.
 
     Raises:
-        BadInputError: the folder cannot be used.
+        BadInputError: others may write to the folder.
         StorageError: the disk refuses.
     """
     make_private_directory(path.parent)
@@ -73,7 +74,7 @@ def create_private(path: Path, content: bytes) -> bool:
         True if this call created it.
 
     Raises:
-        BadInputError: the folder cannot be used.
+        BadInputError: others may write to the folder.
         StorageError: the disk refuses.
     """
     make_private_directory(path.parent)

@@ -133,7 +133,7 @@ def test_a_field_that_one_line_lacks_needs_no_other_name(tmp_path: Path, field: 
         read_training_data(jsonl(tmp_path, A, lacking), "classification")
 
 
-@pytest.mark.parametrize("label", ["many", True, None, [1], "nan", 1e39, 10**400])
+@pytest.mark.parametrize("label", ["many", True, None, [1], "nan", "3_1", 1e39, 10**400])
 def test_regression_needs_finite_numbers(tmp_path: Path, label: object) -> None:
     with pytest.raises(BadInputError, match="line 1: field 'label' must be a finite number"):
         read_training_data(jsonl(tmp_path, {"text": "a", "label": label}), "regression")

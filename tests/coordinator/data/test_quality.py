@@ -22,6 +22,11 @@ def test_labels_that_look_alike_are_named_with_their_lines(tmp_path: Path) -> No
         assert "differ in blanks, case or form only; they are 2 classes" in note
 
 
+def test_labels_that_python_alone_takes_for_numbers_are_none(tmp_path: Path) -> None:
+    pairs = zip("abcd", ["1_0", "10"] * 2, strict=True)
+    assert labelled(tmp_path, *pairs) == []
+
+
 def test_labels_of_one_line_are_counted(tmp_path: Path) -> None:
     (note,) = labelled(tmp_path, ("a", "x"), ("b", "x"), ("c", "y"))
     assert "1 labels have one line only: 'y'" in note

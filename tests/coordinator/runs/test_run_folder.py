@@ -175,6 +175,12 @@ def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path):
         RunFolder.create(tmp_path / "file" / "run", SETTINGS)
 
 
+def test_a_folder_of_checkpoints_that_cannot_be_made_is_the_storages_fault(run):
+    (run.path / "checkpoints").write_text("")
+    with pytest.raises(StorageError, match="checkpoints: cannot be used as a folder: File exists"):
+        run.write_checkpoint(checkpoint(1))
+
+
 def test_every_setting_but_the_bundles_place_and_the_quota_is_compared():
     fields = {field.name for field in dataclasses.fields(Settings)}
     assert fields == {*OTHERS, "bundle", "cache_quota_bytes"}

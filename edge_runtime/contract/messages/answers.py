@@ -10,7 +10,7 @@ from edge_runtime.contract.checks import check_array, require
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.profile import DeviceProfile
 
-from .base import Array, Message, Phase, SampleSet
+from .base import Array, EpochSums, Message, Phase, SampleSet
 
 MAX_NOTICE_LENGTH = 200
 
@@ -73,7 +73,9 @@ class ProfileDone(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PeersReady(Message):
-    """The data socket admits the peers."""
+    """The data socket admits the peers; ``unreached`` could not be connected to."""
+
+    unreached: tuple[DeviceId, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,32 +144,51 @@ class SamplesReady(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingReady(Message):
-    """The adapter is made and has so many trainable parameters."""
+    """The adapter is there.
+
+    Attributes:
+        parameters: that are trained.
+        step: updates that it has behind it.
+        sums: of the epoch that it is in.
+    """
 
     parameters: int
+    step: int = 0
+    sums: EpochSums = EpochSums(epoch=0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StateTaken(Message):
+    """The adapter has another trainer's state, after ``step`` updates."""
+
+    step: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class GroupFormed(Message):
+    """Gradients of these trainers will be taken in."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Progress(Message):
-    """So far in this epoch: this trainer's samples and their summed loss.
+    """So far in this epoch."""
 
-    ``count`` is the divisor of a mean loss: samples, or counted tokens.
-    """
+    sums: EpochSums
 
-    epoch: int
-    samples: int
-    count: int
-    loss_sum: float
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Awaiting(Message):
+    """Update ``step`` (counted from 0) waits for gradients of these trainers."""
+
+    step: int
+    peers: tuple[DeviceId, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EpochDone(Message):
-    """This trainer's part of an epoch: samples, their count (see ``Progress``), summed loss."""
+    """The steps that were asked for are applied, and took this trainer ``seconds``."""
 
-    epoch: int
-    samples: int
-    count: int
-    loss_sum: float
+    sums: EpochSums
     seconds: float
 
 
@@ -207,9 +228,14 @@ class NextTokens(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerState(Message):
-    """Adapter and optimizer state: the bytes of a safetensors file."""
+    """Adapter and optimizer state: the bytes of a safetensors file, after ``step`` updates.
+
+    ``sums`` are those of the epoch that it is in.
+    """
 
     data: Array
+    step: int
+    sums: EpochSums
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,3 +283,26 @@ class Notice(Message):
     def __post_init__(self) -> None:
         length = 0 < len(self.text) <= MAX_NOTICE_LENGTH
         require(length and self.text.isprintable(), "text is not a short printable line")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PeerLost(Message):
+    """The link to ``peer`` is broken and was not mended in time."""
+
+    peer: DeviceId
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected(Message):
+    """A message of ``peer`` was refused: it is to blame for ``reason``."""
+
+    peer: DeviceId
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Relief(Message):
+    """The device asks for its work to be taken away; with no ``reason``, it can work again."""
+
+    reason: str = ""

@@ -78,16 +78,26 @@ class States(Message):
 class GradientPart(Message):
     """The sender's summed gradient, the part that the receiver reduces.
 
-    ``count`` is the number of the sender's samples, or counted tokens, in the sum.
+    Attributes:
+        step: update that it is for, counted from 0.
+        values: (n,) float16.
+        count: the sender's samples, or counted tokens, in the sum.
+        scale: what ``values`` are to be multiplied with.
+        samples: the sender's samples in the sum.
+        loss_sum: their losses, so that every trainer knows those of all.
     """
 
     step: int
     values: Array
     count: int
     scale: float = 1.0
+    samples: int = 0
+    loss_sum: float = 0.0
 
     def __post_init__(self) -> None:
-        require(0 <= self.count <= MAX_COUNT, f"count must be between 0 and {MAX_COUNT}")
+        numbers = 0 <= min(self.count, self.samples) and max(self.count, self.samples) <= MAX_COUNT
+        require(numbers, f"count and samples must be between 0 and {MAX_COUNT}")
+        require(math.isfinite(self.loss_sum), "loss_sum must be finite")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from edge_runtime.contract.checks import check_array, require
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.profile import DeviceProfile
 
-from .base import Array, EpochSums, Message, Phase, SampleSet
+from .base import NOTHING_SUMMED, Array, EpochSums, Message, Phase, SampleSet
 
 MAX_NOTICE_LENGTH = 200
 
@@ -154,7 +154,7 @@ class TrainingReady(Message):
 
     parameters: int
     step: int = 0
-    sums: EpochSums = EpochSums(epoch=0)
+    sums: EpochSums = NOTHING_SUMMED
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

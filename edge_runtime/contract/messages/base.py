@@ -98,3 +98,6 @@ class EpochSums:
     def __post_init__(self) -> None:
         smallest = min(self.epoch, self.steps, self.samples, self.count)
         require(smallest >= 0, "epoch, steps, samples and count must not be negative")
+
+
+NOTHING_SUMMED = EpochSums(epoch=0)

@@ -95,7 +95,7 @@ class GradientPart(Message):
     loss_sum: float = 0.0
 
     def __post_init__(self) -> None:
-        numbers = 0 <= min(self.count, self.samples) and max(self.count, self.samples) <= MAX_COUNT
+        numbers = min(self.count, self.samples) >= 0 and max(self.count, self.samples) <= MAX_COUNT
         require(numbers, f"count and samples must be between 0 and {MAX_COUNT}")
         require(math.isfinite(self.loss_sum), "loss_sum must be finite")
 

@@ -13,6 +13,7 @@ from edge_runtime.contract.manifest import FileSpec, Stream, check_streams
 from edge_runtime.contract.profile import DeviceProfile
 
 from .base import (
+    NOTHING_SUMMED,
     Array,
     CacheDtype,
     EpochSums,
@@ -313,7 +314,7 @@ class SetUpTraining(Message):
     total_steps: int
     state: Array
     run: str = ""
-    sums: EpochSums = EpochSums(epoch=0)
+    sums: EpochSums = NOTHING_SUMMED
     adapter_graph: FileSpec | None = None
     head: FileSpec | None = None
     adapter_init: FileSpec | None = None

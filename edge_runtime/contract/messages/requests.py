@@ -37,6 +37,11 @@ class Welcome(Message):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rejoin(Message):
+    """Say ``Hello`` again: this device was given up, and its work is done by others."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class BeginTerm(Message):
     """A new plan will be made: work of earlier terms ends, what was asked for in them is void.
 
@@ -119,11 +124,15 @@ class FileChunk(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """Another device of the session and how to reach its data socket."""
+    """Another device of the session and how to reach its data socket.
+
+    ``relayed`` says that it cannot be reached, so that the coordinator forwards what is sent.
+    """
 
     device: DeviceId
     public_key: str
     address: str
+    relayed: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -347,9 +356,12 @@ class FormGroup(Message):
 
     Attributes:
         trainers: all of them, in the order that fixes who reduces which part.
+        run: what the adapter is known by from now on, as in ``SetUpTraining``: one that went
+            another way is not gone on with.
     """
 
     trainers: tuple[DeviceId, ...]
+    run: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

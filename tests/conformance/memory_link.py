@@ -75,6 +75,8 @@ class MemoryLink:
         return {}
 
     def wait(self, timeout_seconds: float) -> None:
+        if self._is_new:
+            return
         try:
             sender, tag, message = self._inbox.get(timeout=timeout_seconds)
         except queue.Empty:

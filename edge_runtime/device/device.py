@@ -51,8 +51,9 @@ SILENCE_SECONDS = 30.0
 STOP_SECONDS = 5.0
 
 Ended = Literal["shutdown", "disconnected", "replaced"]
-"""Why a session ended; it was replaced if the coordinator's address has another one now."""
+"""Why a session ended; it was replaced if a coordinator that was started anew says Welcome."""
 
+Welcoming = tuple[Tag, m.Welcome]
 Handlers = dict[type[m.Message], Callable[[Any], None]]
 
 
@@ -74,12 +75,25 @@ class DeviceOptions:
 
 
 class Device:
-    """One device in one session."""
+    """One device in one session.
+
+    Attributes:
+        successor: the session that replaced this one.
+    """
 
     def __init__(
-        self, options: DeviceOptions, link: SessionLink, kept: KeptReplica | None = None
+        self,
+        options: DeviceOptions,
+        link: SessionLink,
+        kept: KeptReplica | None = None,
+        welcome: Welcoming | None = None,
     ) -> None:
-        """``kept`` carries a trainer's adapter on to the next session, if the coordinator dies."""
+        """Waits for a session, or joins the one that ``welcome`` begins.
+
+        ``kept`` carries a trainer's adapter on to the next session, if the coordinator dies.
+        """
+        self._welcoming = welcome
+        self.successor: Welcoming | None = None
         self._options, self._link = options, link
         self._kept, self._standing = kept or KeptReplica(), Standing()
         self._store = WeightStore(options.home / "weights")
@@ -136,6 +150,8 @@ class Device:
     def _serve(self) -> Ended:
         began = heard = beaten = time.monotonic()
         try:
+            if self._welcoming is not None:
+                self._take_request(*self._welcoming)
             while self._ended is None:
                 self._link.wait(self._heartbeat_seconds / 4)
                 now = time.monotonic()
@@ -194,6 +210,8 @@ class Device:
             for tag, message in self._link.from_coordinator():
                 spoke = True
                 self._take_request(tag, message)
+                if self._ended is not None:
+                    return spoke
             for received in self._link.from_peers():
                 self._peers.receive(*received)
         except RemoteError as error:
@@ -205,7 +223,7 @@ class Device:
         """Handles a message of the coordinator, unless it is outdated."""
         if isinstance(request, m.Welcome) and tag.session != self._standing.session:
             if self._standing.session:
-                self._ended = "replaced"  # whoever runs this device begins anew
+                self._ended, self.successor = "replaced", (tag, request)
                 return
             self._standing.session = tag.session
             self._trainer.replica = self._kept.take()

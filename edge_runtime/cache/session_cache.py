@@ -4,6 +4,7 @@ The cache itself knows keys, layers and token counts; the session knows the sequ
 layer, and the samples that were asked for.
 """
 
+import dataclasses
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ class SampleCache:
         """Opens the cache that ``request`` names, under ``root``."""
         self.layers = {stream: layers for stream, layers in request.layers.items() if layers}
         self.hidden_size = request.hidden_size
+        self._request = dataclasses.replace(request, keys=request.keys[:0])
         self._expected = {key.tobytes() for key in request.keys}
         self._lock = threading.Lock()
         self._closed = False
@@ -47,6 +49,16 @@ class SampleCache:
             quota_bytes=request.quota_bytes,
             numerics=str(numerics()),
         )
+
+    def is_of(self, request: OpenCache) -> bool:
+        """Tells whether ``request`` names this cache, and as it is open now."""
+        fields = (field.name for field in dataclasses.fields(request) if field.name != "keys")
+        same = all(getattr(request, name) == getattr(self._request, name) for name in fields)
+        return same and not self._closed
+
+    def expect(self, keys: Array) -> None:
+        """Lets states of these samples come too."""
+        self._expected = self._expected | {key.tobytes() for key in keys}
 
     @property
     def bytes_used(self) -> int:

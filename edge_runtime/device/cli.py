@@ -26,6 +26,7 @@ from edge_runtime.system import usage
 from edge_runtime.system.allocator import tune_allocator
 
 if TYPE_CHECKING:
+    from edge_runtime.training.replica import KeptReplica
     from edge_runtime.transport import Address
 
 logger = logging.getLogger(__name__)
@@ -170,15 +171,17 @@ def _start(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace, home: Path, known: Any) -> int:
     """Takes part in one session after the other."""
     from edge_runtime.contract.errors import StoppedError
+    from edge_runtime.training.replica import KeptReplica
     from edge_runtime.transport import Address, load_or_create_keypair
 
     # What these find wrong will not mend itself, so they come before the loop.
     Address.parse(known.address)
     load_or_create_keypair(home / "keypair.json")
-    pause, warned = threading.Event(), ""
+    pause, warned, kept = threading.Event(), "", KeptReplica()
     while True:
+        kept.expire()
         try:
-            ended = _one_session(options, home, known)
+            ended = _one_session(options, home, known, kept)
         except (StoppedError, BadInputError) as error:  # refused, or the network is down
             if options.once:
                 raise
@@ -193,7 +196,8 @@ def _serve(options: argparse.Namespace, home: Path, known: Any) -> int:
         logger.info("session ended: %s", ended)
 
 
-def _one_session(options: argparse.Namespace, home: Path, known: Any) -> str:
+def _one_session(options: argparse.Namespace, home: Path, known: Any, kept: KeptReplica) -> str:
+    """Takes part in a session, and in those that follow it over the same connection."""
     from edge_runtime.messaging.session_link import SessionLink
     from edge_runtime.transport import Address, SecureContext, load_or_create_keypair
 
@@ -219,7 +223,10 @@ def _one_session(options: argparse.Namespace, home: Path, known: Any) -> str:
             listen=listen,
         )
         with contextlib.closing(link):
-            return Device(device_options, link).run()
+            device = Device(device_options, link, kept)
+            while (ended := device.run()) == "replaced":
+                device = Device(device_options, link, kept, device.successor)
+            return ended
 
 
 def _roles(no_train: bool) -> tuple[Any, ...]:

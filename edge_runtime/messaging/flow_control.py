@@ -17,6 +17,8 @@ from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Credit, Message
 
+from .tagging import peer_tag
+
 WINDOW_BYTES = 16 << 20
 CREDIT_BATCH_BYTES = WINDOW_BYTES // 4
 
@@ -52,7 +54,7 @@ class PeerLinks:
 
     def put(self, peer: DeviceId, message: Message) -> None:
         """Queues a message. Any thread; :meth:`pump` sends it."""
-        frames = encode(message)
+        frames = encode(message, peer_tag())
         with self._changed:
             if peer not in self._links:
                 raise RemoteError(f"{peer} is not a peer of this session")

@@ -6,10 +6,11 @@ Owned by the I/O thread. Other threads only queue messages and wake it.
 import queue
 from collections.abc import Iterator
 
-from edge_runtime.contract.codec import Frame, decode, encode
+from edge_runtime.contract.codec import Frame, decode, decode_tagged, encode
 from edge_runtime.contract.errors import DecodeError, RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Credit, Message, Peer
+from edge_runtime.contract.tag import Tag
 from edge_runtime.transport import (
     Address,
     KeyPair,
@@ -22,6 +23,7 @@ from edge_runtime.transport import (
 )
 
 from .flow_control import PeerLinks, size_bytes
+from .tagging import current_tag
 
 
 class SessionLink:
@@ -52,7 +54,7 @@ class SessionLink:
         self._ready: list[SecureDealer | SecureRouter] = []
         self._poller.register(self._control)
         self._poller.register(self._data)
-        self._outgoing: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[tuple[Message, Tag]] = queue.SimpleQueue()
         self._acknowledged: queue.SimpleQueue[tuple[DeviceId, int]] = queue.SimpleQueue()
         self._unsent: list[Frame] | None = None
         self._unsent_credit_bytes: dict[DeviceId, int] = {}
@@ -65,7 +67,7 @@ class SessionLink:
 
     def to_coordinator(self, message: Message) -> None:
         """Queues a message to the coordinator."""
-        self._outgoing.put(message)
+        self._outgoing.put((message, current_tag()))
         self._wakeup.signal()
 
     def to_peer(self, peer: DeviceId, message: Message) -> None:
@@ -142,14 +144,14 @@ class SessionLink:
             self.acknowledge(*self._acknowledged.get_nowait())
         self._send_credit()
         while self._unsent is not None or not self._outgoing.empty():
-            self._unsent = self._unsent or encode(self._outgoing.get_nowait())
+            self._unsent = self._unsent or encode(*self._outgoing.get_nowait())
             if not self._control.send(self._unsent):
                 break
             self.sent_bytes += size_bytes(self._unsent)
             self._unsent = None
         self.sent_bytes += self._links.pump()
 
-    def from_coordinator(self) -> Iterator[Message]:
+    def from_coordinator(self) -> Iterator[tuple[Tag, Message]]:
         """Messages that came from the coordinator.
 
         Raises:
@@ -157,10 +159,10 @@ class SessionLink:
         """
         while self._control in self._ready and (frames := self._control.recv(0.0)) is not None:
             self.received_bytes += size_bytes(frames)
-            yield decode(frames)
+            yield decode_tagged(frames)
 
-    def from_peers(self) -> Iterator[tuple[DeviceId, Message, int]]:
-        """Peer, message and size of what came from peers.
+    def from_peers(self) -> Iterator[tuple[DeviceId, Tag, Message, int]]:
+        """Peer, tag, message and size of what came from peers.
 
         Raises:
             RemoteError: a message is not valid (it is credited nevertheless), credit is
@@ -178,11 +180,11 @@ class SessionLink:
             size = size_bytes(received.frames)
             self.received_bytes += size
             try:
-                message = decode(received.frames)
+                tag, message = decode_tagged(received.frames)
             except DecodeError as error:
                 self.acknowledge(received.device, size)
                 raise _rejected(received.device, error) from None
-            yield received.device, message, size
+            yield received.device, tag, message, size
 
     def _take_credit(self, peer: DeviceId, frames: list[memoryview]) -> None:
         try:

@@ -37,6 +37,9 @@ class Driver(Protocol):
     def stop(self) -> None:
         """Ends the session of all devices; nothing of them goes on."""
 
+    def part_size(self, parameters: int) -> int:
+        """Values of a gradient's part that the first of two trainers takes in."""
+
     def abandon(self) -> None:
         """Ends the session of all devices as if the coordinator were killed."""
 

@@ -10,22 +10,6 @@ from edge_runtime.contract.ids import DeviceId
 from tests.conformance.world import EVAL, STEPS, TRAIN, A, B, World
 
 
-def train(
-    world: World, epoch: int, *, first_step: int = 0, num_steps: int | None = None
-) -> m.EpochSums:
-    """Steps of one epoch of both devices."""
-    request = m.TrainEpoch(epoch=epoch, first_step=first_step, num_steps=num_steps)
-    for name in (A, B):
-        world.send(name, request)
-    done = [world.receive(name) for name in (A, B)]
-    sums = []
-    for message in done:
-        assert isinstance(message, m.EpochDone), message
-        sums.append(message.sums)
-    assert sums[0] == sums[1], "replicas differ in what they have trained on"
-    return sums[0]
-
-
 def state_of(world: World, name: DeviceId) -> bytes:
     return world.state(name).data.tobytes()
 
@@ -35,7 +19,7 @@ def test_trainers_end_epochs_with_equal_states(world: World) -> None:
     states = [state_of(world, A)]
     assert states == [state_of(world, B)]
     for epoch in (1, 2):
-        sums = train(world, epoch)
+        sums = world.train(epoch)
         assert (sums.epoch, sums.steps) == (epoch, STEPS)
         assert (sums.samples, sums.count) == (len(TRAIN), len(TRAIN))
         assert sums.loss_sum > 0
@@ -60,7 +44,7 @@ def test_a_trainer_without_samples_takes_part(world: World) -> None:
     for name in (A, B):
         world.answer(name, world.set_up_training())
     world.group(A, B)
-    assert train(world, 1).samples == len(world.lines_of(A))
+    assert world.train(1).samples == len(world.lines_of(A))
     assert state_of(world, A) == state_of(world, B)
 
 
@@ -89,7 +73,7 @@ def test_evaluation_of_no_line_gives_no_row(world: World) -> None:
 @pytest.mark.parametrize("name", [A, B])
 def test_a_state_that_was_sent_is_gone_on_from(world: World, name: DeviceId) -> None:
     world.trainable()
-    train(world, 1)
+    world.train(1)
     state = state_of(world, name)
     outputs = world.answer(A, m.Evaluate())
     world.stop()
@@ -101,14 +85,14 @@ def test_a_state_that_was_sent_is_gone_on_from(world: World, name: DeviceId) -> 
     assert isinstance(outputs, m.Outputs)
     assert isinstance(again, m.Outputs)
     np.testing.assert_array_equal(again.outputs, outputs.outputs)
-    train(world, 2)
+    world.train(2)
     assert state_of(world, A) == state_of(world, B) != state
 
 
 def test_an_adapter_without_a_state_is_new(world: World) -> None:
     world.trainable()
     first = state_of(world, A)
-    train(world, 1)
+    world.train(1)
     for name in (A, B):
-        world.answer(name, world.set_up_training())
+        world.answer(name, world.set_up_training(run="another"))
     assert state_of(world, A) == first

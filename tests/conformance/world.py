@@ -24,6 +24,7 @@ TRAIN, EVAL = tuple(range(7)), (7, 8, 9)
 STEPS = steps_per_epoch(len(TRAIN), BATCH_SIZE)
 OPTIONS = TrainingOptions(epochs=2, batch_size=BATCH_SIZE, seed=5)
 SHARDS = {A: (0, 1), B: (2, 3)}
+RUN = "r1"
 PUBLIC_KEY = "k" * 40
 FENCE = m.SetUpGeneration(
     options=GenerationOptions(), max_sequences=1, max_rows={"decoder": 1, "encoder": 1}
@@ -129,7 +130,7 @@ class World:
         )
 
     def set_up_training(
-        self, state: bytes = b"", *, run: str = "", sums: m.EpochSums = m.NOTHING_SUMMED
+        self, state: bytes = b"", *, run: str = RUN, sums: m.EpochSums = m.NOTHING_SUMMED
     ) -> m.SetUpTraining:
         return m.SetUpTraining(
             config=self.config,
@@ -144,13 +145,13 @@ class World:
         """Hands on what a donor sent."""
         return m.TakeState(data=state.data, step=state.step, sums=state.sums)
 
-    def states(self, lines, *, layers=None, spare_bytes: int = 0) -> m.States:
+    def states(self, lines, *, layers=None, spare_bytes: int = 0, number: int = 1) -> m.States:
         """States as a peer sends them; ``spare_bytes`` makes rows too long."""
         lengths = self._lengths[list(lines)]
         layers = self.layers if layers is None else layers
         row = 2 * self.manifest.hidden_size + spare_bytes
         return m.States(
-            number=1,
+            number=number,
             keys=self.keys[list(lines)],
             lengths=lengths,
             layers=layers,
@@ -302,12 +303,35 @@ class World:
             assert not ready.missing.size
         self.answer(A, self.own("eval", EVAL))
 
-    def trainable(self, state: bytes = b"", *, run: str = "") -> None:
+    def trainable(self, state: bytes = b"", *, run: str = RUN) -> None:
         """Both devices have an adapter, and train it together."""
         self.owned()
         for name in (A, B):
             self.answer(name, self.set_up_training(state, run=run))
         self.group(A, B)
+
+    def train(
+        self, epoch: int, *, first_step: int = 0, num_steps: int | None = None
+    ) -> m.EpochSums:
+        """Steps of one epoch of both devices."""
+        request = m.TrainEpoch(epoch=epoch, first_step=first_step, num_steps=num_steps)
+        tags = {name: self.send(name, request) for name in (A, B)}
+        sums = []
+        for name, tag in tags.items():
+            done = self.receive(name)
+            assert isinstance(done, m.EpochDone), done
+            assert self.tag == tag
+            sums.append(done.sums)
+        assert sums[0] == sums[1], "replicas differ in what they have trained on"
+        return sums[0]
+
+    def gradient(self, **changes) -> m.GradientPart:
+        """B's part of the first step, as A, the first of two trainers, takes it."""
+        fields = {"step": 0, "count": 1, "samples": 1, "value": 0.0} | changes
+        ready = self.answer(A, self.set_up_training(run=RUN))
+        assert isinstance(ready, m.TrainingReady)
+        size = self.driver.part_size(ready.parameters)
+        return m.GradientPart(values=np.full(size, fields.pop("value"), np.float16), **fields)
 
     def group(self, *names: DeviceId) -> None:
         """These devices train together from now on."""

@@ -13,19 +13,25 @@ import pytest
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import (
+    BeginPhase,
+    BeginTerm,
     Credit,
     Failed,
     GradientPart,
     Message,
     Peers,
     PeersReady,
+    Rejected,
     Shutdown,
     States,
+    Usage,
     Welcome,
 )
+from edge_runtime.contract.tag import Tag
 from edge_runtime.device import peers
 from edge_runtime.device.device import Device, DeviceOptions
 from edge_runtime.messaging.session_link import SessionLink
+from edge_runtime.messaging.tagging import current_tag
 from edge_runtime.training.role import TrainerRole
 from edge_runtime.transport import Address
 
@@ -33,7 +39,14 @@ PHONE = DeviceId("phone")
 WHERE = Address(host="10.0.0.7", port=7701)
 WELCOME = Welcome(heartbeat_seconds=60.0)
 
-Turn = tuple[list[Message], list[Message]]
+SESSION = "s0"
+Belonging = tuple[Tag, Message]
+Turn = tuple[list[Message | Belonging], list[Message | Belonging]]
+
+
+def belonging(message: Message | Belonging) -> Belonging:
+    """Messages without a tag are of the session, and of no term."""
+    return message if isinstance(message, tuple) else (Tag(session=SESSION), message)
 
 
 class ScriptedLink:
@@ -51,26 +64,33 @@ class ScriptedLink:
         self._turn: Turn = ([], [])
         self.unreached: dict[DeviceId, Address] = {}
         self.sent: list[Message] = []
+        self.tags: list[Tag] = []
         self.credited: list[int] = []
 
     def wait(self, timeout_seconds: float) -> None:
         self._turn = self._turns.popleft()
 
+    def again(self) -> None:
+        """Messages that nobody took out yet are there in the next turn."""
+        self._turns.appendleft(self._turn)
+
     def take_connected(self) -> bool:
         return False
 
-    def from_coordinator(self) -> Iterator[Message]:
-        yield from self._turn[0]
+    def from_coordinator(self) -> Iterator[Belonging]:
+        while self._turn[0]:
+            yield belonging(self._turn[0].pop(0))
 
-    def from_peers(self) -> Iterator[tuple[DeviceId, Message, int]]:
+    def from_peers(self) -> Iterator[tuple[DeviceId, Tag, Message, int]]:
         for message in self._turn[1]:
-            yield PHONE, message, 100
+            yield PHONE, *belonging(message), 100
 
     def acknowledge(self, peer: DeviceId, size: int) -> None:
         self.credited.append(size)
 
     def to_coordinator(self, message: Message) -> None:
         self.sent.append(message)
+        self.tags.append(current_tag())
 
     def set_peers(self, peers: object) -> None:
         pass
@@ -82,8 +102,13 @@ class ScriptedLink:
     def failures(self) -> list[str]:
         return [message.reason for message in self.sent if isinstance(message, Failed)]
 
+    @property
+    def rejections(self) -> list[tuple[DeviceId, str]]:
+        sent = (message for message in self.sent if isinstance(message, Rejected))
+        return [(message.peer, message.reason) for message in sent]
 
-def run(link: ScriptedLink, home: Path) -> None:
+
+def device_of(link: ScriptedLink, home: Path, *rest: object) -> Device:
     options = DeviceOptions(
         device=DeviceId("board"),
         home=home,
@@ -92,7 +117,11 @@ def run(link: ScriptedLink, home: Path) -> None:
         data_address=WHERE,
         process_id=1,
     )
-    assert Device(options, cast(SessionLink, link)).run() == "shutdown"
+    return Device(options, cast(SessionLink, link), *rest)  # type: ignore[arg-type]
+
+
+def run(link: ScriptedLink, home: Path) -> None:
+    assert device_of(link, home).run() == "shutdown"
 
 
 def states() -> States:
@@ -124,9 +153,38 @@ def test_an_unreachable_peer_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     link = ScriptedLink(([Peers(peers=())], []), ([], []))
     link.unreached = {PHONE: WHERE}
     run(link, tmp_path)
-    assert link.failures == [
-        "cannot reach phone at 10.0.0.7:7701; check its firewall or its --listen"
-    ]
+    assert link.sent == [PeersReady(unreached=(PHONE,))]
+
+
+def test_an_answer_that_comes_later_bears_the_number_of_its_request(tmp_path: Path) -> None:
+    asked = Tag(session=SESSION, term=1, reply=5)
+    link = ScriptedLink(([(asked, Peers(peers=()))], []), ([BeginPhase(phase="fill")], []))
+    run(link, tmp_path)
+    assert link.sent[0] == PeersReady()
+    assert link.tags[0] == asked
+
+
+def test_peers_of_an_old_term_are_not_answered(tmp_path: Path) -> None:
+    one, two = (Tag(session=SESSION, term=term, reply=5) for term in (1, 2))
+    link = ScriptedLink(([(one, Peers(peers=())), (two, BeginTerm())], []))
+    run(link, tmp_path)
+    assert link.sent == []
+
+
+def test_another_session_replaces_this_one_and_loses_no_message(tmp_path: Path) -> None:
+    other = Tag(session="s1", reply=1)
+    link = ScriptedLink(
+        ([(Tag(session=SESSION, term=3), BeginTerm())], []),
+        ([(other, WELCOME), (other, BeginPhase(phase="fill"))], []),
+        ([(other, Shutdown())], []),
+    )
+    device = device_of(link, tmp_path)
+    assert device.run() == "replaced"
+    assert link.sent == []
+    link.again()
+    assert device_of(link, tmp_path, None, device.successor).run() == "shutdown"
+    assert [type(message) for message in link.sent] == [Usage]
+    assert link.tags == [other]
 
 
 @pytest.mark.parametrize(
@@ -146,8 +204,34 @@ def test_a_refused_message_of_a_peer_is_reported_and_credited(
 ) -> None:
     link = ScriptedLink(([], [message]))
     run(link, tmp_path)
-    assert [failure.split(":")[0] for failure in link.failures] == ["rejected a message of phone"]
+    assert [peer for peer, _ in link.rejections] == [PHONE]
+    assert link.failures == []
     assert link.credited == [100]
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        pytest.param(Tag(session=SESSION, term=1), id="of an old term"),
+        pytest.param(Tag(session="another", term=2), id="of another session"),
+    ],
+)
+def test_late_messages_of_peers_are_dropped_and_credited(tmp_path: Path, tag: Tag) -> None:
+    link = ScriptedLink(([(Tag(session=SESSION, term=2), BeginTerm())], [(tag, states())]))
+    run(link, tmp_path)
+    assert link.sent == []
+    assert link.credited == [100]
+
+
+def test_what_waits_for_a_higher_term_is_credited_once_it_is_handled(tmp_path: Path) -> None:
+    ahead = Tag(session=SESSION, term=2)
+    link = ScriptedLink(([], [(ahead, states())]), ([BeginPhase(phase="fill")], []))
+    run(link, tmp_path)
+    assert link.credited == []
+    link = ScriptedLink(([], [(ahead, states())]), ([(ahead, BeginTerm())], []))
+    run(link, tmp_path)
+    assert link.credited == [100]
+    assert len(link.rejections) == 1
 
 
 def test_a_full_disk_is_reported_and_the_message_credited(
@@ -159,7 +243,7 @@ def test_a_full_disk_is_reported_and_the_message_credited(
     monkeypatch.setattr(TrainerRole, "store", full)
     link = ScriptedLink(([], [states()]))
     run(link, tmp_path)
-    assert link.failures == ["rejected a message of phone: no space left"]
+    assert link.failures == ["could not take in a message of phone: no space left"]
     assert link.credited == [100]
 
 

@@ -39,7 +39,7 @@ class Side:
     def turn(self) -> None:
         self.link.wait(TURN_SECONDS)
         assert list(self.link.from_coordinator()) == []
-        self.received += [(message, size) for _, message, size in self.link.from_peers()]
+        self.received += [(message, size) for _, _, message, size in self.link.from_peers()]
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_a_message_that_is_none_is_reported_and_credited(
     connect(board, phone)
     with monkeypatch.context() as broken:
         broken.setattr(
-            "edge_runtime.messaging.flow_control.encode", lambda _: [b"junk", bytes(WINDOW_BYTES)]
+            "edge_runtime.messaging.flow_control.encode", lambda *_: [b"junk", bytes(WINDOW_BYTES)]
         )
         board.link.to_peer(PHONE, part(1))
     board.link.to_peer(PHONE, part(7))

@@ -1,8 +1,9 @@
 """Messages to frames and back: a msgpack header, then raw array frames.
 
 The header is ``[protocol version, session, term, reply, message type, fields]``; see
-:class:`.Tag` for its second to fourth element. An array field is an extension value that gives dtype, shape and the index of the frame that holds its
-bytes, so large tensors are neither copied into the header nor parsed.
+:class:`.Tag` for its second to fourth element. An array field is an extension value that gives
+dtype, shape and the index of the frame that holds its bytes, so large tensors are neither
+copied into the header nor parsed.
 
 Whatever comes from a peer is checked before use: version, type, every field, and that
 each array's frame has exactly the bytes which dtype and shape call for.
@@ -32,7 +33,9 @@ _DTYPES = ("uint8", "int8", "int32", "int64", "float16", "float32", "bool", "flo
 
 
 def encode(message: Message, tag: Tag = UNTAGGED) -> list[Frame]:
-    """Frames of ``message``, which belongs to ``tag``; arrays are sent without a copy where they are contiguous.
+    """Frames of ``message``, which belongs to ``tag``.
+
+    Arrays are sent without a copy where they are contiguous.
 
     Raises:
         ValueError: an array has a dtype that never crosses the wire (a bug of ours).

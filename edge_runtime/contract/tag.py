@@ -26,7 +26,7 @@ class Tag:
 
     def __post_init__(self) -> None:
         require(len(self.session) <= MAX_SESSION_LENGTH, "session is too long")
-        numbers = 0 <= min(self.term, self.reply) and max(self.term, self.reply) <= MAX_NUMBER
+        numbers = min(self.term, self.reply) >= 0 and max(self.term, self.reply) <= MAX_NUMBER
         require(numbers, f"term and reply must be between 0 and {MAX_NUMBER}")
 
 

@@ -164,10 +164,10 @@ def test_fields_that_contradict_each_other_are_rejected() -> None:
             numerics="x",
         )
     )
-    version, name, fields = msgspec.msgpack.decode(frames[0])
+    *belongs, name, fields = msgspec.msgpack.decode(frames[0])
     fields["layers"] = [0, 1]
     with pytest.raises(DecodeError, match="a row for every layer"):
-        decode([msgspec.msgpack.encode([version, name, fields]), *frames[1:]])
+        decode([msgspec.msgpack.encode([*belongs, name, fields]), *frames[1:]])
 
 
 def test_a_data_address_must_be_one() -> None:

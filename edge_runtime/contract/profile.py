@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
-from .checks import require
+from .checks import clean_texts, require
 from .ids import DeviceId
 
 Role = Literal["backbone", "trainer"]
@@ -163,6 +163,7 @@ class DeviceProfile:
         require(all(self.blocks.values()), "blocks must hold at least one timing for each class")
         require(positive, "memory_bytes, threads and cores must be positive")
         require(min(sizes) >= 0, "base_memory_bytes and storage_bytes must not be negative")
+        clean_texts(self, "profile", "provider", "kernel_class")
 
     def seconds_per_token(self, block_class: str, sequence_length: float) -> float:
         """Forward time of one token more of a block, at that length.

@@ -2,17 +2,15 @@
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-from edge_runtime.contract.checks import check_array, require
+from edge_runtime.contract.checks import check_array, clean_texts, require, require_amounts
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.profile import DeviceProfile
 
 from .base import Array, Message, Phase, SampleSet
-
-MAX_NOTICE_LENGTH = 200
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +46,8 @@ class Hello(Message):
         require(positive, "threads and cores must be positive")
         is_address = self.data_address.startswith("tcp://") and len(self.data_address) <= 256
         require(is_address, "data_address is not a tcp:// address")
+        require(self.data_address.isprintable(), "data_address is not printable")
+        clean_texts(self, "software")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +101,11 @@ class CacheStatus(Message):
     held: Array
     bytes_used: int
 
+    def __post_init__(self) -> None:
+        require_amounts(self, "bytes_used")
+        one_each = self.held.ndim == 1 and self.held.dtype == np.bool_
+        require(one_each, "held must be (N,) bool")
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StageReady(Message):
@@ -111,6 +116,9 @@ class StageReady(Message):
     received_bytes: int
     seconds: float
 
+    def __post_init__(self) -> None:
+        require_amounts(self, "received_bytes", "seconds")
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class BatchServed(Message):
@@ -120,6 +128,9 @@ class BatchServed(Message):
     stage: int
     seconds: float
 
+    def __post_init__(self) -> None:
+        require_amounts(self, "number", "stage", "seconds")
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Stored(Message):
@@ -128,6 +139,9 @@ class Stored(Message):
     number: int
     layers: tuple[int, ...]
     samples: int
+
+    def __post_init__(self) -> None:
+        require_amounts(self, "number", "samples")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,12 +153,19 @@ class SamplesReady(Message):
     cache_bytes: int
     cache_samples: int
 
+    def __post_init__(self) -> None:
+        require_amounts(self, "cache_bytes", "cache_samples")
+        check_array("missing", self.missing, np.int32, (self.missing.size,))
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingReady(Message):
     """The adapter is made and has so many trainable parameters."""
 
     parameters: int
+
+    def __post_init__(self) -> None:
+        require_amounts(self, "parameters")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +180,9 @@ class Progress(Message):
     count: int
     loss_sum: float
 
+    def __post_init__(self) -> None:
+        require_amounts(self, "epoch", "samples", "count")
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EpochDone(Message):
@@ -169,6 +193,9 @@ class EpochDone(Message):
     count: int
     loss_sum: float
     seconds: float
+
+    def __post_init__(self) -> None:
+        require_amounts(self, "epoch", "samples", "count", "seconds")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +257,12 @@ class Usage(Message):
     sent_bytes: int
     received_bytes: int
 
+    def __post_init__(self) -> None:
+        require_amounts(self, "peak_rss_bytes", "sent_bytes", "received_bytes")
+        amounts = all(0 <= seconds < math.inf for seconds in self.cpu_seconds.values())
+        phases = self.cpu_seconds.keys() <= set(get_args(Phase))
+        require(amounts and phases, "cpu_seconds must not be negative, and of phases")
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Failed(Message):
@@ -243,6 +276,9 @@ class Failed(Message):
     resumable: bool = True
     internal: bool = False
 
+    def __post_init__(self) -> None:
+        clean_texts(self, "reason")
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Notice(Message):
@@ -255,5 +291,5 @@ class Notice(Message):
     text: str
 
     def __post_init__(self) -> None:
-        length = 0 < len(self.text) <= MAX_NOTICE_LENGTH
-        require(length and self.text.isprintable(), "text is not a short printable line")
+        clean_texts(self, "text")
+        require(self.text, "text is empty")

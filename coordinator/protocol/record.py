@@ -1,12 +1,13 @@
 """Records what a session has seen, for the report and the live display."""
 
 import dataclasses
+import math
 
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Plan
-from edge_runtime.contract.profile import DeviceProfile
+from edge_runtime.contract.profile import DeviceProfile, Role
 
 MAX_NOTICES = 20
 """Kinds of notices of a device that are kept; a hostile one may send any number."""
@@ -18,7 +19,7 @@ FURTHER_NOTICES = "further notices"
 class DeviceRecord:
     """One device's part."""
 
-    roles: tuple[str, ...]
+    roles: tuple[Role, ...]
     profile: DeviceProfile | None = None
     usage: m.Usage | None = None
     served_batches: int = 0
@@ -121,7 +122,7 @@ class SessionRecord:
             case m.BatchServed():
                 record.served_batches += 1
                 record.served_seconds += message.seconds
-            case m.Progress():
+            case m.Progress() if math.isfinite(message.loss_sum):
                 record.progress = message
             case m.Usage():
                 record.usage = message

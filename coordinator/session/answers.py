@@ -1,7 +1,5 @@
 """Checks devices' answers against the requests, and keeps them."""
 
-import math
-
 import numpy as np
 
 from coordinator.protocol.job import Job
@@ -9,16 +7,12 @@ from coordinator.protocol.record import SessionRecord
 from coordinator.samples.samples import Catalogue
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.checks import Array
-from edge_runtime.contract.errors import (
-    DeviceFailedError,
-    InfeasibleError,
-    StoppedError,
-    UnresumableError,
-)
+from edge_runtime.contract.errors import DeviceFailedError, InfeasibleError, StoppedError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.profile import DeviceProfile
 
 from .link_schedule import Linking
+from .value_checks import check_link, check_loss, check_profile, check_state, not_finite
 
 LANGUAGE_OUTPUTS = 3
 """Of a sample: summed loss, counted tokens, correctly predicted tokens."""
@@ -81,16 +75,17 @@ class Answers:
 
         Raises:
             DeviceFailedError: it says what cannot be.
+            UnresumableError: a loss, an output or a weight is not finite.
             StoppedError: samples are gone from its cache.
             InfeasibleError: the device's cache is too small for its samples.
         """
-        self._record.observe(device, message)
         match message:
-            case m.ProfileDone():
-                if message.profile.device != device:
-                    raise DeviceFailedError(f"{device}: sent the profile of another device")
-                self.profiles[device] = message.profile
+            case m.ProfileDone(profile=profile):
+                roles = self._record.devices[device].roles
+                check_profile(device, profile, self._job.manifest, roles)
+                self.profiles[device] = profile
             case m.LinkMeasured():
+                check_link(device, message)
                 self.linking.keep(device, message)
             case m.CacheStatus():
                 if message.held.shape != (len(self._catalogue.keys),):
@@ -98,14 +93,17 @@ class Answers:
                 self.held[device] = message.held.astype(bool)
             case m.SamplesReady():
                 self._keep_samples(device, message)
-            case m.EpochDone() if not math.isfinite(message.loss_sum):
-                raise _not_finite(device, "loss")
+            case m.EpochDone():
+                check_loss(device, message.loss_sum)
             case m.Outputs():
                 self._keep_outputs(device, message)
             case m.TrainerState():
-                self._record.state = message.data.tobytes()
+                state = message.data.tobytes()
+                check_state(device, state, self._record.state or self._job.state)
+                self._record.state = state
             case _:
                 pass
+        self._record.observe(device, message)
 
     def _keep_samples(self, device: DeviceId, message: m.SamplesReady) -> None:
         missing = message.missing.size
@@ -127,12 +125,5 @@ class Answers:
         if not right or message.outputs.shape[1] != self.outputs.shape[1]:
             raise DeviceFailedError(f"{device}: sent outputs for other samples than its own")
         if not np.isfinite(message.outputs).all():
-            raise _not_finite(device, "adapter's output")
+            raise not_finite(device, "adapter's output")
         self.outputs[indices] = message.outputs
-
-
-def _not_finite(device: DeviceId, what: str) -> UnresumableError:
-    return UnresumableError(
-        f"{device}: the {what} is not a finite number; train a new run with a lower "
-        "--learning-rate, or export the model with another --quantize"
-    )

@@ -106,8 +106,8 @@ class LinkProfile:
     latency_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        slower = min(self.up_bits_per_second, self.down_bits_per_second)
-        require(slower > 0, "up_bits_per_second and down_bits_per_second must be positive")
+        positive = self.up_bits_per_second > 0 and self.down_bits_per_second > 0  # NaN is not
+        require(positive, "up_bits_per_second and down_bits_per_second must be positive")
         require(0 <= self.latency_seconds < math.inf, "latency_seconds must not be negative")
 
 

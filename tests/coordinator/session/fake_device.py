@@ -16,13 +16,13 @@ from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import HIDDEN_PREFIX, Manifest
 from edge_runtime.contract.profile import DeviceProfile
+from edge_runtime.contract.tensors import read_tensors, write_tensors
 
 CacheEntry = tuple[bytes, int]
 Post = Callable[[m.Message], None]
 PostTo = Callable[[DeviceId, m.Message], None]
 
 PARAMETERS = 5
-STATE_PREFIX = b"state "
 
 
 def loss_of(index: int, epoch: int) -> float:
@@ -40,7 +40,7 @@ def output_of(index: int, epochs_done: int) -> tuple[float, float]:
 
 def state_of(epochs_done: int) -> bytes:
     """The adapter and optimizer state of fake trainers."""
-    return b"%s%d" % (STATE_PREFIX, epochs_done)
+    return write_tensors({"epochs_done": np.array([epochs_done], np.float32)})
 
 
 def link_of(sender: DeviceId, receiver: DeviceId) -> tuple[float, float]:
@@ -355,7 +355,9 @@ class FakeDevice:
             raise RemoteError("a device was told to train but is not among the trainers")
         self._set_up = request
         state = request.state.tobytes()
-        self.epochs_done = int(state.removeprefix(STATE_PREFIX)) if state else self._trained_before
+        self.epochs_done = self._trained_before
+        if state:
+            self.epochs_done = int(read_tensors(state)["epochs_done"][0])
 
     def _adapter(self) -> m.SetUpTraining:
         if self._set_up is None:

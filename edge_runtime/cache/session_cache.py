@@ -127,7 +127,7 @@ class SampleCache:
             yield States(
                 number=number,
                 keys=keys,
-                lengths=lengths,
+                lengths=lengths.astype(np.int32),
                 layers=layers,
                 encoded=encoded,
                 numerics=next(iter(tags)) if len(tags) == 1 else MIXED_NUMERICS,

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 import zmq
 
-from edge_runtime.contract.checks import require
+from edge_runtime.contract.checks import one_line, require
 from edge_runtime.contract.errors import BadInputError, DecodeError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.structure import from_plain
@@ -27,7 +27,7 @@ from .dealer import SecureDealer
 from .events import Deadline
 from .frames import receive_frames, send_frames, user_id
 from .keys import KeyPair, PublicKey, fingerprint
-from .peers import PairedDevice, PairedDevices
+from .peers import PairedDevice, PairedDevices, is_device_id
 from .router import bind_socket
 from .token import PairingToken
 from .zap import AllowList
@@ -261,8 +261,10 @@ def pair(
     except DecodeError as error:
         raise BadInputError(f"{address}: the answer is no pairing reply: {error}") from None
     if reply.device_id is None or reply.control_address is None:
-        reason = (reply.refusal or "no reason given")[:100]
+        reason = one_line(reply.refusal or "no reason given", 100)
         raise BadInputError(f"{address}: refused: {reason}; run `pacplus pair` for a new token")
+    if not is_device_id(reply.device_id):
+        raise BadInputError(f"{address}: the answer is no pairing reply: it gives no name")
     return Pairing(
         coordinator_address=Address.parse(reply.control_address).reached_through(address),
         coordinator_key=token.coordinator_key,

@@ -28,6 +28,11 @@ def device_name(wanted: str) -> str:
     return name or "device"
 
 
+def is_device_id(text: str) -> bool:
+    """Tells whether ``text`` is a name that :func:`device_name` makes, or one with a number."""
+    return _DEVICE_ID.fullmatch(text) is not None
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PairedDevice:
     """A device that a coordinator trusts.
@@ -44,7 +49,7 @@ class PairedDevice:
 
     def __post_init__(self) -> None:
         check_public_key(self.public_key)
-        is_name = _DEVICE_ID.fullmatch(self.device_id)
+        is_name = is_device_id(self.device_id)
         require(is_name, "device_id must be lower-case letters, digits and inner dashes")
 
 

@@ -27,7 +27,7 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 ADAPTER_GRAPH = "adapter.onnx"
 
-_NOT_COMPARED = ("bundle", "cache_quota_bytes")
+_NOT_COMPARED = ("bundle", "cache_quota_bytes", "encrypt_cache")
 _FILES = {
     "bundle_digest": "contents of the bundle",
     "data_sha256": "training data (--data)",
@@ -39,10 +39,11 @@ _FILES = {
 class Settings:
     """Settings that decide a run's result; a resumed run must be given the same.
 
-    Where the bundle is and the quota may change; later commands use them. ``eval_sha256`` is
-    empty without evaluation, ``learning_rate`` the peak, ``cache_quota_bytes`` per device,
-    ``held_out`` the fraction of the training data that is evaluated on instead, ``max_length``
-    the most tokens of a line, if that is not what the model takes.
+    Where the bundle is, the quota and whether caches are encrypted may change; later commands
+    use them. ``eval_sha256`` is empty without evaluation, ``learning_rate`` the peak,
+    ``cache_quota_bytes`` per device, ``held_out`` the fraction of the training data that is
+    evaluated on instead, ``max_length`` the most tokens of a line, if that is not what the model
+    takes.
     """
 
     bundle: str
@@ -62,6 +63,7 @@ class Settings:
     seed: int
     cache_dtype: CacheDtype
     cache_quota_bytes: int | None = None
+    encrypt_cache: bool = False
     max_length: int | None = None
     held_out: float | None = None
 
@@ -102,7 +104,7 @@ class RunFolder:
 
     @classmethod
     def resume(cls, path: Path, settings: Settings) -> RunFolder:
-        """Opens a run that stopped; a cache quota that is given replaces the one before.
+        """Opens a run that stopped; a cache quota and encryption may be given anew.
 
         Raises:
             BadInputError: no such run, it is finished, or it was started differently.
@@ -119,9 +121,14 @@ class RunFolder:
                     f"{path}: was started with {difference}; "
                     "resume with the same, or start a new run with another -o"
                 )
-        if (quota := settings.cache_quota_bytes) is not None:
-            started = dataclasses.replace(started, cache_quota_bytes=quota)
-            run._write_json("run.json", to_plain(started))
+        quota = settings.cache_quota_bytes
+        changed = dataclasses.replace(
+            started,
+            cache_quota_bytes=started.cache_quota_bytes if quota is None else quota,
+            encrypt_cache=started.encrypt_cache or settings.encrypt_cache,
+        )
+        if changed != started:
+            run._write_json("run.json", to_plain(changed))
         return run
 
     def settings(self) -> Settings:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edge_runtime.contract.errors import BadInputError
 
-from .record import scan
+from .plain_format import PlainFormat
 from .segments import last_used_seconds, remove_folder, segment_files
 from .store import FOLDER_NAME
 from .streams import count_samples
@@ -15,11 +15,15 @@ from .streams import count_samples
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheDescription:
-    """One cache on this device, last opened ``last_used_seconds`` after the epoch."""
+    """One cache on this device, last opened ``last_used_seconds`` after the epoch.
+
+    ``samples`` is ``None`` where it is encrypted: to count them takes the key.
+    """
 
     backbone_digest: str
     dtype: str
-    samples: int
+    encrypted: bool
+    samples: int | None
     bytes: int
     last_used_seconds: float
 
@@ -50,7 +54,7 @@ def remove(root: Path, digest: str) -> int:
     Raises:
         BadInputError: no such cache, several that begin so, or one in use.
     """
-    folders = [(path, found) for path, found, _ in _folders(root) if found.startswith(digest)]
+    folders = [(path, found) for path, found, *_ in _folders(root) if found.startswith(digest)]
     backbones = {found for _, found in folders}
     if not digest or len(backbones) != 1:
         raise BadInputError(
@@ -63,27 +67,29 @@ def remove(root: Path, digest: str) -> int:
         raise BadInputError(f"cannot remove an activation cache in {root}: {error}") from error
 
 
-def _folders(root: Path) -> Iterator[tuple[Path, str, str]]:
+def _folders(root: Path) -> Iterator[tuple[Path, str, str, bool]]:
     if not root.is_dir():
         return
     for path in sorted(root.iterdir()):
         match = FOLDER_NAME.fullmatch(path.name)
         if match and path.is_dir():
-            yield path, match[1], match[2]
+            yield path, match[1], match[2], bool(match[3])
 
 
-def _describe(folder: Path, backbone_digest: str, dtype: str) -> CacheDescription:
+def _describe(folder: Path, backbone_digest: str, dtype: str, encrypted: bool) -> CacheDescription:
     keys: set[bytes] = set()
     total = 0
     for number, path in segment_files(folder):
         with path.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
-            keys.update(key for key, _ in scan(file.fileno(), number, size))
+            if not encrypted:
+                keys.update(key for key, _ in PlainFormat().scan(number, file.fileno(), size))
         total += size
     return CacheDescription(
         backbone_digest=backbone_digest,
         dtype=dtype,
-        samples=count_samples(keys),
+        encrypted=encrypted,
+        samples=None if encrypted else count_samples(keys),
         bytes=total,
         last_used_seconds=last_used_seconds(folder),
     )

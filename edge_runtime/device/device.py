@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import edge_runtime
 from edge_runtime.backbone.role import BackboneRole
+from edge_runtime.cache.keys import CacheKeys
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import RemoteError, StoppedError, UserError
 from edge_runtime.contract.ids import DeviceId
@@ -55,7 +56,8 @@ class DeviceOptions:
     """A device's id at the coordinator, its folder, and what it offers.
 
     ``threads`` is the most that it computes with; ``data_address`` is where peers reach it, and
-    its port is filled in later. ``instance`` is drawn once a process.
+    its port is filled in later. ``instance`` is drawn once a process. ``cache_keys`` has the
+    key of encrypted caches; None for the one that is stored in ``home``.
     """
 
     device: DeviceId
@@ -65,6 +67,7 @@ class DeviceOptions:
     data_address: Address
     process_id: int
     instance: str = ""
+    cache_keys: CacheKeys | None = None
 
 
 class Device:
@@ -75,7 +78,9 @@ class Device:
         self._store = WeightStore(options.home / "weights")
         self._clock = CpuClock()
         self._worker = Worker(link.to_coordinator)
-        self._trainer = trainer = TrainerRole(me=options.device, home=options.home, outbox=link)
+        self._trainer = trainer = TrainerRole(
+            me=options.device, home=options.home, outbox=link, keys=options.cache_keys
+        )
         self._backbone = backbone = BackboneRole(
             me=options.device, threads=options.threads, outbox=link, keep=trainer.keep
         )

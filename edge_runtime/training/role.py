@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edge_runtime.cache.keys import CacheKeys
 from edge_runtime.cache.session_cache import SampleCache
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.adapter import TrainingOptions
@@ -50,8 +51,11 @@ class _Training:
 class TrainerRole:
     """One trainer. ``store`` and ``deliver`` are for the I/O thread too, the rest is not."""
 
-    def __init__(self, *, me: DeviceId, home: Path, outbox: Outbox) -> None:
+    def __init__(
+        self, *, me: DeviceId, home: Path, outbox: Outbox, keys: CacheKeys | None = None
+    ) -> None:
         self._me, self._home, self._outbox = me, home, outbox
+        self._keys = keys or CacheKeys(home)
         self._cache: SampleCache | None = None
         self._owned: dict[m.SampleSet, OwnedSamples] = {}
         self._training: _Training | None = None
@@ -64,7 +68,7 @@ class TrainerRole:
     def open_cache(self, request: m.OpenCache) -> None:
         """Opens the cache and says which of the asked samples it holds."""
         self._close_cache()
-        self._cache = cache = SampleCache(request, self._home / "cache")
+        self._cache = cache = SampleCache(request, self._home / "cache", self._keys)
         status = m.CacheStatus(held=cache.held(request.keys), bytes_used=cache.bytes_used)
         self._outbox.to_coordinator(status)
 

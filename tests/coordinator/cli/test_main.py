@@ -49,7 +49,7 @@ OPTIONS = {
         *("bundle", "--data", "--eval", "-o", "--output", "--task", "--epochs", "--batch-size"),
         *("--learning-rate", "--adapter", "--adapter-layers", "--reduction", "--seed", "--resume"),
         *("--adapter-heads", "--adapter-init", "--cache-dtype", "--cache-quota", "--plan"),
-        "--reprofile",
+        *("--encrypt-cache", "--reprofile"),
         "--max-length",
         "--split",
         *FIELDS,

@@ -181,9 +181,9 @@ def test_a_folder_of_checkpoints_that_cannot_be_made_is_the_storages_fault(run):
         run.write_checkpoint(checkpoint(1))
 
 
-def test_every_setting_but_the_bundles_place_and_the_quota_is_compared():
+def test_every_setting_but_the_bundles_place_and_how_caches_lie_is_compared():
     fields = {field.name for field in dataclasses.fields(Settings)}
-    assert fields == {*OTHERS, "bundle", "cache_quota_bytes"}
+    assert fields == {*OTHERS, "bundle", "cache_quota_bytes", "encrypt_cache"}
 
 
 @pytest.mark.parametrize("field", sorted(OTHERS))
@@ -210,6 +210,12 @@ def test_the_quota_is_kept_until_another_one_is_given(run):
     for given, kept in ((None, None), (5000, 5000), (None, 5000), (9000, 9000)):
         changed = dataclasses.replace(SETTINGS, cache_quota_bytes=given)
         assert RunFolder.resume(run.path, changed).settings().cache_quota_bytes == kept
+
+
+def test_encryption_is_kept_and_may_begin_when_going_on(run):
+    for given, kept in ((False, False), (True, True), (False, True)):
+        changed = dataclasses.replace(SETTINGS, encrypt_cache=given)
+        assert RunFolder.resume(run.path, changed).settings().encrypt_cache is kept
 
 
 def test_what_json_cannot_hold_is_null(run):

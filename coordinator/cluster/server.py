@@ -29,6 +29,7 @@ from export.partition.stages import Bundle
 from .file_server import FileServer
 from .instances import Instances
 from .liveness import Liveness
+from .pending_forgets import Reminder
 from .stage_files import StageCutter
 
 logger = logging.getLogger(__name__)
@@ -59,11 +60,14 @@ class Server:
         record: Callable[[Record], None],
         save: Callable[[SaveCheckpoint], None],
         reroute: Callable[[DeviceId, m.Peers], m.Peers] = lambda _device, peers: peers,
+        reminder: Reminder | None = None,
     ) -> None:
         """Sends nothing yet; ``router`` admits the paired devices, whose keys their peers get.
 
-        ``reroute`` says where a device reaches its peers, if not at the addresses they gave.
+        ``reroute`` says where a device reaches its peers, if not at the addresses they gave;
+        ``reminder`` what a device is to delete before it does anything else.
         """
+        self._reminder = reminder
         self._router, self._bundle, self._reroute = router, bundle, reroute
         self._public_keys, self._record, self._save = public_keys, record, save
         self._cutter = StageCutter(bundle)
@@ -143,7 +147,7 @@ class Server:
             logger.warning("%s sent %s, not for devices to send", device, type(message).__name__)
         elif isinstance(message, m.FileRequest):
             self._serve_file(device, message)
-        else:
+        elif self._reminder is None or not self._reminder.took(device, message):
             self._handle(Answered(device=device, message=message))
 
     def _join(self, device: DeviceId, hello: m.Hello) -> None:
@@ -184,6 +188,8 @@ class Server:
 
     def _send(self, device: DeviceId, message: m.Message) -> None:
         self._queues[device].append(encode(message))
+        if isinstance(message, m.Welcome) and self._reminder is not None:
+            self._queues[device].extend(map(encode, self._reminder.joined(device)))
         self._flush_to(device)
 
     def _flush(self) -> None:

@@ -35,7 +35,7 @@ def describe(root: Path) -> list[CacheDescription]:
         BadInputError: a file cannot be read.
     """
     try:
-        found = [_describe(*entry) for entry in _folders(root)]
+        found = [_describe(*entry) for entry in folders(root)]
     except OSError as error:
         raise BadInputError(f"cannot read the activation caches in {root}: {error}") from error
     return sorted(found, key=lambda one: one.last_used_seconds, reverse=True)
@@ -54,20 +54,21 @@ def remove(root: Path, digest: str) -> int:
     Raises:
         BadInputError: no such cache, several that begin so, or one in use.
     """
-    folders = [(path, found) for path, found, *_ in _folders(root) if found.startswith(digest)]
-    backbones = {found for _, found in folders}
+    begin_so = [(path, found) for path, found, *_ in folders(root) if found.startswith(digest)]
+    backbones = {found for _, found in begin_so}
     if not digest or len(backbones) != 1:
         raise BadInputError(
             f"{len(backbones)} backbones under {root} have a digest that begins with {digest!r}; "
             "pacplus-device cache lists them"
         )
     try:
-        return sum(remove_folder(path) for path, _ in folders)
+        return sum(remove_folder(path) for path, _ in begin_so)
     except OSError as error:
         raise BadInputError(f"cannot remove an activation cache in {root}: {error}") from error
 
 
-def _folders(root: Path) -> Iterator[tuple[Path, str, str, bool]]:
+def folders(root: Path) -> Iterator[tuple[Path, str, str, bool]]:
+    """Yields folder, backbone digest, dtype and whether it is encrypted, of each cache."""
     if not root.is_dir():
         return
     for path in sorted(root.iterdir()):

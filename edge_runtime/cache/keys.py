@@ -69,6 +69,16 @@ class CacheKeys:
             self._key = self._derived() if self._passphrase else self._stored()
         return self._key
 
+    def forget(self) -> None:
+        """Deletes what is stored of the key, so that what it encrypted can be read no more.
+
+        Raises:
+            OSError: it cannot be deleted.
+        """
+        self._key = b""
+        for name in (KEY_FILE, SALT_FILE):
+            (self._home / name).unlink(missing_ok=True)
+
     def _stored(self) -> bytes:
         new = _StoredKey(key=secrets.token_hex(KEY_BYTES))
         return bytes.fromhex(_load_or_create(self._home / KEY_FILE, new).key)

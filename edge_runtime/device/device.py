@@ -37,6 +37,7 @@ from edge_runtime.transport import Address
 
 from .compute_thread import Worker
 from .file_fetching import FileFetching
+from .forgetting import forget
 from .notices import warnings_reported
 from .peers import PeerDispatch
 
@@ -78,8 +79,9 @@ class Device:
         self._store = WeightStore(options.home / "weights")
         self._clock = CpuClock()
         self._worker = Worker(link.to_coordinator)
+        self._keys = options.cache_keys or CacheKeys(options.home)
         self._trainer = trainer = TrainerRole(
-            me=options.device, home=options.home, outbox=link, keys=options.cache_keys
+            me=options.device, home=options.home, outbox=link, keys=self._keys
         )
         self._backbone = backbone = BackboneRole(
             me=options.device, threads=options.threads, outbox=link, keep=trainer.keep
@@ -98,6 +100,7 @@ class Device:
             m.Peers: self._peers.connect,
             m.ProbeLink: prober.begin,
             m.FileChunk: self._files.receive,
+            m.Forget: self._forget,
         }
         self._in_order: Handlers = {
             m.RunBatch: lambda request: backbone.run(request.batch, 0, request.inputs),
@@ -219,6 +222,10 @@ class Device:
                 received_bytes=self._link.received_bytes,
             )
         )
+
+    def _forget(self, request: m.Forget) -> None:
+        """Comes before any file is looked for and any cache opened, so it must not wait."""
+        self._link.to_coordinator(forget(self._options.home, request, self._keys))
 
     # ---- in order, in the compute thread
 

@@ -36,10 +36,10 @@ class _Handler(logging.Handler):
             return
         self._left -= 1
         text = record.getMessage() if self._left else "further warnings are in its log only"
-        self._send(Notice(text=_line(text)))
+        self._send(Notice(text=printable_line(text)))
 
 
-def _line(text: str) -> str:
+def printable_line(text: str) -> str:
     """One printable line of the length that a notice may have."""
     line = " ".join(text.split()) or "a warning without words"
     shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)

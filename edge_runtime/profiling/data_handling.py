@@ -39,6 +39,9 @@ MEASURE_SECONDS = 0.03
 """Processor seconds to measure each cost for."""
 
 PAYLOAD_BYTES = 256 << 10
+TEMPORARY_PREFIX = "profile-"
+"""Of the folder in the device's home that holds the temporary cache."""
+
 CONNECT_SECONDS = 30.0
 WAIT_SECONDS = 0.02
 KEY_BYTES = 32
@@ -117,7 +120,7 @@ def temporary_cache(request: ProfileRequest, keys: Array, home: Path) -> Iterato
         keys=keys,
     )
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="profile-", dir=home))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=home))
         cache = SampleCache(opening, Path(folder), CacheKeys(Path(folder)))  # a key of its own
         yield stack.enter_context(contextlib.closing(cache))
 

@@ -188,6 +188,19 @@ class Outputs(Message):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Forgotten(Message):
+    """So much was deleted; ``refused`` says in one line what could not be, and why."""
+
+    bytes: int
+    refused: str = ""
+
+    def __post_init__(self) -> None:
+        require(self.bytes >= 0, "bytes must not be negative")
+        length = len(self.refused) <= MAX_NOTICE_LENGTH
+        require(length and self.refused.isprintable(), "refused is not a short printable line")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationReady(Message):
     """The device can continue sequences."""
 

@@ -157,6 +157,19 @@ class OpenCache(Message):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Forget(Message):
+    """Delete a backbone's caches and its ``files``, or everything. Answered by ``Forgotten``."""
+
+    everything: bool = False
+    backbone_digest: Sha256 = Sha256("")
+    files: tuple[FileSpec, ...] = ()
+
+    def __post_init__(self) -> None:
+        one = self.everything is not bool(self.backbone_digest)
+        require(one, "either everything or one backbone is to be forgotten")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LoadStage(Message):
     """Load a stage; states of ``layers`` go to their owners. Answered by ``StageReady``.
 

@@ -34,6 +34,7 @@ OPTIONS = {
         *("model", "-o", "--output", "--task", "--quantize", "--max-length", "--ignore"),
         *("--calibration", "--adapter-init", "--adapter-reduction", "--adapter-heads"),
     },
+    "forget": {"run", "--all", "--bundle", "--listen", "--wait"},
     "inspect": {"bundle"},
     "merge": {"run", "-o", "--output", "--bundle"},
     "pair": {"--listen", "--name"},

@@ -163,8 +163,9 @@ class FakeDevice:
                 self._move(message, post_to)
             case m.OwnSamples():
                 self._own(message, post)
-            case m.SetUpGeneration():
-                post(m.GenerationReady())
+            case m.SetUpGeneration() | m.Forget():
+                forgets = isinstance(message, m.Forget)
+                post(m.Forgotten(bytes=0) if forgets else m.GenerationReady())
             case m.Release():
                 pass
             case _:

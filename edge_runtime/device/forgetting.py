@@ -31,7 +31,7 @@ def forget(home: Path, request: Forget, keys: CacheKeys) -> Forgotten:
         request: what is to be deleted.
         keys: of the device's caches; deleted with everything.
     """
-    deletions = _Deletions()
+    deletions = _Deletions(home)
     root = home / "cache"
     for folder, digest, *_ in folders(root):
         if request.everything or digest == request.backbone_digest:
@@ -49,7 +49,8 @@ def forget(home: Path, request: Forget, keys: CacheKeys) -> Forgotten:
 class _Deletions:
     """Adds up what is freed, and keeps the first refusal."""
 
-    def __init__(self) -> None:
+    def __init__(self, home: Path) -> None:
+        self._home = home
         self.freed_bytes, self.refused = 0, ""
 
     def carry_out(self, delete: Callable[..., int], what: object) -> None:
@@ -57,7 +58,7 @@ class _Deletions:
             self.freed_bytes += delete(what)
         except (UserError, OSError) as error:
             logger.info("%s cannot be deleted: %s", what, error)
-            self.refused = self.refused or printable_line(str(error))
+            self.refused = self.refused or printable_line(str(error).replace(f"{self._home}/", ""))
 
 
 def _weight_files(folder: Path, request: Forget) -> Iterator[Path]:

@@ -21,7 +21,7 @@ from coordinator.runs.report import (
 )
 from coordinator.runs.run_folder import Checkpoint, RunFolder, check_new
 from coordinator.session.failures import RESUME
-from edge_runtime.contract.adapter import TrainingOptions, adapter_weights, check_weights
+from edge_runtime.contract.adapter import TrainingOptions, adapter_weights
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import (
     BadInputError,
@@ -165,7 +165,6 @@ class _Run:
             self.folder.write_plan(session.plan)
 
     def save(self, action: SaveCheckpoint, session: SessionRecord) -> None:
-        check_weights(action.state)  # the checkpoint before stays
         self.folder.write_checkpoint(self._checkpoint(session, action.epoch, action.state))
 
     def _checkpoint(self, session: SessionRecord, epochs_done: int, state: bytes) -> Checkpoint:

@@ -16,10 +16,11 @@ from edge_runtime.contract.errors import BadInputError, StorageError
 from edge_runtime.contract.messages import CacheDtype
 from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.structure import from_plain, to_plain
-from edge_runtime.transport.files import make_private_directory, write_private
+from edge_runtime.transport.files import make_private_directory, open_private, write_private
 from export.adapter.graph import adapter_onnx
 
-from .report import EpochReport, FillReport
+from .checkpoints import Checkpoint as Checkpoint
+from .checkpoints import Checkpoints
 
 T = TypeVar("T")
 
@@ -66,22 +67,6 @@ class Settings:
     encrypt_cache: bool = False
     max_length: int | None = None
     held_out: float | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    """The trainer's state after some epochs, and what the report says of them.
-
-    ``eval_before`` are metrics before training, ``seconds`` of all sessions up to here, and
-    ``fill`` that of the session which computed most.
-    """
-
-    epochs_done: int
-    epochs: tuple[EpochReport, ...]
-    eval_before: dict[str, float]
-    state: bytes = b""
-    seconds: float = 0.0
-    fill: FillReport | None = None
 
 
 class RunFolder:
@@ -189,25 +174,12 @@ class RunFolder:
         return config, adapter_onnx(config, weights)
 
     def write_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Writes a checkpoint and removes the one before."""
-        folder = self.path / "checkpoints"
-        name = f"epoch-{checkpoint.epochs_done:04d}"
-        write_private(folder / f"{name}.safetensors", checkpoint.state)
-        plain = to_plain(checkpoint)
-        del plain["state"]
-        self._write_json(f"checkpoints/{name}.json", plain)
-        for old in folder.iterdir():
-            if old.stem != name:
-                old.unlink()
+        """Writes a checkpoint, see :meth:`.Checkpoints.write`; the one before is kept."""
+        Checkpoints(self.path).write(checkpoint)
 
     def last_checkpoint(self) -> Checkpoint | None:
-        """Reads the newest checkpoint that is whole."""
-        # The JSON is written last: without it the checkpoint does not count.
-        for path in sorted((self.path / "checkpoints").glob("epoch-*.json"), reverse=True):
-            if (state := path.with_suffix(".safetensors")).exists():
-                checkpoint = self._read(Checkpoint, f"checkpoints/{path.name}")
-                return dataclasses.replace(checkpoint, state=state.read_bytes())
-        return None
+        """Reads the newest checkpoint that is whole, see :meth:`.Checkpoints.last`."""
+        return Checkpoints(self.path).last()
 
     def _write_json(self, name: str, value: Any) -> None:
         write_private(self.path / name, (json.dumps(value, indent=1) + "\n").encode())
@@ -232,7 +204,7 @@ def append_whole(path: Path, content: bytes) -> None:
         StorageError: the disk refuses.
     """
     try:
-        with path.open("ab", buffering=0) as file:
+        with open(path, "ab", buffering=0, opener=open_private) as file:
             before = file.tell()
             try:
                 rest = memoryview(content)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edge_runtime.contract.errors import BadInputError
+from edge_runtime.transport.files import sync_folder
 
 from .encoding import Encoded
 from .record import Buffer, RecordFormat
@@ -169,11 +170,7 @@ class Segments:
             return
         for number in sorted(self._unsynced):
             os.fsync(self._files[number])
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._folder)
         self._unsynced.clear()
 
     def remove(self, number: int) -> None:

@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable
+from typing import Any
 
 from edge_runtime.contract.errors import BadInputError, StoppedError
 from edge_runtime.contract.ids import DeviceId
@@ -16,6 +17,8 @@ from edge_runtime.transport import (
     load_or_create_keypair,
 )
 from export.output import check_folder
+
+from .pending_forgets import PendingForgets
 
 TOKEN_SECONDS = 600.0
 
@@ -70,11 +73,17 @@ def _own_host() -> str:
             return socket.gethostname()
 
 
-def paired_devices() -> list[dict[str, str]]:
-    """Every paired device and the fingerprint of its key."""
+def paired_devices() -> list[dict[str, Any]]:
+    """Every paired device, the fingerprint of its key, and the backbones that it is to forget."""
+    home = home_directory()
+    pending = PendingForgets(home)
     return [
-        {"device": device.device_id, "key": fingerprint(device.public_key)}
-        for device in PairedDevices(home_directory() / "devices.json")
+        {
+            "device": device.device_id,
+            "key": fingerprint(device.public_key),
+            "to_forget": [r.backbone_digest or "everything" for r in pending.of(device.device_id)],
+        }
+        for device in PairedDevices(home / "devices.json")
     ]
 
 
@@ -88,3 +97,4 @@ def unpair(name: str) -> None:
     if not devices.remove(DeviceId(name)):
         known = ", ".join(device.device_id for device in devices) or "none"
         raise BadInputError(f"{name!r} is not paired; paired are: {known}")
+    PendingForgets(home_directory()).remove(DeviceId(name))

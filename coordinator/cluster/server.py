@@ -30,6 +30,7 @@ from export.partition.stages import Bundle
 from .file_server import FileServer
 from .instances import Instances
 from .liveness import Liveness
+from .pending_forgets import Reminder
 from .stage_files import StageCutter
 
 logger = logging.getLogger(__name__)
@@ -61,11 +62,14 @@ class Server:
         record: Callable[[Record], None],
         save: Callable[[SaveCheckpoint], None],
         reroute: Callable[[DeviceId, m.Peers], m.Peers] = lambda _device, peers: peers,
+        reminder: Reminder | None = None,
     ) -> None:
         """Sends nothing yet; ``router`` admits the paired devices, whose keys their peers get.
 
-        ``reroute`` says where a device reaches its peers, if not at the addresses they gave.
+        ``reroute`` says where a device reaches its peers, if not at the addresses they gave;
+        ``reminder`` what a device is to delete before it does anything else.
         """
+        self._reminder = reminder
         self._router, self._bundle, self._reroute = router, bundle, reroute
         self._public_keys, self._record, self._save = public_keys, record, save
         self._cutter = StageCutter(bundle)
@@ -146,7 +150,7 @@ class Server:
             logger.info("%s sent %s of another session", device, type(message).__name__)
         elif isinstance(message, m.FileRequest):
             self._serve_file(device, message)
-        else:
+        elif self._reminder is None or not self._reminder.took(device, message):
             answered = Answered(device=device, message=message, term=tag.term, reply=tag.reply)
             self._handle(answered)
 
@@ -195,6 +199,9 @@ class Server:
     def _send(self, device: DeviceId, message: m.Message, term: int = 0, reply: int = 0) -> None:
         tag = Tag(session=self._session.job.session, term=term, reply=reply)
         self._queues[device].append(encode(message, tag))
+        if isinstance(message, m.Welcome) and self._reminder is not None:
+            tag = Tag(session=self._session.job.session)
+            self._queues[device].extend(encode(each, tag) for each in self._reminder.joined(device))
         self._flush_to(device)
 
     def _flush(self) -> None:

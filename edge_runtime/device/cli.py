@@ -26,6 +26,7 @@ from edge_runtime.system import usage
 from edge_runtime.system.allocator import tune_allocator
 
 if TYPE_CHECKING:
+    from edge_runtime.cache.keys import CacheKeys
     from edge_runtime.training.replica import KeptReplica
     from edge_runtime.transport import Address
 
@@ -83,6 +84,13 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--listen", metavar="HOST", help="interface that peers connect to")
     start.add_argument("--threads", type=int, help="threads to compute with (default: all cores)")
     start.add_argument("--no-train", action="store_true", help="do not train adapters; use them")
+    start.add_argument(
+        "--cache-passphrase-file",
+        metavar="FILE",
+        type=Path,
+        help="encrypted caches are opened with this passphrase, not with a key that is stored "
+        "(or set PACPLUS_CACHE_PASSPHRASE)",
+    )
     start.add_argument("--once", action="store_true", help="end after one session")
     start.add_argument("--pair", metavar="ADDRESS", help=argparse.SUPPRESS)
     start.add_argument("--name", help=argparse.SUPPRESS)
@@ -170,6 +178,7 @@ def _start(options: argparse.Namespace) -> int:
 
 def _serve(options: argparse.Namespace, home: Path, known: Any) -> int:
     """Takes part in one session after the other."""
+    from edge_runtime.cache.keys import CacheKeys, read_passphrase
     from edge_runtime.contract.errors import StoppedError
     from edge_runtime.training.replica import KeptReplica
     from edge_runtime.transport import Address, load_or_create_keypair
@@ -177,11 +186,12 @@ def _serve(options: argparse.Namespace, home: Path, known: Any) -> int:
     # What these find wrong will not mend itself, so they come before the loop.
     Address.parse(known.address)
     load_or_create_keypair(home / "keypair.json")
+    keys = CacheKeys(home, read_passphrase(options.cache_passphrase_file))
     pause, warned, kept = threading.Event(), "", KeptReplica()
     while True:
         kept.expire()
         try:
-            ended = _one_session(options, home, known, kept)
+            ended = _one_session(options, home, known, kept, keys)
         except (StoppedError, BadInputError) as error:  # refused, or the network is down
             if options.once:
                 raise
@@ -196,7 +206,9 @@ def _serve(options: argparse.Namespace, home: Path, known: Any) -> int:
         logger.info("session ended: %s", ended)
 
 
-def _one_session(options: argparse.Namespace, home: Path, known: Any, kept: KeptReplica) -> str:
+def _one_session(
+    options: argparse.Namespace, home: Path, known: Any, kept: KeptReplica, cache_keys: CacheKeys
+) -> str:
     """Takes part in a session, and in those that follow it over the same connection."""
     from edge_runtime.messaging.session_link import SessionLink
     from edge_runtime.transport import Address, SecureContext, load_or_create_keypair
@@ -213,6 +225,7 @@ def _one_session(options: argparse.Namespace, home: Path, known: Any, kept: Kept
         data_address=announced,
         process_id=os.getpid(),
         instance=_INSTANCE,
+        cache_keys=cache_keys,
     )
     with SecureContext() as context:
         link = SessionLink(

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import edge_runtime
 from edge_runtime.backbone.role import BackboneRole
+from edge_runtime.cache.keys import CacheKeys
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import RemoteError, StoppedError, UserError
 from edge_runtime.contract.ids import DeviceId
@@ -39,6 +40,7 @@ from edge_runtime.transport import Address
 
 from .compute_thread import Worker
 from .file_fetching import FileFetching
+from .forgetting import forget
 from .notices import warnings_reported
 from .peers import PeerDispatch
 from .standing import Standing
@@ -62,7 +64,8 @@ class DeviceOptions:
     """A device's id at the coordinator, its folder, and what it offers.
 
     ``threads`` is the most that it computes with; ``data_address`` is where peers reach it, and
-    its port is filled in later. ``instance`` is drawn once a process.
+    its port is filled in later. ``instance`` is drawn once a process. ``cache_keys`` has the
+    key of encrypted caches; None for the one that is stored in ``home``.
     """
 
     device: DeviceId
@@ -72,6 +75,7 @@ class DeviceOptions:
     data_address: Address
     process_id: int
     instance: str = ""
+    cache_keys: CacheKeys | None = None
 
 
 class Device:
@@ -99,7 +103,10 @@ class Device:
         self._store = WeightStore(options.home / "weights")
         self._clock = CpuClock()
         self._worker = Worker(link.to_coordinator)
-        self._trainer = trainer = TrainerRole(me=options.device, home=options.home, outbox=link)
+        self._keys = options.cache_keys or CacheKeys(options.home)
+        self._trainer = trainer = TrainerRole(
+            me=options.device, home=options.home, outbox=link, keys=self._keys
+        )
         self._backbone = backbone = BackboneRole(
             me=options.device, threads=options.threads, outbox=link, keep=trainer.keep
         )
@@ -119,6 +126,7 @@ class Device:
             m.Peers: self._peers.connect,
             m.ProbeLink: prober.begin,
             m.FileChunk: self._files.receive,
+            m.Forget: self._forget,
         }
         self._in_order: Handlers = {
             m.RunBatch: lambda request: backbone.run(request.batch, 0, request.inputs),
@@ -281,6 +289,10 @@ class Device:
                 received_bytes=self._link.received_bytes,
             )
         )
+
+    def _forget(self, request: m.Forget) -> None:
+        """Comes before any file is looked for and any cache opened, so it must not wait."""
+        self._link.to_coordinator(forget(self._options.home, request, self._keys))
 
     # ---- in order, in the compute thread
 

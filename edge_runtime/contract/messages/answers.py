@@ -236,6 +236,18 @@ class Outputs(Message):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Forgotten(Message):
+    """So much was deleted; ``refused`` says in one line what could not be, and why."""
+
+    bytes: int
+    refused: str = ""
+
+    def __post_init__(self) -> None:
+        require(self.bytes >= 0, "bytes must not be negative")
+        clean_texts(self, "refused")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationReady(Message):
     """The device can continue sequences."""
 

@@ -224,7 +224,7 @@ class FakeDevice:
                 self._answer(message, post)
         return True
 
-    def _answer(self, message: m.Message, post: Post) -> None:
+    def _answer(self, message: m.Message, post: Post) -> None:  # noqa: C901
         match message:
             case m.OpenCache():
                 if self.cached.open(message):
@@ -245,8 +245,9 @@ class FakeDevice:
             case m.SendState():
                 self._trained()
                 post(self.trainer.state())
-            case m.SetUpGeneration():
-                post(m.GenerationReady())
+            case m.SetUpGeneration() | m.Forget():
+                forgets = isinstance(message, m.Forget)
+                post(m.Forgotten(bytes=0) if forgets else m.GenerationReady())
             case _:
                 raise AssertionError(f"no device understands {message}")
 

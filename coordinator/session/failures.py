@@ -28,7 +28,7 @@ from edge_runtime.contract.errors import (
     UserError,
 )
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import Failed, Hello, Shutdown
+from edge_runtime.contract.messages import Failed, Hello, PeerLost, PeersReady, Shutdown
 
 RESUME = "run the same command again with --resume to go on"
 AGAIN = "try again"
@@ -56,8 +56,13 @@ def lose(event: Lost, job: Job, joined: Iterable[DeviceId], *, planned: bool) ->
     return [Record(event="device_lost", fields=fields), *stop(error, job, joined)]
 
 
-def explain_failure(device: DeviceId, failed: Failed) -> UserError:
-    """Makes the error of a device that could not do what it was asked."""
+def explain_failure(device: DeviceId, failed: Failed | PeerLost | PeersReady) -> UserError:
+    """Makes the error of a device that could not do what it was asked, or reach others."""
+    if isinstance(failed, PeerLost):
+        return StoppedError(f"{device}: {failed.reason}")
+    if isinstance(failed, PeersReady):
+        peers = ", ".join(failed.unreached)
+        return StoppedError(f"{device}: cannot reach {peers}; check its firewall or its --listen")
     said = f"{device}: {failed.reason}"
     if failed.internal:
         return DeviceFailedError(said)

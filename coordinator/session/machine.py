@@ -334,7 +334,7 @@ class Session:
         match message:
             case m.Heartbeat():
                 return []
-            case m.Failed():
+            case m.Failed() | m.PeerLost() | m.PeersReady(unreached=[_, *_]):
                 return self._fail(explain_failure(device, message))
             case m.Notice():
                 fields = {"device": device, "text": message.text}

@@ -130,7 +130,7 @@ class Device:
                     self._link.to_coordinator(self._hello())
                 if self._take_in():
                     heard = now
-                self._peers.answer_when_reached(now)
+                self._peers.watch(now)
                 if now - beaten >= self._heartbeat_seconds:
                     beaten = now
                     self._link.to_coordinator(m.Heartbeat())

@@ -72,6 +72,9 @@ class MemoryLink:
     def unreached_peers(self) -> dict[DeviceId, Address]:
         return {}
 
+    def take_lost(self, now: float) -> list[DeviceId]:
+        return []
+
     def wait(self, timeout_seconds: float) -> None:
         try:
             sender, message = self._inbox.get(timeout=timeout_seconds)

@@ -7,8 +7,8 @@ Three flows:
   message or by ``Failed``, see :mod:`.flow`.
 - :mod:`.answers`, *to the coordinator*: those answers, and telemetry.
 - :mod:`.mesh`, *device to device*: hidden states between stages (``Activations``), states to
-  their owners (``States``), gradients (``GradientPart``, ``ReducedPart``), trains that measure
-  the link (``Probe``, ``ProbeEcho``), and ``Credit`` back.
+  their owners (``States``), gradients (``GradientPart``, ``ReducedPart``), and
+  trains that measure the link (``Probe``, ``ProbeEcho``).
 
 The sender is never a field: a DeviceId comes from the transport's authentication only.
 

@@ -73,7 +73,24 @@ class ProfileDone(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PeersReady(Message):
-    """The data socket admits the peers."""
+    """The data socket admits the peers, and they admit this device, except the ``unreached``."""
+
+    unreached: tuple[DeviceId, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PeerLost(Message):
+    """The connection to ``peer`` broke and could not be mended in time; said once a break.
+
+    Attempts go on; nothing is said when one succeeds.
+    """
+
+    peer: DeviceId
+    reason: str
+
+    def __post_init__(self) -> None:
+        length = 0 < len(self.reason) <= MAX_NOTICE_LENGTH
+        require(length and self.reason.isprintable(), "reason is not a short printable line")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -109,11 +109,15 @@ class FileChunk(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """Another device of the session and how to reach its data socket."""
+    """Another device of the session and how to reach its data socket.
+
+    ``instance`` is that of its ``Hello``: another one is another process, which knows nothing.
+    """
 
     device: DeviceId
     public_key: str
     address: str
+    instance: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -179,7 +179,7 @@ def test_a_flood_does_not_hide_that_a_process_ended(tmp_path: Path) -> None:
 
 
 def test_only_what_devices_may_send_reaches_the_session(tmp_path: Path) -> None:
-    arrived: list[m.Message] = [m.Shutdown(), m.Credit(size_bytes=1), m.PeersReady()]
+    arrived: list[m.Message] = [m.Shutdown(), m.ProbeEcho(train=0, seconds=0.0), m.PeersReady()]
     session = serve(FakeRouter([(BOARD, message) for message in arrived]), tmp_path)
     assert session.events[:-1] == [FromDevice(device=BOARD, message=m.PeersReady())]
 
@@ -187,7 +187,7 @@ def test_only_what_devices_may_send_reaches_the_session(tmp_path: Path) -> None:
 def test_answers_are_all_that_devices_may_send() -> None:
     assert {m.Hello, m.Heartbeat, m.FileRequest, m.Usage, m.Failed} < FROM_DEVICES
     assert set(m.MESSAGE_TYPES.values()) > FROM_DEVICES
-    assert not FROM_DEVICES & {m.Welcome, m.FileChunk, m.Activations, m.States, m.Credit}
+    assert not FROM_DEVICES & {m.Welcome, m.FileChunk, m.Activations, m.States, m.ProbeEcho}
 
 
 class GarbledRouter(FakeRouter):

@@ -13,10 +13,10 @@ import pytest
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import (
-    Credit,
     Failed,
     GradientPart,
     Message,
+    PeerLost,
     Peers,
     PeersReady,
     Shutdown,
@@ -50,6 +50,7 @@ class ScriptedLink:
         self._turns: collections.deque[Turn] = collections.deque([first, *turns, last])
         self._turn: Turn = ([], [])
         self.unreached: dict[DeviceId, Address] = {}
+        self.lost: list[DeviceId] = []
         self.sent: list[Message] = []
         self.credited: list[int] = []
 
@@ -77,6 +78,10 @@ class ScriptedLink:
 
     def unreached_peers(self) -> dict[DeviceId, Address]:
         return self.unreached
+
+    def take_lost(self, now: float) -> list[DeviceId]:
+        lost, self.lost = self.lost, []
+        return lost
 
     @property
     def failures(self) -> list[str]:
@@ -124,9 +129,15 @@ def test_an_unreachable_peer_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     link = ScriptedLink(([Peers(peers=())], []), ([], []))
     link.unreached = {PHONE: WHERE}
     run(link, tmp_path)
-    assert link.failures == [
-        "cannot reach phone at 10.0.0.7:7701; check its firewall or its --listen"
-    ]
+    assert link.sent == [PeersReady(unreached=(PHONE,))]
+
+
+def test_a_peer_whose_connection_stays_broken_is_told(tmp_path: Path) -> None:
+    link = ScriptedLink(([], []), ([], []))
+    link.lost = [PHONE]
+    run(link, tmp_path)
+    reason = "the connection to phone broke and could not be made again"
+    assert link.sent == [PeerLost(peer=PHONE, reason=reason)]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +147,6 @@ def test_an_unreachable_peer_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
         pytest.param(
             GradientPart(step=0, count=1, values=np.zeros(1, np.uint8)), id="an early gradient"
         ),
-        pytest.param(Credit(size_bytes=1), id="credit on the wrong socket"),
         pytest.param(Shutdown(), id="what only the coordinator may send"),
         pytest.param(Failed(reason="no"), id="what only the coordinator may get"),
     ],

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import numpy as np
 import pytest
 
+from devices.relay import Link
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import GradientPart, Message, Peer
@@ -18,8 +20,12 @@ from edge_runtime.transport import Address, Delivery, KeyPair, SecureContext, Se
 
 BOARD, PHONE = DeviceId("board"), DeviceId("phone")
 TURN_SECONDS = 0.02
+RECONNECT_SECONDS = 0.3
 MOST_TURNS = 500
 LOCAL = Address(host="127.0.0.1", port=0)
+
+
+WAY = {"rate_bits_per_second": 10e9, "latency_seconds": 0.0}
 
 
 @dataclasses.dataclass
@@ -35,6 +41,15 @@ class Side:
     def peer(self) -> Peer:
         address = self.link.data_address.endpoint
         return Peer(device=self.name, public_key=self.keypair.public, address=address)
+
+    def behind(self, relay: Link) -> Peer:
+        """This device as it is reached over ``relay``."""
+        way = relay.relay((self.link.data_address.host, self.link.data_address.port))
+        address = Address(host=way[0], port=way[1])
+        return dataclasses.replace(self.peer, address=address.endpoint)
+
+    def steps(self) -> list[int]:
+        return [message.step for message, _ in self.received if isinstance(message, GradientPart)]
 
     def turn(self) -> None:
         self.link.wait(TURN_SECONDS)
@@ -52,16 +67,24 @@ def sides() -> Iterator[tuple[Side, Side]]:
         for name in (BOARD, PHONE):
             keypair = KeyPair.generate()
             router.allow(name, keypair.public)
-            link = SessionLink(
-                stack.enter_context(SecureContext()),
-                keypair,
-                coordinator=address,
-                coordinator_key=coordinator.public,
-                listen=LOCAL,
-            )
-            stack.callback(link.close)
-            sides.append(Side(name, keypair, link))
+            sides.append(side(stack, name, keypair, address, coordinator))
         yield sides[0], sides[1]
+
+
+def side(
+    stack: ExitStack, name: DeviceId, keys: KeyPair, address: Address, coordinator: KeyPair
+) -> Side:
+    """A device's process."""
+    link = SessionLink(
+        stack.enter_context(SecureContext()),
+        keys,
+        coordinator=address,
+        coordinator_key=coordinator.public,
+        listen=LOCAL,
+        reconnect_seconds=RECONNECT_SECONDS,
+    )
+    stack.callback(link.close)
+    return Side(name, keys, link)
 
 
 def until(condition: Callable[[], bool], *sides: Side) -> None:
@@ -81,8 +104,8 @@ def connect(board: Side, phone: Side) -> None:
     )
 
 
-def part(size: int) -> GradientPart:
-    return GradientPart(step=0, count=1, values=np.zeros(size, np.uint8))
+def part(size: int, step: int = 0) -> GradientPart:
+    return GradientPart(step=step, count=1, values=np.zeros(size, np.uint8))
 
 
 def test_a_peer_is_unreached_until_it_admits_this_device(sides: tuple[Side, Side]) -> None:
@@ -130,3 +153,90 @@ def test_a_message_that_is_none_is_reported_and_credited(
     with pytest.raises(RemoteError, match="rejected a message of board"):
         until(lambda: False, board, phone)
     until(lambda: len(phone.received) == 1, board, phone)
+
+
+def test_one_broken_connection_is_mended_and_nothing_is_lost_or_doubled(
+    sides: tuple[Side, Side],
+) -> None:
+    board, phone = sides
+    with Link(**WAY) as relay:
+        board.link.set_peers((phone.behind(relay),))
+        phone.link.set_peers((board.peer,))
+        until(lambda: not board.link.unreached_peers(), board, phone)
+        for step in range(60):
+            board.link.to_peer(PHONE, part(1 << 18, step))
+            board.link.wait(0.0)
+            if step % 20 == 10:
+                relay.break_connections()
+        until(lambda: len(phone.received) == 60, board, phone)
+        until(lambda: not board.link.unreached_peers(), board, phone)
+        assert phone.steps() == list(range(60))
+        assert board.link.take_lost(time.monotonic()) == []
+
+
+def test_a_connection_that_stays_broken_is_told_once(sides: tuple[Side, Side]) -> None:
+    board, phone = sides
+    with Link(**WAY) as relay:
+        board.link.set_peers((phone.behind(relay),))
+        phone.link.set_peers((board.peer,))
+        until(lambda: not board.link.unreached_peers(), board, phone)
+        assert board.link.take_lost(time.monotonic()) == []
+    lost: list[DeviceId] = []
+    until(lambda: lost.extend(board.link.take_lost(time.monotonic())) or bool(lost), board)
+    assert lost == [PHONE]
+    assert board.link.take_lost(time.monotonic() + 60) == []
+
+
+def test_a_peer_that_stays_keeps_its_connection_when_others_come_and_go(
+    sides: tuple[Side, Side], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board, phone = sides
+    connect(board, phone)
+    board.link.to_peer(PHONE, part(9))
+    other = Peer(
+        device=DeviceId("other"), public_key=KeyPair.generate().public, address="tcp://127.0.0.1:9"
+    )
+    board.link.set_peers((phone.peer, other))
+    assert set(board.link.unreached_peers()) == {"other"}
+    board.link.set_peers((phone.peer,))
+    assert board.link.unreached_peers() == {}
+    until(lambda: len(phone.received) == 1, board, phone)
+
+
+def test_a_peer_is_followed_to_its_new_address_with_what_was_on_the_way(
+    sides: tuple[Side, Side],
+) -> None:
+    board, phone = sides
+    with Link(**WAY) as relay:
+        board.link.set_peers((phone.behind(relay),))
+        phone.link.set_peers((board.peer,))
+        until(lambda: not board.link.unreached_peers(), board, phone)
+        relay.cut()
+        for step in range(3):
+            board.link.to_peer(PHONE, part(9, step))
+        board.turn()
+        board.link.set_peers((phone.peer,))
+        until(lambda: len(phone.received) == 3, board, phone)
+    assert phone.steps() == [0, 1, 2]
+
+
+def test_a_peer_that_was_started_again_gets_nothing_that_was_queued_for_its_former_process(
+    sides: tuple[Side, Side],
+) -> None:
+    board, phone = sides
+    board.link.set_peers((dataclasses.replace(phone.peer, instance="first"),))
+    board.link.to_peer(PHONE, part(9, step=1))
+    board.link.set_peers((dataclasses.replace(phone.peer, instance="second"),))
+    board.link.to_peer(PHONE, part(9, step=2))
+    phone.link.set_peers((board.peer,))
+    until(lambda: len(phone.received) == 1, board, phone)
+    assert phone.steps() == [2]
+
+
+def test_a_list_with_an_invalid_peer_changes_nothing(sides: tuple[Side, Side]) -> None:
+    board, phone = sides
+    connect(board, phone)
+    for wrong in ({"public_key": "x"}, {"address": "nowhere"}):
+        with pytest.raises(RemoteError, match="peer phone"):
+            board.link.set_peers((dataclasses.replace(phone.peer, **wrong),))
+    assert board.link.unreached_peers() == {}

@@ -27,6 +27,7 @@ from edge_runtime.transport import Delivery, Received, SecureRouter
 from export.partition.stages import Bundle
 
 from .file_server import FileServer
+from .forwarding import Forwarding
 from .instances import Instances
 from .liveness import Liveness
 from .stage_files import StageCutter
@@ -43,7 +44,7 @@ FROM_DEVICES = frozenset(
     kind
     for kind in vars(m.answers).values()
     if isinstance(kind, type) and issubclass(kind, m.Message) and kind is not m.Message
-)
+) | {m.Tunnel}
 """What a device may send to the coordinator."""
 
 
@@ -69,6 +70,8 @@ class Server:
         self._cutter = StageCutter(bundle)
         self._queues: _Queues = collections.defaultdict(collections.deque)
         self._chunks: _Queues = collections.defaultdict(collections.deque)
+        self._forwarding = Forwarding()
+        self._forwarded: _Queues = collections.defaultdict(collections.deque)
 
     def run(
         self,
@@ -141,10 +144,19 @@ class Server:
             logger.info("another process has the key of %s; waiting which one stays", device)
         elif type(message) not in FROM_DEVICES:
             logger.warning("%s sent %s, not for devices to send", device, type(message).__name__)
-        elif isinstance(message, m.FileRequest):
-            self._serve_file(device, message)
         else:
-            self._handle(Answered(device=device, message=message))
+            self._serve(device, message)
+
+    def _serve(self, device: DeviceId, message: m.Message) -> None:
+        """Answers what is no business of the session's; hands it the rest."""
+        match message:
+            case m.FileRequest():
+                self._serve_file(device, message)
+            case m.Tunnel():
+                for to, forwarded in self._forwarding.take(device, message):
+                    self._forwarded[to].append(encode(forwarded))
+            case _:
+                self._handle(Answered(device=device, message=message))
 
     def _join(self, device: DeviceId, hello: m.Hello) -> None:
         if (key := self._public_keys.get(device)) is not None:
@@ -157,6 +169,7 @@ class Server:
     def _carry_out(self, action: Action) -> None:
         match action:
             case Send(device=device, message=m.Peers() as peers):
+                self._forwarding.told(device, peers)
                 self._send(device, self._reroute(device, peers))
             case Send():
                 self._send(action.device, action.message)
@@ -187,12 +200,12 @@ class Server:
         self._flush_to(device)
 
     def _flush(self) -> None:
-        for device in self._queues.keys() | self._chunks.keys():
+        for device in self._queues.keys() | self._chunks.keys() | self._forwarded.keys():
             self._flush_to(device)
 
     def _flush_to(self, device: DeviceId) -> None:
         """Sends what the socket takes; the rest waits, perhaps until the device counts as lost."""
-        for queues in (self._queues, self._chunks):
+        for queues in (self._queues, self._chunks, self._forwarded):
             queue = queues[device]
             while queue and self._router.send(device, queue[0]) is Delivery.QUEUED:
                 queue.popleft()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from edge_runtime.contract.codec import Frame, decode, encode
 from edge_runtime.contract.errors import BadInputError, DecodeError, RemoteError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import Message, Peer
+from edge_runtime.contract.messages import Message, Peer, Tunnel
 from edge_runtime.transport import (
     Address,
     KeyPair,
@@ -26,6 +26,7 @@ from .broken_links import RECONNECT_SECONDS, BrokenLinks
 from .failures import PeerError
 from .flow_control import PeerLinks, size_bytes
 from .link_header import LinkHeader
+from .tunnel_sockets import TunnelSockets
 
 
 class SessionLink:
@@ -64,6 +65,7 @@ class SessionLink:
         self._unsent: list[Frame] | None = None
         self._peers: dict[DeviceId, SecureDealer] = {}
         self._known: dict[DeviceId, Peer] = {}
+        self._tunnels: TunnelSockets | None = None
         self._broken = BrokenLinks(reconnect_seconds)
         self._links = PeerLinks(
             self._send_to_peer, lambda peer, frames: bool(self._data.send(peer, frames))
@@ -104,7 +106,10 @@ class SessionLink:
 
     def take_connected(self) -> bool:
         """Returns True once after each new connection to the coordinator."""
-        return self._control.take_connected()
+        is_new = self._control.take_connected()
+        if is_new and self._tunnels is not None:
+            self._tunnels.reset()
+        return is_new
 
     @property
     def failed_handshakes(self) -> int:
@@ -136,6 +141,9 @@ class SessionLink:
                 self._links.connected(device)
                 self._dial(peer, key, address)
 
+        if self._tunnels is not None:
+            self._tunnels.keep(peer.device for peer in peers if peer.relayed)
+
     def _admit(self, device: DeviceId, key: PublicKey) -> None:
         try:
             self._data.allow(device, key)
@@ -143,6 +151,9 @@ class SessionLink:
             raise RemoteError(f"peer {device}: {error}") from None
 
     def _dial(self, peer: Peer, key: PublicKey, address: Address) -> None:
+        if peer.relayed:
+            self._tunnels = self._tunnels or TunnelSockets(self.to_coordinator, self.data_address)
+            address = self._tunnels.way_to(peer.device)
         dealer = SecureDealer(self._context, self._keypair, address=address, server_key=key)
         self._known[peer.device], self._peers[peer.device] = peer, dealer
         self._poller.register(dealer)
@@ -207,7 +218,11 @@ class SessionLink:
         """
         while self._control in self._ready and (frames := self._control.recv(0.0)) is not None:
             self.received_bytes += size_bytes(frames)
-            yield decode(frames)
+            message = decode(frames)
+            if not isinstance(message, Tunnel):
+                yield message
+            elif self._tunnels is not None:
+                self._tunnels.put(message)
 
     def from_peers(self) -> Iterator[tuple[DeviceId, Message, int]]:
         """Peer, message and size of what came from peers, each once and in order.
@@ -247,6 +262,8 @@ class SessionLink:
     def close(self) -> None:
         """Closes all sockets; what is queued for the coordinator has a moment to leave."""
         self.flush()
+        if self._tunnels is not None:
+            self._tunnels.close()
         for dealer in (*self._peers.values(), self._control):
             dealer.close()
         self._data.close()

@@ -112,12 +112,14 @@ class Peer:
     """Another device of the session and how to reach its data socket.
 
     ``instance`` is that of its ``Hello``: another one is another process, which knows nothing.
+    ``relayed``: the two cannot reach each other; the coordinator forwards, see ``Tunnel``.
     """
 
     device: DeviceId
     public_key: str
     address: str
     instance: str = ""
+    relayed: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Pairing from the laptop's side, and the list of paired devices."""
 
+import contextlib
 import socket
 from collections.abc import Callable
 
@@ -62,12 +63,11 @@ def pair_one(listen: str, name: str, *, announce: Callable[[str], None]) -> Devi
 
 def _own_host() -> str:
     """This machine's address on the network, as devices would dial it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # a documentation address; nothing is sent
+    for family, far in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((far, 9))  # a documentation address; nothing is sent
             return str(probe.getsockname()[0])
-        except OSError:
-            return socket.gethostname()
+    return socket.gethostname()
 
 
 def paired_devices() -> list[dict[str, str]]:

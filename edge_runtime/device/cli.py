@@ -239,7 +239,7 @@ def data_addresses(wanted: str | None, coordinator: Address) -> tuple[Address, A
     """
     from edge_runtime.transport import Address
 
-    listen = Address(host=wanted, port=0) if wanted else None
+    listen = Address(host=wanted.strip("[]"), port=0) if wanted else None
     if listen is not None and not listen.is_wildcard:
         return listen, listen
     announced = Address(host=local_host_towards(coordinator.host, coordinator.port), port=0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from devices.relay import Link
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import GradientPart, Message, Peer
 from edge_runtime.messaging.session_link import SessionLink
-from edge_runtime.transport import Address, KeyPair, SecureContext
+from edge_runtime.transport import Address, KeyPair, SecureContext, SecureRouter
 
 BOARD, PHONE = DeviceId("board"), DeviceId("phone")
 TURN_SECONDS = 0.02
@@ -55,7 +56,12 @@ class Side:
 
 
 def side(
-    stack: ExitStack, name: DeviceId, keys: KeyPair, address: Address, coordinator: KeyPair
+    stack: ExitStack,
+    name: DeviceId,
+    keys: KeyPair,
+    address: Address,
+    coordinator: KeyPair,
+    listen: Address = LOCAL,
 ) -> Side:
     """A device's process."""
     link = SessionLink(
@@ -63,7 +69,7 @@ def side(
         keys,
         coordinator=address,
         coordinator_key=coordinator.public,
-        listen=LOCAL,
+        listen=listen,
         reconnect_seconds=RECONNECT_SECONDS,
     )
     stack.callback(link.close)
@@ -96,3 +102,21 @@ def connect(board: Side, phone: Side) -> None:
 
 def part(size: int, step: int = 0) -> GradientPart:
     return GradientPart(step=step, count=1, values=np.zeros(size, np.uint8))
+
+
+@contextlib.contextmanager
+def two_sides(
+    listen: Address = LOCAL, control: Address = LOCAL
+) -> Iterator[tuple[SecureRouter, Side, Side]]:
+    """A coordinator's socket and two devices that know it."""
+    with ExitStack() as stack:
+        coordinator, sides = KeyPair.generate(), []
+        router = SecureRouter(stack.enter_context(SecureContext()), coordinator, domain="control")
+        stack.callback(router.close)
+        bound = router.bind(control)
+        address = bound.reached_through(listen)
+        for name in (BOARD, PHONE):
+            keypair = KeyPair.generate()
+            router.allow(name, keypair.public)
+            sides.append(side(stack, name, keypair, address, coordinator, listen))
+        yield router, sides[0], sides[1]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import pytest
 
@@ -14,23 +14,15 @@ from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Peer
 from edge_runtime.messaging.flow_control import CREDIT_BATCH_BYTES, WINDOW_BYTES
-from edge_runtime.transport import Delivery, KeyPair, SecureContext, SecureRouter
+from edge_runtime.transport import Address, Delivery, KeyPair, SecureRouter
 
-from .sides import BOARD, LOCAL, PHONE, WAY, Side, connect, part, side, until
+from .sides import BOARD, PHONE, WAY, Side, connect, part, two_sides, until
 
 
 @pytest.fixture
 def sides() -> Iterator[tuple[Side, Side]]:
-    with ExitStack() as stack:
-        coordinator, sides = KeyPair.generate(), []
-        router = SecureRouter(stack.enter_context(SecureContext()), coordinator, domain="control")
-        stack.callback(router.close)
-        address = router.bind(LOCAL)
-        for name in (BOARD, PHONE):
-            keypair = KeyPair.generate()
-            router.allow(name, keypair.public)
-            sides.append(side(stack, name, keypair, address, coordinator))
-        yield sides[0], sides[1]
+    with two_sides() as (_, board, phone):
+        yield board, phone
 
 
 def test_a_peer_is_unreached_until_it_admits_this_device(sides: tuple[Side, Side]) -> None:
@@ -165,3 +157,15 @@ def test_a_list_with_an_invalid_peer_changes_nothing(sides: tuple[Side, Side]) -
         with pytest.raises(RemoteError, match="peer phone"):
             board.link.set_peers((dataclasses.replace(phone.peer, **wrong),))
     assert board.link.unreached_peers() == {}
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize("control", ["[::1]:0", "[::]:0", "*:0"])
+def test_devices_and_coordinator_meet_over_ipv6(control: str) -> None:
+    listen = Address(host="::1", port=0)
+    with two_sides(listen, Address.parse(control)) as (_, board, phone):
+        assert board.link.data_address.endpoint.startswith("tcp://[::1]:")
+        connect(board, phone)
+        board.link.to_peer(PHONE, part(9, step=4))
+        until(lambda: bool(phone.received) and phone.link.connected, board, phone)
+        assert phone.steps() == [4]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -25,9 +25,9 @@ from edge_runtime.contract.messages import (
     Tunnel,
 )
 from edge_runtime.profiling.link import LinkProber
-from edge_runtime.transport import KeyPair, SecureContext, SecureRouter
+from edge_runtime.transport import Address, SecureRouter
 
-from .sides import BOARD, LOCAL, PHONE, Side, part, side, until
+from .sides import BOARD, PHONE, Side, part, two_sides, until
 
 SECRET = b"what only the two may read. "
 
@@ -62,20 +62,16 @@ def unreachable(side: Side) -> Peer:
     return dataclasses.replace(side.peer, address=f"tcp://127.0.0.1:{port}", relayed=True)
 
 
+def with_coordinator(host: str) -> Iterator[tuple[Coordinator, Side, Side]]:
+    place = Address(host=host, port=0)
+    with two_sides(place, place) as (router, board, phone):
+        until(lambda: board.link.connected and phone.link.connected, board, phone)
+        yield Coordinator(router), board, phone
+
+
 @pytest.fixture
 def isolated() -> Iterator[tuple[Coordinator, Side, Side]]:
-    with ExitStack() as stack:
-        keys, sides = KeyPair.generate(), []
-        router = SecureRouter(stack.enter_context(SecureContext()), keys, domain="control")
-        stack.callback(router.close)
-        address = router.bind(LOCAL)
-        for name in (BOARD, PHONE):
-            keypair = KeyPair.generate()
-            router.allow(name, keypair.public)
-            sides.append(side(stack, name, keypair, address, keys))
-        coordinator = Coordinator(router)
-        until(lambda: all(each.link.connected for each in sides), *sides)
-        yield coordinator, sides[0], sides[1]
+    yield from with_coordinator("127.0.0.1")
 
 
 def connect(coordinator: Coordinator, board: Side, phone: Side) -> None:
@@ -186,3 +182,9 @@ def test_a_way_that_is_direct_again_takes_what_was_on_its_way(
     board.link.set_peers((phone.peer,))
     until(lambda: len(phone.received) == 3, board, phone, coordinator)
     assert phone.steps() == [0, 1, 2]
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_a_device_that_listens_on_ipv6_alone_is_reached_through_the_coordinator_too() -> None:
+    with contextlib.contextmanager(with_coordinator)("::1") as isolated:
+        connect(*isolated)

@@ -259,9 +259,15 @@ def test_an_address_in_use_is_explained(network: Network) -> None:
         other.bind(network.address)
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
 def test_ipv6_and_wildcard_addresses_can_be_listened_on(network: Network) -> None:
     keypair = KeyPair.generate()
-    for listen, dial in (("[::1]:0", "::1"), ("*:0", "127.0.0.1"), ("*:0", "::1")):
+    for listen, dial in (
+        ("[::1]:0", "::1"),
+        ("[::]:0", "127.0.0.1"),
+        ("*:0", "127.0.0.1"),
+        ("*:0", "::1"),
+    ):
         router = SecureRouter(network.here, network.server, domain="v6")
         router.allow(PHONE, keypair.public)
         bound = router.bind(Address.parse(listen))

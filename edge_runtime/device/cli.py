@@ -139,6 +139,7 @@ def _pair_with(home: Path, address: str, token: str, name: str, *, new_key: bool
         address=str(pairing.coordinator_address),
         public_key=pairing.coordinator_key,
         device_id=pairing.device_id,
+        others=tuple(map(str, pairing.other_addresses)),
     )
     transport.KnownCoordinators(home / "coordinators.json").add(known)
     return known
@@ -195,12 +196,32 @@ def _serve(options: argparse.Namespace, home: Path, known: Any) -> int:
 
 def _one_session(options: argparse.Namespace, home: Path, known: Any) -> str:
     from edge_runtime.messaging.session_link import SessionLink
-    from edge_runtime.transport import Address, SecureContext, load_or_create_keypair
+    from edge_runtime.transport import (
+        Address,
+        KnownCoordinators,
+        SecureContext,
+        load_or_create_keypair,
+    )
 
+    from .coordinator_search import find_coordinator
     from .device import Device, DeviceOptions
 
-    coordinator = Address.parse(known.address)
+    keypair = load_or_create_keypair(home / "keypair.json")
+    with SecureContext() as context:
+        found = find_coordinator(context, keypair, known)
+    if found != known:
+        KnownCoordinators(home / "coordinators.json").add(found)
+    coordinator = Address.parse(found.address)
     listen, announced = data_addresses(options.listen, coordinator)
+
+    def locate() -> Address:
+        """Where peers reach this device now; its address may have changed since."""
+        with contextlib.suppress(BadInputError):
+            there, seen = data_addresses(options.listen, coordinator)
+            link.listen_at(there)
+            return seen
+        return announced
+
     device_options = DeviceOptions(
         device=known.device_id,
         home=home,
@@ -209,11 +230,12 @@ def _one_session(options: argparse.Namespace, home: Path, known: Any) -> str:
         data_address=announced,
         process_id=os.getpid(),
         instance=_INSTANCE,
+        locate=locate,
     )
     with SecureContext() as context:
         link = SessionLink(
             context,
-            load_or_create_keypair(home / "keypair.json"),
+            keypair,
             coordinator=coordinator,
             coordinator_key=known.public_key,
             listen=listen,

@@ -55,7 +55,8 @@ class DeviceOptions:
     """A device's id at the coordinator, its folder, and what it offers.
 
     ``threads`` is the most that it computes with; ``data_address`` is where peers reach it, and
-    its port is filled in later. ``instance`` is drawn once a process.
+    its port is filled in later; ``locate`` finds out where that is now, after each new connection
+    to the coordinator. ``instance`` is drawn once a process.
     """
 
     device: DeviceId
@@ -65,6 +66,7 @@ class DeviceOptions:
     data_address: Address
     process_id: int
     instance: str = ""
+    locate: Callable[[], Address] | None = None
 
 
 class Device:
@@ -149,7 +151,9 @@ class Device:
             self._worker.stop(STOP_SECONDS)
 
     def _hello(self) -> m.Hello:
-        address = dataclasses.replace(self._options.data_address, port=self._link.data_address.port)
+        locate = self._options.locate
+        place = locate() if locate is not None else self._options.data_address
+        address = dataclasses.replace(place, port=self._link.data_address.port)
         return m.Hello(
             software=edge_runtime.__version__,
             roles=self._options.roles,

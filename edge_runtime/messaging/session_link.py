@@ -116,6 +116,21 @@ class SessionLink:
         """Times that the coordinator was reached but the keys did not fit."""
         return self._control.failed_handshakes
 
+    def listen_at(self, listen: Address) -> None:
+        """Listens for peers at another host too, if it is another: this device's has changed.
+
+        Raises:
+            BadInputError: it cannot be listened on.
+        """
+        if self.data_address.is_wildcard or self.data_address.host == listen.host:
+            return
+        try:
+            self.data_address = self._data.bind(
+                Address(host=listen.host, port=self.data_address.port)
+            )
+        except BadInputError:  # that port is taken there
+            self.data_address = self._data.bind(Address(host=listen.host, port=0))
+
     def set_peers(self, peers: tuple[Peer, ...]) -> None:
         """Admits these peers, and no others, and connects to them.
 

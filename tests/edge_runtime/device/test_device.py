@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +15,7 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import (
     Failed,
     GradientPart,
+    Hello,
     Message,
     PeerLost,
     Peers,
@@ -88,7 +89,7 @@ class ScriptedLink:
         return [message.reason for message in self.sent if isinstance(message, Failed)]
 
 
-def run(link: ScriptedLink, home: Path) -> None:
+def run(link: ScriptedLink, home: Path, locate: Callable[[], Address] | None = None) -> None:
     options = DeviceOptions(
         device=DeviceId("board"),
         home=home,
@@ -96,6 +97,7 @@ def run(link: ScriptedLink, home: Path) -> None:
         threads=1,
         data_address=WHERE,
         process_id=1,
+        locate=locate,
     )
     assert Device(options, cast(SessionLink, link)).run() == "shutdown"
 
@@ -109,6 +111,21 @@ def states() -> States:
         encoded=np.zeros((1, 1, 8), np.uint8),
         numerics="x",
     )
+
+
+def test_each_hello_says_where_the_device_is_now(tmp_path: Path) -> None:
+    class Reconnecting(ScriptedLink):
+        def take_connected(self) -> bool:
+            return True
+
+    link, places = Reconnecting(([], [])), iter(["10.0.0.7", "10.0.0.8", "10.0.0.9"])
+    run(link, tmp_path, locate=lambda: Address(host=next(places), port=0))
+    hellos = [message for message in link.sent if isinstance(message, Hello)]
+    port = WHERE.port
+    assert [hello.data_address for hello in hellos[:2]] == [
+        f"tcp://10.0.0.7:{port}",
+        f"tcp://10.0.0.8:{port}",
+    ]
 
 
 def test_peers_are_ready_when_all_of_them_are_connected(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+import sys
 import time
 from collections.abc import Iterator
 
@@ -169,3 +170,20 @@ def test_devices_and_coordinator_meet_over_ipv6(control: str) -> None:
         board.link.to_peer(PHONE, part(9, step=4))
         until(lambda: bool(phone.received) and phone.link.connected, board, phone)
         assert phone.steps() == [4]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="one loopback address")
+def test_a_device_whose_address_changed_listens_at_the_new_one(sides: tuple[Side, Side]) -> None:
+    board, phone = sides
+    connect(board, phone)
+    before = phone.link.data_address
+    phone.link.listen_at(Address(host="127.0.0.2", port=0))
+    assert phone.link.data_address == Address(host="127.0.0.2", port=before.port)
+    board.link.to_peer(PHONE, part(9, step=5))
+    board.link.set_peers((phone.peer,))
+    until(lambda: bool(phone.received), board, phone)
+    phone.link.listen_at(before)  # it came back; that place is taken by its own socket still
+    assert phone.link.data_address.host == before.host
+    board.link.set_peers((phone.peer,))
+    until(lambda: not board.link.unreached_peers(), board, phone)
+    assert phone.steps() == [5]

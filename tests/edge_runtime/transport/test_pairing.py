@@ -250,6 +250,7 @@ def test_a_device_pairs_over_ipv6(network: Network, devices: PairedDevices, list
         devices=devices,
         allow_list=network.router.allow_list,
         control_address=Address(host="::", port=7700),
+        other_addresses=[Address(host="laptop.local", port=7700)],
     )
     address = Address(host="::1", port=server.address.port)
     thread, results = in_thread(
@@ -264,3 +265,4 @@ def test_a_device_pairs_over_ipv6(network: Network, devices: PairedDevices, list
         server.close()
         thread.join(WAIT)
     assert results[0].coordinator_address == Address(host="::1", port=7700)
+    assert results[0].other_addresses == (Address(host="laptop.local", port=7700),)

@@ -78,7 +78,12 @@ def open_caches(
 def admit_peers(joined: Mapping[DeviceId, Joined]) -> dict[DeviceId, m.Peers]:
     """Tells every device who the others are."""
     peers = {
-        device: m.Peer(device=device, public_key=entry.public_key, address=entry.hello.data_address)
+        device: m.Peer(
+            device=device,
+            public_key=entry.public_key,
+            address=entry.hello.data_address,
+            instance=entry.hello.instance,
+        )
         for device, entry in joined.items()
     }
     return {

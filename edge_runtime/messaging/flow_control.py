@@ -88,6 +88,11 @@ class PeerLinks:
         with self._changed:
             self._changed.wait_for(lambda: self._waiting_bytes() <= limit_bytes)
 
+    def kept_bytes(self) -> int:
+        """Bytes that are kept in case they must be sent again."""
+        with self._changed:
+            return sum(link.outgoing.kept_bytes for link in self._links.values())
+
     def connected(self, peer: DeviceId) -> None:
         """Takes down that the connection to a peer is new."""
         with self._changed:

@@ -127,7 +127,7 @@ class LinkState:
         self._life, self._peer_life = life, 0
         self._former: collections.deque[int] = collections.deque(maxlen=_MOST_FORMER_LIVES)
         self._received = self._received_bytes = self._handled_bytes = 0
-        self._told_bytes = 0
+        self._told_handled_bytes = self._told_received_bytes = 0
 
     def connected(self) -> None:
         """Takes down that the connection is new: what was on the way may be lost."""
@@ -135,7 +135,8 @@ class LinkState:
 
     def header(self, kind: Kind, number: int = 0) -> bytes:
         """The frame for what is sent now."""
-        self._told_bytes = self._handled_bytes
+        self._told_handled_bytes = self._handled_bytes
+        self._told_received_bytes = self._received_bytes
         return LinkHeader(
             kind=kind,
             life=self._life,
@@ -169,13 +170,20 @@ class LinkState:
             return False
         self._received = header.number
         self._received_bytes += size
+        self._acknowledge_batches()
         return True
 
     def handled(self, size: int) -> None:
         """Counts ``size`` bytes as handled; an acknowledgement falls due batch by batch."""
         # A former life's messages may still be handled now: never more than has arrived.
         self._handled_bytes = min(self._handled_bytes + size, self._received_bytes)
-        if self._handled_bytes - self._told_bytes >= CREDIT_BATCH_BYTES:
+        self._acknowledge_batches()
+
+    def _acknowledge_batches(self) -> None:
+        """Has it said what was handled, and what has arrived: the sender keeps it until then."""
+        handled = self._handled_bytes - self._told_handled_bytes
+        received = self._received_bytes - self._told_received_bytes
+        if max(handled, received) >= CREDIT_BATCH_BYTES:
             self.answer_due = self.answer_due or Kind.ACKNOWLEDGEMENT
 
     def _take_totals(self, header: LinkHeader) -> None:
@@ -190,4 +198,5 @@ class LinkState:
             self.outgoing = self.outgoing.renumbered()
             self.connected()
         self._peer_life = life
-        self._received = self._received_bytes = self._handled_bytes = self._told_bytes = 0
+        self._received = self._received_bytes = self._handled_bytes = 0
+        self._told_handled_bytes = self._told_received_bytes = 0

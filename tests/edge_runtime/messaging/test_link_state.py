@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from edge_runtime.contract.codec import decode
 from edge_runtime.contract.errors import DecodeError, RemoteError
 from edge_runtime.contract.messages import GradientPart
-from edge_runtime.messaging.flow_control import WINDOW_BYTES
+from edge_runtime.messaging.flow_control import CREDIT_BATCH_BYTES, WINDOW_BYTES
 from edge_runtime.messaging.link_header import Kind, LinkHeader
 from edge_runtime.messaging.link_state import LinkState, Outgoing
 
@@ -144,6 +144,19 @@ def test_no_more_than_a_window_is_kept_and_an_answer_frees_it() -> None:
     assert outgoing.kept_bytes == WINDOW_BYTES
     outgoing.acknowledged(received=15, handled_bytes=0)
     assert outgoing.kept_bytes == 1 << 20
+
+
+def test_what_has_arrived_is_not_kept_by_the_sender_while_it_waits_to_be_handled() -> None:
+    pair = Pair()
+    pair.connect()
+    for step in range(16):
+        pair.near.put(PEER, part(step, (1 << 20) - 200))
+    pair.settle()
+    assert len(pair.arrived) == 16
+    assert pair.near.kept_bytes() <= CREDIT_BATCH_BYTES
+    pair.near.put(PEER, part(16, 1 << 20))
+    pair.settle()
+    assert len(pair.arrived) == 16  # the window is full all the same
 
 
 @pytest.mark.parametrize("frame", [b"", bytes(41), b"\x07" + b"\x01" * 40, bytes(40)])

@@ -148,6 +148,7 @@ def _pair_with(home: Path, address: str, token: str, name: str, *, new_key: bool
         address=str(pairing.coordinator_address),
         public_key=pairing.coordinator_key,
         device_id=pairing.device_id,
+        others=tuple(map(str, pairing.other_addresses)),
     )
     transport.KnownCoordinators(home / "coordinators.json").add(known)
     return known
@@ -211,12 +212,32 @@ def _one_session(
 ) -> str:
     """Takes part in a session, and in those that follow it over the same connection."""
     from edge_runtime.messaging.session_link import SessionLink
-    from edge_runtime.transport import Address, SecureContext, load_or_create_keypair
+    from edge_runtime.transport import (
+        Address,
+        KnownCoordinators,
+        SecureContext,
+        load_or_create_keypair,
+    )
 
+    from .coordinator_search import find_coordinator
     from .device import Device, DeviceOptions
 
-    coordinator = Address.parse(known.address)
+    keypair = load_or_create_keypair(home / "keypair.json")
+    with SecureContext() as context:
+        found = find_coordinator(context, keypair, known)
+    if found != known:
+        KnownCoordinators(home / "coordinators.json").add(found)
+    coordinator = Address.parse(found.address)
     listen, announced = data_addresses(options.listen, coordinator)
+
+    def locate() -> Address:
+        """Where peers reach this device now; its address may have changed since."""
+        with contextlib.suppress(BadInputError):
+            there, seen = data_addresses(options.listen, coordinator)
+            link.listen_at(there)
+            return seen
+        return announced
+
     device_options = DeviceOptions(
         device=known.device_id,
         home=home,
@@ -226,11 +247,12 @@ def _one_session(
         process_id=os.getpid(),
         instance=_INSTANCE,
         cache_keys=cache_keys,
+        locate=locate,
     )
     with SecureContext() as context:
         link = SessionLink(
             context,
-            load_or_create_keypair(home / "keypair.json"),
+            keypair,
             coordinator=coordinator,
             coordinator_key=known.public_key,
             listen=listen,
@@ -259,7 +281,7 @@ def data_addresses(wanted: str | None, coordinator: Address) -> tuple[Address, A
     """
     from edge_runtime.transport import Address
 
-    listen = Address(host=wanted, port=0) if wanted else None
+    listen = Address(host=wanted.strip("[]"), port=0) if wanted else None
     if listen is not None and not listen.is_wildcard:
         return listen, listen
     announced = Address(host=local_host_towards(coordinator.host, coordinator.port), port=0)

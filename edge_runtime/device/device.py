@@ -64,8 +64,9 @@ class DeviceOptions:
     """A device's id at the coordinator, its folder, and what it offers.
 
     ``threads`` is the most that it computes with; ``data_address`` is where peers reach it, and
-    its port is filled in later. ``instance`` is drawn once a process. ``cache_keys`` has the
-    key of encrypted caches; None for the one that is stored in ``home``.
+    its port is filled in later; ``locate`` finds out where that is now, after each new connection
+    to the coordinator. ``instance`` is drawn once a process. ``cache_keys`` has the key of
+    encrypted caches; None for the one that is stored in ``home``.
     """
 
     device: DeviceId
@@ -76,6 +77,7 @@ class DeviceOptions:
     process_id: int
     instance: str = ""
     cache_keys: CacheKeys | None = None
+    locate: Callable[[], Address] | None = None
 
 
 class Device:
@@ -167,7 +169,7 @@ class Device:
                     self._say(self._hello())
                 if self._take_in():
                     heard = now
-                self._peers.answer_when_reached(now)
+                self._peers.watch(now)
                 if now - beaten >= self._heartbeat_seconds:
                     beaten = now
                     self._say(m.Heartbeat())
@@ -193,7 +195,9 @@ class Device:
             self._link.to_coordinator(message)
 
     def _hello(self) -> m.Hello:
-        address = dataclasses.replace(self._options.data_address, port=self._link.data_address.port)
+        locate = self._options.locate
+        place = locate() if locate is not None else self._options.data_address
+        address = dataclasses.replace(place, port=self._link.data_address.port)
         return m.Hello(
             software=edge_runtime.__version__,
             roles=self._options.roles,

@@ -74,6 +74,9 @@ class MemoryLink:
     def unreached_peers(self) -> dict[DeviceId, Address]:
         return {}
 
+    def take_lost(self, now: float) -> list[DeviceId]:
+        return []
+
     def wait(self, timeout_seconds: float) -> None:
         if self._is_new:
             return

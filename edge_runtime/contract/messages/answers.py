@@ -73,7 +73,7 @@ class ProfileDone(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PeersReady(Message):
-    """The data socket admits the peers; ``unreached`` could not be connected to."""
+    """The data socket admits the peers, and they admit this device, except the ``unreached``."""
 
     unreached: tuple[DeviceId, ...] = ()
 
@@ -335,7 +335,10 @@ class Notice(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PeerLost(Message):
-    """The link to ``peer`` is broken and was not mended in time."""
+    """The connection to ``peer`` broke and could not be mended in time; said once a break.
+
+    Attempts go on; nothing is said when one succeeds.
+    """
 
     peer: DeviceId
     reason: str

@@ -1,4 +1,4 @@
-"""From device to device: activations, states, gradients, credit."""
+"""From device to device: activations, states, gradients; credit is in the link's headers."""
 
 import dataclasses
 import math
@@ -136,16 +136,6 @@ class ProbeEcho(Message):
 
     def __post_init__(self) -> None:
         require(0 <= self.seconds < math.inf, "seconds must not be negative")
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Credit(Message):
-    """The receiver has processed so many bytes; as many more may be sent."""
-
-    size_bytes: int
-
-    def __post_init__(self) -> None:
-        require(self.size_bytes >= 1, "size_bytes must be positive")
 
 
 STATES_BYTES = 8 << 20

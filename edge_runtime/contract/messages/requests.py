@@ -127,12 +127,14 @@ class FileChunk(Message):
 class Peer:
     """Another device of the session and how to reach its data socket.
 
-    ``relayed`` says that it cannot be reached, so that the coordinator forwards what is sent.
+    ``instance`` is that of its ``Hello``: another one is another process, which knows nothing.
+    ``relayed``: the two cannot reach each other; the coordinator forwards, see ``Tunnel``.
     """
 
     device: DeviceId
     public_key: str
     address: str
+    instance: str = ""
     relayed: bool = False
 
 

@@ -224,7 +224,7 @@ class FakeDevice:
                 self._answer(message, post)
         return True
 
-    def _answer(self, message: m.Message, post: Post) -> None:  # noqa: C901
+    def _answer(self, message: m.Message, post: Post) -> None:
         match message:
             case m.OpenCache():
                 if self.cached.open(message):

@@ -147,7 +147,7 @@ class Node:
     def turn(self) -> None:
         """One round of the device's I/O thread."""
         self.link.wait(0.01)
-        for peer, message, size in self.link.from_peers():
+        for peer, _, message, size in self.link.from_peers():
             assert isinstance(message, Probe | ProbeEcho)
             self.prober.take(peer, message)
             self.link.acknowledge(peer, size)

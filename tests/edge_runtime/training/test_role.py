@@ -10,13 +10,18 @@ from edge_runtime.contract import messages as m
 from edge_runtime.contract.adapter import adapter_weights
 from edge_runtime.contract.errors import (
     AllReduceClosedError,
+    BadInputError,
     PacplusError,
     RemoteError,
     UnresumableError,
 )
 from edge_runtime.contract.order import steps_per_epoch
-from edge_runtime.contract.tensors import read_tensors
+from edge_runtime.contract.tag import Tag
+from edge_runtime.contract.tensors import read_tensors, write_tensors
+from edge_runtime.messaging.tagging import tagged
+from edge_runtime.training import epoch
 from edge_runtime.training import samples as owned_samples
+from edge_runtime.training.replica import KEPT_SECONDS, KeptReplica
 from export.adapter.graph import adapter_onnx
 from tests.edge_runtime.training import mesh as mesh_module
 from tests.edge_runtime.training.mesh import (
@@ -29,6 +34,7 @@ from tests.edge_runtime.training.mesh import (
     Data,
     Transformations,
     files_of,
+    form_group,
     open_cache,
     prepare,
     run,
@@ -37,6 +43,8 @@ from tests.edge_runtime.training.mesh import (
     state_of,
     train,
 )
+
+FIRST = m.TrainEpoch(epoch=1)
 
 both_kinds = pytest.mark.parametrize("data", [Data(), Transformations()], ids=["classes", "tokens"])
 
@@ -86,7 +94,7 @@ def test_a_step_without_a_counted_token_changes_nothing_but_the_schedule(mesh):
     only = mesh(A)
     prepare(only, data, {A: (0, 1, 2, 3)})
     before = adapter_weights(state_of(only, A))
-    done = train(only, 1)[A]
+    done = train(only, 1)
     assert (done.samples, done.count, done.loss_sum) == (SHARDS, 0, 0.0)
     after = read_tensors(adapter_weights(state_of(only, A)))
     assert all(np.isfinite(array).all() for array in after.values())
@@ -125,7 +133,7 @@ def test_a_resumed_trainer_goes_on_as_if_it_had_never_stopped(mesh, data):
     state = state_of(first, A)
     second = mesh(A)
     prepare(second, data, {A: (0, 1, 2, 3)}, state=state)
-    again = train(second, 2)[A]
+    again = train(second, 2)
     assert again.loss_sum / COUNT == losses[1]
     resumed = read_tensors(state_of(second, A))
     assert all((resumed[name] == whole[name]).all() for name in whole)
@@ -143,7 +151,7 @@ def test_a_trained_adapter_is_evaluated_as_a_graph(mesh, data):
             each.roles[A].store(data.states(np.arange(5)))
             files = files_of(each, data)
             files.path(spec_of(graph, "adapter.onnx")).write_bytes(graph)
-            each.roles[A].set_up(set_up(data, A, graph=graph), files)
+            each.roles[A].set_up(set_up(data, graph=graph), files)
             for kind in (m.CacheStatus, m.Stored, m.TrainingReady):
                 answer = each.answer(A, kind)
             assert answer.parameters == 0
@@ -174,9 +182,9 @@ def test_what_comes_before_its_time_is_refused(mesh, data):
     part = m.GradientPart(step=0, values=np.zeros(1, np.float16), count=1)
     with pytest.raises(RemoteError, match="cache is not open"):
         role.store(data.states([0]))
-    with pytest.raises(RemoteError, match="before training was set up"):
+    with pytest.raises(RemoteError, match="before a group"):
         role.deliver(B, part)
-    for ask in (role.send_state, lambda: role.train_epoch(1)):
+    for ask in (role.send_state, lambda: role.train_epoch(FIRST)):
         with pytest.raises(RemoteError, match="not set up"):
             ask()
     with pytest.raises(RemoteError, match="owns no eval samples"):
@@ -188,7 +196,7 @@ def test_training_on_a_sample_that_is_missing_is_an_error_of_ours(mesh, data):
     prepare(only, data, {A: (0, 1, 2, 3)})
     only.roles[A].close()
     with pytest.raises(PacplusError):
-        only.roles[A].train_epoch(1)
+        only.roles[A].train_epoch(FIRST)
 
 
 @pytest.mark.parametrize("rate", [1e6, 1e37])
@@ -199,13 +207,13 @@ def test_a_learning_rate_that_is_too_high_ends_training_for_good(mesh, data, mon
     prepare(only, data, {A: (0, 1, 2, 3)})
     message = r"in epoch 1: the learning rate of \S+ is too high; .* lower --learning-rate"
     with pytest.raises(UnresumableError, match=message):
-        only.roles[A].train_epoch(1)
+        only.roles[A].train_epoch(FIRST)
 
 
 def test_weights_that_only_the_last_step_spoils_are_found(mesh, data):
     only = mesh(A)
     prepare(only, data, {A: (0, 1, 2, 3)})
-    trainer = only.roles[A]._training.trainer
+    trainer = only.roles[A].replica.trainer
     apply = trainer.apply
 
     def spoil(gradient):
@@ -215,7 +223,7 @@ def test_weights_that_only_the_last_step_spoils_are_found(mesh, data):
 
     trainer.apply = spoil
     with pytest.raises(UnresumableError, match="the adapter is not a finite number in epoch 1"):
-        only.roles[A].train_epoch(1)
+        only.roles[A].train_epoch(FIRST)
 
 
 def test_a_loss_that_is_not_finite_from_the_start_is_not_put_down_to_the_learning_rate(mesh, data):
@@ -223,16 +231,140 @@ def test_a_loss_that_is_not_finite_from_the_start_is_not_put_down_to_the_learnin
     huge.encoded["encoder"] = np.full_like(huge.encoded["encoder"], 0x7E)  # 8e37 in float32
     only = mesh(A)
     prepare(only, huge, {A: (0, 1, 2, 3)})
-    only.roles[A]._training.trainer.flat_parameters[:] = 1e3
+    only.roles[A].replica.trainer.flat_parameters[:] = 1e3
     with pytest.raises(UnresumableError, match="before anything is learnt"):
-        only.roles[A].train_epoch(1)
+        only.roles[A].train_epoch(FIRST)
+
+
+def test_a_step_that_is_aborted_leaves_the_one_before_it_whole(mesh, data):
+    two = mesh(A, B)
+    prepare(two, data, {A: (0, 1), B: (2, 3)})
+    sums = train(two, 1, num_steps=2)
+    before = state_of(two, A)
+    with ThreadPoolExecutor(1) as pool:
+        step = pool.submit(two.roles[A].train_epoch, m.TrainEpoch(epoch=1, first_step=2))
+        two.parts.get(timeout=BOUND_SECONDS)
+        two.roles[A].begin_term()
+        with pytest.raises(AllReduceClosedError):
+            step.result(timeout=BOUND_SECONDS)
+    two.roles[A].send_state()
+    state = two.answer(A, m.TrainerState)
+    assert (state.step, state.sums) == (2, sums)
+    assert state.data.tobytes() == before
+
+
+def test_an_epoch_in_two_terms_ends_with_the_bytes_of_one_in_one(mesh, data):
+    whole, parts = mesh(A, B), mesh(A, B)
+    for each in (whole, parts):
+        prepare(each, data, {A: (0, 1), B: (2, 3)})
+    sums = train(whole, 1)
+    train(parts, 1, num_steps=2)
+    for role in parts.roles.values():
+        role.begin_term()
+    form_group(parts, term=2)
+    assert train(parts, 1, term=2, first_step=2) == sums
+    assert state_of(parts, A) == state_of(parts, B) == state_of(whole, A)
+
+
+def test_a_trainer_alone_stops_between_two_steps_when_its_term_ends(mesh, data):
+    only = mesh(A)
+    prepare(only, data, {A: (0, 1, 2, 3)})
+    role, trainer = only.roles[A], only.roles[A].replica.trainer
+    apply = trainer.apply
+
+    def last(gradient):
+        apply(gradient)
+        if trainer.step == 2:
+            role.begin_term()
+
+    trainer.apply = last
+    with pytest.raises(AllReduceClosedError):
+        role.train_epoch(FIRST)
+    assert (trainer.step, role.replica.sums.steps) == (2, 2)
+
+
+def test_an_epoch_of_an_old_term_does_not_use_the_new_ones_group(mesh, data):
+    only = mesh(A)
+    prepare(only, data, {A: (0, 1, 2, 3)})
+    form_group(only, term=2)
+    with tagged(Tag(term=1)), pytest.raises(AllReduceClosedError):
+        only.roles[A].train_epoch(FIRST)
+    with tagged(Tag(term=3)), pytest.raises(RemoteError, match="no group"):
+        only.roles[A].train_epoch(FIRST)
+    assert only.roles[A].replica.trainer.step == 0
+
+
+def test_progress_is_told_after_the_first_step_and_then_not_too_often(mesh, data, monkeypatch):
+    only = mesh(A)
+    prepare(only, data, {A: (0, 1, 2, 3)})
+    monkeypatch.setattr(epoch, "PROGRESS_SECONDS", 1000.0)
+    only.roles[A].train_epoch(FIRST)
+    told = only.sent[A].get(timeout=BOUND_SECONDS)
+    assert isinstance(told, m.Progress)
+    assert (told.sums.epoch, told.sums.steps) == (1, 1)
+    assert isinstance(only.sent[A].get(timeout=BOUND_SECONDS), m.EpochDone)
+
+
+@pytest.mark.parametrize("change", ["damaged", "not finite", "another step"])
+def test_a_state_that_cannot_be_is_not_taken_over(mesh, data, change):
+    only = mesh(A)
+    prepare(only, data, {A: (0, 1, 2, 3)})
+    train(only, 1, num_steps=1)
+    before, taken, step = state_of(only, A), state_of(only, A), 1
+    if change == "damaged":
+        taken = taken[:-1]
+    elif change == "not finite":
+        tensors = read_tensors(taken)
+        tensors["optimizer.first_moment"][3] = np.nan
+        taken = write_tensors(tensors)
+    else:
+        step = 2
+    request = m.TakeState(
+        data=np.frombuffer(taken, np.uint8), step=step, sums=m.EpochSums(epoch=1, steps=step)
+    )
+    with pytest.raises(BadInputError, match="trainer state"):
+        only.roles[A].take_state(request)
+    assert state_of(only, A) == before
+    assert only.roles[A].replica.sums.steps == 1
+
+
+def test_an_adapter_of_the_same_run_goes_on_in_another_session(mesh, data):
+    first, second = mesh(A), mesh(A)
+    prepare(first, data, {A: (0, 1, 2, 3)})
+    sums = train(first, 1, num_steps=2)
+    state = state_of(first, A)
+    now = 100.0
+    kept = KeptReplica(lambda: now)
+    kept.put(first.roles[A].replica)
+    now += KEPT_SECONDS
+    kept.expire()
+    role = second.roles[A]
+    role.replica = kept.take()
+    with pytest.raises(RemoteError, match="not set up"):
+        role.send_state()
+    role.set_up(set_up(data, run="r1"), files_of(second, data))
+    ready = second.answer(A, m.TrainingReady)
+    assert (ready.step, ready.sums) == (2, sums)
+    assert state_of(second, A) == state
+    role.set_up(set_up(data, run="r2"), files_of(second, data))
+    assert second.answer(A, m.TrainingReady).step == 0
+
+
+def test_a_kept_adapter_is_given_up_in_time(mesh, data):
+    only = mesh(A)
+    prepare(only, data, {A: (0, 1, 2, 3)})
+    now = 100.0
+    kept = KeptReplica(lambda: now)
+    kept.put(only.roles[A].replica)
+    now += KEPT_SECONDS + 1
+    assert kept.take() is None
 
 
 def test_closing_ends_a_step_that_waits_for_a_peer(mesh, data):
     two = mesh(A, B)
     prepare(two, data, {A: (0, 1), B: (2, 3)})
     with ThreadPoolExecutor(1) as pool:
-        step = pool.submit(two.roles[A].train_epoch, 1)  # B never starts
+        step = pool.submit(two.roles[A].train_epoch, FIRST)  # B never starts
         two.parts.get(timeout=BOUND_SECONDS)
         two.roles[A].close()
         with pytest.raises(AllReduceClosedError):

@@ -12,8 +12,10 @@ import pytest
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import GradientPart, Message, Peer
+from edge_runtime.contract.tag import Tag
 from edge_runtime.messaging.flow_control import CREDIT_BATCH_BYTES, WINDOW_BYTES
 from edge_runtime.messaging.session_link import SessionLink
+from edge_runtime.messaging.tagging import tagged
 from edge_runtime.transport import Address, Delivery, KeyPair, SecureContext, SecureRouter
 
 BOARD, PHONE = DeviceId("board"), DeviceId("phone")
@@ -30,6 +32,7 @@ class Side:
     keypair: KeyPair
     link: SessionLink
     received: list[tuple[Message, int]] = dataclasses.field(default_factory=list)
+    tags: list[Tag] = dataclasses.field(default_factory=list)
 
     @property
     def peer(self) -> Peer:
@@ -39,7 +42,9 @@ class Side:
     def turn(self) -> None:
         self.link.wait(TURN_SECONDS)
         assert list(self.link.from_coordinator()) == []
-        self.received += [(message, size) for _, _, message, size in self.link.from_peers()]
+        for _, tag, message, size in self.link.from_peers():
+            self.tags.append(tag)
+            self.received.append((message, size))
 
 
 @pytest.fixture
@@ -98,6 +103,18 @@ def test_a_peer_is_unreached_until_it_admits_this_device(sides: tuple[Side, Side
 
 def test_a_device_without_peers_has_reached_them_all(sides: tuple[Side, Side]) -> None:
     assert sides[0].link.unreached_peers() == {}
+
+
+def test_messages_bear_what_their_sender_works_on_and_peers_no_request(
+    sides: tuple[Side, Side],
+) -> None:
+    board, phone = sides
+    connect(board, phone)
+    with tagged(Tag(session="s", term=3, reply=9)):
+        board.link.to_peer(PHONE, part(1))
+    board.link.to_peer(PHONE, part(1))
+    until(lambda: len(phone.received) == 2, board, phone)
+    assert phone.tags == [Tag(session="s", term=3), Tag()]
 
 
 def test_credit_that_the_socket_does_not_take_is_sent_later(

@@ -87,7 +87,7 @@ class Job:
     run: str = ""
     wait_seconds: float | None = 0.0
     evaluate_before: bool = True
-    heartbeat_seconds: float = 5.0
+    heartbeat_seconds: float = 2.0
     local: bool = False
     only_plan: bool = False
     continuation: Continuation | None = None

@@ -63,8 +63,9 @@ class Session:
     @property
     def measured(self) -> KnownDevices:
         """Measurements for later sessions."""
-        here = self.state.members.here
-        profiles = {name: member.profile for name, member in here.items() if member.profile}
+        here, linked = self.state.members.here, self.state.profiles
+        found = {name: linked.get(name, member.profile) for name, member in here.items()}
+        profiles = {name: profile for name, profile in found.items() if profile is not None}
         joined = {name: member.joined for name, member in here.items()}
         return known_devices(joined, profiles, self.state.linking.measured)
 

@@ -50,8 +50,12 @@ def _set_up(state: State) -> m.SetUpTraining:
 
 
 def synchronize(state: State) -> Todo | None:
-    """Has every trainer take over the newest state that any of them has, or that is saved."""
-    if not state.job.total_steps:
+    """Has every trainer take over the newest state that any of them has, or that is saved.
+
+    Once they are a group they stay equal, but for who is the first to say what is done.
+    """
+    here = state.members.here
+    if not state.job.total_steps or all(here[device].in_group for device in state.owners):
         return None
     replicas = {device: _replica(state, device) for device in state.owners}
     newest = max(state.saved.step, *(replica.step for replica in replicas.values()))

@@ -175,6 +175,8 @@ class FakeDevice:
                 pass
             case m.Shutdown():
                 self.over = True
+            case m.Rejoin():
+                post(self.hello())
             case m.BeginPhase():
                 post(self._usage(message))
             case m.Peers():

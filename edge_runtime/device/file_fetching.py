@@ -95,6 +95,8 @@ class FileFetching:
         return self._fetch.done
 
     def _give_up(self) -> None:
+        if self._fetch is not None:
+            self._fetch.close()
         self._given_up |= self._asked
         self._asked.clear()
         self._fetch = None

@@ -200,7 +200,7 @@ class AllReduce:
     def _take(self, kind: type[P], step: int, sender: DeviceId) -> P:
         key = (kind, step, sender)
         while not self._has(key):
-            self._report(step, self._missing(kind, step))
+            self._report(step, self._missing(key))
         with self._changed:
             part = self._inbox.pop(key)
         assert isinstance(part, kind)
@@ -214,9 +214,12 @@ class AllReduce:
                 raise AllReduceClosedError("a training step was given up")
             return key in self._inbox
 
-    def _missing(self, kind: type[Part], step: int) -> tuple[DeviceId, ...]:
+    def _missing(self, key: tuple[type[Part], int, DeviceId]) -> tuple[DeviceId, ...]:
+        """Names whose part has not come, of those that have not been taken before ``key``."""
+        kind, step, sender = key
+        untaken = self._peers[self._peers.index(sender) :]
         with self._changed:
-            return tuple(peer for peer in self._peers if (kind, step, peer) not in self._inbox)
+            return tuple(peer for peer in untaken if (kind, step, peer) not in self._inbox)
 
     def check_open(self) -> None:
         """Raises AllReduceClosedError once the group has ended."""

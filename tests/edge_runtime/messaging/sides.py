@@ -13,6 +13,7 @@ import numpy as np
 from devices.relay import Link
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import GradientPart, Message, Peer
+from edge_runtime.contract.tag import Tag
 from edge_runtime.messaging.session_link import SessionLink
 from edge_runtime.transport import Address, KeyPair, SecureContext, SecureRouter
 
@@ -34,6 +35,7 @@ class Side:
     keypair: KeyPair
     link: SessionLink
     received: list[tuple[Message, int]] = dataclasses.field(default_factory=list)
+    tags: list[Tag] = dataclasses.field(default_factory=list)
 
     @property
     def peer(self) -> Peer:
@@ -52,7 +54,9 @@ class Side:
     def turn(self) -> None:
         self.link.wait(TURN_SECONDS)
         assert list(self.link.from_coordinator()) == []
-        self.received += [(message, size) for _, _, message, size in self.link.from_peers()]
+        for _, tag, message, size in self.link.from_peers():
+            self.tags.append(tag)
+            self.received.append((message, size))
 
 
 def side(

@@ -14,7 +14,9 @@ from devices.relay import Link
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Peer
+from edge_runtime.contract.tag import Tag
 from edge_runtime.messaging.flow_control import CREDIT_BATCH_BYTES, WINDOW_BYTES
+from edge_runtime.messaging.tagging import tagged
 from edge_runtime.transport import Address, Delivery, KeyPair, SecureRouter
 
 from .sides import BOARD, PHONE, WAY, Side, connect, part, two_sides, until
@@ -39,6 +41,18 @@ def test_a_peer_is_unreached_until_it_admits_this_device(sides: tuple[Side, Side
 
 def test_a_device_without_peers_has_reached_them_all(sides: tuple[Side, Side]) -> None:
     assert sides[0].link.unreached_peers() == {}
+
+
+def test_messages_bear_what_their_sender_works_on_and_peers_no_request(
+    sides: tuple[Side, Side],
+) -> None:
+    board, phone = sides
+    connect(board, phone)
+    with tagged(Tag(session="s", term=3, reply=9)):
+        board.link.to_peer(PHONE, part(1))
+    board.link.to_peer(PHONE, part(1))
+    until(lambda: len(phone.received) == 2, board, phone)
+    assert phone.tags == [Tag(session="s", term=3), Tag()]
 
 
 def test_credit_that_the_socket_does_not_take_is_sent_later(

@@ -62,6 +62,11 @@ class Replica:
         """Tells whether it is what the request asks for; a run without a name is always new."""
         return bool(request.run) and self.identity == _identity_of(request)
 
+    def rename(self, run: str) -> None:
+        """Makes it known by another name: replicas that go another way from here are others."""
+        if run:
+            self.identity = (run, *self.identity[1:])
+
     def take(self, request: TakeState) -> None:
         """Goes on from another trainer's state; unchanged if it raises.
 

@@ -81,6 +81,19 @@ def test_an_adapter_of_the_same_run_is_kept(world: World) -> None:
     assert (ready.step, ready.sums) == (0, m.NOTHING_SUMMED)
 
 
+def test_an_adapter_is_known_by_the_name_of_its_last_group(world: World) -> None:
+    world.trainable()
+    world.train(1)
+    for name in (A, B):
+        world.answer(name, m.FormGroup(trainers=(A, B), run="r/2"))
+    ready = world.answer(A, world.set_up_training(run="r/2"))
+    assert isinstance(ready, m.TrainingReady)
+    assert ready.step == STEPS
+    ready = world.answer(B, world.set_up_training())
+    assert isinstance(ready, m.TrainingReady)
+    assert ready.step == 0, "the group went on under another name"
+
+
 def test_an_adapter_outlives_its_coordinator(world: World) -> None:
     world.trainable()
     world.train(1, num_steps=1)

@@ -121,7 +121,9 @@ def test_a_plan_that_stops_is_not_resumed():
     job = dataclasses.replace(scenario.job, only_plan=True)
     cluster = dataclasses.replace(scenario, job=job).cluster()
     until(cluster, "profiling")
+    cluster.kill(DeviceId("d1"))
     lose(cluster, DeviceId("d1"), "its process ended")
+    cluster.run(random.Random(1))
     assert str(cluster.failure) == "d1 was lost: its process ended; try again"
 
 

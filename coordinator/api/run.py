@@ -1,6 +1,7 @@
 """Runs one session on a cluster's devices, whatever it is for."""
 
 import dataclasses
+import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -85,6 +86,7 @@ def run_session(
                 devices=host.devices,
                 check_devices=check if checks_memory else lambda _: None,
                 local=local is not None,
+                session=secrets.token_hex(8),
                 continuation=continuation,
             )
         )
@@ -129,7 +131,6 @@ def _serve(
     try:
         server.run(
             session,
-            devices=host.devices,
             ended=host.local.ended if host.local else list,
             watch=observer.tick,
         )

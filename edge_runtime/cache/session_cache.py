@@ -4,6 +4,7 @@ The cache itself knows keys, layers and token counts; the session knows the sequ
 layer, and the samples that were asked for.
 """
 
+import dataclasses
 import logging
 import threading
 from collections.abc import Iterator, Sequence
@@ -47,6 +48,7 @@ class SampleCache:
             )
         self.layers = {stream: layers for stream, layers in request.layers.items() if layers}
         self.hidden_size = request.hidden_size
+        self._request = dataclasses.replace(request, keys=request.keys[:0])
         self._expected = {key.tobytes() for key in request.keys}
         self._lock = threading.Lock()
         self._closed = False
@@ -59,6 +61,16 @@ class SampleCache:
             numerics=str(numerics()),
             key=keys.key() if request.encrypted else None,
         )
+
+    def is_of(self, request: OpenCache) -> bool:
+        """Tells whether ``request`` names this cache, and as it is open now."""
+        fields = (field.name for field in dataclasses.fields(request) if field.name != "keys")
+        same = all(getattr(request, name) == getattr(self._request, name) for name in fields)
+        return same and not self._closed
+
+    def expect(self, keys: Array) -> None:
+        """Lets states of these samples come too."""
+        self._expected = self._expected | {key.tobytes() for key in keys}
 
     @property
     def bytes_used(self) -> int:
@@ -127,7 +139,7 @@ class SampleCache:
             yield States(
                 number=number,
                 keys=keys,
-                lengths=lengths,
+                lengths=lengths.astype(np.int32),
                 layers=layers,
                 encoded=encoded,
                 numerics=next(iter(tags)) if len(tags) == 1 else MIXED_NUMERICS,

@@ -12,13 +12,12 @@ from pathlib import Path
 from edge_runtime.cache.inspect import folders
 from edge_runtime.cache.keys import CacheKeys
 from edge_runtime.cache.segments import remove_folder
+from edge_runtime.contract.checks import one_line
 from edge_runtime.contract.errors import UserError
 from edge_runtime.contract.manifest import uint8_name
 from edge_runtime.contract.messages import Forget, Forgotten
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.profiling.data_handling import TEMPORARY_PREFIX
-
-from .notices import printable_line
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +57,7 @@ class _Deletions:
             self.freed_bytes += delete(what)
         except (UserError, OSError) as error:
             logger.info("%s cannot be deleted: %s", what, error)
-            self.refused = self.refused or printable_line(str(error).replace(f"{self._home}/", ""))
+            self.refused = self.refused or one_line(str(error).replace(f"{self._home}/", ""))
 
 
 def _weight_files(folder: Path, request: Forget) -> Iterator[Path]:

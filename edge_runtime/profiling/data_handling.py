@@ -176,7 +176,7 @@ def _wait_delivered(near: SessionLink, far: SessionLink) -> None:
         for _ in near.from_peers():
             pass
         far.wait(WAIT_SECONDS)
-        for peer, _, size in far.from_peers():
+        for peer, _, _, size in far.from_peers():
             far.acknowledge(peer, size)
             return
     raise StoppedError("a message to this device itself did not arrive")

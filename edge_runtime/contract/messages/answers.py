@@ -2,17 +2,15 @@
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-from edge_runtime.contract.checks import check_array, require
+from edge_runtime.contract.checks import check_array, clean_texts, require, require_amounts
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.profile import DeviceProfile
 
-from .base import Array, Message, Phase, SampleSet
-
-MAX_NOTICE_LENGTH = 200
+from .base import NOTHING_SUMMED, Array, EpochSums, Message, Phase, SampleSet
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +46,8 @@ class Hello(Message):
         require(positive, "threads and cores must be positive")
         is_address = self.data_address.startswith("tcp://") and len(self.data_address) <= 256
         require(is_address, "data_address is not a tcp:// address")
+        require(self.data_address.isprintable(), "data_address is not printable")
+        clean_texts(self, "software")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,9 @@ class ProfileDone(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PeersReady(Message):
-    """The data socket admits the peers."""
+    """The data socket admits the peers, and they admit this device, except the ``unreached``."""
+
+    unreached: tuple[DeviceId, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +103,11 @@ class CacheStatus(Message):
     held: Array
     bytes_used: int
 
+    def __post_init__(self) -> None:
+        require_amounts(self, "bytes_used")
+        one_each = self.held.ndim == 1 and self.held.dtype == np.bool_
+        require(one_each, "held must be (N,) bool")
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StageReady(Message):
@@ -111,6 +118,9 @@ class StageReady(Message):
     received_bytes: int
     seconds: float
 
+    def __post_init__(self) -> None:
+        require_amounts(self, "received_bytes", "seconds")
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class BatchServed(Message):
@@ -120,6 +130,9 @@ class BatchServed(Message):
     stage: int
     seconds: float
 
+    def __post_init__(self) -> None:
+        require_amounts(self, "number", "stage", "seconds")
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Stored(Message):
@@ -128,6 +141,9 @@ class Stored(Message):
     number: int
     layers: tuple[int, ...]
     samples: int
+
+    def __post_init__(self) -> None:
+        require_amounts(self, "number", "samples")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,36 +155,68 @@ class SamplesReady(Message):
     cache_bytes: int
     cache_samples: int
 
+    def __post_init__(self) -> None:
+        require_amounts(self, "cache_bytes", "cache_samples")
+        check_array("missing", self.missing, np.int32, (self.missing.size,))
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingReady(Message):
-    """The adapter is made and has so many trainable parameters."""
+    """The adapter is there.
+
+    Attributes:
+        parameters: that are trained.
+        step: updates that it has behind it.
+        sums: of the epoch that it is in.
+    """
 
     parameters: int
+    step: int = 0
+    sums: EpochSums = NOTHING_SUMMED
+
+    def __post_init__(self) -> None:
+        require_amounts(self, "parameters", "step")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StateTaken(Message):
+    """The adapter has another trainer's state, after ``step`` updates."""
+
+    step: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class GroupFormed(Message):
+    """Gradients of these trainers will be taken in."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Progress(Message):
-    """So far in this epoch: this trainer's samples and their summed loss.
+    """So far in this epoch."""
 
-    ``count`` is the divisor of a mean loss: samples, or counted tokens.
-    """
+    sums: EpochSums
 
-    epoch: int
-    samples: int
-    count: int
-    loss_sum: float
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Awaiting(Message):
+    """Update ``step`` (counted from 0) waits for gradients of these trainers."""
+
+    step: int
+    peers: tuple[DeviceId, ...]
+
+    def __post_init__(self) -> None:
+        require_amounts(self, "step")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EpochDone(Message):
-    """This trainer's part of an epoch: samples, their count (see ``Progress``), summed loss."""
+    """The steps that were asked for are applied, and took this trainer ``seconds``."""
 
-    epoch: int
-    samples: int
-    count: int
-    loss_sum: float
+    sums: EpochSums
     seconds: float
+
+    def __post_init__(self) -> None:
+        require_amounts(self, "seconds")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,8 +244,7 @@ class Forgotten(Message):
 
     def __post_init__(self) -> None:
         require(self.bytes >= 0, "bytes must not be negative")
-        length = len(self.refused) <= MAX_NOTICE_LENGTH
-        require(length and self.refused.isprintable(), "refused is not a short printable line")
+        clean_texts(self, "refused")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,9 +267,14 @@ class NextTokens(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerState(Message):
-    """Adapter and optimizer state: the bytes of a safetensors file."""
+    """Adapter and optimizer state: the bytes of a safetensors file, after ``step`` updates.
+
+    ``sums`` are those of the epoch that it is in.
+    """
 
     data: Array
+    step: int
+    sums: EpochSums
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,6 +295,12 @@ class Usage(Message):
     sent_bytes: int
     received_bytes: int
 
+    def __post_init__(self) -> None:
+        require_amounts(self, "peak_rss_bytes", "sent_bytes", "received_bytes")
+        amounts = all(0 <= seconds < math.inf for seconds in self.cpu_seconds.values())
+        phases = self.cpu_seconds.keys() <= set(get_args(Phase))
+        require(amounts and phases, "cpu_seconds must not be negative, and of phases")
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Failed(Message):
@@ -256,6 +314,9 @@ class Failed(Message):
     resumable: bool = True
     internal: bool = False
 
+    def __post_init__(self) -> None:
+        clean_texts(self, "reason")
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Notice(Message):
@@ -268,5 +329,40 @@ class Notice(Message):
     text: str
 
     def __post_init__(self) -> None:
-        length = 0 < len(self.text) <= MAX_NOTICE_LENGTH
-        require(length and self.text.isprintable(), "text is not a short printable line")
+        clean_texts(self, "text")
+        require(self.text, "text is empty")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PeerLost(Message):
+    """The connection to ``peer`` broke and could not be mended in time; said once a break.
+
+    Attempts go on; nothing is said when one succeeds.
+    """
+
+    peer: DeviceId
+    reason: str
+
+    def __post_init__(self) -> None:
+        clean_texts(self, "reason")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected(Message):
+    """A message of ``peer`` was refused: it is to blame for ``reason``."""
+
+    peer: DeviceId
+    reason: str
+
+    def __post_init__(self) -> None:
+        clean_texts(self, "reason")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Relief(Message):
+    """The device asks for its work to be taken away; with no ``reason``, it can work again."""
+
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        clean_texts(self, "reason")

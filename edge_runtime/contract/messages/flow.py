@@ -15,6 +15,8 @@ ANSWER_OF: dict[type[Message], type[Message]] = {
     requests.OwnSamples: answers.SamplesReady,
     requests.SetUpTraining: answers.TrainingReady,
     requests.SetUpGeneration: answers.GenerationReady,
+    requests.TakeState: answers.StateTaken,
+    requests.FormGroup: answers.GroupFormed,
     requests.TrainEpoch: answers.EpochDone,
     requests.Evaluate: answers.Outputs,
     requests.SendState: answers.TrainerState,

@@ -13,8 +13,10 @@ from edge_runtime.contract.manifest import FileSpec, Stream, check_streams
 from edge_runtime.contract.profile import DeviceProfile
 
 from .base import (
+    NOTHING_SUMMED,
     Array,
     CacheDtype,
+    EpochSums,
     Lengths,
     Message,
     Phase,
@@ -32,6 +34,19 @@ class Welcome(Message):
     """Answer to ``Hello``: the session has room for this device."""
 
     heartbeat_seconds: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rejoin(Message):
+    """Say ``Hello`` again: this device was given up, and its work is done by others."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class BeginTerm(Message):
+    """A new plan will be made: work of earlier terms ends, what was asked for in them is void.
+
+    The tag has the new term. What is cached and learnt stays.
+    """
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,11 +125,17 @@ class FileChunk(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """Another device of the session and how to reach its data socket."""
+    """Another device of the session and how to reach its data socket.
+
+    ``instance`` is that of its ``Hello``: another one is another process, which knows nothing.
+    ``relayed``: the two cannot reach each other; the coordinator forwards, see ``Tunnel``.
+    """
 
     device: DeviceId
     public_key: str
     address: str
+    instance: str = ""
+    relayed: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,9 +324,12 @@ class OwnSamples(Message):
 class SetUpTraining(Message):
     """Make the adapter. Answered by ``TrainingReady``.
 
+    A device that has the adapter of this ``run`` already keeps it.
+
     Attributes:
-        trainers: all trainers, in the order that fixes who reduces which part.
+        run: names the training; its adapter outlives a session that breaks off.
         state: a trainer state to go on from; empty for a new adapter.
+        sums: of the epoch that ``state`` is in.
         adapter_graph: the trained adapter as ONNX, where nothing will be trained; fetched like
             weight files.
         head: a language model's frozen head; fetched like weight files.
@@ -314,9 +338,10 @@ class SetUpTraining(Message):
 
     config: AdapterConfig
     options: TrainingOptions
-    trainers: tuple[DeviceId, ...]
     total_steps: int
     state: Array
+    run: str = ""
+    sums: EpochSums = NOTHING_SUMMED
     adapter_graph: FileSpec | None = None
     head: FileSpec | None = None
     adapter_init: FileSpec | None = None
@@ -329,10 +354,47 @@ class SetUpTraining(Message):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TakeState(Message):
+    """Go on from another trainer's state. Answered by ``StateTaken``.
+
+    Attributes:
+        data: the bytes of a safetensors file.
+        step: updates that it has behind it.
+        sums: of the epoch that it is in.
+    """
+
+    data: Array
+    step: int
+    sums: EpochSums
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FormGroup(Message):
+    """Train together with these trainers, in this term. Answered by ``GroupFormed``.
+
+    Attributes:
+        trainers: all of them, in the order that fixes who reduces which part.
+        run: what the adapter is known by from now on, as in ``SetUpTraining``: one that went
+            another way is not gone on with.
+    """
+
+    trainers: tuple[DeviceId, ...]
+    run: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainEpoch(Message):
-    """Train one epoch with the other trainers. Answered by ``EpochDone``."""
+    """Train steps of an epoch with the other trainers of the group. Answered by ``EpochDone``.
+
+    Attributes:
+        epoch: from 1.
+        first_step: in the epoch, from 0; those before it are applied already.
+        num_steps: how many; None for all that are left.
+    """
 
     epoch: int
+    first_step: int = 0
+    num_steps: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -296,6 +296,7 @@ class Device:
 
     def _forget(self, request: m.Forget) -> None:
         """Comes before any file is looked for and any cache opened, so it must not wait."""
+        self._trainer.replica = None  # a run that was interrupted goes on from its checkpoint
         self._link.to_coordinator(forget(self._options.home, request, self._keys))
 
     # ---- in order, in the compute thread

@@ -104,7 +104,10 @@ class Server:
             self._receive()
             now = time.monotonic()
             again = self._instances.restarted(self._router.is_connected, now)
-            for lost in (*ended(), *again, *self._liveness.lost(now)):
+            for device, _ in self._router.take_disconnected():
+                self._liveness.disconnected(device, now)
+            silent = self._liveness.lost(now, self._router.connected_devices())
+            for lost in (*ended(), *again, *silent):
                 self._lose(lost)
             if now - ticked >= TICK_SECONDS:
                 ticked = now

@@ -255,6 +255,7 @@ class Device:
         """Ends the work of earlier terms; what is loaded, cached and learnt stays."""
         self._standing.term = term
         self._worker.begin_term(term)
+        self._link.discard_unsent(term)
         self._trainer.begin_term()
         self._files.begin_term(term)
         with tagged(self._standing.tag):

@@ -74,6 +74,9 @@ class MemoryLink:
     def unreached_peers(self) -> dict[DeviceId, Address]:
         return {}
 
+    def discard_unsent(self, term: int) -> None:
+        pass
+
     def take_lost(self, now: float) -> list[DeviceId]:
         return []
 

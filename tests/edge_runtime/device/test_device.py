@@ -100,6 +100,9 @@ class ScriptedLink:
     def unreached_peers(self) -> dict[DeviceId, Address]:
         return self.unreached
 
+    def discard_unsent(self, term: int) -> None:
+        pass
+
     def take_lost(self, now: float) -> list[DeviceId]:
         lost, self.lost = self.lost, []
         return lost

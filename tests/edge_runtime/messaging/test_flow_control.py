@@ -10,10 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_runtime.contract.codec import decode_tagged
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import GradientPart
+from edge_runtime.contract.tag import Tag
 from edge_runtime.messaging.flow_control import WINDOW_BYTES, size_bytes
+from edge_runtime.messaging.tagging import tagged
 
 from .wire import PEER, Pair
 
@@ -100,20 +103,31 @@ def test_a_peer_that_is_gone_frees_the_producer_that_waits_for_it(pair: Pair) ->
         waiting.result(WAIT_SECONDS)
 
 
-def test_the_end_of_a_plan_frees_the_producer_that_worked_for_it(pair: Pair) -> None:
-    for _ in range(40):
-        pair.near.put(PEER, message(MIB))
+def test_a_new_term_frees_the_producer_that_worked_for_the_last_one(pair: Pair) -> None:
+    with tagged(Tag(session="run", term=1)):
+        for _ in range(40):
+            pair.near.put(PEER, message(MIB))
     pair.near.pump()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(pair.near.wait_for_room, 0)
-        pair.near.discard_unsent()
+        pair.near.discard_unsent(2)
         waiting.result(WAIT_SECONDS)
-    pair.near.put(PEER, message(7))  # follows without a gap
+    assert len(pair.wire) == 15
+
+
+def test_what_belongs_to_no_earlier_term_follows_what_was_sent_without_a_gap(pair: Pair) -> None:
+    for term, count in ((1, 20), (0, 1), (1, 1), (2, 1)):
+        with tagged(Tag(session="run", term=term)):
+            for _ in range(count):
+                pair.near.put(PEER, message(MIB + term))
+    pair.near.pump()
+    pair.near.discard_unsent(2)
     pair.deliver()
     for size in pair.arrived:
         pair.far.acknowledge(PEER, size)
     pair.settle()
-    assert len(pair.arrived) == 16
+    terms = [decode_tagged(frames)[0].term for frames in pair.contents]
+    assert terms == [1] * 15 + [0, 2]
 
 
 def test_a_peer_that_stays_keeps_its_queue_and_its_numbers(pair: Pair) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from coordinator.cluster.host import Cluster, Host, open_host, profile_cache
 from coordinator.cluster.observer import Observer
+from coordinator.cluster.pending_forgets import reminder
 from coordinator.cluster.server import Server
 from coordinator.planner import Problem, make_plan
 from coordinator.planner.plan import planner
@@ -125,6 +126,7 @@ def _serve(
         record=on_record,
         save=lambda action: save(action, session.record),
         reroute=host.local.links.reroute if host.local else lambda _device, peers: peers,
+        reminder=None if host.local else reminder(host.devices),
     )
     try:
         server.run(

@@ -21,7 +21,7 @@ from coordinator.runs.report import (
 )
 from coordinator.runs.run_folder import Checkpoint, RunFolder, check_new
 from coordinator.session.failures import RESUME
-from edge_runtime.contract.adapter import TrainingOptions, adapter_weights, check_weights
+from edge_runtime.contract.adapter import TrainingOptions, adapter_weights
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import (
     BadInputError,
@@ -64,6 +64,7 @@ def train(
     fields: FieldNames | None = None,
     cache_dtype: CacheChoice = "auto",
     cache_quota_bytes: int | None = None,
+    encrypt_cache: bool = False,
     max_length: MaxLength | None = None,
     plan: Path | None = None,
     resume: bool = False,
@@ -85,6 +86,8 @@ def train(
         cache_dtype: how activations are stored; ``auto`` takes fp16 where they fit it, else fp32,
             and what the run has when going on.
         cache_quota_bytes: limit of each device's cache; when going on, None keeps the run's.
+        encrypt_cache: devices keep activations encrypted, here and in later commands with the
+            run; going on keeps the run's, and may begin with it.
         max_length: most tokens of a line, below what the model takes; "auto" cuts only the few
             lines that are far longer than the others. The run's evaluations cut alike.
         plan: a plan to run, from ``pacplus plan --json`` or a run's ``plan.json``; by default
@@ -110,7 +113,10 @@ def train(
         cache_dtype = RunFolder(output).settings().cache_dtype
     layers = prepared.config.layers
     dtype, notes = choose_cache_dtype(prepared.bundle.manifest, layers, cache_dtype)
-    settings = run_settings(prepared, fields, dtype, cache_quota_bytes, held_out)
+    settings = dataclasses.replace(
+        run_settings(prepared, fields, dtype, cache_quota_bytes, held_out),
+        encrypt_cache=encrypt_cache,
+    )
     folder = (RunFolder.resume if resume else RunFolder.create)(output, settings)
     prepared.announce(observer)
     for note in notes:
@@ -123,6 +129,7 @@ def train(
             *(cluster or Cluster(), prepared, observer),
             cache_dtype=dtype,
             cache_quota_bytes=folder.settings().cache_quota_bytes,
+            encrypt_cache=folder.settings().encrypt_cache,
             decide=decide,
             record=run.record,
             save=run.save,
@@ -158,7 +165,6 @@ class _Run:
             self.folder.write_plan(session.plan)
 
     def save(self, action: SaveCheckpoint, session: SessionRecord) -> None:
-        check_weights(action.state)  # the checkpoint before stays
         self.folder.write_checkpoint(self._checkpoint(session, action.epoch, action.state))
 
     def _checkpoint(self, session: SessionRecord, epochs_done: int, state: bytes) -> Checkpoint:

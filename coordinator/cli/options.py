@@ -147,6 +147,14 @@ Dtype = Annotated[
     _cache("How activations are stored: auto takes fp16 where they fit it, else fp32."),
 ]
 CacheQuota = Annotated[str, _cache("Limit of each device's cache, e.g. 2G.", metavar="SIZE")]
+EncryptCache = Annotated[
+    bool,
+    _cache(
+        "Devices keep activations encrypted; later commands with the run do so too. "
+        "Needs the extra `encrypt` on each.",
+        "--encrypt-cache",
+    ),
+]
 
 TextField = Annotated[str, _field("The text.")]
 TextPairField = Annotated[str, _field("The second text of a pair.")]

@@ -28,8 +28,10 @@ from edge_runtime.transport import Delivery, Received, SecureRouter
 from export.partition.stages import Bundle
 
 from .file_server import FileServer
+from .forwarding import Forwarding
 from .instances import Instances
 from .liveness import Liveness
+from .pending_forgets import Reminder
 from .stage_files import StageCutter
 
 logger = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ FROM_DEVICES = frozenset(
     kind
     for kind in vars(m.answers).values()
     if isinstance(kind, type) and issubclass(kind, m.Message) and kind is not m.Message
-)
+) | {m.Tunnel}
 """What a device may send to the coordinator."""
 
 
@@ -61,16 +63,21 @@ class Server:
         record: Callable[[Record], None],
         save: Callable[[SaveCheckpoint], None],
         reroute: Callable[[DeviceId, m.Peers], m.Peers] = lambda _device, peers: peers,
+        reminder: Reminder | None = None,
     ) -> None:
         """Sends nothing yet; ``router`` admits the paired devices, whose keys their peers get.
 
-        ``reroute`` says where a device reaches its peers, if not at the addresses they gave.
+        ``reroute`` says where a device reaches its peers, if not at the addresses they gave;
+        ``reminder`` what a device is to delete before it does anything else.
         """
+        self._reminder = reminder
         self._router, self._bundle, self._reroute = router, bundle, reroute
         self._public_keys, self._record, self._save = public_keys, record, save
         self._cutter = StageCutter(bundle)
         self._queues: _Queues = collections.defaultdict(collections.deque)
         self._chunks: _Queues = collections.defaultdict(collections.deque)
+        self._forwarding = Forwarding()
+        self._forwarded: _Queues = collections.defaultdict(collections.deque)
 
     def run(
         self,
@@ -144,11 +151,23 @@ class Server:
             logger.warning("%s sent %s, not for devices to send", device, type(message).__name__)
         elif tag.session != self._session.job.session:
             logger.info("%s sent %s of another session", device, type(message).__name__)
-        elif isinstance(message, m.FileRequest):
-            self._serve_file(device, message)
         else:
-            answered = Answered(device=device, message=message, term=tag.term, reply=tag.reply)
-            self._handle(answered)
+            self._serve(device, message, tag)
+
+    def _serve(self, device: DeviceId, message: m.Message, tag: Tag) -> None:
+        """Answers what is no business of the session's; hands it the rest."""
+        match message:
+            case m.FileRequest():
+                self._serve_file(device, message)
+            case m.Tunnel():
+                of_session = Tag(session=self._session.job.session)
+                for to, forwarded in self._forwarding.take(device, message):
+                    self._forwarded[to].append(encode(forwarded, of_session))
+            case _ if self._reminder is not None and self._reminder.took(device, message):
+                pass
+            case _:
+                answered = Answered(device=device, message=message, term=tag.term, reply=tag.reply)
+                self._handle(answered)
 
     def _join(self, device: DeviceId, hello: m.Hello) -> None:
         if (key := self._public_keys.get(device)) is not None:
@@ -168,6 +187,7 @@ class Server:
         match action:
             case Send(device=device, message=message):
                 if isinstance(message, m.Peers):
+                    self._forwarding.told(device, message)
                     message = self._reroute(device, message)
                 self._send(device, message, action.term, action.reply)
             case SendProfileRequest():
@@ -195,15 +215,18 @@ class Server:
     def _send(self, device: DeviceId, message: m.Message, term: int = 0, reply: int = 0) -> None:
         tag = Tag(session=self._session.job.session, term=term, reply=reply)
         self._queues[device].append(encode(message, tag))
+        if isinstance(message, m.Welcome) and self._reminder is not None:
+            tag = Tag(session=self._session.job.session)
+            self._queues[device].extend(encode(each, tag) for each in self._reminder.joined(device))
         self._flush_to(device)
 
     def _flush(self) -> None:
-        for device in self._queues.keys() | self._chunks.keys():
+        for device in self._queues.keys() | self._chunks.keys() | self._forwarded.keys():
             self._flush_to(device)
 
     def _flush_to(self, device: DeviceId) -> None:
         """Sends what the socket takes; the rest waits, perhaps until the device counts as lost."""
-        for queues in (self._queues, self._chunks):
+        for queues in (self._queues, self._chunks, self._forwarded):
             queue = queues[device]
             while queue and self._router.send(device, queue[0]) is Delivery.QUEUED:
                 queue.popleft()

@@ -55,6 +55,7 @@ class Job:
         make_plan: from profiles to a plan; pure; raises InfeasibleError.
         cache_dtype: how states are cached.
         cache_quota_bytes: limit of each device's cache.
+        encrypt_cache: devices keep states in encrypted caches.
         state: trainer state to start from; empty for a new adapter.
         adapter_graph: the trained adapter as ONNX, where nothing is to be trained.
         steps_done: updates that ``state`` has behind it.
@@ -79,6 +80,7 @@ class Job:
     make_plan: Callable[[Sequence[DeviceProfile]], Plan]
     cache_dtype: CacheDtype = "fp16"
     cache_quota_bytes: int | None = None
+    encrypt_cache: bool = False
     state: bytes = b""
     adapter_graph: bytes = b""
     steps_done: int = 0

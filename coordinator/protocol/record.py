@@ -6,7 +6,7 @@ from edge_runtime.contract import messages as m
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Plan
-from edge_runtime.contract.profile import DeviceProfile
+from edge_runtime.contract.profile import DeviceProfile, Role
 
 MAX_NOTICES = 20
 """Kinds of notices of a device that are kept; a hostile one may send any number."""
@@ -18,7 +18,7 @@ FURTHER_NOTICES = "further notices"
 class DeviceRecord:
     """One device's part."""
 
-    roles: tuple[str, ...]
+    roles: tuple[Role, ...]
     profile: DeviceProfile | None = None
     usage: m.Usage | None = None
     served_batches: int = 0
@@ -130,7 +130,7 @@ class SessionRecord:
     outputs_after: Array | None = None
     generation: GenerationRecord | None = None
 
-    def welcome(self, device: DeviceId, roles: tuple[str, ...]) -> None:
+    def welcome(self, device: DeviceId, roles: tuple[Role, ...]) -> None:
         """Begins the record of a device, or goes on with it when it comes back."""
         self.devices.setdefault(device, DeviceRecord(roles=roles))
 

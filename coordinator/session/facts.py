@@ -1,7 +1,6 @@
 """Keeps what devices say as facts: answers to questions, and what they tell by themselves. Pure."""
 
 import logging
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,6 @@ from edge_runtime.contract.errors import (
     DeviceFailedError,
     InfeasibleError,
     StoppedError,
-    UnresumableError,
 )
 from edge_runtime.contract.ids import DeviceId
 
@@ -23,6 +21,7 @@ from .members import Replica
 from .planning import consider
 from .questions import Ask
 from .state import SavedState, State
+from .value_checks import check_link, check_loss, check_profile, check_state, not_finite
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +34,13 @@ def answer(state: State, device: DeviceId, asked: Ask, message: m.Message) -> No
         UnresumableError: it holds what is not finite.
         InfeasibleError: the device's cache is too small for its samples.
     """
-    state.record.observe(device, message)
     _KEEP[type(message)](state, device, asked, message)
+    state.record.observe(device, message)
 
 
 def _keep_profile(state: State, device: DeviceId, _: Ask, message: m.ProfileDone) -> None:
-    if message.profile.device != device:
-        raise DeviceFailedError(f"{device}: sent the profile of another device")
+    roles = state.record.devices[device].roles
+    check_profile(device, message.profile, state.job.manifest, roles)
     state.members.here[device].profile = message.profile
 
 
@@ -63,6 +62,7 @@ def _keep_peers(state: State, device: DeviceId, asked: Ask, message: m.PeersRead
 
 
 def _keep_link(state: State, device: DeviceId, _: Ask, message: m.LinkMeasured) -> None:
+    check_link(device, message)
     if message.peer in state.members.here:
         state.linking.keep(device, message)
 
@@ -131,8 +131,7 @@ def _keep_generation(state: State, device: DeviceId, _: Ask, __: m.GenerationRea
 
 def _keep_part(state: State, device: DeviceId, _: Ask, message: m.EpochDone) -> None:
     sums = message.sums
-    if not math.isfinite(sums.loss_sum):
-        raise not_finite(device, "loss")
+    check_loss(device, sums.loss_sum)
     state.progressed(device)
     progress(state, sums)
     step = (sums.epoch - 1) * state.job.steps_per_epoch + sums.steps
@@ -161,7 +160,9 @@ def _save(state: State, device: DeviceId, _: Ask, message: m.TrainerState) -> No
     before, steps = state.saved, state.job.steps_per_epoch
     if message.step <= before.step:
         raise DeviceFailedError(f"{device}: sent a state that is older than the saved one")
-    state.saved = SavedState(data=message.data.tobytes(), step=message.step, sums=message.sums)
+    data = message.data.tobytes()
+    check_state(device, data, before.data)
+    state.saved = SavedState(data=data, step=message.step, sums=message.sums)
     state.record.state = state.saved.data
     epoch = (message.step - 1) // steps + 1
     first = (epoch - 1) * steps
@@ -248,14 +249,6 @@ def went_on(state: State) -> None:
         term=state.term,
         seconds=round(recovery.seconds, 3),
         computed_again=recovery.computed_again,
-    )
-
-
-def not_finite(device: DeviceId, what: str) -> UnresumableError:
-    """Makes the error of a number that is none."""
-    return UnresumableError(
-        f"{device}: the {what} is not a finite number; train a new run with a lower "
-        "--learning-rate, or export the model with another --quantize"
     )
 
 

@@ -130,6 +130,7 @@ def _peer(state: State, device: DeviceId, other: DeviceId, member: Member) -> m.
         device=other,
         public_key=member.joined.public_key,
         address=member.joined.hello.data_address,
+        instance=member.joined.hello.instance,
         relayed=frozenset((device, other)) in state.relayed,
     )
 

@@ -119,6 +119,7 @@ def _caches(state: State) -> dict[DeviceId, Ask]:
         dtype=job.cache_dtype,
         hidden_size=job.manifest.hidden_size,
         quota_bytes=job.cache_quota_bytes,
+        encrypted=job.encrypt_cache,
         layers={
             stream: tuple(layer for layer in job.config.layers if layer in members)
             for stream, members in streams.items()

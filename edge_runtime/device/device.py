@@ -14,13 +14,14 @@ from typing import Any, Literal
 
 import edge_runtime
 from edge_runtime.backbone.role import BackboneRole
+from edge_runtime.cache.keys import CacheKeys
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import RemoteError, StoppedError, UserError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.profile import Role
 from edge_runtime.contract.tag import Tag
 from edge_runtime.inference.weight_store import WeightStore
-from edge_runtime.messaging.failures import explain
+from edge_runtime.messaging.failures import PeerError, explain
 from edge_runtime.messaging.session_link import SessionLink
 from edge_runtime.messaging.tagging import tagged
 from edge_runtime.profiling.link import LinkProber
@@ -39,6 +40,7 @@ from edge_runtime.transport import Address
 
 from .compute_thread import Worker
 from .file_fetching import FileFetching
+from .forgetting import forget
 from .notices import warnings_reported
 from .peers import PeerDispatch
 from .standing import Standing
@@ -62,7 +64,9 @@ class DeviceOptions:
     """A device's id at the coordinator, its folder, and what it offers.
 
     ``threads`` is the most that it computes with; ``data_address`` is where peers reach it, and
-    its port is filled in later. ``instance`` is drawn once a process.
+    its port is filled in later; ``locate`` finds out where that is now, after each new connection
+    to the coordinator. ``instance`` is drawn once a process. ``cache_keys`` has the key of
+    encrypted caches; None for the one that is stored in ``home``.
     """
 
     device: DeviceId
@@ -72,6 +76,8 @@ class DeviceOptions:
     data_address: Address
     process_id: int
     instance: str = ""
+    cache_keys: CacheKeys | None = None
+    locate: Callable[[], Address] | None = None
 
 
 class Device:
@@ -99,7 +105,10 @@ class Device:
         self._store = WeightStore(options.home / "weights")
         self._clock = CpuClock()
         self._worker = Worker(link.to_coordinator)
-        self._trainer = trainer = TrainerRole(me=options.device, home=options.home, outbox=link)
+        self._keys = options.cache_keys or CacheKeys(options.home)
+        self._trainer = trainer = TrainerRole(
+            me=options.device, home=options.home, outbox=link, keys=self._keys
+        )
         self._backbone = backbone = BackboneRole(
             me=options.device, threads=options.threads, outbox=link, keep=trainer.keep
         )
@@ -113,12 +122,14 @@ class Device:
         self._at_once: Handlers = {
             m.Welcome: self._welcome,
             m.BeginTerm: lambda _: None,  # its tag says all
+            m.Rejoin: lambda _: self._say(self._hello()),
             m.FormGroup: trainer.form_group,
             m.Shutdown: self._end,
             m.BeginPhase: self._begin_phase,
             m.Peers: self._peers.connect,
             m.ProbeLink: prober.begin,
             m.FileChunk: self._files.receive,
+            m.Forget: self._forget,
         }
         self._in_order: Handlers = {
             m.RunBatch: lambda request: backbone.run(request.batch, 0, request.inputs),
@@ -159,7 +170,7 @@ class Device:
                     self._say(self._hello())
                 if self._take_in():
                     heard = now
-                self._peers.answer_when_reached(now)
+                self._peers.watch(now)
                 if now - beaten >= self._heartbeat_seconds:
                     beaten = now
                     self._say(m.Heartbeat())
@@ -185,7 +196,9 @@ class Device:
             self._link.to_coordinator(message)
 
     def _hello(self) -> m.Hello:
-        address = dataclasses.replace(self._options.data_address, port=self._link.data_address.port)
+        locate = self._options.locate
+        place = locate() if locate is not None else self._options.data_address
+        address = dataclasses.replace(place, port=self._link.data_address.port)
         return m.Hello(
             software=edge_runtime.__version__,
             roles=self._options.roles,
@@ -214,6 +227,8 @@ class Device:
                     return spoke
             for received in self._link.from_peers():
                 self._peers.receive(*received)
+        except PeerError as error:
+            self._peers.reject(error.peer, error.reason)
         except RemoteError as error:
             logger.info("%s", error)
             self._say(explain(error))
@@ -243,6 +258,7 @@ class Device:
         """Ends the work of earlier terms; what is loaded, cached and learnt stays."""
         self._standing.term = term
         self._worker.begin_term(term)
+        self._link.discard_unsent(term)
         self._trainer.begin_term()
         self._files.begin_term(term)
         with tagged(self._standing.tag):
@@ -281,6 +297,10 @@ class Device:
                 received_bytes=self._link.received_bytes,
             )
         )
+
+    def _forget(self, request: m.Forget) -> None:
+        """Comes before any file is looked for and any cache opened, so it must not wait."""
+        self._link.to_coordinator(forget(self._options.home, request, self._keys))
 
     # ---- in order, in the compute thread
 

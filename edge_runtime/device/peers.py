@@ -23,7 +23,8 @@ from .standing import Standing
 
 logger = logging.getLogger(__name__)
 
-REACH_PEERS_SECONDS = 30.0
+REACH_PEERS_SECONDS = 10.0
+"""All get the list of peers at the same time; one that is not there by then has a firewall."""
 
 
 class PeerDispatch:
@@ -53,13 +54,17 @@ class PeerDispatch:
         }
 
     def connect(self, request: m.Peers) -> None:
-        """Admits these peers and no others; :meth:`answer_when_reached` answers."""
+        """Admits these peers and no others; :meth:`watch` answers."""
         self._link.set_peers(request.peers)
         self._asked.append(current_tag())
         self._reach_until = time.monotonic() + REACH_PEERS_SECONDS
 
-    def answer_when_reached(self, now: float) -> None:
-        """Answers ``Peers`` once each of them is connected, or has not been in time."""
+    def watch(self, now: float) -> None:
+        """Answers ``Peers`` once all are reached or time is up; tells of connections lost since."""
+        for peer in self._link.take_lost(now):
+            reason = f"the connection to {peer} broke and could not be made again"
+            with tagged(self._standing.tag):
+                self._link.to_coordinator(m.PeerLost(peer=peer, reason=reason))
         if self._reach_until is None:
             return
         unreached = self._link.unreached_peers()

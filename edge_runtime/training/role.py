@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_runtime.cache.keys import CacheKeys
 from edge_runtime.cache.session_cache import SampleCache
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import AllReduceClosedError, RemoteError
@@ -40,8 +41,11 @@ class TrainerRole:
         replica: the adapter that it trains; may come from an earlier session.
     """
 
-    def __init__(self, *, me: DeviceId, home: Path, outbox: Outbox) -> None:
+    def __init__(
+        self, *, me: DeviceId, home: Path, outbox: Outbox, keys: CacheKeys | None = None
+    ) -> None:
         self._me, self._home, self._outbox = me, home, outbox
+        self._keys = keys or CacheKeys(home)
         self._cache: SampleCache | None = None
         self._owned: dict[m.SampleSet, OwnedSamples] = {}
         self.replica: Replica | None = None
@@ -60,7 +64,7 @@ class TrainerRole:
             cache.expect(request.keys)
         else:
             self._close_cache()
-            self._cache = cache = SampleCache(request, self._home / "cache")
+            self._cache = cache = SampleCache(request, self._home / "cache", self._keys)
         status = m.CacheStatus(held=cache.held(request.keys), bytes_used=cache.bytes_used)
         self._outbox.to_coordinator(status)
 
@@ -181,6 +185,7 @@ class TrainerRole:
             report=self._report_waiting,
         )
         self._close_group()
+        replica.rename(request.run)
         self._group = current_tag().term, all_reduce
         self._outbox.to_coordinator(m.GroupFormed())
 

@@ -56,6 +56,9 @@ class MemoryLink:
     def wait_for_room(self) -> None:
         pass
 
+    def discard_unsent(self, before_term: int) -> None:
+        pass  # nothing waits here
+
     def credit_later(self, peer: DeviceId, size: int) -> None:
         with self._lock:
             self.credited += size
@@ -73,6 +76,9 @@ class MemoryLink:
 
     def unreached_peers(self) -> dict[DeviceId, Address]:
         return {}
+
+    def take_lost(self, now: float) -> list[DeviceId]:
+        return []
 
     def wait(self, timeout_seconds: float) -> None:
         if self._is_new:

@@ -13,6 +13,7 @@ CASES: dict[type[m.Message], Callable[[World], m.Message]] = {
     m.ProfileRequest: World.profile_request,
     m.Peers: lambda world: world.peers(B),
     m.ProbeLink: lambda world: m.ProbeLink(peer=B, seconds=0.01),
+    m.Forget: lambda world: m.Forget(backbone_digest=world.manifest.backbone_digest),
     m.OpenCache: World.open_cache,
     m.LoadStage: lambda world: world.load_stage(0, CUT),
     m.OwnSamples: lambda world: world.own("eval", EVAL),

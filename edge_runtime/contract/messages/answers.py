@@ -2,17 +2,15 @@
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-from edge_runtime.contract.checks import check_array, require
+from edge_runtime.contract.checks import check_array, clean_texts, require, require_amounts
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.profile import DeviceProfile
 
 from .base import NOTHING_SUMMED, Array, EpochSums, Message, Phase, SampleSet
-
-MAX_NOTICE_LENGTH = 200
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +46,8 @@ class Hello(Message):
         require(positive, "threads and cores must be positive")
         is_address = self.data_address.startswith("tcp://") and len(self.data_address) <= 256
         require(is_address, "data_address is not a tcp:// address")
+        require(self.data_address.isprintable(), "data_address is not printable")
+        clean_texts(self, "software")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,7 @@ class ProfileDone(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PeersReady(Message):
-    """The data socket admits the peers; ``unreached`` could not be connected to."""
+    """The data socket admits the peers, and they admit this device, except the ``unreached``."""
 
     unreached: tuple[DeviceId, ...] = ()
 
@@ -103,6 +103,11 @@ class CacheStatus(Message):
     held: Array
     bytes_used: int
 
+    def __post_init__(self) -> None:
+        require_amounts(self, "bytes_used")
+        one_each = self.held.ndim == 1 and self.held.dtype == np.bool_
+        require(one_each, "held must be (N,) bool")
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StageReady(Message):
@@ -113,6 +118,9 @@ class StageReady(Message):
     received_bytes: int
     seconds: float
 
+    def __post_init__(self) -> None:
+        require_amounts(self, "received_bytes", "seconds")
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class BatchServed(Message):
@@ -121,6 +129,9 @@ class BatchServed(Message):
     number: int
     stage: int
     seconds: float
+
+    def __post_init__(self) -> None:
+        require_amounts(self, "number", "stage", "seconds")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +142,9 @@ class Stored(Message):
     layers: tuple[int, ...]
     samples: int
 
+    def __post_init__(self) -> None:
+        require_amounts(self, "number", "samples")
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SamplesReady(Message):
@@ -140,6 +154,10 @@ class SamplesReady(Message):
     missing: Array
     cache_bytes: int
     cache_samples: int
+
+    def __post_init__(self) -> None:
+        require_amounts(self, "cache_bytes", "cache_samples")
+        check_array("missing", self.missing, np.int32, (self.missing.size,))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +173,9 @@ class TrainingReady(Message):
     parameters: int
     step: int = 0
     sums: EpochSums = NOTHING_SUMMED
+
+    def __post_init__(self) -> None:
+        require_amounts(self, "parameters", "step")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +204,9 @@ class Awaiting(Message):
     step: int
     peers: tuple[DeviceId, ...]
 
+    def __post_init__(self) -> None:
+        require_amounts(self, "step")
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EpochDone(Message):
@@ -190,6 +214,9 @@ class EpochDone(Message):
 
     sums: EpochSums
     seconds: float
+
+    def __post_init__(self) -> None:
+        require_amounts(self, "seconds")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +233,18 @@ class Outputs(Message):
     def __post_init__(self) -> None:
         fits = self.outputs.ndim == 2 and self.indices.shape == self.outputs.shape[:1]
         require(fits, "outputs must be (N, C) and indices (N,)")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Forgotten(Message):
+    """So much was deleted; ``refused`` says in one line what could not be, and why."""
+
+    bytes: int
+    refused: str = ""
+
+    def __post_init__(self) -> None:
+        require(self.bytes >= 0, "bytes must not be negative")
+        clean_texts(self, "refused")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,6 +295,12 @@ class Usage(Message):
     sent_bytes: int
     received_bytes: int
 
+    def __post_init__(self) -> None:
+        require_amounts(self, "peak_rss_bytes", "sent_bytes", "received_bytes")
+        amounts = all(0 <= seconds < math.inf for seconds in self.cpu_seconds.values())
+        phases = self.cpu_seconds.keys() <= set(get_args(Phase))
+        require(amounts and phases, "cpu_seconds must not be negative, and of phases")
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Failed(Message):
@@ -269,6 +314,9 @@ class Failed(Message):
     resumable: bool = True
     internal: bool = False
 
+    def __post_init__(self) -> None:
+        clean_texts(self, "reason")
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Notice(Message):
@@ -281,16 +329,22 @@ class Notice(Message):
     text: str
 
     def __post_init__(self) -> None:
-        length = 0 < len(self.text) <= MAX_NOTICE_LENGTH
-        require(length and self.text.isprintable(), "text is not a short printable line")
+        clean_texts(self, "text")
+        require(self.text, "text is empty")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PeerLost(Message):
-    """The link to ``peer`` is broken and was not mended in time."""
+    """The connection to ``peer`` broke and could not be mended in time; said once a break.
+
+    Attempts go on; nothing is said when one succeeds.
+    """
 
     peer: DeviceId
     reason: str
+
+    def __post_init__(self) -> None:
+        clean_texts(self, "reason")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,9 +354,15 @@ class Rejected(Message):
     peer: DeviceId
     reason: str
 
+    def __post_init__(self) -> None:
+        clean_texts(self, "reason")
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Relief(Message):
     """The device asks for its work to be taken away; with no ``reason``, it can work again."""
 
     reason: str = ""
+
+    def __post_init__(self) -> None:
+        clean_texts(self, "reason")

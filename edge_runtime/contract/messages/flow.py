@@ -9,6 +9,7 @@ ANSWER_OF: dict[type[Message], type[Message]] = {
     requests.ProfileRequest: answers.ProfileDone,
     requests.Peers: answers.PeersReady,
     requests.ProbeLink: answers.LinkMeasured,
+    requests.Forget: answers.Forgotten,
     requests.OpenCache: answers.CacheStatus,
     requests.LoadStage: answers.StageReady,
     requests.OwnSamples: answers.SamplesReady,

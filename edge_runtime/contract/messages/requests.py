@@ -68,7 +68,7 @@ class ProfileRequest(Message):
         counted_tokens: tokens of a sample that a language model's loss counts.
         head_dtype: of a language model's frozen head. Its shape decides its cost, so a
             synthetic one is timed: no transfer to devices that end up training nothing.
-        backbone_digest: of the cache that may grow, as its dtype and quota.
+        backbone_digest: of the cache that may grow, as its dtype, encryption and quota.
         known: an earlier profile under the same conditions: only memory and storage are
             measured again, and the rest of the request is empty.
     """
@@ -88,6 +88,7 @@ class ProfileRequest(Message):
     head_dtype: Literal["float32", "int8"] = "float32"
     backbone_digest: Sha256
     cache_dtype: CacheDtype
+    cache_encrypted: bool = False
     cache_quota_bytes: int | None = None
     known: DeviceProfile | None = None
 
@@ -126,12 +127,14 @@ class FileChunk(Message):
 class Peer:
     """Another device of the session and how to reach its data socket.
 
-    ``relayed`` says that it cannot be reached, so that the coordinator forwards what is sent.
+    ``instance`` is that of its ``Hello``: another one is another process, which knows nothing.
+    ``relayed``: the two cannot reach each other; the coordinator forwards, see ``Tunnel``.
     """
 
     device: DeviceId
     public_key: str
     address: str
+    instance: str = ""
     relayed: bool = False
 
 
@@ -158,18 +161,33 @@ class ProbeLink(Message):
 class OpenCache(Message):
     """Open the cache, and say which of ``keys`` it holds. Answered by ``CacheStatus``.
 
-    ``layers`` are the hidden states to cache, by the sequence that they belong to.
+    ``layers`` are the hidden states to cache, by the sequence that they belong to. An encrypted
+    cache is another one than the plain one.
     """
 
     backbone_digest: Sha256
     dtype: CacheDtype
     hidden_size: int
     quota_bytes: int | None = None
+    encrypted: bool = False
     layers: dict[Stream, tuple[int, ...]]
     keys: Array
 
     def __post_init__(self) -> None:
         check_streams(self.layers)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Forget(Message):
+    """Delete a backbone's caches and its ``files``, or everything. Answered by ``Forgotten``."""
+
+    everything: bool = False
+    backbone_digest: Sha256 = Sha256("")
+    files: tuple[FileSpec, ...] = ()
+
+    def __post_init__(self) -> None:
+        one = self.everything is not bool(self.backbone_digest)
+        require(one, "either everything or one backbone is to be forgotten")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -138,6 +138,9 @@ class Cluster:
                 yield Step(name, lambda name=name: self._take_in(name))
             if device.can_work:
                 yield Step(name, lambda name=name: self._work(name))
+        yield from self._arrivals()
+
+    def _arrivals(self) -> Iterator[Step]:
         for name, queue in self._up.items():
             if queue:
                 yield Step(name, lambda name=name: self._receive(name))

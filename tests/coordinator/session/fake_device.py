@@ -245,8 +245,9 @@ class FakeDevice:
             case m.SendState():
                 self._trained()
                 post(self.trainer.state())
-            case m.SetUpGeneration():
-                post(m.GenerationReady())
+            case m.SetUpGeneration() | m.Forget():
+                forgets = isinstance(message, m.Forget)
+                post(m.Forgotten(bytes=0) if forgets else m.GenerationReady())
             case _:
                 raise AssertionError(f"no device understands {message}")
 

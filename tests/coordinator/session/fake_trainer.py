@@ -15,9 +15,10 @@ import numpy as np
 
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.adapter import TrainingOptions
-from edge_runtime.contract.errors import RemoteError
+from edge_runtime.contract.errors import BadInputError, RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.order import epoch_order, steps_per_epoch
+from edge_runtime.contract.tensors import read_tensors, write_tensors
 
 Post = Callable[[m.Message], None]
 PostTo = Callable[[DeviceId, m.Message], None]
@@ -67,7 +68,8 @@ class Replica:
     @property
     def state(self) -> bytes:
         """Adapter and optimizer, as they are sent."""
-        return f"state {self.step} {self.digest}".encode()
+        digest = np.frombuffer(self.digest.encode().ljust(16), np.uint8)
+        return write_tensors({"adapter": np.append(digest, self.step).astype(np.float32)})
 
     @classmethod
     def parse(cls, state: bytes) -> Replica:
@@ -77,12 +79,10 @@ class Replica:
             RemoteError: it is none.
         """
         try:
-            name, step, digest = state.decode().split(" ")
-            if name == "state":
-                return cls(int(step), digest)
-        except ValueError:
-            pass
-        raise RemoteError("trainer state: damaged")
+            *digest, step = read_tensors(state)["adapter"].astype(np.int64).tolist()
+            return cls(step, bytes(digest).decode().rstrip())
+        except (BadInputError, KeyError, ValueError):
+            raise RemoteError("trainer state: damaged") from None
 
     def applied(self, gradient: tuple[int, ...]) -> Replica:
         """After one more update."""

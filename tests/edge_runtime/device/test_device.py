@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -15,10 +15,11 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import (
     BeginPhase,
     BeginTerm,
-    Credit,
     Failed,
     GradientPart,
+    Hello,
     Message,
+    PeerLost,
     Peers,
     PeersReady,
     Rejected,
@@ -63,6 +64,7 @@ class ScriptedLink:
         self._turns: collections.deque[Turn] = collections.deque([first, *turns, last])
         self._turn: Turn = ([], [])
         self.unreached: dict[DeviceId, Address] = {}
+        self.lost: list[DeviceId] = []
         self.sent: list[Message] = []
         self.tags: list[Tag] = []
         self.credited: list[int] = []
@@ -73,6 +75,9 @@ class ScriptedLink:
     def again(self) -> None:
         """Messages that nobody took out yet are there in the next turn."""
         self._turns.appendleft(self._turn)
+
+    def discard_unsent(self, before_term: int) -> None:
+        pass
 
     def take_connected(self) -> bool:
         return False
@@ -98,6 +103,10 @@ class ScriptedLink:
     def unreached_peers(self) -> dict[DeviceId, Address]:
         return self.unreached
 
+    def take_lost(self, now: float) -> list[DeviceId]:
+        lost, self.lost = self.lost, []
+        return lost
+
     @property
     def failures(self) -> list[str]:
         return [message.reason for message in self.sent if isinstance(message, Failed)]
@@ -108,7 +117,9 @@ class ScriptedLink:
         return [(message.peer, message.reason) for message in sent]
 
 
-def device_of(link: ScriptedLink, home: Path, *rest: object) -> Device:
+def device_of(
+    link: ScriptedLink, home: Path, *rest: object, locate: Callable[[], Address] | None = None
+) -> Device:
     options = DeviceOptions(
         device=DeviceId("board"),
         home=home,
@@ -116,12 +127,13 @@ def device_of(link: ScriptedLink, home: Path, *rest: object) -> Device:
         threads=1,
         data_address=WHERE,
         process_id=1,
+        locate=locate,
     )
     return Device(options, cast(SessionLink, link), *rest)  # type: ignore[arg-type]
 
 
-def run(link: ScriptedLink, home: Path) -> None:
-    assert device_of(link, home).run() == "shutdown"
+def run(link: ScriptedLink, home: Path, locate: Callable[[], Address] | None = None) -> None:
+    assert device_of(link, home, locate=locate).run() == "shutdown"
 
 
 def states() -> States:
@@ -133,6 +145,21 @@ def states() -> States:
         encoded=np.zeros((1, 1, 8), np.uint8),
         numerics="x",
     )
+
+
+def test_each_hello_says_where_the_device_is_now(tmp_path: Path) -> None:
+    class Reconnecting(ScriptedLink):
+        def take_connected(self) -> bool:
+            return True
+
+    link, places = Reconnecting(([], [])), iter(["10.0.0.7", "10.0.0.8", "10.0.0.9"])
+    run(link, tmp_path, locate=lambda: Address(host=next(places), port=0))
+    hellos = [message for message in link.sent if isinstance(message, Hello)]
+    port = WHERE.port
+    assert [hello.data_address for hello in hellos[:2]] == [
+        f"tcp://10.0.0.7:{port}",
+        f"tcp://10.0.0.8:{port}",
+    ]
 
 
 def test_peers_are_ready_when_all_of_them_are_connected(tmp_path: Path) -> None:
@@ -187,6 +214,14 @@ def test_another_session_replaces_this_one_and_loses_no_message(tmp_path: Path) 
     assert link.tags == [other]
 
 
+def test_a_peer_whose_connection_stays_broken_is_told(tmp_path: Path) -> None:
+    link = ScriptedLink(([], []), ([], []))
+    link.lost = [PHONE]
+    run(link, tmp_path)
+    reason = "the connection to phone broke and could not be made again"
+    assert link.sent == [PeerLost(peer=PHONE, reason=reason)]
+
+
 @pytest.mark.parametrize(
     "message",
     [
@@ -194,7 +229,6 @@ def test_another_session_replaces_this_one_and_loses_no_message(tmp_path: Path) 
         pytest.param(
             GradientPart(step=0, count=1, values=np.zeros(1, np.uint8)), id="an early gradient"
         ),
-        pytest.param(Credit(size_bytes=1), id="credit on the wrong socket"),
         pytest.param(Shutdown(), id="what only the coordinator may send"),
         pytest.param(Failed(reason="no"), id="what only the coordinator may get"),
     ],

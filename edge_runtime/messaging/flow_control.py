@@ -55,11 +55,11 @@ class PeerLinks:
                 raise RemoteError(f"{peer} is not a peer of this session")
             self._links[peer].outgoing.put(frames, tag.term)
 
-    def discard_unsent(self, term: int) -> None:
-        """Drops what waits to be sent for the first time and is of a term before ``term``."""
+    def discard_unsent(self, before_term: int) -> None:
+        """Drops what waits to be sent for the first time, if its term has ended."""
         with self._changed:
             for link in self._links.values():
-                link.outgoing.discard_unsent(term)
+                link.outgoing.discard_unsent(before_term)
             self._changed.notify_all()
 
     def pump(self) -> int:

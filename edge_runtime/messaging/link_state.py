@@ -57,7 +57,7 @@ class Outgoing:
         return sum(item.size_bytes for item in items if item.number <= self._sent_number)
 
     def put(self, frames: list[Frame], term: int = 0) -> None:
-        """Appends a message, of a term."""
+        """Appends a message of ``term``; 0 if it is of none."""
         size = size_bytes(frames)
         self._last_number += 1
         self._last_bytes += size
@@ -100,14 +100,14 @@ class Outgoing:
         self._queue.extendleft(reversed(self._unacknowledged))
         self._unacknowledged.clear()
 
-    def discard_unsent(self, term: int) -> None:
-        """Drops what was never sent and belongs to an earlier term; 0 belongs to none."""
-        items, self._queue = self._queue, collections.deque()
+    def discard_unsent(self, before_term: int) -> None:
+        """Drops what was never sent, of earlier terms."""
+        unsent = []
+        while self._queue and self._queue[-1].number > self._sent_number:
+            unsent.append(self._queue.pop())
         self._last_number, self._last_bytes = self._sent_number, self._sent_bytes
-        for item in items:
-            if item.number <= self._sent_number:
-                self._queue.append(item)
-            elif not 0 < item.term < term:
+        for item in reversed(unsent):
+            if not 0 < item.term < before_term:
                 self.put(item.frames, item.term)
 
     def renumbered(self) -> "Outgoing":

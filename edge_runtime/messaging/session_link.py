@@ -96,12 +96,9 @@ class SessionLink:
         """Blocks while too many bytes wait for peers."""
         self._links.wait_for_room()
 
-    def discard_unsent(self, term: int) -> None:
-        """Drops what waits to be sent to peers for the first time, of terms before ``term``.
-
-        Whoever waits for room to produce more of it goes on.
-        """
-        self._links.discard_unsent(term)
+    def discard_unsent(self, before_term: int) -> None:
+        """Drops what waits to be sent to peers for the first time, if its term has ended."""
+        self._links.discard_unsent(before_term)
 
     def credit_later(self, peer: DeviceId, size: int) -> None:
         """Has the I/O thread give credit back to ``peer``."""

@@ -62,6 +62,10 @@ class Replica:
         """Tells whether it is what the request asks for; a run without a name is always new."""
         return bool(request.run) and self.identity == _identity_of(request)
 
+    def rename(self, run: str) -> None:
+        """Is of ``run`` from now on: its coming steps are others than those of a former name."""
+        self.identity = (run, *self.identity[1:])
+
     def take(self, request: TakeState) -> None:
         """Goes on from another trainer's state; unchanged if it raises.
 

@@ -185,6 +185,7 @@ class TrainerRole:
             report=self._report_waiting,
         )
         self._close_group()
+        replica.rename(request.run)
         self._group = current_tag().term, all_reduce
         self._outbox.to_coordinator(m.GroupFormed())
 

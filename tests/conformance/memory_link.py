@@ -56,6 +56,9 @@ class MemoryLink:
     def wait_for_room(self) -> None:
         pass
 
+    def discard_unsent(self, before_term: int) -> None:
+        pass  # nothing waits here
+
     def credit_later(self, peer: DeviceId, size: int) -> None:
         with self._lock:
             self.credited += size
@@ -73,9 +76,6 @@ class MemoryLink:
 
     def unreached_peers(self) -> dict[DeviceId, Address]:
         return {}
-
-    def discard_unsent(self, term: int) -> None:
-        pass
 
     def take_lost(self, now: float) -> list[DeviceId]:
         return []

@@ -81,6 +81,19 @@ def test_an_adapter_of_the_same_run_is_kept(world: World) -> None:
     assert (ready.step, ready.sums) == (0, m.NOTHING_SUMMED)
 
 
+def test_an_adapter_that_went_another_way_under_another_name_is_not_gone_on_with(
+    world: World,
+) -> None:
+    world.trainable()
+    world.begin_term(A, B)
+    world.group(A, B, run="the way from here")
+    world.train(1)
+    for run, step in (("the way from here", STEPS), ("r1", 0)):
+        ready = world.answer(A, world.set_up_training(run=run))
+        assert isinstance(ready, m.TrainingReady)
+        assert ready.step == step
+
+
 def test_an_adapter_outlives_its_coordinator(world: World) -> None:
     world.trainable()
     world.train(1, num_steps=1)

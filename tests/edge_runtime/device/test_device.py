@@ -76,6 +76,9 @@ class ScriptedLink:
         """Messages that nobody took out yet are there in the next turn."""
         self._turns.appendleft(self._turn)
 
+    def discard_unsent(self, before_term: int) -> None:
+        pass
+
     def take_connected(self) -> bool:
         return False
 
@@ -99,9 +102,6 @@ class ScriptedLink:
 
     def unreached_peers(self) -> dict[DeviceId, Address]:
         return self.unreached
-
-    def discard_unsent(self, term: int) -> None:
-        pass
 
     def take_lost(self, now: float) -> list[DeviceId]:
         lost, self.lost = self.lost, []

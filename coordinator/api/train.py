@@ -1,6 +1,7 @@
 """Trains an adapter and writes the run: :func:`train`."""
 
 import dataclasses
+import secrets
 import time
 from pathlib import Path
 
@@ -68,6 +69,7 @@ def train(
     max_length: MaxLength | None = None,
     plan: Path | None = None,
     resume: bool = False,
+    wait_seconds: float | None = None,
     observer: Observer | None = None,
 ) -> TrainResult:
     """Fine-tunes an adapter for ``bundle`` on ``data`` and writes the run to ``output``.
@@ -93,6 +95,8 @@ def train(
         plan: a plan to run, from ``pacplus plan --json`` or a run's ``plan.json``; by default
             the best one is made.
         resume: go on with the run in ``output``.
+        wait_seconds: how long to wait for devices when those that are left do not suffice; None
+            for as long as it takes where they are paired, and not at all on this machine.
         observer: is told of progress.
 
     Raises:
@@ -121,9 +125,10 @@ def train(
     prepared.announce(observer)
     for note in notes:
         observer.note(note)
-    nothing = Checkpoint(epochs_done=0, epochs=(), eval_before={})
+    nothing = Checkpoint(step=0, epochs=(), eval_before={})
     earlier = (folder.last_checkpoint() if resume else None) or nothing
     run = _Run(folder, prepared, earlier, time.monotonic())
+    paired = cluster is not None and bool(cluster.devices)
     try:
         finished = run_session(
             *(cluster or Cluster(), prepared, observer),
@@ -134,7 +139,10 @@ def train(
             record=run.record,
             save=run.save,
             state=earlier.state,
-            epochs_done=earlier.epochs_done,
+            steps_done=earlier.step,
+            sums=earlier.sums,
+            run=(folder.last_group() if resume else "") or secrets.token_hex(8),
+            wait_seconds=0.0 if wait_seconds is None and not paired else wait_seconds,
             evaluate_before=not earlier.eval_before,
         )
         report = run.report(finished, dtype)
@@ -165,11 +173,12 @@ class _Run:
             self.folder.write_plan(session.plan)
 
     def save(self, action: SaveCheckpoint, session: SessionRecord) -> None:
-        self.folder.write_checkpoint(self._checkpoint(session, action.epoch, action.state))
+        checkpoint = self._checkpoint(session, action.step, action.state)
+        self.folder.write_checkpoint(dataclasses.replace(checkpoint, sums=action.sums))
 
-    def _checkpoint(self, session: SessionRecord, epochs_done: int, state: bytes) -> Checkpoint:
+    def _checkpoint(self, session: SessionRecord, step: int, state: bytes) -> Checkpoint:
         return Checkpoint(
-            epochs_done=epochs_done,
+            step=step,
             epochs=(*self.earlier.epochs, *epoch_reports(session)),
             eval_before=self.earlier.eval_before or self._metrics(session.outputs_before),
             state=state,
@@ -185,7 +194,7 @@ class _Run:
 
     def report(self, finished: Finished, cache_dtype: CacheDtype) -> Report:
         prepared, session, manifest = self.prepared, finished.record, self.prepared.bundle.manifest
-        done = self._checkpoint(session, prepared.options.epochs, b"")
+        done = self._checkpoint(session, 0, b"")
         return Report(
             task=prepared.config.task,
             model=manifest.model_id,
@@ -204,5 +213,6 @@ class _Run:
             cache=cache_report(session, cache_dtype),
             devices=device_reports(session, finished.devices),
             max_length=prepared.max_length,
+            recoveries=tuple(map(dataclasses.asdict, session.recoveries)),
             truncated_lines=prepared.truncated[:SHOWN_PLACES],
         )

@@ -27,6 +27,7 @@ def train(
     devices: o.Devices = "",
     listen: o.Listen = o.LISTEN,
     reprofile: o.Reprofile = False,
+    wait: o.Wait = "",
     max_length: o.MaxLength = "",
     epochs: o.Epochs = 3,
     batch_size: o.BatchSize = 16,
@@ -100,6 +101,7 @@ def train(
             encrypt_cache=encrypt_cache,
             plan=plan,
             resume=resume,
+            wait_seconds=o.duration(wait, "--wait") if wait else None,
             observer=o.display(),
         )
     if as_json:

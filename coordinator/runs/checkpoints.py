@@ -1,6 +1,6 @@
 """Reads and writes the checkpoints of a run: the last two, each with the digest of its state.
 
-A checkpoint is two files, ``epoch-NNNN.safetensors`` and ``.json``. The JSON is written last:
+A checkpoint is two files, ``step-NNNNNNNN.safetensors`` and ``.json``. The JSON is written last:
 without it the checkpoint does not count.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 
 from edge_runtime.contract.adapter import check_weights
 from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.messages import NOTHING_SUMMED, EpochSums
 from edge_runtime.contract.structure import from_plain, to_plain
 from edge_runtime.transport.files import make_private_directory, write_private
 
@@ -26,13 +27,15 @@ KEPT = 2
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """The trainer's state after some epochs, and what the report says of them.
+    """The trainers' state after some updates, and what the report says of the epochs up to there.
 
-    ``eval_before`` are metrics before training, ``seconds`` of all sessions up to here, and
-    ``fill`` that of the session which computed most.
+    ``sums`` are those of the epoch that ``state`` is in, or has ended with. ``eval_before`` are
+    metrics before training, ``seconds`` of all sessions up to here, and ``fill`` that of the
+    session which computed most.
     """
 
-    epochs_done: int
+    step: int
+    sums: EpochSums = NOTHING_SUMMED
     epochs: tuple[EpochReport, ...]
     eval_before: dict[str, float]
     state: bytes = b""
@@ -55,7 +58,7 @@ class Checkpoints:
             StorageError: the disk refuses.
         """
         check_weights(checkpoint.state)
-        name = f"epoch-{checkpoint.epochs_done:04d}"
+        name = f"step-{checkpoint.step:08d}"
         plain = to_plain(checkpoint)
         del plain["state"]
         plain["state_sha256"] = hashlib.sha256(checkpoint.state).hexdigest()
@@ -64,7 +67,7 @@ class Checkpoints:
         (self._folder / f"{name}.json").unlink(missing_ok=True)
         write_private(self._folder / f"{name}.safetensors", checkpoint.state)
         write_private(self._folder / f"{name}.json", (json.dumps(plain, indent=1) + "\n").encode())
-        earlier = (path.stem for path in self._folder.glob("epoch-*.json") if path.stem < name)
+        earlier = (path.stem for path in self._folder.glob("step-*.json") if path.stem < name)
         kept = {name, *sorted(earlier)[1 - KEPT :]}
         for old in self._folder.iterdir():
             if old.stem not in kept:
@@ -77,7 +80,7 @@ class Checkpoints:
             BadInputError: there are some, and none is whole.
         """
         damaged = None
-        for path in sorted(self._folder.glob("epoch-*.json"), reverse=True):
+        for path in sorted(self._folder.glob("step-*.json"), reverse=True):
             state = path.with_suffix(".safetensors")
             if not state.exists():
                 continue
@@ -88,9 +91,9 @@ class Checkpoints:
                 continue
             if damaged is not None:
                 logger.warning(
-                    "%s; going on from the checkpoint before, of epoch %d",
+                    "%s; going on from the checkpoint before, of update %d",
                     damaged,
-                    checkpoint.epochs_done,
+                    checkpoint.step,
                 )
             return checkpoint
         if damaged is not None:

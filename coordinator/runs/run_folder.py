@@ -140,6 +140,18 @@ class RunFolder:
         line = json.dumps(finite(event), allow_nan=False)
         append_whole(self.path / "events.jsonl", line.encode() + b"\n")
 
+    def last_group(self) -> str:
+        """Reads the name of the group that trained last; empty if none has."""
+        try:
+            lines = (self.path / "events.jsonl").read_bytes().splitlines()
+        except OSError:
+            return ""
+        for line in reversed(lines):
+            if b'"group_formed"' in line:
+                with contextlib.suppress(ValueError):  # torn, as the machine lost its power
+                    return str(json.loads(line)["run"])
+        return ""
+
     def write_plan(self, plan: Plan) -> None:
         """Writes ``plan.json``."""
         self._write_json("plan.json", to_plain(plan))

@@ -105,7 +105,9 @@ def train(state: State) -> Todo | None:
         if not here[device].in_group
     }
     if not asks:
-        state.lineage = group_name(state)
+        if state.lineage != group_name(state):
+            state.lineage = group_name(state)
+            state.note("group_formed", run=state.lineage, trainers=list(state.owners))
         if state.part_began is None:
             state.part_began = state.now, state.saved.step
         for device in late:
@@ -118,7 +120,7 @@ def train(state: State) -> Todo | None:
 
 def group_name(state: State) -> str:
     """Names the group of this term, and thereby the replicas that it trains."""
-    return f"{state.job.run}/{state.job.session}/{state.term}"
+    return f"{state.job.session}/{state.term}"
 
 
 def _begin_epoch(state: State, epoch: int) -> None:

@@ -63,8 +63,9 @@ class Replica:
         return bool(request.run) and self.identity == _identity_of(request)
 
     def rename(self, run: str) -> None:
-        """Is of ``run`` from now on: its coming steps are others than those of a former name."""
-        self.identity = (run, *self.identity[1:])
+        """Makes it known by another name: replicas that go another way from here are others."""
+        if run:
+            self.identity = (run, *self.identity[1:])
 
     def take(self, request: TakeState) -> None:
         """Goes on from another trainer's state; unchanged if it raises.

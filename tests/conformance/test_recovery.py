@@ -81,17 +81,17 @@ def test_an_adapter_of_the_same_run_is_kept(world: World) -> None:
     assert (ready.step, ready.sums) == (0, m.NOTHING_SUMMED)
 
 
-def test_an_adapter_that_went_another_way_under_another_name_is_not_gone_on_with(
-    world: World,
-) -> None:
+def test_an_adapter_is_known_by_the_name_of_its_last_group(world: World) -> None:
     world.trainable()
-    world.begin_term(A, B)
-    world.group(A, B, run="the way from here")
     world.train(1)
-    for run, step in (("the way from here", STEPS), ("r1", 0)):
-        ready = world.answer(A, world.set_up_training(run=run))
-        assert isinstance(ready, m.TrainingReady)
-        assert ready.step == step
+    for name in (A, B):
+        world.answer(name, m.FormGroup(trainers=(A, B), run="r/2"))
+    ready = world.answer(A, world.set_up_training(run="r/2"))
+    assert isinstance(ready, m.TrainingReady)
+    assert ready.step == STEPS
+    ready = world.answer(B, world.set_up_training())
+    assert isinstance(ready, m.TrainingReady)
+    assert ready.step == 0, "the group went on under another name"
 
 
 def test_an_adapter_outlives_its_coordinator(world: World) -> None:

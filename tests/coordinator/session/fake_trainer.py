@@ -212,7 +212,7 @@ class FakeTrainer:
         if self._me not in request.trainers:
             raise RemoteError("a device was told to train but is not among the trainers")
         self._group = _Group(term, request.trainers)
-        if self._kept is not None:
+        if self._kept is not None and request.run:
             self._kept = (request.run, *self._kept[1:])
 
     def deliver(self, sender: DeviceId, part: m.GradientPart | m.ReducedPart, term: int) -> None:

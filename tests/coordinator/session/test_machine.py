@@ -149,7 +149,8 @@ def test_the_events_are_those_of_the_design(scenario, seed):
         job.options.epochs - epochs_done(job)
     )
     joined = ["device_joined"] * len(job.devices)
-    expected = [*joined, "plan_made", *fill, *epochs, "finished"]
+    group = ["group_formed"] if "steps_applied" in epochs else []
+    expected = [*joined, "plan_made", *fill, *group, *epochs, "finished"]
     assert [record.event for record in cluster.events] == expected
     for record in cluster.events[: len(joined)]:
         assert record.fields.get("pid") == (7 if job.local else None)

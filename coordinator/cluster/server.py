@@ -178,8 +178,8 @@ class Server:
 
     def _lose(self, lost: Lost) -> None:
         """Drops what waits for a device that is gone; it would come too late if it returned."""
-        self._queues[lost.device].clear()
-        self._chunks[lost.device].clear()
+        for queues in (self._queues, self._chunks, self._forwarded):
+            queues[lost.device].clear()
         self._handle(lost)
 
     def _handle(self, event: Event) -> None:

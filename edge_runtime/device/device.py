@@ -21,7 +21,7 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.profile import Role
 from edge_runtime.contract.tag import Tag
 from edge_runtime.inference.weight_store import WeightStore
-from edge_runtime.messaging.failures import explain
+from edge_runtime.messaging.failures import PeerError, explain
 from edge_runtime.messaging.session_link import SessionLink
 from edge_runtime.messaging.tagging import tagged
 from edge_runtime.profiling.link import LinkProber
@@ -122,6 +122,7 @@ class Device:
         self._at_once: Handlers = {
             m.Welcome: self._welcome,
             m.BeginTerm: lambda _: None,  # its tag says all
+            m.Rejoin: lambda _: self._say(self._hello()),
             m.FormGroup: trainer.form_group,
             m.Shutdown: self._end,
             m.BeginPhase: self._begin_phase,
@@ -226,6 +227,8 @@ class Device:
                     return spoke
             for received in self._link.from_peers():
                 self._peers.receive(*received)
+        except PeerError as error:
+            self._peers.reject(error.peer, error.reason)
         except RemoteError as error:
             logger.info("%s", error)
             self._say(explain(error))
@@ -255,6 +258,7 @@ class Device:
         """Ends the work of earlier terms; what is loaded, cached and learnt stays."""
         self._standing.term = term
         self._worker.begin_term(term)
+        self._link.discard_unsent(term)
         self._trainer.begin_term()
         self._files.begin_term(term)
         with tagged(self._standing.tag):

@@ -184,8 +184,8 @@ class TrainerRole:
             step=replica.trainer.step,
             report=self._report_waiting,
         )
-        replica.rename(request.run)
         self._close_group()
+        replica.rename(request.run)
         self._group = current_tag().term, all_reduce
         self._outbox.to_coordinator(m.GroupFormed())
 

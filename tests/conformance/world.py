@@ -333,7 +333,7 @@ class World:
         size = self.driver.part_size(ready.parameters)
         return m.GradientPart(values=np.full(size, fields.pop("value"), np.float16), **fields)
 
-    def group(self, *names: DeviceId) -> None:
+    def group(self, *names: DeviceId, run: str = RUN) -> None:
         """These devices train together from now on."""
         for name in names:
-            self.answer(name, m.FormGroup(trainers=names))
+            self.answer(name, m.FormGroup(trainers=names, run=run))

@@ -12,7 +12,7 @@ be at most one step ahead, since it cannot pass a step without everyone's part.
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -20,6 +20,13 @@ import numpy as np
 from edge_runtime.contract.errors import AllReduceClosedError, RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Array, GradientPart, ReducedPart
+
+IMPLAUSIBLE = 1e4
+"""A trainer's mean gradient is refused where it is so many times as large as any of the others'
+and as 1. Samples differ by far less; what is scaled wrong on purpose may differ by less too, which
+nobody can tell from an odd sample."""
+
+MAX_SCALE = 2.0**120
 
 Part: TypeAlias = GradientPart | ReducedPart
 P = TypeVar("P", GradientPart, ReducedPart)
@@ -63,6 +70,8 @@ class AllReduce:
         parts = map(slice, bounds, bounds[1:])
         self._parts = dict(zip(trainers, parts, strict=True))
         self._inbox: dict[tuple[type[Part], int, DeviceId], Part] = {}
+        self._largest: dict[DeviceId, float] = {me: 0.0}
+        """Largest value of a sample's mean gradient, by trainer."""
         self._step, self._closed = 0, False
         self._changed = threading.Condition()
 
@@ -70,7 +79,8 @@ class AllReduce:
         """Takes in a peer's message.
 
         Raises:
-            RemoteError: not a peer, a step out of turn, twice the same, or a wrong size.
+            RemoteError: not a peer, a step out of turn, twice the same, a wrong size, not finite,
+                or implausibly large.
         """
         owner = self._me if isinstance(part, GradientPart) else sender
         place = self._parts[owner] if sender in self._peers else slice(0, 0)
@@ -81,12 +91,24 @@ class AllReduce:
                 raise RemoteError(f"unexpected gradient part of step {part.step}")
             if part.values.shape != (place.stop - place.start,):
                 raise RemoteError(f"gradient part of {part.values.shape} values")
-            if part.values.dtype != np.float16 or not 0 < part.scale < math.inf:
+            if part.values.dtype != np.float16 or not _is_scale(part.scale):
                 raise RemoteError("gradient part of another dtype or without a scale")
+            if not math.isfinite(largest := _largest(part)):
+                raise RemoteError(f"gradient part of step {part.step} that is not finite")
+            if isinstance(part, GradientPart):
+                self._check_size(sender, part, largest)
             self._inbox[key] = part
             self._changed.notify_all()
 
-    def reduce(self, gradient: Array, count: int) -> int:
+    def _check_size(self, sender: DeviceId, part: GradientPart, largest: float) -> None:
+        """Compares a part with all that the other trainers have sent so far."""
+        others = (size for trainer, size in self._largest.items() if trainer != sender)
+        mean = largest / max(1, part.count)
+        if mean > IMPLAUSIBLE * max(1.0, *others, 0.0):
+            raise RemoteError(f"gradient part of step {part.step} with values of {mean:.3g}")
+        self._largest[sender] = max(self._largest.get(sender, 0.0), mean)
+
+    def reduce(self, gradient: Array, count: int, samples: int | None = None) -> int:
         """Replaces ``gradient``, (P,) float32, by its sum over all trainers.
 
         Blocks until every peer has taken part in the step.
@@ -94,12 +116,14 @@ class AllReduce:
         Args:
             gradient: of this trainer's summed loss.
             count: samples, or counted tokens, that the loss is summed over.
+            samples: of all trainers in this step, where counts are samples.
 
         Returns:
             The counts of all trainers together.
 
         Raises:
             AllReduceClosedError: the session ended first.
+            RemoteError: the counts do not add up to ``samples``.
             PacplusError: the gradient is not finite.
         """
         if not self._peers:
@@ -113,8 +137,11 @@ class AllReduce:
         # One's own part is rounded like the others', or the sum would depend on who sums.
         own = rounded[self._parts[self._me]].copy()
         parts = {self._me: GradientPart(step=step, values=own, count=count, scale=scale)}
+        mean = _largest(parts[self._me]) / max(1, count)
+        self._largest[self._me] = max(self._largest[self._me], mean)
         for peer in self._peers:
             parts[peer] = self._take(GradientPart, step, peer)
+        _check_counts({name: part.count for name, part in parts.items()}, samples, self._me)
         mine[:] = 0
         for trainer in self._trainers:
             self._rounding.add(mine, parts[trainer].values, parts[trainer].scale)
@@ -145,3 +172,26 @@ class AllReduce:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+
+def _is_scale(scale: float) -> bool:
+    """Tells whether ``scale`` is a power of two that a trainer may have rounded with."""
+    return 1 / MAX_SCALE <= scale <= MAX_SCALE and math.frexp(scale)[0] == 0.5
+
+
+def _largest(part: Part) -> float:
+    """The largest magnitude of a part; infinite if a value is not finite."""
+    # As integers: the bits of magnitudes are in their order, and numpy compares them faster.
+    bits = np.bitwise_and(part.values.view(np.uint16), np.uint16(0x7FFF)).max(initial=0)
+    largest = float(np.uint16(bits).view(np.float16))
+    return largest / part.scale if math.isfinite(largest) else math.inf
+
+
+def _check_counts(counts: Mapping[DeviceId, int], samples: int | None, me: DeviceId) -> None:
+    """Raises RemoteError unless ``counts`` add up to ``samples``; names who must be wrong."""
+    if samples is None or (total := sum(counts.values())) == samples:
+        return
+    rest = samples - counts[me]
+    liars = [name for name in counts if name != me and (counts[name] > rest or len(counts) == 2)]
+    who = liars[0] if liars else "a trainer"
+    raise RemoteError(f"{who} sent a wrong count: {total} samples in a step of {samples}")

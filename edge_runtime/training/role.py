@@ -19,7 +19,7 @@ from edge_runtime.contract import messages as m
 from edge_runtime.contract.adapter import TrainingOptions
 from edge_runtime.contract.errors import RemoteError, UnresumableError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.order import epoch_order
+from edge_runtime.contract.order import epoch_order, step_sizes
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.messaging.outbox import Outbox
 from edge_runtime.parallel_adapters import Batch
@@ -45,6 +45,7 @@ class _Training:
     options: TrainingOptions
     trainer: Trainer
     all_reduce: AllReduce
+    generative: bool
 
 
 class TrainerRole:
@@ -152,7 +153,7 @@ class TrainerRole:
             send=self._outbox.to_peer,
             rounding=HalfPrecision(),
         )
-        self._training = _Training(request.options, trainer, all_reduce)
+        self._training = _Training(request.options, trainer, all_reduce, request.config.generative)
         self._predict = trainer.outputs
         return trainer.parameters
 
@@ -166,24 +167,27 @@ class TrainerRole:
         """Trains one epoch, in step with the other trainers."""
         training, owned = self._trained(), self._samples("train")
         options = training.options
+        total, batch = owned.request.total, options.batch_size
         steps = epoch_order(
             owned.request.ranks,
             owned.tokens,
-            num_samples=owned.request.total,
-            batch_size=options.batch_size,
+            num_samples=total,
+            batch_size=batch,
             seed=options.seed,
             epoch=epoch,
         )
+        sizes = step_sizes(total, batch, seed=options.seed, epoch=epoch).tolist()
         gradient = training.trainer.flat_gradient
         began = reported = time.monotonic()
         samples, count, loss_sum = 0, 0, 0.0
-        for chosen in steps:
+        each, reduce = not training.generative, training.all_reduce.reduce
+        for chosen, size in zip(steps, sizes, strict=True):
             loss, counted = _sum_gradients(training.trainer, owned, chosen)
             if not math.isfinite(loss_sum := loss_sum + loss):
                 raise _diverged("loss", training, epoch)
             # Of language models' samples, a step's may be cut before anything that counts.
             try:
-                gradient /= max(1, training.all_reduce.reduce(gradient, counted))
+                gradient /= max(1, reduce(gradient, counted, size if each else None))
                 training.trainer.apply(gradient)
             except UnresumableError:
                 raise _diverged("gradient", training, epoch) from None

@@ -54,7 +54,10 @@ def test_an_epoch_waits_for_all_trainers(world: World) -> None:
 
 def test_a_trainer_without_samples_takes_part(world: World) -> None:
     world.filled()
-    world.answer(A, world.own("train", world.lines_of(A)))
+    moved = world.lines_of(B)
+    world.driver.send(B, world.move(2, moved, A))
+    world.stored(2, {A: len(moved)})
+    world.answer(A, world.own("train", TRAIN))
     world.answer(B, world.own("train", []))
     for name in (A, B):
         world.answer(name, world.set_up_training(A, B))

@@ -148,3 +148,46 @@ def test_a_device_that_is_no_trainer_cannot_take_part() -> None:
             send=lambda peer, part: None,
             rounding=HalfPrecision(),
         )
+
+
+PEER = DeviceId("b")
+
+
+@pytest.mark.parametrize("kind", [GradientPart, ReducedPart])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_part_that_is_not_finite_is_rejected(
+    kind: type[GradientPart | ReducedPart], value: float
+) -> None:
+    values = np.array([0, 1, value, 2, 3], np.float16)
+    count = {"count": 1} if kind is GradientPart else {}
+    with pytest.raises(RemoteError, match="not finite"):
+        _all_reduce().deliver(PEER, kind(step=0, values=values, **count))
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, 3.0, 1e-300, 1e300, 2.0**-121, np.nan, np.inf])
+def test_a_scale_that_no_trainer_rounds_with_is_rejected(scale: float) -> None:
+    part = GradientPart(step=0, values=np.ones(5, np.float16), count=1, scale=scale)
+    with pytest.raises(RemoteError, match="scale"):
+        _all_reduce().deliver(PEER, part)
+
+
+def test_a_gradient_far_beyond_all_others_is_rejected() -> None:
+    part = GradientPart(step=0, values=np.ones(5, np.float16), count=1, scale=2.0**-30)
+    with pytest.raises(RemoteError, match=r"values of 1\.07e"):
+        _all_reduce().deliver(PEER, part)
+    plausible = GradientPart(step=0, values=np.ones(5, np.float16), count=1, scale=2.0**-10)
+    _all_reduce().deliver(PEER, plausible)
+
+
+def test_a_count_that_cannot_be_is_rejected_and_its_sender_named() -> None:
+    all_reduce = _all_reduce()
+    all_reduce.deliver(PEER, GradientPart(step=0, values=np.ones(5, np.float16), count=7))
+    with pytest.raises(RemoteError, match=r"^b sent a wrong count: 11 samples in a step of 10$"):
+        all_reduce.reduce(np.ones(10, np.float32), 4, samples=10)
+
+
+def test_counts_of_all_samples_pass() -> None:
+    all_reduce = _all_reduce()
+    all_reduce.deliver(PEER, GradientPart(step=0, values=np.ones(5, np.float16), count=6))
+    all_reduce.deliver(PEER, ReducedPart(step=0, values=np.ones(5, np.float16)))
+    assert all_reduce.reduce(np.ones(10, np.float32), 4, samples=10) == 10

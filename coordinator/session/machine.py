@@ -132,7 +132,7 @@ class Session:
             for device, asks in measuring.measure_aside(state).items():
                 for ask in asks:
                     talk.ask(state, device, ask)
-        for goal in goals.of(self.job):
+        for goal in goals.of(state):
             term = state.term
             todo = goal(state)
             if state.term != term:

@@ -10,6 +10,7 @@ import numpy as np
 from edge_runtime.cache.encoding import check_range, encode
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.cache_format import row_bytes
+from edge_runtime.contract.checks import is_finite
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Stream, uint8_name
@@ -84,16 +85,24 @@ class BackboneRole:
         """Serves a micro-batch as stage number ``index`` of its route.
 
         Raises:
-            RemoteError: this device is not that stage, or ``rows`` are not what it needs.
+            RemoteError: this device is not that stage, or ``rows`` are not what it needs, or
+                not finite.
+            UnresumableError: what this stage makes is not finite.
         """
         if not self._stages or not 0 <= index < len(batch.route):
             raise RemoteError(f"micro-batch {batch.number} came before its stage was loaded")
         if batch.route[index] != self._me:
             raise RemoteError(f"micro-batch {batch.number} was routed to the wrong device")
+        if index:
+            _check_rows(batch, rows)
         self._outbox.wait_for_room()
         began = time.perf_counter()
         result = self._compute(batch, rows)
         seconds = time.perf_counter() - began
+        for name, made in result.carried.items():
+            # The next stage would blame this device for them.
+            if made.dtype == np.float32 and made is not rows.get(name):
+                check_range(made, "fp32", name)
         # The next stage waits for this, the owners do not.
         if index + 1 < len(batch.route):
             boundary = m.Activations(batch=batch, stage=index + 1, rows=result.carried)
@@ -124,6 +133,12 @@ class BackboneRole:
             states |= result.states
             rows = result.carried
         return StageResult(states=states, carried=dict(rows))
+
+
+def _check_rows(batch: m.MicroBatch, rows: Mapping[str, m.Array]) -> None:
+    for name, given in rows.items():
+        if given.dtype == np.float32 and not is_finite(given):
+            raise RemoteError(f"micro-batch {batch.number}: {name} is infinite or not a number")
 
 
 def parts_for_owners(

@@ -26,7 +26,7 @@ from edge_runtime.contract.cache_format import CACHE_DTYPES, row_bytes
 from edge_runtime.contract.errors import BadInputError, PacplusError
 from edge_runtime.contract.messages import CacheDtype
 
-from .encoding import Encoded, Hidden, decode_into
+from .encoding import Encoded, Hidden, check_encoded, decode_into
 from .index import Index, Located
 from .packing import MicroBatch, Pending, pack
 from .plain_format import PlainFormat
@@ -162,13 +162,14 @@ class ActivationCache:
             quota left no room.
 
         Raises:
-            ValueError: the arguments do not belong together.
+            ValueError: the arguments do not belong together, or a state is not finite.
             BadInputError: the disk is full or cannot be written; nothing was stored.
         """
         wanted = tuple(int(layer) for layer in layers)
         tag = self.numerics if numerics is None else numerics
         batch = MicroBatch(_split(keys), lengths.tolist(), wanted, encoded, tag)
         batch.check(self.row_bytes)
+        check_encoded(encoded, self.dtype, self.hidden_size)
         with self._writing, _explaining(self.folder, "write"):
             missing = functools.partial(self._index.missing, layers=wanted)
             pending = pack(batch, self._form, missing, self._room_bytes())

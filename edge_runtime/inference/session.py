@@ -15,10 +15,11 @@ from typing import Any, Literal
 import numpy as np
 
 from edge_runtime.contract.checks import Array
-from edge_runtime.contract.errors import MissingExtraError, UnresumableError
+from edge_runtime.contract.errors import MissingExtraError, RemoteError, UnresumableError
 
 try:
     import onnxruntime as ort
+    from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 except ImportError:  # pragma: no cover - exercised in an environment without the extra
     raise MissingExtraError("onnxruntime", "edge") from None
 
@@ -64,8 +65,16 @@ class GraphSession:
         self.output_names = tuple(item.name for item in self._session.get_outputs())
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """Runs the graph and returns the asked ``outputs`` in order."""
-        results: list[Array] = self._session.run(list(outputs), dict(feeds))
+        """Runs the graph and returns the asked ``outputs`` in order.
+
+        Raises:
+            RemoteError: ``feeds`` are of another shape than the graph's, or token ids beyond its
+                vocabulary; of a stage, they came from another device.
+        """
+        try:
+            results: list[Array] = self._session.run(list(outputs), dict(feeds))
+        except InvalidArgument as error:
+            raise RemoteError(f"ONNX Runtime refuses a graph's inputs: {error}") from error
         return results
 
 

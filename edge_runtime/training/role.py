@@ -17,14 +17,15 @@ from edge_runtime.contract.errors import AllReduceClosedError, RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.messaging.outbox import Outbox
-from edge_runtime.messaging.tagging import current_tag
+from edge_runtime.messaging.tagging import current_tag, peer_tag, tagged
 from edge_runtime.parallel_adapters import Batch
 from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 from edge_runtime.serving.generator import Generator, LanguageModel
 from edge_runtime.serving.onnx_adapter import AdapterSession
 
-from .allreduce import AllReduce, Limits
+from .allreduce import AllReduce
 from .epoch import train_steps
+from .part_checks import Limits
 from .replica import TRAINING_THREADS, Replica
 from .samples import OwnedSamples
 
@@ -183,6 +184,7 @@ class TrainerRole:
             ),
             step=replica.trainer.step,
             report=self._report_waiting,
+            reject=self._reject,
         )
         self._close_group()
         replica.rename(request.run)
@@ -212,6 +214,10 @@ class TrainerRole:
 
     def _report_waiting(self, step: int, peers: tuple[DeviceId, ...]) -> None:
         self._outbox.to_coordinator(m.Awaiting(step=step, peers=peers))
+
+    def _reject(self, peer: DeviceId, reason: str) -> None:
+        with tagged(peer_tag()):
+            self._outbox.to_coordinator(m.Rejected(peer=peer, reason=reason))
 
     def _close_group(self) -> None:
         group, self._group = self._group, None

@@ -131,6 +131,17 @@ def test_segments_are_limited_in_size(tmp_path):
         assert cache.samples == 20
 
 
+@pytest.mark.parametrize("dtype", CACHE_DTYPES)
+def test_the_cache_takes_in_nothing_that_is_not_finite(tmp_path, dtype):
+    with open_cache(tmp_path, dtype) as cache:
+        encoded = encode(states_of(1), dtype)
+        encoded[..., -2:] = np.frombuffer(np.uint16(0x7F80 if dtype != "fp16" else 0x7C00), "u1")
+        with pytest.raises(ValueError, match="not a number"):
+            cache.append(keys_of([1]), np.array([tokens_of(1)]), ALL_LAYERS, encoded)
+        assert not cache.held(keys_of([1]), ALL_LAYERS).any()
+        assert cache.bytes_used == 0
+
+
 def test_a_full_quota_stores_what_fits_and_says_what_did_not(tmp_path):
     with open_cache(tmp_path, quota_bytes=1500) as cache:
         stored = append(cache, list(range(8)))

@@ -110,7 +110,7 @@ def read_text(path: Path) -> str:
     """The stripped text of a kernel file; empty where it is not there or not readable."""
     try:
         return path.read_text().strip()
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return ""
 
 

@@ -16,9 +16,14 @@ FURTHER_NOTICES = "further notices"
 
 @dataclasses.dataclass(slots=True)
 class DeviceRecord:
-    """One device's part."""
+    """One device's part.
+
+    ``condition`` is its newest heartbeat; ``relief`` why it asks to be relieved, if it does.
+    """
 
     roles: tuple[str, ...]
+    condition: m.Heartbeat = m.Heartbeat()
+    relief: str = ""
     profile: DeviceProfile | None = None
     usage: m.Usage | None = None
     served_batches: int = 0
@@ -118,6 +123,10 @@ class SessionRecord:
         """Takes down what a message says of a device or of the run."""
         record = self.devices[device]
         match message:
+            case m.Heartbeat():
+                record.condition = message
+            case m.Relief():
+                record.relief = message.reason
             case m.BatchServed():
                 record.served_batches += 1
                 record.served_seconds += message.seconds

@@ -332,7 +332,8 @@ class Session:
             logger.warning("%s spoke without having joined", device)
             return []
         match message:
-            case m.Heartbeat():
+            case m.Heartbeat() | m.Relief():
+                self.record.observe(device, message)
                 return []
             case m.Failed():
                 return self._fail(explain_failure(device, message))

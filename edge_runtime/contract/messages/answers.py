@@ -13,6 +13,10 @@ from edge_runtime.contract.profile import DeviceProfile
 from .base import Array, Message, Phase, SampleSet
 
 MAX_NOTICE_LENGTH = 200
+MAX_RELIEF_LENGTH = 200
+MAX_BYTES = 1 << 62
+CELSIUS = (-100.0, 300.0)
+"""Lowest and highest temperature that a device may say it has."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +56,28 @@ class Hello(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat(Message):
-    """The device lives."""
+    """The device lives, and in which condition; None where it does not know.
+
+    Attributes:
+        battery: charge, from 0 to 1.
+        charging: a charger feeds it.
+        celsius: temperature of its processor.
+        resident_bytes: that the device process has in memory.
+        available_bytes: that it may have besides.
+    """
+
+    battery: float | None = None
+    charging: bool | None = None
+    celsius: float | None = None
+    resident_bytes: int | None = None
+    available_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.battery is None or 0 <= self.battery <= 1, "battery is not within 0 and 1")
+        low, high = CELSIUS
+        require(self.celsius is None or low <= self.celsius <= high, "celsius cannot be")
+        for size in (self.resident_bytes, self.available_bytes):
+            require(size is None or 0 <= size <= MAX_BYTES, "a number of bytes cannot be")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,6 +267,21 @@ class Failed(Message):
     reason: str
     resumable: bool = True
     internal: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Relief(Message):
+    """The device asks for its work to be taken away, in order; it computes until then.
+
+    ``reason`` is one line for the user. An empty one takes the request back: the device has
+    recovered. Sent once a change, and again after a device joined anew.
+    """
+
+    reason: str
+
+    def __post_init__(self) -> None:
+        fits = len(self.reason) <= MAX_RELIEF_LENGTH and self.reason.isprintable()
+        require(fits, "reason is not a short printable line")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ class DeviceRecord:
     """
 
     roles: tuple[str, ...]
-    condition: m.Heartbeat = m.Heartbeat()
+    condition: m.Heartbeat = dataclasses.field(default_factory=m.Heartbeat)
     relief: str = ""
     profile: DeviceProfile | None = None
     usage: m.Usage | None = None
@@ -33,6 +33,30 @@ class DeviceRecord:
     cache_samples: int = 0
     progress: m.Progress | None = None
     notices: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def observe(self, message: m.Message) -> None:
+        """Takes down what a message says of the device."""
+        match message:
+            case m.Heartbeat():
+                self.condition = message
+            case m.Relief():
+                self.relief = message.reason
+            case m.BatchServed():
+                self.served_batches += 1
+                self.served_seconds += message.seconds
+            case m.Progress():
+                self.progress = message
+            case m.Usage():
+                self.usage = message
+            case m.ProfileDone():
+                self.profile = message.profile
+            case m.StageReady():
+                self.received_weight_bytes = message.received_bytes
+            case m.SamplesReady():
+                self.cache_bytes = message.cache_bytes
+                self.cache_samples = message.cache_samples
+            case _:
+                pass
 
     def take_notice(self, text: str) -> bool:
         """Counts a notice; true if it is the first of its kind, which are ``MAX_NOTICES``."""
@@ -121,26 +145,8 @@ class SessionRecord:
 
     def observe(self, device: DeviceId, message: m.Message) -> None:
         """Takes down what a message says of a device or of the run."""
-        record = self.devices[device]
+        self.devices[device].observe(message)
         match message:
-            case m.Heartbeat():
-                record.condition = message
-            case m.Relief():
-                record.relief = message.reason
-            case m.BatchServed():
-                record.served_batches += 1
-                record.served_seconds += message.seconds
-            case m.Progress():
-                record.progress = message
-            case m.Usage():
-                record.usage = message
-            case m.ProfileDone():
-                record.profile = message.profile
-            case m.StageReady():
-                record.received_weight_bytes = message.received_bytes
-            case m.SamplesReady():
-                record.cache_bytes = message.cache_bytes
-                record.cache_samples = message.cache_samples
             case m.TrainingReady():
                 self.parameters = message.parameters
             case m.EpochDone():

@@ -26,7 +26,7 @@ def test_a_condition_and_an_unknown_one_survive_the_wire() -> None:
     ],
 )
 def test_conditions_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="cannot be|not within"):
+    with pytest.raises(ValueError, match=r"cannot be|not within"):
         Heartbeat(**wrong)
 
 

@@ -25,8 +25,12 @@ from edge_runtime.contract.structure import to_plain
 from edge_runtime.system import usage
 from edge_runtime.system.allocator import tune_allocator
 
+from .limits import parse_celsius, parse_charge, wait_until_fit, watch_condition
+
 if TYPE_CHECKING:
     from edge_runtime.transport import Address
+
+    from .condition import ConditionWatch
 
 logger = logging.getLogger(__name__)
 
@@ -77,14 +81,29 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     start = _command(commands, "start", _start, "Wait for work from the paired coordinator.")
-    start.epilog = "Example: pacplus-device start --threads 2"
+    start.epilog = "Example: pacplus-device start --min-battery 30% --max-temperature 80"
     start.add_argument("--coordinator", metavar="ADDRESS", help="its address, if it has moved")
     start.add_argument("--listen", metavar="HOST", help="interface that peers connect to")
     start.add_argument("--threads", type=int, help="threads to compute with (default: all cores)")
     start.add_argument("--no-train", action="store_true", help="do not train adapters; use them")
+    start.add_argument(
+        "--min-battery",
+        type=parse_charge,
+        metavar="PERCENT",
+        help="below it, unless on a charger, do not join, or ask to be relieved of the work; "
+        "0%% for no limit (default: 20%%). Example: --min-battery 30%%",
+    )
+    start.add_argument(
+        "--max-temperature",
+        type=parse_celsius,
+        metavar="CELSIUS",
+        help="the same above this temperature of the processor (default: no limit, since it "
+        "slows itself down). Example: --max-temperature 80",
+    )
     start.add_argument("--once", action="store_true", help="end after one session")
     start.add_argument("--pair", metavar="ADDRESS", help=argparse.SUPPRESS)
     start.add_argument("--name", help=argparse.SUPPRESS)
+    start.add_argument("--condition", type=Path, help=argparse.SUPPRESS)
 
     info = _command(commands, "info", _info, "Show what this device can do and who it trusts.")
     info.epilog = "Example: pacplus-device info --json"
@@ -176,9 +195,11 @@ def _serve(options: argparse.Namespace, home: Path, known: Any) -> int:
     Address.parse(known.address)
     load_or_create_keypair(home / "keypair.json")
     pause, warned = threading.Event(), ""
+    watch = watch_condition(options.min_battery, options.max_temperature, options.condition)
     while True:
+        wait_until_fit(watch, pause)
         try:
-            ended = _one_session(options, home, known)
+            ended = _one_session(options, home, known, watch)
         except (StoppedError, BadInputError) as error:  # refused, or the network is down
             if options.once:
                 raise
@@ -193,7 +214,7 @@ def _serve(options: argparse.Namespace, home: Path, known: Any) -> int:
         logger.info("session ended: %s", ended)
 
 
-def _one_session(options: argparse.Namespace, home: Path, known: Any) -> str:
+def _one_session(options: argparse.Namespace, home: Path, known: Any, watch: ConditionWatch) -> str:
     from edge_runtime.messaging.session_link import SessionLink
     from edge_runtime.transport import Address, SecureContext, load_or_create_keypair
 
@@ -219,7 +240,7 @@ def _one_session(options: argparse.Namespace, home: Path, known: Any) -> str:
             listen=listen,
         )
         with contextlib.closing(link):
-            return Device(device_options, link).run()
+            return Device(device_options, link, watch).run()
 
 
 def _roles(no_train: bool) -> tuple[Any, ...]:

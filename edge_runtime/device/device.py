@@ -35,7 +35,9 @@ from edge_runtime.training.role import TrainerRole
 from edge_runtime.transport import Address
 
 from .compute_thread import Worker
+from .condition import ConditionWatch
 from .file_fetching import FileFetching
+from .heart import Heart
 from .notices import warnings_reported
 from .peers import PeerDispatch
 
@@ -70,8 +72,12 @@ class DeviceOptions:
 class Device:
     """One device in one session."""
 
-    def __init__(self, options: DeviceOptions, link: SessionLink) -> None:
+    def __init__(
+        self, options: DeviceOptions, link: SessionLink, watch: ConditionWatch | None = None
+    ) -> None:
+        """``watch`` says when it needs relief; never without one."""
         self._options, self._link = options, link
+        self._heart = Heart(link, watch)
         self._store = WeightStore(options.home / "weights")
         self._clock = CpuClock()
         self._worker = Worker(link.to_coordinator)
@@ -84,7 +90,6 @@ class Device:
             link, self._worker, backbone=backbone, trainer=trainer, prober=prober
         )
         self._files = FileFetching(self._store, link, self._worker)
-        self._heartbeat_seconds = 2.0
         self._welcomed = self._over = False
         self._at_once: Handlers = {
             m.Welcome: self._welcome,
@@ -121,19 +126,17 @@ class Device:
             return self._serve()
 
     def _serve(self) -> Ended:
-        began = heard = beaten = time.monotonic()
+        began = heard = time.monotonic()
         try:
             while not self._over:
-                self._link.wait(self._heartbeat_seconds / 4)
+                self._link.wait(self._heart.period_seconds / 4)
                 now = time.monotonic()
                 if self._link.take_connected():
                     self._link.to_coordinator(self._hello())
                 if self._take_in():
                     heard = now
                 self._peers.answer_when_reached(now)
-                if now - beaten >= self._heartbeat_seconds:
-                    beaten = now
-                    self._link.to_coordinator(m.Heartbeat())
+                self._heart.beat(now, joined=self._welcomed)
                 if self._link.connected:
                     heard = max(heard, now - 1.0)
                 elif now - heard > SILENCE_SECONDS and self._welcomed:
@@ -198,7 +201,7 @@ class Device:
 
     def _welcome(self, welcome: m.Welcome) -> None:
         self._welcomed = True
-        self._heartbeat_seconds = welcome.heartbeat_seconds
+        self._heart.period_seconds = welcome.heartbeat_seconds
 
     def _end(self, _: m.Shutdown) -> None:
         self._over = True

@@ -1,8 +1,9 @@
 """Messages to frames and back: a msgpack header, then raw array frames.
 
-The header is ``[protocol version, message type, fields]``. An array field is an
-extension value that gives dtype, shape and the index of the frame that holds its
-bytes, so large tensors are neither copied into the header nor parsed.
+The header is ``[protocol version, session, term, reply, message type, fields]``; see
+:class:`.Tag` for its second to fourth element. An array field is an extension value that gives
+dtype, shape and the index of the frame that holds its bytes, so large tensors are neither
+copied into the header nor parsed.
 
 Whatever comes from a peer is checked before use: version, type, every field, and that
 each array's frame has exactly the bytes which dtype and shape call for.
@@ -18,8 +19,9 @@ import numpy as np
 from .errors import BadInputError, DecodeError
 from .messages import MESSAGE_TYPES, Message
 from .structure import from_plain
+from .tag import UNTAGGED, Tag
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 MAX_HEADER_BYTES = 4 << 20
 MAX_FRAMES = 64
 MAX_EXTENSION_BYTES = 256
@@ -30,8 +32,10 @@ _ARRAY = 1
 _DTYPES = ("uint8", "int8", "int32", "int64", "float16", "float32", "bool", "float64")
 
 
-def encode(message: Message) -> list[Frame]:
-    """Frames of ``message``; arrays are sent without a copy where they are contiguous.
+def encode(message: Message, tag: Tag = UNTAGGED) -> list[Frame]:
+    """Frames of ``message``, which belongs to ``tag``.
+
+    Arrays are sent without a copy where they are contiguous.
 
     Raises:
         ValueError: an array has a dtype that never crosses the wire (a bug of ours).
@@ -48,13 +52,19 @@ def encode(message: Message) -> list[Frame]:
         frames.append(array.data.cast("B") if array.size else b"")
         return msgspec.msgpack.Ext(_ARRAY, msgspec.msgpack.encode(description))
 
-    header = (PROTOCOL_VERSION, type(message).__name__, message)
+    belongs = (tag.session, tag.term, tag.reply)
+    header = (PROTOCOL_VERSION, *belongs, type(message).__name__, message)
     frames[0] = msgspec.msgpack.encode(header, enc_hook=pack_array)
     return frames
 
 
 def decode(frames: Sequence[Frame]) -> Message:
-    """The message in ``frames``. Arrays are read-only views of the frames.
+    """The message in ``frames``, whatever it belongs to; see :func:`decode_tagged`."""
+    return decode_tagged(frames)[1]
+
+
+def decode_tagged(frames: Sequence[Frame]) -> tuple[Tag, Message]:
+    """The message in ``frames`` and what it belongs to. Arrays are read-only views of the frames.
 
     Raises:
         DecodeError: the frames are not a valid message; the text says why.
@@ -78,20 +88,28 @@ def decode(frames: Sequence[Frame]) -> Message:
     return _message(header)
 
 
-def _message(header: Any) -> Message:
-    if not isinstance(header, list) or len(header) != 3:
-        raise DecodeError("header is not [version, type, fields]")
-    version, name, fields = header
+def _message(header: Any) -> tuple[Tag, Message]:
+    if not isinstance(header, list) or not header:
+        raise DecodeError("header is not a list")
+    version = header[0]
+    if type(version) is not int:
+        raise DecodeError("the protocol version is not an integer")
     if version != PROTOCOL_VERSION:
         raise DecodeError(
-            f"protocol version {version!r}, this side speaks {PROTOCOL_VERSION}; update pacplus"
+            f"protocol version {version}, this side speaks {PROTOCOL_VERSION}; update pacplus"
         )
+    if len(header) != 6:
+        raise DecodeError("header is not [version, session, term, reply, type, fields]")
+    session, term, reply, name, fields = header[1:]
+    if (type(session), type(term), type(reply)) != (str, int, int):
+        raise DecodeError("session, term or reply is not of its type")
     message_type = MESSAGE_TYPES.get(name) if isinstance(name, str) else None
     if message_type is None:
         raise DecodeError(f"unknown message type {str(name)[:40]!r}")
     try:
-        return from_plain(message_type, fields, name)
-    except BadInputError as error:
+        tag = Tag(session=session, term=term, reply=reply)
+        return tag, from_plain(message_type, fields, name)
+    except (BadInputError, ValueError) as error:
         raise DecodeError(str(error)) from None
     except (TypeError, ArithmeticError, IndexError, AttributeError) as error:
         # A message's own checks may stumble over arrays of a shape or dtype that none of

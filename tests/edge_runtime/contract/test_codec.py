@@ -11,12 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.contract.codec import MAX_HEADER_BYTES, PROTOCOL_VERSION, decode, encode
+from edge_runtime.contract.codec import (
+    MAX_HEADER_BYTES,
+    PROTOCOL_VERSION,
+    decode,
+    decode_tagged,
+    encode,
+)
 from edge_runtime.contract.errors import DecodeError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import InputSpec
 from edge_runtime.contract.messages import (
     Activations,
+    BatchServed,
     Destination,
     GradientPart,
     Heartbeat,
@@ -25,11 +32,13 @@ from edge_runtime.contract.messages import (
     MicroBatch,
     Outputs,
     OwnSamples,
-    Progress,
     RunBatch,
     StageFiles,
     States,
 )
+from edge_runtime.contract.tag import Tag
+
+PREFIX = (PROTOCOL_VERSION, "", 0, 0)
 
 
 def micro_batch(lengths: list[int]) -> MicroBatch:
@@ -79,6 +88,11 @@ def test_a_dictionary_of_arrays_and_an_empty_array_survive() -> None:
     assert received.inputs["none"].shape == (0,)
 
 
+def test_a_message_says_its_session_its_term_and_the_request_that_it_answers() -> None:
+    tag = Tag(session="s", term=3, reply=7)
+    assert decode_tagged(encode(Heartbeat(), tag)) == (tag, Heartbeat())
+
+
 def test_another_protocol_version_is_named() -> None:
     header = msgspec.msgpack.encode([PROTOCOL_VERSION + 1, "Heartbeat", {}])
     with pytest.raises(DecodeError, match=f"version {PROTOCOL_VERSION + 1}.*update pacplus"):
@@ -91,16 +105,20 @@ def test_another_protocol_version_is_named() -> None:
         ([], "0 frames"),
         ([b""], "not msgpack"),
         ([b"\xc1"], "not msgpack"),
-        ([msgspec.msgpack.encode([1, 2])], "not \\[version"),
-        ([msgspec.msgpack.encode([PROTOCOL_VERSION, "os.system", {}])], "unknown message type"),
-        ([msgspec.msgpack.encode([PROTOCOL_VERSION, ["Heartbeat"], {}])], "unknown message type"),
-        ([msgspec.msgpack.encode([PROTOCOL_VERSION, "Heartbeat", {"x": 1}])], "unknown field 'x'"),
+        ([msgspec.msgpack.encode({})], "not a list"),
+        ([msgspec.msgpack.encode([[1], 2])], "not an integer"),
+        ([msgspec.msgpack.encode([PROTOCOL_VERSION, "", 0])], "not \\[version"),
+        ([msgspec.msgpack.encode([PROTOCOL_VERSION, 1, 0, 0, "Heartbeat", {}])], "of its type"),
+        ([msgspec.msgpack.encode([PROTOCOL_VERSION, "", -1, 0, "Heartbeat", {}])], "between 0 and"),
+        ([msgspec.msgpack.encode([*PREFIX, "os.system", {}])], "unknown message type"),
+        ([msgspec.msgpack.encode([*PREFIX, ["Heartbeat"], {}])], "unknown message type"),
+        ([msgspec.msgpack.encode([*PREFIX, "Heartbeat", {"x": 1}])], "unknown field 'x'"),
         (
-            [msgspec.msgpack.encode([PROTOCOL_VERSION, "Hello", {"software": 1}])],
+            [msgspec.msgpack.encode([*PREFIX, "Hello", {"software": 1}])],
             "Hello.software: expected a string",
         ),
         (
-            [msgspec.msgpack.encode([PROTOCOL_VERSION, "Heartbeat", msgspec.msgpack.Ext(9, b"x")])],
+            [msgspec.msgpack.encode([*PREFIX, "Heartbeat", msgspec.msgpack.Ext(9, b"x")])],
             "unknown extension",
         ),
         ([b"\x00" * (MAX_HEADER_BYTES + 1)], "header of"),
@@ -146,10 +164,10 @@ def test_fields_that_contradict_each_other_are_rejected() -> None:
             numerics="x",
         )
     )
-    version, name, fields = msgspec.msgpack.decode(frames[0])
+    *belongs, name, fields = msgspec.msgpack.decode(frames[0])
     fields["layers"] = [0, 1]
     with pytest.raises(DecodeError, match="a row for every layer"):
-        decode([msgspec.msgpack.encode([version, name, fields]), *frames[1:]])
+        decode([msgspec.msgpack.encode([*belongs, name, fields]), *frames[1:]])
 
 
 def test_a_data_address_must_be_one() -> None:
@@ -270,7 +288,7 @@ def test_rows_that_no_stage_makes_are_rejected(rows: dict[str, np.ndarray]) -> N
 def test_a_count_that_no_trainer_has_is_rejected(count: int) -> None:
     part = GradientPart(step=0, values=np.zeros(1, np.float16), count=1)
     object.__setattr__(part, "count", count)
-    with pytest.raises(DecodeError, match="count must be"):
+    with pytest.raises(DecodeError, match="must be between"):
         decode([bytes(frame) for frame in encode(part)])
 
 
@@ -308,8 +326,8 @@ def test_a_stage_that_carries_what_it_cannot_have_is_rejected(
 
 
 def test_a_number_of_numpy_is_sent_as_a_float() -> None:
-    sent = Progress(epoch=1, samples=1, count=1, loss_sum=np.float64(1.5))
+    sent = BatchServed(number=1, stage=0, seconds=np.float64(1.5))
     received = decode(encode(sent))
-    assert isinstance(received, Progress)
-    assert type(received.loss_sum) is float
-    assert received.loss_sum == 1.5
+    assert isinstance(received, BatchServed)
+    assert type(received.seconds) is float
+    assert received.seconds == 1.5

@@ -37,6 +37,7 @@ class GraphSession:
     Attributes:
         input_names: names of the graph's inputs.
         output_names: names of its outputs; of a stage, the hidden states in block order.
+        frugal: what a run takes is given back after it; slower.
     """
 
     def __init__(self, graph: Path | bytes, threads: int, name: str = "") -> None:
@@ -60,13 +61,21 @@ class GraphSession:
             )
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own
             raise UnresumableError(f"{name}: ONNX Runtime cannot load it: {error}") from error
+        self.frugal = False
         self.input_names = tuple(item.name for item in self._session.get_inputs())
         self.output_names = tuple(item.name for item in self._session.get_outputs())
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """Runs the graph and returns the asked ``outputs`` in order."""
-        results: list[Array] = self._session.run(list(outputs), dict(feeds))
+        options = _shrinking() if self.frugal else None
+        results: list[Array] = self._session.run(list(outputs), dict(feeds), options)
         return results
+
+
+def _shrinking() -> Any:
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def _options(threads: int) -> Any:

@@ -26,6 +26,7 @@ from edge_runtime.parallel_adapters import Batch
 from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 from edge_runtime.serving.generator import Generator, LanguageModel
 from edge_runtime.serving.onnx_adapter import AdapterSession
+from edge_runtime.system.memory_guard import MemoryGuard
 
 from .allreduce import AllReduce
 from .samples import OwnedSamples
@@ -58,6 +59,7 @@ class TrainerRole:
         self._predict: Callable[[Batch], m.Array] | None = None
         self._language: LanguageModel | None = None
         self._generator: Generator | None = None
+        self._memory = MemoryGuard.of_process()
 
     # ---- cache
 
@@ -92,7 +94,7 @@ class TrainerRole:
         cache.flush()
         missing = request.indices[~cache.held(request.keys)]
         used, samples, which = cache.bytes_used, cache.samples, request.which
-        self._owned[which] = OwnedSamples(request, cache)
+        self._owned[which] = OwnedSamples(request, cache, self._memory)
         self._outbox.to_coordinator(
             m.SamplesReady(which=which, missing=missing, cache_bytes=used, cache_samples=samples)
         )
@@ -207,14 +209,14 @@ class TrainerRole:
         if self._predict is None:
             raise RemoteError("training was not set up")
         by_length = np.argsort(owned.tokens, kind="stable")
-        pieces = [
-            piece
-            for start in range(0, max(1, len(by_length)), EVALUATION_BATCH)
-            for piece in owned.pieces(by_length[start : start + EVALUATION_BATCH])
-        ]
-        found = np.concatenate([self._predict(owned.batch(piece)) for piece in pieces])
-        outputs = np.empty_like(found)
-        outputs[np.concatenate(pieces)] = found
+        pieces, found = [], []
+        for start in range(0, max(1, len(by_length)), EVALUATION_BATCH):
+            for piece in owned.pieces(by_length[start : start + EVALUATION_BATCH]):
+                pieces.append(piece)
+                found.append(self._predict(owned.batch(piece)))
+                owned.computed(piece)
+        outputs = np.concatenate(found)
+        outputs[np.concatenate(pieces)] = outputs.copy()
         self._outbox.to_coordinator(m.Outputs(indices=owned.request.indices, outputs=outputs))
 
     # ---- generation
@@ -284,4 +286,5 @@ def _sum_gradients(trainer: Trainer, owned: OwnedSamples, chosen: m.Array) -> tu
         batch = owned.batch(piece)
         loss += trainer.add_gradients(batch)
         count += batch.count
+        owned.computed(piece)
     return loss, count

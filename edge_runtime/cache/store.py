@@ -9,6 +9,7 @@ Shapes: N or B samples, L layers, T padded tokens, d channels, R bytes of an enc
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import math
@@ -40,6 +41,9 @@ Lengths = npt.NDArray[np.int64]
 
 SEGMENT_BYTES = 256 << 20
 
+_FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
+"""Refusals of a disk, of a limit to the size of files, of a user's quota."""
+
 FOLDER_NAME = re.compile(rf"([0-9a-f]{{64}})-({'|'.join(CACHE_DTYPES)})")
 
 
@@ -63,8 +67,8 @@ class ActivationCache:
         backbone_digest: 64 hexadecimal digits.
         dtype: of encoded states.
         hidden_size: channels of a state.
-        quota_bytes: most bytes on disk; ``None`` for no limit. Samples that do not fit are
-            not stored, and nothing fails.
+        quota_bytes: most bytes on disk; ``None`` for no limit. Samples that do not fit, or
+            for which the disk has no room, are not stored, and nothing fails.
         numerics: runtime and kernel of this device, e.g. ``ort-1.31/vnni``.
         segment_bytes: a file that has reached this size is not appended to.
 
@@ -91,6 +95,7 @@ class ActivationCache:
         self.folder = root / folder_name(backbone_digest, dtype)
         self._index = Index()
         self._writing = threading.Lock()
+        self._told_full = False
         with _explaining(self.folder, "open"):
             self._lock = CacheLock(self.folder)
             self._segments = Segments(self.folder, segment_bytes)
@@ -147,11 +152,11 @@ class ActivationCache:
 
         Returns:
             (N,) bool, true where all of the sample's layers are held now; false where the
-            quota left no room.
+            quota or the disk left no room.
 
         Raises:
             ValueError: the arguments do not belong together.
-            BadInputError: the disk is full or cannot be written; nothing was stored.
+            BadInputError: the disk cannot be written; nothing was stored.
         """
         wanted = tuple(int(layer) for layer in layers)
         tag = self.numerics if numerics is None else numerics
@@ -161,8 +166,11 @@ class ActivationCache:
             room = math.inf if self.quota_bytes is None else self.quota_bytes - self.bytes_used
             pending = pack(batch, functools.partial(self._index.missing, layers=wanted), room)
             if pending:
-                self._write(pending)
-        return self.held(keys, wanted)
+                self._write_what_fits(pending)
+        held = self.held(keys, wanted)
+        if not held.all():
+            self._tell_full()
+        return held
 
     def read_batch(self, keys: Keys, layers: Sequence[int]) -> tuple[Hidden, Lengths]:
         """Decodes a batch.
@@ -235,12 +243,33 @@ class ActivationCache:
         if self._segments.last is not None:
             self._segments.truncate(self._segments.last, whole)
 
+    def _write_what_fits(self, pending: list[Pending]) -> None:
+        """Writes all records at once or, on a disk that is nearly full, one after the other."""
+        try:
+            self._write(pending)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            if len(pending) > 1:
+                half = len(pending) // 2
+                self._write_what_fits(pending[:half])
+                self._write_what_fits(pending[half:])
+
+    def _tell_full(self) -> None:
+        if not self._told_full:
+            self._told_full = True
+            logger.warning(
+                "the activation cache has no room for all of its samples (disk or --cache-quota): "
+                "what does not fit must be computed again when it is needed"
+            )
+
     def _write(self, pending: list[Pending]) -> None:
         buffers: list[Buffer] = []
         for item in pending:
             buffers.append(item.header)
             buffers.extend(rows.data for rows in item.payload)
         segment, start = self._segments.append(buffers)
+        start -= pending[0].record.offset - len(pending[0].header)  # of the batch's first byte
         for item in pending:
             item.record.segment = segment
             item.record.offset += start
@@ -335,5 +364,5 @@ def _explaining(folder: Path, doing: str) -> Iterator[None]:
     except OSError as error:
         raise BadInputError(
             f"cannot {doing} the activation cache {folder}: {error.strerror}; "
-            "free space or permissions there, lower --cache-quota, or set PACPLUS_HOME"
+            "free space or permissions there, or set PACPLUS_HOME"
         ) from error

@@ -76,9 +76,15 @@ class TrainerRole:
         Raises:
             RemoteError: nobody asked for them, they do not fit the cache, or none is open.
         """
-        self._opened().append(states)
-        stored = m.Stored(number=states.number, layers=states.layers, samples=len(states.keys))
-        self._outbox.to_coordinator(stored)
+        kept = self._opened().append(states)
+        self._outbox.to_coordinator(
+            m.Stored(
+                number=states.number,
+                layers=states.layers,
+                samples=len(states.keys),
+                kept=None if (kept == m.ON_DISK).all() else kept,
+            )
+        )
 
     def move(self, request: m.MoveSamples) -> None:
         """Sends cached states to their new owner."""

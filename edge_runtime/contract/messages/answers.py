@@ -12,6 +12,9 @@ from edge_runtime.contract.profile import DeviceProfile
 
 from .base import Array, Message, Phase, SampleSet
 
+NOT_KEPT, ON_DISK, IN_MEMORY = range(3)
+"""Where a sample's states are, see ``Stored``."""
+
 MAX_NOTICE_LENGTH = 200
 MAX_RELIEF_LENGTH = 200
 MAX_BYTES = 1 << 62
@@ -148,11 +151,22 @@ class BatchServed(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Stored(Message):
-    """States of a micro-batch are in this owner's cache: ``layers`` of ``samples`` samples."""
+    """This owner has taken states of a micro-batch in: ``layers`` of ``samples`` samples.
+
+    ``kept`` (samples,) uint8 says where those of each are, in the order of the message that
+    brought them: ``ON_DISK``; ``IN_MEMORY`` until they are released, since the disk or the quota
+    has no room; or ``NOT_KEPT``. None if all are on the disk.
+    """
 
     number: int
     layers: tuple[int, ...]
     samples: int
+    kept: Array | None = None
+
+    def __post_init__(self) -> None:
+        if self.kept is not None:
+            check_array("kept", self.kept, np.uint8, (self.samples,))
+            require((self.kept <= IN_MEMORY).all(), "kept has values that mean nothing")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

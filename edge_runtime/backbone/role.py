@@ -125,39 +125,34 @@ class BackboneRole:
 
         A sample's states do not depend on the others, so that results are the same.
         """
-        if batch.sequences is None:
-            runs = [stage.run for stage in self._stages]
-            layers = self._layers
-            for part in self._split(batch.lengths, rows):
-                yield partial(_in_turn, runs, part.lengths, part.rows)
-                self._memory.computed(self._size.part_bytes(part.lengths, layers))
+        if batch.sequences is not None:
+            grown = [partial(stage.run, batch.sequences) for stage in self._incremental]
+            if not grown:
+                raise RemoteError("sequences came before generation was set up")
+            yield partial(_in_turn, grown, batch.lengths, rows)
             return
-        grown = [partial(stage.run, batch.sequences) for stage in self._incremental]
-        if not grown:
-            raise RemoteError("sequences came before generation was set up")
-        yield partial(_in_turn, grown, batch.lengths, rows)
-
-    @property
-    def _layers(self) -> int:
-        """Counts the hidden states that the stage puts out."""
-        return sum(len(stage.outputs) for stage in self._stages)
+        runs = [stage.run for stage in self._stages]
+        for part in self._split(batch.lengths, rows):
+            yield partial(_in_turn, runs, part.lengths, part.rows)
+            self._memory.computed(part.predicted_bytes)
 
     def _split(self, lengths: m.Lengths, rows: Mapping[str, m.Array]) -> list[Part]:
+        made = sum(len(stage.outputs) for stage in self._stages)
+        tokens = max(int(each.sum()) for each in lengths.values())
+        results = made * tokens * row_bytes(self._dtype, self._size.hidden_size)
+        whole = Part(lengths, rows, self._size.part_bytes(lengths, made))
+        most = self._memory.most_bytes(whole.predicted_bytes, results)
+        for graph in self._graphs:
+            graph.frugal = self._memory.frugal
+        if whole.predicted_bytes <= most:
+            return [whole]
         streams = {
             name: stream
             for stage in self._stages
             for name, stream in (stage.inputs | stage.passed_on).items()
             if name in rows
         }
-        layers = self._layers
-        tokens = max(int(each.sum()) for each in lengths.values())
-        results = layers * tokens * row_bytes(self._dtype, self._size.hidden_size)
-        most = self._memory.most_bytes(self._size.part_bytes(lengths, layers), results)
-        for graph in self._graphs:
-            graph.frugal = self._memory.frugal
-        return split_samples(
-            lengths, rows, streams, lambda part: self._size.part_bytes(part, layers) <= most
-        )
+        return split_samples(whole, streams, partial(self._size.part_bytes, layers=made), most)
 
 
 def _in_turn(

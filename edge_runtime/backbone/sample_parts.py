@@ -32,58 +32,49 @@ class BackboneSize:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Part:
-    """Consecutive samples of a micro-batch: their lengths and their rows."""
+    """Consecutive samples: their lengths and rows, and what computing them is taken to need."""
 
     lengths: Lengths
     rows: Mapping[str, Array]
+    predicted_bytes: float
 
 
 def split_samples(
-    lengths: Lengths,
-    rows: Mapping[str, Array],
+    whole: Part,
     streams: Mapping[str, Stream],
-    fits: Callable[[Lengths], bool],
+    predict: Callable[[Lengths], float],
+    most_bytes: float,
 ) -> list[Part]:
-    """Halves samples until they fit or are single ones.
+    """Halves samples until each part takes ``most_bytes`` or is a single one.
 
     Args:
-        lengths: (N,) of each sequence.
-        rows: as of :meth:`.Stage.run`.
+        whole: the micro-batch.
         streams: the sequence of each of the rows that are needed.
-        fits: tells whether samples of these lengths may be computed at once.
+        predict: what samples of these lengths take.
+        most_bytes: that a part should take.
 
     Returns:
         The parts in the order of the samples; all of them as one where rows do not match the
         lengths, which a stage refuses.
     """
-    whole = Part(lengths, rows)
-    ends = {stream: np.cumsum(each, dtype=np.int64) for stream, each in lengths.items()}
-    matching = all(
-        stream in ends and len(rows[name]) == ends[stream][-1] for name, stream in streams.items()
-    )
-    if not matching:
-        return [whole]
-
-    def part(first: int, last: int) -> Part:
-        chosen: Lengths = {stream: each[first:last] for stream, each in lengths.items()}
-        bounds = {
-            stream: (end[first] - lengths[stream][first], end[last - 1])
-            for stream, end in ends.items()
-        }
-        return Part(
-            chosen,
-            {name: rows[name][slice(*bounds[stream])] for name, stream in streams.items()},
-        )
+    ends = {stream: np.cumsum(each, dtype=np.int64) for stream, each in whole.lengths.items()}
+    for name, stream in streams.items():
+        if stream not in ends or len(whole.rows[name]) != ends[stream][-1]:
+            return [whole]
 
     def split(first: int, last: int) -> list[Part]:
-        found = part(first, last)
-        if last - first < 2 or fits(found.lengths):
-            return [found]
-        half = (first + last) // 2
-        return [*split(first, half), *split(half, last)]
+        lengths: Lengths = {stream: each[first:last] for stream, each in whole.lengths.items()}
+        predicted = predict(lengths)
+        if last - first > 1 and predicted > most_bytes:
+            half = (first + last) // 2
+            return [*split(first, half), *split(half, last)]
+        rows = {}
+        for name, stream in streams.items():
+            start = ends[stream][first] - whole.lengths[stream][first]
+            rows[name] = whole.rows[name][start : ends[stream][last - 1]]
+        return [Part(lengths, rows, predicted)]
 
-    count = len(next(iter(lengths.values())))
-    return [whole] if fits(lengths) else split(0, count)
+    return split(0, len(next(iter(whole.lengths.values()))))
 
 
 def join_rows(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:

@@ -30,7 +30,7 @@ RESERVE_PART = 0.1
 PLENTY = 4
 """A reading with room for so many times what is wanted is good for a while."""
 
-READ_SECONDS = 0.25
+READ_SECONDS = 1.0
 MAX_CAUTION = 16.0
 STALLED = 0.2
 """Part of the time in which nothing of a group ran, since it waited for memory."""

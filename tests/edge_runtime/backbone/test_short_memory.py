@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from devices.emulation import EmulatedCluster
 from devices.specification import parse_emulate
-from edge_runtime.backbone.sample_parts import BackboneSize, split_samples
+from edge_runtime.backbone.sample_parts import BackboneSize, Part, split_samples
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.inference.session import GraphSession
@@ -65,15 +66,16 @@ def test_parts_are_as_large_as_fits() -> None:
     size = BackboneSize(hidden_size=8, num_heads=1)
     rows = {"x": np.arange(116, dtype=np.int32)}
     most = size.part_bytes({"encoder": np.full(2, 4, np.int32)}, 1)
-    parts = split_samples(
-        lengths, rows, {"x": "encoder"}, lambda part: size.part_bytes(part, 1) <= most
-    )
+    predict = partial(size.part_bytes, layers=1)
+    whole = Part(lengths, rows, predict(lengths))
+    parts = split_samples(whole, {"x": "encoder"}, predict, most)
     assert [part.lengths["encoder"].tolist() for part in parts] == [[4, 4], [4], [4], [100]]
     np.testing.assert_array_equal(np.concatenate([part.rows["x"] for part in parts]), rows["x"])
 
 
 SERVE = """
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np

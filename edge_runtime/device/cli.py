@@ -282,6 +282,8 @@ def _info(options: argparse.Namespace) -> int:
     from edge_runtime.inference.session import numerics
     from edge_runtime.transport import KnownCoordinators, fingerprint, load_or_create_keypair
 
+    from .condition import read_sensors
+
     home = _home(options)
     keypair = load_or_create_keypair(home / "keypair.json")
     facts = {
@@ -295,6 +297,7 @@ def _info(options: argparse.Namespace) -> int:
         "cores": usage.usable_cores(),
         "memory_bytes": usage.usable_memory_bytes(),
         "storage_bytes": usage.free_storage_bytes(home),
+        **dataclasses.asdict(read_sensors()),
         "coordinators": [
             {"address": known.address, "key": fingerprint(known.public_key)}
             for known in KnownCoordinators(home / "coordinators.json")

@@ -76,6 +76,8 @@ class CacheMachine(RuleBasedStateMachine):
         held = self.held()
         whole = [all((number, layer) in held for layer in layers) for number in numbers]
         assert kept.tolist() == whole
+        if kept.any():
+            assert_reads(self.cache, [numbers[at] for at in kept.nonzero()[0]], layers)
 
     @rule(numbers=NUMBERS, layers=LAYERS)
     def read_some(self, numbers, layers):

@@ -23,7 +23,7 @@ from .streams import record_keys
 from .transient import TransientStates
 
 TRANSIENT_BYTES = 64 << 20
-"""States in memory of samples that the disk has no room for: those of the next steps."""
+"""Most states in memory of samples that the disk has no room for: those of the next steps."""
 
 MIXED_NUMERICS = "mixed"
 """Tag of moved states that several kinds of processors computed."""

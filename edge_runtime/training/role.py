@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge_runtime.cache.session_cache import SampleCache
+from edge_runtime.cache.session_cache import TRANSIENT_BYTES, SampleCache
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.adapter import TrainingOptions
 from edge_runtime.contract.errors import RemoteError, UnresumableError
@@ -27,6 +27,7 @@ from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 from edge_runtime.serving.generator import Generator, LanguageModel
 from edge_runtime.serving.onnx_adapter import AdapterSession
 from edge_runtime.system.memory_guard import MemoryGuard
+from edge_runtime.system.usage import available_memory_bytes
 
 from .allreduce import AllReduce
 from .samples import OwnedSamples
@@ -66,7 +67,8 @@ class TrainerRole:
     def open_cache(self, request: m.OpenCache) -> None:
         """Opens the cache and says which of the asked samples it holds."""
         self._close_cache()
-        self._cache = cache = SampleCache(request, self._home / "cache")
+        transient_bytes = min(TRANSIENT_BYTES, available_memory_bytes() // 4)
+        self._cache = cache = SampleCache(request, self._home / "cache", transient_bytes)
         status = m.CacheStatus(held=cache.held(request.keys), bytes_used=cache.bytes_used)
         self._outbox.to_coordinator(status)
 

@@ -4,6 +4,7 @@ A file for each device and everything that its times depend on, and a file for e
 links. A file that cannot be read is no reason to stop: the device is measured again.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,7 +16,9 @@ from typing import Any, Literal, TypeVar
 from coordinator.protocol.job import Job
 from coordinator.session.link_schedule import Pair
 from coordinator.session.measurements import KnownDevices, KnownLink, KnownProfile
-from edge_runtime.contract.errors import BadInputError
+from coordinator.session.value_checks import check_profile
+from edge_runtime.contract.checks import one_line
+from edge_runtime.contract.errors import BadInputError, DeviceFailedError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.structure import from_plain, to_plain
 from edge_runtime.transport.files import read_private, write_private
@@ -51,7 +54,7 @@ class ProfileCache:
         """Reads nothing yet; ``places`` has the limits of emulated devices as plain values."""
         self._folder = home / FOLDER
         self._work = [job.manifest.digest, to_plain(profiled_shape(job))]
-        self._places = places
+        self._manifest, self._places = job.manifest, places
         self._read = KnownDevices()
 
     def read(self, devices: Sequence[DeviceId]) -> KnownDevices:
@@ -73,8 +76,14 @@ class ProfileCache:
 
     def _profiles(self, devices: Sequence[DeviceId]) -> Iterator[tuple[DeviceId, KnownProfile]]:
         for device in devices:
-            file = _load(_ProfileFile, self._profile_path(device))
-            if file is not None and file.known.profile.device == device:
+            path = self._profile_path(device)
+            if (file := _load(_ProfileFile, path)) is None:
+                continue
+            try:
+                check_profile(device, file.known.profile, self._manifest)
+            except DeviceFailedError as error:
+                _discard(path, error)
+            else:
                 yield device, file.known
 
     def _links(self, devices: Sequence[DeviceId]) -> Iterator[tuple[Pair, KnownLink]]:
@@ -116,8 +125,15 @@ def _load(cls: type[T], path: Path) -> T | None:
     except FileNotFoundError:
         return None
     except (BadInputError, ValueError, RecursionError) as error:
-        logger.warning("%s cannot be used, so that it is measured again: %s", path, error)
+        _discard(path, error)
         return None
+
+
+def _discard(path: Path, error: Exception) -> None:
+    """Throws a file away that would mislead every later session too."""
+    logger.warning("%s is not used, so that it is measured again: %s", path, one_line(str(error)))
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _store(path: Path, value: object) -> None:

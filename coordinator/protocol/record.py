@@ -6,7 +6,7 @@ from edge_runtime.contract import messages as m
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Plan
-from edge_runtime.contract.profile import DeviceProfile
+from edge_runtime.contract.profile import DeviceProfile, Role
 
 MAX_NOTICES = 20
 """Kinds of notices of a device that are kept; a hostile one may send any number."""
@@ -16,14 +16,10 @@ FURTHER_NOTICES = "further notices"
 
 @dataclasses.dataclass(slots=True)
 class DeviceRecord:
-    """One device's part.
+    """One device's part; ``condition`` is its newest heartbeat."""
 
-    ``condition`` is its newest heartbeat; ``relief`` why it asks to be relieved, if it does.
-    """
-
-    roles: tuple[str, ...]
+    roles: tuple[Role, ...]
     condition: m.Heartbeat = dataclasses.field(default_factory=m.Heartbeat)
-    relief: str = ""
     profile: DeviceProfile | None = None
     usage: m.Usage | None = None
     served_batches: int = 0
@@ -31,7 +27,6 @@ class DeviceRecord:
     received_weight_bytes: int = 0
     cache_bytes: int = 0
     cache_samples: int = 0
-    progress: m.Progress | None = None
     notices: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def observe(self, message: m.Message) -> None:
@@ -39,13 +34,9 @@ class DeviceRecord:
         match message:
             case m.Heartbeat():
                 self.condition = message
-            case m.Relief():
-                self.relief = message.reason
             case m.BatchServed():
                 self.served_batches += 1
                 self.served_seconds += message.seconds
-            case m.Progress():
-                self.progress = message
             case m.Usage():
                 self.usage = message
             case m.ProfileDone():
@@ -84,25 +75,36 @@ class FillRecord:
 
 @dataclasses.dataclass(slots=True)
 class EpochRecord:
-    """One adapter epoch, summed over the trainers."""
+    """One adapter epoch, over all trainers."""
 
     epoch: int
     began: float
     seconds: float = 0.0
-    samples: int = 0
-    count: int = 0
-    loss_sum: float = 0.0
-
-    def add(self, done: m.EpochDone) -> None:
-        """Adds one trainer's part."""
-        self.samples += done.samples
-        self.count += done.count
-        self.loss_sum += done.loss_sum
+    sums: m.EpochSums = m.NOTHING_SUMMED
 
     @property
     def train_loss(self) -> float:
         """Mean loss of a sample or counted token, at the step in which it was trained on."""
-        return self.loss_sum / max(1, self.count)
+        return self.sums.loss_sum / max(1, self.sums.count)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Recovery:
+    """A plan ended before its time, and the session went on.
+
+    Attributes:
+        term: that began.
+        reason: why.
+        device: that left, joined or is to blame; empty where none is.
+        seconds: until work went on.
+        computed_again: samples that the backbone had to compute once more.
+    """
+
+    term: int
+    reason: str
+    device: str
+    seconds: float
+    computed_again: int = 0
 
 
 @dataclasses.dataclass(slots=True)
@@ -112,14 +114,19 @@ class GenerationRecord:
     Attributes:
         began: when.
         tokens: of each text so far, without the one that ended it.
-        finished: texts that have ended.
+        ended: texts that have.
         seconds: until the last token.
     """
 
     began: float
     tokens: list[list[int]]
-    finished: int = 0
+    ended: set[int] = dataclasses.field(default_factory=set)
     seconds: float = 0.0
+
+    @property
+    def finished(self) -> int:
+        """Texts that have ended."""
+        return len(self.ended)
 
     @property
     def written(self) -> int:
@@ -139,9 +146,14 @@ class SessionRecord:
     epochs: list[EpochRecord] = dataclasses.field(default_factory=list)
     parameters: int = 0
     state: bytes = b""
+    recoveries: list[Recovery] = dataclasses.field(default_factory=list)
     outputs_before: Array | None = None
     outputs_after: Array | None = None
     generation: GenerationRecord | None = None
+
+    def welcome(self, device: DeviceId, roles: tuple[Role, ...]) -> None:
+        """Begins the record of a device, or goes on with it when it comes back."""
+        self.devices.setdefault(device, DeviceRecord(roles=roles))
 
     def observe(self, device: DeviceId, message: m.Message) -> None:
         """Takes down what a message says of a device or of the run."""
@@ -149,7 +161,5 @@ class SessionRecord:
         match message:
             case m.TrainingReady():
                 self.parameters = message.parameters
-            case m.EpochDone():
-                self.epochs[-1].add(message)
             case _:
                 pass

@@ -4,6 +4,8 @@ The cache itself knows keys, layers and token counts; the session knows the sequ
 layer, and the samples that were asked for.
 """
 
+import dataclasses
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,12 +20,16 @@ from edge_runtime.contract.messages.mesh import split_layers
 from edge_runtime.inference.session import numerics
 
 from .encoding import decode_into
+from .folder_names import folder_name
+from .keys import CacheKeys
 from .store import ActivationCache, CacheMiss
 from .streams import record_keys
 from .transient import TransientStates
 
 TRANSIENT_BYTES = 64 << 20
 """Most states in memory of samples that the disk has no room for: those of the next steps."""
+
+logger = logging.getLogger(__name__)
 
 MIXED_NUMERICS = "mixed"
 """Tag of moved states that several kinds of processors computed."""
@@ -38,14 +44,26 @@ class SampleCache:
     """
 
     def __init__(
-        self, request: OpenCache, root: Path, transient_bytes: int = TRANSIENT_BYTES
+        self,
+        request: OpenCache,
+        root: Path,
+        keys: CacheKeys,
+        transient_bytes: int = TRANSIENT_BYTES,
     ) -> None:
         """Opens the cache that ``request`` names, under ``root``.
 
         At most ``transient_bytes`` of states are held in memory, see :meth:`hold_for_now`.
         """
+        plain = root / folder_name(request.backbone_digest, request.dtype)
+        if request.encrypted and plain.exists():
+            logger.warning(
+                "states of earlier runs with this model are still cached unencrypted; "
+                "`pacplus-device cache --remove %s` there removes all of them",
+                request.backbone_digest[:16],
+            )
         self.layers = {stream: layers for stream, layers in request.layers.items() if layers}
         self.hidden_size = request.hidden_size
+        self._request = dataclasses.replace(request, keys=request.keys[:0])
         self._expected = {key.tobytes() for key in request.keys}
         self._lock = threading.Condition()
         self._closed = False
@@ -57,7 +75,18 @@ class SampleCache:
             request.hidden_size,
             quota_bytes=request.quota_bytes,
             numerics=str(numerics()),
+            key=keys.key() if request.encrypted else None,
         )
+
+    def is_of(self, request: OpenCache) -> bool:
+        """Tells whether ``request`` names this cache, and as it is open now."""
+        fields = (field.name for field in dataclasses.fields(request) if field.name != "keys")
+        same = all(getattr(request, name) == getattr(self._request, name) for name in fields)
+        return same and not self._closed
+
+    def expect(self, keys: Array) -> None:
+        """Lets states of these samples come too."""
+        self._expected = self._expected | {key.tobytes() for key in keys}
 
     @property
     def bytes_used(self) -> int:
@@ -216,7 +245,7 @@ class SampleCache:
             yield States(
                 number=number,
                 keys=keys,
-                lengths=lengths,
+                lengths=lengths.astype(np.int32),
                 layers=layers,
                 encoded=encoded,
                 numerics=next(iter(tags)) if len(tags) == 1 else MIXED_NUMERICS,

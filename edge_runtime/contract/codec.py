@@ -6,7 +6,9 @@ dtype, shape and the index of the frame that holds its bytes, so large tensors a
 copied into the header nor parsed.
 
 Whatever comes from a peer is checked before use: version, type, every field, and that
-each array's frame has exactly the bytes which dtype and shape call for.
+each array's frame has exactly the bytes which dtype and shape call for. Values are built as the
+types of the message's fields and nothing else, so that depth, cost and memory are bounded by the
+types; what no type asks for is never built, compared or printed.
 """
 
 import math
@@ -16,20 +18,30 @@ from typing import Any, TypeAlias
 import msgspec
 import numpy as np
 
+from .checks import excerpt, one_line
 from .errors import BadInputError, DecodeError
 from .messages import MESSAGE_TYPES, Message
-from .structure import from_plain
+from .structure import from_msgpack
 from .tag import UNTAGGED, Tag
 
 PROTOCOL_VERSION = 4
-MAX_HEADER_BYTES = 4 << 20
+MAX_HEADER_BYTES = 1 << 20
+MAX_CONTAINERS = 1 << 16
+"""Most lists and maps of a header; the largest, of a stage, names some hundred files."""
 MAX_FRAMES = 64
 MAX_EXTENSION_BYTES = 256
+MAX_DIMENSIONS = 8
+MAX_EMPTY = 1 << 20
+"""Most rows that an array without bytes may have."""
 
 Frame: TypeAlias = "bytes | memoryview"
 
 _ARRAY = 1
+_CONTAINER_BYTES = bytes((*range(0x80, 0xA0), *range(0xDC, 0xE0)))
+_ENVELOPE = msgspec.msgpack.Decoder(tuple[int, str, int, int, str, msgspec.Raw])
+_DESCRIPTION = msgspec.msgpack.Decoder(list[int])
 _DTYPES = ("uint8", "int8", "int32", "int64", "float16", "float32", "bool", "float64")
+_NUMPY_DTYPES = {name: np.dtype(name) for name in _DTYPES}
 
 
 def encode(message: Message, tag: Tag = UNTAGGED) -> list[Frame]:
@@ -71,63 +83,112 @@ def decode_tagged(frames: Sequence[Frame]) -> tuple[Tag, Message]:
     """
     if not 1 <= len(frames) <= MAX_FRAMES:
         raise DecodeError(f"{len(frames)} frames")
-    if len(frames[0]) > MAX_HEADER_BYTES:
-        raise DecodeError(f"header of {len(frames[0])} bytes")
-
-    def unpack_extension(code: int, data: memoryview) -> np.ndarray[Any, Any]:
-        if code != _ARRAY or len(data) > MAX_EXTENSION_BYTES:
-            raise DecodeError(f"unknown extension {code} of {len(data)} bytes")
-        return _array(msgspec.msgpack.decode(data), frames)
-
+    _check_size(frames[0])
+    arrays = _Arrays(frames)
+    name = "header"
     try:
-        header = msgspec.msgpack.decode(frames[0], ext_hook=unpack_extension)
+        tag, name, fields = _open(frames[0])
+        message = from_msgpack(MESSAGE_TYPES[name], fields, name, arrays.unpack)
+        arrays.check_all_used()
     except DecodeError:
         raise
-    except (msgspec.DecodeError, ValueError, TypeError, RecursionError) as error:
-        raise DecodeError(f"header is not msgpack: {error}") from None
-    return _message(header)
+    except (BadInputError, msgspec.ValidationError) as error:
+        raise DecodeError(one_line(str(error))) from None
+    except msgspec.DecodeError as error:
+        raise DecodeError(f"{name} is not msgpack: {one_line(str(error))}") from None
+    except Exception as error:
+        # A message's own checks may stumble over arrays of a shape or dtype that none of ours
+        # has, and msgspec over what is nested too deeply; whatever they raise, the message is
+        # not one, and must not end the process.
+        raise DecodeError(f"{name}: {type(error).__name__}: {one_line(str(error))}") from None
+    return tag, message
 
 
-def _message(header: Any) -> tuple[Tag, Message]:
-    if not isinstance(header, list) or not header:
-        raise DecodeError("header is not a list")
-    version = header[0]
-    if type(version) is not int:
-        raise DecodeError("the protocol version is not an integer")
-    if version != PROTOCOL_VERSION:
-        raise DecodeError(
-            f"protocol version {version}, this side speaks {PROTOCOL_VERSION}; update pacplus"
-        )
-    if len(header) != 6:
-        raise DecodeError("header is not [version, session, term, reply, type, fields]")
-    session, term, reply, name, fields = header[1:]
-    if (type(session), type(term), type(reply)) != (str, int, int):
-        raise DecodeError("session, term or reply is not of its type")
-    message_type = MESSAGE_TYPES.get(name) if isinstance(name, str) else None
-    if message_type is None:
-        raise DecodeError(f"unknown message type {str(name)[:40]!r}")
+def _check_size(header: Frame) -> None:
+    if len(header) > MAX_HEADER_BYTES:
+        raise DecodeError(f"header of {len(header)} bytes")
+    # Lists and maps cost a hundred times their bytes once they are built, so they are counted
+    # before: each begins with one of these bytes, which texts may hold as well.
+    if len(header) > MAX_CONTAINERS:
+        others = len(bytes(header).translate(None, _CONTAINER_BYTES))
+        if len(header) - others > MAX_CONTAINERS:
+            raise DecodeError("header has too many lists and maps")
+
+
+def _open(header: Frame) -> tuple[Tag, str, msgspec.Raw]:
+    """Checks all of the header but its fields, which stay unparsed."""
     try:
-        tag = Tag(session=session, term=term, reply=reply)
-        return tag, from_plain(message_type, fields, name)
-    except (BadInputError, ValueError) as error:
+        version, session, term, reply, name, fields = _ENVELOPE.decode(header)
+    except msgspec.ValidationError:
+        raise DecodeError(_explain(header)) from None
+    if version != PROTOCOL_VERSION:
+        raise DecodeError(_other_version(version))
+    if name not in MESSAGE_TYPES:
+        raise DecodeError(f"unknown message type {excerpt(name, 40)}")
+    try:
+        return Tag(session=session, term=term, reply=reply), name, fields
+    except ValueError as error:
         raise DecodeError(str(error)) from None
-    except (TypeError, ArithmeticError, IndexError, AttributeError) as error:
-        # A message's own checks may stumble over arrays of a shape or dtype that none of
-        # ours has, and msgspec takes an array for a mapping without keys; whatever they
-        # raise, the message is not one.
-        raise DecodeError(f"{name}: {error}") from None
 
 
-def _array(description: Any, frames: Sequence[Frame]) -> np.ndarray[Any, Any]:
-    whole = isinstance(description, list) and all(type(item) is int for item in description)
-    if not whole or not 2 <= len(description) <= 10 or min(description) < 0:
-        raise DecodeError("array description is not valid")
-    dtype_index, frame_index, *shape = description
-    if dtype_index >= len(_DTYPES) or not 1 <= frame_index < len(frames):
-        raise DecodeError("array description is out of range")
-    dtype = np.dtype(_DTYPES[dtype_index])
-    frame = memoryview(frames[frame_index])
-    if math.prod(shape) * dtype.itemsize != frame.nbytes:
-        raise DecodeError(f"array of shape {shape} does not fit a frame of {frame.nbytes} bytes")
-    array: np.ndarray[Any, Any] = np.frombuffer(frame, dtype).reshape(shape)
-    return array
+def _explain(header: Frame) -> str:
+    """Says what is wrong with a header whose elements are not of their types."""
+    if not 0x90 < header[0] < 0xA0:  # msgpack's lists of 1 to 15 elements
+        return "header is not a list"
+    elements = msgspec.msgpack.decode(header, type=list[msgspec.Raw])
+    try:
+        version = msgspec.msgpack.decode(elements[0], type=int)
+    except msgspec.ValidationError:
+        return "the protocol version is not an integer"
+    if version != PROTOCOL_VERSION:
+        return _other_version(version)
+    if len(elements) != 6:
+        return "header is not [version, session, term, reply, type, fields]"
+    return "session, term, reply or type is not of its type"
+
+
+def _other_version(version: int) -> str:
+    return f"protocol version {version}, this side speaks {PROTOCOL_VERSION}; update pacplus"
+
+
+class _Arrays:
+    """Makes arrays of frames, one of each, in the order in which :func:`encode` writes them.
+
+    So neither a header of many arrays nor one large frame named often costs more than it has
+    bytes.
+    """
+
+    def __init__(self, frames: Sequence[Frame]) -> None:
+        self._frames = frames
+        self._used = 1  # the header
+
+    def unpack(self, code: int, data: memoryview) -> np.ndarray[Any, Any]:
+        """Makes the array that an extension value describes."""
+        if code != _ARRAY or len(data) > MAX_EXTENSION_BYTES:
+            raise DecodeError(f"unknown extension {code} of {len(data)} bytes")
+        try:
+            dtype_index, frame_index, *shape = _DESCRIPTION.decode(data)
+        except ValueError:  # not msgpack, not whole numbers, or too few of them
+            raise DecodeError("array description is not valid") from None
+        if len(shape) > MAX_DIMENSIONS or min(shape, default=0) < 0 or frame_index != self._used:
+            raise DecodeError("array description is not valid, or not of the next frame")
+        if not 0 <= dtype_index < len(_DTYPES) or frame_index >= len(self._frames):
+            raise DecodeError("array description is out of range")
+        self._used += 1
+        return _array(_DTYPES[dtype_index], shape, self._frames[frame_index])
+
+    def check_all_used(self) -> None:
+        """Raises DecodeError if a frame belongs to no array."""
+        if self._used != len(self._frames):
+            raise DecodeError(f"{len(self._frames)} frames, of which {self._used} are used")
+
+
+def _array(name: str, shape: list[int], frame: Frame) -> np.ndarray[Any, Any]:
+    array: np.ndarray[Any, Any] = np.frombuffer(frame, _NUMPY_DTYPES[name])
+    if math.prod(shape) * array.itemsize != len(frame) or max(shape, default=0) > max(
+        array.size, MAX_EMPTY
+    ):
+        raise DecodeError(f"array of shape {shape} does not fit a frame of {len(frame)} bytes")
+    if name == "bool" and array.view(np.uint8).max(initial=0) > 1:
+        raise DecodeError("an array of truth values holds others than 0 and 1")
+    return array if len(shape) == 1 else array.reshape(shape)

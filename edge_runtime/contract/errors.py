@@ -18,6 +18,8 @@ evicted, a bug crashes with a traceback::
     └── AllReduceClosedError       the session ended while a training step waited for its peers
 """
 
+from .checks import one_line
+
 
 class PacplusError(Exception):
     """Base of all errors that pacplus raises on purpose."""
@@ -83,7 +85,10 @@ class DeviceFailedError(UserError):
 
 
 class RemoteError(PacplusError):
-    """A peer broke the protocol."""
+    """A peer broke the protocol; what the text quotes of it is made one short printable line."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(one_line(text))
 
 
 class DecodeError(RemoteError):

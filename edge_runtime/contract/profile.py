@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
-from .checks import require
+from .checks import clean_texts, require
 from .ids import DeviceId
 
 Role = Literal["backbone", "trainer"]
@@ -106,8 +106,8 @@ class LinkProfile:
     latency_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        slower = min(self.up_bits_per_second, self.down_bits_per_second)
-        require(slower > 0, "up_bits_per_second and down_bits_per_second must be positive")
+        positive = self.up_bits_per_second > 0 and self.down_bits_per_second > 0  # NaN is not
+        require(positive, "up_bits_per_second and down_bits_per_second must be positive")
         require(0 <= self.latency_seconds < math.inf, "latency_seconds must not be negative")
 
 
@@ -163,6 +163,7 @@ class DeviceProfile:
         require(all(self.blocks.values()), "blocks must hold at least one timing for each class")
         require(positive, "memory_bytes, threads and cores must be positive")
         require(min(sizes) >= 0, "base_memory_bytes and storage_bytes must not be negative")
+        clean_texts(self, "profile", "provider", "kernel_class")
 
     def seconds_per_token(self, block_class: str, sequence_length: float) -> float:
         """Forward time of one token more of a block, at that length.

@@ -9,16 +9,21 @@ in one line that names the field.
 import dataclasses
 import re
 import typing
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
+from .checks import excerpt
 from .errors import BadInputError
 
 T = TypeVar("T")
+ExtHook: TypeAlias = Callable[[int, memoryview], Any]
+Buffer: TypeAlias = "bytes | memoryview | msgspec.Raw"
 
 _MAX_PROBLEM_LENGTH = 200
+_MAX_FIELDS = 64
+_KEYS = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
 _CONTAINERS = frozenset((dict, list))
 _NAMES = {
     "array": "a list",
@@ -67,13 +72,49 @@ def from_plain(cls: type[T], value: Any, where: str = "") -> T:
         misspelled = isinstance(value, dict) and next(
             (key for key in value if key not in names), ""
         )
-        problem = f": unknown field {str(misspelled)[:80]!r}" if misspelled else ""
+        problem = f": unknown field {excerpt(misspelled)}" if misspelled else ""
         raise BadInputError(
             (where or cls.__name__) + (problem or _translate(cls, str(error)))
         ) from None
     if unknown := _find_unknown_field(value, built):
         raise BadInputError((where or cls.__name__) + unknown)
     return built
+
+
+def from_msgpack(cls: type[T], data: Buffer, where: str, ext_hook: ExtHook) -> T:
+    """Builds ``cls`` from a msgpack map, and nothing on the way that its fields do not ask for.
+
+    An unknown field is refused in ``cls`` itself; in objects within it is skipped unread.
+
+    Args:
+        cls: a dataclass.
+        data: one msgpack value.
+        where: name of the value for messages.
+        ext_hook: builds extension values, see :func:`msgspec.msgpack.decode`.
+
+    Raises:
+        BadInputError: as :func:`from_plain`.
+        msgspec.DecodeError: not msgpack.
+        RecursionError: nested too deeply.
+    """
+    try:
+        built = msgspec.msgpack.decode(data, type=cls, ext_hook=ext_hook)
+    except msgspec.ValidationError as error:
+        raise BadInputError(where + _translate(cls, str(error))) from None
+    names = getattr(cls, "__dataclass_fields__", {})
+    if (entries := _entries(data)) > _MAX_FIELDS:
+        raise BadInputError(f"{where}: {entries} fields")
+    for name in _KEYS.decode(data):
+        if name not in names:
+            raise BadInputError(f"{where}: unknown field {excerpt(name)}")
+    return built
+
+
+def _entries(data: Buffer) -> int:
+    """Reads the number of entries off a msgpack map."""
+    first, *rest = bytes(memoryview(data)[:5])
+    size = {0xDE: 2, 0xDF: 4}.get(first)
+    return int.from_bytes(rest[:size], "big") if size else first & 0x0F
 
 
 def _translate(cls: Any, text: str) -> str:
@@ -91,8 +132,8 @@ def _choices(cls: Any, path: str) -> str:
     """Lists the choices of the ``Literal`` at ``path``."""
     leaves: list[Any] = [cls]
     for name in re.findall(r"\.(\w+)", path):
-        owner = next(leaf for leaf in leaves if dataclasses.is_dataclass(leaf))
-        leaves = list(_leaves(typing.get_type_hints(owner)[name]))
+        owner = next((leaf for leaf in leaves if dataclasses.is_dataclass(leaf)), None)
+        leaves = list(_leaves(typing.get_type_hints(owner).get(name))) if owner else []
     choices = [leaf for leaf in leaves if isinstance(leaf, str | int)]
     return "expected one of " + ", ".join(map(str, choices))
 
@@ -120,7 +161,7 @@ def _find_unknown_field(plain: Any, built: Any) -> str | None:
     names = _field_names(built)
     for key, item in plain.items():
         if names is not None and key not in names:
-            return f": unknown field {str(key)[:80]!r}"
+            return f": unknown field {excerpt(key)}"
         if type(item) in _CONTAINERS:
             value = built[key] if names is None else getattr(built, key)
             if found := _find_unknown_field(item, value):

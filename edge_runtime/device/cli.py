@@ -28,6 +28,8 @@ from edge_runtime.system.allocator import tune_allocator
 from .limits import parse_celsius, parse_charge, wait_until_fit, watch_condition
 
 if TYPE_CHECKING:
+    from edge_runtime.cache.keys import CacheKeys
+    from edge_runtime.training.replica import KeptReplica
     from edge_runtime.transport import Address
 
     from .condition import ConditionWatch
@@ -100,6 +102,13 @@ def _parser() -> argparse.ArgumentParser:
         help="the same above this temperature of the processor (default: no limit, since it "
         "slows itself down). Example: --max-temperature 80",
     )
+    start.add_argument(
+        "--cache-passphrase-file",
+        metavar="FILE",
+        type=Path,
+        help="encrypted caches are opened with this passphrase, not with a key that is stored "
+        "(or set PACPLUS_CACHE_PASSPHRASE)",
+    )
     start.add_argument("--once", action="store_true", help="end after one session")
     start.add_argument("--pair", metavar="ADDRESS", help=argparse.SUPPRESS)
     start.add_argument("--name", help=argparse.SUPPRESS)
@@ -158,6 +167,7 @@ def _pair_with(home: Path, address: str, token: str, name: str, *, new_key: bool
         address=str(pairing.coordinator_address),
         public_key=pairing.coordinator_key,
         device_id=pairing.device_id,
+        others=tuple(map(str, pairing.other_addresses)),
     )
     transport.KnownCoordinators(home / "coordinators.json").add(known)
     return known
@@ -188,18 +198,22 @@ def _start(options: argparse.Namespace) -> int:
 
 def _serve(options: argparse.Namespace, home: Path, known: Any) -> int:
     """Takes part in one session after the other."""
+    from edge_runtime.cache.keys import CacheKeys, read_passphrase
     from edge_runtime.contract.errors import StoppedError
+    from edge_runtime.training.replica import KeptReplica
     from edge_runtime.transport import Address, load_or_create_keypair
 
     # What these find wrong will not mend itself, so they come before the loop.
     Address.parse(known.address)
     load_or_create_keypair(home / "keypair.json")
-    pause, warned = threading.Event(), ""
+    keys = CacheKeys(home, read_passphrase(options.cache_passphrase_file))
+    pause, warned, kept = threading.Event(), "", KeptReplica()
     watch = watch_condition(options.min_battery, options.max_temperature, options.condition)
     while True:
         wait_until_fit(watch, pause)
+        kept.expire()
         try:
-            ended = _one_session(options, home, known, watch)
+            ended = _one_session(options, home, known, kept, keys, watch)
         except (StoppedError, BadInputError) as error:  # refused, or the network is down
             if options.once:
                 raise
@@ -214,14 +228,42 @@ def _serve(options: argparse.Namespace, home: Path, known: Any) -> int:
         logger.info("session ended: %s", ended)
 
 
-def _one_session(options: argparse.Namespace, home: Path, known: Any, watch: ConditionWatch) -> str:
+def _one_session(
+    options: argparse.Namespace,
+    home: Path,
+    known: Any,
+    kept: KeptReplica,
+    cache_keys: CacheKeys,
+    watch: ConditionWatch,
+) -> str:
+    """Takes part in a session, and in those that follow it over the same connection."""
     from edge_runtime.messaging.session_link import SessionLink
-    from edge_runtime.transport import Address, SecureContext, load_or_create_keypair
+    from edge_runtime.transport import (
+        Address,
+        KnownCoordinators,
+        SecureContext,
+        load_or_create_keypair,
+    )
 
+    from .coordinator_search import find_coordinator
     from .device import Device, DeviceOptions
 
-    coordinator = Address.parse(known.address)
+    keypair = load_or_create_keypair(home / "keypair.json")
+    with SecureContext() as context:
+        found = find_coordinator(context, keypair, known)
+    if found != known:
+        KnownCoordinators(home / "coordinators.json").add(found)
+    coordinator = Address.parse(found.address)
     listen, announced = data_addresses(options.listen, coordinator)
+
+    def locate() -> Address:
+        """Where peers reach this device now; its address may have changed since."""
+        with contextlib.suppress(BadInputError):
+            there, seen = data_addresses(options.listen, coordinator)
+            link.listen_at(there)
+            return seen
+        return announced
+
     device_options = DeviceOptions(
         device=known.device_id,
         home=home,
@@ -230,17 +272,22 @@ def _one_session(options: argparse.Namespace, home: Path, known: Any, watch: Con
         data_address=announced,
         process_id=os.getpid(),
         instance=_INSTANCE,
+        cache_keys=cache_keys,
+        locate=locate,
     )
     with SecureContext() as context:
         link = SessionLink(
             context,
-            load_or_create_keypair(home / "keypair.json"),
+            keypair,
             coordinator=coordinator,
             coordinator_key=known.public_key,
             listen=listen,
         )
         with contextlib.closing(link):
-            return Device(device_options, link, watch).run()
+            device = Device(device_options, link, kept, watch=watch)
+            while (ended := device.run()) == "replaced":
+                device = Device(device_options, link, kept, device.successor, watch=watch)
+            return ended
 
 
 def _roles(no_train: bool) -> tuple[Any, ...]:
@@ -260,7 +307,7 @@ def data_addresses(wanted: str | None, coordinator: Address) -> tuple[Address, A
     """
     from edge_runtime.transport import Address
 
-    listen = Address(host=wanted, port=0) if wanted else None
+    listen = Address(host=wanted.strip("[]"), port=0) if wanted else None
     if listen is not None and not listen.is_wildcard:
         return listen, listen
     announced = Address(host=local_host_towards(coordinator.host, coordinator.port), port=0)

@@ -4,8 +4,8 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from edge_runtime.contract.checks import one_line
 from edge_runtime.contract.messages import Message, Notice
-from edge_runtime.contract.messages.answers import MAX_NOTICE_LENGTH
 
 REPORTED = "edge_runtime"
 """Logger whose warnings are reported. Errors are not: what fails is answered with ``Failed``."""
@@ -36,11 +36,4 @@ class _Handler(logging.Handler):
             return
         self._left -= 1
         text = record.getMessage() if self._left else "further warnings are in its log only"
-        self._send(Notice(text=_line(text)))
-
-
-def _line(text: str) -> str:
-    """One printable line of the length that a notice may have."""
-    line = " ".join(text.split()) or "a warning without words"
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
-    return shown if len(shown) <= MAX_NOTICE_LENGTH else shown[: MAX_NOTICE_LENGTH - 3] + "..."
+        self._send(Notice(text=one_line(text) or "a warning without words"))

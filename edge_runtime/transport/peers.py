@@ -19,6 +19,9 @@ from .keys import PublicKey, check_public_key
 _DEVICE_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _LONGEST_NAME = 48  # leaves room for a number behind it
 
+MAX_ADDRESSES = 12
+"""Of a coordinator's machine, that a device remembers besides the one that it uses."""
+
 T = TypeVar("T")
 
 
@@ -26,6 +29,11 @@ def device_name(wanted: str) -> str:
     """Turns the name that a device gives itself into one that is safe in paths and tables."""
     name = re.sub(r"[^a-z0-9]+", "-", wanted.lower())[:_LONGEST_NAME].strip("-")
     return name or "device"
+
+
+def is_device_id(text: str) -> bool:
+    """Tells whether ``text`` is a name that :func:`device_name` makes, or one with a number."""
+    return _DEVICE_ID.fullmatch(text) is not None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +52,7 @@ class PairedDevice:
 
     def __post_init__(self) -> None:
         check_public_key(self.public_key)
-        is_name = _DEVICE_ID.fullmatch(self.device_id)
+        is_name = is_device_id(self.device_id)
         require(is_name, "device_id must be lower-case letters, digits and inner dashes")
 
 
@@ -135,17 +143,20 @@ class KnownCoordinator:
     """A coordinator that this device trusts.
 
     Attributes:
-        address: its control socket, ``HOST:PORT``.
+        address: its control socket, ``HOST:PORT``, where it answered last.
         public_key: by which it is recognized.
         device_id: the name that it gave this device.
+        others: where it may be as well: other addresses and names of its machine.
     """
 
     address: str
     public_key: PublicKey
     device_id: DeviceId
+    others: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_public_key(self.public_key)
+        require(len(self.others) <= MAX_ADDRESSES, f"more than {MAX_ADDRESSES} others")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

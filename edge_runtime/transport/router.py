@@ -1,5 +1,6 @@
 """The listening end: one encrypted socket, many authenticated devices."""
 
+import collections
 import dataclasses
 import logging
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ from .routes import Routes
 from .zap import AllowList
 
 logger = logging.getLogger(__name__)
+
+_MOST_DISCONNECTED = 1024
+"""Where nobody takes them, the oldest are forgotten."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,6 +90,9 @@ class SecureRouter:
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._monitor = context.monitor(self._socket, zmq.EVENT_DISCONNECTED)
         self._routes = Routes()
+        self._disconnected: collections.deque[tuple[DeviceId, bytes]] = collections.deque(
+            maxlen=_MOST_DISCONNECTED
+        )
 
     def bind(self, address: Address) -> Address:
         """Listens on ``address``, see :func:`bind_socket`."""
@@ -138,6 +145,18 @@ class SecureRouter:
         self._note_departures()
         return self._routes.devices()
 
+    def take_disconnected(self) -> list[tuple[DeviceId, bytes]]:
+        """Tells whose connections have ended since the last call, and which, oldest first.
+
+        A killed process is told at once. A device in :meth:`connected_devices` has another
+        connection by then; one that is not there for longer than it takes to connect again is
+        gone.
+        """
+        self._note_departures()
+        ended = list(self._disconnected)
+        self._disconnected.clear()
+        return ended
+
     def is_connected(self, connection: bytes) -> bool:
         """Tells whether a connection by which a message came still stands."""
         self._note_departures()
@@ -180,4 +199,4 @@ class SecureRouter:
         # descriptor. So: let it free them, read the reports, and only then note or send.
         self._socket.getsockopt(zmq.EVENTS)
         for _, connection in drain_events(self._monitor):
-            self._routes.disconnected(connection)
+            self._disconnected += self._routes.disconnected(connection)

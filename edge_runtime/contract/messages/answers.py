@@ -2,24 +2,20 @@
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-from edge_runtime.contract.checks import check_array, require
+from edge_runtime.contract.checks import check_array, clean_texts, require, require_amounts
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.profile import DeviceProfile
 
-from .base import Array, Message, Phase, SampleSet
+from .base import NOTHING_SUMMED, Array, EpochSums, Message, Phase, SampleSet
 
 NOT_KEPT, ON_DISK, IN_MEMORY = range(3)
 """Where a sample's states are, see ``Stored``."""
 
-MAX_NOTICE_LENGTH = 200
-MAX_RELIEF_LENGTH = 200
-MAX_BYTES = 1 << 62
 CELSIUS = (-100.0, 300.0)
-"""Lowest and highest temperature that a device may say it has."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,18 +51,16 @@ class Hello(Message):
         require(positive, "threads and cores must be positive")
         is_address = self.data_address.startswith("tcp://") and len(self.data_address) <= 256
         require(is_address, "data_address is not a tcp:// address")
+        require(self.data_address.isprintable(), "data_address is not printable")
+        clean_texts(self, "software")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat(Message):
     """The device lives, and in which condition; None where it does not know.
 
-    Attributes:
-        battery: charge, from 0 to 1.
-        charging: a charger feeds it.
-        celsius: temperature of its processor.
-        resident_bytes: that the device process has in memory.
-        available_bytes: that it may have besides.
+    ``battery`` is its charge, 0 to 1, ``charging`` if a charger feeds it, ``celsius`` its
+    processor's temperature. Its process has ``resident_bytes`` and may take ``available_bytes``.
     """
 
     battery: float | None = None
@@ -77,10 +71,11 @@ class Heartbeat(Message):
 
     def __post_init__(self) -> None:
         require(self.battery is None or 0 <= self.battery <= 1, "battery is not within 0 and 1")
-        low, high = CELSIUS
-        require(self.celsius is None or low <= self.celsius <= high, "celsius cannot be")
-        for size in (self.resident_bytes, self.available_bytes):
-            require(size is None or 0 <= size <= MAX_BYTES, "a number of bytes cannot be")
+        possible = self.celsius is None or CELSIUS[0] <= self.celsius <= CELSIUS[1]
+        require(possible, "celsius cannot be")
+        for name in ("resident_bytes", "available_bytes"):
+            if getattr(self, name) is not None:
+                require_amounts(self, name)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +96,9 @@ class ProfileDone(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PeersReady(Message):
-    """The data socket admits the peers."""
+    """The data socket admits the peers, and they admit this device, except the ``unreached``."""
+
+    unreached: tuple[DeviceId, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +126,11 @@ class CacheStatus(Message):
     held: Array
     bytes_used: int
 
+    def __post_init__(self) -> None:
+        require_amounts(self, "bytes_used")
+        one_each = self.held.ndim == 1 and self.held.dtype == np.bool_
+        require(one_each, "held must be (N,) bool")
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StageReady(Message):
@@ -139,6 +141,9 @@ class StageReady(Message):
     received_bytes: int
     seconds: float
 
+    def __post_init__(self) -> None:
+        require_amounts(self, "received_bytes", "seconds")
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class BatchServed(Message):
@@ -147,6 +152,9 @@ class BatchServed(Message):
     number: int
     stage: int
     seconds: float
+
+    def __post_init__(self) -> None:
+        require_amounts(self, "number", "stage", "seconds")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +172,7 @@ class Stored(Message):
     kept: Array | None = None
 
     def __post_init__(self) -> None:
+        require_amounts(self, "number", "samples")
         if self.kept is not None:
             check_array("kept", self.kept, np.uint8, (self.samples,))
             require((self.kept <= IN_MEMORY).all(), "kept has values that mean nothing")
@@ -178,36 +187,68 @@ class SamplesReady(Message):
     cache_bytes: int
     cache_samples: int
 
+    def __post_init__(self) -> None:
+        require_amounts(self, "cache_bytes", "cache_samples")
+        check_array("missing", self.missing, np.int32, (self.missing.size,))
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingReady(Message):
-    """The adapter is made and has so many trainable parameters."""
+    """The adapter is there.
+
+    Attributes:
+        parameters: that are trained.
+        step: updates that it has behind it.
+        sums: of the epoch that it is in.
+    """
 
     parameters: int
+    step: int = 0
+    sums: EpochSums = NOTHING_SUMMED
+
+    def __post_init__(self) -> None:
+        require_amounts(self, "parameters", "step")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StateTaken(Message):
+    """The adapter has another trainer's state, after ``step`` updates."""
+
+    step: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class GroupFormed(Message):
+    """Gradients of these trainers will be taken in."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Progress(Message):
-    """So far in this epoch: this trainer's samples and their summed loss.
+    """So far in this epoch."""
 
-    ``count`` is the divisor of a mean loss: samples, or counted tokens.
-    """
+    sums: EpochSums
 
-    epoch: int
-    samples: int
-    count: int
-    loss_sum: float
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Awaiting(Message):
+    """Update ``step`` (counted from 0) waits for gradients of these trainers."""
+
+    step: int
+    peers: tuple[DeviceId, ...]
+
+    def __post_init__(self) -> None:
+        require_amounts(self, "step")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EpochDone(Message):
-    """This trainer's part of an epoch: samples, their count (see ``Progress``), summed loss."""
+    """The steps that were asked for are applied, and took this trainer ``seconds``."""
 
-    epoch: int
-    samples: int
-    count: int
-    loss_sum: float
+    sums: EpochSums
     seconds: float
+
+    def __post_init__(self) -> None:
+        require_amounts(self, "seconds")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,6 +265,18 @@ class Outputs(Message):
     def __post_init__(self) -> None:
         fits = self.outputs.ndim == 2 and self.indices.shape == self.outputs.shape[:1]
         require(fits, "outputs must be (N, C) and indices (N,)")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Forgotten(Message):
+    """So much was deleted; ``refused`` says in one line what could not be, and why."""
+
+    bytes: int
+    refused: str = ""
+
+    def __post_init__(self) -> None:
+        require(self.bytes >= 0, "bytes must not be negative")
+        clean_texts(self, "refused")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,9 +299,14 @@ class NextTokens(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerState(Message):
-    """Adapter and optimizer state: the bytes of a safetensors file."""
+    """Adapter and optimizer state: the bytes of a safetensors file, after ``step`` updates.
+
+    ``sums`` are those of the epoch that it is in.
+    """
 
     data: Array
+    step: int
+    sums: EpochSums
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,6 +327,12 @@ class Usage(Message):
     sent_bytes: int
     received_bytes: int
 
+    def __post_init__(self) -> None:
+        require_amounts(self, "peak_rss_bytes", "sent_bytes", "received_bytes")
+        amounts = all(0 <= seconds < math.inf for seconds in self.cpu_seconds.values())
+        phases = self.cpu_seconds.keys() <= set(get_args(Phase))
+        require(amounts and phases, "cpu_seconds must not be negative, and of phases")
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Failed(Message):
@@ -282,20 +346,8 @@ class Failed(Message):
     resumable: bool = True
     internal: bool = False
 
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Relief(Message):
-    """The device asks for its work to be taken away, in order; it computes until then.
-
-    ``reason`` is one line for the user. An empty one takes the request back: the device has
-    recovered. Sent once a change, and again after a device joined anew.
-    """
-
-    reason: str
-
     def __post_init__(self) -> None:
-        fits = len(self.reason) <= MAX_RELIEF_LENGTH and self.reason.isprintable()
-        require(fits, "reason is not a short printable line")
+        clean_texts(self, "reason")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,5 +361,40 @@ class Notice(Message):
     text: str
 
     def __post_init__(self) -> None:
-        length = 0 < len(self.text) <= MAX_NOTICE_LENGTH
-        require(length and self.text.isprintable(), "text is not a short printable line")
+        clean_texts(self, "text")
+        require(self.text, "text is empty")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PeerLost(Message):
+    """The connection to ``peer`` broke and could not be mended in time; said once a break.
+
+    Attempts go on; nothing is said when one succeeds.
+    """
+
+    peer: DeviceId
+    reason: str
+
+    def __post_init__(self) -> None:
+        clean_texts(self, "reason")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected(Message):
+    """A message of ``peer`` was refused: it is to blame for ``reason``."""
+
+    peer: DeviceId
+    reason: str
+
+    def __post_init__(self) -> None:
+        clean_texts(self, "reason")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Relief(Message):
+    """The device asks for its work to be taken away; with no ``reason``, it can work again."""
+
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        clean_texts(self, "reason")

@@ -120,3 +120,20 @@ def test_a_disk_that_refuses_stops_nothing(tmp_path, scenario, measured, caplog)
     cache_of(tmp_path, scenario).write(measured)
     assert "is not kept" in caplog.text
     assert [path.name for path in tmp_path.iterdir()] == ["profiles"]
+
+
+def test_a_profile_of_another_model_or_of_impossible_times_is_thrown_away(
+    tmp_path, scenario, measured, caplog
+):
+    wrong = (
+        profile("d0", layer=1e300),
+        dataclasses.replace(profile("d0"), blocks={"x": profile("d0").blocks["layer"]}),
+    )
+    for bad in wrong:
+        known = dataclasses.replace(measured.profiles[A], profile=bad)
+        cache = cache_of(tmp_path, scenario)
+        cache.write(KnownDevices(profiles={A: known, B: measured.profiles[B]}))
+        assert len(list((tmp_path / "profiles").iterdir())) == 2
+        assert cache_of(tmp_path, scenario).read((A, B)).profiles == {B: measured.profiles[B]}
+        assert len(list((tmp_path / "profiles").iterdir())) == 1
+        assert "measured again" in caplog.text

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 
 from coordinator.protocol.record import DeviceRecord, EpochRecord, FillRecord, SessionRecord
@@ -85,7 +86,7 @@ def test_an_epoch_that_took_no_time_has_no_rate():
 
 def test_the_cache_is_that_of_all_owners():
     seen = record()
-    ready = {"which": "train", "missing": []}
+    ready = {"which": "train", "missing": np.zeros(0, np.int32)}
     seen.observe(A, SamplesReady(**ready, cache_bytes=100, cache_samples=1))
     seen.observe(B, SamplesReady(**ready, cache_bytes=300, cache_samples=3))
     report = cache_report(seen, "fp16")

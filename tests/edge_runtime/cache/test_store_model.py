@@ -40,6 +40,8 @@ def full_after(room):
 class CacheMachine(RuleBasedStateMachine):
     """The model: (sample, layer) pairs held, in the order of their records."""
 
+    key: bytes | None = None
+
     def __init__(self):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
@@ -48,7 +50,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.records = []
 
     def open(self):
-        return open_cache(self.root, segment_bytes=3000)
+        return open_cache(self.root, segment_bytes=3000, key=self.key)
 
     def held(self):
         return {(number, layer) for number, layers in self.records for layer in layers}
@@ -127,7 +129,13 @@ class CacheMachine(RuleBasedStateMachine):
         self.folder.cleanup()
 
 
+class EncryptedCacheMachine(CacheMachine):
+    key = bytes(32)
+
+
 CacheMachine.TestCase.settings = settings(
     max_examples=60, stateful_step_count=25, deadline=None, derandomize=True
 )
+EncryptedCacheMachine.TestCase.settings = settings(CacheMachine.TestCase.settings, max_examples=20)
 TestCacheIsADictThatMayForget = CacheMachine.TestCase
+TestEncryptedCacheIsADictThatMayForget = EncryptedCacheMachine.TestCase

@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 
+from edge_runtime.cache.keys import CacheKeys
 from edge_runtime.cache.session_cache import SampleCache
 from edge_runtime.cache.store import CacheMiss
 from edge_runtime.contract.errors import RemoteError
@@ -17,7 +18,7 @@ BOTH = [0, 1, 2, 3]
 
 def cache_of(data, root, quota_bytes=0, transient_bytes=1 << 20) -> SampleCache:
     request = dataclasses.replace(open_cache(data), quota_bytes=quota_bytes)
-    return SampleCache(request, root, transient_bytes)
+    return SampleCache(request, root, CacheKeys(root), transient_bytes)
 
 
 def test_without_room_only_the_samples_that_are_wanted_now_are_held(tmp_path):

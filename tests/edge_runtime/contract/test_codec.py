@@ -111,7 +111,7 @@ def test_another_protocol_version_is_named() -> None:
         ([msgspec.msgpack.encode([PROTOCOL_VERSION, 1, 0, 0, "Heartbeat", {}])], "of its type"),
         ([msgspec.msgpack.encode([PROTOCOL_VERSION, "", -1, 0, "Heartbeat", {}])], "between 0 and"),
         ([msgspec.msgpack.encode([*PREFIX, "os.system", {}])], "unknown message type"),
-        ([msgspec.msgpack.encode([*PREFIX, ["Heartbeat"], {}])], "unknown message type"),
+        ([msgspec.msgpack.encode([*PREFIX, ["Heartbeat"], {}])], "of its type"),
         ([msgspec.msgpack.encode([*PREFIX, "Heartbeat", {"x": 1}])], "unknown field 'x'"),
         (
             [msgspec.msgpack.encode([*PREFIX, "Hello", {"software": 1}])],
@@ -119,6 +119,10 @@ def test_another_protocol_version_is_named() -> None:
         ),
         (
             [msgspec.msgpack.encode([*PREFIX, "Heartbeat", msgspec.msgpack.Ext(9, b"x")])],
+            "expected an object",
+        ),
+        (
+            [msgspec.msgpack.encode([*PREFIX, "Release", {"lines": msgspec.msgpack.Ext(9, b"")}])],
             "unknown extension",
         ),
         ([b"\x00" * (MAX_HEADER_BYTES + 1)], "header of"),
@@ -249,7 +253,10 @@ ONE = np.ones(1, np.int32)
     [
         ({}, "must be encoder, decoder or both"),
         ({"middle": ONE}, "expected one of encoder, decoder, got 'middle'"),
-        ({"encoder": ONE, "x" * 999: ONE}, "expected one of encoder, decoder, got 'x{100,200}$"),
+        (
+            {"encoder": ONE, "x" * 999: ONE},
+            "expected one of encoder, decoder, got 'x{100,200}[.]{3}$",
+        ),
         ({"encoder": np.ones(2, np.int32)}, r"int32 of shape \(1,\)"),
         ({"encoder": ONE, "decoder": np.ones(2, np.int32)}, "lengths of decoder"),
         ({"encoder": np.ones(1, np.int64)}, "int32"),

@@ -4,9 +4,9 @@ import logging
 
 import pytest
 
+from edge_runtime.contract.checks import MAX_TEXT_LENGTH
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.messages import Notice
-from edge_runtime.contract.messages.answers import MAX_NOTICE_LENGTH
 from edge_runtime.device.notices import MAX_SENT, warnings_reported
 
 LOGGER = logging.getLogger("edge_runtime.somewhere.deep")
@@ -29,7 +29,7 @@ def test_warnings_are_sent_for_as_long_as_the_session_lasts() -> None:
         ("two\nlines\t of it", "two lines of it"),
         ("\x1b[2J", "\N{REPLACEMENT CHARACTER}[2J"),
         ("", "a warning without words"),
-        ("a" * 300, "a" * (MAX_NOTICE_LENGTH - 3) + "..."),
+        ("a" * 300, "a" * (MAX_TEXT_LENGTH - 3) + "..."),
     ],
 )
 def test_a_notice_is_a_short_printable_line(text: str, said: str) -> None:
@@ -39,10 +39,9 @@ def test_a_notice_is_a_short_printable_line(text: str, said: str) -> None:
     assert sent == [Notice(text=said)]
 
 
-@pytest.mark.parametrize("text", ["", "a" * (MAX_NOTICE_LENGTH + 1), "\x1b[2J", "two\nlines"])
-def test_what_is_no_such_line_is_no_notice(text: str) -> None:
-    with pytest.raises(ValueError, match="not a short printable line"):
-        Notice(text=text)
+def test_a_notice_without_words_is_none() -> None:
+    with pytest.raises(ValueError, match="empty"):
+        Notice(text=" \n")
 
 
 def test_a_flood_of_warnings_ends_with_a_word() -> None:

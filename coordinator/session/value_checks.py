@@ -1,0 +1,171 @@
+"""Checks what devices have measured and computed: possible, finite, and what was asked for. Pure.
+
+A planner or an average that is fed with one impossible number fails far from whoever sent it, or
+is silently wrong; so each number is checked where it comes in, and its sender is named.
+"""
+
+import dataclasses
+import math
+from collections.abc import Collection
+
+import numpy as np
+
+from edge_runtime.contract.adapter import OPTIMIZER_PREFIX
+from edge_runtime.contract.checks import excerpt
+from edge_runtime.contract.errors import BadInputError, DeviceFailedError, UnresumableError
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.manifest import Manifest
+from edge_runtime.contract.messages import LinkMeasured
+from edge_runtime.contract.profile import DeviceProfile, Role
+from edge_runtime.contract.tensors import read_tensors
+
+MIN_SECONDS = 1e-13
+"""Least time of a token in a block or of a sample: ten million times below any device's."""
+
+MAX_SECONDS = 1e5
+"""Most time of anything that is measured: a day."""
+
+MAX_BYTES = 1 << 52
+MAX_CORES = 1 << 16
+MAX_VALUES = 1 << 40
+MAX_TIMINGS = 64
+MAX_BLOCK_CLASSES = 1024
+MIN_BITS_PER_SECOND, MAX_BITS_PER_SECOND = 1.0, 1e15
+
+
+def check_profile(
+    device: DeviceId,
+    profile: DeviceProfile,
+    manifest: Manifest,
+    roles: Collection[Role] | None = None,
+) -> None:
+    """Refuses a profile that a device cannot have, or that answers another request.
+
+    Args:
+        device: that measured itself, or whose profile was kept.
+        profile: what it says.
+        manifest: of the bundle that it was asked about.
+        roles: that the device offers, where they are known.
+
+    Raises:
+        DeviceFailedError: names what is wrong.
+    """
+    if profile.device != device:
+        raise DeviceFailedError(f"{device}: sent the profile of another device")
+    problem = (
+        _wrong_blocks(profile, manifest)
+        or _wrong_sizes(profile)
+        or _wrong_times(profile)
+        or _wrong_trainer_or_link(profile)
+        or ("" if roles is None or set(profile.roles) <= set(roles) else "roles it does not offer")
+    )
+    if problem:
+        raise DeviceFailedError(f"{device}: its profile has {problem}")
+
+
+def _wrong_blocks(profile: DeviceProfile, manifest: Manifest) -> str:
+    if "backbone" not in profile.roles:
+        return ""
+    asked = {block.block_class for block in manifest.blocks if block.kind == "layer"}
+    if missing := asked - profile.blocks.keys():
+        return f"no times of block {excerpt(min(missing))}"
+    return "" if len(profile.blocks) <= MAX_BLOCK_CLASSES else "times of too many blocks"
+
+
+def _wrong_sizes(profile: DeviceProfile) -> str:
+    sizes = [profile.memory_bytes, profile.base_memory_bytes, profile.storage_bytes]
+    values = 0
+    if profile.trainer is not None:
+        sizes.append(profile.trainer.memory_bytes)
+        values = profile.trainer.parameters
+    if not 0 <= min(sizes) <= max(sizes) <= MAX_BYTES:
+        return "an impossible size of memory or storage"
+    if not 0 < max(profile.threads, profile.cores) <= MAX_CORES:
+        return "an impossible number of cores or threads"
+    return "" if 0 <= values <= MAX_VALUES else "an impossible number of parameters"
+
+
+def _wrong_times(profile: DeviceProfile) -> str:
+    for name, timings in profile.blocks.items():
+        if len(timings) > MAX_TIMINGS:
+            return f"{len(timings)} timings of block {excerpt(name)}"
+        for timing in timings:
+            seconds = timing.seconds_per_token
+            shape = max(timing.batch_size, timing.sequence_length)
+            if not MIN_SECONDS <= seconds <= MAX_SECONDS or shape > MAX_VALUES:
+                return f"an impossible time of block {excerpt(name)}: {seconds:.3g} s a token"
+            if not 0 <= timing.seconds_per_run <= MAX_SECONDS:
+                return f"an impossible time of block {excerpt(name)} for each micro-batch"
+    return ""
+
+
+def _wrong_trainer_or_link(profile: DeviceProfile) -> str:
+    trainer, link = profile.trainer, profile.link
+    if trainer is not None and not MIN_SECONDS <= trainer.seconds_per_sample <= MAX_SECONDS:
+        return f"an impossible time of training: {trainer.seconds_per_sample:.3g} s a sample"
+    others = [*dataclasses.astuple(profile.handling)]
+    if trainer is not None:
+        others += [trainer.seconds_per_step, trainer.seconds_per_exchanged_value]
+    if not all(0 <= seconds <= MAX_SECONDS for seconds in others):
+        return "an impossible time of handling data or of training steps"
+    if link is not None:
+        rates = (link.up_bits_per_second, link.down_bits_per_second)
+        if not all(_is_link(rate, link.latency_seconds) for rate in rates):
+            return "an impossible link"
+    return ""
+
+
+def check_link(device: DeviceId, message: LinkMeasured) -> None:
+    """Raises DeviceFailedError unless a link of that rate and latency can be."""
+    if not _is_link(message.bits_per_second, message.latency_seconds):
+        raise DeviceFailedError(
+            f"{device}: sent an impossible link to {message.peer}: "
+            f"{message.bits_per_second:.3g} bit/s, {message.latency_seconds:.3g} s"
+        )
+
+
+def _is_link(bits_per_second: float, latency_seconds: float) -> bool:
+    possible = MIN_BITS_PER_SECOND <= bits_per_second <= MAX_BITS_PER_SECOND
+    return possible and 0 <= latency_seconds <= MAX_SECONDS
+
+
+def check_loss(device: DeviceId, loss_sum: float) -> None:
+    """Raises UnresumableError unless a summed loss is a number."""
+    if not math.isfinite(loss_sum):
+        raise not_finite(device, "loss")
+
+
+def check_state(device: DeviceId, state: bytes, before: bytes) -> None:
+    """Refuses a trainer's state that nobody could go on with.
+
+    Args:
+        device: that sent it.
+        state: all bytes of a safetensors file.
+        before: an earlier state of the run, whose names, shapes and dtypes it must have; or empty.
+
+    Raises:
+        DeviceFailedError: damaged, without weights, or of another shape than ``before``.
+        UnresumableError: a value is infinite or not a number.
+    """
+    try:
+        tensors = read_tensors(state, "trainer state")
+        earlier = read_tensors(before, "trainer state") if before else tensors
+    except BadInputError as error:
+        raise DeviceFailedError(f"{device}: sent a state that is none ({error})") from None
+    if all(name.startswith(OPTIMIZER_PREFIX) for name in tensors):
+        raise DeviceFailedError(f"{device}: sent a state without weights")
+    if {name: (array.shape, array.dtype) for name, array in tensors.items()} != {
+        name: (array.shape, array.dtype) for name, array in earlier.items()
+    }:
+        raise DeviceFailedError(f"{device}: sent the state of another adapter")
+    for array in tensors.values():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise not_finite(device, "adapter")
+
+
+def not_finite(device: DeviceId, what: str) -> UnresumableError:
+    """Makes the error of a number that is none, with what to change."""
+    return UnresumableError(
+        f"{device}: the {what} is not a finite number; train a new run with a lower "
+        "--learning-rate, or export the model with another --quantize"
+    )

@@ -65,7 +65,7 @@ class SampleCache:
         self.hidden_size = request.hidden_size
         self._request = dataclasses.replace(request, keys=request.keys[:0])
         self._expected = {key.tobytes() for key in request.keys}
-        self._lock = threading.Condition()
+        self._lock = threading.Lock()
         self._closed = False
         self._transient = TransientStates(transient_bytes)
         self._cache = ActivationCache(
@@ -116,14 +116,11 @@ class SampleCache:
 
     def held_now(self, keys: Array) -> Array:
         """(N,) bool: every layer of the sample can be read, from the disk or from memory."""
-        with self._lock:
-            return self._held_now(keys)
-
-    def _held_now(self, keys: Array) -> Array:
         found: Array = np.ones(len(keys), np.bool_)
-        for stream in self.layers:
-            for at, key in enumerate(record_keys(keys, stream)):
-                found[at] &= self._is_readable(key, stream)
+        with self._lock:
+            for stream in self.layers:
+                for at, key in enumerate(record_keys(keys, stream)):
+                    found[at] &= self._is_readable(key, stream)
         return found
 
     def _is_readable(self, record: Array, stream: Stream) -> bool:
@@ -143,17 +140,6 @@ class SampleCache:
         """Forgets what is in memory of these samples; what is on the disk stays."""
         with self._lock:
             self._transient.release(self._records_of(keys))
-
-    def wait_until_held(self, keys: Array, timeout_seconds: float) -> bool:
-        """Waits until all of the samples can be read; False if that takes too long.
-
-        Not in the thread that computes a stage whose states are waited for.
-
-        Raises:
-            RemoteError: the cache was closed meanwhile.
-        """
-        with self._lock:
-            return self._lock.wait_for(lambda: bool(self._held_now(keys).all()), timeout_seconds)
 
     def _records_of(self, keys: Array) -> Iterator[bytes]:
         for stream in self.layers:
@@ -190,7 +176,6 @@ class SampleCache:
                 rows = states.encoded[:, ends[at] - states.lengths[at] : ends[at]]
                 if self._transient.put(records[at].tobytes(), states.layers, rows):
                     kept[at] = IN_MEMORY
-            self._lock.notify_all()
         return kept
 
     def read(self, keys: Array, stream: Stream) -> tuple[Array, Array]:
@@ -261,7 +246,6 @@ class SampleCache:
         with self._lock:
             self._closed = True
             self._cache.close()
-            self._lock.notify_all()
 
     def _opened(self) -> ActivationCache:
         if self._closed:

@@ -1,7 +1,6 @@
 """Samples that the disk has no room for can be held in memory until they were used."""
 
 import dataclasses
-import threading
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ import pytest
 from edge_runtime.cache.keys import CacheKeys
 from edge_runtime.cache.session_cache import SampleCache
 from edge_runtime.cache.store import CacheMiss
-from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.messages import IN_MEMORY, NOT_KEPT, ON_DISK
 from tests.edge_runtime.training.mesh import Data, Transformations, open_cache
 
@@ -77,24 +75,6 @@ def test_what_the_disk_holds_takes_no_memory(tmp_path):
     assert cache.transient_bytes == 0
     assert cache.held_now(data.keys[BOTH]).all()
     cache.close()
-
-
-def test_a_step_waits_until_its_samples_are_there(tmp_path):
-    data = Data()
-    cache = cache_of(data, tmp_path)
-    keys = data.keys[[2, 5]]
-    cache.hold_for_now(keys)
-    assert not cache.wait_until_held(keys, 0.0)
-    arriving = threading.Thread(target=lambda: cache.append(data.states([2, 5])))
-    arriving.start()
-    assert cache.wait_until_held(keys, 10.0)
-    arriving.join()
-    cache.release(keys)
-    closing = threading.Thread(target=cache.close)
-    closing.start()
-    with pytest.raises(RemoteError, match="not open"):
-        cache.wait_until_held(keys, 10.0)
-    closing.join()
 
 
 def test_a_peer_that_says_two_lengths_of_a_sample_breaks_nothing(tmp_path):

@@ -3,8 +3,8 @@
 Example: python -m benchmarks.faults --runs 64 --seed 0 --out table.json
 
 Three emulated laptops, which all train, fine-tune MiniLM on 1,000 lines of SST-2. Finished runs
-are kept in --out, so that the same command goes on where it was stopped. Folders of runs that
-went wrong are kept beside it.
+are kept in --out, so that the same command goes on where it was stopped. In a folder beside it
+are the devices' measurements, the run without a fault, and the folders of runs that went wrong.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import itertools
 import json
 import random
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,16 +32,14 @@ def main() -> None:
     arguments = _arguments()
     found = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     rows: list[Row] = found.get("rows", [])
-    with tempfile.TemporaryDirectory(prefix="pacplus-faults-") as name:
-        laboratory = Laboratory(arguments, Path(name))
-        for number in range(arguments.runs):
-            if number in {row["number"] for row in rows}:
-                continue
-            kind = laboratory.kinds[number % len(laboratory.kinds)]
-            rows.append(laboratory.disturb(number, kind))
-            print(json.dumps(rows[-1]), flush=True)
-            shown = {"rows": rows, "undisturbed": dataclasses.asdict(laboratory.undisturbed)}
-            arguments.out.write_text(json.dumps(shown, indent=1))
+    laboratory = Laboratory(arguments)
+    for number in range(arguments.runs):
+        if number in {row["number"] for row in rows}:
+            continue
+        kind = laboratory.kinds[number % len(laboratory.kinds)]
+        rows.append(laboratory.disturb(number, kind))
+        print(json.dumps(rows[-1]), flush=True)
+        arguments.out.write_text(json.dumps({"rows": rows}, indent=1))
     print(table(rows))
 
 
@@ -62,22 +59,35 @@ def _arguments() -> argparse.Namespace:
 class Laboratory:
     """Has what all runs share: data, bundle, measured devices, and the run without a fault."""
 
-    def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
+    def __init__(self, arguments: argparse.Namespace) -> None:
         """Runs twice without a fault: first as the planner wants, which gives a plan to edit."""
-        self.folder, self.seed, self.out = folder, arguments.seed, arguments.out
+        self.folder = folder = arguments.out.with_suffix("").resolve()
+        self.seed = arguments.seed
+        folder.mkdir(parents=True, exist_ok=True)
         wanted = arguments.kinds
         self.kinds = [kind for kind in KINDS if any(word in kind.name for word in wanted)]
         train = folder / "train.jsonl"
         with (arguments.data / "train.jsonl").open() as lines:
             train.write_text("".join(itertools.islice(lines, arguments.lines)))
-        bundle = (arguments.bundle or _export(folder)).resolve()
+        bundle = (arguments.bundle or _export(folder / "bundle")).resolve()
         evaluation = (arguments.data / "dev.jsonl").resolve()
         self.task = Task(bundle, train, evaluation, arguments.epochs)
         self.home = folder / "home"
-        plan = self._first_plan()
-        self._plans = {late: self._edit(plan, late) for late in (False, True)}
-        self.undisturbed = self._undisturbed()
+        self._plans = {late: folder / f"plan{'-late' * late}.json" for late in (False, True)}
+        self.undisturbed = self._prepare()
         print(json.dumps(dataclasses.asdict(self.undisturbed)), flush=True)
+
+    def _prepare(self) -> Undisturbed:
+        """Measures the devices, makes the plans and runs without a fault, unless that was done."""
+        file = self.folder / "undisturbed.json"
+        if not file.exists():
+            shutil.rmtree(self.home, ignore_errors=True)
+            plan = self._first_plan()
+            for late, path in self._plans.items():
+                devices = [device for device in DEVICES if not late or device != LATECOMER]
+                path.write_text(json.dumps(shared_plan(plan, devices)))
+            file.write_text(json.dumps(dataclasses.asdict(self._undisturbed())))
+        return Undisturbed(**json.loads(file.read_text()))
 
     def _first_plan(self) -> dict[str, Any]:
         place = self._place("measured")
@@ -96,17 +106,11 @@ class Laboratory:
     def _place(self, name: str) -> Path:
         """A folder for a run, with a home that knows the devices' measurements."""
         place = self.folder / name
+        shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
         if self.home.exists():
             shutil.copytree(self.home, place / "home")
         return place
-
-    def _edit(self, plan: dict[str, Any], late: bool) -> Path:
-        """Writes a plan in which all devices compute all blocks, and train."""
-        devices = [device for device in DEVICES if not late or device != LATECOMER]
-        file = self.folder / f"plan-{len(devices)}.json"
-        file.write_text(json.dumps(shared_plan(plan, devices)))
-        return file
 
     def _undisturbed(self) -> Undisturbed:
         place = self._place("undisturbed")
@@ -145,10 +149,11 @@ class Laboratory:
             except RunError as error:
                 row["wrong"] = [str(error)]
         if row["wrong"]:
-            kept = self.out.with_suffix("") / place.name
-            shutil.rmtree(kept, ignore_errors=True)
-            shutil.copytree(place, kept, ignore=shutil.ignore_patterns("cache", "weights"))
-        shutil.rmtree(place)
+            for big in ("cache", "weights"):
+                for folder in (place / "home").glob(f"emulated/*/{big}"):
+                    shutil.rmtree(folder)
+        else:
+            shutil.rmtree(place)
         return row
 
 
@@ -177,8 +182,9 @@ def _export(folder: Path) -> Path:
     from export.bundle import export_model
     from tests.minilm import minilm_dir
 
-    export_model(str(minilm_dir()), folder / "bundle")
-    return folder / "bundle"
+    if not folder.exists():
+        export_model(str(minilm_dir()), folder)
+    return folder
 
 
 if __name__ == "__main__":

@@ -250,7 +250,7 @@ def test_what_belongs_to_another_session_reaches_nobody(tmp_path: Path) -> None:
 def test_a_device_whose_connection_ended_is_lost_if_it_does_not_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(liveness, "RETURN_SECONDS", -1.0)
+    monkeypatch.setattr(liveness, "GRACE_SECONDS", -1.0)
     router = FakeRouter([(BOARD, m.Heartbeat()), (STRANGER, m.Heartbeat())])
     router.ended = [(BOARD, b"1"), (STRANGER, b"2")]
     session = serve(router, tmp_path)

@@ -8,12 +8,13 @@ from typing import Any
 from coordinator.protocol.actions import Send
 from coordinator.protocol.events import Received
 from edge_runtime.contract import messages as m
-from edge_runtime.contract.errors import DeviceFailedError, UnresumableError
+from edge_runtime.contract.errors import DeviceFailedError, UnresumableError, UserError
 from edge_runtime.contract.ids import DeviceId
 
 from . import departures, facts, generating
 from .questions import Ask
 from .state import State
+from .value_checks import step_of
 
 logger = logging.getLogger(__name__)
 
@@ -81,9 +82,21 @@ def _stored(state: State, device: DeviceId, message: m.Stored, _: Received) -> b
 
 
 def _progress(state: State, device: DeviceId, message: m.Progress, _: Received) -> bool:
+    try:
+        if step_of(state.job, device, message.sums) > state.target:
+            raise DeviceFailedError(f"{device}: is further than it was asked to train")
+    except (DeviceFailedError, UnresumableError) as error:
+        return _disbelieve(state, device, error)
     facts.progress(state, message.sums)
     state.progressed(device)
     return False
+
+
+def _disbelieve(state: State, device: DeviceId, error: UserError) -> bool:
+    """An honest device would have said that it failed; with nobody else, its word is final."""
+    if len(state.members.here) == 1:
+        raise error
+    return departures.blame(state, device, str(error))
 
 
 def _awaiting(state: State, device: DeviceId, message: m.Awaiting, _: Received) -> bool:
@@ -157,10 +170,7 @@ def _answered(state: State, device: DeviceId, message: m.Message, event: Receive
     try:
         facts.answer(state, device, question.ask, message)
     except (DeviceFailedError, UnresumableError) as error:
-        # An honest device would have said that it failed; with nobody else, its word is final.
-        if len(state.members.here) == 1:
-            raise
-        return departures.blame(state, device, str(error))
+        return _disbelieve(state, device, error)
     return True
 
 

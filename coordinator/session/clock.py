@@ -104,7 +104,8 @@ def _culprits(state: State) -> list[DeviceId]:
     trains = {device for device, question in state.questions if question.ask.kind is m.TrainEpoch}
     awaited = {peer for device in trains for peer in state.awaited.get(device, ())}
     silent = {device for device in trains if not state.awaited.get(device)}
-    return sorted(awaited & silent) or (sorted(trains) if len(trains) == 1 else [])
+    # With everybody waiting for others, a message has been lost: any of them begins anew.
+    return sorted(awaited & silent) or sorted(silent) or sorted(awaited & trains)
 
 
 def _predicted_seconds(state: State) -> float:

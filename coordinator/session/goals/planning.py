@@ -147,6 +147,7 @@ def end_plan(state: State, reason: str, device: str = "") -> None:
     pause_fill(state)
     state.term += 1
     state.part_began = None
+    state.awaited.clear()
     state.plan, state.fill, state.dealer, state.generation = None, None, None, None
     state.assigned = False
     state.questions.end_term()
@@ -163,7 +164,8 @@ def consider(state: State) -> None:
     What is compared is the time for what is left, moves of samples not counted in.
     """
     old = state.plan
-    if old is None or state.job.only_plan or state.job.continuation is not None:
+    left = state.job.options.epochs - state.epoch + 1
+    if not left or old is None or state.job.only_plan or state.job.continuation is not None:
         return
     new = [
         device
@@ -174,11 +176,10 @@ def consider(state: State) -> None:
         return
     before = state.profiles
     try:
-        found = _make(state, state.members.planned_with())
+        found = _best(state, state.members.planned_with())
     except InfeasibleError:
         state.profiles = before
         return
-    left = state.job.options.epochs - state.epoch + 1
     pays = (
         old.predicted is None
         or found.predicted is None

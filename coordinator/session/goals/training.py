@@ -59,11 +59,11 @@ def synchronize(state: State) -> Todo | None:
     replicas = {device: _replica(state, device) for device in state.owners}
     newest = max(state.saved.step, *(replica.step for replica in replicas.values()))
     behind = [device for device, replica in replicas.items() if replica.step < newest]
-    if not behind:
-        return None
-    if state.saved.step < newest:
+    if state.saved.step < newest:  # even if all have it: this group may break while it forms
         donor = next(device for device, replica in replicas.items() if replica.step == newest)
         return Todo("setting up", {donor: _send_state(newest)})
+    if not behind:
+        return None
     saved = state.saved
     take = partial(
         m.TakeState, data=np.frombuffer(saved.data, np.uint8), step=saved.step, sums=saved.sums
@@ -89,7 +89,7 @@ def train(state: State) -> Todo | None:
         return None
     steps = state.job.steps_per_epoch
     epoch, first = state.saved.step // steps + 1, (state.saved.step // steps) * steps
-    _begin_epoch(state, epoch)
+    begin_epoch(state, epoch)
     if state.target <= state.saved.step:
         state.target = min(first + steps, state.saved.step + _part(state))
     replicas = {device: _replica(state, device) for device in state.owners}
@@ -122,7 +122,8 @@ def group_name(state: State) -> str:
     return f"{state.job.session}/{state.term}"
 
 
-def _begin_epoch(state: State, epoch: int) -> None:
+def begin_epoch(state: State, epoch: int) -> None:
+    """Begins the record of an epoch, if it is not in work already."""
     epochs = state.record.epochs
     if not epochs or epochs[-1].epoch != epoch:
         epochs.append(EpochRecord(epoch=epoch, began=state.now, sums=m.EpochSums(epoch=epoch)))

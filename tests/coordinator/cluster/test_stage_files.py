@@ -8,7 +8,7 @@ import pytest
 from coordinator.cluster import stage_files
 from coordinator.cluster.stage_files import StageCutter
 from coordinator.protocol.job import Job
-from coordinator.session import requests
+from coordinator.session.machine import Session
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice

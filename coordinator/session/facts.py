@@ -17,12 +17,12 @@ from edge_runtime.contract.errors import (
 from edge_runtime.contract.ids import DeviceId
 
 from . import departures
-from .filling import shards_of
+from .goals.filling import shards_of
+from .goals.planning import consider, end_plan
+from .goals.training import begin_epoch
 from .members import Replica
-from .planning import consider, end_plan
 from .questions import Ask
 from .state import SavedState, State
-from .training import begin_epoch
 from .value_checks import check_link, check_profile, check_state, not_finite, step_of
 
 logger = logging.getLogger(__name__)

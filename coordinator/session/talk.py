@@ -8,10 +8,11 @@ from typing import Any
 from coordinator.protocol.actions import Send
 from coordinator.protocol.events import Received
 from edge_runtime.contract import messages as m
-from edge_runtime.contract.errors import DeviceFailedError, UnresumableError, UserError
+from edge_runtime.contract.errors import DeviceFailedError, UnresumableError
 from edge_runtime.contract.ids import DeviceId
 
-from . import departures, facts, generating
+from . import departures, facts
+from .goals import generating
 from .questions import Ask
 from .state import State
 from .value_checks import step_of
@@ -60,7 +61,14 @@ def listen(state: State, event: Received) -> bool:
         logger.info("%s: %s of an earlier term", device, type(message).__name__)
         return False
     handler = _TOLD.get(type(message), _answered)
-    return handler(state, device, message, event) and not late
+    try:
+        return handler(state, device, message, event) and not late
+    except (DeviceFailedError, UnresumableError) as error:
+        # An honest device would have said that it failed; with nobody else, its word is final.
+        if isinstance(message, m.Failed) or len(state.members.here) == 1:
+            raise
+        said = error.said if isinstance(error, DeviceFailedError) else str(error)
+        return departures.blame(state, device, said.removeprefix(f"{device}: "))
 
 
 def _heartbeat(state: State, device: DeviceId, message: m.Heartbeat, _: Received) -> bool:
@@ -82,21 +90,11 @@ def _stored(state: State, device: DeviceId, message: m.Stored, _: Received) -> b
 
 
 def _progress(state: State, device: DeviceId, message: m.Progress, _: Received) -> bool:
-    try:
-        if step_of(state.job, device, message.sums) > state.target:
-            raise DeviceFailedError(f"{device}: is further than it was asked to train")
-    except (DeviceFailedError, UnresumableError) as error:
-        return _disbelieve(state, device, error)
+    if step_of(state.job, device, message.sums) > state.target:
+        raise DeviceFailedError(f"{device}: is further than it was asked to train")
     facts.progress(state, message.sums)
     state.progressed(device)
     return False
-
-
-def _disbelieve(state: State, device: DeviceId, error: UserError) -> bool:
-    """An honest device would have said that it failed; with nobody else, its word is final."""
-    if len(state.members.here) == 1:
-        raise error
-    return departures.blame(state, device, str(error))
 
 
 def _awaiting(state: State, device: DeviceId, message: m.Awaiting, _: Received) -> bool:
@@ -163,14 +161,12 @@ def _next_tokens(state: State, device: DeviceId, message: m.NextTokens, _: Recei
 def _answered(state: State, device: DeviceId, message: m.Message, event: Received) -> bool:
     question = state.questions.due(device, message, event.reply)
     if question is None:
-        logger.warning("%s sent %s out of turn", device, type(message).__name__)
+        # Such as the answer to a request that another one has taken the place of.
+        logger.info("%s sent %s out of turn", device, type(message).__name__)
         return False
     state.questions.close(device, question)
     state.settled = False
-    try:
-        facts.answer(state, device, question.ask, message)
-    except (DeviceFailedError, UnresumableError) as error:
-        return _disbelieve(state, device, error)
+    facts.answer(state, device, question.ask, message)
     return True
 
 

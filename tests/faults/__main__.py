@@ -58,7 +58,9 @@ def main() -> int:
             if failure:
                 found[failure].append(seed)
     for failure, failed in sorted(found.items(), key=lambda item: -len(item[1])):
-        least = min((shrunk(draw_history(seed)) for seed in failed[:5]), key=lambda h: len(h.faults))
+        least = min(
+            (shrunk(draw_history(seed)) for seed in failed[:5]), key=lambda h: len(h.faults)
+        )
         print(f"{len(failed)} x {failure}\n    {least}")
     print(f"{args.histories} histories in {time.monotonic() - began:.1f} s: {dict(ends)}")
     return bool(found)

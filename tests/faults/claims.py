@@ -17,9 +17,7 @@ def check_end(lab: Laboratory) -> None:
     state = record.state or job.state
     assert state == lab.reference[-1].state, "another final state than that of an undisturbed run"
     steps, epochs = job.steps_per_epoch, job.options.epochs
-    tiled = [
-        (epoch, step) for epoch, first, last in lab.applied for step in range(first, last)
-    ]
+    tiled = [(epoch, step) for epoch, first, last in lab.applied for step in range(first, last)]
     assert tiled == [(e, s) for e in range(1, epochs + 1) for s in range(steps)], lab.applied
     for epoch in record.epochs:
         if epoch.sums.steps == steps:

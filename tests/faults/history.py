@@ -5,7 +5,7 @@ import dataclasses
 import random
 from unittest import mock
 
-from coordinator.session import training
+from coordinator.session.goals import training
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.ids import DeviceId
 from tests.faults.claims import check_end, check_failure
@@ -116,9 +116,7 @@ class _Player:
             self._bring_back(everybody=self._idle == 200)
         if self._idle > MOST_IDLE:
             may = [
-                name
-                for name in lab.devices
-                if name not in lab.session.state.members.quarantined
+                name for name in lab.devices if name not in lab.session.state.members.quarantined
             ]
             waits = lab.session.phase == "waiting" and not lab.world.feasible(may)
             assert waits, f"nothing goes on: {lab.session.phase}, {lab.session.state.waits_for}"

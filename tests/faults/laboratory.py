@@ -161,7 +161,13 @@ class Laboratory(Cluster):
             device = self.devices[name]
             told = not any(isinstance(each, m.Stored) for each, _ in self._up[name])
             honest = not self.liars[name]
-            if honest and member.cache_open and told and device.cached.opened and name not in self.down:
+            if (
+                honest
+                and member.cache_open
+                and told
+                and device.cached.opened
+                and name not in self.down
+            ):
                 again = device.cached.holds(keys).any()
                 assert not again, f"what {name} holds is computed again"
 
@@ -306,5 +312,3 @@ def _reference(world: World) -> list[Replica]:
             replicas.append(replicas[-1].applied(summed_gradient(chosen.tolist(), epoch)))
     assert replicas[-1] == undisturbed(table.ranks, tokens, job.options, job.total_steps)
     return replicas
-
-

@@ -7,7 +7,8 @@ from typing import Any
 from unittest import mock
 
 from coordinator.protocol.events import Received
-from coordinator.session import departures, facts, machine, planning, talk, training
+from coordinator.session import departures, facts, machine, talk
+from coordinator.session.goals import planning, training
 from coordinator.session.holdings import Holdings
 from coordinator.session.members import Member
 from coordinator.session.questions import Questions

@@ -29,11 +29,11 @@ stands in the place of ``synchronize`` to ``evaluate_after``.
 from collections.abc import Callable
 from functools import partial
 
+from coordinator.session.questions import Ask, Todo
+from coordinator.session.state import State
 from edge_runtime.contract import messages as m
 
 from . import filling, generating, measuring, planning, training
-from .questions import Ask, Todo
-from .state import State
 
 Goal = Callable[[State], Todo | None]
 
@@ -74,7 +74,7 @@ _CONTINUED: tuple[Goal, ...] = (generating.load, training.set_up, generating.gen
 
 
 def of(state: State) -> tuple[Goal, ...]:
-    """Lists the goals of a job; once all is done, nobody who is gone is missed."""
+    """Lists the goals of a session; at its end nothing else matters any more."""
     job = state.job
     if state.collecting:
         return (collect,)

@@ -58,7 +58,7 @@ def no_term_after_a_lost_peer() -> contextlib.AbstractContextManager[Any]:
     """Two devices that cannot reach each other are only noted."""
 
     def separate(state: State, device: str, peer: str, reason: str) -> bool:
-        with mock.patch.object(departures, "end_plan", lambda *_: None):
+        with mock.patch.object(departures, "end_plan"):
             return _separate(state, device, peer, reason)
 
     return mock.patch.object(departures, "separate", separate)
@@ -111,7 +111,7 @@ def the_group_keeps_its_name() -> contextlib.AbstractContextManager[Any]:
 
 def the_lost_still_hold() -> contextlib.AbstractContextManager[Any]:
     """Samples of a device that is gone count as cached."""
-    return mock.patch.object(Holdings, "lost", lambda *_: None)
+    return mock.patch.object(Holdings, "lost")
 
 
 @contextlib.contextmanager
@@ -135,7 +135,7 @@ def states_of_any_step() -> contextlib.AbstractContextManager[Any]:
     real = facts._KEEP[m.TrainerState]
 
     def save(state: State, device: Any, asked: Any, message: Any) -> None:
-        with mock.patch.object(facts, "step_of", lambda *_: message.step):
+        with mock.patch.object(facts, "step_of", return_value=message.step):
             real(state, device, dataclasses.replace(asked, key=message.step), message)
 
     return mock.patch.dict(facts._KEEP, {m.TrainerState: save})

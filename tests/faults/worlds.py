@@ -1,4 +1,4 @@
-"""Small runs drawn from a seed: devices, what they can do, lines, caches, plans for whoever is here."""
+"""Draws small runs from a seed: devices, lines, caches, and a plan for whoever is here."""
 
 import dataclasses
 import functools

@@ -9,6 +9,7 @@ import time
 import traceback
 
 from tests.faults.history import Fault, History, draw_history, play
+from tests.faults.mutants import MUTANTS
 
 
 def failing(history: History) -> str | None:
@@ -41,13 +42,28 @@ def shrunk(history: History) -> History:
     return History(history.seed, faults)
 
 
+def _find_mutants(seeds: range) -> int:
+    """Prints the first history that finds each mutant, and what it says."""
+    missed = 0
+    for name, mutant in MUTANTS.items():
+        with mutant():
+            said = ((seed, failing(draw_history(seed))) for seed in seeds)
+            seed, failure = next(((seed, text) for seed, text in said if text), (None, "not found"))
+        missed += seed is None
+        print(f"{name:28} {seed!s:>6}  {failure}", flush=True)
+    return bool(missed)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--histories", type=int, default=5000)
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--mutants", action="store_true", help="name who finds each of them")
     parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
     args = parser.parse_args()
     logging.disable(logging.CRITICAL)
+    if args.mutants:
+        return _find_mutants(range(args.first, args.first + args.histories))
     began = time.monotonic()
     seeds = range(args.first, args.first + args.histories)
     found: dict[str, list[int]] = collections.defaultdict(list)

@@ -7,7 +7,8 @@ from typing import Any
 from unittest import mock
 
 from coordinator.protocol.events import Received
-from coordinator.session.goals import departures, facts, machine, planning, talk, training
+from coordinator.session import departures, facts, machine, talk
+from coordinator.session.goals import planning, training
 from coordinator.session.holdings import Holdings
 from coordinator.session.members import Member
 from coordinator.session.questions import Questions
@@ -57,7 +58,7 @@ def no_term_after_a_lost_peer() -> contextlib.AbstractContextManager[Any]:
     """Two devices that cannot reach each other are only noted."""
 
     def separate(state: State, device: str, peer: str, reason: str) -> bool:
-        with mock.patch.object(departures, "end_plan", return_value=None):
+        with mock.patch.object(departures, "end_plan"):
             return _separate(state, device, peer, reason)
 
     return mock.patch.object(departures, "separate", separate)
@@ -110,7 +111,7 @@ def the_group_keeps_its_name() -> contextlib.AbstractContextManager[Any]:
 
 def the_lost_still_hold() -> contextlib.AbstractContextManager[Any]:
     """Samples of a device that is gone count as cached."""
-    return mock.patch.object(Holdings, "lost", return_value=None)
+    return mock.patch.object(Holdings, "lost")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Small runs drawn from a seed: devices, lines, caches, and plans for whoever is here."""
+"""Draws small runs from a seed: devices, lines, caches, and a plan for whoever is here."""
 
 import dataclasses
 import functools
@@ -41,13 +41,13 @@ class World:
     def feasible(self, devices: Sequence[DeviceId]) -> bool:
         """These devices can do the work."""
         try:
-            _plan_for([self.profiles[name] for name in devices], self.job, self.enough)
+            plan_for([self.profiles[name] for name in devices], self.job, self.enough)
         except InfeasibleError:
             return False
         return True
 
 
-def _plan_for(measured: Sequence[DeviceProfile], job: Job, enough: int) -> Plan:
+def plan_for(measured: Sequence[DeviceProfile], job: Job, enough: int) -> Plan:
     """As many stages as are needed, all trainers; deterministic, as the planner is."""
     runs = [each.device for each in measured if each.blocks]
     trains = [each.device for each in measured if each.trainer is not None]
@@ -117,7 +117,7 @@ def draw_world(chance: random.Random) -> World:
         run="r",
         evaluate_before=chance.random() < 0.5,
         wait_seconds=None,
-        make_plan=lambda measured: _plan_for(measured, drawn, enough),
+        make_plan=lambda measured: plan_for(measured, drawn, enough),
     )
     held = {
         name: {(_KEYS(text), layer) for text in chance.sample(texts, 4) for layer in LAYERS}

@@ -74,7 +74,7 @@ _CONTINUED: tuple[Goal, ...] = (generating.load, training.set_up, generating.gen
 
 
 def of(state: State) -> tuple[Goal, ...]:
-    """Lists the goals of a job; once all is done, nobody who is gone is missed."""
+    """Lists the goals of a session; at its end nothing else matters any more."""
     job = state.job
     if state.collecting:
         return (collect,)

@@ -125,6 +125,7 @@ class Device:
         self._ended: Ended | None = None
         self._at_once: Handlers = {
             m.Welcome: self._welcome,
+            m.Rejoin: lambda _: self._say(self._hello()),
             m.BeginTerm: lambda _: None,  # its tag says all
             m.Rejoin: lambda _: self._say(self._hello()),
             m.FormGroup: trainer.form_group,

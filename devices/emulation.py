@@ -257,7 +257,7 @@ def _spawn(
     # -I -S: no site packages and nothing from the environment, which is meant for the device.
     launcher = [sys.executable, "-I", "-S", str(Path(launch.__file__))]
     # A file instead of a pipe: writing it never waits for the device to read.
-    with tempfile.TemporaryFile() as given, log_path.open("ab") as log:
+    with tempfile.TemporaryFile() as given, open(log_path, "ab", opener=_private) as log:
         given.write(stdin or b"")
         given.seek(0)
         return subprocess.Popen(
@@ -269,3 +269,7 @@ def _spawn(
             cwd=cwd,
             start_new_session=True,
         )
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -100,6 +100,9 @@ class Link:
         self._down = Shaper(rate_bits_per_second / 8, latency_seconds)
         self._carried = {"up": 0, "down": 0}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._connections: set[asyncio.Task[None]] = set()
+        self._carries = asyncio.Event()
+        self._carries.set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="link", daemon=True)
         self._thread.start()
@@ -133,6 +136,18 @@ class Link:
         """
         return self._call(self._serve(target, listen, to_device))
 
+    def break_connections(self) -> None:
+        """Closes all connections; new ones are relayed as before."""
+        self._call(_cancel(tuple(self._connections)))
+
+    def cut(self) -> None:
+        """Carries nothing until :meth:`mend`, as a network does that is out of reach."""
+        self._loop.call_soon_threadsafe(self._carries.clear)
+
+    def mend(self) -> None:
+        """Carries again, first what was held up."""
+        self._loop.call_soon_threadsafe(self._carries.set)
+
     def close(self) -> None:
         """Closes all connections and ends the thread."""
         if self._loop.is_closed():
@@ -154,16 +169,19 @@ class Link:
         host, port = listener.getsockname()[:2]
         return host, port
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _accept(self, listener: socket.socket, target: Address, to_device: bool) -> None:
         with listener:
             while True:
                 near, _ = await self._loop.sock_accept(listener)
-                self._start(self._join(target, to_device, near))
+                connection = self._start(self._join(target, to_device, near))
+                self._connections.add(connection)
+                connection.add_done_callback(self._connections.discard)
 
     async def _join(self, target: Address, to_device: bool, near: socket.socket) -> None:
         family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
@@ -174,6 +192,7 @@ class Link:
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             onward, back = ("down", "up") if to_device else ("up", "down")
             try:
+                await self._carries.wait()
                 await self._loop.sock_connect(far, target)
                 await _all_or_none(self._pump(onward, near, far), self._pump(back, far, near))
             except OSError as error:
@@ -204,6 +223,7 @@ class Link:
         while True:
             arrival, data = await arrivals.get()
             await self._sleep_until(arrival)
+            await self._carries.wait()
             if not data:
                 sink.shutdown(socket.SHUT_WR)
                 return

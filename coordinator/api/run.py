@@ -1,11 +1,13 @@
 """Runs one session on a cluster's devices, whatever it is for."""
 
 import dataclasses
+import secrets
 from collections.abc import Callable
 from typing import Any
 
 from coordinator.cluster.host import Cluster, Host, open_host, profile_cache
 from coordinator.cluster.observer import Observer
+from coordinator.cluster.pending_forgets import reminder
 from coordinator.cluster.server import Server
 from coordinator.planner import Problem, make_plan
 from coordinator.planner.plan import planner
@@ -84,6 +86,7 @@ def run_session(
                 devices=host.devices,
                 check_devices=check if checks_memory else lambda _: None,
                 local=local is not None,
+                session=secrets.token_hex(8),
                 continuation=continuation,
             )
         )
@@ -123,11 +126,11 @@ def _serve(
         record=on_record,
         save=lambda action: save(action, session.record),
         reroute=host.local.links.reroute if host.local else lambda _device, peers: peers,
+        reminder=None if host.local else reminder(host.devices),
     )
     try:
         server.run(
             session,
-            devices=host.devices,
             ended=host.local.ended if host.local else list,
             watch=observer.tick,
         )

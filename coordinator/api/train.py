@@ -1,6 +1,7 @@
 """Trains an adapter and writes the run: :func:`train`."""
 
 import dataclasses
+import secrets
 import time
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from coordinator.runs.report import (
 )
 from coordinator.runs.run_folder import Checkpoint, RunFolder, check_new
 from coordinator.session.failures import RESUME
-from edge_runtime.contract.adapter import TrainingOptions, adapter_weights, check_weights
+from edge_runtime.contract.adapter import TrainingOptions, adapter_weights
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import (
     BadInputError,
@@ -64,9 +65,11 @@ def train(
     fields: FieldNames | None = None,
     cache_dtype: CacheChoice = "auto",
     cache_quota_bytes: int | None = None,
+    encrypt_cache: bool = False,
     max_length: MaxLength | None = None,
     plan: Path | None = None,
     resume: bool = False,
+    wait_seconds: float | None = None,
     observer: Observer | None = None,
 ) -> TrainResult:
     """Fine-tunes an adapter for ``bundle`` on ``data`` and writes the run to ``output``.
@@ -85,11 +88,15 @@ def train(
         cache_dtype: how activations are stored; ``auto`` takes fp16 where they fit it, else fp32,
             and what the run has when going on.
         cache_quota_bytes: limit of each device's cache; when going on, None keeps the run's.
+        encrypt_cache: devices keep activations encrypted, here and in later commands with the
+            run; going on keeps the run's, and may begin with it.
         max_length: most tokens of a line, below what the model takes; "auto" cuts only the few
             lines that are far longer than the others. The run's evaluations cut alike.
         plan: a plan to run, from ``pacplus plan --json`` or a run's ``plan.json``; by default
             the best one is made.
         resume: go on with the run in ``output``.
+        wait_seconds: how long to wait for devices when those that are left do not suffice; None
+            for as long as it takes where they are paired, and not at all on this machine.
         observer: is told of progress.
 
     Raises:
@@ -110,24 +117,32 @@ def train(
         cache_dtype = RunFolder(output).settings().cache_dtype
     layers = prepared.config.layers
     dtype, notes = choose_cache_dtype(prepared.bundle.manifest, layers, cache_dtype)
-    settings = run_settings(prepared, fields, dtype, cache_quota_bytes, held_out)
+    settings = dataclasses.replace(
+        run_settings(prepared, fields, dtype, cache_quota_bytes, held_out),
+        encrypt_cache=encrypt_cache,
+    )
     folder = (RunFolder.resume if resume else RunFolder.create)(output, settings)
     prepared.announce(observer)
     for note in notes:
         observer.note(note)
-    nothing = Checkpoint(epochs_done=0, epochs=(), eval_before={})
+    nothing = Checkpoint(step=0, epochs=(), eval_before={})
     earlier = (folder.last_checkpoint() if resume else None) or nothing
     run = _Run(folder, prepared, earlier, time.monotonic())
+    paired = cluster is not None and bool(cluster.devices)
     try:
         finished = run_session(
             *(cluster or Cluster(), prepared, observer),
             cache_dtype=dtype,
             cache_quota_bytes=folder.settings().cache_quota_bytes,
+            encrypt_cache=folder.settings().encrypt_cache,
             decide=decide,
             record=run.record,
             save=run.save,
             state=earlier.state,
-            epochs_done=earlier.epochs_done,
+            steps_done=earlier.step,
+            sums=earlier.sums,
+            run=(folder.last_group() if resume else "") or secrets.token_hex(8),
+            wait_seconds=0.0 if wait_seconds is None and not paired else wait_seconds,
             evaluate_before=not earlier.eval_before,
         )
         report = run.report(finished, dtype)
@@ -158,12 +173,12 @@ class _Run:
             self.folder.write_plan(session.plan)
 
     def save(self, action: SaveCheckpoint, session: SessionRecord) -> None:
-        check_weights(action.state)  # the checkpoint before stays
-        self.folder.write_checkpoint(self._checkpoint(session, action.epoch, action.state))
+        checkpoint = self._checkpoint(session, action.step, action.state)
+        self.folder.write_checkpoint(dataclasses.replace(checkpoint, sums=action.sums))
 
-    def _checkpoint(self, session: SessionRecord, epochs_done: int, state: bytes) -> Checkpoint:
+    def _checkpoint(self, session: SessionRecord, step: int, state: bytes) -> Checkpoint:
         return Checkpoint(
-            epochs_done=epochs_done,
+            step=step,
             epochs=(*self.earlier.epochs, *epoch_reports(session)),
             eval_before=self.earlier.eval_before or self._metrics(session.outputs_before),
             state=state,
@@ -179,7 +194,7 @@ class _Run:
 
     def report(self, finished: Finished, cache_dtype: CacheDtype) -> Report:
         prepared, session, manifest = self.prepared, finished.record, self.prepared.bundle.manifest
-        done = self._checkpoint(session, prepared.options.epochs, b"")
+        done = self._checkpoint(session, 0, b"")
         return Report(
             task=prepared.config.task,
             model=manifest.model_id,
@@ -198,5 +213,6 @@ class _Run:
             cache=cache_report(session, cache_dtype),
             devices=device_reports(session, finished.devices),
             max_length=prepared.max_length,
+            recoveries=tuple(map(dataclasses.asdict, session.recoveries)),
             truncated_lines=prepared.truncated[:SHOWN_PLACES],
         )

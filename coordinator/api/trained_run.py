@@ -67,6 +67,7 @@ class TrainedRun:
             *(cluster or Cluster(), prepared, observer),
             cache_dtype=settings.cache_dtype,
             cache_quota_bytes=settings.cache_quota_bytes,
+            encrypt_cache=settings.encrypt_cache,
             adapter_graph=self.adapter,
         ).record
         if record.outputs_before is None:

@@ -59,7 +59,9 @@ def devices(
         o.print_json({"devices": found})
     else:
         for device in found:
-            typer.echo(f"{device['device']:24} key {device['key']}")
+            forgets = ", ".join(digest[:12] for digest in device["to_forget"])
+            later = f"  to forget when it next joins: {forgets}" if forgets else ""
+            typer.echo(f"{device['device']:24} key {device['key']}{later}")
         if not found:
             typer.echo("no device is paired; run: pacplus pair")
 

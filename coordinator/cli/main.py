@@ -20,6 +20,7 @@ except ImportError:
 from .data import data
 from .devices import demo, devices, pair
 from .exit_codes import CommandGroup, explained
+from .forget import forget
 from .plan import plan
 from .train import train
 from .use import evaluate, merge, predict
@@ -58,7 +59,7 @@ def _root(
     )
 
 
-for _command in (train, plan, data, evaluate, predict, merge, pair, devices, demo):
+for _command in (train, plan, data, evaluate, predict, merge, pair, devices, forget, demo):
     app.command()(_command)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -83,6 +84,15 @@ Listen = Annotated[
 Reprofile = Annotated[
     bool, _devices("Measure devices and links again, whatever is known of them.", "--reprofile")
 ]
+Wait = Annotated[
+    str,
+    _devices(
+        "How long to wait when the devices that are left cannot go on, e.g. 10m; for as long as "
+        "it takes without it, and not at all for emulated ones. Then the run stops, resumable.",
+        "--wait",
+        metavar="TIME",
+    ),
+]
 Profiles = Annotated[Path | None, _devices("TOML file of devices that are not here.")]
 GivenPlan = Annotated[
     Path | None,
@@ -147,6 +157,14 @@ Dtype = Annotated[
     _cache("How activations are stored: auto takes fp16 where they fit it, else fp32."),
 ]
 CacheQuota = Annotated[str, _cache("Limit of each device's cache, e.g. 2G.", metavar="SIZE")]
+EncryptCache = Annotated[
+    bool,
+    _cache(
+        "Devices keep activations encrypted; later commands with the run do so too. "
+        "Needs the extra `encrypt` on each.",
+        "--encrypt-cache",
+    ),
+]
 
 TextField = Annotated[str, _field("The text.")]
 TextPairField = Annotated[str, _field("The second text of a pair.")]
@@ -193,6 +211,18 @@ def training_options(
         return TrainingOptions(epochs=epochs, batch_size=batch_size, seed=seed, **chosen)
     except ValueError as error:
         raise UsageError(f"--{str(error).replace('_', '-', 1)}") from None
+
+
+def duration(given: str, option_name: str) -> float:
+    """Reads a time such as 90s, 10m or 2h, in seconds.
+
+    Raises:
+        UsageError: it is none.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", given)
+    if found is None:
+        raise UsageError(f"{option_name} {given}: give a time such as 90s, 10m or 2h")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 def max_length(given: str) -> int | Literal["auto"] | None:

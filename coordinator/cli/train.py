@@ -27,6 +27,7 @@ def train(
     devices: o.Devices = "",
     listen: o.Listen = o.LISTEN,
     reprofile: o.Reprofile = False,
+    wait: o.Wait = "",
     max_length: o.MaxLength = "",
     epochs: o.Epochs = 3,
     batch_size: o.BatchSize = 16,
@@ -39,6 +40,7 @@ def train(
     reduction: o.Reduction = 8,
     cache_dtype: o.Dtype = "auto",
     cache_quota: o.CacheQuota = "",
+    encrypt_cache: o.EncryptCache = False,
     text_field: o.TextField = "text",
     text_pair_field: o.TextPairField = "text_pair",
     label_field: o.LabelField = "label",
@@ -96,8 +98,10 @@ def train(
             cache_dtype=cache_dtype,
             max_length=o.max_length(max_length),
             cache_quota_bytes=parse_bytes(cache_quota, "--cache-quota") if cache_quota else None,
+            encrypt_cache=encrypt_cache,
             plan=plan,
             resume=resume,
+            wait_seconds=o.duration(wait, "--wait") if wait else None,
             observer=o.display(),
         )
     if as_json:

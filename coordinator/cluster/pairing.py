@@ -1,7 +1,9 @@
 """Pairing from the laptop's side, and the list of paired devices."""
 
+import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from edge_runtime.contract.errors import BadInputError, StoppedError
 from edge_runtime.contract.ids import DeviceId
@@ -16,6 +18,8 @@ from edge_runtime.transport import (
     load_or_create_keypair,
 )
 from export.output import check_folder
+
+from .pending_forgets import PendingForgets
 
 TOKEN_SECONDS = 600.0
 
@@ -43,6 +47,7 @@ def pair_one(listen: str, name: str, *, announce: Callable[[str], None]) -> Devi
             devices=PairedDevices(home / "devices.json"),
             allow_list=router.allow_list,
             control_address=control,
+            other_addresses=_other_places(control),
             lifetime_seconds=TOKEN_SECONDS,
         )
         try:
@@ -62,19 +67,45 @@ def pair_one(listen: str, name: str, *, announce: Callable[[str], None]) -> Devi
 
 def _own_host() -> str:
     """This machine's address on the network, as devices would dial it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # a documentation address; nothing is sent
-            return str(probe.getsockname()[0])
-        except OSError:
-            return socket.gethostname()
+    return next(_own_addresses(), socket.gethostname())
 
 
-def paired_devices() -> list[dict[str, str]]:
-    """Every paired device and the fingerprint of its key."""
+def _own_addresses() -> Iterator[str]:
+    """Addresses of this machine that lead to other machines, the usual one first."""
+    for family, far in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((far, 9))  # a documentation address; nothing is sent
+            yield str(probe.getsockname()[0])
+    with contextlib.suppress(OSError):
+        for found in socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_STREAM):
+            yield str(found[4][0])
+
+
+def _other_places(control: Address) -> tuple[Address, ...]:
+    """Where devices find the control socket when the address that they dialled has changed."""
+    name = socket.gethostname()
+    hosts = [*(_own_addresses() if control.is_wildcard else ()), name]
+    hosts += [] if "." in name else [f"{name}.local"]  # as mDNS knows it
+    places = []
+    for host in dict.fromkeys(hosts):
+        with contextlib.suppress(BadInputError):  # no host name as the network knows them
+            if not host.startswith(("127.", "::1")):
+                place = Address(host=host, port=control.port)
+                places.append(Address.parse(str(place)))
+    return tuple(places)
+
+
+def paired_devices() -> list[dict[str, Any]]:
+    """Every paired device, the fingerprint of its key, and the backbones that it is to forget."""
+    home = home_directory()
+    pending = PendingForgets(home)
     return [
-        {"device": device.device_id, "key": fingerprint(device.public_key)}
-        for device in PairedDevices(home_directory() / "devices.json")
+        {
+            "device": device.device_id,
+            "key": fingerprint(device.public_key),
+            "to_forget": [r.backbone_digest or "everything" for r in pending.of(device.device_id)],
+        }
+        for device in PairedDevices(home / "devices.json")
     ]
 
 
@@ -88,3 +119,4 @@ def unpair(name: str) -> None:
     if not devices.remove(DeviceId(name)):
         known = ", ".join(device.device_id for device in devices) or "none"
         raise BadInputError(f"{name!r} is not paired; paired are: {known}")
+    PendingForgets(home_directory()).remove(DeviceId(name))

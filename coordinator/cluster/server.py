@@ -3,7 +3,7 @@
 import collections
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
 
 from coordinator.protocol.actions import (
@@ -16,19 +16,22 @@ from coordinator.protocol.actions import (
     SendProfileRequest,
     SendStage,
 )
-from coordinator.protocol.events import Event, Joined, Lost
+from coordinator.protocol.events import Event, Joined, Lost, Tick
 from coordinator.protocol.events import Received as Answered
 from coordinator.session.machine import Session
 from edge_runtime.contract import messages as m
-from edge_runtime.contract.codec import Frame, decode, encode
+from edge_runtime.contract.codec import Frame, decode_tagged, encode
 from edge_runtime.contract.errors import DecodeError
 from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.tag import Tag
 from edge_runtime.transport import Delivery, Received, SecureRouter
 from export.partition.stages import Bundle
 
 from .file_server import FileServer
+from .forwarding import Forwarding
 from .instances import Instances
 from .liveness import Liveness
+from .pending_forgets import Reminder
 from .stage_files import StageCutter
 
 logger = logging.getLogger(__name__)
@@ -36,6 +39,7 @@ logger = logging.getLogger(__name__)
 WAIT_SECONDS = 0.1
 MAX_CHUNKS_QUEUED = 8
 MAX_MESSAGES_A_ROUND = 256
+TICK_SECONDS = 0.5
 
 _Queues: TypeAlias = collections.defaultdict[DeviceId, collections.deque[list[Frame]]]
 
@@ -43,7 +47,7 @@ FROM_DEVICES = frozenset(
     kind
     for kind in vars(m.answers).values()
     if isinstance(kind, type) and issubclass(kind, m.Message) and kind is not m.Message
-)
+) | {m.Tunnel}
 """What a device may send to the coordinator."""
 
 
@@ -59,22 +63,26 @@ class Server:
         record: Callable[[Record], None],
         save: Callable[[SaveCheckpoint], None],
         reroute: Callable[[DeviceId, m.Peers], m.Peers] = lambda _device, peers: peers,
+        reminder: Reminder | None = None,
     ) -> None:
         """Sends nothing yet; ``router`` admits the paired devices, whose keys their peers get.
 
-        ``reroute`` says where a device reaches its peers, if not at the addresses they gave.
+        ``reroute`` says where a device reaches its peers, if not at the addresses they gave;
+        ``reminder`` what a device is to delete before it does anything else.
         """
+        self._reminder = reminder
         self._router, self._bundle, self._reroute = router, bundle, reroute
         self._public_keys, self._record, self._save = public_keys, record, save
         self._cutter = StageCutter(bundle)
         self._queues: _Queues = collections.defaultdict(collections.deque)
         self._chunks: _Queues = collections.defaultdict(collections.deque)
+        self._forwarding = Forwarding()
+        self._forwarded: _Queues = collections.defaultdict(collections.deque)
 
     def run(
         self,
         session: Session,
         *,
-        devices: Sequence[DeviceId],
         ended: Callable[[], Iterable[Lost]],
         watch: Callable[[], None],
     ) -> None:
@@ -82,25 +90,25 @@ class Server:
 
         Args:
             session: the state machine.
-            devices: that must join before anything begins.
             ended: tells which local device processes have ended.
             watch: called several times a second, for the display.
 
         Raises:
-            InfeasibleError: a device did not join in time.
             UserError: the session failed; the message says why.
         """
         self._session, self._finished = session, False
         self._files = FileServer(self._bundle, self._cutter, session.job)
-        self._liveness, self._instances = Liveness(devices, time.monotonic()), Instances()
+        self._liveness, self._instances = Liveness(), Instances()
+        ticked = time.monotonic()
         while not self._finished:
             self._receive()
             now = time.monotonic()
             again = self._instances.restarted(self._router.is_connected, now)
             for lost in (*ended(), *again, *self._liveness.lost(now)):
-                self._handle(lost)
-            if session.phase == "gathering":
-                self._liveness.check_joined(session.record.devices.keys(), time.monotonic())
+                self._lose(lost)
+            if now - ticked >= TICK_SECONDS:
+                ticked = now
+                self._handle(Tick())
             self._flush()
             watch()
 
@@ -118,8 +126,9 @@ class Server:
 
     def end(self, devices: Iterable[DeviceId]) -> None:
         """Tells devices that the session is over, also after an interruption; does not wait."""
+        tag = Tag(session=self._session.job.session)
         for device in devices:
-            self._router.send(device, encode(m.Shutdown()))
+            self._router.send(device, encode(m.Shutdown(), tag))
 
     def _take_in(self, received: Received) -> None:
         device, now = received.device, time.monotonic()
@@ -127,12 +136,11 @@ class Server:
             self._handle(cloned)
             return
         try:
-            message = decode(received.frames)
+            tag, message = decode_tagged(received.frames)
         except DecodeError as error:
             logger.warning("rejected a message of %s: %s", device, error)
             # It may have been an answer, which nobody would then wait for in vain.
-            if device in self._session.record.devices:
-                self._handle(Lost(device=device, reason=f"it sent no valid message ({error})"))
+            self._handle(Answered(device=device, message=m.Failed(reason=f"sent {error}")))
             return
         if isinstance(message, m.Hello):
             if self._instances.greeted(device, message.instance, received.connection, now):
@@ -141,14 +149,35 @@ class Server:
             logger.info("another process has the key of %s; waiting which one stays", device)
         elif type(message) not in FROM_DEVICES:
             logger.warning("%s sent %s, not for devices to send", device, type(message).__name__)
-        elif isinstance(message, m.FileRequest):
-            self._serve_file(device, message)
+        elif tag.session != self._session.job.session:
+            logger.info("%s sent %s of another session", device, type(message).__name__)
         else:
-            self._handle(Answered(device=device, message=message))
+            self._serve(device, message, tag)
+
+    def _serve(self, device: DeviceId, message: m.Message, tag: Tag) -> None:
+        """Answers what is no business of the session's; hands it the rest."""
+        match message:
+            case m.FileRequest():
+                self._serve_file(device, message)
+            case m.Tunnel():
+                of_session = Tag(session=self._session.job.session)
+                for to, forwarded in self._forwarding.take(device, message):
+                    self._forwarded[to].append(encode(forwarded, of_session))
+            case _ if self._reminder is not None and self._reminder.took(device, message):
+                pass
+            case _:
+                answered = Answered(device=device, message=message, term=tag.term, reply=tag.reply)
+                self._handle(answered)
 
     def _join(self, device: DeviceId, hello: m.Hello) -> None:
         if (key := self._public_keys.get(device)) is not None:
             self._handle(Joined(device=device, hello=hello, public_key=key))
+
+    def _lose(self, lost: Lost) -> None:
+        """Drops what waits for a device that is gone; it would come too late if it returned."""
+        self._queues[lost.device].clear()
+        self._chunks[lost.device].clear()
+        self._handle(lost)
 
     def _handle(self, event: Event) -> None:
         for action in self._session.handle(event, time.monotonic()):
@@ -156,20 +185,21 @@ class Server:
 
     def _carry_out(self, action: Action) -> None:
         match action:
-            case Send(device=device, message=m.Peers() as peers):
-                self._send(device, self._reroute(device, peers))
-            case Send():
-                self._send(action.device, action.message)
+            case Send(device=device, message=message):
+                if isinstance(message, m.Peers):
+                    self._forwarding.told(device, message)
+                    message = self._reroute(device, message)
+                self._send(device, message, action.term, action.reply)
             case SendProfileRequest():
                 request = self._cutter.profile_request(self._session.job, action.known)
-                self._send(action.device, request)
+                self._send(action.device, request, 0, action.reply)
             case SendStage():
                 job, apart = self._session.job, self._session.job.continuation is not None
                 layers, dtype = job.config.layers, job.cache_dtype
                 stage = self._cutter.load_stage(
                     action.first, action.last, layers=layers, dtype=dtype, apart=apart
                 )
-                self._send(action.device, stage)
+                self._send(action.device, stage, action.term, action.reply)
             case Record():
                 self._record(action)
             case SaveCheckpoint():
@@ -182,26 +212,31 @@ class Server:
 
     # ---- sending
 
-    def _send(self, device: DeviceId, message: m.Message) -> None:
-        self._queues[device].append(encode(message))
+    def _send(self, device: DeviceId, message: m.Message, term: int = 0, reply: int = 0) -> None:
+        tag = Tag(session=self._session.job.session, term=term, reply=reply)
+        self._queues[device].append(encode(message, tag))
+        if isinstance(message, m.Welcome) and self._reminder is not None:
+            tag = Tag(session=self._session.job.session)
+            self._queues[device].extend(encode(each, tag) for each in self._reminder.joined(device))
         self._flush_to(device)
 
     def _flush(self) -> None:
-        for device in self._queues.keys() | self._chunks.keys():
+        for device in self._queues.keys() | self._chunks.keys() | self._forwarded.keys():
             self._flush_to(device)
 
     def _flush_to(self, device: DeviceId) -> None:
         """Sends what the socket takes; the rest waits, perhaps until the device counts as lost."""
-        for queues in (self._queues, self._chunks):
+        for queues in (self._queues, self._chunks, self._forwarded):
             queue = queues[device]
             while queue and self._router.send(device, queue[0]) is Delivery.QUEUED:
                 queue.popleft()
 
     def _serve_file(self, device: DeviceId, request: m.FileRequest) -> None:
-        if device not in self._session.record.devices:
+        if device not in self._session.devices:
             logger.warning("%s asked for a file without having joined", device)
         elif len(self._chunks[device]) >= MAX_CHUNKS_QUEUED:
             logger.warning("%s asks for files faster than it takes them", device)
         elif chunk := self._files.read(device, request):
-            self._chunks[device].append(encode(chunk))
+            tag = Tag(session=self._session.job.session)
+            self._chunks[device].append(encode(chunk, tag))
             self._flush_to(device)

@@ -38,6 +38,7 @@ class ProfiledShape:
     adapter: AdapterConfig
     answers: str
     cache_dtype: CacheDtype
+    cache_encrypted: bool
 
 
 def profiled_shape(job: Job) -> ProfiledShape:
@@ -57,6 +58,7 @@ def profiled_shape(job: Job) -> ProfiledShape:
         adapter=job.config,
         answers=job.adapter_file.sha256 if job.adapter_file else "",
         cache_dtype=job.cache_dtype,
+        cache_encrypted=job.encrypt_cache,
     )
 
 
@@ -126,6 +128,7 @@ class StageCutter:
             head_dtype=_head_dtype(manifest),
             backbone_digest=manifest.backbone_digest,
             cache_dtype=shape.cache_dtype,
+            cache_encrypted=shape.cache_encrypted,
             cache_quota_bytes=job.cache_quota_bytes,
             known=known,
         )

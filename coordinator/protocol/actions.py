@@ -5,16 +5,18 @@ from typing import Any, ClassVar, TypeAlias
 
 from edge_runtime.contract.errors import UserError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import LoadStage, Message, ProfileRequest
+from edge_runtime.contract.messages import EpochSums, LoadStage, Message, ProfileRequest
 from edge_runtime.contract.profile import DeviceProfile
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Send:
-    """Send a message to a device."""
+    """Send a message to a device; ``term`` and ``reply`` as its :class:`.Tag` has them."""
 
     device: DeviceId
     message: Message
+    term: int = 0
+    reply: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,20 +26,24 @@ class SendProfileRequest:
     Attributes:
         device: whose.
         known: what was measured earlier and holds; nothing is timed again then.
+        reply: number of the request.
     """
 
     device: DeviceId
     known: DeviceProfile | None = None
+    reply: int = 0
     request: ClassVar[type[Message]] = ProfileRequest
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SendStage:
-    """Cut blocks ``[first, last)`` and send the stage to the device."""
+    """Cut blocks ``[first, last)`` and send the stage to the device, as :class:`Send` does."""
 
     device: DeviceId
     first: int
     last: int
+    term: int = 0
+    reply: int = 0
     request: ClassVar[type[Message]] = LoadStage
 
 
@@ -51,10 +57,19 @@ class Record:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SaveCheckpoint:
-    """Keep the state after ``epoch`` epochs."""
+    """Keep the state of the trainers.
+
+    Attributes:
+        epoch: epochs that are over.
+        state: after them, or amid the next one.
+        step: updates that it has behind it.
+        sums: of the epoch that it is in, or has ended with.
+    """
 
     epoch: int
     state: bytes
+    step: int
+    sums: EpochSums
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,10 +40,17 @@ class Cloned:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """An authenticated message, already decoded."""
+    """An authenticated message of this session, already decoded; the tag's ``term``, ``reply``."""
 
     device: DeviceId
     message: Message
+    term: int = 0
+    reply: int = 0
 
 
-Event: TypeAlias = Joined | Lost | Cloned | Received
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """Time has passed; comes about once a second."""
+
+
+Event: TypeAlias = Joined | Lost | Cloned | Received | Tick

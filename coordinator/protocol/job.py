@@ -12,7 +12,7 @@ from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.contract.generation import GenerationOptions
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.manifest import FileSpec, Manifest
-from edge_runtime.contract.messages import CacheDtype, Hello, SampleSet
+from edge_runtime.contract.messages import NOTHING_SUMMED, CacheDtype, EpochSums, Hello, SampleSet
 from edge_runtime.contract.order import steps_per_epoch
 from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.profile import DeviceProfile
@@ -55,9 +55,15 @@ class Job:
         make_plan: from profiles to a plan; pure; raises InfeasibleError.
         cache_dtype: how states are cached.
         cache_quota_bytes: limit of each device's cache.
+        encrypt_cache: devices keep states in encrypted caches.
         state: trainer state to start from; empty for a new adapter.
         adapter_graph: the trained adapter as ONNX, where nothing is to be trained.
-        epochs_done: epochs that ``state`` has behind it.
+        steps_done: updates that ``state`` has behind it.
+        sums: of the epoch that ``state`` is in.
+        session: drawn for this session; every message bears it.
+        run: drawn for the run; a device keeps its adapter under this name for a while.
+        wait_seconds: how long to wait for devices when those that are left do not suffice; None
+            for as long as it takes.
         evaluate_before: compute outputs before training too.
         heartbeat_seconds: how often devices are to be heard.
         local: the devices run on this machine, so their process ids mean something here.
@@ -74,22 +80,32 @@ class Job:
     make_plan: Callable[[Sequence[DeviceProfile]], Plan]
     cache_dtype: CacheDtype = "fp16"
     cache_quota_bytes: int | None = None
+    encrypt_cache: bool = False
     state: bytes = b""
     adapter_graph: bytes = b""
-    epochs_done: int = 0
+    steps_done: int = 0
+    sums: EpochSums = NOTHING_SUMMED
+    session: str = ""
+    run: str = ""
+    wait_seconds: float | None = 0.0
     evaluate_before: bool = True
-    heartbeat_seconds: float = 5.0
+    heartbeat_seconds: float = 2.0
     local: bool = False
     only_plan: bool = False
     continuation: Continuation | None = None
     check_devices: Callable[[Mapping[DeviceId, Hello]], None] = lambda _: None
 
     @property
-    def total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch; 0 where nothing is trained."""
         if (train := self.tables.get("train")) is None:
             return 0
-        return self.options.epochs * steps_per_epoch(len(train), self.options.batch_size)
+        return steps_per_epoch(len(train), self.options.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.options.epochs * self.steps_per_epoch
 
     @property
     def adapter_file(self) -> FileSpec | None:

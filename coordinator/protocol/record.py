@@ -1,7 +1,6 @@
 """Records what a session has seen, for the report and the live display."""
 
 import dataclasses
-import math
 
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.checks import Array
@@ -27,7 +26,6 @@ class DeviceRecord:
     received_weight_bytes: int = 0
     cache_bytes: int = 0
     cache_samples: int = 0
-    progress: m.Progress | None = None
     notices: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def take_notice(self, text: str) -> bool:
@@ -56,25 +54,36 @@ class FillRecord:
 
 @dataclasses.dataclass(slots=True)
 class EpochRecord:
-    """One adapter epoch, summed over the trainers."""
+    """One adapter epoch, over all trainers."""
 
     epoch: int
     began: float
     seconds: float = 0.0
-    samples: int = 0
-    count: int = 0
-    loss_sum: float = 0.0
-
-    def add(self, done: m.EpochDone) -> None:
-        """Adds one trainer's part."""
-        self.samples += done.samples
-        self.count += done.count
-        self.loss_sum += done.loss_sum
+    sums: m.EpochSums = m.NOTHING_SUMMED
 
     @property
     def train_loss(self) -> float:
         """Mean loss of a sample or counted token, at the step in which it was trained on."""
-        return self.loss_sum / max(1, self.count)
+        return self.sums.loss_sum / max(1, self.sums.count)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Recovery:
+    """A plan ended before its time, and the session went on.
+
+    Attributes:
+        term: that began.
+        reason: why.
+        device: that left, joined or is to blame; empty where none is.
+        seconds: until work went on.
+        computed_again: samples that the backbone had to compute once more.
+    """
+
+    term: int
+    reason: str
+    device: str
+    seconds: float
+    computed_again: int = 0
 
 
 @dataclasses.dataclass(slots=True)
@@ -84,14 +93,19 @@ class GenerationRecord:
     Attributes:
         began: when.
         tokens: of each text so far, without the one that ended it.
-        finished: texts that have ended.
+        ended: texts that have.
         seconds: until the last token.
     """
 
     began: float
     tokens: list[list[int]]
-    finished: int = 0
+    ended: set[int] = dataclasses.field(default_factory=set)
     seconds: float = 0.0
+
+    @property
+    def finished(self) -> int:
+        """Texts that have ended."""
+        return len(self.ended)
 
     @property
     def written(self) -> int:
@@ -111,9 +125,14 @@ class SessionRecord:
     epochs: list[EpochRecord] = dataclasses.field(default_factory=list)
     parameters: int = 0
     state: bytes = b""
+    recoveries: list[Recovery] = dataclasses.field(default_factory=list)
     outputs_before: Array | None = None
     outputs_after: Array | None = None
     generation: GenerationRecord | None = None
+
+    def welcome(self, device: DeviceId, roles: tuple[Role, ...]) -> None:
+        """Begins the record of a device, or goes on with it when it comes back."""
+        self.devices.setdefault(device, DeviceRecord(roles=roles))
 
     def observe(self, device: DeviceId, message: m.Message) -> None:
         """Takes down what a message says of a device or of the run."""
@@ -122,8 +141,6 @@ class SessionRecord:
             case m.BatchServed():
                 record.served_batches += 1
                 record.served_seconds += message.seconds
-            case m.Progress() if math.isfinite(message.loss_sum):
-                record.progress = message
             case m.Usage():
                 record.usage = message
             case m.ProfileDone():
@@ -135,7 +152,5 @@ class SessionRecord:
                 record.cache_samples = message.cache_samples
             case m.TrainingReady():
                 self.parameters = message.parameters
-            case m.EpochDone():
-                self.epochs[-1].add(message)
             case _:
                 pass

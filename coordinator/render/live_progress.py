@@ -118,11 +118,9 @@ class LiveDisplay:
             text = f"{done} of {total} samples cached, {pace:.0f} samples/s"
         elif session.phase == "training" and record.epochs:
             epoch, total = record.epochs[-1], len(session.job.tables["train"])
-            reported = [device.progress for device in record.devices.values()]
-            parts = [part for part in reported if part and part.epoch == epoch.epoch]
-            done = sum(part.samples for part in parts)
+            done = epoch.sums.samples
             pace = done / max(1e-3, now - epoch.began)
-            loss = sum(part.loss_sum for part in parts) / max(1, sum(part.count for part in parts))
+            loss = epoch.train_loss
             text = (
                 f"epoch {epoch.epoch} of {session.job.options.epochs}: {done} of {total} samples, "
                 f"{pace:.0f} samples/s, loss {loss:.4f}"

@@ -16,10 +16,11 @@ from edge_runtime.contract.errors import BadInputError, StorageError
 from edge_runtime.contract.messages import CacheDtype
 from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.structure import from_plain, to_plain
-from edge_runtime.transport.files import make_private_directory, write_private
+from edge_runtime.transport.files import make_private_directory, open_private, write_private
 from export.adapter.graph import adapter_onnx
 
-from .report import EpochReport, FillReport
+from .checkpoints import Checkpoint as Checkpoint
+from .checkpoints import Checkpoints
 
 T = TypeVar("T")
 
@@ -27,7 +28,7 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 ADAPTER_GRAPH = "adapter.onnx"
 
-_NOT_COMPARED = ("bundle", "cache_quota_bytes")
+_NOT_COMPARED = ("bundle", "cache_quota_bytes", "encrypt_cache")
 _FILES = {
     "bundle_digest": "contents of the bundle",
     "data_sha256": "training data (--data)",
@@ -39,10 +40,11 @@ _FILES = {
 class Settings:
     """Settings that decide a run's result; a resumed run must be given the same.
 
-    Where the bundle is and the quota may change; later commands use them. ``eval_sha256`` is
-    empty without evaluation, ``learning_rate`` the peak, ``cache_quota_bytes`` per device,
-    ``held_out`` the fraction of the training data that is evaluated on instead, ``max_length``
-    the most tokens of a line, if that is not what the model takes.
+    Where the bundle is, the quota and whether caches are encrypted may change; later commands
+    use them. ``eval_sha256`` is empty without evaluation, ``learning_rate`` the peak,
+    ``cache_quota_bytes`` per device, ``held_out`` the fraction of the training data that is
+    evaluated on instead, ``max_length`` the most tokens of a line, if that is not what the model
+    takes.
     """
 
     bundle: str
@@ -62,24 +64,9 @@ class Settings:
     seed: int
     cache_dtype: CacheDtype
     cache_quota_bytes: int | None = None
+    encrypt_cache: bool = False
     max_length: int | None = None
     held_out: float | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    """The trainer's state after some epochs, and what the report says of them.
-
-    ``eval_before`` are metrics before training, ``seconds`` of all sessions up to here, and
-    ``fill`` that of the session which computed most.
-    """
-
-    epochs_done: int
-    epochs: tuple[EpochReport, ...]
-    eval_before: dict[str, float]
-    state: bytes = b""
-    seconds: float = 0.0
-    fill: FillReport | None = None
 
 
 class RunFolder:
@@ -102,7 +89,7 @@ class RunFolder:
 
     @classmethod
     def resume(cls, path: Path, settings: Settings) -> RunFolder:
-        """Opens a run that stopped; a cache quota that is given replaces the one before.
+        """Opens a run that stopped; a cache quota and encryption may be given anew.
 
         Raises:
             BadInputError: no such run, it is finished, or it was started differently.
@@ -119,9 +106,14 @@ class RunFolder:
                     f"{path}: was started with {difference}; "
                     "resume with the same, or start a new run with another -o"
                 )
-        if (quota := settings.cache_quota_bytes) is not None:
-            started = dataclasses.replace(started, cache_quota_bytes=quota)
-            run._write_json("run.json", to_plain(started))
+        quota = settings.cache_quota_bytes
+        changed = dataclasses.replace(
+            started,
+            cache_quota_bytes=started.cache_quota_bytes if quota is None else quota,
+            encrypt_cache=started.encrypt_cache or settings.encrypt_cache,
+        )
+        if changed != started:
+            run._write_json("run.json", to_plain(changed))
         return run
 
     def settings(self) -> Settings:
@@ -147,6 +139,18 @@ class RunFolder:
         event = {"time": time.time(), "event": record.event, **record.fields}
         line = json.dumps(finite(event), allow_nan=False)
         append_whole(self.path / "events.jsonl", line.encode() + b"\n")
+
+    def last_group(self) -> str:
+        """Reads the name of the group that trained last; empty if none has."""
+        try:
+            lines = (self.path / "events.jsonl").read_bytes().splitlines()
+        except OSError:
+            return ""
+        for line in reversed(lines):
+            if b'"group_formed"' in line:
+                with contextlib.suppress(ValueError):  # torn, as the machine lost its power
+                    return str(json.loads(line)["run"])
+        return ""
 
     def write_plan(self, plan: Plan) -> None:
         """Writes ``plan.json``."""
@@ -182,25 +186,12 @@ class RunFolder:
         return config, adapter_onnx(config, weights)
 
     def write_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Writes a checkpoint and removes the one before."""
-        folder = self.path / "checkpoints"
-        name = f"epoch-{checkpoint.epochs_done:04d}"
-        write_private(folder / f"{name}.safetensors", checkpoint.state)
-        plain = to_plain(checkpoint)
-        del plain["state"]
-        self._write_json(f"checkpoints/{name}.json", plain)
-        for old in folder.iterdir():
-            if old.stem != name:
-                old.unlink()
+        """Writes a checkpoint, see :meth:`.Checkpoints.write`; the one before is kept."""
+        Checkpoints(self.path).write(checkpoint)
 
     def last_checkpoint(self) -> Checkpoint | None:
-        """Reads the newest checkpoint that is whole."""
-        # The JSON is written last: without it the checkpoint does not count.
-        for path in sorted((self.path / "checkpoints").glob("epoch-*.json"), reverse=True):
-            if (state := path.with_suffix(".safetensors")).exists():
-                checkpoint = self._read(Checkpoint, f"checkpoints/{path.name}")
-                return dataclasses.replace(checkpoint, state=state.read_bytes())
-        return None
+        """Reads the newest checkpoint that is whole, see :meth:`.Checkpoints.last`."""
+        return Checkpoints(self.path).last()
 
     def _write_json(self, name: str, value: Any) -> None:
         write_private(self.path / name, (json.dumps(value, indent=1) + "\n").encode())
@@ -225,7 +216,7 @@ def append_whole(path: Path, content: bytes) -> None:
         StorageError: the disk refuses.
     """
     try:
-        with path.open("ab", buffering=0) as file:
+        with open(path, "ab", buffering=0, opener=open_private) as file:
             before = file.tell()
             try:
                 rest = memoryview(content)

@@ -32,30 +32,35 @@ class Linking:
         measured: by (sender, receiver).
     """
 
-    def __init__(self, devices: Sequence[DeviceId]) -> None:
+    def __init__(self) -> None:
         self.measured: dict[Pair, LinkMeasurement] = {}
-        self._rounds = list(rounds(devices))
-        fair_seconds = ALL_SECONDS / max(1, len(self._rounds))
-        self._seconds = min(max(fair_seconds, SHORTEST_SECONDS), LONGEST_SECONDS)
-        self._asked: dict[DeviceId, DeviceId] = {}
 
     def reuse(self, known: Mapping[Pair, LinkMeasurement]) -> None:
         """Has pairs that are known not measured again."""
-        self.measured |= known
-        left = ([pair for pair in each if pair not in self.measured] for each in self._rounds)
-        self._rounds = [pairs for pairs in left if pairs]
+        self.measured = {**known, **self.measured}
 
-    def next_round(self) -> dict[DeviceId, ProbeLink]:
-        """Names whom to ask for what; empty when everything is measured."""
-        self._asked = dict(self._rounds.pop(0)) if self._rounds else {}
-        return {
-            sender: ProbeLink(peer=receiver, seconds=self._seconds)
-            for sender, receiver in self._asked.items()
-        }
+    def forget(self, device: DeviceId) -> None:
+        """Has the links of a device measured again."""
+        self.measured = {pair: each for pair, each in self.measured.items() if device not in pair}
 
-    def fits(self, device: DeviceId, message: LinkMeasured) -> bool:
-        """True if the device was asked for that link in this round."""
-        return self._asked.get(device) == message.peer
+    def forget_pair(self, one: DeviceId, other: DeviceId) -> None:
+        """Has the links between two devices measured again."""
+        self.measured.pop((one, other), None)
+        self.measured.pop((other, one), None)
+
+    def next_round(self, devices: Sequence[DeviceId]) -> dict[DeviceId, ProbeLink]:
+        """Names who is to measure the link to whom; empty when everything is measured.
+
+        The same round is named until all of it is measured.
+        """
+        every = list(rounds(devices))
+        fair_seconds = ALL_SECONDS / max(1, len(every))
+        seconds = min(max(fair_seconds, SHORTEST_SECONDS), LONGEST_SECONDS)
+        for pairs in every:
+            left = [pair for pair in pairs if pair not in self.measured]
+            if left:
+                return {sender: ProbeLink(peer=peer, seconds=seconds) for sender, peer in left}
+        return {}
 
     def keep(self, device: DeviceId, message: LinkMeasured) -> None:
         """Keeps what a device has measured."""
@@ -67,8 +72,9 @@ class Linking:
         logger.info("link from %s to %s: %.1f Mbit/s, %.2f ms", device, message.peer, rate, late)
 
     def linked(self, profiles: Mapping[DeviceId, DeviceProfile]) -> dict[DeviceId, DeviceProfile]:
-        """Adds their links to profiles; none where a device is alone."""
-        links = reduce_links(self.measured)
+        """Adds their links to the profiles of devices; none where a device is alone."""
+        among = {pair: link for pair, link in self.measured.items() if {*pair} <= profiles.keys()}
+        links = reduce_links(among)
         return {
             device: dataclasses.replace(profile, link=links.get(device))
             for device, profile in profiles.items()

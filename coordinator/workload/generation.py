@@ -27,6 +27,7 @@ from edge_runtime.contract.errors import DeviceFailedError
 from edge_runtime.contract.generation import Sequences
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Plan
+from edge_runtime.contract.sample import Ragged
 
 from .work_items import int32_lengths
 
@@ -38,11 +39,15 @@ FLOAT_BYTES = 4
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Group:
-    """Groups prompts that go on together; ``lines`` are those that have not ended."""
+    """Groups prompts that go on together; ``lines`` are those that have not ended.
+
+    Once it has ``begun``, devices hold what is before the newest tokens.
+    """
 
     owner: DeviceId
     route: tuple[DeviceId, ...]
     lines: tuple[int, ...]
+    begun: bool = False
 
 
 class Generation:
@@ -52,8 +57,10 @@ class Generation:
         record: what was written so far.
     """
 
-    def __init__(self, job: Job, plan: Plan, now: float) -> None:
-        """Begins at time ``now``.
+    def __init__(
+        self, job: Job, plan: Plan, now: float, earlier: GenerationRecord | None = None
+    ) -> None:
+        """Begins at time ``now``, or goes on from what was written under an ``earlier`` plan.
 
         Raises:
             ValueError: the job has no prompts.
@@ -73,25 +80,25 @@ class Generation:
         border = manifest.layers_of(self._output).start
         self._encoder_stages = sum(stage.last <= border for stage in plan.stages)
         self._window = len(plan.devices)  # one group for each to work on
+        prompts = len(task.prompts)
+        self.record = earlier or GenerationRecord(began=now, tokens=[[] for _ in range(prompts)])
         self._waiting = collections.deque(self._groups(table))
         self._in_work: dict[int, _Group] = {}
         self._number = 0
-        self.record = GenerationRecord(began=now, tokens=[[] for _ in range(len(task.prompts))])
 
     @property
     def done(self) -> bool:
         """Every prompt has ended."""
         return not self._waiting and not self._in_work
 
-    def set_up(self) -> dict[DeviceId, m.SetUpGeneration]:
-        """Tells every device what is to come."""
-        request = m.SetUpGeneration(
+    def set_up(self) -> m.SetUpGeneration:
+        """Makes what tells every device of the plan what is to come."""
+        return m.SetUpGeneration(
             options=self._task.options,
             # What has ended may be released after the next has come: other sockets carry it.
             max_sequences=len(self._task.prompts),
             max_rows=self._longest,
         )
-        return dict.fromkeys(self._plan.devices, request)
 
     def start(self) -> list[Send]:
         """Groups that may begin now."""
@@ -114,12 +121,12 @@ class Generation:
             raise DeviceFailedError(f"{device}: chose a token that the model does not have")
         del self._in_work[message.number]
         over = [line for line, token in zip(lines, tokens, strict=True) if self._write(line, token)]
+        self.record.ended.update(over)
         left = tuple(line for line in lines if line not in over)
-        self.record.finished += len(over)
         self.record.seconds = now - self.record.began
         sends = self._release(group, over) if over else []
         if left:
-            sends.append(self._step(dataclasses.replace(group, lines=left)))
+            sends.append(self._step(dataclasses.replace(group, lines=left, begun=True)))
         return [*sends, *self.start()]
 
     def _write(self, line: int, token: int) -> bool:
@@ -145,6 +152,7 @@ class Generation:
         by_owner = []
         for owner in self._plan.owners:
             lines = table.owned_by(self._plan, owner.device)
+            lines = lines[~np.isin(lines, list(self.record.ended))]
             lines = lines[np.argsort(lengths[lines], kind="stable")]
             parts = [lines[start : start + size] for start in range(0, len(lines), size)]
             by_owner.append([(owner.device, tuple(part.tolist())) for part in parts])
@@ -164,18 +172,12 @@ class Generation:
         """Makes the group's next pass through the pipeline."""
         self._number += 1
         self._in_work[self._number] = group
-        begins = not self.record.tokens[group.lines[0]]
         lines = np.array(group.lines, np.int32)
-        known, lengths = self._known(lines, begins=begins)
-        if begins:
-            samples = self._task.prompts.take(lines)
-            inputs = {name: ragged.values for name, ragged in samples.inputs.items()}
-        else:
-            newest = [self.record.tokens[line][-1] for line in group.lines]
-            inputs = {self._output_input: np.array(newest, np.int32)}
+        known, lengths = self._known(lines, begins=not group.begun)
+        inputs = self._newest(group) if group.begun else self._whole(lines)
         batch = m.MicroBatch(
             number=self._number,
-            route=group.route if begins else group.route[self._encoder_stages :],
+            route=group.route[self._encoder_stages :] if group.begun else group.route,
             keys=self._task.prompts.keys[lines],
             lengths=lengths,
             destinations=(
@@ -185,11 +187,27 @@ class Generation:
         )
         return Send(device=batch.route[0], message=m.RunBatch(batch=batch, inputs=inputs))
 
+    def _newest(self, group: _Group) -> dict[str, Array]:
+        """The token of each text that devices do not have."""
+        newest = [self.record.tokens[line][-1] for line in group.lines]
+        return {self._output_input: np.array(newest, np.int32)}
+
+    def _whole(self, lines: Array) -> dict[str, Array]:
+        """Prompts, and what was written behind them under earlier plans."""
+        samples = self._task.prompts.take(lines)
+        inputs = {name: ragged.values for name, ragged in samples.inputs.items()}
+        if any(self.record.tokens[line] for line in lines):
+            begun = samples.inputs[self._output_input]
+            rows = [[*begun[i], *self.record.tokens[line]] for i, line in enumerate(lines)]
+            inputs[self._output_input] = Ragged.from_rows(rows).values
+        return inputs
+
     def _known(self, lines: Array, *, begins: bool) -> tuple[m.Lengths, m.Lengths]:
         """Rows that devices have, and rows that are new."""
-        prompts = {stream: each[lines] for stream, each in self._prompt_lengths.items()}
+        lengths = {stream: each[lines] for stream, each in self._prompt_lengths.items()}
+        written = np.array([len(self.record.tokens[line]) for line in lines], np.int32)
+        lengths[self._output] = lengths[self._output] + written
         if begins:
-            return {stream: np.zeros_like(each) for stream, each in prompts.items()}, prompts
-        written = len(self.record.tokens[lines[0]])
-        known = {**prompts, self._output: prompts[self._output] + np.int32(written - 1)}
+            return {stream: np.zeros_like(each) for stream, each in lengths.items()}, lengths
+        known = {**lengths, self._output: lengths[self._output] - np.int32(1)}
         return known, {self._output: np.ones(len(lines), np.int32)}

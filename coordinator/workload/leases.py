@@ -7,9 +7,10 @@ Pure: no sockets, no clock.
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from coordinator.protocol.actions import Send
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Stream
 from edge_runtime.contract.messages import Stored
@@ -24,14 +25,16 @@ class WorkItem:
         send: makes the message when the item is leased: what the devices are then like
             decides who gets it.
         samples: distinct samples that it is about.
-        stored_by: owner -> number of samples that it will store.
+        stored_by: owner -> which distinct samples it will store.
+        computed: the backbone computes them; or they are moved from another device's cache.
         longest: of a micro-batch, tokens of the longest sample in each sequence.
     """
 
     number: int
     send: Callable[[], Send]
     samples: int
-    stored_by: Mapping[DeviceId, int]
+    stored_by: Mapping[DeviceId, Array]
+    computed: bool
     longest: Mapping[Stream, int] = dataclasses.field(default_factory=dict)
 
 
@@ -62,13 +65,22 @@ class LeaseBook:
             started.append(item)
         return started
 
+    @property
+    def leased(self) -> int:
+        """Samples that are being worked on."""
+        return sum(item.samples for item, _ in self._leased.values())
+
+    def unstored(self) -> Iterator[tuple[WorkItem, tuple[DeviceId, ...]]]:
+        """Leased items, each with the owners that have yet to store something of it."""
+        return ((item, tuple(missing)) for item, missing in self._leased.values())
+
     def record(self, device: DeviceId, stored: Stored) -> bool:
         """Ticks off; False if nobody waits for it (late, twice, or made up)."""
         if stored.number not in self._leased:
             return False
         item, missing = self._leased[stored.number]
         expected = device in missing and missing[device].issuperset(stored.layers)
-        if not expected or stored.samples != item.stored_by[device]:
+        if not expected or stored.samples != len(item.stored_by[device]):
             return False
         missing[device].difference_update(stored.layers)
         if not missing[device]:

@@ -56,31 +56,35 @@ def make_items(
         for start in range(0, len(move.distinct), MOVE_SAMPLES):
             part = move.distinct[start : start + MOVE_SAMPLES]
             number = first_number + len(items)
-            items.append(_move_item(catalogue, move, part.tolist(), layers, number))
+            items.append(_move_item(catalogue, move, part, layers, number))
     table = catalogue.tables[which]
     starts = micro_batch_starts(costs[work.lines], micro_batch_size).tolist()
     for start, end in itertools.pairwise([*starts, len(work.lines)]):
         chosen = slice(start, end)
         number = first_number + len(items)
-        items.append(_batch_item(table, work.lines[chosen], work.wanted_by[chosen], router, number))
+        lines, owners = work.lines[chosen], work.wanted_by[chosen]
+        distinct = catalogue.distinct[which][lines]
+        items.append(_batch_item(table, lines, distinct, owners, router, number))
     return items
 
 
 def _move_item(
-    catalogue: Catalogue, move: Move, part: list[int], layers: tuple[int, ...], number: int
+    catalogue: Catalogue, move: Move, part: Lines, layers: tuple[int, ...], number: int
 ) -> WorkItem:
     message = m.MoveSamples(number=number, keys=catalogue.keys[part], layers=layers, to=move.owner)
     return WorkItem(
         number=number,
         send=lambda: Send(device=move.source, message=message),
         samples=len(part),
-        stored_by={move.owner: len(part)},
+        stored_by={move.owner: part},
+        computed=False,
     )
 
 
 def _batch_item(
     table: SampleTable,
     lines: Lines,
+    distinct: Lines,
     wanted_by: Sequence[tuple[DeviceId, ...]],
     router: Router,
     number: int,
@@ -110,6 +114,7 @@ def _batch_item(
         number=number,
         send=send,
         samples=len(lines),
-        stored_by={owner: len(places) for owner, places in positions.items()},
+        stored_by={owner: distinct[places] for owner, places in positions.items()},
+        computed=True,
         longest={stream: int(each[lines].max()) for stream, each in lengths.items()},
     )

@@ -72,6 +72,10 @@ class BackboneRole:
         """Gets the stage, if there is one, ready for sequences that grow."""
         self._incremental = tuple(IncrementalStage(stage, request) for stage in self._stages)
 
+    def end_generation(self) -> None:
+        """Forgets all sequences."""
+        self._incremental = ()
+
     def release(self, lines: m.Array) -> None:
         """Forgets sequences."""
         for stage in self._incremental:

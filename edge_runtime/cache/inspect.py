@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edge_runtime.contract.errors import BadInputError
 
-from .record import scan
+from .plain_format import PlainFormat
 from .segments import last_used_seconds, remove_folder, segment_files
 from .store import FOLDER_NAME
 from .streams import count_samples
@@ -15,11 +15,15 @@ from .streams import count_samples
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheDescription:
-    """One cache on this device, last opened ``last_used_seconds`` after the epoch."""
+    """One cache on this device, last opened ``last_used_seconds`` after the epoch.
+
+    ``samples`` is ``None`` where it is encrypted: to count them takes the key.
+    """
 
     backbone_digest: str
     dtype: str
-    samples: int
+    encrypted: bool
+    samples: int | None
     bytes: int
     last_used_seconds: float
 
@@ -31,7 +35,7 @@ def describe(root: Path) -> list[CacheDescription]:
         BadInputError: a file cannot be read.
     """
     try:
-        found = [_describe(*entry) for entry in _folders(root)]
+        found = [_describe(*entry) for entry in folders(root)]
     except OSError as error:
         raise BadInputError(f"cannot read the activation caches in {root}: {error}") from error
     return sorted(found, key=lambda one: one.last_used_seconds, reverse=True)
@@ -50,40 +54,43 @@ def remove(root: Path, digest: str) -> int:
     Raises:
         BadInputError: no such cache, several that begin so, or one in use.
     """
-    folders = [(path, found) for path, found, _ in _folders(root) if found.startswith(digest)]
-    backbones = {found for _, found in folders}
+    begin_so = [(path, found) for path, found, *_ in folders(root) if found.startswith(digest)]
+    backbones = {found for _, found in begin_so}
     if not digest or len(backbones) != 1:
         raise BadInputError(
             f"{len(backbones)} backbones under {root} have a digest that begins with {digest!r}; "
             "pacplus-device cache lists them"
         )
     try:
-        return sum(remove_folder(path) for path, _ in folders)
+        return sum(remove_folder(path) for path, _ in begin_so)
     except OSError as error:
         raise BadInputError(f"cannot remove an activation cache in {root}: {error}") from error
 
 
-def _folders(root: Path) -> Iterator[tuple[Path, str, str]]:
+def folders(root: Path) -> Iterator[tuple[Path, str, str, bool]]:
+    """Yields folder, backbone digest, dtype and whether it is encrypted, of each cache."""
     if not root.is_dir():
         return
     for path in sorted(root.iterdir()):
         match = FOLDER_NAME.fullmatch(path.name)
         if match and path.is_dir():
-            yield path, match[1], match[2]
+            yield path, match[1], match[2], bool(match[3])
 
 
-def _describe(folder: Path, backbone_digest: str, dtype: str) -> CacheDescription:
+def _describe(folder: Path, backbone_digest: str, dtype: str, encrypted: bool) -> CacheDescription:
     keys: set[bytes] = set()
     total = 0
     for number, path in segment_files(folder):
         with path.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
-            keys.update(key for key, _ in scan(file.fileno(), number, size))
+            if not encrypted:
+                keys.update(key for key, _ in PlainFormat().scan(number, file.fileno(), size))
         total += size
     return CacheDescription(
         backbone_digest=backbone_digest,
         dtype=dtype,
-        samples=count_samples(keys),
+        encrypted=encrypted,
+        samples=None if encrypted else count_samples(keys),
         bytes=total,
         last_used_seconds=last_used_seconds(folder),
     )

@@ -1,6 +1,5 @@
 """Packs a micro-batch into records."""
 
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,8 +14,7 @@ from .record import (
     MAX_NUMERICS_BYTES,
     MAX_TOKENS,
     Record,
-    header_bytes,
-    pack_header,
+    RecordFormat,
 )
 
 
@@ -59,18 +57,21 @@ class Pending:
     """A record about to be written; its offset counts from the first byte of the batch."""
 
     key: bytes
-    header: bytes
     payload: list[Encoded]
     record: Record
 
 
 def pack(
-    batch: MicroBatch, missing: Callable[[bytes], tuple[int, ...]], room_bytes: float
+    batch: MicroBatch,
+    form: RecordFormat,
+    missing: Callable[[bytes], tuple[int, ...]],
+    room_bytes: float,
 ) -> list[Pending]:
     """Packs the layers that are not held yet and fit.
 
     Args:
         batch: checked.
+        form: of the records.
         missing: those of the batch's layers that a sample still lacks.
         room_bytes: rest of the quota.
     """
@@ -81,21 +82,25 @@ def pack(
     for key, tokens in zip(batch.keys, batch.lengths, strict=True):
         first, last = last, last + tokens
         layers = missing(key)
-        payload_at = written + header_bytes(len(layers), batch.numerics)
-        end = payload_at + len(layers) * tokens * row_bytes
-        if not layers or key in seen or end > room_bytes:
+        payload_at = written + form.header_bytes(len(layers), batch.numerics)
+        record = Record(
+            segment=0,
+            offset=payload_at,
+            layers=layers,
+            tokens=tokens,
+            row_bytes=row_bytes,
+            numerics=batch.numerics,
+            tag_bytes=form.tag_bytes,
+            verified=True,
+        )
+        if not layers or key in seen or record.end > room_bytes:
             continue
         seen.add(key)
-        written = end
-        # Written from where they lie: a contiguous copy would cost as much as the checksum.
+        written = record.end
         payload = [
             np.ascontiguousarray(rows[first:last])
             for layer, rows in zip(batch.layers, batch.encoded, strict=True)
             if layer in layers
         ]
-        crc = 0
-        for rows in payload:
-            crc = zlib.crc32(rows.data, crc)
-        record = Record(0, payload_at, layers, tokens, row_bytes, crc, batch.numerics, True)
-        pending.append(Pending(key, pack_header(key, record), payload, record))
+        pending.append(Pending(key, payload, record))
     return pending

@@ -12,13 +12,12 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 from edge_runtime.contract.errors import BadInputError
+from edge_runtime.transport.files import sync_folder
 
 from .encoding import Encoded
-
-Buffer: TypeAlias = bytes | memoryview
+from .record import Buffer, RecordFormat
 
 _LOCK_NAME = "lock"
 _SEGMENT_NAME = re.compile(r"([0-9]{6,9})\.records")
@@ -79,8 +78,8 @@ def last_used_seconds(folder: Path) -> float:
 class Segments:
     """Append-only files with a size limit each. The caller holds the folder's lock."""
 
-    def __init__(self, folder: Path, limit_bytes: int) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, limit_bytes: int, form: RecordFormat) -> None:
+        self._folder, self._form = folder, form
         self._limit_bytes = limit_bytes
         self._files: dict[int, int] = {}
         self._sizes: dict[int, int] = {}
@@ -106,23 +105,34 @@ class Segments:
         """Number, descriptor and size of each file, oldest first."""
         return iter([(number, self._files[number], size) for number, size in self._sizes.items()])
 
+    @property
+    def next_preamble_bytes(self) -> int:
+        """Bytes that the next append writes before its own: of a new file's preamble."""
+        return 0 if self._has_room() else self._form.preamble_bytes
+
     def truncate(self, number: int, size: int) -> None:
         """Cuts off the bytes that follow the last whole record."""
         if size < self._sizes[number]:
             os.ftruncate(self._files[number], size)
             self._sizes[number] = size
 
-    def append(self, buffers: Sequence[Buffer]) -> tuple[int, int]:
-        """Writes the buffers one after another into one file.
+    def place(self) -> tuple[int, int]:
+        """Number of the file and offset where the next append goes; opens a new file if needed.
 
-        Returns:
-            The file's number and the offset of the first byte.
+        Raises:
+            OSError: no file can be made.
+        """
+        number = self._writable()
+        return number, self._sizes[number]
+
+    def append(self, buffers: Sequence[Buffer]) -> None:
+        """Writes the buffers one after another to :meth:`place`.
 
         Raises:
             OSError: not written; the part that had been written is cut off again.
         """
-        number = self._writable()
-        start = position = self._sizes[number]
+        number, start = self.place()
+        position = start
         try:
             for first in range(0, len(buffers), _MAX_BUFFERS):
                 some = buffers[first : first + _MAX_BUFFERS]
@@ -133,7 +143,6 @@ class Segments:
             raise
         self._sizes[number] = position
         self._unsynced.add(number)
-        return number, start
 
     def read_into(self, number: int, offset: int, buffer: Encoded) -> bool:
         """Fills a contiguous buffer; False when the file ends before it or cannot be read."""
@@ -161,12 +170,15 @@ class Segments:
             return
         for number in sorted(self._unsynced):
             os.fsync(self._files[number])
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._folder)
         self._unsynced.clear()
+
+    def remove(self, number: int) -> None:
+        """Removes a file."""
+        os.close(self._files.pop(number))
+        self._unsynced.discard(number)
+        del self._sizes[number]
+        (self._folder / _name(number)).unlink()
 
     def clear(self) -> None:
         """Removes every file."""
@@ -184,13 +196,28 @@ class Segments:
     def _writable(self) -> int:
         """Number of the file to append to: the last one, or a new one when that is full."""
         last = self.last or 0
-        if last and self._sizes[last] < self._limit_bytes:
+        if self._has_room():
             return last
-        path = self._folder / f"{last + 1:06d}.records"
+        path = self._folder / _name(last + 1)
+        preamble = self._form.preamble(last + 1)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._files[last + 1] = os.open(path, flags, 0o600)
-        self._sizes[last + 1] = 0
+        file = os.open(path, flags, 0o600)
+        try:
+            _write(file, [preamble], 0)
+        except BaseException:
+            os.close(file)
+            path.unlink()
+            raise
+        self._files[last + 1], self._sizes[last + 1] = file, len(preamble)
         return last + 1
+
+    def _has_room(self) -> bool:
+        last = self.last
+        return last is not None and self._sizes[last] < self._limit_bytes
+
+
+def _name(number: int) -> str:
+    return f"{number:06d}.records"
 
 
 def _write(file: int, buffers: Sequence[Buffer], position: int) -> int:

@@ -4,6 +4,8 @@ The cache itself knows keys, layers and token counts; the session knows the sequ
 layer, and the samples that were asked for.
 """
 
+import dataclasses
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,8 +19,11 @@ from edge_runtime.contract.messages import OpenCache, States
 from edge_runtime.contract.messages.mesh import split_layers
 from edge_runtime.inference.session import numerics
 
-from .store import ActivationCache
+from .keys import CacheKeys
+from .store import ActivationCache, folder_name
 from .streams import record_keys
+
+logger = logging.getLogger(__name__)
 
 MIXED_NUMERICS = "mixed"
 """Tag of moved states that several kinds of processors computed."""
@@ -32,10 +37,18 @@ class SampleCache:
         hidden_size: channels of a state.
     """
 
-    def __init__(self, request: OpenCache, root: Path) -> None:
+    def __init__(self, request: OpenCache, root: Path, keys: CacheKeys) -> None:
         """Opens the cache that ``request`` names, under ``root``."""
+        plain = root / folder_name(request.backbone_digest, request.dtype)
+        if request.encrypted and plain.exists():
+            logger.warning(
+                "states of earlier runs with this model are still cached unencrypted; "
+                "`pacplus-device cache --remove %s` there removes all of them",
+                request.backbone_digest[:16],
+            )
         self.layers = {stream: layers for stream, layers in request.layers.items() if layers}
         self.hidden_size = request.hidden_size
+        self._request = dataclasses.replace(request, keys=request.keys[:0])
         self._expected = {key.tobytes() for key in request.keys}
         self._lock = threading.Lock()
         self._closed = False
@@ -46,7 +59,18 @@ class SampleCache:
             request.hidden_size,
             quota_bytes=request.quota_bytes,
             numerics=str(numerics()),
+            key=keys.key() if request.encrypted else None,
         )
+
+    def is_of(self, request: OpenCache) -> bool:
+        """Tells whether ``request`` names this cache, and as it is open now."""
+        fields = (field.name for field in dataclasses.fields(request) if field.name != "keys")
+        same = all(getattr(request, name) == getattr(self._request, name) for name in fields)
+        return same and not self._closed
+
+    def expect(self, keys: Array) -> None:
+        """Lets states of these samples come too."""
+        self._expected = self._expected | {key.tobytes() for key in keys}
 
     @property
     def bytes_used(self) -> int:

@@ -12,9 +12,9 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import os
 import re
 import threading
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,8 +29,10 @@ from edge_runtime.contract.messages import CacheDtype
 from .encoding import Encoded, Hidden, check_encoded, decode_into
 from .index import Index, Located
 from .packing import MicroBatch, Pending, pack
-from .record import KEY_BYTES, MAGIC, Record, header_bytes, scan
-from .segments import Buffer, CacheLock, Segments
+from .plain_format import PlainFormat
+from .record import KEY_BYTES, MAGIC_BYTES, Buffer, Record, RecordFormat
+from .sealed_format import SealedFormat
+from .segments import CacheLock, Segments
 from .streams import count_samples
 
 logger = logging.getLogger(__name__)
@@ -40,7 +42,11 @@ Lengths = npt.NDArray[np.int64]
 
 SEGMENT_BYTES = 256 << 20
 
-FOLDER_NAME = re.compile(rf"([0-9a-f]{{64}})-({'|'.join(CACHE_DTYPES)})")
+ENCRYPTED = "-encrypted"
+FOLDER_NAME = re.compile(rf"([0-9a-f]{{64}})-({'|'.join(CACHE_DTYPES)})({ENCRYPTED})?")
+
+
+_DAMAGED = "a record of the activation cache is damaged; it is dropped and made again"
 
 
 class CacheMiss(PacplusError):  # noqa: N818 - an event to react to, not a failure
@@ -67,9 +73,13 @@ class ActivationCache:
             not stored, and nothing fails.
         numerics: runtime and kernel of this device, e.g. ``ort-1.31/vnni``.
         segment_bytes: a file that has reached this size is not appended to.
+        key: 32 bytes that everything is encrypted with, in a folder of its own; ``None`` for a
+            plain cache.
 
     Raises:
-        BadInputError: the folder cannot be used, or another process uses it.
+        BadInputError: the folder cannot be used, another process uses it, or it was encrypted
+            with another key.
+        MissingExtraError: a key is given, but cryptography is not installed.
     """
 
     def __init__(
@@ -82,18 +92,20 @@ class ActivationCache:
         quota_bytes: int | None = None,
         numerics: str,
         segment_bytes: int = SEGMENT_BYTES,
+        key: bytes | None = None,
     ) -> None:
         self.dtype: CacheDtype = dtype
         self.hidden_size = hidden_size
         self.quota_bytes = quota_bytes
         self.numerics = numerics
         self.row_bytes = row_bytes(dtype, hidden_size)
-        self.folder = root / folder_name(backbone_digest, dtype)
+        self._form: RecordFormat = PlainFormat() if key is None else SealedFormat(key)
+        self.folder = root / folder_name(backbone_digest, dtype, encrypted=key is not None)
         self._index = Index()
         self._writing = threading.Lock()
         with _explaining(self.folder, "open"):
             self._lock = CacheLock(self.folder)
-            self._segments = Segments(self.folder, segment_bytes)
+            self._segments = Segments(self.folder, segment_bytes, self._form)
             try:
                 self._segments.open()
                 self._load()
@@ -159,8 +171,8 @@ class ActivationCache:
         batch.check(self.row_bytes)
         check_encoded(encoded, self.dtype, self.hidden_size)
         with self._writing, _explaining(self.folder, "write"):
-            room = math.inf if self.quota_bytes is None else self.quota_bytes - self.bytes_used
-            pending = pack(batch, functools.partial(self._index.missing, layers=wanted), room)
+            missing = functools.partial(self._index.missing, layers=wanted)
+            pending = pack(batch, self._form, missing, self._room_bytes())
             if pending:
                 self._write(pending)
         return self.held(keys, wanted)
@@ -223,29 +235,70 @@ class ActivationCache:
             self._segments.close()
             self._lock.release()
 
+    def _room_bytes(self) -> float:
+        if self.quota_bytes is None:
+            return math.inf
+        return self.quota_bytes - self.bytes_used - self._segments.next_preamble_bytes
+
     def _load(self) -> None:
-        whole = size = 0
+        self._refuse_unrecognized()
         for number, file, size in self._segments:
-            whole = 0
-            for key, record in scan(file, number, size):
-                whole = record.end
+            end = self._form.preamble_bytes
+            for key, record in self._form.scan(number, file, size):
+                start = record.offset - self._header_bytes(record)
+                if start > end:
+                    self._pass_over(number, file, end)
+                end = record.end
                 if record.row_bytes == self.row_bytes:
                     self._index.add(key, record)
-        if whole < size:
-            logger.warning("the activation cache ends in a damaged record, which is dropped")
-        if self._segments.last is not None:
-            self._segments.truncate(self._segments.last, whole)
+            if end < size and number == self._segments.last:
+                logger.warning("the activation cache ends in a damaged record, which is dropped")
+                self._segments.truncate(number, end)
+            elif end < size:
+                self._pass_over(number, file, end)
+
+    def _refuse_unrecognized(self) -> None:
+        """Removes files that are damaged from their beginning.
+
+        Raises:
+            BadInputError: all are unreadable, so it is the key that is wrong.
+        """
+        wrong = [
+            number for number, file, _ in self._segments if not self._form.recognizes(number, file)
+        ]
+        # A process that was killed while it made a file has left less than its preamble.
+        begun = [n for n, _, size in self._segments if size < self._form.preamble_bytes]
+        known = len(list(self._segments)) - len(wrong)
+        if not known and len(wrong) > len(begun):
+            raise BadInputError(
+                f"the activation cache {self.folder} was encrypted with another key or passphrase; "
+                "start the device with that one (--cache-passphrase-file), or remove the cache: "
+                f"pacplus-device cache --remove {self.folder.name[:16]}"
+            )
+        for number in wrong:
+            if number not in begun:
+                logger.warning("a file of the activation cache is damaged; it is made again")
+            self._segments.remove(number)
+
+    def _pass_over(self, number: int, file: int, offset: int) -> None:
+        """Says that a record's header is damaged, once: such a record is voided."""
+        if any(os.pread(file, MAGIC_BYTES, offset)):
+            logger.warning(_DAMAGED)
+            self._segments.void(number, offset, MAGIC_BYTES)
 
     def _write(self, pending: list[Pending]) -> None:
+        segment, start = self._segments.place()
         buffers: list[Buffer] = []
-        for item in pending:
-            buffers.append(item.header)
-            buffers.extend(rows.data for rows in item.payload)
-        segment, start = self._segments.append(buffers)
         for item in pending:
             item.record.segment = segment
             item.record.offset += start
+            buffers.extend(self._form.buffers(item.key, item.record, item.payload))
+        self._segments.append(buffers)
+        for item in pending:
             self._index.add(item.key, item.record)
+
+    def _header_bytes(self, record: Record) -> int:
+        return self._form.header_bytes(len(record.layers), record.numerics)
 
     def _locate(
         self, keys: Keys, layers: Sequence[int]
@@ -269,7 +322,8 @@ class ActivationCache:
         for at, (key, sample) in enumerate(located):
             for run in sample.runs:
                 record = sample.records[run.number]
-                rows = self._rows(record, run.source, run.count)
+                read = self._segments.read_into
+                rows = self._form.rows(read, record, run.source, run.count)
                 if rows is None:
                     self._drop_damaged(key, record)
                     misses[key] = None
@@ -279,7 +333,7 @@ class ActivationCache:
             raise CacheMiss(list(misses))
 
     def _drop_damaged(self, key: bytes, record: Record) -> None:
-        logger.warning("a record of the activation cache is damaged; it is dropped and made again")
+        logger.warning(_DAMAGED)
         logger.info(
             "record of sample %s in segment %d at byte %d of %s is damaged",
             key.hex()[:16],
@@ -288,32 +342,17 @@ class ActivationCache:
             self.folder.name,
         )
         self._index.drop(key, record)
-        header = header_bytes(len(record.layers), record.numerics)
-        self._segments.void(record.segment, record.offset - header, len(MAGIC))
-
-    def _rows(self, record: Record, first: int, count: int) -> Encoded | None:
-        """(count, tokens, R) of a record's layers, or ``None`` when the record is damaged."""
-        if not record.verified:
-            whole = self._fetch(record, 0, len(record.layers))
-            if whole is None or zlib.crc32(whole.data) != record.payload_crc:
-                return None
-            record.verified = True
-            return whole[first : first + count]
-        return self._fetch(record, first, count)
-
-    def _fetch(self, record: Record, first: int, count: int) -> Encoded | None:
-        rows = np.empty((count, record.tokens, self.row_bytes), np.uint8)
-        offset = record.offset + first * record.layer_bytes
-        return rows if self._segments.read_into(record.segment, offset, rows) else None
+        start = record.offset - self._header_bytes(record)
+        self._segments.void(record.segment, start, MAGIC_BYTES)
 
 
-def folder_name(backbone_digest: str, dtype: CacheDtype) -> str:
+def folder_name(backbone_digest: str, dtype: CacheDtype, *, encrypted: bool = False) -> str:
     """Name of a cache's folder.
 
     Raises:
         BadInputError: the digest is not one; it may come from a peer and must not be a path.
     """
-    name = f"{backbone_digest}-{dtype}"
+    name = f"{backbone_digest}-{dtype}{ENCRYPTED if encrypted else ''}"
     if not FOLDER_NAME.fullmatch(name):
         raise BadInputError(
             f"backbone digest {backbone_digest[:80]!r} is not 64 hexadecimal digits"

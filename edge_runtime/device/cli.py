@@ -26,6 +26,8 @@ from edge_runtime.system import usage
 from edge_runtime.system.allocator import tune_allocator
 
 if TYPE_CHECKING:
+    from edge_runtime.cache.keys import CacheKeys
+    from edge_runtime.training.replica import KeptReplica
     from edge_runtime.transport import Address
 
 logger = logging.getLogger(__name__)
@@ -82,6 +84,13 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--listen", metavar="HOST", help="interface that peers connect to")
     start.add_argument("--threads", type=int, help="threads to compute with (default: all cores)")
     start.add_argument("--no-train", action="store_true", help="do not train adapters; use them")
+    start.add_argument(
+        "--cache-passphrase-file",
+        metavar="FILE",
+        type=Path,
+        help="encrypted caches are opened with this passphrase, not with a key that is stored "
+        "(or set PACPLUS_CACHE_PASSPHRASE)",
+    )
     start.add_argument("--once", action="store_true", help="end after one session")
     start.add_argument("--pair", metavar="ADDRESS", help=argparse.SUPPRESS)
     start.add_argument("--name", help=argparse.SUPPRESS)
@@ -139,6 +148,7 @@ def _pair_with(home: Path, address: str, token: str, name: str, *, new_key: bool
         address=str(pairing.coordinator_address),
         public_key=pairing.coordinator_key,
         device_id=pairing.device_id,
+        others=tuple(map(str, pairing.other_addresses)),
     )
     transport.KnownCoordinators(home / "coordinators.json").add(known)
     return known
@@ -169,16 +179,20 @@ def _start(options: argparse.Namespace) -> int:
 
 def _serve(options: argparse.Namespace, home: Path, known: Any) -> int:
     """Takes part in one session after the other."""
+    from edge_runtime.cache.keys import CacheKeys, read_passphrase
     from edge_runtime.contract.errors import StoppedError
+    from edge_runtime.training.replica import KeptReplica
     from edge_runtime.transport import Address, load_or_create_keypair
 
     # What these find wrong will not mend itself, so they come before the loop.
     Address.parse(known.address)
     load_or_create_keypair(home / "keypair.json")
-    pause, warned = threading.Event(), ""
+    keys = CacheKeys(home, read_passphrase(options.cache_passphrase_file))
+    pause, warned, kept = threading.Event(), "", KeptReplica()
     while True:
+        kept.expire()
         try:
-            ended = _one_session(options, home, known)
+            ended = _one_session(options, home, known, kept, keys)
         except (StoppedError, BadInputError) as error:  # refused, or the network is down
             if options.once:
                 raise
@@ -193,14 +207,37 @@ def _serve(options: argparse.Namespace, home: Path, known: Any) -> int:
         logger.info("session ended: %s", ended)
 
 
-def _one_session(options: argparse.Namespace, home: Path, known: Any) -> str:
+def _one_session(
+    options: argparse.Namespace, home: Path, known: Any, kept: KeptReplica, cache_keys: CacheKeys
+) -> str:
+    """Takes part in a session, and in those that follow it over the same connection."""
     from edge_runtime.messaging.session_link import SessionLink
-    from edge_runtime.transport import Address, SecureContext, load_or_create_keypair
+    from edge_runtime.transport import (
+        Address,
+        KnownCoordinators,
+        SecureContext,
+        load_or_create_keypair,
+    )
 
+    from .coordinator_search import find_coordinator
     from .device import Device, DeviceOptions
 
-    coordinator = Address.parse(known.address)
+    keypair = load_or_create_keypair(home / "keypair.json")
+    with SecureContext() as context:
+        found = find_coordinator(context, keypair, known)
+    if found != known:
+        KnownCoordinators(home / "coordinators.json").add(found)
+    coordinator = Address.parse(found.address)
     listen, announced = data_addresses(options.listen, coordinator)
+
+    def locate() -> Address:
+        """Where peers reach this device now; its address may have changed since."""
+        with contextlib.suppress(BadInputError):
+            there, seen = data_addresses(options.listen, coordinator)
+            link.listen_at(there)
+            return seen
+        return announced
+
     device_options = DeviceOptions(
         device=known.device_id,
         home=home,
@@ -209,17 +246,22 @@ def _one_session(options: argparse.Namespace, home: Path, known: Any) -> str:
         data_address=announced,
         process_id=os.getpid(),
         instance=_INSTANCE,
+        cache_keys=cache_keys,
+        locate=locate,
     )
     with SecureContext() as context:
         link = SessionLink(
             context,
-            load_or_create_keypair(home / "keypair.json"),
+            keypair,
             coordinator=coordinator,
             coordinator_key=known.public_key,
             listen=listen,
         )
         with contextlib.closing(link):
-            return Device(device_options, link).run()
+            device = Device(device_options, link, kept)
+            while (ended := device.run()) == "replaced":
+                device = Device(device_options, link, kept, device.successor)
+            return ended
 
 
 def _roles(no_train: bool) -> tuple[Any, ...]:
@@ -239,7 +281,7 @@ def data_addresses(wanted: str | None, coordinator: Address) -> tuple[Address, A
     """
     from edge_runtime.transport import Address
 
-    listen = Address(host=wanted, port=0) if wanted else None
+    listen = Address(host=wanted.strip("[]"), port=0) if wanted else None
     if listen is not None and not listen.is_wildcard:
         return listen, listen
     announced = Address(host=local_host_towards(coordinator.host, coordinator.port), port=0)

@@ -14,13 +14,16 @@ from typing import Any, Literal
 
 import edge_runtime
 from edge_runtime.backbone.role import BackboneRole
+from edge_runtime.cache.keys import CacheKeys
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import RemoteError, StoppedError, UserError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.profile import Role
+from edge_runtime.contract.tag import Tag
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.messaging.failures import explain
 from edge_runtime.messaging.session_link import SessionLink
+from edge_runtime.messaging.tagging import tagged
 from edge_runtime.profiling.link import LinkProber
 from edge_runtime.profiling.profiler import remeasure
 from edge_runtime.profiling.subprocess import measure_in_subprocess
@@ -31,13 +34,16 @@ from edge_runtime.system.usage import (
     usable_cores,
     usable_memory_bytes,
 )
+from edge_runtime.training.replica import KeptReplica
 from edge_runtime.training.role import TrainerRole
 from edge_runtime.transport import Address
 
 from .compute_thread import Worker
 from .file_fetching import FileFetching
+from .forgetting import forget
 from .notices import warnings_reported
 from .peers import PeerDispatch
+from .standing import Standing
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +52,10 @@ REFUSED_SECONDS = 8.0
 SILENCE_SECONDS = 30.0
 STOP_SECONDS = 5.0
 
-Ended = Literal["shutdown", "disconnected"]
+Ended = Literal["shutdown", "disconnected", "replaced"]
+"""Why a session ended; it was replaced if a coordinator that was started anew says Welcome."""
+
+Welcoming = tuple[Tag, m.Welcome]
 Handlers = dict[type[m.Message], Callable[[Any], None]]
 
 
@@ -55,7 +64,9 @@ class DeviceOptions:
     """A device's id at the coordinator, its folder, and what it offers.
 
     ``threads`` is the most that it computes with; ``data_address`` is where peers reach it, and
-    its port is filled in later. ``instance`` is drawn once a process.
+    its port is filled in later; ``locate`` finds out where that is now, after each new connection
+    to the coordinator. ``instance`` is drawn once a process. ``cache_keys`` has the key of
+    encrypted caches; None for the one that is stored in ``home``.
     """
 
     device: DeviceId
@@ -65,41 +76,67 @@ class DeviceOptions:
     data_address: Address
     process_id: int
     instance: str = ""
+    cache_keys: CacheKeys | None = None
+    locate: Callable[[], Address] | None = None
 
 
 class Device:
-    """One device in one session."""
+    """One device in one session.
 
-    def __init__(self, options: DeviceOptions, link: SessionLink) -> None:
+    Attributes:
+        successor: the session that replaced this one.
+    """
+
+    def __init__(
+        self,
+        options: DeviceOptions,
+        link: SessionLink,
+        kept: KeptReplica | None = None,
+        welcome: Welcoming | None = None,
+    ) -> None:
+        """Waits for a session, or joins the one that ``welcome`` begins.
+
+        ``kept`` carries a trainer's adapter on to the next session, if the coordinator dies.
+        """
+        self._welcoming = welcome
+        self.successor: Welcoming | None = None
         self._options, self._link = options, link
+        self._kept, self._standing = kept or KeptReplica(), Standing()
         self._store = WeightStore(options.home / "weights")
         self._clock = CpuClock()
         self._worker = Worker(link.to_coordinator)
-        self._trainer = trainer = TrainerRole(me=options.device, home=options.home, outbox=link)
+        self._keys = options.cache_keys or CacheKeys(options.home)
+        self._trainer = trainer = TrainerRole(
+            me=options.device, home=options.home, outbox=link, keys=self._keys
+        )
         self._backbone = backbone = BackboneRole(
             me=options.device, threads=options.threads, outbox=link, keep=trainer.keep
         )
         prober = LinkProber(link)
         self._peers = PeerDispatch(
-            link, self._worker, backbone=backbone, trainer=trainer, prober=prober
+            link, self._worker, self._standing, backbone=backbone, trainer=trainer, prober=prober
         )
         self._files = FileFetching(self._store, link, self._worker)
         self._heartbeat_seconds = 2.0
-        self._welcomed = self._over = False
+        self._ended: Ended | None = None
         self._at_once: Handlers = {
             m.Welcome: self._welcome,
+            m.BeginTerm: lambda _: None,  # its tag says all
+            m.FormGroup: trainer.form_group,
             m.Shutdown: self._end,
             m.BeginPhase: self._begin_phase,
             m.Peers: self._peers.connect,
             m.ProbeLink: prober.begin,
             m.FileChunk: self._files.receive,
+            m.Forget: self._forget,
         }
         self._in_order: Handlers = {
             m.RunBatch: lambda request: backbone.run(request.batch, 0, request.inputs),
             m.OpenCache: trainer.open_cache,
             m.MoveSamples: trainer.move,
             m.OwnSamples: trainer.own,
-            m.TrainEpoch: lambda request: trainer.train_epoch(request.epoch),
+            m.TakeState: trainer.take_state,
+            m.TrainEpoch: trainer.train_epoch,
             m.Evaluate: lambda _: trainer.evaluate(),
             m.SendState: lambda _: trainer.send_state(),
             m.SetUpGeneration: self._set_up_generation,
@@ -117,39 +154,50 @@ class Device:
         Raises:
             StoppedError: the coordinator could not be reached at all.
         """
-        with warnings_reported(self._link.to_coordinator):
+        with warnings_reported(self._say):
             return self._serve()
 
     def _serve(self) -> Ended:
         began = heard = beaten = time.monotonic()
         try:
-            while not self._over:
+            if self._welcoming is not None:
+                self._take_request(*self._welcoming)
+            while self._ended is None:
                 self._link.wait(self._heartbeat_seconds / 4)
                 now = time.monotonic()
                 if self._link.take_connected():
-                    self._link.to_coordinator(self._hello())
+                    self._say(self._hello())
                 if self._take_in():
                     heard = now
-                self._peers.answer_when_reached(now)
+                self._peers.watch(now)
                 if now - beaten >= self._heartbeat_seconds:
                     beaten = now
-                    self._link.to_coordinator(m.Heartbeat())
+                    self._say(m.Heartbeat())
                 if self._link.connected:
                     heard = max(heard, now - 1.0)
-                elif now - heard > SILENCE_SECONDS and self._welcomed:
-                    return "disconnected"
+                elif now - heard > SILENCE_SECONDS and self._standing.session:
+                    self._ended = "disconnected"
                 # A coordinator that answers but refuses will not know this device later either.
                 patience = REFUSED_SECONDS if self._link.failed_handshakes else CONNECT_SECONDS
-                if not self._welcomed and now - began > patience:
+                if not self._standing.session and now - began > patience:
                     raise StoppedError(self._explain_silence())
-            return "shutdown"
+            return self._ended
         finally:
             self._trainer.close()
             self._link.set_peers(())
-            self._worker.stop(STOP_SECONDS)
+            stopped = self._worker.stop(STOP_SECONDS)
+            if stopped and self._standing.session and self._ended != "shutdown":
+                self._kept.put(self._trainer.replica)
+
+    def _say(self, message: m.Message) -> None:
+        """Sends what answers no request."""
+        with tagged(self._standing.tag):
+            self._link.to_coordinator(message)
 
     def _hello(self) -> m.Hello:
-        address = dataclasses.replace(self._options.data_address, port=self._link.data_address.port)
+        locate = self._options.locate
+        place = locate() if locate is not None else self._options.data_address
+        address = dataclasses.replace(place, port=self._link.data_address.port)
         return m.Hello(
             software=edge_runtime.__version__,
             roles=self._options.roles,
@@ -171,15 +219,47 @@ class Device:
         """Handles everything that has come in; returns whether the coordinator spoke."""
         spoke = False
         try:
-            for message in self._link.from_coordinator():
+            for tag, message in self._link.from_coordinator():
                 spoke = True
-                self._on_request(message)
-            for peer, message, size in self._link.from_peers():
-                self._peers.receive(peer, message, size)
-        except (RemoteError, UserError, OSError) as error:
+                self._take_request(tag, message)
+                if self._ended is not None:
+                    return spoke
+            for received in self._link.from_peers():
+                self._peers.receive(*received)
+        except RemoteError as error:
             logger.info("%s", error)
-            self._link.to_coordinator(explain(error))
+            self._say(explain(error))
         return spoke
+
+    def _take_request(self, tag: Tag, request: m.Message) -> None:
+        """Handles a message of the coordinator, unless it is outdated."""
+        if isinstance(request, m.Welcome) and tag.session != self._standing.session:
+            if self._standing.session:
+                self._ended, self.successor = "replaced", (tag, request)
+                return
+            self._standing.session = tag.session
+            self._trainer.replica = self._kept.take()
+        if not self._standing.admits(tag):
+            logger.info("dropped a %s of another session or term", type(request).__name__)
+            return
+        if tag.term > self._standing.term:
+            self._begin_term(tag.term)
+        with tagged(tag):
+            try:
+                self._on_request(request)
+            except (RemoteError, UserError, OSError) as error:
+                logger.info("%s", error)
+                self._link.to_coordinator(explain(error))
+
+    def _begin_term(self, term: int) -> None:
+        """Ends the work of earlier terms; what is loaded, cached and learnt stays."""
+        self._standing.term = term
+        self._worker.begin_term(term)
+        self._trainer.begin_term()
+        self._files.begin_term(term)
+        with tagged(self._standing.tag):
+            self._worker.submit(self._forget_sequences)
+            self._peers.begin_term()
 
     def _on_request(self, request: m.Message) -> None:
         """Handles light requests at once; heavy ones in their order, when their files are there."""
@@ -197,11 +277,10 @@ class Device:
     # ---- at once
 
     def _welcome(self, welcome: m.Welcome) -> None:
-        self._welcomed = True
         self._heartbeat_seconds = welcome.heartbeat_seconds
 
     def _end(self, _: m.Shutdown) -> None:
-        self._over = True
+        self._ended = "shutdown"
 
     def _begin_phase(self, request: m.BeginPhase) -> None:
         ended = self._clock.begin(request.phase)
@@ -214,6 +293,10 @@ class Device:
                 received_bytes=self._link.received_bytes,
             )
         )
+
+    def _forget(self, request: m.Forget) -> None:
+        """Comes before any file is looked for and any cache opened, so it must not wait."""
+        self._link.to_coordinator(forget(self._options.home, request, self._keys))
 
     # ---- in order, in the compute thread
 
@@ -252,6 +335,10 @@ class Device:
         self._backbone.set_up_generation(request)
         self._trainer.set_up_generation(request)
         self._link.to_coordinator(m.GenerationReady())
+
+    def _forget_sequences(self) -> None:
+        self._backbone.end_generation()
+        self._trainer.end_generation()
 
     def _release(self, request: m.Release) -> None:
         self._backbone.release(request.lines)

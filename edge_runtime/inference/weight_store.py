@@ -128,6 +128,12 @@ class FileFetch:
             part.finish()
             self._todo.pop(0)
 
+    def close(self) -> None:
+        """Gives up a file that is not complete."""
+        if self._part is not None:
+            self._part.discard()
+            self._part = None
+
 
 class _Part:
     """A file in transfer: written beside its place, renamed when its digest is right."""
@@ -147,6 +153,10 @@ class _Part:
             ) from None
         self._digest.update(data)
         self.size += data.nbytes
+
+    def discard(self) -> None:
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
 
     def finish(self) -> None:
         self._file.close()

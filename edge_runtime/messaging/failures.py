@@ -1,8 +1,17 @@
 """Explains to the coordinator why this device could not do what it was asked. Pure."""
 
-from edge_runtime.contract.errors import PacplusError, UnresumableError
+from edge_runtime.contract.errors import PacplusError, RemoteError, UnresumableError
+from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Failed
 from edge_runtime.contract.os_errors import describe_os_error
+
+
+class PeerError(RemoteError):
+    """A message of ``peer`` was rejected."""
+
+    def __init__(self, peer: DeviceId, reason: str) -> None:
+        super().__init__(f"rejected a message of {peer}: {reason}")
+        self.peer = peer
 
 
 def explain(error: Exception, doing: str = "") -> Failed:

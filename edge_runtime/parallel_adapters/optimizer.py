@@ -103,17 +103,19 @@ class AdamW:
             _STEP: np.array(counters, np.int64),
         }
 
-    def check(self, tensors: dict[str, np.ndarray], where: str) -> None:
-        """Checks what :meth:`load` needs.
+    def check(self, tensors: dict[str, np.ndarray], where: str, step: int | None) -> None:
+        """Checks what :meth:`load` needs, and that ``step`` updates are behind it if given.
 
         Raises:
-            BadInputError: a tensor is missing or of another shape.
+            BadInputError: a tensor is missing or of another shape, or the step is another.
         """
         for name in (_FIRST, _SECOND):
             check_tensor(tensors, name, tuple(self._first.shape), np.dtype(np.float32), where)
         check_tensor(tensors, _STEP, (2,), np.dtype(np.int64), where)
         if not 0 <= tensors[_STEP][1] <= tensors[_STEP][0] < 1 << 24:
             raise BadInputError(f"{where}: {_STEP!r} is out of range")
+        if step not in (None, found := int(tensors[_STEP][0])):
+            raise BadInputError(f"{where}: it has {found} updates behind it, not {step}")
 
     def load(self, tensors: dict[str, np.ndarray]) -> None:
         """Takes over what :meth:`check` has accepted."""

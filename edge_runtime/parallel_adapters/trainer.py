@@ -160,15 +160,15 @@ class Trainer:
         own = {_CURRENT: self.flat_parameters}
         return write_tensors({**self._average.named(), **self._optimizer.state(), **own})
 
-    def load_state(self, data: bytes) -> None:
-        """Takes over what :meth:`state` wrote; unchanged if it raises.
+    def load_state(self, data: bytes, step: int | None = None) -> None:
+        """Takes over what :meth:`state` wrote, after ``step`` updates; unchanged if it raises.
 
         Raises:
-            BadInputError: damaged, or of an adapter of another shape.
+            BadInputError: damaged, of an adapter of another shape, or after other updates.
         """
         where = "trainer state"
         tensors = read_tensors(data, where)
-        self._optimizer.check(tensors, where)
+        self._optimizer.check(tensors, where, step)
         shape = self.flat_parameters.shape
         check_tensor(tensors, _CURRENT, shape, self.flat_parameters.dtype, where)
         self._average.load(tensors, where)

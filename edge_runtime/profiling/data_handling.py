@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_runtime.backbone.role import parts_for_owners
+from edge_runtime.cache.keys import CacheKeys
 from edge_runtime.cache.session_cache import SampleCache
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import StoppedError
@@ -38,6 +39,9 @@ MEASURE_SECONDS = 0.03
 """Processor seconds to measure each cost for."""
 
 PAYLOAD_BYTES = 256 << 10
+TEMPORARY_PREFIX = "profile-"
+"""Of the folder in the device's home that holds the temporary cache."""
+
 CONNECT_SECONDS = 30.0
 WAIT_SECONDS = 0.02
 KEY_BYTES = 32
@@ -111,12 +115,14 @@ def temporary_cache(request: ProfileRequest, keys: Array, home: Path) -> Iterato
         dtype=request.cache_dtype,
         hidden_size=request.hidden_size,
         quota_bytes=None,
+        encrypted=request.cache_encrypted,
         layers=layers_of(request),
         keys=keys,
     )
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="profile-", dir=home))
-        yield stack.enter_context(contextlib.closing(SampleCache(opening, Path(folder))))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=home))
+        cache = SampleCache(opening, Path(folder), CacheKeys(Path(folder)))  # a key of its own
+        yield stack.enter_context(contextlib.closing(cache))
 
 
 def _storing_seconds(request: ProfileRequest, parts: list[States], home: Path) -> float:
@@ -170,7 +176,7 @@ def _wait_delivered(near: SessionLink, far: SessionLink) -> None:
         for _ in near.from_peers():
             pass
         far.wait(WAIT_SECONDS)
-        for peer, _, size in far.from_peers():
+        for peer, _, _, size in far.from_peers():
             far.acknowledge(peer, size)
             return
     raise StoppedError("a message to this device itself did not arrive")

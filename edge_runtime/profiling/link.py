@@ -18,7 +18,9 @@ import numpy as np
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import LinkMeasured, Probe, ProbeEcho, ProbeLink
+from edge_runtime.contract.tag import Tag
 from edge_runtime.messaging.outbox import Outbox
+from edge_runtime.messaging.tagging import current_tag, tagged
 
 PINGS = 8
 TRAINS = 3
@@ -36,15 +38,20 @@ SHORTEST_PART = 0.25
 class LinkProbe:
     """The sending side: one measurement. Pure; time comes with each call."""
 
-    def __init__(self, seconds: float) -> None:
-        """Measures for about ``seconds``."""
+    def __init__(self, seconds: float, first_train: int = 0) -> None:
+        """Measures for about ``seconds``; its trains are numbered from ``first_train``."""
         self._seconds = seconds
-        self._train = -1
+        self._train = first_train - 1
         self._train_bytes = 0
         self._began = 0.0
         self._round_trips: list[float] = []
         self._rates: list[float] = []
         self._counted: list[float] = []
+
+    @property
+    def next_train(self) -> int:
+        """The number that no train has had so far."""
+        return self._train + 1
 
     def start(self, now: float) -> list[Probe]:
         """The first messages to send."""
@@ -99,13 +106,15 @@ class LinkProber:
     def __init__(self, outbox: Outbox, clock: Callable[[], float] = time.perf_counter) -> None:
         """``clock`` tells seconds since any time."""
         self._outbox, self._clock = outbox, clock
-        self._own: tuple[DeviceId, LinkProbe] | None = None
+        self._own: tuple[DeviceId, LinkProbe, Tag] | None = None
+        self._outdated = 0
         self._first: dict[DeviceId, float] = {}
 
     def begin(self, request: ProbeLink) -> None:
         """Starts to measure the link to a peer; the coordinator gets the result."""
-        probe = LinkProbe(request.seconds)
-        self._own = request.peer, probe
+        self._end()
+        probe = LinkProbe(request.seconds, self._outdated)
+        self._own = request.peer, probe, current_tag()
         self._send(request.peer, probe.start(self._clock()))
 
     def take(self, peer: DeviceId, message: Probe | ProbeEcho) -> None:
@@ -122,17 +131,26 @@ class LinkProber:
                 seconds = now - self._first.get(peer, now)
                 self._outbox.to_peer(peer, ProbeEcho(train=message.train, seconds=seconds))
             return
+        if message.train < self._outdated:
+            return  # of a measurement that was given up for another
         if self._own is None or self._own[0] != peer:
             raise RemoteError("an echo of probes that were not sent")
-        following = self._own[1].echoed(message, now)
+        _, probe, tag = self._own
+        following = probe.echoed(message, now)
         if isinstance(following, list):
             self._send(peer, following)
             return
-        self._own = None
+        self._end()
         rate, latency = following
-        self._outbox.to_coordinator(
-            LinkMeasured(peer=peer, bits_per_second=rate, latency_seconds=latency)
-        )
+        with tagged(tag):
+            self._outbox.to_coordinator(
+                LinkMeasured(peer=peer, bits_per_second=rate, latency_seconds=latency)
+            )
+
+    def _end(self) -> None:
+        """Ends the present measurement; echoes of its trains mean nothing from now on."""
+        if self._own is not None:
+            self._outdated, self._own = self._own[1].next_train, None
 
     def _send(self, peer: DeviceId, probes: list[Probe]) -> None:
         for probe in probes:

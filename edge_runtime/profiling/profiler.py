@@ -96,10 +96,11 @@ def _trainer(
 
 def _cache_room_bytes(request: ProfileRequest, root: Path) -> int:
     """Most bytes of this backbone's cache: those that it has and those free, within the quota."""
+    grows = request.backbone_digest, request.cache_dtype, request.cache_encrypted
     used = sum(
         cache.bytes
         for cache in describe(root)
-        if (cache.backbone_digest, cache.dtype) == (request.backbone_digest, request.cache_dtype)
+        if (cache.backbone_digest, cache.dtype, cache.encrypted) == grows
     )
     room = used + free_storage_bytes(root.parent)
     return room if request.cache_quota_bytes is None else min(room, request.cache_quota_bytes)

@@ -23,7 +23,8 @@ from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 from edge_runtime.serving.onnx_adapter import AdapterSession
 from edge_runtime.system.usage import resident_bytes, usable_cores
 from edge_runtime.training.allreduce import Rounding
-from edge_runtime.training.role import EVALUATION_BATCH, TRAINING_THREADS
+from edge_runtime.training.replica import TRAINING_THREADS
+from edge_runtime.training.role import EVALUATION_BATCH
 from edge_runtime.training.samples import BATCH_BYTES
 
 from .data_handling import layers_of, synthetic_micro_batch, temporary_cache

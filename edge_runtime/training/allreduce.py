@@ -3,16 +3,18 @@
 Of n trainers, trainer j reduces part j of the flat gradient: everyone sends it that part, it
 adds the parts in the order of the trainers (so that the sum has the same bits everywhere) and
 sends the sum to everyone. Each trainer sends and receives 2 (n - 1) / n of the gradient a
-step. A part comes with the count, of samples or tokens, that it is summed over, so that all
-divide by the same global count.
+step. A part comes with its sender's samples, count and loss, so that all divide by the same
+global count and know what the whole group has trained on.
 
 A step's parts may arrive while this trainer still computes its own gradient; a peer can
-be at most one step ahead, since it cannot pass a step without everyone's part.
+be at most one step ahead, since it cannot pass a step without everyone's part. A group is of
+one term: its trainers do not change, and it ends with the term.
 """
 
+import dataclasses
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -21,15 +23,21 @@ from edge_runtime.contract.errors import AllReduceClosedError, RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Array, GradientPart, ReducedPart
 
+Part: TypeAlias = GradientPart | ReducedPart
+P = TypeVar("P", GradientPart, ReducedPart)
+
+AWAITING_SECONDS = 3.0
+"""A step that waits longer for others says so, and again after as long."""
+
+SMALLEST_SCALE, LARGEST_SCALE = 2.0**-126, 2.0**126
+
 IMPLAUSIBLE = 1e4
 """A trainer's mean gradient is refused where it is so many times as large as any of the others'
 and as 1. Samples differ by far less; what is scaled wrong on purpose may differ by less too, which
 nobody can tell from an odd sample."""
 
-MAX_SCALE = 2.0**120
-
-Part: TypeAlias = GradientPart | ReducedPart
-P = TypeVar("P", GradientPart, ReducedPart)
+MOST_TOKENS = 1 << 20
+"""Of a sample: more than any model reads."""
 
 
 class Rounding(Protocol):
@@ -42,8 +50,54 @@ class Rounding(Protocol):
         """Adds what :meth:`shrink` made to ``total``, (n,) float32."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Contribution:
+    """What a trainer, or all of them, put into a step.
+
+    Attributes:
+        samples: trained on.
+        count: divisor of a mean loss: samples, or counted tokens.
+        loss_sum: over the samples.
+    """
+
+    samples: int = 0
+    count: int = 0
+    loss_sum: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one trainer can put into a step.
+
+    Attributes:
+        samples: at most, of a whole step.
+        counts_tokens: whether tokens are counted, and not samples.
+    """
+
+    samples: int
+    counts_tokens: bool
+
+    def check(self, part: GradientPart) -> None:
+        """Raises RemoteError if ``part`` is of what cannot be."""
+        fewest, most = part.samples, part.samples
+        if self.counts_tokens:
+            fewest, most = 0, part.samples * MOST_TOKENS
+        if part.samples > self.samples or not fewest <= part.count <= most:
+            raise RemoteError(
+                f"gradient part of {part.samples} samples that count as {part.count}, "
+                f"where a step has {self.samples} samples"
+            )
+        if part.loss_sum < 0:
+            raise RemoteError(f"gradient part of a loss of {part.loss_sum:g}")
+
+
 class AllReduce:
-    """One trainer's side. ``reduce`` runs in the compute thread, ``deliver`` in the I/O thread."""
+    """One trainer's side. ``reduce`` runs in the compute thread, ``deliver`` in the I/O thread.
+
+    Attributes:
+        step: update that comes next, counted from 0.
+        trainers: of the group, in the order that fixes who reduces which part.
+    """
 
     def __init__(
         self,
@@ -53,97 +107,96 @@ class AllReduce:
         size: int,
         send: Callable[[DeviceId, Part], None],
         rounding: Rounding,
+        limits: Limits,
+        step: int = 0,
+        report: Callable[[int, tuple[DeviceId, ...]], None],
     ) -> None:
         """Divides ``size`` values of a flat gradient among ``trainers``, in the session's order.
 
-        ``send`` hands a message over and must not block for long.
+        ``send`` hands a message over and must not block for long. ``report`` is told which
+        step waits for whom when that takes long.
 
         Raises:
             RemoteError: ``me`` is not among the trainers.
         """
         if me not in trainers:
             raise RemoteError("a device was told to train but is not among the trainers")
-        self._me, self._trainers, self._send = me, tuple(trainers), send
-        self._rounding = rounding
+        self._me, self.trainers, self._send = me, tuple(trainers), send
+        self._rounding, self._limits, self._report = rounding, limits, report
         self._peers = [trainer for trainer in trainers if trainer != me]
         bounds = np.linspace(0, size, len(trainers) + 1).astype(int).tolist()
         parts = map(slice, bounds, bounds[1:])
         self._parts = dict(zip(trainers, parts, strict=True))
         self._inbox: dict[tuple[type[Part], int, DeviceId], Part] = {}
         self._largest: dict[DeviceId, float] = {me: 0.0}
-        """Largest value of a sample's mean gradient, by trainer."""
-        self._step, self._closed = 0, False
+        """Largest value of a sample's mean gradient so far, by trainer."""
+        self.step, self._closed = step, False
         self._changed = threading.Condition()
 
     def deliver(self, sender: DeviceId, part: Part) -> None:
         """Takes in a peer's message.
 
         Raises:
-            RemoteError: not a peer, a step out of turn, twice the same, a wrong size, not finite,
-                or implausibly large.
+            RemoteError: not a peer, a step out of turn, twice the same, a wrong size, values
+                that are not finite or implausibly large, or counts that cannot be.
         """
-        owner = self._me if isinstance(part, GradientPart) else sender
-        place = self._parts[owner] if sender in self._peers else slice(0, 0)
+        if sender not in self._peers:
+            raise RemoteError("gradient part of a device that does not train with this one")
+        place = self._parts[self._me if isinstance(part, GradientPart) else sender]
         key = (type(part), part.step, sender)
+        largest = _check_values(part, place.stop - place.start)
+        if isinstance(part, GradientPart):
+            self._limits.check(part)
+            self._compare(sender, largest / max(1, part.count))
         with self._changed:
-            timely = self._step <= part.step <= self._step + 1
-            if sender not in self._peers or not timely or key in self._inbox:
+            timely = self.step <= part.step <= self.step + 1
+            if not timely or key in self._inbox:
                 raise RemoteError(f"unexpected gradient part of step {part.step}")
-            if part.values.shape != (place.stop - place.start,):
-                raise RemoteError(f"gradient part of {part.values.shape} values")
-            if part.values.dtype != np.float16 or not _is_scale(part.scale):
-                raise RemoteError("gradient part of another dtype or without a scale")
-            if not math.isfinite(largest := _largest(part)):
-                raise RemoteError(f"gradient part of step {part.step} that is not finite")
-            if isinstance(part, GradientPart):
-                self._check_size(sender, part, largest)
             self._inbox[key] = part
             self._changed.notify_all()
 
-    def _check_size(self, sender: DeviceId, part: GradientPart, largest: float) -> None:
-        """Compares a part with all that the other trainers have sent so far."""
-        others = (size for trainer, size in self._largest.items() if trainer != sender)
-        mean = largest / max(1, part.count)
-        if mean > IMPLAUSIBLE * max(1.0, *others, 0.0):
-            raise RemoteError(f"gradient part of step {part.step} with values of {mean:.3g}")
-        self._largest[sender] = max(self._largest.get(sender, 0.0), mean)
+    def _compare(self, sender: DeviceId, mean: float) -> None:
+        """Compares a trainer's largest value with all that the others have sent so far."""
+        with self._changed:
+            others = [size for trainer, size in self._largest.items() if trainer != sender]
+            if mean > IMPLAUSIBLE * max(1.0, *others):
+                raise RemoteError(f"gradient part with values of {mean:.3g}")
+            self._largest[sender] = max(self._largest.get(sender, 0.0), mean)
 
-    def reduce(self, gradient: Array, count: int, samples: int | None = None) -> int:
+    def reduce(self, gradient: Array, own: Contribution) -> Contribution:
         """Replaces ``gradient``, (P,) float32, by its sum over all trainers.
 
         Blocks until every peer has taken part in the step.
 
         Args:
             gradient: of this trainer's summed loss.
-            count: samples, or counted tokens, that the loss is summed over.
-            samples: of all trainers in this step, where counts are samples.
+            own: what that loss is summed over.
 
         Returns:
-            The counts of all trainers together.
+            The contributions of all trainers together.
 
         Raises:
-            AllReduceClosedError: the session ended first.
-            RemoteError: the counts do not add up to ``samples``.
+            AllReduceClosedError: the term or the session ended first.
             PacplusError: the gradient is not finite.
         """
+        self.check_open()
+        step = self.step
         if not self._peers:
-            return count
-        step = self._step
+            self.step += 1
+            return own
         rounded, scale = self._rounding.shrink(gradient)
         for peer in self._peers:
-            values = rounded[self._parts[peer]]
-            self._send(peer, GradientPart(step=step, values=values, count=count, scale=scale))
+            self._send(peer, _part(step, rounded[self._parts[peer]], scale, own))
         mine = gradient[self._parts[self._me]]
         # One's own part is rounded like the others', or the sum would depend on who sums.
-        own = rounded[self._parts[self._me]].copy()
-        parts = {self._me: GradientPart(step=step, values=own, count=count, scale=scale)}
-        mean = _largest(parts[self._me]) / max(1, count)
-        self._largest[self._me] = max(self._largest[self._me], mean)
+        parts = {self._me: _part(step, rounded[self._parts[self._me]].copy(), scale, own)}
+        with self._changed:
+            mean = _largest(rounded) / scale / max(1, own.count)
+            self._largest[self._me] = max(self._largest[self._me], mean)
         for peer in self._peers:
             parts[peer] = self._take(GradientPart, step, peer)
-        _check_counts({name: part.count for name, part in parts.items()}, samples, self._me)
         mine[:] = 0
-        for trainer in self._trainers:
+        for trainer in self.trainers:
             self._rounding.add(mine, parts[trainer].values, parts[trainer].scale)
         total, scale = self._rounding.shrink(mine)
         for peer in self._peers:
@@ -154,44 +207,80 @@ class AllReduce:
             reduced = self._take(ReducedPart, step, peer)
             self._rounding.add(gradient[self._parts[peer]], reduced.values, reduced.scale)
         with self._changed:
-            self._step += 1
-        return sum(part.count for part in parts.values())
+            self.step += 1
+        in_order = [parts[trainer] for trainer in self.trainers]
+        return Contribution(
+            samples=sum(part.samples for part in in_order),
+            count=sum(part.count for part in in_order),
+            loss_sum=sum(part.loss_sum for part in in_order),
+        )
 
     def _take(self, kind: type[P], step: int, sender: DeviceId) -> P:
         key = (kind, step, sender)
+        while not self._has(key):
+            self._report(step, self._missing(key))
         with self._changed:
-            self._changed.wait_for(lambda: key in self._inbox or self._closed)
-            if key not in self._inbox:
-                raise AllReduceClosedError("the session ended during a training step")
             part = self._inbox.pop(key)
         assert isinstance(part, kind)
         return part
 
+    def _has(self, key: tuple[type[Part], int, DeviceId]) -> bool:
+        """Waits for a part; False if it has not come for some time."""
+        with self._changed:
+            self._changed.wait_for(lambda: key in self._inbox or self._closed, AWAITING_SECONDS)
+            if self._closed:
+                raise AllReduceClosedError("a training step was given up")
+            return key in self._inbox
+
+    def _missing(self, key: tuple[type[Part], int, DeviceId]) -> tuple[DeviceId, ...]:
+        """Names whose part has not come, of those that have not been taken before ``key``."""
+        kind, step, sender = key
+        untaken = self._peers[self._peers.index(sender) :]
+        with self._changed:
+            return tuple(peer for peer in untaken if (kind, step, peer) not in self._inbox)
+
+    def check_open(self) -> None:
+        """Raises AllReduceClosedError once the group has ended."""
+        if self._closed:
+            raise AllReduceClosedError("a training step was given up")
+
     def close(self) -> None:
-        """Makes a waiting ``reduce`` raise."""
+        """Makes a waiting ``reduce`` raise, and every later one."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
 
-def _is_scale(scale: float) -> bool:
-    """Tells whether ``scale`` is a power of two that a trainer may have rounded with."""
-    return 1 / MAX_SCALE <= scale <= MAX_SCALE and math.frexp(scale)[0] == 0.5
+def _part(step: int, values: Array, scale: float, own: Contribution) -> GradientPart:
+    return GradientPart(
+        step=step,
+        values=values,
+        scale=scale,
+        count=own.count,
+        samples=own.samples,
+        loss_sum=own.loss_sum,
+    )
 
 
-def _largest(part: Part) -> float:
-    """The largest magnitude of a part; infinite if a value is not finite."""
-    # As integers: the bits of magnitudes are in their order, and numpy compares them faster.
-    bits = np.bitwise_and(part.values.view(np.uint16), np.uint16(0x7FFF)).max(initial=0)
-    largest = float(np.uint16(bits).view(np.float16))
-    return largest / part.scale if math.isfinite(largest) else math.inf
+def _largest(values: Array) -> float:
+    """The largest magnitude of float16 values; not finite if one is not."""
+    # numpy compares integers several times faster than it tells half precision apart.
+    bits = (values.view(np.uint16) & 0x7FFF).max(initial=0)
+    return float(np.uint16(bits).view(np.float16))
 
 
-def _check_counts(counts: Mapping[DeviceId, int], samples: int | None, me: DeviceId) -> None:
-    """Raises RemoteError unless ``counts`` add up to ``samples``; names who must be wrong."""
-    if samples is None or (total := sum(counts.values())) == samples:
-        return
-    rest = samples - counts[me]
-    liars = [name for name in counts if name != me and (counts[name] > rest or len(counts) == 2)]
-    who = liars[0] if liars else "a trainer"
-    raise RemoteError(f"{who} sent a wrong count: {total} samples in a step of {samples}")
+def _check_values(part: Part, size: int) -> float:
+    """Returns the largest magnitude.
+
+    Raises:
+        RemoteError: ``part`` has not ``size`` finite values and a scale that can be.
+    """
+    if part.values.shape != (size,):
+        raise RemoteError(f"gradient part of {part.values.shape} values")
+    if part.values.dtype != np.float16:
+        raise RemoteError(f"gradient part of {part.values.dtype}")
+    if not SMALLEST_SCALE <= part.scale <= LARGEST_SCALE or math.frexp(part.scale)[0] != 0.5:
+        raise RemoteError(f"gradient part with the scale {part.scale:g}")
+    if not math.isfinite(largest := _largest(part.values)):
+        raise RemoteError("gradient part with values that are not finite")
+    return largest / part.scale

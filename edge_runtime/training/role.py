@@ -5,57 +5,52 @@ Does not import torch; :mod:`edge_runtime.parallel_adapters` does, when an adapt
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edge_runtime.cache.keys import CacheKeys
 from edge_runtime.cache.session_cache import SampleCache
 from edge_runtime.contract import messages as m
-from edge_runtime.contract.adapter import TrainingOptions
-from edge_runtime.contract.errors import RemoteError, UnresumableError
+from edge_runtime.contract.errors import AllReduceClosedError, RemoteError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.order import epoch_order, step_sizes
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.messaging.outbox import Outbox
+from edge_runtime.messaging.tagging import current_tag
 from edge_runtime.parallel_adapters import Batch
 from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 from edge_runtime.serving.generator import Generator, LanguageModel
 from edge_runtime.serving.onnx_adapter import AdapterSession
 
-from .allreduce import AllReduce
+from .allreduce import AllReduce, Limits
+from .epoch import train_steps
+from .replica import TRAINING_THREADS, Replica
 from .samples import OwnedSamples
 
-if TYPE_CHECKING:
-    from edge_runtime.parallel_adapters import Trainer
-
-PROGRESS_SECONDS = 0.25
 EVALUATION_BATCH = 32
-
-TRAINING_THREADS = 1
-"""An adapter's matrices are small: more threads cost more in waiting than they gain."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Training:
-    options: TrainingOptions
-    trainer: Trainer
-    all_reduce: AllReduce
-    generative: bool
 
 
 class TrainerRole:
-    """One trainer. ``store`` and ``deliver`` are for the I/O thread too, the rest is not."""
+    """One trainer.
 
-    def __init__(self, *, me: DeviceId, home: Path, outbox: Outbox) -> None:
+    ``store``, ``deliver``, ``form_group`` and ``begin_term`` are for the I/O thread too, the rest
+    is not.
+
+    Attributes:
+        replica: the adapter that it trains; may come from an earlier session.
+    """
+
+    def __init__(
+        self, *, me: DeviceId, home: Path, outbox: Outbox, keys: CacheKeys | None = None
+    ) -> None:
         self._me, self._home, self._outbox = me, home, outbox
+        self._keys = keys or CacheKeys(home)
         self._cache: SampleCache | None = None
         self._owned: dict[m.SampleSet, OwnedSamples] = {}
-        self._training: _Training | None = None
+        self.replica: Replica | None = None
+        self._is_set_up = False
+        self._group: tuple[int, AllReduce] | None = None
         self._predict: Callable[[Batch], m.Array] | None = None
         self._language: LanguageModel | None = None
         self._generator: Generator | None = None
@@ -63,9 +58,13 @@ class TrainerRole:
     # ---- cache
 
     def open_cache(self, request: m.OpenCache) -> None:
-        """Opens the cache and says which of the asked samples it holds."""
-        self._close_cache()
-        self._cache = cache = SampleCache(request, self._home / "cache")
+        """Opens the cache, if it is not open, and says which of the asked samples it holds."""
+        cache = self._cache
+        if cache is not None and cache.is_of(request):
+            cache.expect(request.keys)
+        else:
+            self._close_cache()
+            self._cache = cache = SampleCache(request, self._home / "cache", self._keys)
         status = m.CacheStatus(held=cache.held(request.keys), bytes_used=cache.bytes_used)
         self._outbox.to_coordinator(status)
 
@@ -112,98 +111,112 @@ class TrainerRole:
     # ---- adapter
 
     def set_up(self, request: m.SetUpTraining, files: WeightStore) -> None:
-        """Makes the adapter, new or from a state; the request's files are in ``files``.
+        """Makes the adapter, unless the one of this run is there; its files are in ``files``.
 
         Where nothing will be trained, the adapter is a graph, which needs no PyTorch.
         """
-        config, head, parameters = request.config, None, 0
+        config, head = request.config, None
         if request.head is not None:
             head = FrozenHead.open(files.path(request.head), config)
+        self._is_set_up = request.adapter_graph is None
         if request.adapter_graph is None:
-            parameters = self._set_up_trainer(request, head, files)
+            replica = self._set_up_replica(request, head, files)
+            trainer = replica.trainer
+            ready = m.TrainingReady(
+                parameters=trainer.parameters, step=trainer.step, sums=replica.sums
+            )
         else:
+            self.replica = None
             graph = files.path(request.adapter_graph).read_bytes()
             adapter = AdapterSession(graph, config, head, threads=TRAINING_THREADS)
             self._predict = adapter.outputs
             if head is not None:
                 self._language = LanguageModel(config=config, adapter=adapter, head=head)
-        self._outbox.to_coordinator(m.TrainingReady(parameters=parameters))
+            ready = m.TrainingReady(parameters=0)
+        self._outbox.to_coordinator(ready)
 
-    def _set_up_trainer(
+    def _set_up_replica(
         self, request: m.SetUpTraining, head: FrozenHead | None, files: WeightStore
-    ) -> int:
-        from edge_runtime.parallel_adapters import Trainer
+    ) -> Replica:
+        replica = self.replica
+        if replica is None or not replica.is_of(request):
+            self.replica = self._group = None  # its memory goes before the new comes
+            self.replica = replica = Replica.make(request, head, files)
+        self._predict = replica.trainer.outputs
+        return replica
+
+    def take_state(self, request: m.TakeState) -> None:
+        """Goes on from another trainer's state.
+
+        Raises:
+            BadInputError: it is none, or of another step than is said.
+        """
+        self._trained().take(request)
+        self._outbox.to_coordinator(m.StateTaken(step=request.step))
+
+    def send_state(self) -> None:
+        """Sends adapter and optimizer."""
+        replica = self._trained()
+        data = np.frombuffer(replica.trainer.state(), np.uint8)
+        step = replica.trainer.step
+        self._outbox.to_coordinator(m.TrainerState(data=data, step=step, sums=replica.sums))
+
+    # ---- training
+
+    def form_group(self, request: m.FormGroup) -> None:
+        """Takes in gradients of these trainers from now on, in this term.
+
+        Raises:
+            RemoteError: there is no adapter, or this device is not among the trainers.
+        """
         from edge_runtime.parallel_adapters.rounding import HalfPrecision
 
-        initial = request.adapter_init
-        trainer = Trainer(
-            request.config,
-            request.options,
-            request.total_steps,
-            threads=TRAINING_THREADS,
-            head=head,
-            initial=files.path(initial).read_bytes() if initial is not None else None,
-        )
-        if request.state.size:
-            trainer.load_state(request.state.tobytes())
+        replica = self._trained()
         all_reduce = AllReduce(
             me=self._me,
             trainers=request.trainers,
-            size=trainer.parameters,
+            size=replica.trainer.parameters,
             send=self._outbox.to_peer,
             rounding=HalfPrecision(),
+            limits=Limits(
+                samples=replica.options.batch_size, counts_tokens=replica.config.generative
+            ),
+            step=replica.trainer.step,
+            report=self._report_waiting,
         )
-        self._training = _Training(request.options, trainer, all_reduce, request.config.generative)
-        self._predict = trainer.outputs
-        return trainer.parameters
+        replica.rename(request.run)
+        self._close_group()
+        self._group = current_tag().term, all_reduce
+        self._outbox.to_coordinator(m.GroupFormed())
+
+    def begin_term(self) -> None:
+        """Gives up a step that waits for others; what is cached and learnt stays."""
+        self._close_group()
 
     def deliver(self, sender: DeviceId, part: m.GradientPart | m.ReducedPart) -> None:
         """Takes in a peer's part of a step."""
-        if self._training is None:
-            raise RemoteError(f"{sender} sent a gradient before training was set up")
-        self._training.all_reduce.deliver(sender, part)
+        group = self._group
+        if group is None or group[0] != current_tag().term:
+            raise RemoteError("a gradient came before a group of trainers was formed")
+        group[1].deliver(sender, part)
 
-    def train_epoch(self, epoch: int) -> None:
-        """Trains one epoch, in step with the other trainers."""
-        training, owned = self._trained(), self._samples("train")
-        options = training.options
-        total, batch = owned.request.total, options.batch_size
-        steps = epoch_order(
-            owned.request.ranks,
-            owned.tokens,
-            num_samples=total,
-            batch_size=batch,
-            seed=options.seed,
-            epoch=epoch,
-        )
-        sizes = step_sizes(total, batch, seed=options.seed, epoch=epoch).tolist()
-        gradient = training.trainer.flat_gradient
-        began = reported = time.monotonic()
-        samples, count, loss_sum = 0, 0, 0.0
-        each, reduce = not training.generative, training.all_reduce.reduce
-        for chosen, size in zip(steps, sizes, strict=True):
-            loss, counted = _sum_gradients(training.trainer, owned, chosen)
-            if not math.isfinite(loss_sum := loss_sum + loss):
-                raise _diverged("loss", training, epoch)
-            # Of language models' samples, a step's may be cut before anything that counts.
-            try:
-                gradient /= max(1, reduce(gradient, counted, size if each else None))
-                training.trainer.apply(gradient)
-            except UnresumableError:
-                raise _diverged("gradient", training, epoch) from None
-            samples, count = samples + len(chosen), count + counted
-            if time.monotonic() - reported > PROGRESS_SECONDS:
-                reported = time.monotonic()
-                progress = m.Progress(epoch=epoch, samples=samples, count=count, loss_sum=loss_sum)
-                self._outbox.to_coordinator(progress)
-        if not training.trainer.finite:
-            raise _diverged("adapter", training, epoch)
-        seconds = time.monotonic() - began
-        self._outbox.to_coordinator(
-            m.EpochDone(
-                epoch=epoch, samples=samples, count=count, loss_sum=loss_sum, seconds=seconds
-            )
-        )
+    def train_epoch(self, request: m.TrainEpoch) -> None:
+        """Trains steps of an epoch, together with the other trainers of the group."""
+        replica, owned = self._trained(), self._samples("train")
+        group, term = self._group, current_tag().term
+        if group is None or group[0] < term:
+            raise RemoteError("no group of trainers was formed")
+        if group[0] > term:
+            raise AllReduceClosedError("the term of these steps has ended")
+        train_steps(request, replica, owned, group[1], self._outbox)
+
+    def _report_waiting(self, step: int, peers: tuple[DeviceId, ...]) -> None:
+        self._outbox.to_coordinator(m.Awaiting(step=step, peers=peers))
+
+    def _close_group(self) -> None:
+        group, self._group = self._group, None
+        if group is not None:
+            group[1].close()
 
     def evaluate(self) -> None:
         """Computes the outputs of this device's evaluation samples."""
@@ -240,52 +253,26 @@ class TrainerRole:
         elif (chosen := self._generator.take(states)) is not None:
             self._outbox.to_coordinator(chosen)
 
+    def end_generation(self) -> None:
+        """Forgets all sequences."""
+        self._generator = None
+
     def release(self, lines: m.Array) -> None:
         """Forgets sequences."""
         if self._generator is not None:
             self._generator.release(lines)
 
-    def send_state(self) -> None:
-        """Sends adapter and optimizer."""
-        data = np.frombuffer(self._trained().trainer.state(), np.uint8)
-        self._outbox.to_coordinator(m.TrainerState(data=data))
-
     def close(self) -> None:
         """Ends a waiting step and makes the cache durable."""
-        if self._training is not None:
-            self._training.all_reduce.close()
+        self._close_group()
         self._close_cache()
 
-    def _trained(self) -> _Training:
-        if self._training is None:
+    def _trained(self) -> Replica:
+        if self.replica is None or not self._is_set_up:
             raise RemoteError("training was not set up")
-        return self._training
+        return self.replica
 
     def _samples(self, which: m.SampleSet) -> OwnedSamples:
         if which not in self._owned:
             raise RemoteError(f"this device owns no {which} samples")
         return self._owned[which]
-
-
-def _diverged(what: str, training: _Training, epoch: int) -> UnresumableError:
-    if not training.trainer.step:
-        return UnresumableError(
-            f"the {what} is not a finite number before anything is learnt: the backbone's hidden "
-            "states are too large; export the model again with another --quantize"
-        )
-    rate = training.options.learning_rate
-    return UnresumableError(
-        f"the {what} is not a finite number in epoch {epoch}: the learning rate of {rate:g} is too "
-        "high; train a new run with a lower --learning-rate"
-    )
-
-
-def _sum_gradients(trainer: Trainer, owned: OwnedSamples, chosen: m.Array) -> tuple[float, int]:
-    """Summed loss of the samples and its count; ``trainer.flat_gradient`` has its gradient."""
-    trainer.flat_gradient.fill(0)
-    loss, count = 0.0, 0
-    for piece in owned.pieces(chosen) if len(chosen) else ():
-        batch = owned.batch(piece)
-        loss += trainer.add_gradients(batch)
-        count += batch.count
-    return loss, count

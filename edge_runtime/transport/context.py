@@ -38,6 +38,9 @@ class SocketLimits:
             Must exceed the time that the longest frame takes on the slowest link.
         linger_seconds: how long closing may wait for unsent messages.
         reconnect_seconds: pause before a connecting end tries again.
+        connect_seconds: an attempt that nobody answers is given up after so long.
+        unacknowledged_seconds: sent bytes that TCP has no acknowledgement for after so long
+            close the connection: a network is gone. Counts bytes, however long a frame takes.
     """
 
     max_frame_bytes: int = 512 << 20
@@ -47,6 +50,8 @@ class SocketLimits:
     heartbeat_timeout_seconds: float = 20.0
     linger_seconds: float = 1.0
     reconnect_seconds: float = 0.2
+    connect_seconds: float = 2.0
+    unacknowledged_seconds: float = 6.0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -135,6 +140,8 @@ class SecureContext:
             zmq.LINGER: _milliseconds(limits.linger_seconds),
             zmq.RECONNECT_IVL: _milliseconds(limits.reconnect_seconds),
             zmq.RECONNECT_IVL_MAX: _milliseconds(10 * limits.reconnect_seconds),
+            zmq.CONNECT_TIMEOUT: _milliseconds(limits.connect_seconds),
+            zmq.TCP_MAXRT: _milliseconds(limits.unacknowledged_seconds),
             zmq.TCP_KEEPALIVE: 1,
             zmq.CURVE_PUBLICKEY: keypair.public.encode("ascii"),
             zmq.CURVE_SECRETKEY: keypair.secret,

@@ -1,5 +1,8 @@
 """Private files: 0600 in a 0700 folder, written whole or not at all.
 
+What was written is on the disk when a call returns: the file's content before its name, and
+the folder that has the name after it, so that a power cut leaves the old file or the new one.
+
 Permission bits are set and checked on POSIX systems. Elsewhere the user's profile
 folder is private by the system's own rules.
 """
@@ -54,7 +57,7 @@ def read_private(path: Path) -> bytes:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Replaces ``path`` by ``content`` in one step; a kill leaves the old or the new file.
+    """Replaces ``path`` by ``content`` in one step; a power cut leaves the old or the new file.
 
     Raises:
         BadInputError: others may write to the folder.
@@ -63,6 +66,7 @@ def write_private(path: Path, content: bytes) -> None:
     make_private_directory(path.parent)
     try:
         _write_new(_temporary_beside(path), content).replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error.strerror}") from None
 
@@ -89,11 +93,26 @@ def create_private(path: Path, content: bytes) -> bool:
             _write_new(path, content)
         finally:
             temporary.unlink()
+        sync_folder(path.parent)
     except FileExistsError:
         return False
     except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error.strerror}") from None
     return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until names that were made, changed or removed in ``folder`` are on the disk.
+
+    Where a system cannot do that for folders (Windows, some network file systems), it is left
+    to its own times.
+    """
+    with contextlib.suppress(OSError):
+        file = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
 
 
 def _temporary_beside(path: Path) -> Path:
@@ -102,7 +121,7 @@ def _temporary_beside(path: Path) -> Path:
 
 def _write_new(path: Path, content: bytes) -> Path:
     """Writes a 0600 file through to the disk; raises FileExistsError where there is one."""
-    with open(path, "xb", opener=_open_private) as file:
+    with open(path, "xb", opener=open_private) as file:
         try:
             file.write(content)
             file.flush()
@@ -114,5 +133,6 @@ def _write_new(path: Path, content: bytes) -> Path:
     return path
 
 
-def _open_private(path: str, flags: int) -> int:
+def open_private(path: str, flags: int) -> int:
+    """Opens a file so that one which is made belongs to its owner only; for ``open``'s opener."""
     return os.open(path, flags, 0o600)

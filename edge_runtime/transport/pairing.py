@@ -10,7 +10,7 @@ import dataclasses
 import hmac
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -27,7 +27,7 @@ from .dealer import SecureDealer
 from .events import Deadline, drain_events
 from .frames import receive_frames, send_frames, user_id
 from .keys import KeyPair, PublicKey, fingerprint
-from .peers import PairedDevice, PairedDevices, is_device_id
+from .peers import MAX_ADDRESSES, PairedDevice, PairedDevices, is_device_id
 from .router import bind_socket
 from .token import PairingToken
 from .zap import AllowList
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _DOMAIN = "pairing"
-_LIMITS = SocketLimits(max_frame_bytes=1024, high_water_messages=8, handshake_seconds=5.0)
+_LIMITS = SocketLimits(max_frame_bytes=4096, high_water_messages=8, handshake_seconds=5.0)
 _MAX_NAME_CHARACTERS = 64
 _ACKNOWLEDGE_SECONDS = 2.0
 
@@ -60,6 +60,7 @@ class _Request:
 class _Reply:
     device_id: str | None = None
     control_address: str | None = None
+    other_addresses: tuple[str, ...] = ()
     refusal: str | None = None
 
 
@@ -76,6 +77,7 @@ class PairingServer:
         devices: gets the new device, on disk before the device is told.
         allow_list: of the control socket; gets the new device too.
         control_address: of the control socket, told to the device.
+        other_addresses: where the control socket may be found as well.
         lifetime_seconds: after which the token is worthless.
         clock: seconds, monotonic; the token's age is measured by it.
 
@@ -92,6 +94,7 @@ class PairingServer:
         devices: PairedDevices,
         allow_list: AllowList,
         control_address: Address,
+        other_addresses: Sequence[Address] = (),
         lifetime_seconds: float = 600.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -99,6 +102,7 @@ class PairingServer:
         self._devices = devices
         self._allow_list = allow_list
         self._control_address = control_address
+        self._other_addresses = tuple(map(str, other_addresses))[:MAX_ADDRESSES]
         self._guesses_left = MAX_WRONG_SECRETS
         self._clock = clock
         self._expires_at = clock() + lifetime_seconds
@@ -185,8 +189,12 @@ class PairingServer:
         self._guesses_left = 0  # spent, whatever happens next
         device = self._devices.add(request.name, public_key, paired_at=time.time())
         self._allow_list.allow(device.device_id, public_key)
-        control_address = str(self._control_address)
-        self._reply(routing_id, _Reply(device_id=device.device_id, control_address=control_address))
+        reply = _Reply(
+            device_id=device.device_id,
+            control_address=str(self._control_address),
+            other_addresses=self._other_addresses,
+        )
+        self._reply(routing_id, reply)
         self._close_when_read()
         logger.info("paired %s (key %s)", device.device_id, fingerprint(public_key))
         return device
@@ -224,11 +232,13 @@ class Pairing:
         coordinator_address: the coordinator's control socket.
         coordinator_key: to pin.
         device_id: the name that the coordinator gave this device.
+        other_addresses: where the control socket may be found as well.
     """
 
     coordinator_address: Address
     coordinator_key: PublicKey
     device_id: DeviceId
+    other_addresses: tuple[Address, ...] = ()
 
 
 def pair(
@@ -282,6 +292,7 @@ def pair(
         coordinator_address=Address.parse(reply.control_address).reached_through(address),
         coordinator_key=token.coordinator_key,
         device_id=DeviceId(reply.device_id),
+        other_addresses=tuple(map(Address.parse, reply.other_addresses[:MAX_ADDRESSES])),
     )
 
 

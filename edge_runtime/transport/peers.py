@@ -19,6 +19,9 @@ from .keys import PublicKey, check_public_key
 _DEVICE_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _LONGEST_NAME = 48  # leaves room for a number behind it
 
+MAX_ADDRESSES = 12
+"""Of a coordinator's machine, that a device remembers besides the one that it uses."""
+
 T = TypeVar("T")
 
 
@@ -140,17 +143,20 @@ class KnownCoordinator:
     """A coordinator that this device trusts.
 
     Attributes:
-        address: its control socket, ``HOST:PORT``.
+        address: its control socket, ``HOST:PORT``, where it answered last.
         public_key: by which it is recognized.
         device_id: the name that it gave this device.
+        others: where it may be as well: other addresses and names of its machine.
     """
 
     address: str
     public_key: PublicKey
     device_id: DeviceId
+    others: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_public_key(self.public_key)
+        require(len(self.others) <= MAX_ADDRESSES, f"more than {MAX_ADDRESSES} others")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """The listening end: one encrypted socket, many authenticated devices."""
 
+import collections
 import dataclasses
 import logging
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ from .routes import Routes
 from .zap import AllowList
 
 logger = logging.getLogger(__name__)
+
+_MOST_DISCONNECTED = 1024
+"""Where nobody takes them, the oldest are forgotten."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -88,6 +92,9 @@ class SecureRouter:
         self._reserve = context.reserve
         self._listening: set[int] = set()
         self._routes = Routes()
+        self._disconnected: collections.deque[tuple[DeviceId, bytes]] = collections.deque(
+            maxlen=_MOST_DISCONNECTED
+        )
 
     def bind(self, address: Address) -> Address:
         """Listens on ``address``, see :func:`bind_socket`."""
@@ -142,6 +149,18 @@ class SecureRouter:
         self._note_departures()
         return self._routes.devices()
 
+    def take_disconnected(self) -> list[tuple[DeviceId, bytes]]:
+        """Tells whose connections have ended since the last call, and which, oldest first.
+
+        A killed process is told at once. A device in :meth:`connected_devices` has another
+        connection by then; one that is not there for longer than it takes to connect again is
+        gone.
+        """
+        self._note_departures()
+        ended = list(self._disconnected)
+        self._disconnected.clear()
+        return ended
+
     def is_connected(self, connection: bytes) -> bool:
         """Tells whether a connection by which a message came still stands."""
         self._note_departures()
@@ -190,4 +209,4 @@ class SecureRouter:
                 self._listening.add(connection)
                 self._reserve.watch(connection)
             else:
-                self._routes.disconnected(connection)
+                self._disconnected += self._routes.disconnected(connection)

@@ -1,8 +1,11 @@
 """Routes from devices to their connections; pure bookkeeping, no sockets."""
 
+import collections
 import dataclasses
 
 from edge_runtime.contract.ids import DeviceId
+
+_MOST_ENDED = 256
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -20,6 +23,9 @@ class Routes:
     """
 
     def __init__(self) -> None:
+        self._ended: collections.deque[tuple[bytes, _Connection]] = collections.deque(
+            maxlen=_MOST_ENDED
+        )
         self._connections: dict[bytes, _Connection] = {}
         self._current: dict[DeviceId, bytes] = {}
 
@@ -30,16 +36,20 @@ class Routes:
         if known == connection:
             self._current.setdefault(device, routing_id)
             return
+        if (routing_id, connection) in self._ended:
+            return  # it had been read by ZeroMQ before the connection ended
         if known is not None:
             self._drop(routing_id)  # ZeroMQ gave the id to another connection
         self._connections[routing_id] = connection
         self._current[device] = routing_id
 
-    def disconnected(self, descriptor: int) -> None:
-        """Forgets a connection."""
-        for routing_id, connection in list(self._connections.items()):
-            if connection.descriptor == descriptor:
-                self._drop(routing_id)
+    def disconnected(self, descriptor: int) -> list[tuple[DeviceId, bytes]]:
+        """Forgets a connection; returns whose it was and its routing id, if it was known."""
+        ended = [item for item in self._connections.items() if item[1].descriptor == descriptor]
+        for routing_id, connection in ended:
+            self._ended.append((routing_id, connection))
+            self._drop(routing_id)
+        return [(connection.device, routing_id) for routing_id, connection in ended]
 
     def forget(self, device: DeviceId) -> None:
         """Forgets all connections of ``device``."""

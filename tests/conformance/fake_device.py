@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import collections
-from functools import partial
 
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.messages import Message, Shutdown, Welcome
-from tests.conformance.driver import TELEMETRY
+from edge_runtime.contract.tag import Tag
+from tests.conformance.driver import TELEMETRY, over_the_wire
 from tests.coordinator.planner.problems import profile
-from tests.coordinator.session.fake_cluster import over_the_wire
-from tests.coordinator.session.fake_device import CacheEntry, FakeDevice, Post, PostTo
+from tests.coordinator.session.fake_device import (
+    CacheEntry,
+    FakeDevice,
+    TaggedPost,
+    TaggedPostTo,
+)
 
 
 class FakeDevices:
@@ -19,26 +23,32 @@ class FakeDevices:
 
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
+        self._session = ""
         self._devices: dict[DeviceId, FakeDevice] = {}
         self._caches: dict[DeviceId, set[CacheEntry]] = {}
-        self._sent: dict[DeviceId, collections.deque[Message]] = {}
+        self._abandoned: dict[DeviceId, FakeDevice] = {}
+        self._sent: dict[DeviceId, collections.deque[tuple[Tag, Message]]] = {}
 
-    def start(self, *names: DeviceId) -> None:
+    def start(self, session: str, *names: DeviceId) -> None:
+        self._session = session
         for name in names:
             held = self._caches.get(name, set())
-            self._devices[name] = FakeDevice(profile(name), held, 0, self._manifest)
+            fresh = FakeDevice(profile(name), held, 0, self._manifest)
+            self._devices[name] = self._abandoned.pop(name, fresh)
             self._sent[name] = collections.deque()
-            self.send(name, Welcome(heartbeat_seconds=1.0))
+            self.send(name, Welcome(heartbeat_seconds=1.0), Tag(session=session))
 
-    def send(self, name: DeviceId, message: Message) -> None:
+    def send(self, name: DeviceId, message: Message, tag: Tag) -> None:
         if not self._devices[name].over:
-            self._devices[name].take_in(over_the_wire(message), self._post(name))
+            self._devices[name].take_in(*over_the_wire(message, tag), self._post(name))
 
-    def send_as_peer(self, sender: DeviceId, to: DeviceId, message: Message) -> None:
+    def send_as_peer(self, sender: DeviceId, to: DeviceId, message: Message, tag: Tag) -> None:
         assert sender != to, "a device sent a message to itself"
-        self.send(to, message)
+        if not self._devices[to].over:
+            post = self._post(to)
+            self._devices[to].take_from_peer(sender, *over_the_wire(message, tag), post)
 
-    def receive(self, name: DeviceId) -> Message:
+    def receive(self, name: DeviceId) -> tuple[Tag, Message]:
         while not self._sent[name]:
             assert self._work(), f"{name} does not answer"
         return self._sent[name].popleft()
@@ -48,23 +58,34 @@ class FakeDevices:
 
     def stop(self) -> None:
         for name, device in self._devices.items():
-            self.send(name, Shutdown())
+            self.send(name, Shutdown(), Tag(session=self._session))
             self._caches[name] = device.cache
+        self._devices.clear()
+
+    def part_size(self, parameters: int) -> int:
+        return parameters  # fake trainers reduce nothing for others
+
+    def abandon(self) -> None:
+        self._abandoned, self._devices = self._devices, {}
 
     def _work(self) -> bool:
         """Has one device do its next job, if there is one that can."""
         for name, device in self._devices.items():
-            if device.jobs and not device.over and not device.waits_for(self._devices):
+            if device.can_work and not device.over:
                 device.work(self._post(name), self._post_to(name))
                 return True
         return False
 
-    def _post(self, name: DeviceId) -> Post:
-        def post(message: Message) -> None:
+    def _post(self, name: DeviceId) -> TaggedPost:
+        def post(message: Message, tag: Tag) -> None:
             if not isinstance(message, TELEMETRY):
-                self._sent[name].append(over_the_wire(message))
+                received, belongs = over_the_wire(message, tag)
+                self._sent[name].append((belongs, received))
 
         return post
 
-    def _post_to(self, name: DeviceId) -> PostTo:
-        return partial(self.send_as_peer, name)
+    def _post_to(self, name: DeviceId) -> TaggedPostTo:
+        def post_to(to: DeviceId, message: Message, tag: Tag) -> None:
+            self.send_as_peer(name, to, message, tag)
+
+        return post_to

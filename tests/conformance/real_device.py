@@ -6,10 +6,12 @@ import dataclasses
 import os
 import queue
 import threading
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import numpy as np
+import pytest
 
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import (
@@ -20,8 +22,11 @@ from edge_runtime.contract.messages import (
     Shutdown,
     Welcome,
 )
+from edge_runtime.contract.tag import Tag
+from edge_runtime.device import device as device_module
 from edge_runtime.device.device import Device, DeviceOptions
 from edge_runtime.messaging.session_link import SessionLink
+from edge_runtime.training.replica import KeptReplica
 from export.partition.stages import Bundle
 from tests.conformance.driver import TELEMETRY
 from tests.conformance.memory_link import MemoryLink
@@ -36,7 +41,7 @@ class Running:
 
     link: MemoryLink
     thread: threading.Thread
-    sent: queue.SimpleQueue[Message]
+    sent: queue.SimpleQueue[tuple[Tag, Message]]
 
 
 class RealDevices:
@@ -45,19 +50,23 @@ class RealDevices:
     def __init__(self, bundle: Bundle, folder: Path) -> None:
         self._folder = folder
         self._files = {spec.sha256: bundle.file_path(spec) for spec in bundle.manifest.files}
+        self._session = ""
+        self._kept: dict[DeviceId, KeptReplica] = {}
         self._running: dict[DeviceId, Running] = {}
         self._threads_before = set(threading.enumerate())
 
-    def start(self, *names: DeviceId) -> None:
+    def start(self, session: str, *names: DeviceId) -> None:
+        self._session = session
         for name in names:
             self._running[name] = self._start(name)
         for name in names:
-            assert isinstance(self.receive(name), Hello)
-            self.send(name, Welcome(heartbeat_seconds=1.0))
+            _, hello = self.receive(name)
+            assert isinstance(hello, Hello)
+            self.send(name, Welcome(heartbeat_seconds=1.0), Tag(session=session))
 
     def _start(self, name: DeviceId) -> Running:
-        sent: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        link = MemoryLink(name, lambda message: self._receive(name, message), self.send_as_peer)
+        sent: queue.SimpleQueue[tuple[Tag, Message]] = queue.SimpleQueue()
+        link = MemoryLink(name, partial(self._receive, name), self.send_as_peer)
         options = DeviceOptions(
             device=name,
             home=self._folder / name,
@@ -66,28 +75,32 @@ class RealDevices:
             data_address=link.data_address,
             process_id=os.getpid(),
         )
-        device = Device(options, cast(SessionLink, link))
+        kept = self._kept.setdefault(name, KeptReplica())
+        device = Device(options, cast(SessionLink, link), kept)
         running = Running(link, threading.Thread(target=device.run, daemon=True), sent)
         self._running[name] = running
         running.thread.start()
         return running
 
-    def send(self, name: DeviceId, message: Message) -> None:
-        self._running[name].link.put(None, message)
+    def send(self, name: DeviceId, message: Message, tag: Tag) -> None:
+        self._running[name].link.put(None, message, tag)
 
-    def send_as_peer(self, sender: DeviceId, to: DeviceId, message: Message) -> None:
-        self._running[to].link.put(sender, message)
+    def send_as_peer(self, sender: DeviceId, to: DeviceId, message: Message, tag: Tag) -> None:
+        self._running[to].link.put(sender, message, tag)
 
-    def _receive(self, name: DeviceId, message: Message) -> None:
+    def part_size(self, parameters: int) -> int:
+        return int(np.linspace(0, parameters, 3)[1])
+
+    def _receive(self, name: DeviceId, message: Message, tag: Tag) -> None:
         """Called in threads of the device."""
         if isinstance(message, FileRequest):
             content = self._files[message.sha256].read_bytes()
             data = np.frombuffer(content, np.uint8)[message.offset :][: message.length]
-            self.send(name, FileChunk(sha256=message.sha256, offset=message.offset, data=data))
+            self.send(name, FileChunk(sha256=message.sha256, offset=message.offset, data=data), tag)
         elif not isinstance(message, TELEMETRY):
-            self._running[name].sent.put(message)
+            self._running[name].sent.put((tag, message))
 
-    def receive(self, name: DeviceId) -> Message:
+    def receive(self, name: DeviceId) -> tuple[Tag, Message]:
         try:
             return self._running[name].sent.get(timeout=BOUND_SECONDS)
         except queue.Empty:
@@ -99,7 +112,17 @@ class RealDevices:
 
     def stop(self) -> None:
         for name in self._running:
-            self.send(name, Shutdown())
+            self.send(name, Shutdown(), Tag(session=self._session))
+        self._wait_until_ended()
+
+    def abandon(self) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(device_module, "SILENCE_SECONDS", 0.0)
+            for running in self._running.values():
+                running.link.connected = False
+            self._wait_until_ended()
+
+    def _wait_until_ended(self) -> None:
         for name, running in self._running.items():
             assert self.has_ended(name), f"{name} goes on"
             assert running.link.credited == running.link.received, "a peer waits for credit"

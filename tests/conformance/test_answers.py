@@ -13,11 +13,14 @@ CASES: dict[type[m.Message], Callable[[World], m.Message]] = {
     m.ProfileRequest: World.profile_request,
     m.Peers: lambda world: world.peers(B),
     m.ProbeLink: lambda world: m.ProbeLink(peer=B, seconds=0.01),
+    m.Forget: lambda world: m.Forget(backbone_digest=world.manifest.backbone_digest),
     m.OpenCache: World.open_cache,
     m.LoadStage: lambda world: world.load_stage(0, CUT),
     m.OwnSamples: lambda world: world.own("eval", EVAL),
-    m.SetUpTraining: lambda world: world.set_up_training(A),
+    m.SetUpTraining: World.set_up_training,
     m.SetUpGeneration: lambda world: FENCE,
+    m.TakeState: lambda world: world.take_state(world.state(A)),
+    m.FormGroup: lambda world: m.FormGroup(trainers=(A,)),
     m.TrainEpoch: lambda world: m.TrainEpoch(epoch=1),
     m.Evaluate: lambda world: m.Evaluate(),
     m.SendState: lambda world: m.SendState(),
@@ -34,7 +37,8 @@ def kinds(messages: Sequence[m.Message]) -> list[type[m.Message]]:
 def alone(world: World) -> World:
     """A trains alone on its lines; B is a peer of it."""
     world.owned()
-    world.answer(A, world.set_up_training(A))
+    world.answer(A, world.set_up_training())
+    world.group(A)
     return world
 
 
@@ -54,19 +58,19 @@ def test_answers_come_in_the_order_in_which_heavy_work_was_asked(alone: World) -
         *(m.SendState, m.LoadStage, m.OpenCache, m.SetUpGeneration),
     )
     for kind in heavy:
-        alone.driver.send(A, CASES[kind](alone))
-    answers = [alone.driver.receive(A) for _ in heavy]
+        alone.send(A, CASES[kind](alone))
+    answers = [alone.receive(A) for _ in heavy]
     assert kinds(answers) == [m.ANSWER_OF[kind] for kind in heavy]
 
 
 def test_light_requests_are_answered_while_heavy_work_runs(world: World) -> None:
     world.trainable()
-    world.driver.send(A, m.TrainEpoch(epoch=1))  # lasts until B takes part
-    world.driver.send(A, FENCE)
+    world.send(A, m.TrainEpoch(epoch=1))  # lasts until B takes part
+    world.send(A, FENCE)
     for kind in LIGHT:
         world.answer(A, CASES[kind](world))
-    world.driver.send(B, m.TrainEpoch(epoch=1))
-    assert kinds([world.driver.receive(A) for _ in range(2)]) == [m.EpochDone, m.GenerationReady]
+    world.send(B, m.TrainEpoch(epoch=1))
+    assert kinds([world.receive(A) for _ in range(2)]) == [m.EpochDone, m.GenerationReady]
 
 
 def test_usage_tells_the_phase_that_ended(world: World) -> None:
@@ -97,13 +101,13 @@ def test_a_loaded_stage_says_its_blocks(world: World) -> None:
 def test_shutdown_ends_the_session(world: World) -> None:
     world.started(A, B)
     for name in (A, B):
-        world.driver.send(name, m.Shutdown())
+        world.send(name, m.Shutdown())
         assert world.driver.has_ended(name)
 
 
 def test_shutdown_ends_a_step_that_waits_for_another_trainer(world: World) -> None:
     world.trainable()
-    world.driver.send(A, m.TrainEpoch(epoch=1))
+    world.send(A, m.TrainEpoch(epoch=1))
     world.answer(A, m.BeginPhase(phase="train"))
-    world.driver.send(A, m.Shutdown())
+    world.send(A, m.Shutdown())
     assert world.driver.has_ended(A)

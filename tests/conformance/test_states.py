@@ -10,7 +10,7 @@ def test_a_batch_ends_in_served_of_every_stage_and_stored_of_every_owner(world: 
     world.started(A, B)
     world.answer(A, world.load_stage(0, CUT))
     world.answer(B, world.load_stage(CUT, len(world.layers)))
-    world.driver.send(A, world.run_batch(5, TRAIN, (A, B), {A: TRAIN[:2], B: TRAIN[2:]}))
+    world.send(A, world.run_batch(5, TRAIN, (A, B), {A: TRAIN[:2], B: TRAIN[2:]}))
     others = world.stored(5, {A: 2, B: len(TRAIN) - 2})
     for stage, name in enumerate((A, B)):
         (served,) = others[name]
@@ -21,7 +21,7 @@ def test_a_batch_ends_in_served_of_every_stage_and_stored_of_every_owner(world: 
 def test_an_owner_that_runs_no_stage_is_told_all_states(world: World) -> None:
     world.started(A, B)
     world.answer(A, world.load_stage(0, len(world.layers)))
-    world.driver.send(A, world.run_batch(2, TRAIN[:3], (A,), {B: TRAIN[:3]}))
+    world.send(A, world.run_batch(2, TRAIN[:3], (A,), {B: TRAIN[:3]}))
     assert world.stored(2, {B: 3}) == {B: []}
     (served,) = world.rest(A)
     assert isinstance(served, m.BatchServed)
@@ -30,7 +30,7 @@ def test_an_owner_that_runs_no_stage_is_told_all_states(world: World) -> None:
 def test_one_line_of_two_owners_is_kept_by_both(world: World) -> None:
     world.started(A, B)
     world.answer(A, world.load_stage(0, len(world.layers)))
-    world.driver.send(A, world.run_batch(3, TRAIN[:2], (A,), {A: TRAIN[:2], B: TRAIN[:1]}))
+    world.send(A, world.run_batch(3, TRAIN[:2], (A,), {A: TRAIN[:2], B: TRAIN[:1]}))
     world.stored(3, {A: 2, B: 1})
 
 
@@ -45,8 +45,8 @@ def test_an_opened_cache_says_what_it_holds(world: World) -> None:
 
 def test_a_second_session_finds_what_the_first_stored(world: World) -> None:
     world.filled()
-    world.driver.stop()
-    world.driver.start(A)
+    world.stop()
+    world.start(A)
     status = world.answer(A, world.open_cache())
     assert isinstance(status, m.CacheStatus)
     mine = {*world.lines_of(A), *EVAL}
@@ -55,8 +55,8 @@ def test_a_second_session_finds_what_the_first_stored(world: World) -> None:
 
 def test_samples_with_some_of_their_layers_are_not_held(world: World) -> None:
     world.started(A, B)
-    world.driver.send_as_peer(B, A, world.states([1], layers=world.layers[:-1]))
-    assert isinstance(world.driver.receive(A), m.Stored)
+    world.send_as_peer(B, A, world.states([1], layers=world.layers[:-1]))
+    assert isinstance(world.receive(A), m.Stored)
     status = world.answer(A, world.open_cache([1]))
     assert isinstance(status, m.CacheStatus)
     assert not status.held.any()
@@ -65,7 +65,7 @@ def test_samples_with_some_of_their_layers_are_not_held(world: World) -> None:
 def test_moved_samples_are_stored_by_their_new_owner(world: World) -> None:
     world.filled()
     moved = world.lines_of(A)[:2]
-    world.driver.send(A, world.move(9, moved, B))
+    world.send(A, world.move(9, moved, B))
     assert world.stored(9, {B: 2}) == {B: []}
     assert world.rest(A) == []
     both = sorted([*moved, *world.lines_of(B)])

@@ -7,24 +7,11 @@ import pytest
 
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.ids import DeviceId
-from tests.conformance.world import EVAL, TRAIN, A, B, World
-
-
-def train(world: World, epoch: int) -> dict[DeviceId, m.EpochDone]:
-    """One epoch of both devices."""
-    for name in (A, B):
-        world.driver.send(name, m.TrainEpoch(epoch=epoch))
-    done = {name: world.driver.receive(name) for name in (A, B)}
-    for message in done.values():
-        assert isinstance(message, m.EpochDone), message
-        assert message.epoch == epoch
-    return done  # type: ignore[return-value]
+from tests.conformance.world import EVAL, STEPS, TRAIN, A, B, World
 
 
 def state_of(world: World, name: DeviceId) -> bytes:
-    state = world.answer(name, m.SendState())
-    assert isinstance(state, m.TrainerState)
-    return state.data.tobytes()
+    return world.state(name).data.tobytes()
 
 
 def test_trainers_end_epochs_with_equal_states(world: World) -> None:
@@ -32,12 +19,10 @@ def test_trainers_end_epochs_with_equal_states(world: World) -> None:
     states = [state_of(world, A)]
     assert states == [state_of(world, B)]
     for epoch in (1, 2):
-        done = train(world, epoch)
-        for name in (A, B):
-            lines = len(world.lines_of(name))
-            assert (done[name].samples, done[name].count) == (lines, lines)
-            assert done[name].loss_sum > 0
-        assert sum(each.samples for each in done.values()) == len(TRAIN)
+        sums = world.train(epoch)
+        assert (sums.epoch, sums.steps) == (epoch, STEPS)
+        assert (sums.samples, sums.count) == (len(TRAIN), len(TRAIN))
+        assert sums.loss_sum > 0
         states.append(state_of(world, A))
         assert state_of(world, B) == states[-1]
     assert len(set(states)) == 3, "every epoch changes the state"
@@ -45,24 +30,21 @@ def test_trainers_end_epochs_with_equal_states(world: World) -> None:
 
 def test_an_epoch_waits_for_all_trainers(world: World) -> None:
     world.trainable()
-    world.driver.send(A, m.TrainEpoch(epoch=1))
+    world.send(A, m.TrainEpoch(epoch=1))
     world.answer(A, m.BeginPhase(phase="train"))
-    world.driver.send(B, m.TrainEpoch(epoch=1))
+    world.send(B, m.TrainEpoch(epoch=1))
     for name in (A, B):
-        assert isinstance(world.driver.receive(name), m.EpochDone)
+        assert isinstance(world.receive(name), m.EpochDone)
 
 
 def test_a_trainer_without_samples_takes_part(world: World) -> None:
     world.filled()
-    moved = world.lines_of(B)
-    world.driver.send(B, world.move(2, moved, A))
-    world.stored(2, {A: len(moved)})
-    world.answer(A, world.own("train", TRAIN))
+    world.answer(A, world.own("train", world.lines_of(A)))
     world.answer(B, world.own("train", []))
     for name in (A, B):
-        world.answer(name, world.set_up_training(A, B))
-    done = train(world, 1)
-    assert done[B].samples == 0
+        world.answer(name, world.set_up_training())
+    world.group(A, B)
+    assert world.train(1).samples == len(world.lines_of(A))
     assert state_of(world, A) == state_of(world, B)
 
 
@@ -91,10 +73,10 @@ def test_evaluation_of_no_line_gives_no_row(world: World) -> None:
 @pytest.mark.parametrize("name", [A, B])
 def test_a_state_that_was_sent_is_gone_on_from(world: World, name: DeviceId) -> None:
     world.trainable()
-    train(world, 1)
+    world.train(1)
     state = state_of(world, name)
     outputs = world.answer(A, m.Evaluate())
-    world.driver.stop()
+    world.stop()
 
     world.trainable(state=state)
     assert state_of(world, A) == state
@@ -103,14 +85,14 @@ def test_a_state_that_was_sent_is_gone_on_from(world: World, name: DeviceId) -> 
     assert isinstance(outputs, m.Outputs)
     assert isinstance(again, m.Outputs)
     np.testing.assert_array_equal(again.outputs, outputs.outputs)
-    train(world, 2)
+    world.train(2)
     assert state_of(world, A) == state_of(world, B) != state
 
 
 def test_an_adapter_without_a_state_is_new(world: World) -> None:
     world.trainable()
     first = state_of(world, A)
-    train(world, 1)
+    world.train(1)
     for name in (A, B):
-        world.answer(name, world.set_up_training(A, B))
+        world.answer(name, world.set_up_training(run="another"))
     assert state_of(world, A) == first

@@ -11,17 +11,20 @@ from edge_runtime.contract.generation import GenerationOptions
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.order import rank_samples, shard_of, steps_per_epoch
 from edge_runtime.contract.sample import Ragged, sample_keys
+from edge_runtime.contract.tag import Tag
 from export.partition.stages import Bundle
 from tests.conformance.driver import Driver
 from tests.coordinator.planner.problems import profile
-from tests.coordinator.session.fake_cluster import profile_request
 
 A, B = DeviceId("a"), DeviceId("b")
 CUT = 2
 DTYPE: m.CacheDtype = "fp16"
 BATCH_SIZE = 4
 TRAIN, EVAL = tuple(range(7)), (7, 8, 9)
+STEPS = steps_per_epoch(len(TRAIN), BATCH_SIZE)
+OPTIONS = TrainingOptions(epochs=2, batch_size=BATCH_SIZE, seed=5)
 SHARDS = {A: (0, 1), B: (2, 3)}
+RUN = "r1"
 PUBLIC_KEY = "k" * 40
 FENCE = m.SetUpGeneration(
     options=GenerationOptions(), max_sequences=1, max_rows={"decoder": 1, "encoder": 1}
@@ -33,6 +36,8 @@ class World:
 
     def __init__(self, bundle: Bundle, driver: Driver) -> None:
         self.driver = driver
+        self.session, self.term, self.tag = "s0", 1, Tag()
+        self._requests = 0
         manifest = self.manifest = bundle.manifest
         self._cutter = StageCutter(bundle)
         self.layers = tuple(range(len(manifest.blocks)))
@@ -64,7 +69,18 @@ class World:
         )
 
     def profile_request(self) -> m.ProfileRequest:
-        return profile_request(profile(A))
+        """Measures nothing: what is known is measured again."""
+        return m.ProfileRequest(
+            stages=(),
+            block_classes=(),
+            batch=1,
+            tokens={"encoder": 1},
+            max_tokens={"encoder": 1},
+            hidden_size=8,
+            backbone_digest=self.manifest.backbone_digest,
+            cache_dtype=DTYPE,
+            known=profile(A),
+        )
 
     def open_cache(self, lines=(*TRAIN, *EVAL)) -> m.OpenCache:
         return m.OpenCache(
@@ -113,23 +129,29 @@ class World:
             targets=np.array([line % 3 for line in lines], np.int64),
         )
 
-    def set_up_training(self, *trainers: DeviceId, state: bytes = b"") -> m.SetUpTraining:
-        options = TrainingOptions(epochs=2, batch_size=BATCH_SIZE, seed=5)
+    def set_up_training(
+        self, state: bytes = b"", *, run: str = RUN, sums: m.EpochSums = m.NOTHING_SUMMED
+    ) -> m.SetUpTraining:
         return m.SetUpTraining(
             config=self.config,
-            options=options,
-            trainers=trainers,
-            total_steps=options.epochs * steps_per_epoch(len(TRAIN), BATCH_SIZE),
+            options=OPTIONS,
+            total_steps=OPTIONS.epochs * STEPS,
             state=np.frombuffer(state, np.uint8),
+            run=run,
+            sums=sums,
         )
 
-    def states(self, lines, *, layers=None, spare_bytes: int = 0) -> m.States:
+    def take_state(self, state: m.TrainerState) -> m.TakeState:
+        """Hands on what a donor sent."""
+        return m.TakeState(data=state.data, step=state.step, sums=state.sums)
+
+    def states(self, lines, *, layers=None, spare_bytes: int = 0, number: int = 1) -> m.States:
         """States as a peer sends them; ``spare_bytes`` makes rows too long."""
         lengths = self._lengths[list(lines)]
         layers = self.layers if layers is None else layers
         row = 2 * self.manifest.hidden_size + spare_bytes
         return m.States(
-            number=1,
+            number=number,
             keys=self.keys[list(lines)],
             lengths=lengths,
             layers=layers,
@@ -151,10 +173,56 @@ class World:
 
     # ---- conversations
 
+    def start(self, *names: DeviceId) -> None:
+        """Begins the session, and its term."""
+        self.driver.start(self.session, *names)
+        for name in names:
+            self.send(name, m.BeginTerm())
+
+    def stop(self) -> None:
+        """Ends the session; another may begin."""
+        self.driver.stop()
+        self._forget()
+
+    def abandon(self) -> None:
+        """Ends the session as if the coordinator were killed; another may begin."""
+        self.driver.abandon()
+        self._forget()
+
+    def _forget(self) -> None:
+        self.session, self.term = f"after {self.session}", 1
+
+    def send(self, name: DeviceId, request: m.Message, **belongs) -> Tag:
+        """Sends a request under a number of its own; returns what it bears."""
+        self._requests += 1
+        fields = {"session": self.session, "term": self.term, "reply": self._requests}
+        tag = Tag(**(fields | belongs))
+        self.driver.send(name, request, tag)
+        return tag
+
+    def send_as_peer(self, sender: DeviceId, to: DeviceId, message: m.Message, **belongs) -> None:
+        """Sends what a device says to another."""
+        fields = {"session": self.session, "term": self.term}
+        self.driver.send_as_peer(sender, to, message, Tag(**(fields | belongs)))
+
+    def receive(self, name: DeviceId) -> m.Message:
+        """The next message of a device; ``self.tag`` is what it bears."""
+        self.tag, message = self.driver.receive(name)
+        assert self.tag.session == self.session, "a message of another session"
+        return message
+
+    def begin_term(self, *names: DeviceId) -> None:
+        """The next term begins."""
+        self.term += 1
+        for name in names:
+            self.send(name, m.BeginTerm())
+
     def ask(self, name: DeviceId, request: m.Message) -> m.Message:
-        """The next message after a request."""
-        self.driver.send(name, request)
-        return self.driver.receive(name)
+        """The next message after a request, which bears its number."""
+        tag = self.send(name, request)
+        answer = self.receive(name)
+        assert self.tag == tag, f"{answer} answers {self.tag}, not {tag}"
+        return answer
 
     def answer(self, name: DeviceId, request: m.Message) -> m.Message:
         """The answer of a request; nothing else may come."""
@@ -162,11 +230,17 @@ class World:
         assert type(answer) is m.ANSWER_OF[type(request)], answer
         return answer
 
+    def state(self, name: DeviceId) -> m.TrainerState:
+        """Adapter and optimizer of a device."""
+        state = self.answer(name, m.SendState())
+        assert isinstance(state, m.TrainerState)
+        return state
+
     def rest(self, name: DeviceId) -> list[m.Message]:
         """Messages of the heavy work that was asked for before."""
-        self.driver.send(name, FENCE)
+        self.send(name, FENCE)
         found = []
-        while not isinstance(message := self.driver.receive(name), m.GenerationReady):
+        while not isinstance(message := self.receive(name), m.GenerationReady):
             found.append(message)
         return found
 
@@ -176,9 +250,16 @@ class World:
         assert isinstance(failed, m.Failed), failed
         return failed.reason
 
+    def rejection(self, name: DeviceId, *, of: DeviceId) -> str:
+        """The reason that a device gives for what it did not take from a peer."""
+        rejected = self.receive(name)
+        assert isinstance(rejected, m.Rejected), rejected
+        assert (rejected.peer, self.tag.term, self.tag.reply) == (of, self.term, 0)
+        return rejected.reason
+
     def started(self, *names: DeviceId) -> None:
         """The devices know each other and have opened their caches."""
-        self.driver.start(*names)
+        self.start(*names)
         for name in names:
             self.answer(name, self.peers(*(peer for peer in names if peer != name)))
             self.answer(name, self.open_cache())
@@ -189,7 +270,7 @@ class World:
         self.answer(A, self.load_stage(0, CUT))
         self.answer(B, self.load_stage(CUT, len(self.layers)))
         owners = {A: [*self.lines_of(A), *EVAL], B: self.lines_of(B)}
-        self.driver.send(A, self.run_batch(1, (*TRAIN, *EVAL), (A, B), owners))
+        self.send(A, self.run_batch(1, (*TRAIN, *EVAL), (A, B), owners))
         self.stored(1, {name: len(lines) for name, lines in owners.items()})
 
     def stored(self, number: int, samples: dict[DeviceId, int]) -> dict[DeviceId, list[m.Message]]:
@@ -203,7 +284,7 @@ class World:
             others[name] = []
             missing = set(self.layers) if count else set()
             while missing:
-                message = self.driver.receive(name)
+                message = self.receive(name)
                 if not isinstance(message, m.Stored):
                     others[name].append(message)
                     continue
@@ -222,8 +303,37 @@ class World:
             assert not ready.missing.size
         self.answer(A, self.own("eval", EVAL))
 
-    def trainable(self, state: bytes = b"") -> None:
-        """Both devices have an adapter."""
+    def trainable(self, state: bytes = b"", *, run: str = RUN) -> None:
+        """Both devices have an adapter, and train it together."""
         self.owned()
         for name in (A, B):
-            self.answer(name, self.set_up_training(A, B, state=state))
+            self.answer(name, self.set_up_training(state, run=run))
+        self.group(A, B)
+
+    def train(
+        self, epoch: int, *, first_step: int = 0, num_steps: int | None = None
+    ) -> m.EpochSums:
+        """Steps of one epoch of both devices."""
+        request = m.TrainEpoch(epoch=epoch, first_step=first_step, num_steps=num_steps)
+        tags = {name: self.send(name, request) for name in (A, B)}
+        sums = []
+        for name, tag in tags.items():
+            done = self.receive(name)
+            assert isinstance(done, m.EpochDone), done
+            assert self.tag == tag
+            sums.append(done.sums)
+        assert sums[0] == sums[1], "replicas differ in what they have trained on"
+        return sums[0]
+
+    def gradient(self, **changes) -> m.GradientPart:
+        """B's part of the first step, as A, the first of two trainers, takes it."""
+        fields = {"step": 0, "count": 1, "samples": 1, "value": 0.0} | changes
+        ready = self.answer(A, self.set_up_training(run=RUN))
+        assert isinstance(ready, m.TrainingReady)
+        size = self.driver.part_size(ready.parameters)
+        return m.GradientPart(values=np.full(size, fields.pop("value"), np.float16), **fields)
+
+    def group(self, *names: DeviceId) -> None:
+        """These devices train together from now on."""
+        for name in names:
+            self.answer(name, m.FormGroup(trainers=names))

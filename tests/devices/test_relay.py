@@ -195,6 +195,31 @@ def test_closing_a_link_cuts_its_connections_and_ends_its_thread(listener: socke
         assert far.recv(1) == b""
 
 
+def test_breaking_connections_leaves_the_way_open_for_new_ones(listener: socket.socket) -> None:
+    with Link(rate_bits_per_second=1e9, latency_seconds=0.0) as link:
+        way = link.relay(listener.getsockname())
+        with socket.create_connection(way, WAIT_SECONDS) as near, listener.accept()[0]:
+            link.break_connections()
+            assert near.recv(1) == b""
+        with socket.create_connection(way, WAIT_SECONDS) as near, listener.accept()[0] as far:
+            near.sendall(b"x")
+            assert far.recv(1) == b"x"
+
+
+def test_a_cut_link_carries_nothing_until_it_is_mended(listener: socket.socket) -> None:
+    with Link(rate_bits_per_second=1e9, latency_seconds=0.0) as link:
+        near, far = connect(link, listener)
+        with near, far:
+            link.cut()
+            near.sendall(b"x")
+            far.settimeout(0.1)
+            with pytest.raises(TimeoutError):
+                far.recv(1)
+            far.settimeout(WAIT_SECONDS)
+            link.mend()
+            assert far.recv(1) == b"x"
+
+
 @pytest.mark.parametrize(("rate", "latency"), [(0.0, 0.0), (-1.0, 0.0), (1e6, -0.1)])
 def test_a_link_without_rate_is_refused(rate: float, latency: float) -> None:
     with pytest.raises(ValueError, match="rate must be positive"):

@@ -1,14 +1,17 @@
 """Every message that crosses a socket, as frozen dataclasses.
 
-Three flows:
+Three flows, and a tunnel for the third:
 
 - :mod:`.requests`, *to a device*: what the coordinator asks for (``ProfileRequest``,
   ``LoadStage``, ``RunBatch``, ``TrainEpoch``, ...). Each request is answered by exactly one
   message or by ``Failed``, see :mod:`.flow`.
 - :mod:`.answers`, *to the coordinator*: those answers, and telemetry.
 - :mod:`.mesh`, *device to device*: hidden states between stages (``Activations``), states to
-  their owners (``States``), gradients (``GradientPart``, ``ReducedPart``), trains that measure
-  the link (``Probe``, ``ProbeEcho``), and ``Credit`` back.
+  their owners (``States``), gradients (``GradientPart``, ``ReducedPart``), and
+  trains that measure the link (``Probe``, ``ProbeEcho``).
+
+Where two devices cannot reach each other, the coordinator forwards the encrypted bytes of their
+connection, see :mod:`.tunnel`.
 
 The sender is never a field: a DeviceId comes from the transport's authentication only.
 
@@ -23,6 +26,7 @@ from .base import Message
 from .flow import ANSWER_OF as ANSWER_OF
 from .mesh import *  # noqa: F403
 from .requests import *  # noqa: F403
+from .tunnel import *  # noqa: F403
 
 MESSAGE_TYPES: dict[str, type[Message]] = {
     name: item

@@ -10,7 +10,7 @@ from edge_runtime.contract.checks import check_array, clean_texts, require, requ
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.profile import DeviceProfile
 
-from .base import Array, Message, Phase, SampleSet
+from .base import NOTHING_SUMMED, Array, EpochSums, Message, Phase, SampleSet
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,9 @@ class ProfileDone(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PeersReady(Message):
-    """The data socket admits the peers."""
+    """The data socket admits the peers, and they admit this device, except the ``unreached``."""
+
+    unreached: tuple[DeviceId, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,42 +162,61 @@ class SamplesReady(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingReady(Message):
-    """The adapter is made and has so many trainable parameters."""
+    """The adapter is there.
+
+    Attributes:
+        parameters: that are trained.
+        step: updates that it has behind it.
+        sums: of the epoch that it is in.
+    """
 
     parameters: int
+    step: int = 0
+    sums: EpochSums = NOTHING_SUMMED
 
     def __post_init__(self) -> None:
-        require_amounts(self, "parameters")
+        require_amounts(self, "parameters", "step")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StateTaken(Message):
+    """The adapter has another trainer's state, after ``step`` updates."""
+
+    step: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class GroupFormed(Message):
+    """Gradients of these trainers will be taken in."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Progress(Message):
-    """So far in this epoch: this trainer's samples and their summed loss.
+    """So far in this epoch."""
 
-    ``count`` is the divisor of a mean loss: samples, or counted tokens.
-    """
+    sums: EpochSums
 
-    epoch: int
-    samples: int
-    count: int
-    loss_sum: float
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Awaiting(Message):
+    """Update ``step`` (counted from 0) waits for gradients of these trainers."""
+
+    step: int
+    peers: tuple[DeviceId, ...]
 
     def __post_init__(self) -> None:
-        require_amounts(self, "epoch", "samples", "count")
+        require_amounts(self, "step")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EpochDone(Message):
-    """This trainer's part of an epoch: samples, their count (see ``Progress``), summed loss."""
+    """The steps that were asked for are applied, and took this trainer ``seconds``."""
 
-    epoch: int
-    samples: int
-    count: int
-    loss_sum: float
+    sums: EpochSums
     seconds: float
 
     def __post_init__(self) -> None:
-        require_amounts(self, "epoch", "samples", "count", "seconds")
+        require_amounts(self, "seconds")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +233,18 @@ class Outputs(Message):
     def __post_init__(self) -> None:
         fits = self.outputs.ndim == 2 and self.indices.shape == self.outputs.shape[:1]
         require(fits, "outputs must be (N, C) and indices (N,)")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Forgotten(Message):
+    """So much was deleted; ``refused`` says in one line what could not be, and why."""
+
+    bytes: int
+    refused: str = ""
+
+    def __post_init__(self) -> None:
+        require(self.bytes >= 0, "bytes must not be negative")
+        clean_texts(self, "refused")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,9 +267,14 @@ class NextTokens(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerState(Message):
-    """Adapter and optimizer state: the bytes of a safetensors file."""
+    """Adapter and optimizer state: the bytes of a safetensors file, after ``step`` updates.
+
+    ``sums`` are those of the epoch that it is in.
+    """
 
     data: Array
+    step: int
+    sums: EpochSums
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,3 +331,38 @@ class Notice(Message):
     def __post_init__(self) -> None:
         clean_texts(self, "text")
         require(self.text, "text is empty")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PeerLost(Message):
+    """The connection to ``peer`` broke and could not be mended in time; said once a break.
+
+    Attempts go on; nothing is said when one succeeds.
+    """
+
+    peer: DeviceId
+    reason: str
+
+    def __post_init__(self) -> None:
+        clean_texts(self, "reason")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected(Message):
+    """A message of ``peer`` was refused: it is to blame for ``reason``."""
+
+    peer: DeviceId
+    reason: str
+
+    def __post_init__(self) -> None:
+        clean_texts(self, "reason")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Relief(Message):
+    """The device asks for its work to be taken away; with no ``reason``, it can work again."""
+
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        clean_texts(self, "reason")

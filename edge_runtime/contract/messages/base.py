@@ -75,3 +75,29 @@ def check_sequences(sequences: Sequences, lengths: Mapping[Stream, Array], count
     require(lines == count, f"{lines} sequences for {count} samples")
     known = set(lengths) <= set(sequences.known)
     require(known, "it is not said how many rows of a sequence are known")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EpochSums:
+    """Sums over the steps of an epoch that are applied, over all trainers; equal at each of them.
+
+    Attributes:
+        epoch: from 1.
+        steps: applied so far.
+        samples: trained on.
+        count: divisor of a mean loss: samples, or counted tokens.
+        loss_sum: each sample's loss at the step in which it was trained on.
+    """
+
+    epoch: int
+    steps: int = 0
+    samples: int = 0
+    count: int = 0
+    loss_sum: float = 0.0
+
+    def __post_init__(self) -> None:
+        smallest = min(self.epoch, self.steps, self.samples, self.count)
+        require(smallest >= 0, "epoch, steps, samples and count must not be negative")
+
+
+NOTHING_SUMMED = EpochSums(epoch=0)

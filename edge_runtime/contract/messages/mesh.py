@@ -1,4 +1,4 @@
-"""From device to device: activations, states, gradients, credit."""
+"""From device to device: activations, states, gradients; credit is in the link's headers."""
 
 import dataclasses
 import math
@@ -82,16 +82,26 @@ class States(Message):
 class GradientPart(Message):
     """The sender's summed gradient, the part that the receiver reduces.
 
-    ``count`` is the number of the sender's samples, or counted tokens, in the sum.
+    Attributes:
+        step: update that it is for, counted from 0.
+        values: (n,) float16.
+        count: the sender's samples, or counted tokens, in the sum.
+        scale: what ``values`` are to be multiplied with.
+        samples: the sender's samples in the sum.
+        loss_sum: their losses, so that every trainer knows those of all.
     """
 
     step: int
     values: Array
     count: int
     scale: float = 1.0
+    samples: int = 0
+    loss_sum: float = 0.0
 
     def __post_init__(self) -> None:
-        require(0 <= self.count <= MAX_COUNT, f"count must be between 0 and {MAX_COUNT}")
+        numbers = min(self.count, self.samples) >= 0 and max(self.count, self.samples) <= MAX_COUNT
+        require(numbers, f"count and samples must be between 0 and {MAX_COUNT}")
+        require(math.isfinite(self.loss_sum), "loss_sum must be finite")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,16 +136,6 @@ class ProbeEcho(Message):
 
     def __post_init__(self) -> None:
         require(0 <= self.seconds < math.inf, "seconds must not be negative")
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Credit(Message):
-    """The receiver has processed so many bytes; as many more may be sent."""
-
-    size_bytes: int
-
-    def __post_init__(self) -> None:
-        require(self.size_bytes >= 1, "size_bytes must be positive")
 
 
 STATES_BYTES = 8 << 20

@@ -13,8 +13,10 @@ from edge_runtime.contract.manifest import FileSpec, Stream, check_streams
 from edge_runtime.contract.profile import DeviceProfile
 
 from .base import (
+    NOTHING_SUMMED,
     Array,
     CacheDtype,
+    EpochSums,
     Lengths,
     Message,
     Phase,
@@ -32,6 +34,19 @@ class Welcome(Message):
     """Answer to ``Hello``: the session has room for this device."""
 
     heartbeat_seconds: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rejoin(Message):
+    """Say ``Hello`` again: this device was given up, and its work is done by others."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class BeginTerm(Message):
+    """A new plan will be made: work of earlier terms ends, what was asked for in them is void.
+
+    The tag has the new term. What is cached and learnt stays.
+    """
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +68,7 @@ class ProfileRequest(Message):
         counted_tokens: tokens of a sample that a language model's loss counts.
         head_dtype: of a language model's frozen head. Its shape decides its cost, so a
             synthetic one is timed: no transfer to devices that end up training nothing.
-        backbone_digest: of the cache that may grow, as its dtype and quota.
+        backbone_digest: of the cache that may grow, as its dtype, encryption and quota.
         known: an earlier profile under the same conditions: only memory and storage are
             measured again, and the rest of the request is empty.
     """
@@ -73,6 +88,7 @@ class ProfileRequest(Message):
     head_dtype: Literal["float32", "int8"] = "float32"
     backbone_digest: Sha256
     cache_dtype: CacheDtype
+    cache_encrypted: bool = False
     cache_quota_bytes: int | None = None
     known: DeviceProfile | None = None
 
@@ -109,11 +125,17 @@ class FileChunk(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """Another device of the session and how to reach its data socket."""
+    """Another device of the session and how to reach its data socket.
+
+    ``instance`` is that of its ``Hello``: another one is another process, which knows nothing.
+    ``relayed``: the two cannot reach each other; the coordinator forwards, see ``Tunnel``.
+    """
 
     device: DeviceId
     public_key: str
     address: str
+    instance: str = ""
+    relayed: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,18 +161,33 @@ class ProbeLink(Message):
 class OpenCache(Message):
     """Open the cache, and say which of ``keys`` it holds. Answered by ``CacheStatus``.
 
-    ``layers`` are the hidden states to cache, by the sequence that they belong to.
+    ``layers`` are the hidden states to cache, by the sequence that they belong to. An encrypted
+    cache is another one than the plain one.
     """
 
     backbone_digest: Sha256
     dtype: CacheDtype
     hidden_size: int
     quota_bytes: int | None = None
+    encrypted: bool = False
     layers: dict[Stream, tuple[int, ...]]
     keys: Array
 
     def __post_init__(self) -> None:
         check_streams(self.layers)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Forget(Message):
+    """Delete a backbone's caches and its ``files``, or everything. Answered by ``Forgotten``."""
+
+    everything: bool = False
+    backbone_digest: Sha256 = Sha256("")
+    files: tuple[FileSpec, ...] = ()
+
+    def __post_init__(self) -> None:
+        one = self.everything is not bool(self.backbone_digest)
+        require(one, "either everything or one backbone is to be forgotten")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,9 +324,12 @@ class OwnSamples(Message):
 class SetUpTraining(Message):
     """Make the adapter. Answered by ``TrainingReady``.
 
+    A device that has the adapter of this ``run`` already keeps it.
+
     Attributes:
-        trainers: all trainers, in the order that fixes who reduces which part.
+        run: names the training; its adapter outlives a session that breaks off.
         state: a trainer state to go on from; empty for a new adapter.
+        sums: of the epoch that ``state`` is in.
         adapter_graph: the trained adapter as ONNX, where nothing will be trained; fetched like
             weight files.
         head: a language model's frozen head; fetched like weight files.
@@ -298,9 +338,10 @@ class SetUpTraining(Message):
 
     config: AdapterConfig
     options: TrainingOptions
-    trainers: tuple[DeviceId, ...]
     total_steps: int
     state: Array
+    run: str = ""
+    sums: EpochSums = NOTHING_SUMMED
     adapter_graph: FileSpec | None = None
     head: FileSpec | None = None
     adapter_init: FileSpec | None = None
@@ -313,10 +354,47 @@ class SetUpTraining(Message):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TakeState(Message):
+    """Go on from another trainer's state. Answered by ``StateTaken``.
+
+    Attributes:
+        data: the bytes of a safetensors file.
+        step: updates that it has behind it.
+        sums: of the epoch that it is in.
+    """
+
+    data: Array
+    step: int
+    sums: EpochSums
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FormGroup(Message):
+    """Train together with these trainers, in this term. Answered by ``GroupFormed``.
+
+    Attributes:
+        trainers: all of them, in the order that fixes who reduces which part.
+        run: what the adapter is known by from now on, as in ``SetUpTraining``: one that went
+            another way is not gone on with.
+    """
+
+    trainers: tuple[DeviceId, ...]
+    run: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainEpoch(Message):
-    """Train one epoch with the other trainers. Answered by ``EpochDone``."""
+    """Train steps of an epoch with the other trainers of the group. Answered by ``EpochDone``.
+
+    Attributes:
+        epoch: from 1.
+        first_step: in the epoch, from 0; those before it are applied already.
+        num_steps: how many; None for all that are left.
+    """
 
     epoch: int
+    first_step: int = 0
+    num_steps: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -178,8 +178,19 @@ def test_a_flood_does_not_hide_that_a_process_ended(tmp_path: Path) -> None:
     assert router.waiting == 9
 
 
+def test_what_devices_say_to_each_other_is_no_business_of_the_session(tmp_path: Path) -> None:
+    opens = m.Tunnel(peer=STRANGER, stream=1, by_sender=True, event="data")
+    router = FakeRouter([(BOARD, opens)])
+    session = serve(router, tmp_path)
+    assert len(session.events) == 1  # the test's end
+    assert {device for device, _ in router.sent} == {BOARD, STRANGER}  # closed: no such pair
+    for _, message in router.sent:
+        assert isinstance(message, m.Tunnel)
+        assert message.event == "closed"
+
+
 def test_only_what_devices_may_send_reaches_the_session(tmp_path: Path) -> None:
-    arrived: list[m.Message] = [m.Shutdown(), m.Credit(size_bytes=1), m.PeersReady()]
+    arrived: list[m.Message] = [m.Shutdown(), m.ProbeEcho(train=0, seconds=0.0), m.PeersReady()]
     session = serve(FakeRouter([(BOARD, message) for message in arrived]), tmp_path)
     assert session.events[:-1] == [FromDevice(device=BOARD, message=m.PeersReady())]
 
@@ -187,7 +198,7 @@ def test_only_what_devices_may_send_reaches_the_session(tmp_path: Path) -> None:
 def test_answers_are_all_that_devices_may_send() -> None:
     assert {m.Hello, m.Heartbeat, m.FileRequest, m.Usage, m.Failed} < FROM_DEVICES
     assert set(m.MESSAGE_TYPES.values()) > FROM_DEVICES
-    assert not FROM_DEVICES & {m.Welcome, m.FileChunk, m.Activations, m.States, m.Credit}
+    assert not FROM_DEVICES & {m.Welcome, m.FileChunk, m.Activations, m.States, m.ProbeEcho}
 
 
 class GarbledRouter(FakeRouter):

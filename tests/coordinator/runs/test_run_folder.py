@@ -100,7 +100,7 @@ def checkpoint(epochs_done: int) -> Checkpoint:
         epochs_done=epochs_done,
         epochs=epochs,
         eval_before={"accuracy": 0.25},
-        state=b"state %d" % epochs_done,
+        state=write_tensors({"head.weight": np.full(3, epochs_done, np.float32)}),
         seconds=7.5,
         fill=FillReport(
             seconds=2.0,
@@ -158,7 +158,8 @@ def test_a_full_disk_leaves_no_torn_line(tmp_path, monkeypatch):
             return super().write(data[:3])
 
     with monkeypatch.context() as patched:
-        patched.setattr(type(path), "open", lambda self, *_, **__: Full(self, "ab"))
+        opens = "coordinator.runs.run_folder.open"
+        patched.setattr(opens, lambda file, *_, **__: Full(file, "ab"), raising=False)
         with pytest.raises(StorageError, match=r"events\.jsonl: cannot be written: No space"):
             append_whole(path, b"second\n")
     assert path.read_bytes() == b"first\n"
@@ -181,9 +182,9 @@ def test_a_folder_of_checkpoints_that_cannot_be_made_is_the_storages_fault(run):
         run.write_checkpoint(checkpoint(1))
 
 
-def test_every_setting_but_the_bundles_place_and_the_quota_is_compared():
+def test_every_setting_but_the_bundles_place_and_how_caches_lie_is_compared():
     fields = {field.name for field in dataclasses.fields(Settings)}
-    assert fields == {*OTHERS, "bundle", "cache_quota_bytes"}
+    assert fields == {*OTHERS, "bundle", "cache_quota_bytes", "encrypt_cache"}
 
 
 @pytest.mark.parametrize("field", sorted(OTHERS))
@@ -210,6 +211,12 @@ def test_the_quota_is_kept_until_another_one_is_given(run):
     for given, kept in ((None, None), (5000, 5000), (None, 5000), (9000, 9000)):
         changed = dataclasses.replace(SETTINGS, cache_quota_bytes=given)
         assert RunFolder.resume(run.path, changed).settings().cache_quota_bytes == kept
+
+
+def test_encryption_is_kept_and_may_begin_when_going_on(run):
+    for given, kept in ((False, False), (True, True), (False, True)):
+        changed = dataclasses.replace(SETTINGS, encrypt_cache=given)
+        assert RunFolder.resume(run.path, changed).settings().encrypt_cache is kept
 
 
 def test_what_json_cannot_hold_is_null(run):
@@ -287,35 +294,11 @@ def test_the_adapter_lies_beside_its_onnx_form(run):
     assert graph == adapter_onnx(CONFIG, WEIGHTS)
 
 
-def test_the_last_checkpoint_comes_back_and_is_the_only_one(run):
-    assert run.last_checkpoint() is None
-    for epochs_done in (1, 2, 10):
-        run.write_checkpoint(checkpoint(epochs_done))
-        assert run.last_checkpoint() == checkpoint(epochs_done)
-    names = sorted(path.name for path in (run.path / "checkpoints").iterdir())
-    assert names == ["epoch-0010.json", "epoch-0010.safetensors"]
-
-
-def test_a_checkpoint_that_was_cut_short_does_not_count(run):
-    run.write_checkpoint(checkpoint(1))
-    (run.path / "checkpoints" / "epoch-0002.safetensors").write_bytes(b"half")
-    assert run.last_checkpoint() == checkpoint(1)
-    run.write_checkpoint(checkpoint(2))
-    (run.path / "checkpoints" / "epoch-0003.json").write_text("{}")
-    assert run.last_checkpoint() == checkpoint(2)
-
-
-def test_a_damaged_checkpoint_is_bad_input(run):
-    run.write_checkpoint(checkpoint(1))
-    (run.path / "checkpoints" / "epoch-0001.json").write_text("{")
-    with pytest.raises(BadInputError, match="epoch-0001"):
-        run.last_checkpoint()
-
-
 def test_files_are_private_and_leave_no_pieces(run):
     run.write_report({})
     run.write_adapter(CONFIG, WEIGHTS)
     run.write_checkpoint(checkpoint(1))
+    run.record(Record(event="device_joined", fields={}))
     for path in run.path.rglob("*"):
         assert not path.name.startswith(".")
         mode = stat.S_IMODE(path.stat().st_mode)

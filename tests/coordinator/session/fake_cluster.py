@@ -21,10 +21,19 @@ from coordinator.protocol.events import Event, Joined, Lost, Received
 from coordinator.protocol.job import Job
 from coordinator.session.machine import Session
 from edge_runtime.contract import messages as m
-from edge_runtime.contract.codec import decode, encode
+from edge_runtime.contract.codec import decode_tagged, encode
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.profile import DeviceProfile
-from tests.coordinator.session.fake_device import CacheEntry, FakeDevice, Post, PostTo
+from edge_runtime.contract.tag import Tag
+from tests.coordinator.session.fake_device import (
+    CacheEntry,
+    FakeDevice,
+    TaggedPost,
+    TaggedPostTo,
+)
+
+Queue = collections.deque[tuple[m.Message, Tag]]
+Queues = dict[DeviceId, Queue]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +47,8 @@ class Step:
 class Cluster:
     """Fake devices around a session. Every link is first in, first out; nothing else is certain.
 
-    Checks at every step what must hold whatever the interleaving.
+    Checks at every step what must hold whatever the interleaving. ``faults`` are steps that can
+    happen besides, see :mod:`tests.faults`.
     """
 
     def __init__(
@@ -48,12 +58,15 @@ class Cluster:
         held: Mapping[DeviceId, set[CacheEntry]],
         window: int,
     ) -> None:
-        self.job, self.session = job, Session(job)
+        self.job = job = dataclasses.replace(job, session=job.session or "s", run=job.run or "r")
+        self.session = Session(job)
+        self.profiles = profiles
         self.devices = {
-            name: FakeDevice(profile, held.get(name, set()), job.epochs_done, job.manifest)
+            name: FakeDevice(profile, held.get(name, set()), self.epochs_done, job.manifest)
             for name, profile in profiles.items()
         }
         self.joined: set[DeviceId] = set()
+        self.down: set[DeviceId] = set()
         self.phases: list[str] = [self.session.phase]
         self.events: list[Record] = []
         self.checkpoints: list[SaveCheckpoint] = []
@@ -62,17 +75,18 @@ class Cluster:
         self.finished = False
         self.failure: Exception | None = None
         self.shut_down: set[DeviceId] = set()
+        self.clock = 0.0
         self._window = window
-        self._clock = 0.0
-        self._down: dict[DeviceId, collections.deque[m.Message]] = collections.defaultdict(
+        self._down: Queues = collections.defaultdict(collections.deque)
+        self._up: Queues = collections.defaultdict(collections.deque)
+        self._mesh: dict[tuple[DeviceId, DeviceId], Queue] = collections.defaultdict(
             collections.deque
         )
-        self._up: dict[DeviceId, collections.deque[m.Message]] = collections.defaultdict(
-            collections.deque
-        )
-        self._mesh: dict[tuple[DeviceId, DeviceId], collections.deque[m.Message]] = (
-            collections.defaultdict(collections.deque)
-        )
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs behind the job's state."""
+        return self.job.steps_done // max(1, self.job.steps_per_epoch)
 
     def run(self, chance: random.Random, slow: DeviceId | None = None) -> None:
         """Plays to the end; ``slow`` does something only when nobody else can."""
@@ -81,20 +95,28 @@ class Cluster:
 
     def advance(self, chance: random.Random, slow: DeviceId | None = None) -> bool:
         """Lets one thing happen; False when nothing can."""
-        steps = list(self._steps())
+        steps = list(self.steps())
         steps = [step for step in steps if step.device != slow] or steps
         if steps:
             chance.choice(steps).happen()
         return bool(steps)
 
+    @property
+    def over(self) -> bool:
+        """The session has ended, well or not."""
+        return self.finished or self.failure is not None
+
     def tell(self, event: Event) -> list[Action]:
         """Gives the session an event and carries its actions out."""
-        over = self.finished or self.failure is not None
-        self._clock += 1.0
-        actions = self.session.handle(event, self._clock)
+        over, term = self.over, self.session.state.term
+        self.clock += 0.001
+        actions = self.session.handle(event, self.clock)
         assert not (over and actions), "the session acted after its end"
         if isinstance(event, Received) and isinstance(event.message, m.Stored):
             self._note_stored(event.device, event.message)
+        if self.session.state.term != term:
+            self.leases.clear()
+            self.owed.clear()
         if self.session.phase != self.phases[-1]:
             self.phases.append(self.session.phase)
         for action in actions:
@@ -103,65 +125,106 @@ class Cluster:
 
     # ---- what can happen
 
-    def _steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[Step]:
+        """Everything that can happen next, without any fault."""
         for name, device in self.devices.items():
-            if name not in self.joined and not (self.finished or self.failure):
-                yield Step(name, lambda name=name: self._join(name))
+            if name in self.down:
+                continue
+            if name not in self.joined and not self.over:
+                yield Step(name, lambda name=name: self.join(name))
             if device.over:
                 continue
             if self._down[name]:
-                yield Step(name, lambda name=name: self._take_in(name, self._down[name]))
-            if device.jobs and not device.waits_for(self.devices):
+                yield Step(name, lambda name=name: self._take_in(name))
+            if device.can_work:
                 yield Step(name, lambda name=name: self._work(name))
+        yield from self._arrivals()
+
+    def _arrivals(self) -> Iterator[Step]:
         for name, queue in self._up.items():
             if queue:
                 yield Step(name, lambda name=name: self._receive(name))
-        for (_, to), queue in self._mesh.items():
-            if queue and not self.devices[to].over:
-                yield Step(to, lambda to=to, queue=queue: self._take_in(to, queue))
+        for (sender, to), queue in self._mesh.items():
+            if queue and not self.devices[to].over and to not in self.down:
+                yield Step(to, lambda sender=sender, to=to: self._take_from_peer(sender, to))
 
-    def _join(self, name: DeviceId) -> None:
+    def join(self, name: DeviceId) -> None:
+        """The device says hello."""
         self.joined.add(name)
         self.tell(Joined(device=name, hello=self.devices[name].hello(), public_key=f"key {name}"))
 
-    def _take_in(self, name: DeviceId, queue: collections.deque[m.Message]) -> None:
-        self.devices[name].take_in(queue.popleft(), self._post(name))
+    def _take_in(self, name: DeviceId) -> None:
+        message, tag = self._down[name].popleft()
+        self.devices[name].take_in(message, tag, self._post(name))
+
+    def _take_from_peer(self, sender: DeviceId, to: DeviceId) -> None:
+        message, tag = self._mesh[sender, to].popleft()
+        self.devices[to].take_from_peer(sender, message, tag, self._post(to))
 
     def _work(self, name: DeviceId) -> None:
-        device = self.devices[name]
-        if isinstance(job := device.jobs[0], m.TrainEpoch):
-            assert job.epoch == device.epochs_done + 1, "an epoch was skipped or repeated"
-        device.work(self._post(name), self._post_to(name))
+        self.devices[name].work(self._post(name), self._post_to(name))
 
     def _receive(self, name: DeviceId) -> None:
-        message = self._up[name].popleft()
+        message, tag = self._up[name].popleft()
+        if isinstance(message, m.Hello):
+            self.join(name)
+            return
         self.owed[name, type(message)] -= 1
-        self.tell(Received(device=name, message=message))
+        self.tell(Received(device=name, message=message, term=tag.term, reply=tag.reply))
 
-    def _post(self, name: DeviceId) -> Post:
-        def post(message: m.Message) -> None:
-            assert not isinstance(message, m.Failed), f"{name} refused: {message.reason}"
-            self._up[name].append(over_the_wire(message))
+    def _post(self, name: DeviceId) -> TaggedPost:
+        def post(message: m.Message, tag: Tag) -> None:
+            self.check_said(name, message)
+            self._up[name].append(over_the_wire(message, tag))
 
         return post
 
-    def _post_to(self, name: DeviceId) -> PostTo:
-        def post_to(to: DeviceId, message: m.Message) -> None:
+    def check_said(self, name: DeviceId, message: m.Message) -> None:
+        """Devices refuse nothing that an undisturbed session asks for."""
+        assert not isinstance(message, m.Failed), f"{name} refused: {message.reason}"
+        assert not isinstance(message, m.Rejected), f"{name} rejected: {message.reason}"
+
+    def _post_to(self, name: DeviceId) -> TaggedPostTo:
+        def post_to(to: DeviceId, message: m.Message, tag: Tag) -> None:
             assert to != name, "a device sent states to itself"
-            self._mesh[name, to].append(over_the_wire(message))
+            self._mesh[name, to].append(over_the_wire(message, tag))
 
         return post_to
+
+    # ---- faults
+
+    def kill(self, name: DeviceId) -> None:
+        """The device's process ends; what it had sent may still arrive, or not."""
+        self.down.add(name)
+        self._down[name].clear()
+        for pair in self._mesh:
+            if pair[1] == name:
+                self._mesh[pair].clear()
+
+    def start_again(self, name: DeviceId) -> None:
+        """The device is started again: its cache is on its disk, nothing else is left."""
+        old = self.devices[name]
+        self.devices[name] = FakeDevice(
+            self.profiles[name], old.cache, self.epochs_done, self.job.manifest
+        )
+        self.down.discard(name)
+        self.joined.discard(name)
+        self.shut_down.discard(name)
+        self._up[name].clear()
 
     # ---- what the session wants
 
     def _carry_out(self, action: Action) -> None:
         match action:
             case Send():
-                self._send(action.device, action.message)
+                tag = Tag(session=self.job.session, term=action.term, reply=action.reply)
+                self._send(action.device, action.message, tag)
             case SendProfileRequest():
-                self._send(action.device, profile_request(action.known))
+                tag = Tag(session=self.job.session, reply=action.reply)
+                self._send(action.device, profile_request(action.known), tag)
             case SendStage():
-                self._send(action.device, _load_stage(self.job, action.first, action.last))
+                tag = Tag(session=self.job.session, term=action.term, reply=action.reply)
+                self._send(action.device, _load_stage(self.job, action.first, action.last), tag)
             case Record():
                 self.events.append(action)
             case SaveCheckpoint():
@@ -171,17 +234,19 @@ class Cluster:
             case Fail():
                 self.failure = action.error
 
-    def _send(self, name: DeviceId, message: m.Message) -> None:
+    def _send(self, name: DeviceId, message: m.Message, tag: Tag) -> None:
         assert name in self.joined, f"{type(message).__name__} was sent to {name}, who never joined"
         if isinstance(message, m.Shutdown):
             self.shut_down.add(name)
         if type(message) in m.ANSWER_OF:
+            assert tag.reply, "a request has a number"
             self.owed[name, m.ANSWER_OF[type(message)]] += 1
         if isinstance(message, m.RunBatch):
             assert set(message.inputs) <= set(self.job.manifest.carried(0)), "more than is read"
         if isinstance(message, m.RunBatch | m.MoveSamples):
             self._note_lease(message)
-        self._down[name].append(over_the_wire(message))
+        if name not in self.down:
+            self._down[name].append(over_the_wire(message, tag))
 
     def _note_lease(self, message: m.RunBatch | m.MoveSamples) -> None:
         layers = self.job.config.layers
@@ -199,9 +264,10 @@ class Cluster:
         lease -= {(name, layer) for layer in message.layers}
 
 
-def over_the_wire(message: m.Message) -> m.Message:
+def over_the_wire(message: m.Message, tag: Tag) -> tuple[m.Message, Tag]:
     """Encodes and decodes a message."""
-    return decode(encode(message))
+    tag, message = decode_tagged(encode(message, tag))
+    return message, tag
 
 
 def profile_request(known: DeviceProfile | None) -> m.ProfileRequest:

@@ -16,31 +16,15 @@ from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import HIDDEN_PREFIX, Manifest
 from edge_runtime.contract.profile import DeviceProfile
-from edge_runtime.contract.tensors import read_tensors, write_tensors
+from edge_runtime.contract.tag import Tag
+from tests.coordinator.session.fake_cache import CacheEntry as CacheEntry
+from tests.coordinator.session.fake_cache import FakeCache
+from tests.coordinator.session.fake_trainer import FakeTrainer, Post, PostTo, output_of
 
-CacheEntry = tuple[bytes, int]
-Post = Callable[[m.Message], None]
-PostTo = Callable[[DeviceId, m.Message], None]
-
-PARAMETERS = 5
-
-
-def loss_of(index: int, epoch: int) -> float:
-    """The loss that fake trainers find for line ``index``."""
-    return (index + 1) / epoch
-
-
-def output_of(index: int, epochs_done: int) -> tuple[float, float]:
-    """The outputs that fake trainers compute for evaluation line ``index``.
-
-    A language model's third column is 0.
-    """
-    return float(index), float(epochs_done)
-
-
-def state_of(epochs_done: int) -> bytes:
-    """The adapter and optimizer state of fake trainers."""
-    return write_tensors({"epochs_done": np.array([epochs_done], np.float32)})
+TaggedPost = Callable[[m.Message, Tag], None]
+TaggedPostTo = Callable[[DeviceId, m.Message, Tag], None]
+Job = tuple[m.Message, Tag, DeviceId | None]
+"""A message that waits for its turn, and the peer that it came from, if one sent it."""
 
 
 def link_of(sender: DeviceId, receiver: DeviceId) -> tuple[float, float]:
@@ -48,36 +32,48 @@ def link_of(sender: DeviceId, receiver: DeviceId) -> tuple[float, float]:
     return 1e6 * (1 + len(sender)), 1e-3 * (len(sender) + len(receiver))
 
 
-def count_of(targets: np.ndarray) -> int:
-    """The divisor of a mean loss."""
-    return int((targets >= 0).sum()) if targets.dtype == np.int32 else len(targets)
-
-
 class FakeDevice:
     """Answers as a device does: sockets at once, heavy work in order when its turn comes.
 
-    ``trained`` epochs are behind an adapter that is set up without a state.
+    ``trained`` epochs are behind an adapter that is only evaluated. What it holds and learns
+    outlives a session whose coordinator is gone: another session's ``Welcome`` begins anew.
+
+    Attributes:
+        jobs: heavy work that waits for its turn.
+        parked: what peers sent of terms that have not begun here.
+        unreachable: peers that it cannot connect to.
     """
 
     def __init__(
         self, profile: DeviceProfile, held: set[CacheEntry], trained: int, manifest: Manifest
     ) -> None:
-        self._manifest, self._trained_before = manifest, trained
+        self._manifest = manifest
         self.device, self.profile = profile.device, profile
-        self.cache = set(held)
-        self.jobs: collections.deque[m.Message] = collections.deque()
+        self.cached = FakeCache(held)
         self.computed: list[bytes] = []
         self.served: list[tuple[int, int]] = []
-        self.owned: dict[str, m.OwnSamples] = {}
-        self.peers: set[DeviceId] = set()
         self.probed: list[DeviceId] = []
         self.profiled: list[m.ProfileRequest] = []
-        self.epochs_done = trained
+        self.unreachable: set[DeviceId] = set()
+        self.trainer = FakeTrainer(self.device, trained)
+        self._begin_session("")
+
+    def _begin_session(self, session: str) -> None:
+        self.session, self.term = session, 0
+        self.jobs: collections.deque[Job] = collections.deque()
+        self.parked: list[tuple[DeviceId, m.Message, Tag]] = []
+        self.owned: dict[str, m.OwnSamples] = {}
+        self.peers: set[DeviceId] = set()
         self.counted: m.Phase = "start"
         self.over = False
-        self._opened: m.OpenCache | None = None
-        self._set_up: m.SetUpTraining | None = None
+        self.cached.close()
         self._stage: m.LoadStage | None = None
+        self.trainer.begin_session()
+
+    @property
+    def cache(self) -> set[CacheEntry]:
+        """What it holds."""
+        return self.cached.held
 
     def hello(self) -> m.Hello:
         return m.Hello(
@@ -87,41 +83,106 @@ class FakeDevice:
             process_id=7,
         )
 
-    def take_in(self, message: m.Message, post: Post) -> None:
-        """Does the I/O thread's part."""
+    def take_in(self, message: m.Message, tag: Tag, post: TaggedPost) -> None:
+        """Does the I/O thread's part with a message of the coordinator."""
+        if isinstance(message, m.Welcome) and tag.session != self.session:
+            self._begin_session(tag.session)
+        if tag.session != self.session or 0 < tag.term < self.term:
+            return
+        if tag.term > self.term:
+            self._begin_term(tag.term, post)
+        say = partial(_say, post, tag)
         try:
-            self._take_in(message, post)
+            self._take_in(message, tag, say)
         except RemoteError as error:
-            post(m.Failed(reason=str(error)))
+            say(m.Failed(reason=str(error)))
 
-    def work(self, post: Post, post_to: PostTo) -> None:
-        """Does the next job, as the compute thread would."""
+    def take_from_peer(
+        self, sender: DeviceId, message: m.Message, tag: Tag, post: TaggedPost
+    ) -> None:
+        """Does the I/O thread's part with a message of a peer."""
+        if not self.session or tag.session != self.session or 0 < tag.term < self.term:
+            return
+        if tag.term > self.term:
+            self.parked.append((sender, message, tag))
+            return
+        say = partial(_say, post, self._own_tag)
         try:
-            self._work(self.jobs.popleft(), post, post_to)
+            match message:
+                case m.States():
+                    post(self.cached.store(message), tag)
+                case m.GradientPart() | m.ReducedPart():
+                    self.trainer.deliver(sender, message, tag.term)
+                case m.Activations():
+                    self.jobs.append((message, tag, sender))
+                case _:
+                    raise RemoteError(f"{type(message).__name__} is not for peers to send")
         except RemoteError as error:
-            post(m.Failed(reason=str(error)))
+            say(m.Rejected(peer=sender, reason=str(error)))
 
-    def waits_for(self, others: Mapping[DeviceId, "FakeDevice"]) -> bool:
-        """True if its next job is an epoch that another trainer has not come to yet."""
-        if not self.jobs or self._set_up is None:
+    def work(self, post: TaggedPost, post_to: TaggedPostTo) -> None:
+        """Does the next job, as the compute thread would; of an epoch, at most one step."""
+        message, tag, sender = self.jobs[0]
+        say = partial(_say, post, tag)
+        belongs = Tag(session=tag.session, term=tag.term)
+
+        def say_to(peer: DeviceId, each: m.Message) -> None:
+            self._check_peer(peer)
+            post_to(peer, each, belongs)
+
+        try:
+            over = self._work(message, say, say_to)
+        except RemoteError as error:
+            over = True
+            self.trainer.give_up()
+            if sender is None:
+                say(m.Failed(reason=str(error)))
+            else:
+                _say(post, self._own_tag, m.Rejected(peer=sender, reason=str(error)))
+        if over:
+            self.jobs.popleft()
+
+    @property
+    def can_work(self) -> bool:
+        """Its next job can go on: no training step that lacks others' gradients."""
+        if not self.jobs:
             return False
-        epoch = self.jobs[0]
-        return isinstance(epoch, m.TrainEpoch) and not all(
-            other.epochs_done == epoch.epoch or (other.jobs and other.jobs[0] == epoch)
-            for other in (others[name] for name in self._set_up.trainers)
-        )
+        return not (isinstance(self.jobs[0][0], m.TrainEpoch) and self.trainer.awaited)
 
-    def _take_in(self, message: m.Message, post: Post) -> None:
+    def report_awaited(self, post: TaggedPost) -> None:
+        """Says whom the training step waits for, as a device does after 3 seconds."""
+        if self.jobs and self.trainer.awaited:
+            assert self.trainer.replica is not None
+            step, tag = self.trainer.replica.step, self.jobs[0][1]
+            post(m.Awaiting(step=step, peers=self.trainer.awaited), tag)
+
+    @property
+    def _own_tag(self) -> Tag:
+        """Of what answers no request."""
+        return Tag(session=self.session, term=self.term)
+
+    def _begin_term(self, term: int, post: TaggedPost) -> None:
+        self.term = term
+        self.jobs = collections.deque(job for job in self.jobs if job[1].term in (0, term))
+        self.trainer.begin_term()
+        parked, self.parked = self.parked, []
+        for sender, message, tag in parked:  # those of terms that are still to come park again
+            self.take_from_peer(sender, message, tag, post)
+
+    def _take_in(self, message: m.Message, tag: Tag, post: Post) -> None:
         match message:
-            case m.Welcome():
+            case m.Welcome() | m.BeginTerm():
                 pass
             case m.Shutdown():
                 self.over = True
+            case m.Rejoin():
+                post(self.hello())
             case m.BeginPhase():
                 post(self._usage(message))
             case m.Peers():
                 self.peers = {peer.device for peer in message.peers}
-                post(m.PeersReady())
+                unreached = tuple(sorted(self.peers & self.unreachable))
+                post(m.PeersReady(unreached=unreached))
             case m.ProbeLink():
                 self._check_peer(message.peer)
                 self.probed.append(message.peer)
@@ -129,27 +190,23 @@ class FakeDevice:
                 post(
                     m.LinkMeasured(peer=message.peer, bits_per_second=rate, latency_seconds=latency)
                 )
-            case m.States():
-                self.store(message, post)
-            case m.GradientPart() | m.ReducedPart():
-                raise RemoteError("a gradient came, but fake trainers sum none")
-            case m.Activations():
-                self.jobs.append(message)
+            case m.FormGroup():
+                self.trainer.form_group(message, tag.term)
+                post(m.GroupFormed())
             case _ if type(message) in {*m.ANSWER_OF, m.RunBatch, m.MoveSamples, m.Release}:
-                self.jobs.append(message)
+                self.jobs.append((message, tag, None))
             case _:
                 raise RemoteError(f"{type(message).__name__} is not for devices")
 
-    def _work(self, message: m.Message, post: Post, post_to: PostTo) -> None:
+    def _work(self, message: m.Message, post: Post, post_to: PostTo) -> bool:
+        """Returns whether the job is over."""
+        if isinstance(message, m.TrainEpoch):
+            self._trained()
+            return self.trainer.train(message, self._owned("train"), post, post_to)
         match message:
             case m.ProfileRequest():
                 self.profiled.append(message)
                 post(m.ProfileDone(profile=self.profile))
-            case m.OpenCache():
-                self._opened = message
-                self.owned.clear()
-                held = self._holds(message.keys)
-                post(m.CacheStatus(held=held, bytes_used=self._cache_bytes))
             case m.LoadStage():
                 self._stage = message
                 first, last = message.stage.first, message.parts[-1].last
@@ -161,14 +218,38 @@ class FakeDevice:
                 self._serve(message.batch, message.stage, message.rows, post, post_to)
             case m.MoveSamples():
                 self._move(message, post_to)
-            case m.OwnSamples():
-                self._own(message, post)
-            case m.SetUpGeneration():
-                post(m.GenerationReady())
             case m.Release():
                 pass
             case _:
-                self._train(message, post)
+                self._answer(message, post)
+        return True
+
+    def _answer(self, message: m.Message, post: Post) -> None:
+        match message:
+            case m.OpenCache():
+                if self.cached.open(message):
+                    self.owned.clear()
+                held = self.cached.holds(message.keys)
+                post(m.CacheStatus(held=held, bytes_used=self.cached.size_bytes))
+            case m.OwnSamples():
+                self._own(message, post)
+            case m.SetUpTraining():
+                if message.total_steps:  # from here on, the cache stands for the backbone
+                    self._stage = None
+                post(self.trainer.set_up(message))
+            case m.TakeState():
+                self._trained()
+                post(self.trainer.take_state(message))
+            case m.Evaluate():
+                post(self._evaluate())
+            case m.SendState():
+                self._trained()
+                post(self.trainer.state())
+            case m.SetUpGeneration() | m.Forget():
+                forgets = isinstance(message, m.Forget)
+                post(m.Forgotten(bytes=0) if forgets else m.GenerationReady())
+            case _:
+                raise AssertionError(f"no device understands {message}")
 
     def _usage(self, request: m.BeginPhase) -> m.Usage:
         ended, self.counted = self.counted, request.phase
@@ -182,48 +263,22 @@ class FakeDevice:
 
     # ---- cache
 
-    @property
-    def _cache_bytes(self) -> int:
-        return 10 * len(self.cache)
-
-    def _cached(self) -> m.OpenCache:
-        if self._opened is None:
-            raise RemoteError("the activation cache is not open")
-        return self._opened
-
-    def _holds(self, keys: np.ndarray) -> np.ndarray:
-        layers = [layer for members in self._cached().layers.values() for layer in members]
-        held = [all((key.tobytes(), layer) in self.cache for layer in layers) for key in keys]
-        return np.array(held, bool).reshape(len(keys))
-
-    def store(self, states: m.States, post: Post) -> None:
-        opened = self._cached()
-        expected = {key.tobytes() for key in opened.keys}
-        keys = {key.tobytes() for key in states.keys}
-        layers = set(states.layers)
-        if not keys <= expected or not any(layers <= set(each) for each in opened.layers.values()):
-            raise RemoteError(f"micro-batch {states.number}: states that nobody asked for")
-        if states.encoded.shape[2] != row_bytes(opened.dtype, opened.hidden_size):
-            raise RemoteError(f"micro-batch {states.number}: rows of another size")
-        self.cache |= {(key, layer) for key in keys for layer in layers}
-        post(m.Stored(number=states.number, layers=states.layers, samples=len(states.keys)))
-
     def _own(self, request: m.OwnSamples, post: Post) -> None:
-        missing = request.indices[~self._holds(request.keys)]
+        missing = request.indices[~self.cached.holds(request.keys)]
         self.owned[request.which] = request
         post(
             m.SamplesReady(
                 which=request.which,
                 missing=missing,
-                cache_bytes=self._cache_bytes,
-                cache_samples=len({key for key, _ in self.cache}),
+                cache_bytes=self.cached.size_bytes,
+                cache_samples=self.cached.samples,
             )
         )
 
     def _move(self, request: m.MoveSamples, post_to: PostTo) -> None:
-        if not self._holds(request.keys).all():
+        if not self.cached.holds(request.keys).all():
             raise RemoteError("asked to send samples that the cache lacks")
-        send = partial(self._post_to_peer, request.to, post_to=post_to)
+        send = partial(post_to, request.to)
         self._send_states(request.number, request.keys, {}, request.layers, send)
 
     # ---- backbone
@@ -250,7 +305,7 @@ class FakeDevice:
                 tokens = int(batch.lengths[stage.streams[made[name]]].sum())
                 carried[name] = np.zeros((tokens, 1), np.float32)
             boundary = m.Activations(batch=batch, stage=index + 1, rows=carried)
-            self._post_to_peer(batch.route[index + 1], boundary, post_to)
+            post_to(batch.route[index + 1], boundary)
         layers = tuple(i for i in self._stage.layers if stage.first <= i < stage.last)
         for destination in batch.destinations:
             to = destination.device
@@ -259,11 +314,12 @@ class FakeDevice:
                 batch.keys[destination.positions],
                 {stream: each[destination.positions] for stream, each in batch.lengths.items()},
                 layers,
-                partial(self.store, post=post)
-                if to == self.device
-                else partial(self._post_to_peer, to, post_to=post_to),
+                self._keep(post) if to == self.device else partial(post_to, to),
             )
         post(m.BatchServed(number=batch.number, stage=index, seconds=0.1))
+
+    def _keep(self, post: Post) -> Callable[[m.States], None]:
+        return lambda states: post(self.cached.store(states))
 
     def _check_rows(
         self, batch: m.MicroBatch, rows: Mapping[str, np.ndarray], stage: m.StageFiles
@@ -283,10 +339,10 @@ class FakeDevice:
         keys: np.ndarray,
         lengths: Mapping[str, np.ndarray],
         layers: Sequence[int],
-        send: Post,
+        send: Callable[[m.States], None],
     ) -> None:
         """One message for each sequence that some of the layers belong to."""
-        source = self._opened or self._stage
+        source = self.cached.opened or self._stage
         assert source is not None
         size = row_bytes(source.dtype, self._manifest.hidden_size)
         for stream in self._manifest.streams:
@@ -305,64 +361,25 @@ class FakeDevice:
                     )
                 )
 
-    def _post_to_peer(self, to: DeviceId, message: m.Message, post_to: PostTo) -> None:
-        self._check_peer(to)
-        post_to(to, message)
-
     def _check_peer(self, peer: DeviceId) -> None:
         if peer not in self.peers:
             raise RemoteError(f"{peer} is not a peer of this session")
 
     # ---- training
 
-    def _train(self, message: m.Message, post: Post) -> None:
-        match message:
-            case m.SetUpTraining():
-                self._set_up_training(message)
-                trains = message.adapter_graph is None
-                post(m.TrainingReady(parameters=PARAMETERS if trains else 0))
-            case m.TrainEpoch():
-                self._trained()
-                lines = self._owned("train").indices.tolist()
-                self.epochs_done = message.epoch
-                done = {
-                    "epoch": message.epoch,
-                    "samples": len(lines),
-                    "count": count_of(self._owned("train").targets),
-                    "loss_sum": sum(loss_of(index, message.epoch) for index in lines),
-                }
-                post(m.Progress(**done))
-                post(m.EpochDone(**done, seconds=1.0))
-            case m.Evaluate():
-                indices = self._owned("eval").indices
-                config = self._adapter().config
-                columns = 3 if config.generative else config.num_outputs
-                outputs = np.zeros((len(indices), columns), np.float32)
-                for row, index in zip(outputs, indices.tolist(), strict=True):
-                    row[:2] = output_of(index, self.epochs_done)
-                post(m.Outputs(indices=indices, outputs=outputs))
-            case m.SendState():
-                self._trained()
-                post(m.TrainerState(data=np.frombuffer(state_of(self.epochs_done), np.uint8)))
-            case _:
-                raise AssertionError(f"no device understands {message}")
-
-    def _set_up_training(self, request: m.SetUpTraining) -> None:
-        assert (request.head is not None) == request.config.generative
-        if request.total_steps:  # from here on, the cache stands for the backbone
-            self._stage = None
-        if request.adapter_graph is None and self.device not in request.trainers:
-            raise RemoteError("a device was told to train but is not among the trainers")
-        self._set_up = request
-        state = request.state.tobytes()
-        self.epochs_done = self._trained_before
-        if state:
-            self.epochs_done = int(read_tensors(state)["epochs_done"][0])
+    def _evaluate(self) -> m.Outputs:
+        indices = self._owned("eval").indices
+        config = self._adapter().config
+        columns = 3 if config.generative else config.num_outputs
+        outputs = np.zeros((len(indices), columns), np.float32)
+        for row, index in zip(outputs, indices.tolist(), strict=True):
+            row[:2] = output_of(index, self.trainer.epochs_done)
+        return m.Outputs(indices=indices, outputs=outputs)
 
     def _adapter(self) -> m.SetUpTraining:
-        if self._set_up is None:
+        if self.trainer.request is None:
             raise RemoteError("training was not set up")
-        return self._set_up
+        return self.trainer.request
 
     def _trained(self) -> None:
         if self._adapter().adapter_graph is not None:
@@ -372,3 +389,7 @@ class FakeDevice:
         if which not in self.owned:
             raise RemoteError(f"this device owns no {which} samples")
         return self.owned[which]
+
+
+def _say(post: TaggedPost, tag: Tag, message: m.Message) -> None:
+    post(message, tag)

@@ -12,13 +12,14 @@ from coordinator.samples.samples import SampleTable
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.manifest import Manifest, Stream, Task
-from edge_runtime.contract.messages import SampleSet
+from edge_runtime.contract.messages import EpochSums, SampleSet
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 from edge_runtime.contract.profile import DeviceProfile
 from edge_runtime.contract.sample import Ragged, Samples, sample_keys
 from tests.coordinator.planner.problems import manifest, profile
 from tests.coordinator.session.fake_cluster import Cluster
-from tests.coordinator.session.fake_device import CacheEntry, state_of
+from tests.coordinator.session.fake_device import CacheEntry
+from tests.coordinator.session.fake_trainer import count_of, loss_of, undisturbed
 
 DIGEST = Sha256("ab" * 32)
 NUM_TEXTS = 12
@@ -96,6 +97,33 @@ def job_of(
         tables={which: table(texts, size, model) for which, texts in lines.items() if texts},
         devices=tuple(profiles),
         make_plan=lambda measured: plan,
+    )
+
+
+def state_after(job: Job, steps: int) -> bytes:
+    """The state of fake trainers after so many undisturbed updates."""
+    table = job.tables["train"]
+    tokens = np.sum(list(table.samples.lengths_of.values()), 0)
+    return undisturbed(table.ranks, tokens, job.options, steps).state
+
+
+def sums_of(job: Job, epoch: int) -> EpochSums:
+    """The sums of a whole epoch of fake trainers."""
+    table, lines = job.tables["train"], range(len(job.tables["train"]))
+    return EpochSums(
+        epoch=epoch,
+        steps=job.steps_per_epoch,
+        samples=len(table),
+        count=count_of(table.targets_of(np.arange(len(table)))),
+        loss_sum=sum(loss_of(line, epoch) for line in lines),
+    )
+
+
+def resumed(job: Job, epochs_done: int) -> Job:
+    """The job with so many epochs behind it."""
+    steps = epochs_done * job.steps_per_epoch
+    return dataclasses.replace(
+        job, state=state_after(job, steps), steps_done=steps, sums=sums_of(job, epochs_done)
     )
 
 
@@ -198,9 +226,7 @@ def scenarios(draw: st.DrawFn, *, training: bool | None = None) -> Scenario:
     )
     done = draw(st.integers(0, epochs))
     job = dataclasses.replace(
-        job,
-        state=state_of(done) if done else b"",
-        epochs_done=done,
+        job if not done else resumed(job, done),
         evaluate_before=draw(st.booleans()) or not trains,
         local=draw(st.booleans()),
     )

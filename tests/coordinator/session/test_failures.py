@@ -209,7 +209,7 @@ def noise(scenario: Scenario) -> st.SearchStrategy[m.Message]:
         # What only the coordinator or a peer sends.
         st.just(m.Shutdown()),
         st.just(m.TrainEpoch(epoch=1)),
-        st.just(m.Credit(size_bytes=1)),
+        st.just(m.ProbeEcho(train=0, seconds=0.0)),
         st.just(
             m.States(
                 number=0,

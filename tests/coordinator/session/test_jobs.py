@@ -12,13 +12,14 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Owner
 from tests.coordinator.planner.problems import profile
 from tests.coordinator.session.fake_cluster import Cluster
-from tests.coordinator.session.fake_device import link_of, output_of, state_of
+from tests.coordinator.session.fake_device import link_of
+from tests.coordinator.session.fake_trainer import output_of
 from tests.coordinator.session.histories import (
     plan_of,
     play,
     scenario_of,
 )
-from tests.coordinator.session.scenarios import Scenario, key_of
+from tests.coordinator.session.scenarios import Scenario, key_of, resumed
 
 
 def measured_before(scenario: Scenario) -> Cluster:
@@ -94,7 +95,7 @@ def test_a_cluster_without_a_plan_is_told_why_and_sent_home():
 def test_a_resumed_run_with_all_epochs_behind_it_only_evaluates():
     scenario = scenario_of(plan_of((0, 1)), train=[1, 2], evaluation=[3])
     options = dataclasses.replace(scenario.job.options, epochs=3)
-    job = dataclasses.replace(scenario.job, options=options, epochs_done=3, state=state_of(3))
+    job = resumed(dataclasses.replace(scenario.job, options=options), 3)
     cluster = play(dataclasses.replace(scenario, job=job), 1)
     assert cluster.finished
     assert cluster.session.record.epochs == []
@@ -107,7 +108,7 @@ def test_trainers_without_a_training_or_an_evaluation_sample_take_part():
     assert cluster.finished
     owned = [len(device.owned["train"].keys) for device in cluster.devices.values()]
     assert sorted(owned) == [0, 0, 1, 1]
-    assert [device.epochs_done for device in cluster.devices.values()] == [1] * 4
+    assert [device.trainer.epochs_done for device in cluster.devices.values()] == [1] * 4
     assert sum("eval" in device.owned for device in cluster.devices.values()) == 1
 
 

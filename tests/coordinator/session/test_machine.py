@@ -8,21 +8,26 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from coordinator.protocol.job import Job
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.ids import DeviceId
-from tests.coordinator.session.fake_device import count_of, loss_of, output_of, state_of
+from tests.coordinator.session.fake_trainer import count_of, loss_of, output_of
 from tests.coordinator.session.histories import (
     generated,
     play,
     seeds,
 )
-from tests.coordinator.session.scenarios import Scenario, key_of, lengths_of, scenarios
+from tests.coordinator.session.scenarios import Scenario, key_of, lengths_of, scenarios, state_after
 
 ORDER = re.compile(
-    "gathering profiling admitting (linking )?open_caches "
+    "gathering (profiling )?(admitting )?(linking )?open_caches "
     "((deploying )?(filling )?commit_cache ){1,2}"
     "setting-up (evaluating )?(training )?(evaluating )?collecting finished "
 )
+
+
+def epochs_done(job: Job) -> int:
+    return job.steps_done // max(1, job.steps_per_epoch)
 
 
 def new_texts(scenario: Scenario) -> tuple[set[int], set[int]]:
@@ -112,10 +117,10 @@ def test_an_epochs_loss_is_the_mean_over_all_that_counts_at_all_trainers(scenari
     divisor = count_of(table.targets_of(np.arange(count)))
     epochs = cluster.session.record.epochs
     assert [epoch.epoch for epoch in epochs] == list(
-        range(job.epochs_done + 1, job.options.epochs + 1)
+        range(epochs_done(job) + 1, job.options.epochs + 1)
     )
     for epoch in epochs:
-        assert (epoch.samples, epoch.count) == (count, divisor)
+        assert (epoch.sums.samples, epoch.sums.count) == (count, divisor)
         expected = sum(loss_of(line, epoch.epoch) for line in range(count)) / max(1, divisor)
         assert epoch.train_loss == pytest.approx(expected)
 
@@ -127,7 +132,7 @@ def test_outputs_are_put_together_by_line(scenario, seed):
     job, record = scenario.job, play(scenario, seed).session.record
     lines = range(len(scenario.eval))
     if job.evaluate_before:
-        expected = [output_of(line, job.epochs_done) for line in lines]
+        expected = [output_of(line, epochs_done(job)) for line in lines]
         np.testing.assert_array_equal(record.outputs_before[:, :2], np.array(expected))
     if job.options.epochs:
         expected = [output_of(line, job.options.epochs) for line in lines]
@@ -140,15 +145,19 @@ def test_outputs_are_put_together_by_line(scenario, seed):
 def test_the_events_are_those_of_the_design(scenario, seed):
     cluster, job = play(scenario, seed), scenario.job
     fill = ["fill_started", "fill_finished"] if scenario.train else []
-    epochs = ["epoch_finished", "checkpoint"] * (job.options.epochs - job.epochs_done)
+    epochs = ["steps_applied", "epoch_finished", "checkpoint"] * (
+        job.options.epochs - epochs_done(job)
+    )
     joined = ["device_joined"] * len(job.devices)
-    expected = [*joined, "plan_made", *fill, *epochs, "finished"]
+    group = ["group_formed"] if "steps_applied" in epochs else []
+    expected = [*joined, "plan_made", *fill, *group, *epochs, "finished"]
     assert [record.event for record in cluster.events] == expected
     for record in cluster.events[: len(joined)]:
         assert record.fields.get("pid") == (7 if job.local else None)
     saved = [(saved.epoch, saved.state) for saved in cluster.checkpoints]
     assert saved == [
-        (epoch, state_of(epoch)) for epoch in range(job.epochs_done + 1, job.options.epochs + 1)
+        (epoch, state_after(job, epoch * job.steps_per_epoch))
+        for epoch in range(epochs_done(job) + 1, job.options.epochs + 1)
     ]
 
 
@@ -159,4 +168,3 @@ def test_the_final_usage_is_the_one_after_all_work(scenario, seed):
     for name, record in cluster.session.record.devices.items():
         assert record.usage is not None
         assert cluster.owed[name, m.Usage] == 0
-        assert record.usage.phase == "eval"

@@ -19,6 +19,8 @@ LAYERS = st.lists(st.integers(0, 5), min_size=1, max_size=4, unique=True)
 class CacheMachine(RuleBasedStateMachine):
     """The model: (sample, layer) pairs held, in the order of their records."""
 
+    key: bytes | None = None
+
     def __init__(self):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
@@ -27,7 +29,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.records = []
 
     def open(self):
-        return open_cache(self.root, segment_bytes=3000)
+        return open_cache(self.root, segment_bytes=3000, key=self.key)
 
     def held(self):
         return {(number, layer) for number, layers in self.records for layer in layers}
@@ -89,7 +91,13 @@ class CacheMachine(RuleBasedStateMachine):
         self.folder.cleanup()
 
 
+class EncryptedCacheMachine(CacheMachine):
+    key = bytes(32)
+
+
 CacheMachine.TestCase.settings = settings(
     max_examples=60, stateful_step_count=25, deadline=None, derandomize=True
 )
+EncryptedCacheMachine.TestCase.settings = settings(CacheMachine.TestCase.settings, max_examples=20)
 TestCacheIsADictThatMayForget = CacheMachine.TestCase
+TestEncryptedCacheIsADictThatMayForget = EncryptedCacheMachine.TestCase

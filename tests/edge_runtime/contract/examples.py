@@ -58,6 +58,7 @@ PROFILE = DeviceProfile(
     trainer=TrainerProfile(seconds_per_sample=1e-3, parameters=100),
     link=LinkProfile(up_bits_per_second=1e6, down_bits_per_second=1e6),
 )
+SUMS = m.EpochSums(epoch=1, steps=3, samples=2, count=2, loss_sum=0.5)
 
 EXAMPLES: tuple[m.Message, ...] = (
     m.Hello(software="1.0", roles=("backbone",), data_address="tcp://h:1", process_id=1),
@@ -72,16 +73,22 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.Stored(number=3, layers=(0, 1), samples=2),
     m.SamplesReady(which="train", missing=np.zeros(0, np.int32), cache_bytes=10, cache_samples=2),
     m.TrainingReady(parameters=100),
-    m.Progress(epoch=1, samples=2, count=2, loss_sum=0.5),
-    m.EpochDone(epoch=1, samples=2, count=2, loss_sum=0.5, seconds=1.0),
+    m.StateTaken(step=3),
+    m.GroupFormed(),
+    m.Progress(sums=SUMS),
+    m.Awaiting(step=3, peers=(A, B)),
+    m.EpochDone(sums=SUMS, seconds=1.0),
     m.Outputs(indices=ROWS, outputs=np.zeros((2, 2), np.float32)),
     m.GenerationReady(),
     m.NextTokens(number=3, lines=ROWS, tokens=ROWS),
-    m.TrainerState(data=BYTES),
+    m.TrainerState(data=BYTES, step=3, sums=SUMS),
     m.Usage(
         phase="fill", cpu_seconds={"fill": 1.0}, peak_rss_bytes=1, sent_bytes=1, received_bytes=1
     ),
     m.Failed(reason="no room"),
+    m.PeerLost(peer=A, reason="gone"),
+    m.Rejected(peer=A, reason="NaN"),
+    m.Relief(reason="hot"),
     m.Notice(text="cut"),
     m.Welcome(heartbeat_seconds=1.0),
     m.ProfileRequest(
@@ -124,11 +131,14 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.SetUpTraining(
         config=CONFIG,
         options=TrainingOptions(),
-        trainers=(A, B),
         total_steps=10,
         state=BYTES,
         head=FILE,
     ),
+    m.BeginTerm(),
+    m.Rejoin(),
+    m.TakeState(data=BYTES, step=3, sums=SUMS),
+    m.FormGroup(trainers=(A, B)),
     m.TrainEpoch(epoch=1),
     m.Evaluate(),
     m.SetUpGeneration(
@@ -152,7 +162,9 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.ReducedPart(step=1, values=np.zeros(4, np.float16), scale=1.0),
     m.Probe(train=1, index=0, count=2, payload=BYTES),
     m.ProbeEcho(train=1, seconds=0.5),
-    m.Credit(size_bytes=10),
+    m.Tunnel(peer=B, stream=1, by_sender=True, event="data", data=BYTES),
+    m.Forget(backbone_digest=SHA, files=(FILE,)),
+    m.Forgotten(bytes=10, refused="a folder"),
 )
 
 TAG = Tag(session="s", term=1, reply=2)

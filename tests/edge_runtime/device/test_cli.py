@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,19 @@ def test_who_listens_everywhere_announces_a_place_to_connect_to(wildcard: str) -
 def test_who_listens_on_one_interface_announces_it() -> None:
     listen, announced = cli.data_addresses("10.1.2.3", COORDINATOR)
     assert listen == announced == Address(host="10.1.2.3", port=0)
+
+
+@pytest.mark.parametrize("written", ["::1", "[::1]"])
+def test_an_ipv6_interface_is_written_with_or_without_brackets(written: str) -> None:
+    listen, announced = cli.data_addresses(written, COORDINATOR)
+    assert listen == announced == Address(host="::1", port=0)
+    assert announced.endpoint == "tcp://[::1]:0"
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_the_way_to_a_coordinator_with_an_ipv6_address_is_ipv6() -> None:
+    listen, _ = cli.data_addresses(None, Address(host="::1", port=7700))
+    assert listen == Address(host="::1", port=0)
 
 
 def test_without_a_wish_the_way_to_the_coordinator_is_taken() -> None:

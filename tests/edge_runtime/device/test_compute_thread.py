@@ -6,7 +6,9 @@ import pytest
 
 from edge_runtime.contract.errors import AllReduceClosedError, BadInputError, UnresumableError
 from edge_runtime.contract.messages import Failed
+from edge_runtime.contract.tag import Tag
 from edge_runtime.device.compute_thread import Worker
+from edge_runtime.messaging.tagging import current_tag, tagged
 
 BOUND_SECONDS = 10.0
 
@@ -86,3 +88,38 @@ def test_a_job_that_does_not_end_is_not_waited_for_forever():
     assert not worker.stop(0.01)
     release.set()
     assert worker.stop(BOUND_SECONDS)
+
+
+def test_a_job_belongs_to_what_it_was_queued_for(worker):
+    seen = queue.SimpleQueue()
+    tags = [Tag(session="s", term=1, reply=number) for number in range(3)]
+    for tag in tags:
+        with tagged(tag):
+            worker.submit(lambda: seen.put(current_tag()))
+    assert [seen.get(timeout=BOUND_SECONDS) for _ in tags] == tags
+
+
+def test_queued_jobs_of_an_old_term_are_skipped_but_what_follows_them_is_done():
+    seen, began, go = [], threading.Event(), threading.Event()
+    worker = Worker(seen.append)
+
+    def first():
+        began.set()
+        go.wait(BOUND_SECONDS)
+        seen.append("the one that had begun")
+
+    for term, job in ((1, first), (1, "old"), (0, "of no term"), (2, "new")):
+        with tagged(Tag(session="s", term=term)):
+            run = job if callable(job) else lambda job=job: seen.append(job)
+            worker.submit(run, after=lambda term=term: seen.append(term))
+    assert began.wait(BOUND_SECONDS)
+    worker.begin_term(2)
+    go.set()
+    assert worker.stop(BOUND_SECONDS)
+    assert seen == ["the one that had begun", 1, 1, "of no term", 0, "new", 2]
+
+
+def test_what_follows_a_job_is_done_when_it_fails(worker, failures):
+    done = threading.Event()
+    worker.submit(failing(BadInputError("no")), after=done.set)
+    assert done.wait(BOUND_SECONDS)

@@ -10,136 +10,133 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.contract.codec import Frame
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import Credit, GradientPart
-from edge_runtime.messaging.flow_control import (
-    CREDIT_BATCH_BYTES,
-    WINDOW_BYTES,
-    PeerLinks,
-    size_bytes,
-)
+from edge_runtime.contract.messages import GradientPart
+from edge_runtime.messaging.flow_control import WINDOW_BYTES, size_bytes
 
-PEER = DeviceId("peer")
+from .wire import PEER, Pair
+
 WAIT_SECONDS = 20
+MIB = 1 << 20
 
 
 def message(size: int) -> GradientPart:
     return GradientPart(step=0, count=1, values=np.zeros(size, np.uint8))
 
 
-class Wire:
-    """Collects what is sent; may be blocked."""
-
-    def __init__(self) -> None:
-        self.sent: list[list[Frame]] = []
-        self.open = True
-
-    def __call__(self, peer: DeviceId, frames: list[Frame]) -> bool:
-        if self.open:
-            self.sent.append(frames)
-        return self.open
-
-
 @pytest.fixture
-def wire() -> Wire:
-    return Wire()
+def pair() -> Pair:
+    pair = Pair()
+    pair.connect()
+    return pair
 
 
-@pytest.fixture
-def links(wire: Wire) -> PeerLinks:
-    links = PeerLinks(wire)
-    links.set_peers([PEER])
-    return links
-
-
-def test_no_more_than_a_window_is_on_the_way(links: PeerLinks, wire: Wire) -> None:
+def test_no_more_than_a_window_is_on_the_way(pair: Pair) -> None:
     for _ in range(40):
-        links.put(PEER, message(1 << 20))
-    links.pump()
-    assert sum(size_bytes(frames) for frames in wire.sent) <= WINDOW_BYTES
-    assert len(wire.sent) == 15
+        pair.near.put(PEER, message(MIB))
+    pair.near.pump()
+    assert sum(size_bytes(frames[1:]) for frames in pair.wire) <= WINDOW_BYTES
+    assert len(pair.wire) == 15
 
 
-def test_credit_lets_the_next_messages_go_in_order(links: PeerLinks, wire: Wire) -> None:
+def test_credit_lets_the_next_messages_go_in_order(pair: Pair) -> None:
     for size in range(1, 30):
-        links.put(PEER, message((1 << 20) + size))
-    links.pump()
-    before = len(wire.sent)
-    links.credited(PEER, Credit(size_bytes=2 * ((1 << 20) + 200)))
-    links.pump()
-    assert len(wire.sent) == before + 2
-    sizes = [size_bytes(frames) for frames in wire.sent]
-    assert sizes == sorted(sizes)
+        pair.near.put(PEER, message(MIB + size))
+    pair.near.pump()
+    pair.deliver()
+    before = len(pair.arrived)
+    for size in pair.arrived[:4]:
+        pair.far.acknowledge(PEER, size)
+    pair.settle()
+    assert len(pair.arrived) == before + 4
+    assert pair.arrived == sorted(pair.arrived)
 
 
-def test_a_producer_waits_until_its_messages_have_left(links: PeerLinks, wire: Wire) -> None:
+def test_a_producer_waits_until_its_messages_have_left(pair: Pair) -> None:
     for _ in range(40):
-        links.put(PEER, message(1 << 20))
-    links.pump()
+        pair.near.put(PEER, message(MIB))
+    pair.near.pump()
     with ThreadPoolExecutor(1) as pool:
         started = threading.Event()
 
         def produce() -> None:
             started.set()
-            links.wait_for_room(1 << 20)
+            pair.near.wait_for_room(MIB)
 
         waiting = pool.submit(produce)
         assert started.wait(WAIT_SECONDS)
         assert not waiting.done()
-        while len(wire.sent) < 40:
-            links.credited(PEER, Credit(size_bytes=1 << 20))
-            links.pump()
+        handled = 0
+        while handled < 40:
+            pair.settle()
+            for size in pair.arrived[handled:]:
+                pair.far.acknowledge(PEER, size)
+                handled += 1
         waiting.result(WAIT_SECONDS)
 
 
-def test_what_the_socket_does_not_take_is_kept(links: PeerLinks, wire: Wire) -> None:
-    wire.open = False
-    links.put(PEER, message(10))
-    assert links.pump() == 0
-    wire.open = True
-    assert links.pump() > 0
+def test_what_the_socket_does_not_take_is_kept(pair: Pair) -> None:
+    pair.is_open = False
+    pair.near.put(PEER, message(10))
+    assert pair.near.pump() == 0
+    pair.is_open = True
+    assert pair.near.pump() > 0
 
 
-def test_credit_for_what_was_never_sent_is_rejected(links: PeerLinks) -> None:
+def test_a_message_to_a_stranger_is_a_mistake(pair: Pair) -> None:
     with pytest.raises(RemoteError):
-        links.credited(PEER, Credit(size_bytes=1))
-    with pytest.raises(RemoteError):
-        links.credited(DeviceId("stranger"), Credit(size_bytes=1))
+        pair.near.put(DeviceId("stranger"), message(1))
 
 
-def test_a_message_to_a_stranger_is_a_mistake(links: PeerLinks) -> None:
-    with pytest.raises(RemoteError):
-        links.put(DeviceId("stranger"), message(1))
-
-
-def test_forgetting_all_peers_frees_a_waiting_producer(links: PeerLinks) -> None:
+def test_a_peer_that_is_gone_frees_the_producer_that_waits_for_it(pair: Pair) -> None:
+    other = DeviceId("other")
+    pair.near.set_peers([PEER, other])
     for _ in range(40):
-        links.put(PEER, message(1 << 20))
+        pair.near.put(PEER, message(MIB))
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(links.wait_for_room, 0)
-        links.set_peers([])
+        waiting = pool.submit(pair.near.wait_for_room, 0)
+        pair.near.set_peers([other])
         waiting.result(WAIT_SECONDS)
+
+
+def test_the_end_of_a_plan_frees_the_producer_that_worked_for_it(pair: Pair) -> None:
+    for _ in range(40):
+        pair.near.put(PEER, message(MIB))
+    pair.near.pump()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(pair.near.wait_for_room, 0)
+        pair.near.discard_unsent()
+        waiting.result(WAIT_SECONDS)
+    pair.near.put(PEER, message(7))  # follows without a gap
+    pair.deliver()
+    for size in pair.arrived:
+        pair.far.acknowledge(PEER, size)
+    pair.settle()
+    assert len(pair.arrived) == 16
+
+
+def test_a_peer_that_stays_keeps_its_queue_and_its_numbers(pair: Pair) -> None:
+    pair.near.put(PEER, message(1))
+    pair.settle()
+    pair.near.put(PEER, message(2))
+    pair.near.set_peers([PEER, DeviceId("new")])
+    pair.settle()
+    assert len(pair.arrived) == 2
 
 
 @given(st.lists(st.integers(1, 3 * WINDOW_BYTES), max_size=12))
 def test_every_message_arrives_whatever_its_size(sizes: list[int]) -> None:
     """Also those larger than the window, though the receiver holds small credits back."""
-    wire = Wire()
-    sender, receiver = PeerLinks(wire), PeerLinks(wire)
-    sender.set_peers([PEER])
-    receiver.set_peers([PEER])
+    pair = Pair()
+    pair.connect()
     buffer = np.zeros(3 * WINDOW_BYTES, np.uint8)
     for size in sizes:
-        sender.put(PEER, GradientPart(step=0, count=1, values=buffer[:size]))
+        pair.near.put(PEER, GradientPart(step=0, count=1, values=buffer[:size]))
     handled = 0
     while handled < len(sizes):
-        sender.pump()
-        assert handled < len(wire.sent), "stuck"
-        while handled < len(wire.sent):
-            credit = receiver.acknowledge(PEER, size_bytes(wire.sent[handled]))
+        pair.settle()
+        assert handled < len(pair.arrived), "stuck"
+        for size in pair.arrived[handled:]:
+            pair.far.acknowledge(PEER, size)
             handled += 1
-            if credit is not None:
-                assert credit.size_bytes >= CREDIT_BATCH_BYTES
-                sender.credited(PEER, credit)

@@ -13,8 +13,10 @@ from devices.relay import Link
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import LinkMeasured, Message, Peer, Probe, ProbeEcho, ProbeLink
+from edge_runtime.contract.tag import Tag
 from edge_runtime.messaging.session_link import SessionLink
-from edge_runtime.profiling.link import MOST_BYTES, LinkProbe, LinkProber
+from edge_runtime.messaging.tagging import current_tag, tagged
+from edge_runtime.profiling.link import MOST_BYTES, MOST_TRAINS, PINGS, LinkProbe, LinkProber
 from edge_runtime.transport import Address, KeyPair, SecureContext, SecureRouter
 
 A, B = DeviceId("a"), DeviceId("b")
@@ -90,9 +92,15 @@ class Box:
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
+        self.tags: list[Tag] = []
+
+    @property
+    def measured(self) -> int:
+        return sum(isinstance(message, LinkMeasured) for message in self.messages)
 
     def to_coordinator(self, message: Message) -> None:
         self.messages.append(message)
+        self.tags.append(current_tag())
 
     def to_peer(self, peer: DeviceId, message: Message) -> None:
         del peer
@@ -109,6 +117,22 @@ def test_a_train_is_timed_from_its_first_message_to_its_last():
     for index in range(3):
         prober.take(A, dataclasses.replace(ping, index=index, count=3))
     assert box.messages == [ProbeEcho(train=0, seconds=0.5)]
+
+
+def test_a_measurement_that_another_one_replaces_blames_nobody():
+    box, tags = Box(), [Tag(session="s", reply=number) for number in (1, 2)]
+    prober = LinkProber(box)
+    for tag in tags:
+        with tagged(tag):
+            prober.begin(ProbeLink(peer=A, seconds=1e-9))
+    for _ in range(MOST_TRAINS + PINGS):
+        late, train = ProbeEcho(train=0, seconds=0.0), box.messages[-1].train
+        prober.take(A, late)  # of the first
+        prober.take(A, ProbeEcho(train=train, seconds=1.0))
+        if isinstance(box.messages[-1], LinkMeasured):
+            break
+    assert box.tags[-1] == tags[1]
+    assert box.measured == 1
 
 
 def test_an_echo_that_nobody_waits_for_is_refused():
@@ -147,7 +171,7 @@ class Node:
     def turn(self) -> None:
         """One round of the device's I/O thread."""
         self.link.wait(0.01)
-        for peer, message, size in self.link.from_peers():
+        for peer, _, message, size in self.link.from_peers():
             assert isinstance(message, Probe | ProbeEcho)
             self.prober.take(peer, message)
             self.link.acknowledge(peer, size)

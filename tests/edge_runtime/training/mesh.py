@@ -15,8 +15,10 @@ from edge_runtime.contract.codec import decode, encode
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.manifest import FileSpec, Stream
 from edge_runtime.contract.order import rank_samples, shard_of, steps_per_epoch
+from edge_runtime.contract.tag import Tag
 from edge_runtime.contract.tensors import read_tensors, write_tensors
 from edge_runtime.inference.weight_store import WeightStore
+from edge_runtime.messaging.tagging import peer_tag, tagged
 from edge_runtime.training.role import TrainerRole
 from tests.edge_runtime.parallel_adapters.samples import HIDDEN_SIZE, LAYERS, config
 
@@ -128,7 +130,7 @@ class Mesh:
         """The next message of that kind to the coordinator; skips telemetry."""
         while True:
             message = self.sent[name].get(timeout=BOUND_SECONDS)
-            if not isinstance(message, m.Progress):
+            if not isinstance(message, m.Progress | m.Awaiting):
                 assert isinstance(message, kind), message
                 return message
 
@@ -149,7 +151,8 @@ class MeshOutbox:
         if isinstance(received, m.States):
             role.store(received)
         else:
-            role.deliver(self._me, received)
+            with tagged(peer_tag()):
+                role.deliver(self._me, received)
             self._mesh.parts.put(received)
 
     def wait_for_room(self):
@@ -167,14 +170,12 @@ def open_cache(data: Data) -> m.OpenCache:
     )
 
 
-def set_up(
-    data: Data, *trainers: DeviceId, state: bytes = b"", graph: bytes = b""
-) -> m.SetUpTraining:
+def set_up(data: Data, *, state: bytes = b"", graph: bytes = b"", run: str = "") -> m.SetUpTraining:
     steps = OPTIONS.epochs * steps_per_epoch(len(data.keys), SHARDS)
     return m.SetUpTraining(
         config=data.config,
         options=OPTIONS,
-        trainers=trainers,
+        run=run,
         total_steps=0 if graph else steps,
         state=np.frombuffer(state, np.uint8),
         adapter_graph=spec_of(graph, "adapter.onnx") if graph else None,
@@ -195,8 +196,16 @@ def files_of(mesh: Mesh, data: Data) -> WeightStore:
     return store
 
 
+def form_group(mesh: Mesh, term: int = 0) -> None:
+    """All of the mesh train together."""
+    for name, role in mesh.roles.items():
+        with tagged(Tag(term=term)):
+            role.form_group(m.FormGroup(trainers=tuple(mesh.roles)))
+        mesh.answer(name, m.GroupFormed)
+
+
 def prepare(mesh: Mesh, data: Data, shards: dict[DeviceId, tuple[int, ...]], state=b"") -> None:
-    """Fills the caches and makes the adapters."""
+    """Fills the caches, makes the adapters and forms the group."""
     for name, mine in shards.items():
         role, lines = mesh.roles[name], data.lines_of(mine)
         role.open_cache(open_cache(data))
@@ -206,23 +215,30 @@ def prepare(mesh: Mesh, data: Data, shards: dict[DeviceId, tuple[int, ...]], sta
             mesh.answer(name, m.Stored)
         role.own(data.own(lines))
         assert mesh.answer(name, m.SamplesReady).missing.size == 0
-        role.set_up(set_up(data, *shards, state=state), files_of(mesh, data))
+        role.set_up(set_up(data, state=state, run="r1"), files_of(mesh, data))
         mesh.answer(name, m.TrainingReady)
+    form_group(mesh)
 
 
-def train(mesh: Mesh, epoch: int) -> dict[DeviceId, m.EpochDone]:
-    """One epoch of all roles, each in a thread of its own."""
+def train(mesh: Mesh, epoch: int, term: int = 0, **steps: int) -> m.EpochSums:
+    """Steps of one epoch of all roles, each in a thread of its own."""
+    request = m.TrainEpoch(epoch=epoch, **steps)
+
+    def run(role: TrainerRole) -> None:
+        with tagged(Tag(term=term)):
+            role.train_epoch(request)
+
     threads = [
-        threading.Thread(target=role.train_epoch, args=(epoch,), daemon=True)
-        for role in mesh.roles.values()
+        threading.Thread(target=run, args=(role,), daemon=True) for role in mesh.roles.values()
     ]
     for thread in threads:
         thread.start()
-    done = {name: mesh.answer(name, m.EpochDone) for name in mesh.roles}
+    done = [mesh.answer(name, m.EpochDone).sums for name in mesh.roles]
     for thread in threads:
         thread.join(BOUND_SECONDS)
         assert not thread.is_alive()
-    return done
+    assert set(done) == {done[0]}, "replicas have other sums"
+    return done[0]
 
 
 def state_of(mesh: Mesh, name: DeviceId) -> bytes:
@@ -235,9 +251,8 @@ def run(mesh: Mesh, data: Data, shards) -> tuple[list[float], list[dict[str, np.
     prepare(mesh, data, shards)
     losses = []
     for epoch in range(1, OPTIONS.epochs + 1):
-        done = train(mesh, epoch)
-        assert sum(part.samples for part in done.values()) == len(data.keys)
-        count = sum(part.count for part in done.values())
-        assert count == data.count(np.arange(len(data.keys)))
-        losses.append(sum(part.loss_sum for part in done.values()) / count)
+        sums = train(mesh, epoch)
+        assert sums.samples == len(data.keys)
+        assert sums.count == data.count(np.arange(len(data.keys)))
+        losses.append(sums.loss_sum / sums.count)
     return losses, [read_tensors(state_of(mesh, name)) for name in mesh.roles]

@@ -12,7 +12,8 @@ from edge_runtime.contract.errors import AllReduceClosedError, RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import GradientPart, ReducedPart
 from edge_runtime.parallel_adapters.rounding import HalfPrecision
-from edge_runtime.training.allreduce import AllReduce
+from edge_runtime.training import allreduce
+from edge_runtime.training.allreduce import AllReduce, Contribution, Limits
 
 WAIT_SECONDS = 20
 
@@ -30,9 +31,7 @@ class Mesh:
             self.sent_bytes[name] += part.values.nbytes
             self.members[peer].deliver(name, part)
 
-        return AllReduce(
-            me=name, trainers=self.names, size=size, send=send, rounding=HalfPrecision()
-        )
+        return all_reduce_of(name, self.names, size, send)
 
     def reduce(self, gradients: list[np.ndarray]) -> list[np.ndarray]:
         return self.reduce_counted(gradients, [1] * len(gradients))[0]
@@ -43,10 +42,24 @@ class Mesh:
         results = [gradient.copy() for gradient in gradients]
         with ThreadPoolExecutor(len(self.names)) as pool:
             jobs = [
-                pool.submit(self.members[name].reduce, result, count)
+                pool.submit(self.members[name].reduce, result, counted(count))
                 for name, result, count in zip(self.names, results, counts, strict=True)
             ]
-            return results, [job.result(WAIT_SECONDS) for job in jobs]
+            return results, [job.result(WAIT_SECONDS).count for job in jobs]
+
+
+def counted(count: int) -> Contribution:
+    return Contribution(samples=1, count=count, loss_sum=count / 3)
+
+
+def all_reduce_of(me, trainers, size, send=lambda peer, part: None, **changes) -> AllReduce:
+    """Of steps with 4 samples, whose tokens are counted."""
+    fields = {
+        "rounding": HalfPrecision(),
+        "limits": Limits(samples=4, counts_tokens=True),
+        "report": lambda step, peers: None,
+    }
+    return AllReduce(me=me, trainers=trainers, size=size, send=send, **(fields | changes))
 
 
 def gradients(count: int, size: int, seed: int = 0) -> list[np.ndarray]:
@@ -95,15 +108,9 @@ def test_more_trainers_than_values_still_add_up() -> None:
 def test_closing_ends_a_step_that_waits_for_a_lost_peer() -> None:
     names = [DeviceId("a"), DeviceId("b")]
     sent = threading.Event()
-    all_reduce = AllReduce(
-        me=names[0],
-        trainers=names,
-        size=10,
-        send=lambda peer, part: sent.set(),
-        rounding=HalfPrecision(),
-    )
+    all_reduce = all_reduce_of(names[0], names, 10, lambda peer, part: sent.set())
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(all_reduce.reduce, np.zeros(10, np.float32), 1)
+        waiting = pool.submit(all_reduce.reduce, np.zeros(10, np.float32), counted(1))
         assert sent.wait(WAIT_SECONDS)
         all_reduce.close()
         with pytest.raises(AllReduceClosedError):
@@ -112,13 +119,7 @@ def test_closing_ends_a_step_that_waits_for_a_lost_peer() -> None:
 
 def _all_reduce() -> AllReduce:
     names = [DeviceId("a"), DeviceId("b")]
-    return AllReduce(
-        me=names[0],
-        trainers=names,
-        size=10,
-        send=lambda peer, part: None,
-        rounding=HalfPrecision(),
-    )
+    return all_reduce_of(names[0], names, 10)
 
 
 @pytest.mark.parametrize(
@@ -126,68 +127,110 @@ def _all_reduce() -> AllReduce:
     [("stranger", 0, 5), ("a", 0, 5), ("b", 2, 5), ("b", -1, 5), ("b", 0, 6)],
 )
 def test_parts_out_of_turn_are_rejected(sender: str, step: int, size: int) -> None:
-    part = GradientPart(step=step, values=np.zeros(size, np.float16), count=1)
+    values = np.zeros(size, np.float16)
     with pytest.raises(RemoteError):
-        _all_reduce().deliver(DeviceId(sender), part)
+        _all_reduce().deliver(DeviceId(sender), part(step=step, values=values))
 
 
 def test_the_same_part_twice_is_rejected() -> None:
     all_reduce = _all_reduce()
-    part = GradientPart(step=0, values=np.zeros(5, np.float16), count=1)
-    all_reduce.deliver(DeviceId("b"), part)
+    all_reduce.deliver(DeviceId("b"), part())
     with pytest.raises(RemoteError):
-        all_reduce.deliver(DeviceId("b"), part)
+        all_reduce.deliver(DeviceId("b"), part())
 
 
 def test_a_device_that_is_no_trainer_cannot_take_part() -> None:
     with pytest.raises(RemoteError):
-        AllReduce(
-            me=DeviceId("x"),
-            trainers=[DeviceId("a")],
-            size=1,
-            send=lambda peer, part: None,
-            rounding=HalfPrecision(),
-        )
+        all_reduce_of(DeviceId("x"), [DeviceId("a")], 1)
 
 
-PEER = DeviceId("b")
+def part(**changes) -> GradientPart:
+    fields = {"step": 0, "values": np.zeros(5, np.float16), "count": 1, "samples": 1} | changes
+    return GradientPart(**fields)
 
 
-@pytest.mark.parametrize("kind", [GradientPart, ReducedPart])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_part_that_is_not_finite_is_rejected(
-    kind: type[GradientPart | ReducedPart], value: float
-) -> None:
-    values = np.array([0, 1, value, 2, 3], np.float16)
-    count = {"count": 1} if kind is GradientPart else {}
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"values": np.array([0, 0, np.nan, 0, 0], np.float16)}, id="not a number"),
+        pytest.param({"values": np.array([0, 0, 0, 0, -np.inf], np.float16)}, id="infinite"),
+        pytest.param({"values": np.zeros(5, np.float32)}, id="of another dtype"),
+        pytest.param({"scale": np.nan}, id="with a scale that is no number"),
+        pytest.param({"scale": np.inf}, id="with an infinite scale"),
+        pytest.param({"scale": -1.0}, id="with a negative scale"),
+        pytest.param({"scale": 1e-200}, id="with a tiny scale"),
+        pytest.param({"scale": 3.0}, id="with a scale that is no power of two"),
+        pytest.param({"samples": 5}, id="of more samples than a step has"),
+        pytest.param({"samples": 0}, id="of tokens without samples"),
+        pytest.param({"loss_sum": -1.0}, id="of a negative loss"),
+    ],
+)
+def test_parts_that_cannot_be_are_rejected_and_the_right_one_is_still_taken(changes) -> None:
+    all_reduce = _all_reduce()
+    with pytest.raises(RemoteError):
+        all_reduce.deliver(DeviceId("b"), part(**changes))
+    all_reduce.deliver(DeviceId("b"), part())
+
+
+def test_where_samples_are_counted_the_count_is_theirs() -> None:
+    names = [DeviceId("a"), DeviceId("b")]
+    limits = Limits(samples=4, counts_tokens=False)
+    for count in (0, 3):
+        with pytest.raises(RemoteError, match="count as"):
+            all_reduce_of(*(names[0], names, 10), limits=limits).deliver(
+                names[1], part(samples=2, count=count)
+            )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_reduced_part_that_is_not_finite_is_rejected(value) -> None:
+    reduced = ReducedPart(step=0, values=np.full(5, value, np.float16))
     with pytest.raises(RemoteError, match="not finite"):
-        _all_reduce().deliver(PEER, kind(step=0, values=values, **count))
+        _all_reduce().deliver(DeviceId("b"), reduced)
 
 
-@pytest.mark.parametrize("scale", [0.0, -1.0, 3.0, 1e-300, 1e300, 2.0**-121, np.nan, np.inf])
-def test_a_scale_that_no_trainer_rounds_with_is_rejected(scale: float) -> None:
-    part = GradientPart(step=0, values=np.ones(5, np.float16), count=1, scale=scale)
-    with pytest.raises(RemoteError, match="scale"):
-        _all_reduce().deliver(PEER, part)
+def test_a_group_that_begins_in_the_middle_takes_parts_of_its_step() -> None:
+    names = [DeviceId("a"), DeviceId("b")]
+    all_reduce = all_reduce_of(names[0], names, 10, step=7)
+    all_reduce.deliver(names[1], part(step=7))
+    all_reduce.deliver(names[1], part(step=8))
+    for step in (6, 9):
+        with pytest.raises(RemoteError, match="unexpected"):
+            all_reduce.deliver(names[1], part(step=step))
+
+
+def test_a_step_that_waits_long_says_for_whom(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allreduce, "AWAITING_SECONDS", 0.01)
+    names = [DeviceId(name) for name in "abc"]
+    reported, told = [], threading.Event()
+
+    def report(step: int, peers: tuple[DeviceId, ...]) -> None:
+        reported.append((step, peers))
+        told.set()
+
+    all_reduce = all_reduce_of(names[0], names, 9, report=report, step=3)
+    all_reduce.deliver(names[1], part(step=3, values=np.zeros(3, np.float16)))
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(all_reduce.reduce, np.zeros(9, np.float32), counted(1))
+        assert told.wait(WAIT_SECONDS)
+        all_reduce.close()
+        with pytest.raises(AllReduceClosedError):
+            waiting.result(WAIT_SECONDS)
+    assert set(reported) == {(3, (names[2],))}
+
+
+def test_a_trainer_alone_stops_at_the_end_of_its_group() -> None:
+    alone = all_reduce_of(DeviceId("a"), [DeviceId("a")], 2)
+    gradient = np.ones(2, np.float32)
+    assert alone.reduce(gradient, counted(3)) == counted(3)
+    assert alone.step == 1
+    alone.close()
+    with pytest.raises(AllReduceClosedError):
+        alone.reduce(gradient, counted(3))
 
 
 def test_a_gradient_far_beyond_all_others_is_rejected() -> None:
-    part = GradientPart(step=0, values=np.ones(5, np.float16), count=1, scale=2.0**-30)
+    values = np.ones(5, np.float16)
     with pytest.raises(RemoteError, match=r"values of 1\.07e"):
-        _all_reduce().deliver(PEER, part)
-    plausible = GradientPart(step=0, values=np.ones(5, np.float16), count=1, scale=2.0**-10)
-    _all_reduce().deliver(PEER, plausible)
-
-
-def test_a_count_that_cannot_be_is_rejected_and_its_sender_named() -> None:
-    all_reduce = _all_reduce()
-    all_reduce.deliver(PEER, GradientPart(step=0, values=np.ones(5, np.float16), count=7))
-    with pytest.raises(RemoteError, match=r"^b sent a wrong count: 11 samples in a step of 10$"):
-        all_reduce.reduce(np.ones(10, np.float32), 4, samples=10)
-
-
-def test_counts_of_all_samples_pass() -> None:
-    all_reduce = _all_reduce()
-    all_reduce.deliver(PEER, GradientPart(step=0, values=np.ones(5, np.float16), count=6))
-    all_reduce.deliver(PEER, ReducedPart(step=0, values=np.ones(5, np.float16)))
-    assert all_reduce.reduce(np.ones(10, np.float32), 4, samples=10) == 10
+        _all_reduce().deliver(DeviceId("b"), part(values=values, scale=2.0**-30))
+    _all_reduce().deliver(DeviceId("b"), part(values=values, scale=2.0**-10))

@@ -38,6 +38,8 @@ from tests.edge_runtime.training.mesh import (
     train,
 )
 
+FIRST = m.TrainEpoch(epoch=1)
+
 both_kinds = pytest.mark.parametrize("data", [Data(), Transformations()], ids=["classes", "tokens"])
 
 
@@ -86,7 +88,7 @@ def test_a_step_without_a_counted_token_changes_nothing_but_the_schedule(mesh):
     only = mesh(A)
     prepare(only, data, {A: (0, 1, 2, 3)})
     before = adapter_weights(state_of(only, A))
-    done = train(only, 1)[A]
+    done = train(only, 1)
     assert (done.samples, done.count, done.loss_sum) == (SHARDS, 0, 0.0)
     after = read_tensors(adapter_weights(state_of(only, A)))
     assert all(np.isfinite(array).all() for array in after.values())
@@ -125,7 +127,7 @@ def test_a_resumed_trainer_goes_on_as_if_it_had_never_stopped(mesh, data):
     state = state_of(first, A)
     second = mesh(A)
     prepare(second, data, {A: (0, 1, 2, 3)}, state=state)
-    again = train(second, 2)[A]
+    again = train(second, 2)
     assert again.loss_sum / COUNT == losses[1]
     resumed = read_tensors(state_of(second, A))
     assert all((resumed[name] == whole[name]).all() for name in whole)
@@ -143,7 +145,7 @@ def test_a_trained_adapter_is_evaluated_as_a_graph(mesh, data):
             each.roles[A].store(data.states(np.arange(5)))
             files = files_of(each, data)
             files.path(spec_of(graph, "adapter.onnx")).write_bytes(graph)
-            each.roles[A].set_up(set_up(data, A, graph=graph), files)
+            each.roles[A].set_up(set_up(data, graph=graph), files)
             for kind in (m.CacheStatus, m.Stored, m.TrainingReady):
                 answer = each.answer(A, kind)
             assert answer.parameters == 0
@@ -174,9 +176,9 @@ def test_what_comes_before_its_time_is_refused(mesh, data):
     part = m.GradientPart(step=0, values=np.zeros(1, np.float16), count=1)
     with pytest.raises(RemoteError, match="cache is not open"):
         role.store(data.states([0]))
-    with pytest.raises(RemoteError, match="before training was set up"):
+    with pytest.raises(RemoteError, match="before a group"):
         role.deliver(B, part)
-    for ask in (role.send_state, lambda: role.train_epoch(1)):
+    for ask in (role.send_state, lambda: role.train_epoch(FIRST)):
         with pytest.raises(RemoteError, match="not set up"):
             ask()
     with pytest.raises(RemoteError, match="owns no eval samples"):
@@ -188,7 +190,7 @@ def test_training_on_a_sample_that_is_missing_is_an_error_of_ours(mesh, data):
     prepare(only, data, {A: (0, 1, 2, 3)})
     only.roles[A].close()
     with pytest.raises(PacplusError):
-        only.roles[A].train_epoch(1)
+        only.roles[A].train_epoch(FIRST)
 
 
 @pytest.mark.parametrize("rate", [1e6, 1e37])
@@ -199,13 +201,13 @@ def test_a_learning_rate_that_is_too_high_ends_training_for_good(mesh, data, mon
     prepare(only, data, {A: (0, 1, 2, 3)})
     message = r"in epoch 1: the learning rate of \S+ is too high; .* lower --learning-rate"
     with pytest.raises(UnresumableError, match=message):
-        only.roles[A].train_epoch(1)
+        only.roles[A].train_epoch(FIRST)
 
 
 def test_weights_that_only_the_last_step_spoils_are_found(mesh, data):
     only = mesh(A)
     prepare(only, data, {A: (0, 1, 2, 3)})
-    trainer = only.roles[A]._training.trainer
+    trainer = only.roles[A].replica.trainer
     apply = trainer.apply
 
     def spoil(gradient):
@@ -215,7 +217,7 @@ def test_weights_that_only_the_last_step_spoils_are_found(mesh, data):
 
     trainer.apply = spoil
     with pytest.raises(UnresumableError, match="the adapter is not a finite number in epoch 1"):
-        only.roles[A].train_epoch(1)
+        only.roles[A].train_epoch(FIRST)
 
 
 def test_a_loss_that_is_not_finite_from_the_start_is_not_put_down_to_the_learning_rate(mesh, data):
@@ -223,16 +225,16 @@ def test_a_loss_that_is_not_finite_from_the_start_is_not_put_down_to_the_learnin
     huge.encoded["encoder"] = np.full_like(huge.encoded["encoder"], 0x7E)  # 8e37 in float32
     only = mesh(A)
     prepare(only, huge, {A: (0, 1, 2, 3)})
-    only.roles[A]._training.trainer.flat_parameters[:] = 1e3
+    only.roles[A].replica.trainer.flat_parameters[:] = 1e3
     with pytest.raises(UnresumableError, match="before anything is learnt"):
-        only.roles[A].train_epoch(1)
+        only.roles[A].train_epoch(FIRST)
 
 
 def test_closing_ends_a_step_that_waits_for_a_peer(mesh, data):
     two = mesh(A, B)
     prepare(two, data, {A: (0, 1), B: (2, 3)})
     with ThreadPoolExecutor(1) as pool:
-        step = pool.submit(two.roles[A].train_epoch, 1)  # B never starts
+        step = pool.submit(two.roles[A].train_epoch, FIRST)  # B never starts
         two.parts.get(timeout=BOUND_SECONDS)
         two.roles[A].close()
         with pytest.raises(AllReduceClosedError):

@@ -108,3 +108,27 @@ def test_states_of_another_size_are_refused_and_not_kept(mesh, data):
         role.store(wrong)
     only.answer(A, m.CacheStatus)
     assert only.sent[A].empty()
+
+
+def test_a_cache_that_is_opened_again_keeps_its_samples_and_takes_others_too(mesh, data):
+    only = mesh(A)
+    role, request = only.roles[A], open_cache(data)
+    role.open_cache(dataclasses.replace(request, keys=data.keys[:3]))
+    role.store(data.states([2]))
+    role.own(data.own([2]))
+    role.open_cache(dataclasses.replace(request, keys=data.keys[2:5]))
+    for kind in (m.CacheStatus, m.Stored, m.SamplesReady):
+        only.answer(A, kind)
+    assert only.answer(A, m.CacheStatus).held.tolist() == [True, False, False]
+    role.store(data.states([0, 4]))
+    assert role._samples("train").batch(np.array([0])).size == 1
+
+
+def test_a_cache_of_other_layers_is_another_cache(mesh, data):
+    only = mesh(A)
+    role, request = only.roles[A], open_cache(data)
+    role.open_cache(request)
+    role.own(data.own([]))
+    role.open_cache(dataclasses.replace(request, layers={"encoder": (0,)}))
+    with pytest.raises(RemoteError, match="owns no train samples"):
+        role._samples("train")

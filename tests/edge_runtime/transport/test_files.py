@@ -1,5 +1,6 @@
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,43 @@ def test_a_write_that_fails_keeps_the_old_file(
         write_private(path, b"new")
     assert read_private(path) == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("write", [write_private, create_private])
+def test_content_is_on_the_disk_before_its_name_and_the_name_before_the_call_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path, bytes], object]
+) -> None:
+    path, done = tmp_path / "file", list[tuple[str, str]]()
+
+    def note(owner: object, name: str, what: Callable[..., str]) -> None:
+        real = getattr(owner, name)
+
+        def noting(*arguments: object) -> None:
+            done.append((name, what(*arguments)))
+            real(*arguments)
+
+        monkeypatch.setattr(owner, name, noting)
+
+    note(os, "fsync", lambda file: Path(f"/proc/self/fd/{file}").readlink().name)
+    note(Path, "replace", lambda _, target: Path(target).name)
+    note(os, "link", lambda _, target: Path(target).name)
+    write(path, b"content")
+    (first, temporary), (second, named), (third, folder) = done
+    assert (first, temporary.startswith(".file.")) == ("fsync", True)
+    assert (second in ("replace", "link"), named) == (True, "file")
+    assert (third, folder) == ("fsync", tmp_path.name)
+
+
+def test_a_folder_that_cannot_be_synced_is_no_reason_to_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+
+    def refuse_folders(file: int) -> None:
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError(22, "Invalid argument")
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    write_private(tmp_path / "file", b"content")
+    assert read_private(tmp_path / "file") == b"content"

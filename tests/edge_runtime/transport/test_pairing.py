@@ -1,4 +1,5 @@
 import logging
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -237,3 +238,31 @@ def test_a_paired_key_still_has_no_access_to_the_pairing_of_others(
     assert isinstance(learnt, Pairing)
     late = network.dial(KeyPair.generate(), address=pairing.address)
     assert not late.wait_connected(0.3)
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize("listen", ["[::1]:0", "[::]:0", "*:0"])
+def test_a_device_pairs_over_ipv6(network: Network, devices: PairedDevices, listen: str) -> None:
+    server = PairingServer(
+        network.here,
+        network.server,
+        listen=Address.parse(listen),
+        devices=devices,
+        allow_list=network.router.allow_list,
+        control_address=Address(host="::", port=7700),
+        other_addresses=[Address(host="laptop.local", port=7700)],
+    )
+    address = Address(host="::1", port=server.address.port)
+    thread, results = in_thread(
+        lambda: pair(
+            network.there, KeyPair.generate(), address=address, token=server.token, name="board"
+        )
+    )
+    try:
+        while server.is_open and thread.is_alive():
+            server.handle(0.1)
+    finally:
+        server.close()
+        thread.join(WAIT)
+    assert results[0].coordinator_address == Address(host="::1", port=7700)
+    assert results[0].other_addresses == (Address(host="laptop.local", port=7700),)

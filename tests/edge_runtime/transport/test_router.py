@@ -1,11 +1,16 @@
 import logging
+import os
+import socket
+import time
 
 import pytest
 import zmq
 
+from devices.relay import Link
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.transport import Address, Delivery, KeyPair, SecureDealer, SecureRouter
+from edge_runtime.transport.frames import descriptor, receive_frames
 from tests.edge_runtime.transport.conftest import BOARD, PHONE, WAIT, Network, texts
 
 
@@ -148,6 +153,53 @@ def test_a_device_that_changed_its_address_is_reached_at_the_new_one(network: Ne
     assert PHONE in network.router.connected_devices()
 
 
+def test_a_connection_that_ends_is_told_at_once_and_once(network: Network) -> None:
+    phone, board = network.join(PHONE), network.join(BOARD)
+    connection = routing_id_of(network, PHONE)
+    assert network.router.take_disconnected() == []
+    phone.close()
+    began, ended = time.monotonic(), list[tuple[DeviceId, bytes]]()
+    network.wait_until(lambda: bool(ended.extend(network.router.take_disconnected()) or ended))
+    assert time.monotonic() - began < 1.0
+    assert ended == [(PHONE, connection)]
+    assert network.router.take_disconnected() == []
+    assert network.router.connected_devices() == {BOARD}
+    board.close()
+
+
+def test_a_device_that_came_back_is_connected_though_a_connection_of_it_ended(
+    network: Network,
+) -> None:
+    keypair = KeyPair.generate()
+    network.router.allow(PHONE, keypair.public)
+    with Link(rate_bits_per_second=1e9, latency_seconds=0.0) as relay:
+        host, port = relay.relay((network.address.host, network.address.port))
+        first = network.dial(keypair, address=Address(host=host, port=port))
+        assert first.wait_connected(WAIT)
+        network.wait_until(lambda: PHONE in network.router.connected_devices())
+        again = network.dial(keypair)
+        assert again.wait_connected(WAIT)
+        relay.break_connections()
+        ended = list[tuple[DeviceId, bytes]]()
+        network.wait_until(lambda: bool(ended.extend(network.router.take_disconnected()) or ended))
+        network.wait_until(lambda: PHONE in network.router.connected_devices())
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="of Linux")
+def test_both_ends_give_up_bytes_that_tcp_has_no_acknowledgement_for(network: Network) -> None:
+    phone = network.join(PHONE)
+    network.router.send(PHONE, [b"x"])
+    parts = None
+    while parts is None:
+        parts = receive_frames(phone._socket)
+    phone.send([b"y"])
+    routes = network.router._routes
+    mine = routes._connections[routing_id_of(network, PHONE)].descriptor
+    for connection in (mine, descriptor(parts[0])):
+        with socket.socket(fileno=os.dup(connection)) as end:
+            assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 6000
+
+
 def test_an_oversized_frame_ends_the_connection_and_not_the_process(network: Network) -> None:
     phone, board = network.join(PHONE), network.join(BOARD)
     assert phone.send([bytes(1 << 20)])
@@ -207,9 +259,15 @@ def test_an_address_in_use_is_explained(network: Network) -> None:
         other.bind(network.address)
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
 def test_ipv6_and_wildcard_addresses_can_be_listened_on(network: Network) -> None:
     keypair = KeyPair.generate()
-    for listen, dial in (("[::1]:0", "::1"), ("*:0", "127.0.0.1"), ("*:0", "::1")):
+    for listen, dial in (
+        ("[::1]:0", "::1"),
+        ("[::]:0", "127.0.0.1"),
+        ("*:0", "127.0.0.1"),
+        ("*:0", "::1"),
+    ):
         router = SecureRouter(network.here, network.server, domain="v6")
         router.allow(PHONE, keypair.public)
         bound = router.bind(Address.parse(listen))

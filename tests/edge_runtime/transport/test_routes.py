@@ -39,3 +39,12 @@ def test_a_forgotten_device_has_no_route() -> None:
     assert routes.devices() == {BOARD}
     routes.disconnected(1)
     assert routes.devices() == {BOARD}
+
+
+def test_a_message_that_is_read_after_its_connection_ended_brings_no_route_back() -> None:
+    routes = Routes()
+    routes.arrived(PHONE, b"1", 10)
+    assert routes.disconnected(10) == [(PHONE, b"1")]
+    routes.arrived(PHONE, b"1", 10)
+    assert routes.devices() == frozenset()
+    assert routes.disconnected(10) == []

@@ -1,0 +1,154 @@
+"""Devices that go, fail, lie, cannot reach each other, or want to rest. Pure.
+
+None of that ends a session as long as others can do the work: what is said here changes who takes
+part, and ends the plan, if that needs whom it lost. What would happen again to everybody ends it::
+
+    lost                          it left; it may come back
+    lost, out of memory           the same; before there was a plan InfeasibleError
+    fails, resumable              it is asked anew; the third time it is quarantined
+    fails, not resumable          UnresumableError: the reason says what to change
+    fails, internal               quarantined; DeviceFailedError, if nobody else is left
+    sends what is wrong           asked anew; the second time it is quarantined
+    asks for relief               it stays, but its work goes to others where they can do it
+    cannot reach another          what they send each other is forwarded
+"""
+
+from coordinator.protocol.events import Lost
+from edge_runtime.contract import messages as m
+from edge_runtime.contract.errors import (
+    DeviceFailedError,
+    InfeasibleError,
+    StoppedError,
+    UnresumableError,
+)
+from edge_runtime.contract.ids import DeviceId
+
+from .planning import end_plan
+from .state import Break, State
+
+
+def lose(state: State, event: Lost) -> bool:
+    """A device is gone.
+
+    Raises:
+        InfeasibleError: it ran out of memory before there was a plan.
+    """
+    device, reason = event.device, event.reason
+    if device not in state.members.here:
+        return False
+    if event.out_of_memory:
+        reason += "; give it more memory, or leave it out"
+        if state.record.plan is None:
+            raise InfeasibleError(f"{device}: {reason}")
+    state.members.leave(device, reason)
+    _gone(state, device, "device_lost", reason, f"{device} was lost: {reason}")
+    return True
+
+
+def fail(state: State, device: DeviceId, failed: m.Failed) -> bool:
+    """A device could not do what it was asked.
+
+    Raises:
+        UnresumableError: it would happen again.
+        DeviceFailedError: a bug, and nobody else is here.
+    """
+    reason, alone = failed.reason, len(state.members.here) == 1
+    said = f"{device}: {reason}"
+    if failed.internal:
+        if alone:
+            raise DeviceFailedError(said)
+        quarantine(state, device, reason)
+        return True
+    if not failed.resumable:
+        raise UnresumableError(said)
+    if state.members.strike(device):
+        if alone:
+            raise StoppedError(said)
+        quarantine(state, device, reason)
+        return True
+    state.note("device_failed", device=device, reason=reason)
+    _start_anew(state, device, said)
+    return True
+
+
+def blame(state: State, device: DeviceId, reason: str) -> bool:
+    """A device sent what is wrong, by the word of another or as this side sees it."""
+    if device not in state.members.here:
+        return False
+    state.note("device_blamed", device=device, reason=reason)
+    if state.members.blame(device):
+        quarantine(state, device, reason)
+    else:
+        _start_anew(state, device, f"{device}: {reason}")
+    return True
+
+
+def quarantine(state: State, device: DeviceId, reason: str) -> None:
+    """Goes on without a device, for good."""
+    state.tell(device, m.Shutdown())
+    state.members.quarantine(device, reason)
+    _gone(state, device, "device_quarantined", reason, f"{device} was left out: {reason}")
+
+
+def separate(state: State, device: DeviceId, peer: DeviceId, reason: str) -> bool:
+    """Two devices cannot reach each other: what they send is forwarded from now on."""
+    if peer not in state.members.here:
+        return False
+    pair = frozenset((device, peer))
+    if pair in state.relayed:
+        return fail(state, device, m.Failed(reason=f"cannot reach {peer}: {reason}"))
+    state.relayed.add(pair)
+    state.linking.forget_pair(device, peer)
+    state.note("relayed", devices=sorted(pair), reason=reason)
+    end_plan(state, f"{device} cannot reach {peer}: {reason}")
+    return True
+
+
+def relieve(state: State, device: DeviceId, reason: str) -> bool:
+    """A device asks for its work to be taken away, or can work again."""
+    member = state.members.here[device]
+    if bool(member.relief) == bool(reason):
+        return False
+    member.relief = reason
+    state.note("relief", device=device, reason=reason)
+    if (
+        reason
+        and state.plan is not None
+        and device in state.plan.devices
+        and _matters(state, device)
+    ):
+        end_plan(state, f"{device} asks for relief: {reason}", device)
+    return True
+
+
+def _start_anew(state: State, device: DeviceId, why: str) -> None:
+    """Asks a device anew for all that it may have lost."""
+    state.members.here[device].fail()
+    state.questions.forget(device)
+    state.holdings.lost(device)
+    state.settled = False
+    if _matters(state, device):
+        end_plan(state, why, device)
+
+
+def _gone(state: State, device: DeviceId, event: str, reason: str, why: str) -> None:
+    state.note(event, device=device, reason=reason)
+    state.questions.forget(device)
+    state.settled = False
+    matters = _matters(state, device)
+    state.holdings.lost(device)
+    if matters:
+        end_plan(state, why, device)
+    elif state.plan is None and state.broken is None:
+        state.broken = Break(reason=why, device=device, since=state.now)
+
+
+def _matters(state: State, device: DeviceId) -> bool:
+    """True if the plan in work needs the device for what is left."""
+    plan = state.plan
+    if plan is None or state.collecting or device not in plan.devices:
+        return False
+    if state.job.continuation is not None or device in state.owners:
+        return True
+    # Once every owner holds its samples, the stages are not needed any more.
+    return not state.filled >= state.job.tables.keys()

@@ -1,0 +1,271 @@
+"""Keeps what devices say as facts: answers to questions, and what they tell by themselves. Pure."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from coordinator.protocol.actions import SaveCheckpoint
+from coordinator.protocol.record import Recovery
+from edge_runtime.contract import messages as m
+from edge_runtime.contract.errors import (
+    DeviceFailedError,
+    InfeasibleError,
+    StoppedError,
+)
+from edge_runtime.contract.ids import DeviceId
+
+from .filling import shards_of
+from .members import Replica
+from .planning import consider
+from .questions import Ask
+from .state import SavedState, State
+from .value_checks import check_link, check_loss, check_profile, check_state, not_finite
+
+logger = logging.getLogger(__name__)
+
+
+def answer(state: State, device: DeviceId, asked: Ask, message: m.Message) -> None:
+    """Keeps an answer to a question that is open.
+
+    Raises:
+        DeviceFailedError: it says what cannot be.
+        UnresumableError: it holds what is not finite.
+        InfeasibleError: the device's cache is too small for its samples.
+    """
+    _KEEP[type(message)](state, device, asked, message)
+    state.record.observe(device, message)
+
+
+def _keep_profile(state: State, device: DeviceId, _: Ask, message: m.ProfileDone) -> None:
+    roles = state.record.devices[device].roles
+    check_profile(device, message.profile, state.job.manifest, roles)
+    state.members.here[device].profile = message.profile
+
+
+def _keep_peers(state: State, device: DeviceId, asked: Ask, message: m.PeersReady) -> None:
+    """Keeps whom a device knows; pairs that cannot reach each other are forwarded."""
+    told = {peer.device: peer for peer in asked.key} if isinstance(asked.key, frozenset) else {}
+    state.members.here[device].peers = frozenset(told.values())
+    for peer in message.unreached:
+        if peer not in told or peer not in state.members.here:
+            continue
+        if told[peer].relayed:
+            raise StoppedError(
+                f"{device} cannot reach {peer} at {told[peer].address}, not even "
+                "when what they send is forwarded; check the firewall, or --listen there"
+            )
+        state.relayed.add(frozenset((device, peer)))
+        state.linking.forget_pair(device, peer)
+        state.note("relayed", devices=sorted((device, peer)), reason="cannot be reached")
+
+
+def _keep_link(state: State, device: DeviceId, _: Ask, message: m.LinkMeasured) -> None:
+    check_link(device, message)
+    if message.peer in state.members.here:
+        state.linking.keep(device, message)
+
+
+def _keep_usage(state: State, device: DeviceId, asked: Ask, _: m.Usage) -> None:
+    state.members.here[device].collected |= asked.key == "final"
+
+
+def _keep_stage(state: State, device: DeviceId, asked: Ask, message: m.StageReady) -> None:
+    blocks = state.members.here[device].stage = (message.first, message.last)
+    if blocks != asked.key:
+        raise DeviceFailedError(f"{device}: loaded other blocks than asked")
+
+
+def _keep_cache(state: State, device: DeviceId, _: Ask, message: m.CacheStatus) -> None:
+    if message.held.shape != (len(state.catalogue.keys),):
+        raise DeviceFailedError(f"{device}: answered for other samples than asked")
+    state.holdings.opened(device, message.held)
+    state.members.here[device].cache_open = True
+
+
+def _keep_samples(state: State, device: DeviceId, _: Ask, message: m.SamplesReady) -> None:
+    which, missing = message.which, message.missing
+    if not missing.size:
+        state.members.here[device].owned[which] = shards_of(state.plan, device)
+        return
+    if state.job.cache_quota_bytes is not None:
+        advice = "give fewer lines at a time (the quota is that of the training run)"
+        if "train" in state.job.tables:
+            advice = "raise --cache-quota, or use a smaller --cache-dtype"
+        raise InfeasibleError(
+            f"{device}: the cache quota leaves no room for {missing.size} of its samples; {advice}"
+        )
+    lines = state.catalogue.distinct[which]
+    if missing.dtype.kind not in "iu" or missing.min() < 0 or missing.max() >= len(lines):
+        raise DeviceFailedError(f"{device}: lacks samples that do not exist")
+    state.holdings.lacks(device, lines[missing])
+    state.filled.discard(which)
+    state.note("samples_missing", device=device, samples=int(missing.size))
+    if state.members.strike(device):
+        raise InfeasibleError(f"{device}: {missing.size} samples did not stay in its cache")
+
+
+def _keep_adapter(state: State, device: DeviceId, _: Ask, message: m.TrainingReady) -> None:
+    member = state.members.here[device]
+    if state.job.total_steps:
+        member.stage = None  # from here on, the caches stand for the backbone
+    if message.step > state.job.total_steps:
+        raise DeviceFailedError(f"{device}: has more updates behind it than there are")
+    member.replica = Replica(step=message.step, sums=message.sums)
+
+
+def _keep_taken(state: State, device: DeviceId, _: Ask, message: m.StateTaken) -> None:
+    if message.step != state.saved.step:
+        raise DeviceFailedError(f"{device}: took another state than it was sent")
+    state.members.here[device].replica = Replica(step=message.step, sums=state.saved.sums)
+
+
+def _keep_group(state: State, device: DeviceId, _: Ask, __: m.GroupFormed) -> None:
+    state.members.here[device].in_group = True
+
+
+def _keep_generation(state: State, device: DeviceId, _: Ask, __: m.GenerationReady) -> None:
+    state.members.here[device].generates = True
+
+
+def _keep_part(state: State, device: DeviceId, _: Ask, message: m.EpochDone) -> None:
+    sums = message.sums
+    check_loss(device, sums.loss_sum)
+    state.progressed(device)
+    progress(state, sums)
+    step = (sums.epoch - 1) * state.job.steps_per_epoch + sums.steps
+    if step != state.target:
+        raise DeviceFailedError(f"{device}: trained up to another step than it was asked to")
+    state.members.here[device].replica = Replica(step=step, sums=sums)
+    _end_part(state)
+
+
+def _end_part(state: State) -> None:
+    """Checks that all trainers agree, and takes their pace down, once all are at the target."""
+    replicas = [state.members.here[device].replica for device in state.owners]
+    if any(replica is None or replica.step < state.target for replica in replicas):
+        return
+    if len({replica.sums for replica in replicas if replica is not None}) > 1:
+        raise DeviceFailedError("the trainers of one group have come to different sums")
+    if state.part_began is not None:
+        began, first = state.part_began
+        if state.target > first:
+            state.step_seconds = (state.now - began) / (state.target - first)
+        state.part_began = None
+
+
+def _save(state: State, device: DeviceId, _: Ask, message: m.TrainerState) -> None:
+    """Keeps the state of all trainers; the steps up to it are applied for good."""
+    before, steps = state.saved, state.job.steps_per_epoch
+    if message.step <= before.step:
+        raise DeviceFailedError(f"{device}: sent a state that is older than the saved one")
+    data = message.data.tobytes()
+    check_state(device, data, before.data)
+    state.saved = SavedState(data=data, step=message.step, sums=message.sums)
+    state.record.state = state.saved.data
+    epoch = (message.step - 1) // steps + 1
+    first = (epoch - 1) * steps
+    state.note(
+        "steps_applied",
+        epoch=epoch,
+        first=before.step - first,
+        last=message.step - first,
+        samples=message.sums.samples,
+        term=state.term,
+    )
+    ended = message.step == first + steps
+    if ended:
+        _end_epoch(state, message.sums)
+    state.do(
+        SaveCheckpoint(
+            epoch=message.step // steps,
+            state=state.saved.data,
+            step=message.step,
+            sums=message.sums,
+        )
+    )
+    state.note("checkpoint", epoch=message.step // steps, step=message.step)
+    if ended:
+        consider(state)
+
+
+def _end_epoch(state: State, sums: m.EpochSums) -> None:
+    lines = len(state.job.tables["train"])
+    if sums.samples != lines:
+        raise DeviceFailedError(f"epoch {sums.epoch} trained on {sums.samples} of {lines} samples")
+    epoch = state.record.epochs[-1]
+    epoch.sums, epoch.seconds = sums, state.now - epoch.began
+    fields = {"epoch": epoch.epoch, "train_loss": epoch.train_loss, "seconds": epoch.seconds}
+    state.note("epoch_finished", **fields)
+
+
+def _keep_outputs(state: State, device: DeviceId, _: Ask, message: m.Outputs) -> None:
+    indices, outputs = message.indices, state.outputs
+    owned = state.job.tables["eval"].owned_by(state.plan, device) if state.plan else np.zeros(0)
+    right = indices.dtype.kind in "iu" and np.array_equal(np.sort(indices), owned)
+    if outputs is None or not right or message.outputs.shape[1] != outputs.shape[1]:
+        raise DeviceFailedError(f"{device}: sent outputs for other samples than its own")
+    if not np.isfinite(message.outputs).all():
+        raise not_finite(device, "adapter's output")
+    outputs[indices] = message.outputs
+
+
+def stored(state: State, device: DeviceId, message: m.Stored) -> bool:
+    """Keeps what an owner has stored, of whatever term; False if nobody asked it to."""
+    whole = state.holdings.stored(device, message)
+    if whole is None:
+        return False
+    state.computed[whole] = True
+    state.progressed(device)
+    if state.fill is not None and state.fill.take(device, message):
+        went_on(state)
+    return True
+
+
+def progress(state: State, sums: m.EpochSums) -> None:
+    """Keeps the sums of the epoch in work; all trainers have the same, some of them earlier."""
+    epochs = state.record.epochs
+    if epochs and sums.epoch == epochs[-1].epoch and sums.steps > epochs[-1].sums.steps:
+        epochs[-1].sums = sums
+        went_on(state)
+
+
+def went_on(state: State) -> None:
+    """Takes down that work goes on after the end of a plan."""
+    broken, state.broken = state.broken, None
+    if broken is None:
+        return
+    recovery = Recovery(
+        term=state.term,
+        reason=broken.reason,
+        device=broken.device,
+        seconds=state.now - broken.since,
+        computed_again=broken.computed_again,
+    )
+    state.record.recoveries.append(recovery)
+    state.note(
+        "went_on",
+        term=state.term,
+        seconds=round(recovery.seconds, 3),
+        computed_again=recovery.computed_again,
+    )
+
+
+_KEEP: dict[type[m.Message], Callable[[State, DeviceId, Ask, Any], None]] = {
+    m.ProfileDone: _keep_profile,
+    m.PeersReady: _keep_peers,
+    m.LinkMeasured: _keep_link,
+    m.CacheStatus: _keep_cache,
+    m.StageReady: _keep_stage,
+    m.SamplesReady: _keep_samples,
+    m.TrainingReady: _keep_adapter,
+    m.StateTaken: _keep_taken,
+    m.GroupFormed: _keep_group,
+    m.GenerationReady: _keep_generation,
+    m.EpochDone: _keep_part,
+    m.TrainerState: _save,
+    m.Outputs: _keep_outputs,
+    m.Usage: _keep_usage,
+}
+"""What becomes of an answer."""

@@ -1,0 +1,81 @@
+"""The goals of a session, in order: the first one that lacks something is the phase. Pure.
+
+Every goal is a function of the state that says what is missing, as requests to devices, or None
+if nothing is. What has been reached is passed, so that nothing has to remember where a session
+was: when a device is lost, facts disappear, and the first goal that then lacks something is
+worked on::
+
+    gather          every expected device said hello                          gathering
+    measure         every device measured itself                              profiling
+    admit           data sockets admit the peers                              admitting
+    link            links are measured, in rounds of disjoint pairs           linking
+    plan            there is a plan                                           waiting, if not
+    open_caches     trainers said what their caches hold; shards get owners   open_caches
+    fill            owners hold the training samples               deploying, filling
+    own             they know them and made them durable                      commit_cache
+                    (fill and own again for evaluation samples)
+    set_up          trainers made the adapter                                 setting up
+    synchronize     all of them have the newest state                         setting up
+    evaluate_before outputs before training                                   evaluating
+    train           the group has formed and applied the steps of a part      training
+    save            the coordinator has the state; with the last part, passed training
+    evaluate_after  outputs after training                                    evaluating
+    collect         final usage of every device                               collecting
+
+Where prompts are continued, stages are loaded instead of ``fill`` and ``own``, and ``generate``
+stands in the place of ``synchronize`` to ``evaluate_after``.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from coordinator.protocol.job import Job
+from edge_runtime.contract import messages as m
+
+from . import filling, generating, measuring, planning, training
+from .questions import Ask, Todo
+from .state import State
+
+Goal = Callable[[State], Todo | None]
+
+
+def collect(state: State) -> Todo | None:
+    """Asks every device what it has used in all."""
+    state.collecting = True
+    begin = partial(m.BeginPhase, phase="eval")
+    asks = {
+        device: Ask(kind=m.BeginPhase, make=begin, key="final", of_plan=False)
+        for device, member in state.members.here.items()
+        if not member.collected
+    }
+    return Todo("collecting", asks) if asks else None
+
+
+_PLANNED: tuple[Goal, ...] = (
+    measuring.gather,
+    measuring.measure,
+    measuring.admit,
+    measuring.link,
+    planning.plan,
+    planning.open_caches,
+)
+_CACHED: tuple[Goal, ...] = (
+    partial(filling.fill, "train"),
+    partial(filling.own, "train"),
+    partial(filling.fill, "eval"),
+    partial(filling.own, "eval"),
+    training.set_up,
+    training.synchronize,
+    training.evaluate_before,
+    training.train,
+    training.save,
+    training.evaluate_after,
+)
+_CONTINUED: tuple[Goal, ...] = (generating.load, training.set_up, generating.generate)
+
+
+def of(job: Job) -> tuple[Goal, ...]:
+    """Lists the goals of a job."""
+    if job.only_plan:
+        return (*_PLANNED, collect)
+    return (*_PLANNED, *(_CONTINUED if job.continuation else _CACHED), collect)

@@ -1,0 +1,176 @@
+"""Everything that a session knows. Pure data, changed by :mod:`.facts` and the goals alone."""
+
+import dataclasses
+
+import numpy as np
+
+from coordinator.protocol.actions import Action, Record, Send
+from coordinator.protocol.events import Joined
+from coordinator.protocol.job import Job
+from coordinator.protocol.record import SessionRecord
+from coordinator.samples.samples import Catalogue
+from coordinator.workload.fill import Dealer, Fill
+from coordinator.workload.generation import Generation
+from edge_runtime.contract import messages as m
+from edge_runtime.contract.checks import Array
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.plan import Plan
+from edge_runtime.contract.profile import DeviceProfile
+
+from .holdings import Holdings
+from .link_schedule import Linking
+from .measurements import KnownDevices
+from .members import Member, Members
+from .questions import Questions
+
+LANGUAGE_OUTPUTS = 3
+"""Of a sample: summed loss, counted tokens, correctly predicted tokens."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SavedState:
+    """A state of the trainers that the coordinator has.
+
+    Attributes:
+        data: bytes of a safetensors file; empty before the first update.
+        step: updates that it has behind it.
+        sums: of the epoch that it is in.
+    """
+
+    data: bytes
+    step: int
+    sums: m.EpochSums
+
+
+@dataclasses.dataclass(slots=True)
+class Break:
+    """A plan that has ended before its time, until work goes on under another."""
+
+    reason: str
+    device: str
+    since: float
+    computed_again: int = 0
+
+
+class State:
+    """Holds members, plan, facts and progress of a session.
+
+    Attributes:
+        job: to be done.
+        record: what was seen, for the report and the display.
+        now: seconds, any epoch.
+        began: time of the first event.
+        term: of the plan that is in work, or is to be made; from 1.
+        plan: None while there is none.
+        assigned: the plan's shards have their owners, by what caches hold.
+        gathered: devices that are absent are not waited for any more.
+        profiles: those that the plan was made from, with links.
+        relayed: pairs of devices that cannot reach each other.
+        filled: data sets of which every owner holds its samples, by what is known.
+        fill: the one under way.
+        saved: newest state of the trainers.
+        lineage: names the group that trained up to here: a replica of another is not gone on with.
+        target: update up to which the group is to train before its state is saved.
+        outputs: (N, C) float64 of the evaluation lines in work, NaN where not known yet.
+        outputs_step: updates after which they are computed.
+        step_seconds: pace of the last part of an epoch.
+        part_began: when the part of the epoch in work began, and at which update.
+        fill_began: when the fill under way began; ``computed_before`` is what was computed then.
+        fill_told: the end of the fill of training samples was written down.
+        computed: (K,) bool, samples that the backbone has computed in this session.
+        broken: set from the end of a plan until work goes on.
+        waiting: when a wait for devices began, and ``waits_for`` what is lacking.
+        collecting: everything is done but asking what it took.
+        settled: nobody who is here has anything left to be measured aside.
+        called_back: when a device that was given up was asked to join again.
+        last_progress: when a micro-batch or a step was last known to be done.
+        longest_seconds: that one has taken so far.
+        awaited: by device, whom its training step waits for.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.record = job, SessionRecord()
+        self.catalogue = Catalogue.make(job.tables)
+        self.now = self.began = 0.0
+        self.term = 1
+        self.plan: Plan | None = None
+        self.assigned = self.gathered = False
+        self.profiles: dict[DeviceId, DeviceProfile] = {}
+        self.members, self.questions, self.linking = Members(), Questions(), Linking()
+        self.relayed: set[frozenset[DeviceId]] = set()
+        self.known = KnownDevices()
+        self.holdings = Holdings(len(self.catalogue.keys), job.config.layers)
+        self.filled: set[m.SampleSet] = set()
+        self.fill: Fill | None = None
+        self.dealer: Dealer | None = None
+        self.item_number = 0
+        self.computed: Array = np.zeros(len(self.catalogue.keys), bool)
+        self.saved = SavedState(data=job.state, step=job.steps_done, sums=job.sums)
+        self.lineage = job.run
+        self.target = job.steps_done
+        self.step_seconds: float | None = None
+        self.part_began: tuple[float, int] | None = None
+        self.fill_began, self.fill_told = 0.0, False
+        self.computed_before = self.computed
+        self.outputs: Array | None = None
+        self.generation: Generation | None = None
+        self.broken: Break | None = None
+        self.waiting: float | None = None
+        self.waits_for = ""
+        self.collecting = self.settled = False
+        self.called_back: dict[DeviceId, float] = {}
+        self.last_progress = self.longest_seconds = 0.0
+        self.awaited: dict[DeviceId, frozenset[DeviceId]] = {}
+        self.out: list[Action] = []
+
+    def do(self, *actions: Action) -> None:
+        """Has the host carry actions out."""
+        self.out += actions
+
+    @property
+    def joined(self) -> dict[DeviceId, Joined]:
+        """Hellos of those who are here."""
+        return {device: member.joined for device, member in self.members.here.items()}
+
+    def progressed(self, device: DeviceId) -> None:
+        """Takes down that work goes on, by the word of a device."""
+        self.longest_seconds = max(self.longest_seconds, self.now - self.last_progress)
+        self.last_progress = self.now
+        self.awaited.pop(device, None)
+
+    def explain_wait(self) -> str:
+        """Says why the session cannot go on."""
+        return self.broken.reason if self.broken is not None else self.waits_for
+
+    def tell(self, device: DeviceId, message: m.Message) -> None:
+        """Sends what is not answered, in this term."""
+        self.out.append(Send(device=device, message=message, term=self.term))
+
+    def note(self, event: str, **fields: object) -> None:
+        """Writes an event down."""
+        self.out.append(Record(event=event, fields=fields))
+
+    def ordered(self, devices: dict[DeviceId, Member]) -> list[DeviceId]:
+        """Devices in the order of the job."""
+        return [device for device in self.job.devices if device in devices]
+
+    @property
+    def owners(self) -> tuple[DeviceId, ...]:
+        """Owners of the plan's shards, in its order."""
+        return tuple(owner.device for owner in self.plan.owners) if self.plan else ()
+
+    @property
+    def trains(self) -> bool:
+        """Updates are left to be applied."""
+        return self.job.total_steps > self.saved.step
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the saved state is in, from 1; one more than there are at the end."""
+        return self.saved.step // max(1, self.job.steps_per_epoch) + 1
+
+    def expect_outputs(self) -> None:
+        """Forgets the outputs of an earlier evaluation."""
+        config, lines = self.job.config, len(self.job.tables["eval"])
+        columns = LANGUAGE_OUTPUTS if config.generative else config.num_outputs
+        self.outputs = np.full((lines, columns), np.nan)

@@ -1,0 +1,189 @@
+"""Goals of training: adapters made and equal, steps applied, states saved, outputs known. Pure.
+
+An epoch is trained in parts of about :data:`PART_SECONDS`; after each the coordinator gets the
+state, so that no more than that is lost when it ends, or when all trainers do.
+"""
+
+from functools import partial
+
+import numpy as np
+
+from coordinator.protocol.record import EpochRecord
+from edge_runtime.contract import messages as m
+from edge_runtime.contract.ids import DeviceId
+
+from .members import Replica
+from .questions import Ask, Todo
+from .state import State
+
+PART_SECONDS = 20.0
+
+
+def set_up(state: State) -> Todo | None:
+    """Has every owner make the adapter, or keep the one that it has."""
+    here = state.members.here
+    asks = {
+        device: Ask(kind=m.SetUpTraining, make=partial(_set_up, state), key=state.lineage)
+        for device in state.owners
+        if here[device].replica is None
+    }
+    return Todo("setting up", asks) if asks else None
+
+
+def _set_up(state: State) -> m.SetUpTraining:
+    job, saved = state.job, state.saved
+    manifest = job.manifest
+    head = manifest.head.path if manifest.head and job.config.generative else ""
+    pruned = job.config.initialization == "pruned" and not saved.data
+    initial = manifest.adapter_init if pruned else ""
+    return m.SetUpTraining(
+        config=job.config,
+        options=job.options,
+        total_steps=job.total_steps,
+        state=np.frombuffer(saved.data, np.uint8),
+        run=state.lineage,
+        sums=saved.sums,
+        adapter_graph=job.adapter_file,
+        head=manifest.file(head) if head else None,
+        adapter_init=manifest.file(initial) if initial else None,
+    )
+
+
+def synchronize(state: State) -> Todo | None:
+    """Has every trainer take over the newest state that any of them has, or that is saved.
+
+    Once they are a group they stay equal, but for who is the first to say what is done.
+    """
+    here = state.members.here
+    if not state.job.total_steps or all(here[device].in_group for device in state.owners):
+        return None
+    replicas = {device: _replica(state, device) for device in state.owners}
+    newest = max(state.saved.step, *(replica.step for replica in replicas.values()))
+    behind = [device for device, replica in replicas.items() if replica.step < newest]
+    if not behind:
+        return None
+    if state.saved.step < newest:
+        donor = next(device for device, replica in replicas.items() if replica.step == newest)
+        return Todo("setting up", {donor: _send_state(newest)})
+    saved = state.saved
+    take = partial(
+        m.TakeState, data=np.frombuffer(saved.data, np.uint8), step=saved.step, sums=saved.sums
+    )
+    ask = Ask(kind=m.TakeState, make=take, key=saved.step)
+    return Todo("setting up", dict.fromkeys(behind, ask))
+
+
+def _send_state(step: int) -> Ask:
+    return Ask(kind=m.SendState, make=m.SendState, key=step)
+
+
+def _replica(state: State, device: DeviceId) -> Replica:
+    replica = state.members.here[device].replica
+    if replica is None:
+        raise RuntimeError(f"{device} has no adapter yet")
+    return replica
+
+
+def train(state: State) -> Todo | None:
+    """Has the group form, and apply the steps up to the next target."""
+    if not state.trains:
+        return None
+    steps = state.job.steps_per_epoch
+    epoch, first = state.saved.step // steps + 1, (state.saved.step // steps) * steps
+    _begin_epoch(state, epoch)
+    if state.target <= state.saved.step:
+        state.target = min(first + steps, state.saved.step + _part(state))
+    replicas = {device: _replica(state, device) for device in state.owners}
+    late = [device for device, replica in replicas.items() if replica.step < state.target]
+    if not late:
+        return None
+    here = state.members.here
+    form = partial(m.FormGroup, trainers=state.owners, run=group_name(state))
+    asks = {
+        device: Ask(kind=m.FormGroup, make=form)
+        for device in state.owners
+        if not here[device].in_group
+    }
+    if not asks:
+        if state.lineage != group_name(state):
+            state.lineage = group_name(state)
+            state.note("group_formed", run=state.lineage, trainers=list(state.owners))
+        if state.part_began is None:
+            state.part_began = state.now, state.saved.step
+        for device in late:
+            step = replicas[device].step - first
+            left = state.target - replicas[device].step
+            make = partial(m.TrainEpoch, epoch=epoch, first_step=step, num_steps=left)
+            asks[device] = Ask(kind=m.TrainEpoch, make=make, key=(epoch, step, left))
+    return Todo("training", asks)
+
+
+def group_name(state: State) -> str:
+    """Names the group of this term, and thereby the replicas that it trains."""
+    return f"{state.job.session}/{state.term}"
+
+
+def _begin_epoch(state: State, epoch: int) -> None:
+    epochs = state.record.epochs
+    if not epochs or epochs[-1].epoch != epoch:
+        epochs.append(EpochRecord(epoch=epoch, began=state.now, sums=m.EpochSums(epoch=epoch)))
+        state.part_began = None
+
+
+def _part(state: State) -> int:
+    """Steps of the next part, by the pace of the last one or the plan's."""
+    seconds = state.step_seconds
+    if seconds is None:
+        predicted = state.plan.predicted if state.plan else None
+        seconds = predicted.epoch_seconds / state.job.steps_per_epoch if predicted else None
+    if not seconds:
+        return state.job.steps_per_epoch
+    return max(1, round(PART_SECONDS / seconds))
+
+
+def save(state: State) -> Todo | None:
+    """Has a trainer send the state once all of them have reached the target."""
+    if state.saved.step >= state.target:
+        return None
+    return Todo("training", {state.owners[0]: _send_state(state.target)})
+
+
+def evaluate(state: State) -> Todo | None:
+    """Has every owner of evaluation samples compute the outputs that are not known yet."""
+    table, plan = state.job.tables.get("eval"), state.plan
+    if table is None or plan is None:
+        return None
+    if state.outputs is None:
+        state.expect_outputs()
+    outputs = state.outputs
+    if outputs is None:
+        return None
+    asks = {}
+    for device in state.owners:
+        lines = table.owned_by(plan, device)
+        if len(lines) and np.isnan(outputs[lines]).any():
+            asks[device] = Ask(kind=m.Evaluate, make=m.Evaluate)
+    return Todo("evaluating", asks) if asks else None
+
+
+def evaluate_before(state: State) -> Todo | None:
+    """Computes outputs before training, if they are wanted."""
+    job, record = state.job, state.record
+    begun = state.saved.step > job.steps_done
+    if not job.evaluate_before or record.outputs_before is not None or begun:
+        return None
+    if (todo := evaluate(state)) is not None:
+        return todo
+    record.outputs_before, state.outputs = state.outputs, None
+    return None
+
+
+def evaluate_after(state: State) -> Todo | None:
+    """Computes outputs after training."""
+    record = state.record
+    if not state.job.options.epochs or record.outputs_after is not None:
+        return None
+    if (todo := evaluate(state)) is not None:
+        return todo
+    record.outputs_after, state.outputs = state.outputs, None
+    return None

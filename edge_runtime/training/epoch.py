@@ -1,0 +1,129 @@
+"""Trains steps of an epoch. Of the adapter, whole applied steps only are ever to be seen."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+from edge_runtime.contract import messages as m
+from edge_runtime.contract.errors import RemoteError, UnresumableError
+from edge_runtime.contract.order import epoch_order, steps_per_epoch
+from edge_runtime.messaging.outbox import Outbox
+
+from .allreduce import AllReduce, Contribution
+from .replica import Replica
+from .samples import OwnedSamples
+
+if TYPE_CHECKING:
+    from edge_runtime.parallel_adapters import Trainer
+
+PROGRESS_SECONDS = 0.25
+
+
+def train_steps(
+    request: m.TrainEpoch,
+    replica: Replica,
+    owned: OwnedSamples,
+    group: AllReduce,
+    outbox: Outbox,
+) -> None:
+    """Trains the steps that are asked for and says what the epoch has come to.
+
+    Raises:
+        RemoteError: the adapter or the group is at another step.
+        AllReduceClosedError: the term or the session ended; ``replica`` is as after the last
+            step that was applied.
+        UnresumableError: training diverges.
+    """
+    steps = _steps(request, replica, owned, group)
+    if request.first_step == 0:
+        replica.sums = m.EpochSums(epoch=request.epoch)
+    began, reported = time.monotonic(), -math.inf
+    for chosen in steps:
+        _step(replica, owned, chosen, group)
+        if time.monotonic() - reported > PROGRESS_SECONDS:
+            reported = time.monotonic()
+            outbox.to_coordinator(m.Progress(sums=replica.sums))
+    if not replica.trainer.finite:
+        raise _diverged("adapter", replica)
+    seconds = time.monotonic() - began
+    outbox.to_coordinator(m.EpochDone(sums=replica.sums, seconds=seconds))
+
+
+def _steps(
+    request: m.TrainEpoch, replica: Replica, owned: OwnedSamples, group: AllReduce
+) -> list[m.Array]:
+    """This trainer's samples of each step that is asked for."""
+    options, trainer = replica.options, replica.trainer
+    whole = steps_per_epoch(owned.request.total, options.batch_size)
+    first, last = request.first_step, whole
+    if request.num_steps is not None:
+        last = first + request.num_steps
+    if request.epoch < 1 or not 0 <= first <= last <= whole:
+        raise RemoteError(f"epoch {request.epoch} has no steps {first} to {last} of {whole}")
+    wanted = (request.epoch - 1) * whole + first
+    if not trainer.step == group.step == wanted:
+        raise RemoteError(
+            f"the adapter is at step {trainer.step} and its group at {group.step}, not {wanted}"
+        )
+    if first and (replica.sums.epoch, replica.sums.steps) != (request.epoch, first):
+        raise RemoteError(
+            f"the sums are of step {replica.sums.steps} of epoch {replica.sums.epoch}, not of "
+            f"step {first} of epoch {request.epoch}"
+        )
+    order = epoch_order(
+        owned.request.ranks,
+        owned.tokens,
+        num_samples=owned.request.total,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        epoch=request.epoch,
+    )
+    return order[first:last]
+
+
+def _step(replica: Replica, owned: OwnedSamples, chosen: m.Array, group: AllReduce) -> None:
+    trainer, sums = replica.trainer, replica.sums
+    own = _sum_gradients(trainer, owned, chosen)
+    if not math.isfinite(own.loss_sum):
+        raise _diverged("loss", replica)
+    gradient = trainer.flat_gradient
+    # Of language models' samples, a step's may be cut before anything that counts.
+    try:
+        total = group.reduce(gradient, own)
+        gradient /= max(1, total.count)
+        trainer.apply(gradient)
+    except UnresumableError:
+        raise _diverged("gradient", replica) from None
+    replica.sums = m.EpochSums(
+        epoch=sums.epoch,
+        steps=sums.steps + 1,
+        samples=sums.samples + total.samples,
+        count=sums.count + total.count,
+        loss_sum=sums.loss_sum + total.loss_sum,
+    )
+
+
+def _sum_gradients(trainer: Trainer, owned: OwnedSamples, chosen: m.Array) -> Contribution:
+    """The samples' loss; ``trainer.flat_gradient`` has its gradient."""
+    trainer.flat_gradient.fill(0)
+    loss, count = 0.0, 0
+    for piece in owned.pieces(chosen) if len(chosen) else ():
+        batch = owned.batch(piece)
+        loss += trainer.add_gradients(batch)
+        count += batch.count
+    return Contribution(samples=len(chosen), count=count, loss_sum=loss)
+
+
+def _diverged(what: str, replica: Replica) -> UnresumableError:
+    if not replica.trainer.step:
+        return UnresumableError(
+            f"the {what} is not a finite number before anything is learnt: the backbone's hidden "
+            "states are too large; export the model again with another --quantize"
+        )
+    rate, epoch = replica.options.learning_rate, replica.sums.epoch
+    return UnresumableError(
+        f"the {what} is not a finite number in epoch {epoch}: the learning rate of {rate:g} is too "
+        "high; train a new run with a lower --learning-rate"
+    )

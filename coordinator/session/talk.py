@@ -11,7 +11,8 @@ from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import DeviceFailedError, UnresumableError
 from edge_runtime.contract.ids import DeviceId
 
-from . import departures, facts, generating
+from . import departures, facts
+from .goals import generating
 from .questions import Ask
 from .state import State
 
@@ -59,7 +60,14 @@ def listen(state: State, event: Received) -> bool:
         logger.info("%s: %s of an earlier term", device, type(message).__name__)
         return False
     handler = _TOLD.get(type(message), _answered)
-    return handler(state, device, message, event) and not late
+    try:
+        return handler(state, device, message, event) and not late
+    except (DeviceFailedError, UnresumableError) as error:
+        # An honest device would have said that it failed; with nobody else, its word is final.
+        if isinstance(message, m.Failed) or len(state.members.here) == 1:
+            raise
+        said = error.said if isinstance(error, DeviceFailedError) else str(error)
+        return departures.blame(state, device, said.removeprefix(f"{device}: "))
 
 
 def _heartbeat(state: State, device: DeviceId, message: m.Heartbeat, _: Received) -> bool:
@@ -150,17 +158,12 @@ def _next_tokens(state: State, device: DeviceId, message: m.NextTokens, _: Recei
 def _answered(state: State, device: DeviceId, message: m.Message, event: Received) -> bool:
     question = state.questions.due(device, message, event.reply)
     if question is None:
-        logger.warning("%s sent %s out of turn", device, type(message).__name__)
+        # Such as the answer to a request that another one has taken the place of.
+        logger.info("%s sent %s out of turn", device, type(message).__name__)
         return False
     state.questions.close(device, question)
     state.settled = False
-    try:
-        facts.answer(state, device, question.ask, message)
-    except (DeviceFailedError, UnresumableError) as error:
-        # An honest device would have said that it failed; with nobody else, its word is final.
-        if len(state.members.here) == 1:
-            raise
-        return departures.blame(state, device, str(error))
+    facts.answer(state, device, question.ask, message)
     return True
 
 

@@ -73,11 +73,15 @@ class StoppedError(UserError):
 
 
 class DeviceFailedError(UserError):
-    """A device met a bug of ours; the device's log has its traceback."""
+    """A device met a bug of ours; the device's log has its traceback.
+
+    ``said`` is what went wrong, without the advice.
+    """
 
     exit_code = 1
 
     def __init__(self, text: str) -> None:
+        self.said = text
         super().__init__(
             f"{text}; this is a bug of pacplus that would most likely show again: please report "
             "it with the device's log"

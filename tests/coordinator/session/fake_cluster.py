@@ -67,6 +67,7 @@ class Cluster:
         }
         self.joined: set[DeviceId] = set()
         self.down: set[DeviceId] = set()
+        self.ever: set[DeviceId] = set()
         self.phases: list[str] = [self.session.phase]
         self.events: list[Record] = []
         self.checkpoints: list[SaveCheckpoint] = []
@@ -151,6 +152,7 @@ class Cluster:
     def join(self, name: DeviceId) -> None:
         """The device says hello."""
         self.joined.add(name)
+        self.ever.add(name)
         self.tell(Joined(device=name, hello=self.devices[name].hello(), public_key=f"key {name}"))
 
     def _take_in(self, name: DeviceId) -> None:
@@ -235,7 +237,7 @@ class Cluster:
                 self.failure = action.error
 
     def _send(self, name: DeviceId, message: m.Message, tag: Tag) -> None:
-        assert name in self.joined, f"{type(message).__name__} was sent to {name}, who never joined"
+        assert name in self.ever, f"{type(message).__name__} was sent to {name}, who never joined"
         if isinstance(message, m.Shutdown):
             self.shut_down.add(name)
         if type(message) in m.ANSWER_OF:
@@ -305,3 +307,22 @@ def _load_stage(job: Job, first: int, last: int) -> m.LoadStage:
 def lose(cluster: Cluster, device: DeviceId, reason: str) -> list[Action]:
     """The device is gone."""
     return cluster.tell(Lost(device=device, reason=reason))
+
+
+def answer(cluster: Cluster, device: DeviceId, message: m.Message) -> list[Action]:
+    """The device gives this answer to what it was asked."""
+    state = cluster.session.state
+    replies = [
+        question.number
+        for asked, question in state.questions
+        if asked == device and m.ANSWER_OF[question.ask.kind] is type(message)
+    ]
+    assert replies, f"{device} was not asked for {type(message).__name__}"
+    received = Received(device=device, message=message, term=state.term, reply=replies[0])
+    return cluster.tell(received)
+
+
+def fail(cluster: Cluster, device: DeviceId, failed: m.Failed) -> list[Action]:
+    """The device says that it could not do what it was asked in this term."""
+    term = cluster.session.state.term
+    return cluster.tell(Received(device=device, message=failed, term=term))

@@ -10,10 +10,10 @@ from coordinator.protocol.actions import Fail
 from coordinator.protocol.events import Joined, Lost, Received
 from coordinator.session.machine import Session
 from edge_runtime.contract import messages as m
-from edge_runtime.contract.errors import BadInputError, DeviceFailedError, StoppedError
+from edge_runtime.contract.errors import BadInputError, DeviceFailedError
 from edge_runtime.contract.ids import DeviceId
 from tests.coordinator.planner.problems import profile
-from tests.coordinator.session.fake_cluster import lose
+from tests.coordinator.session.fake_cluster import answer, lose
 from tests.coordinator.session.histories import (
     plan_of,
     play,
@@ -30,14 +30,14 @@ SAMPLES_READY = m.SamplesReady(
 @pytest.mark.parametrize(
     ("phase", "message", "reason"),
     [
-        ("profiling", m.ProfileDone(profile=profile("other")), "profile of another device"),
+        ("profiling", m.ProfileDone(profile=profile("other")), "other"),
         ("open_caches", m.CacheStatus(held=np.ones(9, bool), bytes_used=0), "other samples"),
         (
             "commit_cache",
             m.SamplesReady(
-                which="train", missing=np.zeros(2, np.int32), cache_bytes=0, cache_samples=0
+                which="train", missing=np.array([7], np.int32), cache_bytes=0, cache_samples=0
             ),
-            "2 samples did not stay",
+            "do not exist",
         ),
         (
             "evaluating",
@@ -61,21 +61,33 @@ SAMPLES_READY = m.SamplesReady(
         ),
     ],
 )
-def test_an_answer_that_cannot_be_true_stops_the_session(phase, message, reason):
+def test_an_answer_that_cannot_be_true_stops_a_session_of_one_device(phase, message, reason):
     cluster = scenario_of(plan_of((0, 1)), train=[1, 2, 3], evaluation=[4, 5]).cluster()
     until(cluster, phase)
-    cluster.tell(Received(device=DeviceId("d0"), message=message))
-    gone = phase == "commit_cache"
-    assert isinstance(cluster.failure, StoppedError if gone else DeviceFailedError)
-    assert ("--resume" in str(cluster.failure)) == gone
+    answer(cluster, DeviceId("d0"), message)
+    assert isinstance(cluster.failure, DeviceFailedError)
     assert reason in str(cluster.failure)
+
+
+def test_samples_that_did_not_stay_in_the_cache_are_computed_again():
+    cluster = scenario_of(plan_of((0, 1)), train=[1, 2, 3], evaluation=[4, 5]).cluster()
+    until(cluster, "commit_cache")
+    device = cluster.devices[DeviceId("d0")]
+    before = list(device.computed)
+    device.cache.difference_update([(key_of(1), 0), (key_of(1), 1)])
+    cluster.run(random.Random(3))
+    assert cluster.finished
+    assert device.computed.count(key_of(1)) == before.count(key_of(1)) + 1
 
 
 @pytest.mark.parametrize(
     ("phase", "message"),
     [
         ("commit_cache", SAMPLES_READY),
-        ("training", m.EpochDone(epoch=2, samples=3, count=3, loss_sum=1.0, seconds=0.0)),
+        (
+            "training",
+            m.EpochDone(sums=m.EpochSums(epoch=2, steps=2), seconds=0.0),
+        ),
         ("loading", m.StageReady(first=0, last=1, received_bytes=0, seconds=0.0)),
         ("filling", m.Stored(number=0, layers=(0, 1, 2), samples=2)),
         ("filling", m.Stored(number=0, layers=(0,), samples=1)),
@@ -94,14 +106,14 @@ def test_an_answer_to_another_question_is_ignored(phase, message):
     assert cluster.finished
 
 
-def test_a_device_that_joins_again_has_lost_its_place():
+def test_a_device_that_joins_again_goes_on():
     cluster = scenario_of(plan_of((0,), (1,)), train=[1, 2]).cluster()
     until(cluster, "profiling")
-    device = DeviceId("d1")
-    hello = cluster.devices[device].hello()
-    cluster.tell(Joined(device=device, hello=hello, public_key="key"))
-    assert isinstance(cluster.failure, StoppedError)
-    assert "--resume" in str(cluster.failure)
+    cluster.kill(DeviceId("d1"))
+    cluster.start_again(DeviceId("d1"))
+    cluster.run(random.Random(3))
+    assert cluster.finished
+    assert [event.event for event in cluster.events].count("device_lost") == 1
 
 
 def test_a_plan_that_stops_is_not_resumed():
@@ -109,7 +121,9 @@ def test_a_plan_that_stops_is_not_resumed():
     job = dataclasses.replace(scenario.job, only_plan=True)
     cluster = dataclasses.replace(scenario, job=job).cluster()
     until(cluster, "profiling")
+    cluster.kill(DeviceId("d1"))
     lose(cluster, DeviceId("d1"), "its process ended")
+    cluster.run(random.Random(1))
     assert str(cluster.failure) == "d1 was lost: its process ended; try again"
 
 

@@ -29,12 +29,11 @@ stands in the place of ``synchronize`` to ``evaluate_after``.
 from collections.abc import Callable
 from functools import partial
 
-from coordinator.protocol.job import Job
+from coordinator.session.questions import Ask, Todo
+from coordinator.session.state import State
 from edge_runtime.contract import messages as m
 
 from . import filling, generating, measuring, planning, training
-from .questions import Ask, Todo
-from .state import State
 
 Goal = Callable[[State], Todo | None]
 
@@ -74,8 +73,11 @@ _CACHED: tuple[Goal, ...] = (
 _CONTINUED: tuple[Goal, ...] = (generating.load, training.set_up, generating.generate)
 
 
-def of(job: Job) -> tuple[Goal, ...]:
-    """Lists the goals of a job."""
+def of(state: State) -> tuple[Goal, ...]:
+    """Lists the goals of a session; at its end nothing else matters any more."""
+    job = state.job
+    if state.collecting:
+        return (collect,)
     if job.only_plan:
         return (*_PLANNED, collect)
     return (*_PLANNED, *(_CONTINUED if job.continuation else _CACHED), collect)

@@ -6,6 +6,9 @@ from functools import partial
 import numpy as np
 
 from coordinator.samples.shard_assignment import assign_shards
+from coordinator.session.members import Member
+from coordinator.session.questions import Ask, Todo
+from coordinator.session.state import Break, State
 from coordinator.workload.fill import Dealer
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import InfeasibleError, StoppedError
@@ -13,9 +16,6 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Plan
 
 from .filling import pause_fill
-from .members import Member
-from .questions import Ask, Todo
-from .state import Break, State
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,10 @@ def _make(state: State, members: dict[DeviceId, Member]) -> Plan:
     measured = {device: members[device].profile for device in state.ordered(members)}
     known = {device: profile for device, profile in measured.items() if profile is not None}
     state.profiles = state.linking.linked(known)
-    return state.job.make_plan(list(state.profiles.values()))
+    made = state.job.make_plan(list(state.profiles.values()))
+    if absent := set(made.devices) - known.keys():
+        raise InfeasibleError(f"the plan needs {', '.join(sorted(absent))}")
+    return made
 
 
 def _adopt(state: State, found: Plan) -> None:
@@ -80,7 +83,8 @@ def _wait(state: State, why: str) -> Todo:
     """
     if state.waiting is None:
         state.waiting = state.now
-    if state.job.wait_seconds == 0 and state.settled:
+    coming = any(member.set_aside for member in state.members.here.values())
+    if state.job.wait_seconds == 0 and not coming:
         raise StoppedError(state.explain_wait())
     if state.waits_for != why:
         state.waits_for = why

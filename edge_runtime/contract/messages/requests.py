@@ -192,15 +192,20 @@ class LoadStage(Message):
     """Load a stage; states of ``layers`` go to their owners. Answered by ``StageReady``.
 
     ``rest`` has its last blocks where they are to run apart: an encoder-decoder that
-    generates runs its encoder once and its decoder often.
+    generates runs its encoder once and its decoder often. ``hidden_size`` and ``num_heads`` are
+    the backbone's, from which its memory is predicted.
     """
 
     stage: StageFiles
     layers: tuple[int, ...]
     dtype: CacheDtype
     rest: StageFiles | None = None
+    hidden_size: int = 1
+    num_heads: int = 1
 
     def __post_init__(self) -> None:
+        positive = min(self.hidden_size, self.num_heads) >= 1
+        require(positive, "hidden_size and num_heads must be positive")
         follows = self.rest is None or self.rest.first == self.stage.last
         require(follows, "the stage's blocks do not follow one another")
 

@@ -19,7 +19,7 @@ from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import RemoteError, StoppedError, UserError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.profile import Role
-from edge_runtime.contract.tag import Tag
+from edge_runtime.contract.tag import MAX_NUMBER, Tag
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.messaging.failures import PeerError, explain
 from edge_runtime.messaging.session_link import SessionLink
@@ -186,6 +186,8 @@ class Device:
         finally:
             self._trainer.close()
             self._link.set_peers(())
+            if self._ended != "shutdown":
+                self._worker.begin_term(MAX_NUMBER)  # nobody waits for what is queued
             stopped = self._worker.stop(STOP_SECONDS)
             if stopped and self._standing.session and self._ended != "shutdown":
                 self._kept.put(self._trainer.replica)

@@ -104,7 +104,10 @@ class Server:
             self._receive()
             now = time.monotonic()
             again = self._instances.restarted(self._router.is_connected, now)
-            for lost in (*ended(), *again, *self._liveness.lost(now)):
+            for device, _ in self._router.take_disconnected():
+                self._liveness.disconnected(device, now)
+            silent = self._liveness.lost(now, self._router.connected_devices())
+            for lost in (*ended(), *again, *silent):
                 self._lose(lost)
             if now - ticked >= TICK_SECONDS:
                 ticked = now
@@ -175,8 +178,8 @@ class Server:
 
     def _lose(self, lost: Lost) -> None:
         """Drops what waits for a device that is gone; it would come too late if it returned."""
-        self._queues[lost.device].clear()
-        self._chunks[lost.device].clear()
+        for queues in (self._queues, self._chunks, self._forwarded):
+            queues[lost.device].clear()
         self._handle(lost)
 
     def _handle(self, event: Event) -> None:

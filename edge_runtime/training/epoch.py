@@ -117,6 +117,7 @@ def _sum_gradients(trainer: Trainer, owned: OwnedSamples, chosen: m.Array) -> Co
         batch = owned.batch(piece)
         loss += trainer.add_gradients(batch)
         count += batch.count
+        owned.computed(piece)
     return Contribution(samples=len(chosen), count=count, loss_sum=loss)
 
 

@@ -26,17 +26,17 @@ def names(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "checkpoints").iterdir())
 
 
-def file(run: Path, epoch: int, suffix: str) -> Path:
-    return run / "checkpoints" / f"epoch-{epoch:04d}.{suffix}"
+def file(run: Path, step: int, suffix: str) -> Path:
+    return run / "checkpoints" / f"step-{step:08d}.{suffix}"
 
 
 def test_the_last_two_are_kept(tmp_path: Path, kept: Checkpoints) -> None:
     assert kept.last() is None
-    for epochs_done in (1, 2, 10):
-        kept.write(checkpoint(epochs_done))
-        assert kept.last() == checkpoint(epochs_done)
+    for step in (1, 2, 10):
+        kept.write(checkpoint(step))
+        assert kept.last() == checkpoint(step)
     assert names(tmp_path) == [
-        f"epoch-{epoch:04d}.{suffix}" for epoch in (2, 10) for suffix in ("json", "safetensors")
+        f"step-{step:08d}.{suffix}" for step in (2, 10) for suffix in ("json", "safetensors")
     ]
 
 
@@ -82,15 +82,15 @@ def emptied(path: Path) -> None:
 def test_a_damaged_one_is_passed_over_for_the_one_before_which_is_said(
     tmp_path: Path, kept: Checkpoints, caplog: pytest.LogCaptureFixture, damage, suffix: str
 ) -> None:
-    for epochs_done in (1, 2):
-        kept.write(checkpoint(epochs_done))
+    for step in (1, 2):
+        kept.write(checkpoint(step))
     path = file(tmp_path, 2, suffix)
     if suffix == "json":
         path.write_text(path.read_text().rstrip())  # the last byte counts now
     damage(path)
     assert kept.last() == checkpoint(1)
-    assert "epoch-0002" in caplog.text
-    assert "going on from the checkpoint before, of epoch 1" in caplog.text
+    assert "step-00000002" in caplog.text
+    assert "going on from the checkpoint before, of update 1" in caplog.text
     kept.write(checkpoint(2))
     assert kept.last() == checkpoint(2)
 
@@ -102,14 +102,14 @@ def test_one_that_was_cut_short_does_not_count(tmp_path: Path, kept: Checkpoints
     file(tmp_path, 3, "json").write_text("{}")
     kept.write(checkpoint(2))
     assert kept.last() == checkpoint(2)
-    assert names(tmp_path)[-1] == "epoch-0002.safetensors"
+    assert names(tmp_path)[-1] == "step-00000002.safetensors"
 
 
 def test_where_none_is_whole_nothing_is_begun_anew(tmp_path: Path, kept: Checkpoints) -> None:
-    for epochs_done in (1, 2):
-        kept.write(checkpoint(epochs_done))
-        emptied(file(tmp_path, epochs_done, "safetensors"))
-    with pytest.raises(BadInputError, match=r"epoch-0002.*; no other is left, start a new run"):
+    for step in (1, 2):
+        kept.write(checkpoint(step))
+        emptied(file(tmp_path, step, "safetensors"))
+    with pytest.raises(BadInputError, match=r"step-00000002.*; no other is left, start a new run"):
         kept.last()
 
 
@@ -127,7 +127,7 @@ def test_one_of_an_earlier_version_has_no_digest_and_counts(
 def test_wherever_writing_is_cut_off_a_whole_one_is_there(
     tmp_path: Path, kept: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full disk, or a kill, at each call that writes: epoch 1 or 2 is left, never less."""
+    """A full disk, or a kill, at each call that writes: update 1 or 2 is left, never less."""
     found = set[int]()
     for refused in range(8):
         kept.write(checkpoint(1))
@@ -146,6 +146,6 @@ def test_wherever_writing_is_cut_off_a_whole_one_is_there(
                 kept.write(checkpoint(2))
         last = kept.last()
         assert isinstance(last, Checkpoint)
-        assert last == checkpoint(last.epochs_done)
-        found.add(last.epochs_done)
+        assert last == checkpoint(last.step)
+        found.add(last.step)
     assert found == {1, 2}

@@ -91,16 +91,16 @@ def run(tmp_path: Path) -> RunFolder:
     return RunFolder.create(tmp_path / "run", SETTINGS)
 
 
-def checkpoint(epochs_done: int) -> Checkpoint:
+def checkpoint(step: int) -> Checkpoint:
     epochs = tuple(
         EpochReport(epoch=i + 1, seconds=0.5, train_loss=1 / (i + 1), samples_per_second=2.0)
-        for i in range(epochs_done)
+        for i in range(step)
     )
     return Checkpoint(
-        epochs_done=epochs_done,
+        step=step,
         epochs=epochs,
         eval_before={"accuracy": 0.25},
-        state=write_tensors({"head.weight": np.full(3, epochs_done, np.float32)}),
+        state=write_tensors({"head.weight": np.full(3, step, np.float32)}),
         seconds=7.5,
         fill=FillReport(
             seconds=2.0,

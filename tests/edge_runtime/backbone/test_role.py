@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from coordinator.cluster.stage_files import StageCutter
-from edge_runtime.backbone.role import BackboneRole, parts_for_owners
+from edge_runtime.backbone.encoded_states import parts_for_owners
+from edge_runtime.backbone.role import BackboneRole
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.codec import decode, encode
 from edge_runtime.contract.errors import RemoteError, UnresumableError

@@ -310,24 +310,6 @@ def test_random_bytes_are_an_empty_cache(tmp_path):
         assert (cache.samples, cache.bytes_used) == (0, 0)
 
 
-def test_a_full_disk_is_explained_and_leaves_what_was_there(cache, monkeypatch):
-    append(cache, [1])
-    before = cache.bytes_used
-    real = os.pwritev
-
-    def fill_up(file, buffers, offset):
-        real(file, buffers[:1], offset)
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "pwritev", fill_up)
-    with pytest.raises(BadInputError, match="No space left on device; free space"):
-        append(cache, [2])
-    monkeypatch.undo()
-    assert cache.bytes_used == before == sum(p.stat().st_size for p in cache.folder.iterdir())
-    append(cache, [3])
-    assert_reads(cache, [1, 3])
-
-
 def test_a_short_write_is_completed(cache, monkeypatch):
     real = os.pwritev
     monkeypatch.setattr(os, "pwritev", lambda file, buffers, at: real(file, buffers[:1], at))

@@ -3,10 +3,12 @@
 #   TORCH   what to install as PyTorch, e.g. TORCH=torch==2.13.0 make test
 #   PYTHON  the interpreter that .venv is made with, 3.10 or newer
 #   JOBS    tests that run side by side, by default one a core
+#   MINUTES that make soak takes
 
 PYTHON ?= python3
 TORCH ?= torch
 JOBS ?= auto
+MINUTES ?= 60
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,12 +23,13 @@ ALL_STAMP := $(VENV)/.has-all
 TEST_STAMP := $(VENV)/.has-all-and-test
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint format clean
+.PHONY: help demo test test-all soak lint format clean
 
 help:
 	@echo "make demo      fine-tune a small real model on three emulated devices (minutes)"
 	@echo "make test      lint, format check, types, import rules, tests"
 	@echo "make test-all  the same, with the slow tests on real sizes"
+	@echo "make soak      devices come and go for MINUTES (60): does anything grow?"
 	@echo "make lint      all of make test but the tests"
 	@echo "make format    format the code, mend what ruff can mend"
 	@echo "make clean     remove .venv and what tools have left behind"
@@ -44,6 +47,9 @@ test: lint $(MODEL_STAMP)
 test-all: lint $(MODEL_STAMP)
 	$(PYTEST) -m "not alone" --numprocesses $(JOBS) --dist worksteal
 	$(PYTEST) -m alone
+
+soak: $(TEST_STAMP)
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
 
 lint: $(TEST_STAMP)
 	$(BIN)/ruff check .

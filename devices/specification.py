@@ -26,6 +26,15 @@ MIN_MEMORY_BYTES = 40_000_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """A value that goes from ``first`` to ``last`` within ``seconds``, and stays there."""
+
+    first: float
+    last: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EmulatedDevice:
     """One device to emulate.
 
@@ -38,6 +47,8 @@ class EmulatedDevice:
         link_bits_per_second: of its link, each way.
         latency_seconds: of its link, one way.
         roles: that it may take.
+        battery: its charge, 0 to 1, without a charger; None for a device on the mains.
+        temperature: of its processor, in degrees Celsius; None where it says none.
     """
 
     id: DeviceId
@@ -48,6 +59,24 @@ class EmulatedDevice:
     link_bits_per_second: float
     latency_seconds: float
     roles: tuple[Role, ...]
+    battery: Course | None = None
+    temperature: Course | None = None
+
+    @property
+    def condition(self) -> dict[str, Any]:
+        """What its sensors say, as its process reads it (:mod:`edge_runtime.device.condition`)."""
+        said = {"battery": self.battery, "celsius": self.temperature}
+        values = {
+            name: [course.first, course.last, course.seconds]
+            for name, course in said.items()
+            if course is not None
+        }
+        return {**values, "charging": False} if self.battery else values
+
+    @property
+    def limits(self) -> "EmulatedDevice":
+        """Without battery and temperature, which change nothing of what can be measured."""
+        return dataclasses.replace(self, battery=None, temperature=None)
 
 
 def parse_emulate(text: str) -> tuple[EmulatedDevice, ...]:
@@ -95,6 +124,8 @@ def _device(name: str, count: int, items: Sequence[str]) -> EmulatedDevice:
         link_bits_per_second=options.get("link", spec.link_bits_per_second),
         latency_seconds=options.get("latency", spec.latency_seconds),
         roles=("backbone", "trainer") if trains else ("backbone",),
+        battery=options.get("battery"),
+        temperature=options.get("temperature"),
     )
 
 
@@ -164,6 +195,29 @@ def _cores(value: str) -> int | None:
     return int(value) or None if re.fullmatch(r"\d{1,4}", value) else None
 
 
+_COURSE = r"(\d{1,3}(?:\.\d+)?)UNIT(?:-(\d{1,3}(?:\.\d+)?)UNIT/(\d+(?:\.\d+)?)s)?"
+
+
+def _course(value: str, unit: str, most: float) -> Course | None:
+    match = re.fullmatch(_COURSE.replace("UNIT", unit), value, re.ASCII)
+    if match is None:
+        return None
+    first, last, seconds = match[1], match[2] or match[1], match[3] or "1"
+    whole = max(float(first), float(last)) <= most and float(seconds) > 0
+    return Course(first=float(first), last=float(last), seconds=float(seconds)) if whole else None
+
+
+def _battery(value: str) -> Course | None:
+    percent = _course(value, "%", 100)
+    return percent and Course(
+        first=percent.first / 100, last=percent.last / 100, seconds=percent.seconds
+    )
+
+
+def _temperature(value: str) -> Course | None:
+    return _course(value, "", 200)
+
+
 _PARSERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "memory": (_memory, f"BYTES, e.g. 400M or 2Gi, at least {MIN_MEMORY_BYTES // 10**6}M"),
     "cpu": (_compute, "CORES of the reference laptop, e.g. 0.5"),
@@ -171,6 +225,8 @@ _PARSERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "link": (parse_rate, "BITS-PER-SECOND, e.g. 100M"),
     "latency": (_latency, "TIME, e.g. 5ms"),
     "trainer": ({"yes": True, "no": False}.get, "yes|no"),
+    "battery": (_battery, "PERCENT, or FIRST-LAST/SECONDS, e.g. 12% or 30%-10%/60s"),
+    "temperature": (_temperature, "CELSIUS, or FIRST-LAST/SECONDS, e.g. 85 or 60-90/60s"),
 }
 
 

@@ -8,8 +8,9 @@ one decides: if it ends, the device was started again; if it still speaks, both 
 import dataclasses
 from collections.abc import Callable, Iterator
 
-from coordinator.protocol.events import Cloned, Lost
+from coordinator.protocol.events import Cloned
 from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.messages import Hello
 
 SETTLE_SECONDS = 1.0
 """What the first one had sent before may still arrive for so long."""
@@ -21,6 +22,8 @@ DECIDE_SECONDS = 20.0
 class _Doubt:
     connection: bytes
     since: float
+    newcomer: Hello
+    newcomers: bytes
 
 
 class Instances:
@@ -30,13 +33,14 @@ class Instances:
         self._known: dict[DeviceId, tuple[str, bytes]] = {}
         self._doubts: dict[DeviceId, _Doubt] = {}
 
-    def greeted(self, device: DeviceId, instance: str, connection: bytes, now: float) -> bool:
-        """Takes a hello down; False if it is another instance's, which is to be ignored."""
-        before, first = self._known.setdefault(device, (instance, connection))
-        if before == instance:
-            self._known[device] = (instance, connection)
+    def greeted(self, device: DeviceId, hello: Hello, connection: bytes, now: float) -> bool:
+        """Takes a hello down; False if it is another instance's, which is in doubt for now."""
+        before, first = self._known.setdefault(device, (hello.instance, connection))
+        if before == hello.instance:
+            self._known[device] = (hello.instance, connection)
             return True
-        self._doubts.setdefault(device, _Doubt(first, now))
+        since = self._doubts[device].since if device in self._doubts else now
+        self._doubts[device] = _Doubt(first, since, hello, connection)
         return False
 
     def is_doubtful(self, device: DeviceId) -> bool:
@@ -50,9 +54,12 @@ class Instances:
             return None
         return Cloned(device=device)
 
-    def restarted(self, is_connected: Callable[[bytes], bool], now: float) -> Iterator[Lost]:
-        """Names the devices whose first instance is gone, once."""
+    def restarted(
+        self, is_connected: Callable[[bytes], bool], now: float
+    ) -> Iterator[tuple[DeviceId, Hello]]:
+        """Gives the devices whose first instance is gone, once, with the hello of the other."""
         for device, doubt in list(self._doubts.items()):
             if not is_connected(doubt.connection) or now - doubt.since > DECIDE_SECONDS:
                 del self._doubts[device]
-                yield Lost(device=device, reason="it was started again")
+                self._known[device] = (doubt.newcomer.instance, doubt.newcomers)
+                yield device, doubt.newcomer

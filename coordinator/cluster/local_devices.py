@@ -7,6 +7,7 @@ their own, see :mod:`.emulated_links`.
 
 import contextlib
 import dataclasses
+import json
 import logging
 import sys
 import time
@@ -29,6 +30,7 @@ from edge_runtime.transport import (
     SecureContext,
     SecureRouter,
 )
+from edge_runtime.transport.files import write_private
 
 from .emulated_links import EmulatedLinks
 
@@ -39,6 +41,11 @@ PAIRING_SECONDS = 90.0
 THIS_MACHINE = "this-machine"
 EMULATED = "emulated"
 """Folder of the coordinator's home with the homes of local devices, and who they are."""
+
+CONDITION = "condition.json"
+"""In an emulated device's home, read in place of sensors; whoever rewrites it changes them."""
+
+EMULATED_MAX_CELSIUS = 80
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +102,7 @@ class LocalDevices:
         """Lists a device's limits as plain values."""
         enforced = self._cluster.enforcement
         limits = [self._cluster.dilation, enforced.cpu, enforced.memory]
-        return [to_plain(self._processes[device].device), *limits]
+        return [to_plain(self._processes[device].device.limits), *limits]
 
     def ended(self) -> list[Lost]:
         """Devices whose process has ended since the last call, and why."""
@@ -196,6 +203,7 @@ def _start(
     command += ["--listen", LOOPBACK, "--threads", str(threads)]
     if "trainer" not in device.roles:
         command.append("--no-train")
+    command += _care(device, place.home / EMULATED / device.id)
     try:
         token = f"{server.token.text()}\n".encode()
         process = cluster.start(device, command, log_path=log, stdin=token)
@@ -208,3 +216,17 @@ def _start(
     finally:
         server.close()
     return paired.device_id, process
+
+
+def _care(device: EmulatedDevice, home: Path) -> list[str]:
+    """Options that say what spares a device.
+
+    This machine works for its user as long as it runs; an emulated device has sensors of its
+    own, not this machine's.
+    """
+    if not device.profile:
+        return ["--min-battery", "0%"]
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_private(home / CONDITION, json.dumps(device.condition).encode())
+    file = ["--condition", str(home / CONDITION)]
+    return [*file, "--max-temperature", str(EMULATED_MAX_CELSIUS)]

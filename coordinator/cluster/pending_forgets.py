@@ -9,13 +9,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from coordinator.session.forgetting import Forgetting
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Forget, Forgotten, Message
 from edge_runtime.contract.structure import from_plain, to_plain
 from edge_runtime.transport import home_directory
 from edge_runtime.transport.files import read_private, write_private
+
+from .forgetting import Forgetting
 
 logger = logging.getLogger(__name__)
 

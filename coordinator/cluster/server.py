@@ -103,14 +103,24 @@ class Server:
         while not self._finished:
             self._receive()
             now = time.monotonic()
-            again = self._instances.restarted(self._router.is_connected, now)
-            for lost in (*ended(), *again, *self._liveness.lost(now)):
+            self._notice_losses(now)
+            for lost in ended():
                 self._lose(lost)
             if now - ticked >= TICK_SECONDS:
                 ticked = now
                 self._handle(Tick())
             self._flush()
             watch()
+
+    def _notice_losses(self, now: float) -> None:
+        """Handles the losses that connections and silence show."""
+        for device, _ in self._router.take_disconnected():
+            self._liveness.disconnected(device, now)
+        for lost in self._liveness.lost(self._router.connected_devices(), now):
+            self._lose(lost)
+        for device, hello in self._instances.restarted(self._router.is_connected, now):
+            self._lose(Lost(device=device, reason="it was started again"))
+            self._join(device, hello)
 
     def _receive(self) -> None:
         """Takes in what has come; a flood must not keep the server from its other duties."""
@@ -143,7 +153,7 @@ class Server:
             self._handle(Answered(device=device, message=m.Failed(reason=f"sent {error}")))
             return
         if isinstance(message, m.Hello):
-            if self._instances.greeted(device, message.instance, received.connection, now):
+            if self._instances.greeted(device, message, received.connection, now):
                 self._join(device, message)
         elif self._instances.is_doubtful(device):
             logger.info("another process has the key of %s; waiting which one stays", device)
@@ -175,8 +185,8 @@ class Server:
 
     def _lose(self, lost: Lost) -> None:
         """Drops what waits for a device that is gone; it would come too late if it returned."""
-        self._queues[lost.device].clear()
-        self._chunks[lost.device].clear()
+        for queues in (self._queues, self._chunks, self._forwarded):
+            queues[lost.device].clear()
         self._handle(lost)
 
     def _handle(self, event: Event) -> None:

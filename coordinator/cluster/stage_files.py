@@ -88,10 +88,15 @@ class StageCutter:
         """Cuts blocks ``[first, last)``; ``apart`` cuts an encoder's from a decoder's."""
         manifest = self._bundle.manifest
         border = manifest.layers_of(manifest.output_stream).start
-        if not apart or not first < border < last:
-            return LoadStage(stage=self._cut(first, last), layers=layers, dtype=dtype)
-        parts = self._cut(first, border), self._cut(border, last)
-        return LoadStage(stage=parts[0], layers=layers, dtype=dtype, rest=parts[1])
+        whole = not apart or not first < border < last
+        return LoadStage(
+            stage=self._cut(first, last if whole else border),
+            rest=None if whole else self._cut(border, last),
+            layers=layers,
+            dtype=dtype,
+            hidden_size=manifest.hidden_size,
+            num_heads=manifest.num_heads,
+        )
 
     def profile_request(self, job: Job, known: DeviceProfile | None = None) -> ProfileRequest:
         """Times one block of each class, or nothing where all is ``known``.

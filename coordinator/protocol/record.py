@@ -16,9 +16,10 @@ FURTHER_NOTICES = "further notices"
 
 @dataclasses.dataclass(slots=True)
 class DeviceRecord:
-    """One device's part."""
+    """One device's part; ``condition`` is its newest heartbeat."""
 
     roles: tuple[Role, ...]
+    condition: m.Heartbeat = dataclasses.field(default_factory=m.Heartbeat)
     profile: DeviceProfile | None = None
     usage: m.Usage | None = None
     served_batches: int = 0
@@ -27,6 +28,26 @@ class DeviceRecord:
     cache_bytes: int = 0
     cache_samples: int = 0
     notices: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def observe(self, message: m.Message) -> None:
+        """Takes down what a message says of the device."""
+        match message:
+            case m.Heartbeat():
+                self.condition = message
+            case m.BatchServed():
+                self.served_batches += 1
+                self.served_seconds += message.seconds
+            case m.Usage():
+                self.usage = message
+            case m.ProfileDone():
+                self.profile = message.profile
+            case m.StageReady():
+                self.received_weight_bytes = message.received_bytes
+            case m.SamplesReady():
+                self.cache_bytes = message.cache_bytes
+                self.cache_samples = message.cache_samples
+            case _:
+                pass
 
     def take_notice(self, text: str) -> bool:
         """Counts a notice; true if it is the first of its kind, which are ``MAX_NOTICES``."""
@@ -136,20 +157,8 @@ class SessionRecord:
 
     def observe(self, device: DeviceId, message: m.Message) -> None:
         """Takes down what a message says of a device or of the run."""
-        record = self.devices[device]
+        self.devices[device].observe(message)
         match message:
-            case m.BatchServed():
-                record.served_batches += 1
-                record.served_seconds += message.seconds
-            case m.Usage():
-                record.usage = message
-            case m.ProfileDone():
-                record.profile = message.profile
-            case m.StageReady():
-                record.received_weight_bytes = message.received_bytes
-            case m.SamplesReady():
-                record.cache_bytes = message.cache_bytes
-                record.cache_samples = message.cache_samples
             case m.TrainingReady():
                 self.parameters = message.parameters
             case _:

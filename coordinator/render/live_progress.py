@@ -102,11 +102,12 @@ class LiveDisplay:
     def _draw(self, session: Session, now: float) -> RenderableType:
         devices = Table(box=None)
         devices.add_column("device", no_wrap=True)
-        for column in ("roles", "blocks", "shards", "batches", "ms/batch"):
+        for column in ("roles", "blocks", "shards", "batches", "ms/batch", "condition"):
             devices.add_column(column)
         for name, seen in session.record.devices.items():
             part = _part(session.record.plan, name, seen)
-            devices.add_row(cell(name), cell(", ".join(seen.roles)), *part)
+            roles, condition = cell(", ".join(seen.roles)), cell(_condition(seen))
+            devices.add_row(cell(name), roles, *part, condition)
         head = Text(f"{session.phase}  {now - self._began:.0f} s", style="bold")
         return Group(head, self._progress(session, now), devices)
 
@@ -142,6 +143,18 @@ def _off_pace(fields: Mapping[str, Any]) -> str:
         return text
     shares = ", ".join(f"{device} {share:.0%}" for device, share in fields["shares"].items())
     return f"{text}; stage {fields['stage'] + 1} is shared anew: {shares}"
+
+
+def _condition(seen: DeviceRecord) -> str:
+    """What the newest heartbeat says, e.g. ``62 % charging, 48 °C, 310 MB``."""
+    now, said = seen.condition, []
+    if now.battery is not None:
+        said.append(f"{now.battery:.0%}".replace("%", " %") + (" charging" * bool(now.charging)))
+    if now.celsius is not None:
+        said.append(f"{now.celsius:.0f} °C")
+    if now.resident_bytes is not None:
+        said.append(f"{now.resident_bytes / 1e6:.0f} MB")
+    return ", ".join(said)
 
 
 def _part(plan: Plan | None, name: DeviceId, seen: DeviceRecord) -> tuple[str, str, str, str]:

@@ -8,7 +8,8 @@ from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import InfeasibleError, StoppedError
 from edge_runtime.contract.ids import DeviceId
 
-from . import departures, measuring
+from . import departures
+from .goals import measuring
 from .state import State
 
 PATIENCE_SECONDS: dict[type[m.Message], float] = {

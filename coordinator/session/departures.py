@@ -23,7 +23,7 @@ from edge_runtime.contract.errors import (
 )
 from edge_runtime.contract.ids import DeviceId
 
-from .planning import end_plan
+from .goals.planning import end_plan
 from .state import Break, State
 
 

@@ -16,9 +16,9 @@ from edge_runtime.contract.errors import (
 )
 from edge_runtime.contract.ids import DeviceId
 
-from .filling import shards_of
+from .goals.filling import shards_of
+from .goals.planning import consider
 from .members import Replica
-from .planning import consider
 from .questions import Ask
 from .state import SavedState, State
 from .value_checks import check_link, check_loss, check_profile, check_state, not_finite

@@ -1,8 +1,8 @@
 """The session: takes events in, works on the first goal that lacks something. Pure.
 
 :meth:`Session.handle` takes one event in, which changes facts, and then asks for what the first
-unreached goal lacks; see :mod:`.goals` for these. Time enters with each event; the actions that
-come out are carried out by :mod:`coordinator.cluster.server`.
+unreached goal lacks; see :mod:`.goals.order` for these. Time enters with each event; the actions
+that come out are carried out by :mod:`coordinator.cluster.server`.
 """
 
 import logging
@@ -16,8 +16,9 @@ from edge_runtime.contract.errors import UserError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Plan
 
-from . import clock, departures, goals, measuring, talk
+from . import clock, departures, talk
 from .failures import check_software, explain_clone, stop
+from .goals import measuring, order
 from .measurements import KnownDevices, known_devices
 from .state import State
 
@@ -29,7 +30,7 @@ class Session:
 
     Attributes:
         job: to be done.
-        phase: current one; see :mod:`.goals`.
+        phase: current one; see :mod:`.goals.order`.
         record: everything that was seen so far.
     """
 
@@ -132,7 +133,7 @@ class Session:
             for device, asks in measuring.measure_aside(state).items():
                 for ask in asks:
                     talk.ask(state, device, ask)
-        for goal in goals.of(state):
+        for goal in order.of(state):
             term = state.term
             todo = goal(state)
             if state.term != term:

@@ -11,7 +11,8 @@ from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import DeviceFailedError, UnresumableError
 from edge_runtime.contract.ids import DeviceId
 
-from . import departures, facts, generating
+from . import departures, facts
+from .goals import generating
 from .questions import Ask
 from .state import State
 

@@ -1,24 +1,27 @@
 """The backbone role: serves one stage, passes activations on, sends states to their owners."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from edge_runtime.cache.encoding import check_range, encode
+from edge_runtime.cache.encoding import check_range
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.cache_format import row_bytes
+from edge_runtime.contract.checks import is_finite
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.manifest import Stream, uint8_name
-from edge_runtime.contract.messages.mesh import split_layers
+from edge_runtime.contract.manifest import uint8_name
 from edge_runtime.inference.session import GraphSession, numerics
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.messaging.outbox import Outbox
+from edge_runtime.system.memory_guard import MemoryGuard
 
+from .encoded_states import EncodedStates
 from .incremental_stage import IncrementalStage
+from .sample_parts import BackboneSize, Part, join_rows, split_samples
 from .stage import Stage, StageResult
 
 
@@ -46,9 +49,13 @@ class BackboneRole:
         threads: int,
         outbox: Outbox,
         keep: Callable[[m.States], None],
+        memory: MemoryGuard | None = None,
     ) -> None:
         """``keep`` stores states that this device owns itself."""
         self.threads = threads
+        self._memory = memory or MemoryGuard.of_process()
+        self._graphs: tuple[GraphSession, ...] = ()
+        self._size = BackboneSize(hidden_size=1, num_heads=1)
         self._me, self._outbox, self._keep = me, outbox, keep
         self._stages: tuple[Stage, ...] = ()
         self._incremental: tuple[IncrementalStage, ...] = ()
@@ -57,15 +64,20 @@ class BackboneRole:
     def load(self, request: m.LoadStage, store: WeightStore) -> None:
         """Loads the stage; its weight files are in ``store`` already."""
         self.unload()  # the old stage's memory goes before the new comes
-        self._stages = tuple(
-            Stage(GraphSession(write_stage_graph(part, store), self.threads), part, request.layers)
-            for part in request.parts
+        self._graphs = tuple(
+            GraphSession(write_stage_graph(part, store), self.threads) for part in request.parts
         )
+        self._stages = tuple(
+            Stage(graph, part, request.layers)
+            for graph, part in zip(self._graphs, request.parts, strict=True)
+        )
+        self._size = BackboneSize(hidden_size=request.hidden_size, num_heads=request.num_heads)
         self._dtype = request.dtype
 
     def unload(self) -> None:
         """Gives the stage's memory back; it is loaded again when it is asked for."""
-        self._stages = self._incremental = ()
+        self._stages = self._incremental = self._graphs = ()
+        self._memory.released()
 
     def set_up_generation(self, request: m.SetUpGeneration) -> None:
         """Gets the stage, if there is one, ready for sequences that grow."""
@@ -84,89 +96,96 @@ class BackboneRole:
         """Serves a micro-batch as stage number ``index`` of its route.
 
         Raises:
-            RemoteError: this device is not that stage, or ``rows`` are not what it needs.
+            RemoteError: this device is not that stage, or ``rows`` are not what it needs, or
+                not finite.
+            UnresumableError: what this stage makes is not finite.
         """
         if not self._stages or not 0 <= index < len(batch.route):
             raise RemoteError(f"micro-batch {batch.number} came before its stage was loaded")
         if batch.route[index] != self._me:
             raise RemoteError(f"micro-batch {batch.number} was routed to the wrong device")
+        if index:
+            _check_rows(batch, rows)
         self._outbox.wait_for_room()
-        began = time.perf_counter()
-        result = self._compute(batch, rows)
-        seconds = time.perf_counter() - began
+        states = EncodedStates(batch, self._stages[-1].streams, self._dtype)
+        carried: list[Mapping[str, m.Array]] = []
+        seconds, waiting = 0.0, StageResult(states={}, carried={})
+        for run in self._parts(batch, rows):
+            states.add(waiting.states)
+            began = time.perf_counter()
+            waiting = run()
+            seconds += time.perf_counter() - began
+            for name, made in waiting.carried.items():
+                # The next stage would blame this device for them.
+                if made.dtype == np.float32 and name not in rows:
+                    check_range(made, "fp32", name)
+            carried.append(waiting.carried)
         # The next stage waits for this, the owners do not.
         if index + 1 < len(batch.route):
-            boundary = m.Activations(batch=batch, stage=index + 1, rows=result.carried)
+            boundary = m.Activations(batch=batch, stage=index + 1, rows=join_rows(carried))
             self._outbox.to_peer(batch.route[index + 1], boundary)
-        streams = self._stages[-1].streams
-        for stream in batch.lengths:
-            states = {i: rows for i, rows in result.states.items() if streams[i] == stream}
-            for owner, part in parts_for_owners(batch, stream, states, self._dtype):
-                if owner == self._me:
-                    self._keep(part)
-                else:
-                    self._outbox.to_peer(owner, part)
+        states.add(waiting.states)
+        for owner, part in states.for_owners():
+            if owner == self._me:
+                self._keep(part)
+            else:
+                self._outbox.to_peer(owner, part)
         self._outbox.to_coordinator(
             m.BatchServed(number=batch.number, stage=index, seconds=seconds)
         )
 
-    def _compute(self, batch: m.MicroBatch, rows: Mapping[str, m.Array]) -> StageResult:
-        """The micro-batch through all parts of the stage."""
-        if batch.sequences is None:
-            parts = [stage.run for stage in self._stages]
-        else:
-            parts = [partial(stage.run, batch.sequences) for stage in self._incremental]
-        if not parts:
-            raise RemoteError("sequences came before generation was set up")
-        states: dict[int, m.Array] = {}
-        for run in parts:
-            result = run(batch.lengths, rows)
-            states |= result.states
-            rows = result.carried
-        return StageResult(states=states, carried=dict(rows))
+    def _parts(
+        self, batch: m.MicroBatch, rows: Mapping[str, m.Array]
+    ) -> Iterator[Callable[[], StageResult]]:
+        """Yields what computes the micro-batch: at once, or in parts where memory is short.
+
+        A sample's states do not depend on the others, so that results are the same.
+        """
+        if batch.sequences is not None:
+            grown = [partial(stage.run, batch.sequences) for stage in self._incremental]
+            if not grown:
+                raise RemoteError("sequences came before generation was set up")
+            yield partial(_in_turn, grown, batch.lengths, rows)
+            return
+        runs = [stage.run for stage in self._stages]
+        for part in self._split(batch.lengths, rows):
+            yield partial(_in_turn, runs, part.lengths, part.rows)
+            self._memory.computed(part.predicted_bytes)
+
+    def _split(self, lengths: m.Lengths, rows: Mapping[str, m.Array]) -> list[Part]:
+        made = sum(len(stage.outputs) for stage in self._stages)
+        tokens = max(int(each.sum()) for each in lengths.values())
+        results = made * tokens * row_bytes(self._dtype, self._size.hidden_size)
+        whole = Part(lengths, rows, self._size.part_bytes(lengths, made))
+        most = self._memory.most_bytes(whole.predicted_bytes, results)
+        for graph in self._graphs:
+            graph.frugal = self._memory.frugal
+        if whole.predicted_bytes <= most:
+            return [whole]
+        streams = {
+            name: stream
+            for stage in self._stages
+            for name, stream in (stage.inputs | stage.passed_on).items()
+            if name in rows
+        }
+        return split_samples(whole, streams, partial(self._size.part_bytes, layers=made), most)
 
 
-def parts_for_owners(
-    batch: m.MicroBatch, stream: Stream, states: Mapping[int, m.Array], dtype: m.CacheDtype
-) -> Iterator[tuple[DeviceId, m.States]]:
-    """Encodes ``states``, (tokens, d) float32 by layer of one sequence, for each owner.
-
-    Raises:
-        UnresumableError: some cannot be cached; before the first one is encoded.
-    """
-    if not states:
-        return
-    for layer, rows in states.items():
-        check_range(rows, dtype, f"hidden state {layer}")
-    tokens, channels = next(iter(states.values())).shape
-    size = row_bytes(dtype, channels)
-    for layers in split_layers(tuple(states), tokens * size):
-        encoded = np.empty((len(layers), tokens, size), np.uint8)
-        for layer, out in zip(layers, encoded, strict=True):
-            encode(states[layer], dtype, out)
-        for destination in batch.destinations:
-            positions = np.sort(destination.positions)
-            yield destination.device, _select(batch, stream, positions, layers, encoded)
+def _check_rows(batch: m.MicroBatch, rows: Mapping[str, m.Array]) -> None:
+    for name, given in rows.items():
+        if given.dtype == np.float32 and not is_finite(given):
+            raise RemoteError(f"micro-batch {batch.number}: {name} is infinite or not a number")
 
 
-def _select(
-    batch: m.MicroBatch,
-    stream: Stream,
-    positions: m.Array,
-    layers: tuple[int, ...],
-    encoded: m.Array,
-) -> m.States:
-    """The part of ``encoded`` (L, tokens, R) of the samples at ``positions``, ascending."""
-    lengths = batch.lengths[stream]
-    if len(positions) < len(lengths):
-        sample_of_row = np.repeat(np.arange(len(lengths)), lengths)
-        encoded = encoded[:, np.isin(sample_of_row, positions)]
-    return m.States(
-        number=batch.number,
-        keys=batch.keys[positions],
-        lengths=lengths[positions],
-        layers=layers,
-        encoded=encoded,
-        numerics=str(numerics()),
-        sequences=batch.sequences.take(positions) if batch.sequences else None,
-    )
+def _in_turn(
+    runs: Sequence[Callable[[m.Lengths, Mapping[str, m.Array]], StageResult]],
+    lengths: m.Lengths,
+    rows: Mapping[str, m.Array],
+) -> StageResult:
+    """Each run takes what the one before it made."""
+    states: dict[int, m.Array] = {}
+    for run in runs:
+        result = run(lengths, rows)
+        states |= result.states
+        rows = result.carried
+    return StageResult(states=states, carried=dict(rows))

@@ -110,6 +110,12 @@ class Stage:
         self, lengths: Mapping[Stream, Array], rows: Mapping[str, Array]
     ) -> dict[str, Array]:
         """Computes the hidden states in :attr:`outputs`; as :meth:`run`."""
+        # First: a mask as large as a peer's lengths say would be made for rows that are not there.
+        given = {
+            name: self.given(name, feed.stream, lengths, rows)
+            for name, feed in self._feeds.items()
+            if not feed.is_mask
+        }
         used = {feed.stream for feed in self._feeds.values()} | set(self.outputs.values())
         masks = {stream: _mask(self._lengths_of(stream, lengths)) for stream in used}
         feeds = {}
@@ -118,9 +124,8 @@ class Stage:
             if feed.is_mask:
                 feeds[name] = mask.astype(feed.dtype)
                 continue
-            given = self.given(name, feed.stream, lengths, rows)
-            feeds[name] = np.full((*mask.shape, *given.shape[1:]), feed.pad, feed.dtype)
-            feeds[name][mask] = given
+            feeds[name] = np.full((*mask.shape, *given[name].shape[1:]), feed.pad, feed.dtype)
+            feeds[name][mask] = given[name]
         outputs = self._graph.run(feeds, list(self.outputs))
         return {
             name: _unpadded(padded, masks[stream])

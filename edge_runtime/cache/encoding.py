@@ -38,6 +38,9 @@ _CHUNK_VALUES = 1 << 16
 _FP16_REBIAS = np.float32(2.0**112)
 """2 to the difference of the exponent biases of float32 (127) and binary16 (15)."""
 
+_MAX_SCALE_BITS = int((np.finfo(np.float32).max / np.float32(127)).view(np.uint32)) >> 16
+"""Largest bfloat16 whose product with a code is finite; the bits of negative ones are larger."""
+
 _MIN_SCALE = np.float32(2.0**-120)
 """Keeps the reciprocal of a scale finite; groups below it encode as zeros."""
 
@@ -66,6 +69,36 @@ def check_range(hidden: npt.NDArray[Any], dtype: CacheDtype, name: str) -> None:
             f"{name} of the backbone reaches {peak:.4g}, beyond the {FP16_MAX:.0f} of fp16; "
             "train a new run with --cache-dtype fp32"
         )
+
+
+def check_encoded(encoded: Encoded, dtype: CacheDtype, hidden_size: int) -> None:
+    """Refuses rows that would be decoded to what is infinite or not a number.
+
+    Of ``fp32`` and ``fp16`` those have an exponent of ones only; of ``int8`` a scale whose product
+    with a code overflows, or a negative one, which no encoder writes.
+
+    Args:
+        encoded: (..., row_bytes) uint8 with contiguous rows.
+        dtype: of ``encoded``.
+        hidden_size: channels of a row.
+
+    Raises:
+        ValueError: there is one.
+    """
+    rows = encoded.reshape(-1, encoded.shape[-1])
+    step = max(1, _CHUNK_VALUES // max(1, hidden_size))
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        if dtype == "int8":
+            largest, limit = part[:, hidden_size:].view(np.uint16).max(initial=0), _MAX_SCALE_BITS
+        elif dtype == "fp16":
+            bits = np.bitwise_and(part.view(np.uint16), np.uint16(0x7FFF))
+            largest, limit = bits.max(initial=0), 0x7BFF
+        else:
+            wide = np.bitwise_and(part.view(np.uint32), np.uint32(0x7FFFFFFF))
+            largest, limit = wide.max(initial=0), 0x7F7FFFFF
+        if largest > limit:
+            raise ValueError("a hidden state is infinite or not a number")
 
 
 def encode(hidden: npt.NDArray[Any], dtype: CacheDtype, out: Encoded | None = None) -> Encoded:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from edge_runtime.contract.errors import BadInputError
 
+from .folder_names import FOLDER_NAME
 from .plain_format import PlainFormat
 from .segments import last_used_seconds, remove_folder, segment_files
-from .store import FOLDER_NAME
 from .streams import count_samples
 
 

@@ -15,13 +15,19 @@ import numpy as np
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.manifest import Stream
-from edge_runtime.contract.messages import OpenCache, States
+from edge_runtime.contract.messages import IN_MEMORY, NOT_KEPT, ON_DISK, OpenCache, States
 from edge_runtime.contract.messages.mesh import split_layers
 from edge_runtime.inference.session import numerics
 
+from .encoding import decode_into
+from .folder_names import folder_name
 from .keys import CacheKeys
-from .store import ActivationCache, folder_name
+from .store import ActivationCache, CacheMiss
 from .streams import record_keys
+from .transient import TransientStates
+
+TRANSIENT_BYTES = 64 << 20
+"""Most states in memory of samples that the disk has no room for: those of the next steps."""
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +43,17 @@ class SampleCache:
         hidden_size: channels of a state.
     """
 
-    def __init__(self, request: OpenCache, root: Path, keys: CacheKeys) -> None:
-        """Opens the cache that ``request`` names, under ``root``."""
+    def __init__(
+        self,
+        request: OpenCache,
+        root: Path,
+        keys: CacheKeys,
+        transient_bytes: int = TRANSIENT_BYTES,
+    ) -> None:
+        """Opens the cache that ``request`` names, under ``root``.
+
+        At most ``transient_bytes`` of states are held in memory, see :meth:`hold_for_now`.
+        """
         plain = root / folder_name(request.backbone_digest, request.dtype)
         if request.encrypted and plain.exists():
             logger.warning(
@@ -52,6 +67,7 @@ class SampleCache:
         self._expected = {key.tobytes() for key in request.keys}
         self._lock = threading.Lock()
         self._closed = False
+        self._transient = TransientStates(transient_bytes)
         self._cache = ActivationCache(
             root,
             request.backbone_digest,
@@ -82,8 +98,14 @@ class SampleCache:
         """Samples with at least one state."""
         return self._cache.samples
 
+    @property
+    def transient_bytes(self) -> int:
+        """Bytes in memory of states that the disk has no room for."""
+        with self._lock:
+            return self._transient.bytes_used
+
     def held(self, keys: Array) -> Array:
-        """(N,) bool: every layer of the sample is there."""
+        """(N,) bool: every layer of the sample is on the disk."""
         with self._lock:
             held = [
                 self._opened().held(record_keys(keys, stream), layers)
@@ -92,8 +114,42 @@ class SampleCache:
         found: Array = np.logical_and.reduce(held)
         return found
 
-    def append(self, states: States) -> None:
+    def held_now(self, keys: Array) -> Array:
+        """(N,) bool: every layer of the sample can be read, from the disk or from memory."""
+        found: Array = np.ones(len(keys), np.bool_)
+        with self._lock:
+            for stream in self.layers:
+                for at, key in enumerate(record_keys(keys, stream)):
+                    found[at] &= self._is_readable(key, stream)
+        return found
+
+    def _is_readable(self, record: Array, stream: Stream) -> bool:
+        in_memory = self._transient.layers(record.tobytes())
+        absent = [layer for layer in self.layers[stream] if layer not in in_memory]
+        return not absent or bool(self._opened().held(record[None], absent).all())
+
+    def hold_for_now(self, keys: Array) -> None:
+        """Keeps states of these samples in memory when they arrive and the disk has no room.
+
+        Until they are released; as many as fit.
+        """
+        with self._lock:
+            self._transient.want(self._records_of(keys))
+
+    def release(self, keys: Array) -> None:
+        """Forgets what is in memory of these samples; what is on the disk stays."""
+        with self._lock:
+            self._transient.release(self._records_of(keys))
+
+    def _records_of(self, keys: Array) -> Iterator[bytes]:
+        for stream in self.layers:
+            yield from (key.tobytes() for key in record_keys(keys, stream))
+
+    def append(self, states: States) -> Array:
         """Keeps states.
+
+        Returns:
+            (N,) uint8 of each sample: ``ON_DISK``, ``IN_MEMORY`` for now, or ``NOT_KEPT``.
 
         Raises:
             RemoteError: nobody asked for them, or they do not fit the cache.
@@ -102,10 +158,11 @@ class SampleCache:
         stream = self._stream_of(states.layers)
         if not known or stream is None:
             raise RemoteError(f"micro-batch {states.number}: states that nobody asked for")
+        records = record_keys(states.keys, stream)
         with self._lock:
             try:
-                self._opened().append(
-                    record_keys(states.keys, stream),
+                on_disk = self._opened().append(
+                    records,
                     states.lengths,
                     states.layers,
                     states.encoded,
@@ -113,11 +170,45 @@ class SampleCache:
                 )
             except ValueError as error:
                 raise RemoteError(f"micro-batch {states.number}: {error}") from None
+            kept = np.where(on_disk, ON_DISK, NOT_KEPT).astype(np.uint8)
+            ends = np.cumsum(states.lengths)
+            for at in np.flatnonzero(~on_disk).tolist():
+                rows = states.encoded[:, ends[at] - states.lengths[at] : ends[at]]
+                if self._transient.put(records[at].tobytes(), states.layers, rows):
+                    kept[at] = IN_MEMORY
+        return kept
 
     def read(self, keys: Array, stream: Stream) -> tuple[Array, Array]:
-        """The states of one sequence: (L, B, T, d) float32 and lengths (B,) int64."""
+        """The states of one sequence: (L, B, T, d) float32 and lengths (B,) int64.
+
+        Raises:
+            CacheMiss: samples are neither on the disk nor in memory, or damaged.
+        """
+        records, layers = record_keys(keys, stream), self.layers[stream]
         with self._lock:
-            return self._opened().read_batch(record_keys(keys, stream), self.layers[stream])
+            if not self._transient:
+                return self._opened().read_batch(records, layers)
+            return self._read_both(records, layers)
+
+    def _read_both(self, records: Array, layers: Sequence[int]) -> tuple[Array, Array]:
+        """Reads samples of which some, or some layers, are in memory only."""
+        cache = self._opened()
+        found = []
+        for record in records:
+            rows = dict(self._transient.layers(record.tobytes()))
+            absent = tuple(layer for layer in layers if layer not in rows)
+            if absent:
+                rows.update(zip(absent, cache.read_encoded(record[None], absent)[1], strict=True))
+            if len({each.shape for each in rows.values()}) > 1:  # a peer said two lengths
+                self._transient.release([record.tobytes()])
+                raise CacheMiss([record.tobytes()])
+            found.append(np.stack([rows[layer] for layer in layers]))
+        lengths = np.array([each.shape[1] for each in found], np.int64)
+        shape = (len(layers), len(found), int(lengths.max(initial=0)), self.hidden_size)
+        hidden = np.zeros(shape, np.float32)
+        for at, each in enumerate(found):
+            decode_into(each, hidden[:, at, : each.shape[1]], cache.dtype)
+        return hidden, lengths
 
     def messages(self, number: int, keys: Array, layers: Sequence[int]) -> Iterator[States]:
         """Cached states for another owner, as micro-batch ``number``."""

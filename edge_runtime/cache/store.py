@@ -9,11 +9,11 @@ Shapes: N or B samples, L layers, T padded tokens, d channels, R bytes of an enc
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import math
 import os
-import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,11 +22,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.contract.cache_format import CACHE_DTYPES, row_bytes
+from edge_runtime.contract.cache_format import row_bytes
 from edge_runtime.contract.errors import BadInputError, PacplusError
 from edge_runtime.contract.messages import CacheDtype
 
-from .encoding import Encoded, Hidden, decode_into
+from .encoding import Encoded, Hidden, check_encoded, decode_into
+from .folder_names import folder_name
 from .index import Index, Located
 from .packing import MicroBatch, Pending, pack
 from .plain_format import PlainFormat
@@ -42,8 +43,8 @@ Lengths = npt.NDArray[np.int64]
 
 SEGMENT_BYTES = 256 << 20
 
-ENCRYPTED = "-encrypted"
-FOLDER_NAME = re.compile(rf"([0-9a-f]{{64}})-({'|'.join(CACHE_DTYPES)})({ENCRYPTED})?")
+_FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
+"""Refusals of a disk, of a limit to the size of files, of a user's quota."""
 
 
 _DAMAGED = "a record of the activation cache is damaged; it is dropped and made again"
@@ -69,8 +70,8 @@ class ActivationCache:
         backbone_digest: 64 hexadecimal digits.
         dtype: of encoded states.
         hidden_size: channels of a state.
-        quota_bytes: most bytes on disk; ``None`` for no limit. Samples that do not fit are
-            not stored, and nothing fails.
+        quota_bytes: most bytes on disk; ``None`` for no limit. Samples that do not fit, or
+            for which the disk has no room, are not stored, and nothing fails.
         numerics: runtime and kernel of this device, e.g. ``ort-1.31/vnni``.
         segment_bytes: a file that has reached this size is not appended to.
         key: 32 bytes that everything is encrypted with, in a folder of its own; ``None`` for a
@@ -103,6 +104,7 @@ class ActivationCache:
         self.folder = root / folder_name(backbone_digest, dtype, encrypted=key is not None)
         self._index = Index()
         self._writing = threading.Lock()
+        self._told_full = False
         with _explaining(self.folder, "open"):
             self._lock = CacheLock(self.folder)
             self._segments = Segments(self.folder, segment_bytes, self._form)
@@ -159,22 +161,26 @@ class ActivationCache:
 
         Returns:
             (N,) bool, true where all of the sample's layers are held now; false where the
-            quota left no room.
+            quota or the disk left no room.
 
         Raises:
-            ValueError: the arguments do not belong together.
-            BadInputError: the disk is full or cannot be written; nothing was stored.
+            ValueError: the arguments do not belong together, or a state is not finite.
+            BadInputError: the disk cannot be written; nothing was stored.
         """
         wanted = tuple(int(layer) for layer in layers)
         tag = self.numerics if numerics is None else numerics
         batch = MicroBatch(_split(keys), lengths.tolist(), wanted, encoded, tag)
         batch.check(self.row_bytes)
+        check_encoded(encoded, self.dtype, self.hidden_size)
         with self._writing, _explaining(self.folder, "write"):
             missing = functools.partial(self._index.missing, layers=wanted)
             pending = pack(batch, self._form, missing, self._room_bytes())
             if pending:
-                self._write(pending)
-        return self.held(keys, wanted)
+                self._write_what_fits(pending)
+        held = self.held(keys, wanted)
+        if not held.all():
+            self._tell_full()
+        return held
 
     def read_batch(self, keys: Keys, layers: Sequence[int]) -> tuple[Hidden, Lengths]:
         """Decodes a batch.
@@ -285,14 +291,41 @@ class ActivationCache:
             logger.warning(_DAMAGED)
             self._segments.void(number, offset, MAGIC_BYTES)
 
+    def _write_what_fits(self, pending: list[Pending]) -> None:
+        """Writes all records at once or, on a disk that is nearly full, one after the other."""
+        try:
+            self._write(pending)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            if len(pending) > 1:
+                half = len(pending) // 2
+                self._write_what_fits(pending[:half])
+                self._write_what_fits(pending[half:])
+
+    def _tell_full(self) -> None:
+        if not self._told_full:
+            self._told_full = True
+            logger.warning(
+                "the activation cache has no room for all of its samples (disk or --cache-quota): "
+                "what does not fit must be computed again when it is needed"
+            )
+
     def _write(self, pending: list[Pending]) -> None:
         segment, start = self._segments.place()
+        first = pending[0].record
+        start -= first.offset - self._header_bytes(first)  # these may be the end of a batch
         buffers: list[Buffer] = []
-        for item in pending:
-            item.record.segment = segment
-            item.record.offset += start
-            buffers.extend(self._form.buffers(item.key, item.record, item.payload))
-        self._segments.append(buffers)
+        try:
+            for item in pending:
+                item.record.segment = segment
+                item.record.offset += start
+                buffers.extend(self._form.buffers(item.key, item.record, item.payload))
+            self._segments.append(buffers)
+        except BaseException:
+            for item in pending:
+                item.record.offset -= start
+            raise
         for item in pending:
             self._index.add(item.key, item.record)
 
@@ -345,20 +378,6 @@ class ActivationCache:
         self._segments.void(record.segment, start, MAGIC_BYTES)
 
 
-def folder_name(backbone_digest: str, dtype: CacheDtype, *, encrypted: bool = False) -> str:
-    """Name of a cache's folder.
-
-    Raises:
-        BadInputError: the digest is not one; it may come from a peer and must not be a path.
-    """
-    name = f"{backbone_digest}-{dtype}{ENCRYPTED if encrypted else ''}"
-    if not FOLDER_NAME.fullmatch(name):
-        raise BadInputError(
-            f"backbone digest {backbone_digest[:80]!r} is not 64 hexadecimal digits"
-        )
-    return name
-
-
 def _split(keys: Keys) -> list[bytes]:
     if keys.ndim != 2 or keys.shape[1] != KEY_BYTES or keys.dtype != np.uint8:
         raise ValueError(f"keys are {keys.dtype} {keys.shape}, not uint8 (N, {KEY_BYTES})")
@@ -374,5 +393,5 @@ def _explaining(folder: Path, doing: str) -> Iterator[None]:
     except OSError as error:
         raise BadInputError(
             f"cannot {doing} the activation cache {folder}: {error.strerror}; "
-            "free space or permissions there, lower --cache-quota, or set PACPLUS_HOME"
+            "free space or permissions there, or set PACPLUS_HOME"
         ) from error

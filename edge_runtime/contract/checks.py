@@ -5,6 +5,7 @@ Reasons, names and versions come from peers. On their way into logs, onto the sc
 that bear them make them one short printable line here.
 """
 
+import math
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -27,6 +28,11 @@ def check_array(name: str, array: Array, dtype: npt.DTypeLike, shape: tuple[int,
     """Raises ValueError unless ``array`` has this dtype and shape."""
     if array.shape != shape or array.dtype != dtype:
         raise ValueError(f"{name} must be {np.dtype(dtype).name} of shape {shape}")
+
+
+def is_finite(values: Array) -> bool:
+    """True if no value of a float array is infinite or not a number."""
+    return not values.size or math.isfinite(max(float(values.max()), -float(values.min())))
 
 
 def require_amounts(instance: Any, *names: str) -> None:

@@ -128,6 +128,13 @@ def slot_order(num_samples: int, batch_size: int, *, seed: int, epoch: int) -> I
     return np.argsort(_random_words(steps, seed, _SLOT_DOMAIN, epoch), kind="stable")
 
 
+def step_sizes(num_samples: int, batch_size: int, *, seed: int, epoch: int) -> Ints:
+    """Samples of each step over all devices, (steps,); see :func:`epoch_order`."""
+    sizes = np.full(steps_per_epoch(num_samples, batch_size), batch_size, np.int64)
+    np.subtract.at(sizes, _gap_slots(num_samples, batch_size), 1)
+    return sizes[slot_order(num_samples, batch_size, seed=seed, epoch=epoch)]
+
+
 def epoch_order(
     ranks: npt.ArrayLike,
     lengths: npt.ArrayLike,

@@ -25,10 +25,14 @@ from edge_runtime.contract.structure import to_plain
 from edge_runtime.system import usage
 from edge_runtime.system.allocator import tune_allocator
 
+from .limits import parse_celsius, parse_charge, wait_until_fit, watch_condition
+
 if TYPE_CHECKING:
     from edge_runtime.cache.keys import CacheKeys
     from edge_runtime.training.replica import KeptReplica
     from edge_runtime.transport import Address
+
+    from .condition import ConditionWatch
 
 logger = logging.getLogger(__name__)
 
@@ -79,11 +83,25 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     start = _command(commands, "start", _start, "Wait for work from the paired coordinator.")
-    start.epilog = "Example: pacplus-device start --threads 2"
+    start.epilog = "Example: pacplus-device start --min-battery 30% --max-temperature 80"
     start.add_argument("--coordinator", metavar="ADDRESS", help="its address, if it has moved")
     start.add_argument("--listen", metavar="HOST", help="interface that peers connect to")
     start.add_argument("--threads", type=int, help="threads to compute with (default: all cores)")
     start.add_argument("--no-train", action="store_true", help="do not train adapters; use them")
+    start.add_argument(
+        "--min-battery",
+        type=parse_charge,
+        metavar="PERCENT",
+        help="below it, unless on a charger, do not join, or ask to be relieved of the work; "
+        "0%% for no limit (default: 20%%). Example: --min-battery 30%%",
+    )
+    start.add_argument(
+        "--max-temperature",
+        type=parse_celsius,
+        metavar="CELSIUS",
+        help="the same above this temperature of the processor (default: no limit, since it "
+        "slows itself down). Example: --max-temperature 80",
+    )
     start.add_argument(
         "--cache-passphrase-file",
         metavar="FILE",
@@ -94,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--once", action="store_true", help="end after one session")
     start.add_argument("--pair", metavar="ADDRESS", help=argparse.SUPPRESS)
     start.add_argument("--name", help=argparse.SUPPRESS)
+    start.add_argument("--condition", type=Path, help=argparse.SUPPRESS)
 
     info = _command(commands, "info", _info, "Show what this device can do and who it trusts.")
     info.epilog = "Example: pacplus-device info --json"
@@ -189,10 +208,12 @@ def _serve(options: argparse.Namespace, home: Path, known: Any) -> int:
     load_or_create_keypair(home / "keypair.json")
     keys = CacheKeys(home, read_passphrase(options.cache_passphrase_file))
     pause, warned, kept = threading.Event(), "", KeptReplica()
+    watch = watch_condition(options.min_battery, options.max_temperature, options.condition)
     while True:
+        wait_until_fit(watch, pause)
         kept.expire()
         try:
-            ended = _one_session(options, home, known, kept, keys)
+            ended = _one_session(options, home, known, kept, keys, watch)
         except (StoppedError, BadInputError) as error:  # refused, or the network is down
             if options.once:
                 raise
@@ -208,7 +229,12 @@ def _serve(options: argparse.Namespace, home: Path, known: Any) -> int:
 
 
 def _one_session(
-    options: argparse.Namespace, home: Path, known: Any, kept: KeptReplica, cache_keys: CacheKeys
+    options: argparse.Namespace,
+    home: Path,
+    known: Any,
+    kept: KeptReplica,
+    cache_keys: CacheKeys,
+    watch: ConditionWatch,
 ) -> str:
     """Takes part in a session, and in those that follow it over the same connection."""
     from edge_runtime.messaging.session_link import SessionLink
@@ -258,9 +284,9 @@ def _one_session(
             listen=listen,
         )
         with contextlib.closing(link):
-            device = Device(device_options, link, kept)
+            device = Device(device_options, link, kept, watch=watch)
             while (ended := device.run()) == "replaced":
-                device = Device(device_options, link, kept, device.successor)
+                device = Device(device_options, link, kept, device.successor, watch=watch)
             return ended
 
 
@@ -303,6 +329,8 @@ def _info(options: argparse.Namespace) -> int:
     from edge_runtime.inference.session import numerics
     from edge_runtime.transport import KnownCoordinators, fingerprint, load_or_create_keypair
 
+    from .condition import read_sensors
+
     home = _home(options)
     keypair = load_or_create_keypair(home / "keypair.json")
     facts = {
@@ -316,6 +344,7 @@ def _info(options: argparse.Namespace) -> int:
         "cores": usage.usable_cores(),
         "memory_bytes": usage.usable_memory_bytes(),
         "storage_bytes": usage.free_storage_bytes(home),
+        **dataclasses.asdict(read_sensors()),
         "coordinators": [
             {"address": known.address, "key": fingerprint(known.public_key)}
             for known in KnownCoordinators(home / "coordinators.json")

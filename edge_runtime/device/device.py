@@ -21,7 +21,7 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.profile import Role
 from edge_runtime.contract.tag import Tag
 from edge_runtime.inference.weight_store import WeightStore
-from edge_runtime.messaging.failures import explain
+from edge_runtime.messaging.failures import PeerError, explain
 from edge_runtime.messaging.session_link import SessionLink
 from edge_runtime.messaging.tagging import tagged
 from edge_runtime.profiling.link import LinkProber
@@ -39,8 +39,10 @@ from edge_runtime.training.role import TrainerRole
 from edge_runtime.transport import Address
 
 from .compute_thread import Worker
+from .condition import ConditionWatch
 from .file_fetching import FileFetching
 from .forgetting import forget
+from .heart import Heart
 from .notices import warnings_reported
 from .peers import PeerDispatch
 from .standing import Standing
@@ -93,15 +95,18 @@ class Device:
         link: SessionLink,
         kept: KeptReplica | None = None,
         welcome: Welcoming | None = None,
+        watch: ConditionWatch | None = None,
     ) -> None:
         """Waits for a session, or joins the one that ``welcome`` begins.
 
         ``kept`` carries a trainer's adapter on to the next session, if the coordinator dies.
+        ``watch`` says when this device needs relief; never without one.
         """
         self._welcoming = welcome
         self.successor: Welcoming | None = None
         self._options, self._link = options, link
         self._kept, self._standing = kept or KeptReplica(), Standing()
+        self._heart = Heart(self._say, watch)
         self._store = WeightStore(options.home / "weights")
         self._clock = CpuClock()
         self._worker = Worker(link.to_coordinator)
@@ -117,11 +122,11 @@ class Device:
             link, self._worker, self._standing, backbone=backbone, trainer=trainer, prober=prober
         )
         self._files = FileFetching(self._store, link, self._worker)
-        self._heartbeat_seconds = 2.0
         self._ended: Ended | None = None
         self._at_once: Handlers = {
             m.Welcome: self._welcome,
             m.BeginTerm: lambda _: None,  # its tag says all
+            m.Rejoin: lambda _: self._say(self._hello()),
             m.FormGroup: trainer.form_group,
             m.Shutdown: self._end,
             m.BeginPhase: self._begin_phase,
@@ -158,21 +163,19 @@ class Device:
             return self._serve()
 
     def _serve(self) -> Ended:
-        began = heard = beaten = time.monotonic()
+        began = heard = time.monotonic()
         try:
             if self._welcoming is not None:
                 self._take_request(*self._welcoming)
             while self._ended is None:
-                self._link.wait(self._heartbeat_seconds / 4)
+                self._link.wait(self._heart.period_seconds / 4)
                 now = time.monotonic()
                 if self._link.take_connected():
                     self._say(self._hello())
                 if self._take_in():
                     heard = now
                 self._peers.watch(now)
-                if now - beaten >= self._heartbeat_seconds:
-                    beaten = now
-                    self._say(m.Heartbeat())
+                self._heart.beat(now, joined=bool(self._standing.session))
                 if self._link.connected:
                     heard = max(heard, now - 1.0)
                 elif now - heard > SILENCE_SECONDS and self._standing.session:
@@ -226,6 +229,8 @@ class Device:
                     return spoke
             for received in self._link.from_peers():
                 self._peers.receive(*received)
+        except PeerError as error:
+            self._peers.reject(error.peer, error.reason)
         except RemoteError as error:
             logger.info("%s", error)
             self._say(explain(error))
@@ -255,6 +260,7 @@ class Device:
         """Ends the work of earlier terms; what is loaded, cached and learnt stays."""
         self._standing.term = term
         self._worker.begin_term(term)
+        self._link.discard_unsent(term)
         self._trainer.begin_term()
         self._files.begin_term(term)
         with tagged(self._standing.tag):
@@ -277,7 +283,7 @@ class Device:
     # ---- at once
 
     def _welcome(self, welcome: m.Welcome) -> None:
-        self._heartbeat_seconds = welcome.heartbeat_seconds
+        self._heart.welcomed(welcome.heartbeat_seconds)
 
     def _end(self, _: m.Shutdown) -> None:
         self._ended = "shutdown"
@@ -296,6 +302,7 @@ class Device:
 
     def _forget(self, request: m.Forget) -> None:
         """Comes before any file is looked for and any cache opened, so it must not wait."""
+        self._trainer.replica = None  # a run that was interrupted goes on from its checkpoint
         self._link.to_coordinator(forget(self._options.home, request, self._keys))
 
     # ---- in order, in the compute thread

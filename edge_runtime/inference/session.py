@@ -15,10 +15,11 @@ from typing import Any, Literal
 import numpy as np
 
 from edge_runtime.contract.checks import Array
-from edge_runtime.contract.errors import MissingExtraError, UnresumableError
+from edge_runtime.contract.errors import MissingExtraError, RemoteError, UnresumableError
 
 try:
     import onnxruntime as ort
+    from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 except ImportError:  # pragma: no cover - exercised in an environment without the extra
     raise MissingExtraError("onnxruntime", "edge") from None
 
@@ -37,6 +38,7 @@ class GraphSession:
     Attributes:
         input_names: names of the graph's inputs.
         output_names: names of its outputs; of a stage, the hidden states in block order.
+        frugal: what a run takes is given back after it; slower.
     """
 
     def __init__(self, graph: Path | bytes, threads: int, name: str = "") -> None:
@@ -60,13 +62,29 @@ class GraphSession:
             )
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own
             raise UnresumableError(f"{name}: ONNX Runtime cannot load it: {error}") from error
+        self.frugal = False
         self.input_names = tuple(item.name for item in self._session.get_inputs())
         self.output_names = tuple(item.name for item in self._session.get_outputs())
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """Runs the graph and returns the asked ``outputs`` in order."""
-        results: list[Array] = self._session.run(list(outputs), dict(feeds))
+        """Runs the graph and returns the asked ``outputs`` in order.
+
+        Raises:
+            RemoteError: ``feeds`` are of another shape than the graph's, or token ids beyond its
+                vocabulary; of a stage, they came from another device.
+        """
+        options = _shrinking() if self.frugal else None
+        try:
+            results: list[Array] = self._session.run(list(outputs), dict(feeds), options)
+        except InvalidArgument as error:
+            raise RemoteError(f"ONNX Runtime refuses a graph's inputs: {error}") from error
         return results
+
+
+def _shrinking() -> Any:
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def _options(threads: int) -> Any:

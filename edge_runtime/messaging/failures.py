@@ -11,7 +11,7 @@ class PeerError(RemoteError):
 
     def __init__(self, peer: DeviceId, reason: str) -> None:
         super().__init__(f"rejected a message of {peer}: {reason}")
-        self.peer = peer
+        self.peer, self.reason = peer, reason
 
 
 def explain(error: Exception, doing: str = "") -> Failed:

@@ -48,17 +48,18 @@ class PeerLinks:
 
     def put(self, peer: DeviceId, message: Message) -> None:
         """Queues a message. Any thread; :meth:`pump` sends it."""
-        frames = encode(message, peer_tag())
+        tag = peer_tag()
+        frames = encode(message, tag)
         with self._changed:
             if peer not in self._links:
                 raise RemoteError(f"{peer} is not a peer of this session")
-            self._links[peer].outgoing.put(frames)
+            self._links[peer].outgoing.put(frames, tag.term)
 
-    def discard_unsent(self) -> None:
-        """Drops what waits to be sent for the first time: the plan that it served has ended."""
+    def discard_unsent(self, before_term: int) -> None:
+        """Drops what waits to be sent for the first time, if its term has ended."""
         with self._changed:
             for link in self._links.values():
-                link.outgoing.discard_unsent()
+                link.outgoing.discard_unsent(before_term)
             self._changed.notify_all()
 
     def pump(self) -> int:

@@ -33,6 +33,7 @@ class _Item:
     end_bytes: int
     size_bytes: int
     frames: list[Frame]
+    term: int
 
 
 class Outgoing:
@@ -55,12 +56,12 @@ class Outgoing:
         items = (*self._unacknowledged, *self._queue)
         return sum(item.size_bytes for item in items if item.number <= self._sent_number)
 
-    def put(self, frames: list[Frame]) -> None:
-        """Appends a message."""
+    def put(self, frames: list[Frame], term: int = 0) -> None:
+        """Appends a message of ``term``; 0 if it is of none."""
         size = size_bytes(frames)
         self._last_number += 1
         self._last_bytes += size
-        self._queue.append(_Item(self._last_number, self._last_bytes, size, frames))
+        self._queue.append(_Item(self._last_number, self._last_bytes, size, frames, term))
 
     def next(self) -> tuple[int, list[Frame]] | None:
         """Number and frames of the message that may go now; :meth:`sent` takes it off."""
@@ -99,17 +100,21 @@ class Outgoing:
         self._queue.extendleft(reversed(self._unacknowledged))
         self._unacknowledged.clear()
 
-    def discard_unsent(self) -> None:
-        """Drops what was never sent."""
+    def discard_unsent(self, before_term: int) -> None:
+        """Drops what was never sent, of earlier terms."""
+        unsent = []
         while self._queue and self._queue[-1].number > self._sent_number:
-            self._queue.pop()
+            unsent.append(self._queue.pop())
         self._last_number, self._last_bytes = self._sent_number, self._sent_bytes
+        for item in reversed(unsent):
+            if not 0 < item.term < before_term:
+                self.put(item.frames, item.term)
 
     def renumbered(self) -> "Outgoing":
         """What the peer has not acknowledged, from 1, for a process that knows nothing."""
         anew = Outgoing()
         for item in (*self._unacknowledged, *self._queue):
-            anew.put(item.frames)
+            anew.put(item.frames, item.term)
         return anew
 
 

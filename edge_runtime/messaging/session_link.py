@@ -10,7 +10,7 @@ from edge_runtime.contract.codec import Frame, decode_tagged, encode
 from edge_runtime.contract.errors import BadInputError, DecodeError, RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Message, Peer, Tunnel
-from edge_runtime.contract.tag import Tag
+from edge_runtime.contract.tag import UNTAGGED, Tag
 from edge_runtime.transport import (
     Address,
     KeyPair,
@@ -68,6 +68,7 @@ class SessionLink:
         self._peers: dict[DeviceId, SecureDealer] = {}
         self._known: dict[DeviceId, Peer] = {}
         self._tunnels: TunnelSockets | None = None
+        self._tunnel_tag = UNTAGGED
         self._broken = BrokenLinks(reconnect_seconds)
         self._links = PeerLinks(
             self._send_to_peer, lambda peer, frames: bool(self._data.send(peer, frames))
@@ -81,6 +82,11 @@ class SessionLink:
         self._outgoing.put((message, current_tag()))
         self._wakeup.signal()
 
+    def _forward(self, message: Tunnel) -> None:
+        """Queues bytes to be forwarded: they belong to the session, whatever they are part of."""
+        self._outgoing.put((message, self._tunnel_tag))
+        self._wakeup.signal()
+
     def to_peer(self, peer: DeviceId, message: Message) -> None:
         """Queues a message to a peer; it leaves when credit allows."""
         self._links.put(peer, message)
@@ -90,9 +96,9 @@ class SessionLink:
         """Blocks while too many bytes wait for peers."""
         self._links.wait_for_room()
 
-    def discard_unsent(self) -> None:
-        """Drops what waits to be sent to peers for the first time: its plan has ended."""
-        self._links.discard_unsent()
+    def discard_unsent(self, before_term: int) -> None:
+        """Drops what waits to be sent to peers for the first time, if its term has ended."""
+        self._links.discard_unsent(before_term)
 
     def credit_later(self, peer: DeviceId, size: int) -> None:
         """Has the I/O thread give credit back to ``peer``."""
@@ -144,6 +150,7 @@ class SessionLink:
             RemoteError: an address or a key is not valid.
         """
         wanted = {peer.device: (peer, *_parsed(peer)) for peer in peers}
+        self._tunnel_tag = Tag(session=current_tag().session or self._tunnel_tag.session)
         for known in list(self._known.values()):
             if known.device not in wanted or not _is_same(known, wanted[known.device][0]):
                 self._forget(known.device)
@@ -169,7 +176,7 @@ class SessionLink:
 
     def _dial(self, peer: Peer, key: PublicKey, address: Address) -> None:
         if peer.relayed:
-            self._tunnels = self._tunnels or TunnelSockets(self.to_coordinator, self.data_address)
+            self._tunnels = self._tunnels or TunnelSockets(self._forward, self.data_address)
             address = self._tunnels.way_to(peer.device)
         dealer = SecureDealer(self._context, self._keypair, address=address, server_key=key)
         self._known[peer.device], self._peers[peer.device] = peer, dealer

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_runtime.backbone.role import parts_for_owners
+from edge_runtime.backbone.encoded_states import parts_for_owners
 from edge_runtime.cache.keys import CacheKeys
 from edge_runtime.cache.session_cache import SampleCache
 from edge_runtime.contract.checks import Array

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge_runtime.backbone.role import parts_for_owners
+from edge_runtime.backbone.encoded_states import parts_for_owners
 from edge_runtime.contract.activations import answering_bytes, output_stream, training_bytes
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.contract.checks import Array

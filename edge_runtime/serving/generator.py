@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from edge_runtime.backbone.row_buffer import RowBuffer
-from edge_runtime.cache.encoding import decode_into
+from edge_runtime.cache.encoding import check_encoded, decode_into
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.cache_format import row_bytes
 from edge_runtime.contract.errors import RemoteError
@@ -73,6 +73,10 @@ class Generator:
             raise RemoteError("the states belong to no sequence")
         stream = self._stream_of(states)
         step = self._step(states)
+        try:
+            check_encoded(states.encoded, "fp32", self._config.hidden_size)
+        except ValueError as error:
+            raise RemoteError(f"step {states.number}: {error}") from None
         rows = np.empty((*states.encoded.shape[:2], self._config.hidden_size), np.float32)
         decode_into(states.encoded, rows, "fp32")
         for layer, each in zip(states.layers, rows, strict=True):

@@ -1,8 +1,10 @@
 """Tunes the C library's allocator for arrays that come and go in every step."""
 
 import ctypes
+import functools
 import logging
 import sys
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -19,12 +21,30 @@ def tune_allocator() -> None:
     one by one, which costs ten times what filling it does. Few arenas keep a process with
     several threads from holding several times the memory. Does nothing elsewhere.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # musl and Android's bionic have no such call
+    mallopt = _glibc("mallopt")
+    if mallopt is None:
         return
     mallopt(_ARENA_MAX, _ARENAS)
     mallopt(_MMAP_THRESHOLD, _LARGEST_REUSED_BYTES)
     mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def trim() -> None:
+    """Gives freed memory back to the kernel, which glibc keeps some of; elsewhere it does nothing.
+
+    Takes a few milliseconds, and the memory has to be faulted in again when it is used again.
+    """
+    malloc_trim = _glibc("malloc_trim")
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
+@functools.cache
+def _glibc(name: str) -> Any:
+    """A function of glibc; None where musl or Android's bionic, say, have no such call."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        return getattr(ctypes.CDLL(None), name)
+    except (OSError, AttributeError):
+        return None

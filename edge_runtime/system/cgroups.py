@@ -59,6 +59,17 @@ def memory_limits(proc: Path = PROC) -> list[MemoryLimit]:
     return [limit for limit in found if limit is not None]
 
 
+def memory_stall(proc: Path = PROC) -> float:
+    """Part of the last 10 s in which nothing ran in this process's group for lack of memory.
+
+    As of the group that limits it, in version 2; 0 where nothing limits it or nobody counts.
+    """
+    limited = (folder for folder in _folders("memory", proc) if group_memory_limit(folder))
+    texts = (read_text(folder / "memory.pressure") for folder in limited)
+    found = (re.search(r"^full avg10=(\d+\.\d+) ", text, re.MULTILINE) for text in texts)
+    return max((float(match[1]) / 100 for match in found if match), default=0.0)
+
+
 def group_quota_cores(folder: Path) -> float:
     """CPU quota in cores of one group; infinite without one."""
     text = read_text(folder / "cpu.max") or " ".join(
@@ -110,7 +121,7 @@ def read_text(path: Path) -> str:
     """The stripped text of a kernel file; empty where it is not there or not readable."""
     try:
         return path.read_text().strip()
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return ""
 
 

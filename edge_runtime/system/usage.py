@@ -81,6 +81,16 @@ def usable_memory_bytes() -> int:
     return max(1, min([_free_memory_bytes() + fields.get("VmRSS", 0), *rooms]))
 
 
+def available_memory_bytes() -> int:
+    """Computes the memory that this process may take besides what it has.
+
+    What the machine can give without swapping, and what the groups around this process have
+    left, cached files not counted.
+    """
+    rooms = (limit.limit_bytes - limit.held_bytes for limit in cgroups.memory_limits())
+    return max(0, min([_free_memory_bytes(), *rooms]))
+
+
 def _free_memory_bytes() -> int:
     """Reads the machine's available memory; its total memory where it does not say."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

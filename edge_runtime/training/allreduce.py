@@ -12,10 +12,9 @@ one term: its trainers do not change, and it ends with the term.
 """
 
 import dataclasses
-import math
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -23,17 +22,12 @@ from edge_runtime.contract.errors import AllReduceClosedError, RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Array, GradientPart, ReducedPart
 
-Part: TypeAlias = GradientPart | ReducedPart
+from .part_checks import Limits, Part, PartChecks, liars
+
 P = TypeVar("P", GradientPart, ReducedPart)
 
 AWAITING_SECONDS = 3.0
 """A step that waits longer for others says so, and again after as long."""
-
-SMALLEST_SCALE, LARGEST_SCALE = 2.0**-126, 2.0**126
-_INFINITE_HALF = 0x7C00
-
-MOST_TOKENS = 1 << 20
-"""Of a sample: more than any model reads."""
 
 
 class Rounding(Protocol):
@@ -61,32 +55,6 @@ class Contribution:
     loss_sum: float = 0.0
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What one trainer can put into a step.
-
-    Attributes:
-        samples: at most, of a whole step.
-        counts_tokens: whether tokens are counted, and not samples.
-    """
-
-    samples: int
-    counts_tokens: bool
-
-    def check(self, part: GradientPart) -> None:
-        """Raises RemoteError if ``part`` is of what cannot be."""
-        fewest, most = part.samples, part.samples
-        if self.counts_tokens:
-            fewest, most = 0, part.samples * MOST_TOKENS
-        if part.samples > self.samples or not fewest <= part.count <= most:
-            raise RemoteError(
-                f"gradient part of {part.samples} samples that count as {part.count}, "
-                f"where a step has {self.samples} samples"
-            )
-        if part.loss_sum < 0:
-            raise RemoteError(f"gradient part of a loss of {part.loss_sum:g}")
-
-
 class AllReduce:
     """One trainer's side. ``reduce`` runs in the compute thread, ``deliver`` in the I/O thread.
 
@@ -106,11 +74,12 @@ class AllReduce:
         limits: Limits,
         step: int = 0,
         report: Callable[[int, tuple[DeviceId, ...]], None],
+        reject: Callable[[DeviceId, str], None],
     ) -> None:
         """Divides ``size`` values of a flat gradient among ``trainers``, in the session's order.
 
         ``send`` hands a message over and must not block for long. ``report`` is told which
-        step waits for whom when that takes long.
+        step waits for whom when that takes long, ``reject`` who has sent what is wrong.
 
         Raises:
             RemoteError: ``me`` is not among the trainers.
@@ -118,7 +87,8 @@ class AllReduce:
         if me not in trainers:
             raise RemoteError("a device was told to train but is not among the trainers")
         self._me, self.trainers, self._send = me, tuple(trainers), send
-        self._rounding, self._limits, self._report = rounding, limits, report
+        self._rounding, self._checks = rounding, PartChecks(limits)
+        self._report, self._reject = report, reject
         self._peers = [trainer for trainer in trainers if trainer != me]
         bounds = np.linspace(0, size, len(trainers) + 1).astype(int).tolist()
         parts = map(slice, bounds, bounds[1:])
@@ -131,24 +101,23 @@ class AllReduce:
         """Takes in a peer's message.
 
         Raises:
-            RemoteError: not a peer, a step out of turn, twice the same, a wrong size, values
-                that are not finite, or counts that cannot be.
+            RemoteError: not a peer, a step out of turn, twice the same, or what cannot be.
         """
         if sender not in self._peers:
             raise RemoteError("gradient part of a device that does not train with this one")
         place = self._parts[self._me if isinstance(part, GradientPart) else sender]
         key = (type(part), part.step, sender)
-        _check_values(part, place.stop - place.start)
-        if isinstance(part, GradientPart):
-            self._limits.check(part)
         with self._changed:
             timely = self.step <= part.step <= self.step + 1
             if not timely or key in self._inbox:
                 raise RemoteError(f"unexpected gradient part of step {part.step}")
+            self._checks.check(sender, part, place.stop - place.start)
+            if isinstance(part, GradientPart):
+                self._checks.note(sender, part)
             self._inbox[key] = part
             self._changed.notify_all()
 
-    def reduce(self, gradient: Array, own: Contribution) -> Contribution:
+    def reduce(self, gradient: Array, own: Contribution, samples: int) -> Contribution:
         """Replaces ``gradient``, (P,) float32, by its sum over all trainers.
 
         Blocks until every peer has taken part in the step.
@@ -156,17 +125,21 @@ class AllReduce:
         Args:
             gradient: of this trainer's summed loss.
             own: what that loss is summed over.
+            samples: of the step, over all trainers.
 
         Returns:
             The contributions of all trainers together.
 
         Raises:
             AllReduceClosedError: the term or the session ended first.
+            RemoteError: the others' samples and one's own are not the step's.
             PacplusError: the gradient is not finite.
         """
         self.check_open()
         step = self.step
         if not self._peers:
+            if own.samples != samples:
+                raise RemoteError(f"{own.samples} samples in a step of {samples}")
             self.step += 1
             return own
         rounded, scale = self._rounding.shrink(gradient)
@@ -175,8 +148,11 @@ class AllReduce:
         mine = gradient[self._parts[self._me]]
         # One's own part is rounded like the others', or the sum would depend on who sums.
         parts = {self._me: _part(step, rounded[self._parts[self._me]].copy(), scale, own)}
+        with self._changed:
+            self._checks.note(self._me, parts[self._me])
         for peer in self._peers:
             parts[peer] = self._take(GradientPart, step, peer)
+        self._check_samples({name: part.samples for name, part in parts.items()}, samples)
         mine[:] = 0
         for trainer in self.trainers:
             self._rounding.add(mine, parts[trainer].values, parts[trainer].scale)
@@ -196,6 +172,19 @@ class AllReduce:
             count=sum(part.count for part in in_order),
             loss_sum=sum(part.loss_sum for part in in_order),
         )
+
+    def _check_samples(self, given: dict[DeviceId, int], samples: int) -> None:
+        if sum(given.values()) == samples:
+            return
+        reason = f"{sum(given.values())} samples in a step of {samples}"
+        found = liars(given, samples, self._me)
+        if not found:
+            raise RemoteError(f"a trainer sent a wrong number of samples: {reason}")
+        for name in found:
+            self._reject(name, f"{given[name]} of {reason}")
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed)
+        self.check_open()
 
     def _take(self, kind: type[P], step: int, sender: DeviceId) -> P:
         key = (kind, step, sender)
@@ -242,17 +231,3 @@ def _part(step: int, values: Array, scale: float, own: Contribution) -> Gradient
         samples=own.samples,
         loss_sum=own.loss_sum,
     )
-
-
-def _check_values(part: Part, size: int) -> None:
-    """Raises RemoteError unless ``part`` has ``size`` finite values and a scale that can be."""
-    if part.values.shape != (size,):
-        raise RemoteError(f"gradient part of {part.values.shape} values")
-    if part.values.dtype != np.float16:
-        raise RemoteError(f"gradient part of {part.values.dtype}")
-    if not SMALLEST_SCALE <= part.scale <= LARGEST_SCALE or math.frexp(part.scale)[0] != 0.5:
-        raise RemoteError(f"gradient part with the scale {part.scale:g}")
-    # numpy compares integers several times faster than it tells half precision apart.
-    largest = (part.values.view(np.uint16) & 0x7FFF).max(initial=0)
-    if largest >= _INFINITE_HALF:
-        raise RemoteError("gradient part with values that are not finite")

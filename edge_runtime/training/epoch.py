@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import RemoteError, UnresumableError
-from edge_runtime.contract.order import epoch_order, steps_per_epoch
+from edge_runtime.contract.order import epoch_order, step_sizes, steps_per_epoch
 from edge_runtime.messaging.outbox import Outbox
 
 from .allreduce import AllReduce, Contribution
@@ -40,8 +40,8 @@ def train_steps(
     if request.first_step == 0:
         replica.sums = m.EpochSums(epoch=request.epoch)
     began, reported = time.monotonic(), -math.inf
-    for chosen in steps:
-        _step(replica, owned, chosen, group)
+    for chosen, size in steps:
+        _step(replica, owned, chosen, size, group)
         if time.monotonic() - reported > PROGRESS_SECONDS:
             reported = time.monotonic()
             outbox.to_coordinator(m.Progress(sums=replica.sums))
@@ -53,8 +53,8 @@ def train_steps(
 
 def _steps(
     request: m.TrainEpoch, replica: Replica, owned: OwnedSamples, group: AllReduce
-) -> list[m.Array]:
-    """This trainer's samples of each step that is asked for."""
+) -> list[tuple[m.Array, int]]:
+    """This trainer's samples of each step that is asked for, and how many all have together."""
     options, trainer = replica.options, replica.trainer
     whole = steps_per_epoch(owned.request.total, options.batch_size)
     first, last = request.first_step, whole
@@ -72,18 +72,22 @@ def _steps(
             f"the sums are of step {replica.sums.steps} of epoch {replica.sums.epoch}, not of "
             f"step {first} of epoch {request.epoch}"
         )
+    total, which = owned.request.total, {"seed": options.seed, "epoch": request.epoch}
     order = epoch_order(
         owned.request.ranks,
         owned.tokens,
-        num_samples=owned.request.total,
+        num_samples=total,
         batch_size=options.batch_size,
-        seed=options.seed,
-        epoch=request.epoch,
+        **which,
     )
-    return order[first:last]
+    sizes = step_sizes(total, options.batch_size, **which).tolist()
+    return list(zip(order, sizes, strict=True))[first:last]
 
 
-def _step(replica: Replica, owned: OwnedSamples, chosen: m.Array, group: AllReduce) -> None:
+def _step(
+    replica: Replica, owned: OwnedSamples, chosen: m.Array, size: int, group: AllReduce
+) -> None:
+    """Applies one update of ``size`` samples, those of ``chosen`` its trainer's own."""
     trainer, sums = replica.trainer, replica.sums
     own = _sum_gradients(trainer, owned, chosen)
     if not math.isfinite(own.loss_sum):
@@ -91,7 +95,7 @@ def _step(replica: Replica, owned: OwnedSamples, chosen: m.Array, group: AllRedu
     gradient = trainer.flat_gradient
     # Of language models' samples, a step's may be cut before anything that counts.
     try:
-        total = group.reduce(gradient, own)
+        total = group.reduce(gradient, own, size)
         gradient /= max(1, total.count)
         trainer.apply(gradient)
     except UnresumableError:
@@ -113,6 +117,7 @@ def _sum_gradients(trainer: Trainer, owned: OwnedSamples, chosen: m.Array) -> Co
         batch = owned.batch(piece)
         loss += trainer.add_gradients(batch)
         count += batch.count
+        owned.computed(piece)
     return Contribution(samples=len(chosen), count=count, loss_sum=loss)
 
 

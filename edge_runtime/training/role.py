@@ -11,20 +11,23 @@ from pathlib import Path
 import numpy as np
 
 from edge_runtime.cache.keys import CacheKeys
-from edge_runtime.cache.session_cache import SampleCache
+from edge_runtime.cache.session_cache import TRANSIENT_BYTES, SampleCache
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import AllReduceClosedError, RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.messaging.outbox import Outbox
-from edge_runtime.messaging.tagging import current_tag
+from edge_runtime.messaging.tagging import current_tag, peer_tag, tagged
 from edge_runtime.parallel_adapters import Batch
 from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 from edge_runtime.serving.generator import Generator, LanguageModel
 from edge_runtime.serving.onnx_adapter import AdapterSession
+from edge_runtime.system.memory_guard import MemoryGuard
+from edge_runtime.system.usage import available_memory_bytes
 
-from .allreduce import AllReduce, Limits
+from .allreduce import AllReduce
 from .epoch import train_steps
+from .part_checks import Limits
 from .replica import TRAINING_THREADS, Replica
 from .samples import OwnedSamples
 
@@ -54,6 +57,7 @@ class TrainerRole:
         self._predict: Callable[[Batch], m.Array] | None = None
         self._language: LanguageModel | None = None
         self._generator: Generator | None = None
+        self._memory = MemoryGuard.of_process()
 
     # ---- cache
 
@@ -64,7 +68,8 @@ class TrainerRole:
             cache.expect(request.keys)
         else:
             self._close_cache()
-            self._cache = cache = SampleCache(request, self._home / "cache", self._keys)
+            most = min(TRANSIENT_BYTES, available_memory_bytes() // 4)
+            self._cache = cache = SampleCache(request, self._home / "cache", self._keys, most)
         status = m.CacheStatus(held=cache.held(request.keys), bytes_used=cache.bytes_used)
         self._outbox.to_coordinator(status)
 
@@ -74,9 +79,15 @@ class TrainerRole:
         Raises:
             RemoteError: nobody asked for them, they do not fit the cache, or none is open.
         """
-        self._opened().append(states)
-        stored = m.Stored(number=states.number, layers=states.layers, samples=len(states.keys))
-        self._outbox.to_coordinator(stored)
+        kept = self._opened().append(states)
+        self._outbox.to_coordinator(
+            m.Stored(
+                number=states.number,
+                layers=states.layers,
+                samples=len(states.keys),
+                kept=None if (kept == m.ON_DISK).all() else kept,
+            )
+        )
 
     def move(self, request: m.MoveSamples) -> None:
         """Sends cached states to their new owner."""
@@ -92,7 +103,7 @@ class TrainerRole:
         cache.flush()
         missing = request.indices[~cache.held(request.keys)]
         used, samples, which = cache.bytes_used, cache.samples, request.which
-        self._owned[which] = OwnedSamples(request, cache)
+        self._owned[which] = OwnedSamples(request, cache, self._memory)
         self._outbox.to_coordinator(
             m.SamplesReady(which=which, missing=missing, cache_bytes=used, cache_samples=samples)
         )
@@ -183,9 +194,10 @@ class TrainerRole:
             ),
             step=replica.trainer.step,
             report=self._report_waiting,
+            reject=self._reject,
         )
-        replica.rename(request.run)
         self._close_group()
+        replica.rename(request.run)
         self._group = current_tag().term, all_reduce
         self._outbox.to_coordinator(m.GroupFormed())
 
@@ -213,6 +225,10 @@ class TrainerRole:
     def _report_waiting(self, step: int, peers: tuple[DeviceId, ...]) -> None:
         self._outbox.to_coordinator(m.Awaiting(step=step, peers=peers))
 
+    def _reject(self, peer: DeviceId, reason: str) -> None:
+        with tagged(peer_tag()):
+            self._outbox.to_coordinator(m.Rejected(peer=peer, reason=reason))
+
     def _close_group(self) -> None:
         group, self._group = self._group, None
         if group is not None:
@@ -224,14 +240,14 @@ class TrainerRole:
         if self._predict is None:
             raise RemoteError("training was not set up")
         by_length = np.argsort(owned.tokens, kind="stable")
-        pieces = [
-            piece
-            for start in range(0, max(1, len(by_length)), EVALUATION_BATCH)
-            for piece in owned.pieces(by_length[start : start + EVALUATION_BATCH])
-        ]
-        found = np.concatenate([self._predict(owned.batch(piece)) for piece in pieces])
-        outputs = np.empty_like(found)
-        outputs[np.concatenate(pieces)] = found
+        pieces, found = [], []
+        for start in range(0, max(1, len(by_length)), EVALUATION_BATCH):
+            for piece in owned.pieces(by_length[start : start + EVALUATION_BATCH]):
+                pieces.append(piece)
+                found.append(self._predict(owned.batch(piece)))
+                owned.computed(piece)
+        outputs = np.concatenate(found)
+        outputs[np.concatenate(pieces)] = outputs.copy()
         self._outbox.to_coordinator(m.Outputs(indices=owned.request.indices, outputs=outputs))
 
     # ---- generation

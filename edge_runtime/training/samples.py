@@ -3,9 +3,11 @@
 import numpy as np
 
 from edge_runtime.cache.session_cache import SampleCache
+from edge_runtime.contract.activations import LIVE_STATES
 from edge_runtime.contract.messages import Array, OwnSamples
 from edge_runtime.parallel_adapters import Batch
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED
+from edge_runtime.system.memory_guard import MemoryGuard
 
 BATCH_BYTES = 16 << 20
 """Most hidden states of a batch that is trained on at once, if one sample's are not more. A
@@ -17,8 +19,11 @@ that splitting costs no measurable time."""
 class OwnedSamples:
     """One data set's samples on this device, with their cached states."""
 
-    def __init__(self, request: OwnSamples, cache: SampleCache) -> None:
+    def __init__(
+        self, request: OwnSamples, cache: SampleCache, memory: MemoryGuard | None = None
+    ) -> None:
         self.request, self._cache = request, cache
+        self._memory = memory or MemoryGuard.of_process()
         self._of_tokens = request.targets.dtype == np.int32
         """True where every token has a target."""
         self.tokens: Array = np.sum([each.astype(np.int64) for each in request.lengths.values()], 0)
@@ -27,12 +32,27 @@ class OwnedSamples:
             self._ends = np.cumsum(request.lengths["decoder"], dtype=np.int64)
 
     def pieces(self, chosen: Array) -> list[Array]:
-        """Splits a batch into parts whose states fit ``BATCH_BYTES``, similar in length."""
-        if len(chosen) < 2 or self._padded_bytes(chosen) <= BATCH_BYTES:
+        """Splits a batch into parts, similar in length, whose states fit.
+
+        They fit ``BATCH_BYTES``, and what is alive besides them the memory that is left.
+        """
+        wanted = min(BATCH_BYTES, self._padded_bytes(chosen))
+        most = self._memory.most_bytes(LIVE_STATES * wanted) / LIVE_STATES
+        return self._pieces(chosen, min(BATCH_BYTES, most))
+
+    def computed(self, chosen: Array) -> None:
+        """Notes that a piece was computed with: its memory may be used again."""
+        self._memory.computed(LIVE_STATES * self._padded_bytes(chosen))
+
+    def _pieces(self, chosen: Array, most_bytes: float) -> list[Array]:
+        if len(chosen) < 2 or self._padded_bytes(chosen) <= most_bytes:
             return [chosen]
         by_length = chosen[np.argsort(self.tokens[chosen], kind="stable")]
         half = len(chosen) // 2
-        return [*self.pieces(by_length[:half]), *self.pieces(by_length[half:])]
+        return [
+            *self._pieces(by_length[:half], most_bytes),
+            *self._pieces(by_length[half:], most_bytes),
+        ]
 
     def batch(self, chosen: Array) -> Batch:
         """The samples ``chosen`` with their states, right-padded."""
@@ -50,6 +70,9 @@ class OwnedSamples:
         )
 
     def _padded_bytes(self, chosen: Array) -> int:
+        """Counts their states as they are trained on."""
+        if not len(chosen):
+            return 0
         tokens = sum(
             len(layers) * len(chosen) * int(self.request.lengths[stream][chosen].max())
             for stream, layers in self._cache.layers.items()

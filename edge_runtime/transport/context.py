@@ -11,11 +11,15 @@ from edge_runtime.contract.checks import require
 from edge_runtime.contract.errors import UserError
 
 from .keys import KeyPair, PublicKey
+from .reserve import DescriptorReserve
 from .zap import ZapHandler
 
 RawSocket = zmq.Socket[bytes]
 
 # Name, nonce, authenticator and flags that CURVE (RFC 26) adds to a frame.
+BACKLOG = 16
+"""Connections that wait to be accepted, and are so even where nobody new is let in."""
+
 _CURVE_BYTES = 8 + 8 + 16 + 1
 
 
@@ -77,6 +81,7 @@ class SecureContext:
         self._context: zmq.Context[RawSocket] = zmq.Context()
         self._monitors = itertools.count()
         self.zap = ZapHandler(self._context)
+        self.reserve = DescriptorReserve()
 
     def __enter__(self) -> SecureContext:
         return self
@@ -88,6 +93,7 @@ class SecureContext:
         """Ends all threads; sockets still open are closed, their unsent messages dropped."""
         if self._context.closed:
             return
+        self.reserve.close()
         self.zap.stop()
         self._context.destroy()
 
@@ -97,6 +103,7 @@ class SecureContext:
         """A listening CURVE socket whose peers must pass the ZAP domain ``domain``."""
         socket = self._socket(kind, keypair, limits)
         socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt(zmq.BACKLOG, BACKLOG)
         socket.setsockopt(zmq.ZAP_DOMAIN, domain.encode("utf-8"))
         # Without this, a missing ZAP handler would mean that everybody may come in.
         socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)

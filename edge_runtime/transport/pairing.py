@@ -24,7 +24,7 @@ from edge_runtime.contract.structure import from_plain
 from .address import Address
 from .context import SecureContext, SocketLimits
 from .dealer import SecureDealer
-from .events import Deadline
+from .events import Deadline, drain_events
 from .frames import receive_frames, send_frames, user_id
 from .keys import KeyPair, PublicKey, fingerprint
 from .peers import MAX_ADDRESSES, PairedDevice, PairedDevices, is_device_id
@@ -112,8 +112,9 @@ class PairingServer:
         # handle() is not being called.
         self._zap.serve(_DOMAIN, lambda _: self._is_token_alive())
         self._socket = context.server_socket(zmq.ROUTER, keypair, _DOMAIN, _LIMITS)
+        self._reserve, self._listening = context.reserve, -1
         try:
-            self.address = bind_socket(self._socket, listen)
+            self.address = self._bind(context, listen)
         except BadInputError:
             self.close()
             raise
@@ -159,7 +160,19 @@ class PairingServer:
         if not self._closed:
             self._closed = True
             self._zap.withdraw(_DOMAIN)
+            self._reserve.release(self._listening)
             self._socket.close()
+
+    def _bind(self, context: SecureContext, listen: Address) -> Address:
+        monitor = context.monitor(self._socket, zmq.EVENT_LISTENING)
+        try:
+            address = bind_socket(self._socket, listen)
+            for _, self._listening in drain_events(monitor):
+                self._reserve.watch(self._listening)
+        finally:
+            self._socket.disable_monitor()
+            monitor.close()
+        return address
 
     def _is_token_alive(self) -> bool:
         return not self._closed and self._guesses_left > 0 and self._clock() < self._expires_at

@@ -88,7 +88,9 @@ class SecureRouter:
         self._zap.serve(domain, self.allow_list.admits)
         self._socket = context.server_socket(zmq.ROUTER, keypair, domain, limits)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._monitor = context.monitor(self._socket, zmq.EVENT_DISCONNECTED)
+        self._monitor = context.monitor(self._socket, zmq.EVENT_DISCONNECTED | zmq.EVENT_LISTENING)
+        self._reserve = context.reserve
+        self._listening: set[int] = set()
         self._routes = Routes()
         self._disconnected: collections.deque[tuple[DeviceId, bytes]] = collections.deque(
             maxlen=_MOST_DISCONNECTED
@@ -96,7 +98,9 @@ class SecureRouter:
 
     def bind(self, address: Address) -> Address:
         """Listens on ``address``, see :func:`bind_socket`."""
-        return bind_socket(self._socket, address)
+        bound = bind_socket(self._socket, address)
+        self._note_departures()
+        return bound
 
     def allow(self, device: DeviceId, public_key: PublicKey) -> None:
         """Lets ``public_key`` in as ``device``, from now on.
@@ -175,6 +179,8 @@ class SecureRouter:
         if self._socket.closed:
             return
         self._zap.withdraw(self._domain)
+        for listener in self._listening:
+            self._reserve.release(listener)
         self._socket.disable_monitor()
         self._monitor.close()
         self._socket.close()
@@ -198,5 +204,9 @@ class SecureRouter:
         # ZeroMQ reports the end of a connection before it frees the routing id and the
         # descriptor. So: let it free them, read the reports, and only then note or send.
         self._socket.getsockopt(zmq.EVENTS)
-        for _, connection in drain_events(self._monitor):
-            self._disconnected += self._routes.disconnected(connection)
+        for event, connection in drain_events(self._monitor):
+            if event == zmq.EVENT_LISTENING:
+                self._listening.add(connection)
+                self._reserve.watch(connection)
+            else:
+                self._disconnected += self._routes.disconnected(connection)

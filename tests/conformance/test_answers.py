@@ -35,8 +35,8 @@ def kinds(messages: Sequence[m.Message]) -> list[type[m.Message]]:
 
 @pytest.fixture
 def alone(world: World) -> World:
-    """A trains alone on its lines; B is a peer of it."""
-    world.owned()
+    """A trains alone; B is a peer of it."""
+    world.alone()
     world.answer(A, world.set_up_training())
     world.group(A)
     return world

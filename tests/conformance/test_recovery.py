@@ -175,3 +175,18 @@ def test_the_same_gradient_twice_is_put_down_to_its_sender(world: World) -> None
     for _ in range(2):
         world.send_as_peer(B, A, world.gradient())
     assert "unexpected" in world.rejection(A, of=B)
+
+
+def test_a_wrong_number_of_samples_is_put_down_to_its_sender_and_changes_nothing(
+    world: World,
+) -> None:
+    world.trainable()
+    before, nothing = world.state(A).data.tobytes(), world.gradient(samples=0, count=0)
+    world.send(A, m.TrainEpoch(epoch=1))
+    world.send_as_peer(B, A, nothing)
+    assert "samples in a step of" in world.rejection(A, of=B)
+    world.begin_term(A, B)
+    assert world.state(A).data.tobytes() == before
+    world.group(A, B)
+    world.train(1)
+    assert world.state(A).data.tobytes() == world.state(B).data.tobytes()

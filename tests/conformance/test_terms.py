@@ -121,7 +121,7 @@ def test_stage_cache_samples_and_adapter_outlive_a_term(world: World) -> None:
 
 
 def test_a_cache_that_is_opened_again_keeps_its_samples(world: World) -> None:
-    world.owned()
+    world.alone()
     world.begin_term(A)
     status = world.answer(A, world.open_cache([*EVAL, *TRAIN]))
     assert isinstance(status, m.CacheStatus)

@@ -38,13 +38,12 @@ def test_an_epoch_waits_for_all_trainers(world: World) -> None:
 
 
 def test_a_trainer_without_samples_takes_part(world: World) -> None:
-    world.filled()
-    world.answer(A, world.own("train", world.lines_of(A)))
+    world.alone()
     world.answer(B, world.own("train", []))
     for name in (A, B):
         world.answer(name, world.set_up_training())
     world.group(A, B)
-    assert world.train(1).samples == len(world.lines_of(A))
+    assert world.train(1).samples == len(TRAIN)
     assert state_of(world, A) == state_of(world, B)
 
 

@@ -303,6 +303,14 @@ class World:
             assert not ready.missing.size
         self.answer(A, self.own("eval", EVAL))
 
+    def alone(self) -> None:
+        """A knows all lines and lacks none; B is a peer of it."""
+        self.owned()
+        moved = self.lines_of(B)
+        self.send(B, self.move(2, moved, A))
+        self.stored(2, {A: len(moved)})
+        self.answer(A, self.own("train", TRAIN))
+
     def trainable(self, state: bytes = b"", *, run: str = RUN) -> None:
         """Both devices have an adapter, and train it together."""
         self.owned()
@@ -333,7 +341,7 @@ class World:
         size = self.driver.part_size(ready.parameters)
         return m.GradientPart(values=np.full(size, fields.pop("value"), np.float16), **fields)
 
-    def group(self, *names: DeviceId) -> None:
+    def group(self, *names: DeviceId, run: str = RUN) -> None:
         """These devices train together from now on."""
         for name in names:
-            self.answer(name, m.FormGroup(trainers=names))
+            self.answer(name, m.FormGroup(trainers=names, run=run))

@@ -160,3 +160,28 @@ def test_sizes_have_decimal_and_binary_prefixes(text: str, size_bytes: int) -> N
 def test_what_is_no_size_is_refused_with_the_name_of_its_option(text: str) -> None:
     with pytest.raises(UsageError, match=r"^--cache-quota: .* write e\.g\. 500M"):
         parse_bytes(text, "--cache-quota")
+
+
+def test_battery_and_temperature_stay_or_change_over_time() -> None:
+    device = one("pixel-8:battery=12%,temperature=60-90/30s")
+    said = {"battery": [0.12, 0.12, 1.0], "celsius": [60.0, 90.0, 30.0], "charging": False}
+    assert device.condition == said
+    assert one("pixel-8:battery=30%-10%/60s").condition["battery"] == [0.3, 0.1, 60.0]
+    assert one("pixel-8").condition == {}
+    assert device.limits == one("pixel-8"), "they do not bear upon what is measured"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "battery=12",
+        "battery=101%",
+        "battery=5%-",
+        "battery=9%-5%/0s",
+        "temperature=hot",
+        "temperature=201",
+    ],
+)
+def test_conditions_that_cannot_be_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=f"{text.partition('=')[0]}=(PERCENT|CELSIUS), or FIRST"):
+        one(f"laptop:{text}")

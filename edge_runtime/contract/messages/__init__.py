@@ -2,7 +2,8 @@
 
 Three flows, and a tunnel for the third:
 
-- :mod:`.requests`, *to a device*: what the coordinator asks for (``ProfileRequest``,
+- :mod:`.requests` and :mod:`.training`, *to a device*: what the coordinator asks for
+  (``ProfileRequest``,
   ``LoadStage``, ``RunBatch``, ``TrainEpoch``, ...). Each request is answered by exactly one
   message or by ``Failed``, see :mod:`.flow`.
 - :mod:`.answers`, *to the coordinator*: those answers, and telemetry.
@@ -26,6 +27,7 @@ from .base import Message
 from .flow import ANSWER_OF as ANSWER_OF
 from .mesh import *  # noqa: F403
 from .requests import *  # noqa: F403
+from .training import *  # noqa: F403
 from .tunnel import *  # noqa: F403
 
 MESSAGE_TYPES: dict[str, type[Message]] = {

@@ -12,6 +12,11 @@ from edge_runtime.contract.profile import DeviceProfile
 
 from .base import NOTHING_SUMMED, Array, EpochSums, Message, Phase, SampleSet
 
+NOT_KEPT, ON_DISK, IN_MEMORY = range(3)
+"""Where a sample's states are, see ``Stored``."""
+
+CELSIUS = (-100.0, 300.0)
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Hello(Message):
@@ -52,7 +57,25 @@ class Hello(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat(Message):
-    """The device lives."""
+    """The device lives, and in which condition; None where it does not know.
+
+    ``battery`` is its charge, 0 to 1, ``charging`` if a charger feeds it, ``celsius`` its
+    processor's temperature. Its process has ``resident_bytes`` and may take ``available_bytes``.
+    """
+
+    battery: float | None = None
+    charging: bool | None = None
+    celsius: float | None = None
+    resident_bytes: int | None = None
+    available_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.battery is None or 0 <= self.battery <= 1, "battery is not within 0 and 1")
+        possible = self.celsius is None or CELSIUS[0] <= self.celsius <= CELSIUS[1]
+        require(possible, "celsius cannot be")
+        for name in ("resident_bytes", "available_bytes"):
+            if getattr(self, name) is not None:
+                require_amounts(self, name)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,14 +159,23 @@ class BatchServed(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Stored(Message):
-    """States of a micro-batch are in this owner's cache: ``layers`` of ``samples`` samples."""
+    """This owner has taken states of a micro-batch in: ``layers`` of ``samples`` samples.
+
+    ``kept`` (samples,) uint8 says where those of each are, in the order of the message that
+    brought them: ``ON_DISK``; ``IN_MEMORY`` until they are released, since the disk or the quota
+    has no room; or ``NOT_KEPT``. None if all are on the disk.
+    """
 
     number: int
     layers: tuple[int, ...]
     samples: int
+    kept: Array | None = None
 
     def __post_init__(self) -> None:
         require_amounts(self, "number", "samples")
+        if self.kept is not None:
+            check_array("kept", self.kept, np.uint8, (self.samples,))
+            require((self.kept <= IN_MEMORY).all(), "kept has values that mean nothing")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import edge_runtime.contract.messages.answers as answers
 import edge_runtime.contract.messages.requests as requests
+import edge_runtime.contract.messages.training as training
 
 from .base import Message
 
@@ -12,14 +13,14 @@ ANSWER_OF: dict[type[Message], type[Message]] = {
     requests.Forget: answers.Forgotten,
     requests.OpenCache: answers.CacheStatus,
     requests.LoadStage: answers.StageReady,
-    requests.OwnSamples: answers.SamplesReady,
-    requests.SetUpTraining: answers.TrainingReady,
+    training.OwnSamples: answers.SamplesReady,
+    training.SetUpTraining: answers.TrainingReady,
     requests.SetUpGeneration: answers.GenerationReady,
-    requests.TakeState: answers.StateTaken,
-    requests.FormGroup: answers.GroupFormed,
-    requests.TrainEpoch: answers.EpochDone,
-    requests.Evaluate: answers.Outputs,
-    requests.SendState: answers.TrainerState,
+    training.TakeState: answers.StateTaken,
+    training.FormGroup: answers.GroupFormed,
+    training.TrainEpoch: answers.EpochDone,
+    training.Evaluate: answers.Outputs,
+    training.SendState: answers.TrainerState,
     requests.BeginPhase: answers.Usage,
 }
 """Request -> the one message that answers it, unless ``Failed`` does.

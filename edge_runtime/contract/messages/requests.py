@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
+from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.checks import check_array, require
 from edge_runtime.contract.generation import GenerationOptions, Sequences
 from edge_runtime.contract.ids import DeviceId, Sha256
@@ -13,14 +13,11 @@ from edge_runtime.contract.manifest import FileSpec, Stream, check_streams
 from edge_runtime.contract.profile import DeviceProfile
 
 from .base import (
-    NOTHING_SUMMED,
     Array,
     CacheDtype,
-    EpochSums,
     Lengths,
     Message,
     Phase,
-    SampleSet,
     StageFiles,
     check_lengths,
     check_sequences,
@@ -195,15 +192,20 @@ class LoadStage(Message):
     """Load a stage; states of ``layers`` go to their owners. Answered by ``StageReady``.
 
     ``rest`` has its last blocks where they are to run apart: an encoder-decoder that
-    generates runs its encoder once and its decoder often.
+    generates runs its encoder once and its decoder often. ``hidden_size`` and ``num_heads`` are
+    the backbone's, from which its memory is predicted.
     """
 
     stage: StageFiles
     layers: tuple[int, ...]
     dtype: CacheDtype
     rest: StageFiles | None = None
+    hidden_size: int = 1
+    num_heads: int = 1
 
     def __post_init__(self) -> None:
+        positive = min(self.hidden_size, self.num_heads) >= 1
+        require(positive, "hidden_size and num_heads must be positive")
         follows = self.rest is None or self.rest.first == self.stage.last
         require(follows, "the stage's blocks do not follow one another")
 
@@ -281,128 +283,6 @@ class MoveSamples(Message):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class OwnSamples(Message):
-    """Tells a device the samples that it trains on or evaluates. Answered by ``SamplesReady``.
-
-    Attributes:
-        total: number of samples over all devices.
-        indices: (N,) int32, each sample's number in its data file.
-        keys: (N, 32) uint8.
-        ranks: (N,) int64, place of each sample in the order of keys; see :mod:`.order`.
-        lengths: tokens of each sample in each of its sequences, (N,) int32.
-        second_starts: (N,) int32, first token of ``text_pair``'s segment, 0 for none.
-        targets: (N,) int64 classes, or standardized float32 values (see
-            :meth:`AdapterConfig.standardized`); or, for language models, int32, one for
-            each token of the decoder's sequence, sample after sample.
-    """
-
-    which: SampleSet
-    total: int
-    indices: Array
-    keys: Array
-    ranks: Array
-    lengths: Lengths
-    second_starts: Array
-    targets: Array
-
-    def __post_init__(self) -> None:
-        count = len(self.keys)
-        columns = (self.indices, self.ranks, self.second_starts)
-        equal = self.keys.shape == (count, 32) and all(c.shape == (count,) for c in columns)
-        require(equal, "columns differ in length")
-        check_lengths(self.lengths, count)
-        expected = count
-        if self.targets.dtype == np.int32:
-            decodes = "decoder" in self.lengths
-            require(decodes, "targets are tokens, but no sample has a decoder's sequence")
-            expected = int(self.lengths["decoder"].sum())
-        fits = self.targets.shape == (expected,)
-        require(fits, f"targets are {self.targets.shape}, not ({expected},)")
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class SetUpTraining(Message):
-    """Make the adapter. Answered by ``TrainingReady``.
-
-    A device that has the adapter of this ``run`` already keeps it.
-
-    Attributes:
-        run: names the training; its adapter outlives a session that breaks off.
-        state: a trainer state to go on from; empty for a new adapter.
-        sums: of the epoch that ``state`` is in.
-        adapter_graph: the trained adapter as ONNX, where nothing will be trained; fetched like
-            weight files.
-        head: a language model's frozen head; fetched like weight files.
-        adapter_init: initial weights of a new adapter; fetched likewise.
-    """
-
-    config: AdapterConfig
-    options: TrainingOptions
-    total_steps: int
-    state: Array
-    run: str = ""
-    sums: EpochSums = NOTHING_SUMMED
-    adapter_graph: FileSpec | None = None
-    head: FileSpec | None = None
-    adapter_init: FileSpec | None = None
-
-    @property
-    def files(self) -> tuple[FileSpec, ...]:
-        """Files to fetch before."""
-        files = (self.adapter_graph, self.head, self.adapter_init)
-        return tuple(file for file in files if file is not None)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class TakeState(Message):
-    """Go on from another trainer's state. Answered by ``StateTaken``.
-
-    Attributes:
-        data: the bytes of a safetensors file.
-        step: updates that it has behind it.
-        sums: of the epoch that it is in.
-    """
-
-    data: Array
-    step: int
-    sums: EpochSums
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class FormGroup(Message):
-    """Train together with these trainers, in this term. Answered by ``GroupFormed``.
-
-    Attributes:
-        trainers: all of them, in the order that fixes who reduces which part.
-        run: what the adapter is known by from now on, as in ``SetUpTraining``: one that went
-            another way is not gone on with.
-    """
-
-    trainers: tuple[DeviceId, ...]
-    run: str = ""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class TrainEpoch(Message):
-    """Train steps of an epoch with the other trainers of the group. Answered by ``EpochDone``.
-
-    Attributes:
-        epoch: from 1.
-        first_step: in the epoch, from 0; those before it are applied already.
-        num_steps: how many; None for all that are left.
-    """
-
-    epoch: int
-    first_step: int = 0
-    num_steps: int | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluate(Message):
-    """Compute the outputs of the evaluation samples. Answered by ``Outputs``."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SetUpGeneration(Message):
     """Get ready to continue sequences. Answered by ``GenerationReady``.
 
@@ -427,11 +307,6 @@ class Release(Message):
     """Forget the sequences ``lines`` (N,) int32: they have ended."""
 
     lines: Array
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class SendState(Message):
-    """Send adapter and optimizer state. Answered by ``TrainerState``."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

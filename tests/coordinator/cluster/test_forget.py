@@ -9,6 +9,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -134,6 +135,7 @@ def test_a_device_that_joins_a_later_command_is_told_before_all_else(home: Path)
         save=cast(Any, None),
         reminder=reminder([PHONE, BOARD]),
     )
+    server._session = cast(Any, SimpleNamespace(job=SimpleNamespace(session="now")))
     for name in (BOARD, PHONE):
         server._send(name, Welcome(heartbeat_seconds=5.0))
         server._send(name, Heartbeat())

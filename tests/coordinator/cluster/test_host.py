@@ -1,8 +1,10 @@
+import time
 from pathlib import Path
 
 import pytest
 
 from coordinator.cluster.host import Cluster, open_host
+from coordinator.cluster.local_devices import CONDITION
 from coordinator.cluster.pairing import paired_devices
 from devices.specification import parse_emulate
 from edge_runtime.contract.errors import InfeasibleError, UsageError
@@ -43,3 +45,18 @@ def test_a_device_named_twice_is_named():
 def test_emulated_and_paired_devices_exclude_each_other():
     with pytest.raises(UsageError, match="exclude each other"):
         Cluster(devices=("pi",), emulate=parse_emulate("laptop"))
+
+
+def test_an_emulated_device_joins_once_its_battery_allows_it(home):
+    condition = home / "emulated" / "pixel-8-1" / CONDITION
+    log = home / "logs" / "pixel-8-1.log"
+    deadline = time.monotonic() + 30
+    with open_host(Cluster(emulate=parse_emulate("pixel-8:battery=12%"))) as host:
+        while "waits before it joins: its battery is at 12%" not in log.read_text():
+            assert host.router.recv(0.05) is None, "it joins below its limit"
+            assert time.monotonic() < deadline
+        # Whoever rewrites the file changes the battery of a device that runs.
+        condition.write_text('{"battery": 0.12, "charging": true}')
+        received = host.router.recv(30.0)
+    assert received is not None
+    assert received.device == "pixel-8-1"

@@ -7,28 +7,46 @@ from collections.abc import Iterator
 import pytest
 
 from coordinator.cluster.instances import DECIDE_SECONDS, SETTLE_SECONDS, Instances
-from coordinator.protocol.events import Cloned, Lost
+from coordinator.protocol.events import Cloned
 from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.messages import Hello
 from edge_runtime.transport import Address, KeyPair, SecureContext, SecureDealer, SecureRouter
 
 BOARD = DeviceId("board")
 LATER = SETTLE_SECONDS + 0.1
-RESTARTED = Lost(device=BOARD, reason="it was started again")
+
+
+def hello(instance: str) -> Hello:
+    """What a process of the board says first."""
+    return Hello(
+        software="1",
+        roles=("backbone",),
+        data_address="tcp://127.0.0.1:1",
+        process_id=1,
+        threads=1,
+        cores=1.0,
+        memory_bytes=1,
+        base_memory_bytes=1,
+        instance=instance,
+    )
+
+
+RESTARTED = (BOARD, hello("two"))
 
 
 @pytest.fixture
 def doubted() -> Instances:
     """A device of which a second instance said hello at time 0."""
     instances = Instances()
-    assert instances.greeted(BOARD, "one", b"1", now=-9.0)
-    assert not instances.greeted(BOARD, "two", b"2", now=0.0)
+    assert instances.greeted(BOARD, hello("one"), b"1", now=-9.0)
+    assert not instances.greeted(BOARD, hello("two"), b"2", now=0.0)
     return instances
 
 
 def test_a_process_that_reconnects_is_no_other_one() -> None:
     instances = Instances()
-    assert instances.greeted(BOARD, "one", b"1", now=0.0)
-    assert instances.greeted(BOARD, "one", b"2", now=1.0)
+    assert instances.greeted(BOARD, hello("one"), b"1", now=0.0)
+    assert instances.greeted(BOARD, hello("one"), b"2", now=1.0)
     assert not instances.is_doubtful(BOARD)
 
 
@@ -47,6 +65,15 @@ def test_a_first_one_that_says_nothing_any_more_was_restarted(doubted: Instances
     assert list(doubted.restarted(lambda _: True, DECIDE_SECONDS - 1)) == []
     assert list(doubted.restarted(lambda _: True, DECIDE_SECONDS + 1)) == [RESTARTED]
     assert not doubted.is_doubtful(BOARD)
+
+
+def test_who_was_started_again_speaks_for_the_device_from_then_on(doubted: Instances) -> None:
+    assert list(doubted.restarted(lambda connection: connection != b"1", LATER)) == [RESTARTED]
+    assert doubted.greeted(BOARD, hello("two"), b"3", now=LATER)
+    assert not doubted.greeted(BOARD, hello("three"), b"4", now=LATER)
+    assert list(doubted.restarted(lambda connection: connection == b"4", LATER)) == [
+        (BOARD, hello("three"))
+    ]
 
 
 @contextlib.contextmanager

@@ -11,20 +11,23 @@ from typing import Any, cast
 
 import pytest
 
+from coordinator.cluster import liveness
 from coordinator.cluster.server import FROM_DEVICES, MAX_CHUNKS_QUEUED, MAX_MESSAGES_A_ROUND, Server
 from coordinator.protocol.actions import Finish
 from coordinator.protocol.events import Event, Lost
 from coordinator.protocol.events import Received as FromDevice
 from edge_runtime.contract import messages as m
-from edge_runtime.contract.codec import Frame, decode, encode
+from edge_runtime.contract.codec import Frame, decode, decode_tagged, encode
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.manifest import FileSpec
+from edge_runtime.contract.tag import Tag
 from edge_runtime.transport import Delivery, Received
 
 BOARD, STRANGER = DeviceId("board"), DeviceId("stranger")
 CONTENT = bytes(range(200))
 SHA256 = Sha256(hashlib.sha256(CONTENT).hexdigest())
+SESSION = Tag(session="run")
 SPEC = FileSpec(path="weights/w.bin", sha256=SHA256, bytes=len(CONTENT))
 ADAPTER = b"an adapter as ONNX"
 ADAPTER_SPEC = FileSpec(
@@ -38,22 +41,33 @@ class FakeRouter:
     def __init__(self, arrived: Iterable[tuple[DeviceId, m.Message]]) -> None:
         self._arrived = list(arrived)
         self.room = 1000
+        self.ended: list[tuple[DeviceId, bytes]] = []
+        self.connected = frozenset({BOARD})
         self.sent: list[tuple[DeviceId, m.Message]] = []
 
     def recv(self, timeout: float) -> Received | None:
         if not self._arrived:
             return None
         device, message = self._arrived.pop(0)
-        return Received(device, [memoryview(frame) for frame in encode(message)])
+        return Received(device, [memoryview(frame) for frame in encode(message, SESSION)])
 
     def send(self, device: DeviceId, frames: Sequence[Frame]) -> Delivery:
         if len(self.sent) >= self.room:
             return Delivery.FULL
-        self.sent.append((device, decode(frames)))
+        tag, message = decode_tagged(frames)
+        assert tag == SESSION
+        self.sent.append((device, message))
         return Delivery.QUEUED
 
     def is_connected(self, connection: bytes) -> bool:
         return True
+
+    def take_disconnected(self) -> list[tuple[DeviceId, bytes]]:
+        ended, self.ended = self.ended, []
+        return ended
+
+    def connected_devices(self) -> frozenset[DeviceId]:
+        return self.connected
 
     @property
     def waiting(self) -> int:
@@ -65,13 +79,12 @@ class FakeSession:
     """Notes what it is told; finishes when a local process has ended."""
 
     events: list[Event] = dataclasses.field(default_factory=list)
-    phase: str = "deploying"
     job: Any = dataclasses.field(
-        default_factory=lambda: SimpleNamespace(adapter_graph=ADAPTER, adapter_file=ADAPTER_SPEC)
+        default_factory=lambda: SimpleNamespace(
+            session=SESSION.session, adapter_graph=ADAPTER, adapter_file=ADAPTER_SPEC
+        )
     )
-    record: Any = dataclasses.field(
-        default_factory=lambda: SimpleNamespace(devices={BOARD: object()})
-    )
+    devices: tuple[DeviceId, ...] = (BOARD,)
 
     def handle(self, event: Event, now: float) -> list[Finish]:
         self.events.append(event)
@@ -111,7 +124,7 @@ def serve(
         record=lambda record: None,
         save=lambda checkpoint: None,
     )
-    server.run(cast(Any, session), devices=[], ended=ended, watch=lambda: None)
+    server.run(cast(Any, session), ended=ended, watch=lambda: None)
     return session
 
 
@@ -209,10 +222,37 @@ class GarbledRouter(FakeRouter):
         return received and Received(received.device, [memoryview(b"\xc1")])
 
 
-@pytest.mark.parametrize(("sender", "lost"), [(BOARD, True), (STRANGER, False)])
-def test_a_device_of_the_session_that_sends_no_valid_message_is_lost(
-    tmp_path: Path, sender: DeviceId, lost: bool
+def test_a_message_that_is_none_counts_as_a_failure_of_its_sender(tmp_path: Path) -> None:
+    session = serve(GarbledRouter([(BOARD, m.Heartbeat())]), tmp_path)
+    (failed,) = [event.message for event in session.events if isinstance(event, FromDevice)]
+    assert isinstance(failed, m.Failed)
+    assert "sent header is not msgpack" in failed.reason
+
+
+class OtherSession(FakeRouter):
+    """Its messages belong to a session that has ended."""
+
+    def recv(self, timeout: float) -> Received | None:
+        received = super().recv(timeout)
+        if received is None:
+            return None
+        late = encode(decode(received.frames), Tag(session="before"))
+        return Received(received.device, [memoryview(frame) for frame in late])
+
+
+def test_what_belongs_to_another_session_reaches_nobody(tmp_path: Path) -> None:
+    router = OtherSession([(BOARD, m.PeersReady()), (BOARD, request())])
+    session = serve(router, tmp_path)
+    assert [event for event in session.events if isinstance(event, FromDevice)] == []
+    assert router.sent == []
+
+
+def test_a_device_whose_connection_ended_is_lost_if_it_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = serve(GarbledRouter([(sender, m.Heartbeat())]), tmp_path)
-    reasons = [event.reason for event in session.events if isinstance(event, Lost)]
-    assert any("no valid message" in reason for reason in reasons) is lost
+    monkeypatch.setattr(liveness, "GRACE_SECONDS", -1.0)
+    router = FakeRouter([(BOARD, m.Heartbeat()), (STRANGER, m.Heartbeat())])
+    router.ended = [(BOARD, b"1"), (STRANGER, b"2")]
+    session = serve(router, tmp_path)
+    lost = [event for event in session.events if isinstance(event, Lost)]
+    assert lost[-1] == Lost(device=STRANGER, reason="its connection ended")

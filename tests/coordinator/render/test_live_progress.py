@@ -5,7 +5,7 @@ import pytest
 from coordinator.protocol.actions import Record
 from coordinator.protocol.record import DeviceRecord, EpochRecord, SessionRecord
 from coordinator.render.live_progress import LiveDisplay
-from edge_runtime.contract.messages import Progress
+from edge_runtime.contract.messages import Heartbeat, Progress
 from tests.coordinator.render.test_report import HOSTILE, NAMES, console, text_of
 
 
@@ -68,3 +68,12 @@ def test_events_that_should_stay_on_the_screen_are_a_line_each(event, fields, sa
     LiveDisplay(seen).event(Record(event=event, fields=fields))
     assert text_of(seen).startswith(said)
     assert text_of(seen).count("\n") == bool(said)
+
+
+def test_the_condition_of_devices_that_say_it_is_shown():
+    told = Heartbeat(battery=0.62, charging=True, celsius=48.4, resident_bytes=310_000_000)
+    record = SessionRecord(devices={NAMES[0]: DeviceRecord(roles=("trainer",), condition=told)})
+    session = SimpleNamespace(phase="planning", record=record)
+    seen = console()
+    seen.print(LiveDisplay(seen)._draw(session, 200.0))
+    assert "62 % charging, 48 °C, 310 MB" in " ".join(text_of(seen).split()), "broken over lines"

@@ -106,7 +106,6 @@ class FakeDevice:
         if tag.term > self.term:
             self.parked.append((sender, message, tag))
             return
-        say = partial(_say, post, self._own_tag)
         try:
             match message:
                 case m.States():
@@ -118,11 +117,12 @@ class FakeDevice:
                 case _:
                     raise RemoteError(f"{type(message).__name__} is not for peers to send")
         except RemoteError as error:
-            say(m.Rejected(peer=sender, reason=str(error)))
+            self._reject(post, sender, str(error))
 
     def work(self, post: TaggedPost, post_to: TaggedPostTo) -> None:
         """Does the next job, as the compute thread would; of an epoch, at most one step."""
         message, tag, sender = self.jobs[0]
+        self.trainer.reject = partial(self._reject, post)
         say = partial(_say, post, tag)
         belongs = Tag(session=tag.session, term=tag.term)
 
@@ -138,7 +138,7 @@ class FakeDevice:
             if sender is None:
                 say(m.Failed(reason=str(error)))
             else:
-                _say(post, self._own_tag, m.Rejected(peer=sender, reason=str(error)))
+                self._reject(post, sender, str(error))
         if over:
             self.jobs.popleft()
 
@@ -197,6 +197,9 @@ class FakeDevice:
                 self.jobs.append((message, tag, None))
             case _:
                 raise RemoteError(f"{type(message).__name__} is not for devices")
+
+    def _reject(self, post: TaggedPost, peer: DeviceId, reason: str) -> None:
+        post(m.Rejected(peer=peer, reason=reason), self._own_tag)
 
     def _work(self, message: m.Message, post: Post, post_to: PostTo) -> bool:
         """Returns whether the job is over."""

@@ -17,7 +17,7 @@ from edge_runtime.contract import messages as m
 from edge_runtime.contract.adapter import TrainingOptions
 from edge_runtime.contract.errors import BadInputError, RemoteError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.order import epoch_order, steps_per_epoch
+from edge_runtime.contract.order import epoch_order, step_sizes, steps_per_epoch
 from edge_runtime.contract.tensors import read_tensors, write_tensors
 
 Post = Callable[[m.Message], None]
@@ -127,6 +127,7 @@ class _Group:
 class _Epoch:
     request: m.TrainEpoch
     steps: list[np.ndarray]
+    sizes: list[int]
     last: int
     sent: bool = False
 
@@ -138,11 +139,13 @@ class FakeTrainer:
 
     Attributes:
         replica: outlives the session if the coordinator is gone.
+        reject: tells who has sent what is wrong.
         applied: (epoch, step in it) of every update that was made here.
     """
 
     def __init__(self, me: DeviceId, trained: int) -> None:
         self._me, self._trained = me, trained
+        self.reject: Callable[[DeviceId, str], None]
         self.request: m.SetUpTraining | None = None
         self.replica: Replica | None = None
         self.sums = m.NOTHING_SUMMED
@@ -255,6 +258,8 @@ class FakeTrainer:
         if self.sums.steps < epoch.last:
             if not epoch.sent:
                 self._give_part(epoch, owned, post_to)
+            if not self.awaited:
+                self._check_samples(epoch)
             if self.awaited:
                 return False
             self._apply(epoch, post)
@@ -288,7 +293,10 @@ class FakeTrainer:
             raise RemoteError(f"epoch {request.epoch} has no step {last}")
         tokens = np.sum([each.astype(np.int64) for each in owned.lengths.values()], 0)
         steps = _order(owned.ranks, tokens, owned.total, setup.options, request.epoch)
-        return _Epoch(request, steps, last)
+        options = setup.options
+        seed, batch = options.seed, options.batch_size
+        sizes = step_sizes(owned.total, batch, seed=seed, epoch=request.epoch).tolist()
+        return _Epoch(request, steps, sizes, last)
 
     def _give_part(self, epoch: _Epoch, owned: m.OwnSamples, post_to: PostTo) -> None:
         assert self.replica is not None
@@ -307,6 +315,24 @@ class FakeTrainer:
         for peer in self._group.trainers:
             if peer != self._me:
                 post_to(peer, part)
+
+    def _check_samples(self, epoch: _Epoch) -> None:
+        """Takes no step from parts that are not all of its samples; a liar's is thrown away."""
+        assert self.replica is not None
+        assert self._group is not None
+        step, parts = self.replica.step, self._group.parts
+        given = {name: parts[step, name].samples for name in self._group.trainers}
+        found, size = sum(given.values()), epoch.sizes[self.sums.steps]
+        if found == size:
+            return
+        others = [name for name in given if name != self._me]
+        rest = size - given[self._me]
+        liars = [name for name in others if given[name] > rest or len(others) == 1]
+        if not liars:
+            raise RemoteError(f"{found} samples in a step of {size}")
+        for name in liars:
+            del parts[step, name]
+            self.reject(name, f"{found} samples in a step of {size}")
 
     def _apply(self, epoch: _Epoch, post: Post) -> None:
         assert self.replica is not None

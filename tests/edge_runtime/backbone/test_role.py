@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from coordinator.cluster.stage_files import StageCutter
-from edge_runtime.backbone.role import BackboneRole, parts_for_owners
+from edge_runtime.backbone.encoded_states import parts_for_owners
+from edge_runtime.backbone.role import BackboneRole
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.codec import decode, encode
 from edge_runtime.contract.errors import RemoteError, UnresumableError
@@ -192,3 +194,47 @@ def test_a_micro_batch_for_somebody_else_is_refused(
         line.roles[DeviceId("d1")].run(batch, 0, {})
     with pytest.raises(RemoteError, match="lacks input"):
         line.roles[DeviceId("d0")].run(batch, 0, {})
+
+
+def passed_on(line: Line, bundle: Bundle) -> m.Activations:
+    line.run(batch_of(bundle.manifest, 2), ids_of(bundle.manifest))
+    (boundary,) = line.boundaries
+    return boundary
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_rows_of_a_peer_that_are_not_finite_are_refused(
+    tiny_bundle: TinyBundleMaker, tmp_path: Path, value: float
+) -> None:
+    bundle = tiny_bundle("llama", "none")
+    line = Line(bundle, tmp_path, [2])
+    boundary = passed_on(line, bundle)
+    rows = {name: given.copy() for name, given in boundary.rows.items()}
+    hidden = next(name for name in rows if rows[name].dtype == np.float32)
+    rows[hidden][-1, -1] = value
+    line.kept.clear()
+    with pytest.raises(RemoteError, match=f"{hidden} is infinite"):
+        line.roles[DeviceId("d1")].run(boundary.batch, 1, rows)
+    assert not line.kept
+
+
+def test_rows_of_another_width_are_refused(tiny_bundle: TinyBundleMaker, tmp_path: Path) -> None:
+    bundle = tiny_bundle("llama", "none")
+    line = Line(bundle, tmp_path, [2])
+    boundary = passed_on(line, bundle)
+    rows = {
+        name: given[:, 1:] if given.ndim == 2 else given for name, given in boundary.rows.items()
+    }
+    with pytest.raises(RemoteError, match="refuses a graph's inputs"):
+        line.roles[DeviceId("d1")].run(boundary.batch, 1, rows)
+
+
+def test_lengths_of_a_thousand_million_tokens_cost_nothing_without_their_rows(
+    tiny_bundle: TinyBundleMaker, tmp_path: Path
+) -> None:
+    bundle = tiny_bundle("llama", "none")
+    line = Line(bundle, tmp_path, [2])
+    batch = batch_of(bundle.manifest, 2)
+    huge = {stream: np.full_like(each, 1 << 30) for stream, each in batch.lengths.items()}
+    with pytest.raises(RemoteError, match="lacks input"):
+        line.roles[DeviceId("d1")].run(dataclasses.replace(batch, lengths=huge), 1, {})

@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.cache.encoding import FP16_MAX, check_range, decode_into, encode
+from edge_runtime.cache.encoding import (
+    FP16_MAX,
+    check_encoded,
+    check_range,
+    decode_into,
+    encode,
+)
 from edge_runtime.contract.cache_format import CACHE_DTYPES, GROUP_CHANNELS, row_bytes
 from edge_runtime.contract.errors import BadInputError, UnresumableError
 
@@ -145,3 +151,39 @@ def test_shapes_that_do_not_fit_are_refused():
         encode(hidden, "fp16", out=np.empty((2, 64), np.uint8))
     with pytest.raises(BadInputError, match="not one of fp32, fp16, int8"):
         row_bytes("int3", 64)
+
+
+@pytest.mark.parametrize("hidden_size", [8, 64, 100])
+@pytest.mark.parametrize("dtype", CACHE_DTYPES)
+def test_what_an_encoder_makes_passes_the_check_and_what_is_not_finite_does_not(dtype, hidden_size):
+    hidden = np.random.default_rng(0).standard_normal((2, 1500, hidden_size), np.float32)
+    hidden[0, 0, 0] = -FP16_MAX
+    encoded = encode(hidden, dtype)
+    check_encoded(encoded, dtype, hidden_size)
+    bad = {
+        "fp32": [np.float32(value).tobytes() for value in (np.nan, -np.nan, np.inf, -np.inf)],
+        "fp16": [np.float16(value).tobytes() for value in (np.nan, np.inf, -np.inf)],
+        "int8": [b"\x80\x7f", b"\xff\x7f", b"\x00\x80"],
+    }
+    at = hidden_size if dtype == "int8" else 0
+    for code in bad[dtype]:
+        spoilt = encoded.copy()
+        spoilt[1, -1, at : at + len(code)] = np.frombuffer(code, np.uint8)
+        with pytest.raises(ValueError, match="not a number"):
+            check_encoded(spoilt, dtype, hidden_size)
+
+
+def test_a_scale_whose_product_overflows_is_refused():
+    encoded = encode(np.ones((1, 64), np.float32), "int8")
+    for bits, fits in ((0x7C00, True), (0x7F7F, False)):
+        encoded[0, :64] = 0x81
+        encoded[0, 64:] = np.frombuffer(np.uint16(bits).tobytes(), np.uint8)
+        out = np.empty((1, 64), np.float32)
+        with np.errstate(over="ignore"):
+            decode_into(encoded, out, "int8")
+        assert bool(np.isfinite(out).all()) == fits
+        if fits:
+            check_encoded(encoded, "int8", 64)
+        else:
+            with pytest.raises(ValueError, match="not a number"):
+                check_encoded(encoded, "int8", 64)

@@ -155,8 +155,7 @@ def test_no_nonce_is_used_twice_not_even_after_a_kill_or_a_failed_write(tmp_path
         with sealed(tmp_path) as cache:
             with monkeypatch.context() as broken:
                 broken.setattr(os, "pwritev", refuse)
-                with pytest.raises(BadInputError):
-                    append(cache, [number])
+                assert not append(cache, [number]).any()
             append(cache, [number])
         (path,) = segments(tmp_path)
         os.truncate(path, path.stat().st_size - 1)  # as a kill would: written there again

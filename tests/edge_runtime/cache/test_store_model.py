@@ -1,5 +1,7 @@
 """Whatever happens to a cache, it is a dict that may forget."""
 
+import contextlib
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -14,6 +16,25 @@ from tests.edge_runtime.cache.samples import append, assert_reads, keys_of, open
 
 NUMBERS = st.lists(st.integers(0, 12), min_size=1, max_size=4)
 LAYERS = st.lists(st.integers(0, 5), min_size=1, max_size=4, unique=True)
+
+
+@contextlib.contextmanager
+def full_after(room):
+    """A disk that takes ``room`` more bytes, the last of them of a torn write."""
+    real, left = os.pwritev, [room]
+
+    def write(file, buffers, offset):
+        whole = b"".join(buffers)
+        taken, left[0] = whole[: left[0]], max(0, left[0] - len(whole))
+        written = real(file, [taken], offset)
+        if written < len(whole):
+            left[0] += written  # since it is cut off again
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return written
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "pwritev", write)
+        yield
 
 
 class CacheMachine(RuleBasedStateMachine):
@@ -42,6 +63,23 @@ class CacheMachine(RuleBasedStateMachine):
             if missing:
                 self.records.append((number, missing))
         assert append(self.cache, numbers, layers).all()
+
+    @rule(numbers=NUMBERS, layers=LAYERS, room=st.integers(0, 900))
+    def append_until_the_disk_is_full(self, numbers, layers, room):
+        before = self.held()
+        with full_after(room):
+            kept = append(self.cache, numbers, layers)
+        for number in dict.fromkeys(numbers):
+            missing = [layer for layer in layers if (number, layer) not in before]
+            written = [self.cache.held(keys_of([number]), [layer])[0] for layer in missing]
+            assert all(written) or not any(written), "a record is there or it is not"
+            if missing and all(written):
+                self.records.append((number, missing))
+        held = self.held()
+        whole = [all((number, layer) in held for layer in layers) for number in numbers]
+        assert kept.tolist() == whole
+        if kept.any():
+            assert_reads(self.cache, [numbers[at] for at in kept.nonzero()[0]], layers)
 
     @rule(numbers=NUMBERS, layers=LAYERS)
     def read_some(self, numbers, layers):

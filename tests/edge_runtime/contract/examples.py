@@ -162,7 +162,9 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.ReducedPart(step=1, values=np.zeros(4, np.float16), scale=1.0),
     m.Probe(train=1, index=0, count=2, payload=BYTES),
     m.ProbeEcho(train=1, seconds=0.5),
-    m.Credit(size_bytes=10),
+    m.Tunnel(peer=A, stream=3, by_sender=True, event="data", data=BYTES),
+    m.Forget(everything=True),
+    m.Forgotten(bytes=10),
 )
 
 TAG = Tag(session="s", term=1, reply=2)

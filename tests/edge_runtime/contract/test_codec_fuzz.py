@@ -83,9 +83,9 @@ def test_an_array_in_place_of_a_part_of_the_header_is_refused(header: list[Any])
     ("before", "opener"),
     [
         (b"", b"\x91"),
-        (b"\x96\x04\xa0\x00\x00\xa6Credit", b"\x91"),
-        (b"\x96\x04\xa0\x00\x00\xa6Credit\x82\xaasize_bytes\x01\xa1x", b"\x91"),
-        (b"\x96\x04\xa0\x00\x00\xa6Credit\x81\xaasize_bytes", b"\x81\xa1x"),
+        (b"\x96\x04\xa0\x00\x00\xaaStateTaken", b"\x91"),
+        (b"\x96\x04\xa0\x00\x00\xaaStateTaken\x82\xa4step\x01\xa1x", b"\x91"),
+        (b"\x96\x04\xa0\x00\x00\xaaStateTaken\x81\xa4step", b"\x81\xa1x"),
         (b"\x96\x04\xa0\x00\x00\xacTrainerState\x81\xa4data", b"\x91"),
     ],
 )
@@ -99,7 +99,7 @@ ITEMS = {"lists": b"\x90", "maps": b"\x80", "texts": b"\xa3abc", "nothing": b"\x
 @pytest.mark.parametrize("item", ITEMS)
 @pytest.mark.parametrize(
     "place",
-    [b"\xacTrainerState\x81\xa4data", b"\xa6Credit\x81\xaasize_bytes", b"\xa9Heartbeat", b""],
+    [b"\xacTrainerState\x81\xa4data", b"\xaaStateTaken\x81\xa4step", b"\xa9Heartbeat", b""],
 )
 def test_a_field_of_a_million_small_values_costs_little_and_is_not_printed(
     place: bytes, item: str

@@ -130,6 +130,17 @@ def test_the_order_is_pinned() -> None:
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "ce69650532e9685b"
 
 
+@pytest.mark.parametrize(("count", "batch"), [(1, 1), (10, 4), (3, 16), (17, 16), (100, 7)])
+def test_the_size_of_every_step_is_known_to_all(count: int, batch: int) -> None:
+    lengths = np.arange(count) % 30 + 1
+    for epoch in (1, 2):
+        steps = order.epoch_order(
+            np.arange(count), lengths, num_samples=count, batch_size=batch, seed=3, epoch=epoch
+        )
+        sizes = order.step_sizes(count, batch, seed=3, epoch=epoch)
+        assert sizes.tolist() == [len(step) for step in steps]
+
+
 def test_an_incomplete_shard_is_refused() -> None:
     with pytest.raises(ValueError, match="shard 0 has 1 samples, not 2"):
         order.epoch_order([0], [5], num_samples=4, batch_size=2, seed=0, epoch=1)

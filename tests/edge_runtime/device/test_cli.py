@@ -13,7 +13,8 @@ import pytest
 
 from edge_runtime.contract.errors import BadInputError, PacplusError, StoppedError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.device import cli
+from edge_runtime.device import cli, condition, limits
+from edge_runtime.device.care import Condition
 from edge_runtime.transport import Address, KeyPair, KnownCoordinator, KnownCoordinators
 
 COORDINATOR = Address(host="127.0.0.1", port=7700)
@@ -100,6 +101,46 @@ def test_the_way_to_a_coordinator_with_an_ipv6_address_is_ipv6() -> None:
 def test_without_a_wish_the_way_to_the_coordinator_is_taken() -> None:
     listen, announced = cli.data_addresses(None, COORDINATOR)
     assert listen == announced == Address(host="127.0.0.1", port=0)
+
+
+def test_a_device_below_its_limit_waits_before_it_joins(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = home / "condition.json"
+    file.write_text('{"battery": 0.12}')
+    waited: list[str] = []
+
+    def recover(*_: object) -> None:
+        waited.append(caplog.text)
+        file.write_text('{"battery": 0.12, "charging": true}')
+
+    monkeypatch.setattr(limits.threading.Event, "wait", recover)
+    sessions(monkeypatch, SystemExit(0))
+    with pytest.raises(SystemExit):
+        cli.main(["start", "--home", str(home), "--condition", str(file)])
+    assert "waits before it joins: its battery is at 12%" in waited[0]
+
+
+@pytest.mark.parametrize("wrong", ["-5%", "120%", "much", "5 percent"])
+def test_limits_that_are_none_are_refused(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["start", f"--min-battery={wrong}"])
+    with pytest.raises(SystemExit):
+        cli.main(["start", f"--max-temperature={wrong}"])
+    said = capsys.readouterr().err
+    assert "is no charge; write e.g. 20%" in said
+    assert "is no temperature; write e.g. 80" in said
+
+
+def test_a_limit_that_no_sensor_can_hold_is_said(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(condition, "read_sensors", Condition)
+    sessions(monkeypatch, SystemExit(0))
+    with pytest.raises(SystemExit):
+        cli.main(["start", "--home", str(home), "--min-battery", "30", "--max-temperature", "80C"])
+    assert "--min-battery has no effect" in caplog.text
+    assert "--max-temperature has no effect" in caplog.text
 
 
 def test_sigterm_ends_the_pause(home: Path) -> None:

@@ -76,6 +76,9 @@ class ScriptedLink:
         """Messages that nobody took out yet are there in the next turn."""
         self._turns.appendleft(self._turn)
 
+    def discard_unsent(self, before_term: int) -> None:
+        pass
+
     def take_connected(self) -> bool:
         return False
 

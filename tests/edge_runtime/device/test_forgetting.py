@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from edge_runtime.cache.keys import KEY_FILE, CacheKeys
 from edge_runtime.contract.ids import Sha256
 from edge_runtime.contract.manifest import FileSpec, uint8_name
-from edge_runtime.contract.messages import Forget
+from edge_runtime.contract.messages import Forget, Forgotten
 from edge_runtime.device.forgetting import forget
 from edge_runtime.inference.weight_store import WeightStore
+from edge_runtime.training.replica import KeptReplica, Replica
 from tests.edge_runtime.cache.samples import DIGEST, append, open_cache
+from tests.edge_runtime.device.test_device import ScriptedLink, device_of
 
 OTHER = "cd" * 32
 
@@ -82,3 +85,14 @@ def test_a_cache_in_use_is_refused_and_keeps_its_key_while_all_else_goes(home: P
 def test_an_empty_home_has_nothing_to_forget(tmp_path: Path) -> None:
     answer = forget(tmp_path, Forget(everything=True), CacheKeys(tmp_path))
     assert (answer.bytes, answer.refused) == (0, "")
+
+
+def test_a_device_that_forgets_holds_no_adapter_in_memory_either(home: Path) -> None:
+    kept = KeptReplica()
+    kept.put(cast(Replica, object()))
+    link = ScriptedLink(([Forget(everything=True)], []))
+    device = device_of(link, home, kept)
+    assert device.run() == "shutdown"
+    assert [type(message) for message in link.sent] == [Forgotten]
+    assert device._trainer.replica is None
+    assert kept.take() is None

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import GradientPart
+from edge_runtime.contract.tag import Tag
 from edge_runtime.messaging.flow_control import WINDOW_BYTES, size_bytes
+from edge_runtime.messaging.tagging import tagged
 
 from .wire import PEER, Pair
 
@@ -102,11 +104,14 @@ def test_a_peer_that_is_gone_frees_the_producer_that_waits_for_it(pair: Pair) ->
 
 def test_the_end_of_a_plan_frees_the_producer_that_worked_for_it(pair: Pair) -> None:
     for _ in range(40):
-        pair.near.put(PEER, message(MIB))
+        with tagged(Tag(session="s", term=3)):
+            pair.near.put(PEER, message(MIB))
     pair.near.pump()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(pair.near.wait_for_room, 0)
-        pair.near.discard_unsent()
+        pair.near.discard_unsent(3)
+        assert pair.near._waiting_bytes(), "the term has not ended"
+        pair.near.discard_unsent(4)
         waiting.result(WAIT_SECONDS)
     pair.near.put(PEER, message(7))  # follows without a gap
     pair.deliver()
@@ -140,3 +145,19 @@ def test_every_message_arrives_whatever_its_size(sizes: list[int]) -> None:
         for size in pair.arrived[handled:]:
             pair.far.acknowledge(PEER, size)
             handled += 1
+
+
+def test_what_belongs_to_no_term_or_a_later_one_outlives_its_end(pair: Pair) -> None:
+    for _ in range(16):
+        pair.near.put(PEER, message(MIB))
+    pair.near.pump()
+    for term in (3, 0, 4, 3):
+        with tagged(Tag(session="s", term=term)):
+            pair.near.put(PEER, message(term))
+    pair.near.discard_unsent(4)
+    for _ in range(8):
+        pair.deliver()
+        for size in pair.arrived:
+            pair.far.acknowledge(PEER, size)
+        pair.settle()
+    assert len(pair.arrived) == 16 + 2

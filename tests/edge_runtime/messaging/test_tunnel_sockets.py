@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from coordinator.cluster.forwarding import Forwarding
-from edge_runtime.contract.codec import decode, encode
+from edge_runtime.contract.codec import decode_tagged, encode
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import (
     GradientPart,
@@ -24,11 +24,14 @@ from edge_runtime.contract.messages import (
     ProbeLink,
     Tunnel,
 )
+from edge_runtime.contract.tag import Tag
+from edge_runtime.messaging.tagging import tagged
 from edge_runtime.profiling.link import LinkProber
 from edge_runtime.transport import Address, SecureRouter
 
 from .sides import BOARD, PHONE, Side, part, two_sides, until
 
+SESSION = Tag(session="run")
 SECRET = b"what only the two may read. "
 
 
@@ -44,8 +47,9 @@ class Coordinator:
         while (received := self.router.recv(0.0)) is not None:
             for frame in received.frames:
                 self.seen += frame
-            message = decode(received.frames)
+            tag, message = decode_tagged(received.frames)
             assert isinstance(message, Tunnel)
+            assert tag == SESSION  # or it would be taken for one of another session
             for to, forwarded in self.forwarding.take(received.device, message):
                 assert self.router.send(to, encode(forwarded))
 
@@ -53,7 +57,8 @@ class Coordinator:
         """Says that ``side`` reaches the others through the coordinator."""
         peers = Peers(peers=tuple(unreachable(other) for other in others))
         self.forwarding.told(side.name, peers)
-        side.link.set_peers(peers.peers)
+        with tagged(dataclasses.replace(SESSION, term=3, reply=4)):  # as a request is handled
+            side.link.set_peers(peers.peers)
 
 
 def unreachable(side: Side) -> Peer:

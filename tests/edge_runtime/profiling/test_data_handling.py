@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from edge_runtime.backbone.role import parts_for_owners
+from edge_runtime.backbone.encoded_states import parts_for_owners
 from edge_runtime.contract.cache_format import row_bytes
 from edge_runtime.profiling import training as training_profile
 from edge_runtime.profiling.data_handling import layers_of, measure_handling, synthetic_micro_batch

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.system.cgroups import MemoryLimit, memory_limits, quota_cores
+from edge_runtime.system.cgroups import MemoryLimit, memory_limits, memory_stall, quota_cores
 
 
 def proc_of(root: Path, mountinfo: str, membership: str) -> Path:
@@ -77,3 +77,14 @@ def test_a_cap_of_version_2_comes_with_what_its_processes_hold(version_2, tmp_pa
 def test_where_there_are_no_control_groups_nothing_limits(tmp_path):
     assert quota_cores(tmp_path / "proc") == math.inf
     assert memory_limits(tmp_path / "proc") == []
+
+
+def test_stalls_for_lack_of_memory_count_where_there_is_a_cap(version_2, tmp_path):
+    group = tmp_path / "tree/user/session"
+    (group / "memory.pressure").write_text(
+        "some avg10=40.00 avg60=0.00 avg300=0.00 total=9\n"
+        "full avg10=25.50 avg60=0.00 avg300=0.00 total=5\n"
+    )
+    assert memory_stall(version_2) == 0.0, "other processes than ours lack it"
+    (group / "memory.max").write_text("400000000\n")
+    assert memory_stall(version_2) == 0.255

@@ -25,6 +25,7 @@ from tests.edge_runtime.parallel_adapters.samples import HIDDEN_SIZE, LAYERS, co
 BOUND_SECONDS = 30.0
 DIGEST = Sha256("ab" * 32)
 COUNT, SHARDS = 18, 4
+RUN = "r1"
 A, B, C = DeviceId("a"), DeviceId("b"), DeviceId("c")
 OPTIONS = TrainingOptions(epochs=2, batch_size=SHARDS, learning_rate=1e-2, seed=5)
 
@@ -200,7 +201,7 @@ def form_group(mesh: Mesh, term: int = 0) -> None:
     """All of the mesh train together."""
     for name, role in mesh.roles.items():
         with tagged(Tag(term=term)):
-            role.form_group(m.FormGroup(trainers=tuple(mesh.roles)))
+            role.form_group(m.FormGroup(trainers=tuple(mesh.roles), run=RUN))
         mesh.answer(name, m.GroupFormed)
 
 
@@ -215,7 +216,7 @@ def prepare(mesh: Mesh, data: Data, shards: dict[DeviceId, tuple[int, ...]], sta
             mesh.answer(name, m.Stored)
         role.own(data.own(lines))
         assert mesh.answer(name, m.SamplesReady).missing.size == 0
-        role.set_up(set_up(data, state=state, run="r1"), files_of(mesh, data))
+        role.set_up(set_up(data, state=state, run=RUN), files_of(mesh, data))
         mesh.answer(name, m.TrainingReady)
     form_group(mesh)
 

@@ -13,7 +13,8 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import GradientPart, ReducedPart
 from edge_runtime.parallel_adapters.rounding import HalfPrecision
 from edge_runtime.training import allreduce
-from edge_runtime.training.allreduce import AllReduce, Contribution, Limits
+from edge_runtime.training.allreduce import AllReduce, Contribution
+from edge_runtime.training.part_checks import Limits, liars
 
 WAIT_SECONDS = 20
 
@@ -42,7 +43,7 @@ class Mesh:
         results = [gradient.copy() for gradient in gradients]
         with ThreadPoolExecutor(len(self.names)) as pool:
             jobs = [
-                pool.submit(self.members[name].reduce, result, counted(count))
+                pool.submit(self.members[name].reduce, result, counted(count), len(counts))
                 for name, result, count in zip(self.names, results, counts, strict=True)
             ]
             return results, [job.result(WAIT_SECONDS).count for job in jobs]
@@ -58,6 +59,7 @@ def all_reduce_of(me, trainers, size, send=lambda peer, part: None, **changes) -
         "rounding": HalfPrecision(),
         "limits": Limits(samples=4, counts_tokens=True),
         "report": lambda step, peers: None,
+        "reject": lambda peer, reason: None,
     }
     return AllReduce(me=me, trainers=trainers, size=size, send=send, **(fields | changes))
 
@@ -110,7 +112,7 @@ def test_closing_ends_a_step_that_waits_for_a_lost_peer() -> None:
     sent = threading.Event()
     all_reduce = all_reduce_of(names[0], names, 10, lambda peer, part: sent.set())
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(all_reduce.reduce, np.zeros(10, np.float32), counted(1))
+        waiting = pool.submit(all_reduce.reduce, np.zeros(10, np.float32), counted(1), 2)
         assert sent.wait(WAIT_SECONDS)
         all_reduce.close()
         with pytest.raises(AllReduceClosedError):
@@ -211,7 +213,7 @@ def test_a_step_that_waits_long_says_for_whom(monkeypatch: pytest.MonkeyPatch) -
     all_reduce = all_reduce_of(names[0], names, 9, report=report, step=3)
     all_reduce.deliver(names[1], part(step=3, values=np.zeros(3, np.float16)))
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(all_reduce.reduce, np.zeros(9, np.float32), counted(1))
+        waiting = pool.submit(all_reduce.reduce, np.zeros(9, np.float32), counted(1), 3)
         assert told.wait(WAIT_SECONDS)
         all_reduce.close()
         with pytest.raises(AllReduceClosedError):
@@ -222,8 +224,52 @@ def test_a_step_that_waits_long_says_for_whom(monkeypatch: pytest.MonkeyPatch) -
 def test_a_trainer_alone_stops_at_the_end_of_its_group() -> None:
     alone = all_reduce_of(DeviceId("a"), [DeviceId("a")], 2)
     gradient = np.ones(2, np.float32)
-    assert alone.reduce(gradient, counted(3)) == counted(3)
+    assert alone.reduce(gradient, counted(3), 1) == counted(3)
     assert alone.step == 1
     alone.close()
     with pytest.raises(AllReduceClosedError):
-        alone.reduce(gradient, counted(3))
+        alone.reduce(gradient, counted(3), 1)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-300, 1e300, 2.0**-121])
+def test_a_scale_that_no_trainer_rounds_with_is_rejected(scale: float) -> None:
+    with pytest.raises(RemoteError, match="scale"):
+        _all_reduce().deliver(DeviceId("b"), part(scale=scale))
+
+
+def test_a_gradient_far_beyond_all_others_is_rejected() -> None:
+    ones = np.ones(5, np.float16)
+    with pytest.raises(RemoteError, match=r"values of 1\.07e"):
+        _all_reduce().deliver(DeviceId("b"), part(values=ones, scale=2.0**-30))
+    _all_reduce().deliver(DeviceId("b"), part(values=ones, scale=2.0**-10))
+
+
+def test_a_wrong_number_of_samples_is_put_down_to_its_sender_and_the_step_waits() -> None:
+    names, rejected, told = [DeviceId("a"), DeviceId("b")], [], threading.Event()
+
+    def reject(peer: DeviceId, reason: str) -> None:
+        rejected.append((peer, reason))
+        told.set()
+
+    all_reduce = all_reduce_of(names[0], names, 10, reject=reject)
+    all_reduce.deliver(names[1], part(samples=2, count=2))
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(all_reduce.reduce, np.zeros(10, np.float32), counted(1), 2)
+        assert told.wait(WAIT_SECONDS)
+        all_reduce.close()
+        with pytest.raises(AllReduceClosedError):
+            waiting.result(WAIT_SECONDS)
+    assert rejected == [(names[1], "2 of 3 samples in a step of 2")]
+
+
+@pytest.mark.parametrize(
+    ("samples", "found"),
+    [
+        ({"a": 1, "b": 3}, []),
+        ({"a": 1, "b": 2}, ["b"]),
+        ({"a": 1, "b": 4, "c": 1}, ["b"]),
+        ({"a": 1, "b": 1, "c": 1}, []),  # either of them
+    ],
+)
+def test_who_has_lied_is_told_where_that_can_be_told(samples, found) -> None:
+    assert liars(samples, 4, DeviceId("a")) == found

@@ -16,6 +16,7 @@ from edge_runtime.contract.errors import (
 )
 from edge_runtime.contract.order import steps_per_epoch
 from edge_runtime.contract.tensors import read_tensors
+from edge_runtime.system.memory_guard import MemoryGuard
 from edge_runtime.training import samples as owned_samples
 from export.adapter.graph import adapter_onnx
 from tests.edge_runtime.training import mesh as mesh_module
@@ -75,6 +76,25 @@ def test_a_batch_that_is_split_to_save_memory_gives_the_same_gradient(
     whole_losses, (whole,) = run(mesh(A), data, everything)
     monkeypatch.setattr(owned_samples, "BATCH_BYTES", limit)
     losses, (split,) = run(mesh(A), data, everything)
+    np.testing.assert_allclose(losses, whole_losses, rtol=1e-4)
+    for name, expected in whole.items():
+        np.testing.assert_allclose(split[name], expected, rtol=1e-2, atol=1e-4, err_msg=name)
+
+
+def test_short_memory_changes_nothing_but_the_pieces(mesh, monkeypatch):
+    data, everything = Data(), {A: (0, 1, 2, 3)}
+    whole_losses, (whole,) = run(mesh(A), data, everything)
+    sizes = []
+    batch = owned_samples.OwnedSamples.batch
+
+    def counted(owned, chosen):
+        sizes.append(len(chosen))
+        return batch(owned, chosen)
+
+    monkeypatch.setattr(owned_samples.OwnedSamples, "batch", counted)
+    monkeypatch.setattr(MemoryGuard, "of_process", lambda: MemoryGuard(lambda: 0))
+    losses, (split,) = run(mesh(A), data, everything)
+    assert set(sizes) == {1}
     np.testing.assert_allclose(losses, whole_losses, rtol=1e-4)
     for name, expected in whole.items():
         np.testing.assert_allclose(split[name], expected, rtol=1e-2, atol=1e-4, err_msg=name)

@@ -110,6 +110,19 @@ def test_states_of_another_size_are_refused_and_not_kept(mesh, data):
     assert only.sent[A].empty()
 
 
+def test_an_owner_says_which_samples_its_quota_left_no_room_for(mesh, data):
+    only = mesh(A)
+    role = only.roles[A]
+    role.open_cache(dataclasses.replace(open_cache(data), quota_bytes=1200))
+    role.store(data.states([2, 3, 5, 6, 7, 8]))
+    role.own(data.own([2, 3, 5, 6, 7, 8]))
+    only.answer(A, m.CacheStatus)
+    kept = only.answer(A, m.Stored).kept
+    assert set(kept.tolist()) == {m.NOT_KEPT, m.ON_DISK}
+    missing = np.array([2, 3, 5, 6, 7, 8])[kept == m.NOT_KEPT]
+    assert only.answer(A, m.SamplesReady).missing.tolist() == missing.tolist()
+
+
 def test_a_cache_that_is_opened_again_keeps_its_samples_and_takes_others_too(mesh, data):
     only = mesh(A)
     role, request = only.roles[A], open_cache(data)

@@ -29,11 +29,11 @@ stands in the place of ``synchronize`` to ``evaluate_after``.
 from collections.abc import Callable
 from functools import partial
 
+from coordinator.session.questions import Ask, Todo
+from coordinator.session.state import State
 from edge_runtime.contract import messages as m
 
 from . import filling, generating, measuring, planning, training
-from .questions import Ask, Todo
-from .state import State
 
 Goal = Callable[[State], Todo | None]
 

@@ -6,6 +6,9 @@ from functools import partial
 import numpy as np
 
 from coordinator.samples.shard_assignment import assign_shards
+from coordinator.session.members import Member
+from coordinator.session.questions import Ask, Todo
+from coordinator.session.state import Break, State
 from coordinator.workload.fill import Dealer
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import InfeasibleError, StoppedError
@@ -13,9 +16,6 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Plan
 
 from .filling import pause_fill
-from .members import Member
-from .questions import Ask, Todo
-from .state import Break, State
 
 logger = logging.getLogger(__name__)
 

@@ -8,15 +8,14 @@ import numpy as np
 from coordinator.protocol.actions import SendStage
 from coordinator.protocol.record import FillRecord
 from coordinator.samples.samples import SampleTable
+from coordinator.session.questions import Ask, Todo
+from coordinator.session.state import State
 from coordinator.workload.fill import Fill, compare
 from coordinator.workload.work_items import int32_lengths
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Plan
-
-from .questions import Ask, Todo
-from .state import State
 
 
 def fill(which: m.SampleSet, state: State) -> Todo | None:

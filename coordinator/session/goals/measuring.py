@@ -4,12 +4,11 @@ from collections.abc import Collection
 from functools import partial
 
 from coordinator.protocol.actions import SendProfileRequest
+from coordinator.session.members import Member
+from coordinator.session.questions import Ask, Todo
+from coordinator.session.state import State
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.ids import DeviceId
-
-from .members import Member
-from .questions import Ask, Todo
-from .state import State
 
 GATHER_SECONDS = 120.0
 """For all devices to join; then the session begins with those that have."""

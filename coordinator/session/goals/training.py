@@ -9,12 +9,11 @@ from functools import partial
 import numpy as np
 
 from coordinator.protocol.record import EpochRecord
+from coordinator.session.members import Replica
+from coordinator.session.questions import Ask, Todo
+from coordinator.session.state import State
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.ids import DeviceId
-
-from .members import Replica
-from .questions import Ask, Todo
-from .state import State
 
 PART_SECONDS = 20.0
 

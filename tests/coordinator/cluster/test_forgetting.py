@@ -1,4 +1,4 @@
-from coordinator.session.forgetting import Forgetting
+from coordinator.cluster.forgetting import Forgetting
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.messages import Forget, Forgotten
 

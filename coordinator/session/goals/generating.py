@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Iterable
 
 from coordinator.protocol.actions import Send
+from coordinator.session.questions import Ask, Todo
+from coordinator.session.state import State
 from coordinator.workload.generation import Generation
 from edge_runtime.contract import messages as m
 
 from .filling import stages
-from .questions import Ask, Todo
-from .state import State
 
 
 def load(state: State) -> Todo | None:

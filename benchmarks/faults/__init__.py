@@ -1,0 +1,1 @@
+"""Faults on real processes: what they cost a run, and that it finishes all the same."""

@@ -1,0 +1,142 @@
+"""The kinds of faults: each is done to one device, or to the coordinator, at a moment."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from .device import ARMED
+from .run import POLL_SECONDS, Run
+
+STOPPED_SECONDS = 20.0
+CUT_SECONDS = 10.0
+LATECOMER = "laptop-3"
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A fault.
+
+    Attributes:
+        name: in the table.
+        do: does it, at its moment; it may take a while.
+        prepare: before that, as soon as the devices have joined.
+        phase: where it makes sense only in one.
+        latecomer: :data:`LATECOMER` has no part in the first plan.
+    """
+
+    name: str
+    do: Callable[[Run, str], None]
+    prepare: Callable[[Run], None] = lambda _run: None
+    phase: Literal["fill", "training", "any"] = "any"
+    latecomer: bool = False
+
+
+def _kill(run: Run, device: str) -> None:
+    run.signal(device, signal.SIGKILL)
+
+
+def _stop(run: Run, device: str) -> None:
+    pid = run.pid_of(device)
+    os.kill(pid, signal.SIGSTOP)
+    run.pause(STOPPED_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+
+
+def _cut(run: Run, device: str) -> None:
+    run.order("cut", device)
+
+
+def _cut_for_a_while(run: Run, device: str) -> None:
+    run.order("cut", device)
+    if not run.pause(CUT_SECONDS):
+        run.order("mend", device)
+
+
+def _fill_disk(run: Run, device: str) -> None:
+    """No file of the device may grow any more; ``EFBIG`` where a full disk says ``ENOSPC``."""
+    files = [path for path in run.home_of(device).rglob("*.records") if path.is_file()]
+    limit = max((path.stat().st_size for path in files), default=0)
+    resource.prlimit(run.pid_of(device), resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+
+def _lower_memory(run: Run, device: str) -> None:
+    """Lowers the cap of the device's control group to what it uses, until that kills it."""
+    pid = run.pid_of(device)
+    folder = _memory_group(pid)
+    limit, usage = (
+        ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        if (folder / "memory.limit_in_bytes").exists()
+        else ("memory.max", "memory.current")
+    )
+    while Path(f"/proc/{pid}/statm").exists() and Path(f"/proc/{pid}/statm").read_text():
+        with contextlib.suppress(OSError):  # busy, or gone
+            (folder / limit).write_text(str(int((folder / usage).read_text())))
+        if run.pause(POLL_SECONDS):
+            return
+
+
+def _memory_group(pid: int) -> Path:
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "memory":
+            return Path("/sys/fs/cgroup/memory") / path.lstrip("/")
+        if controllers == "":
+            unified = Path("/sys/fs/cgroup") / path.lstrip("/")
+    return unified
+
+
+def _kill_coordinator(run: Run, _: str) -> None:
+    run.process.kill()
+    run.process.wait()
+    run.left_behind()
+    run.resume()
+
+
+def _leave_early(run: Run) -> None:
+    """The latecomer is gone before there is a plan."""
+    run.wait_for("device_joined", device=LATECOMER)
+    run.signal(LATECOMER, signal.SIGKILL)
+
+
+def _come(run: Run, _: str) -> None:
+    run.start_by_hand(LATECOMER)
+
+
+def _drain_battery(run: Run, device: str) -> None:
+    file = run.home_of(device) / "condition.json"
+    fresh = file.with_name("condition.new")
+    fresh.write_text(json.dumps({"battery": 0.05, "charging": False}))
+    fresh.replace(file)
+
+
+def _send_nan(run: Run, device: str) -> None:
+    (run.home_of(device) / ARMED).touch()
+
+
+KINDS = (
+    Kind("SIGKILL of a device", _kill),
+    Kind(f"SIGSTOP for {STOPPED_SECONDS:.0f} s", _stop),
+    Kind(f"link cut for {CUT_SECONDS:.0f} s", _cut_for_a_while),
+    Kind("link cut for good", _cut),
+    Kind("disk full", _fill_disk, phase="fill"),
+    Kind("memory cap hit", _lower_memory),
+    Kind("SIGKILL of the coordinator, --resume", _kill_coordinator),
+    Kind("a device joins late", _come, prepare=_leave_early, latecomer=True),
+    Kind("a device leaves by its battery", _drain_battery),
+    Kind("NaN from a device", _send_nan),
+)
+
+
+def now() -> float:
+    """Time as in ``events.jsonl``."""
+    return time.time()

@@ -83,13 +83,13 @@ def _wait(state: State, why: str) -> Todo:
     """
     if state.waiting is None:
         state.waiting = state.now
-    coming = any(member.set_aside for member in state.members.here.values())
-    if state.job.wait_seconds == 0 and not coming:
-        raise StoppedError(state.explain_wait())
     if state.waits_for != why:
         state.waits_for = why
         absent = sorted(set(state.job.devices) - state.members.here.keys())
         state.note("waiting", reason=why, devices=absent)
+    coming = any(member.set_aside for member in state.members.here.values())
+    if state.job.wait_seconds == 0 and not coming:
+        raise StoppedError(state.explain_wait())
     return Todo("waiting")
 
 

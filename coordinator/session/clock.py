@@ -20,6 +20,7 @@ PATIENCE_SECONDS: dict[type[m.Message], float] = {
     m.LoadStage: 900.0,
     m.OwnSamples: 300.0,
     m.SetUpTraining: 600.0,
+    m.SetUpGeneration: 600.0,
     m.TakeState: 120.0,
     m.FormGroup: 30.0,
     m.SendState: 120.0,

@@ -101,6 +101,8 @@ def test_a_state_at_the_end_of_an_epoch_that_is_newer_than_the_resumed_one_is_ke
     cluster.session = type(cluster.session)(cluster.job)
     cluster.joined.clear()
     cluster._up.clear()
+    cluster.kill(D1)  # so that one trainer is behind
+    cluster.start_again(D1)
     applied = [device.trainer.applied.copy() for device in cluster.devices.values()]
     finish(cluster)
     assert [device.trainer.applied for device in cluster.devices.values()] == applied

@@ -12,7 +12,7 @@ LOSS_WITHIN = 1e-3
 ACCURACY_WITHIN = 0.005
 NOTICED = {
     *("device_lost", "device_failed", "device_blamed", "device_quarantined", "device_hangs"),
-    *("relayed", "relief", "term_began"),
+    *("relayed", "relief", "term_began", "device_joined"),
 }
 PROGRESS = {"went_on", "steps_applied", "fill_finished"}
 LEASED_BATCHES = 16

@@ -3,13 +3,14 @@
 import dataclasses
 import secrets
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from coordinator.cluster.host import Cluster
 from coordinator.cluster.observer import NullObserver, Observer
 from coordinator.data import FieldNames, Source
-from coordinator.planner import make_plan
-from coordinator.planning_files.plan_file import read_plan
+from coordinator.planner import Problem, make_plan
+from coordinator.planning_files.plan_file import GivenPlan, read_plan
 from coordinator.protocol.actions import Record, SaveCheckpoint
 from coordinator.protocol.record import SessionRecord
 from coordinator.runs.report import (
@@ -32,6 +33,7 @@ from edge_runtime.contract.errors import (
 )
 from edge_runtime.contract.manifest import Task
 from edge_runtime.contract.messages import CacheDtype
+from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.structure import to_plain
 from export.output import check_folder
 
@@ -105,7 +107,7 @@ def train(
         StoppedError: a device was lost; the run can be resumed.
     """
     observer, options = observer or NullObserver(), options or TrainingOptions()
-    decide = read_plan(plan).adopt if plan is not None else make_plan
+    decide = _first_of(read_plan(plan)) if plan is not None else make_plan
     if not resume:
         check_new(output)
     check_folder(output)
@@ -156,6 +158,16 @@ def train(
             raise StoppedError(f"{error}; mend that, and {RESUME}") from None
         raise
     return TrainResult(run=output, report=report)
+
+
+def _first_of(given: GivenPlan) -> Callable[[Problem], Plan]:
+    """Decides on the plan that was given first; once devices come and go, on the best one."""
+    wanted = [given]
+
+    def decide(problem: Problem) -> Plan:
+        return wanted.pop().adopt(problem) if wanted else make_plan(problem)
+
+    return decide
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

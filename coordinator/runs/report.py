@@ -123,7 +123,7 @@ def epoch_reports(record: SessionRecord) -> tuple[EpochReport, ...]:
             epoch=epoch.epoch,
             seconds=epoch.seconds,
             train_loss=epoch.train_loss,
-            samples_per_second=epoch.sums.samples / epoch.seconds if epoch.seconds else 0.0,
+            samples_per_second=epoch.sums.samples / epoch.seconds,
         )
         for epoch in record.epochs
         if epoch.seconds

@@ -22,7 +22,7 @@ def set_up(state: State) -> Todo | None:
     """Has every owner make the adapter, or keep the one that it has."""
     here = state.members.here
     asks = {
-        device: Ask(kind=m.SetUpTraining, make=partial(_set_up, state), key=state.lineage)
+        device: Ask(kind=m.SetUpTraining, make=partial(adapter_request, state), key=state.lineage)
         for device in state.owners
         if here[device].replica is None
     }
@@ -32,7 +32,8 @@ def set_up(state: State) -> Todo | None:
     return Todo("setting up", asks) if asks else None
 
 
-def _set_up(state: State) -> m.SetUpTraining:
+def adapter_request(state: State) -> m.SetUpTraining:
+    """Has an owner make the adapter from the newest state that is saved."""
     job, saved = state.job, state.saved
     manifest = job.manifest
     head = manifest.head.path if manifest.head and job.config.generative else ""

@@ -37,3 +37,11 @@ def test_a_device_that_connects_again_in_time_is_not_lost() -> None:
     liveness.disconnected(PHONE, 1.0)
     assert list(liveness.lost({PHONE}, 1.5)) == []
     assert list(liveness.lost((), 1.2 + GRACE_SECONDS)) == []
+
+
+def test_a_lost_device_that_speaks_again_may_be_lost_again() -> None:
+    liveness = Liveness()
+    for heard in (0.0, 100.0):
+        liveness.hear(PHONE, heard)
+        lost = liveness.lost(BOTH, heard + SILENCE_SECONDS + 0.1)
+        assert [each.device for each in lost] == [PHONE]

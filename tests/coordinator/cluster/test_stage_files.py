@@ -8,7 +8,9 @@ import pytest
 from coordinator.cluster import stage_files
 from coordinator.cluster.stage_files import StageCutter
 from coordinator.protocol.job import Job
-from coordinator.session import requests
+from coordinator.session.goals.planning import cache_request
+from coordinator.session.goals.training import adapter_request
+from coordinator.session.state import State
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
@@ -79,7 +81,7 @@ def test_devices_may_fetch_weights_and_what_trainers_start_from(model):
     for spec in model.weight_files(0, 5):
         assert cutter.file(spec.sha256) == spec
     head = model.file(HEAD.path)
-    asked = requests.set_up_training(job(model), PLAN)[A].files
+    asked = adapter_request(State(job(model))).files
     if model.head is None:
         assert asked == ()
         with pytest.raises(KeyError):
@@ -91,6 +93,5 @@ def test_devices_may_fetch_weights_and_what_trainers_start_from(model):
 
 def test_layers_to_cache_are_named_by_sequence():
     model = MODELS["both"]
-    catalogue = requests.Catalogue.make(job(model).tables)
-    request = requests.open_caches(job(model), catalogue, {A: profile("a")})[A]
+    request = cache_request(State(job(model)))
     assert request.layers == {"encoder": (0, 1), "decoder": (2, 3, 4)}

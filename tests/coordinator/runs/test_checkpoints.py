@@ -40,6 +40,26 @@ def test_the_last_two_are_kept(tmp_path: Path, kept: Checkpoints) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("step", "epoch", "steps", "ended"), [(3, 1, 3, 0), (4, 1, 4, 1), (6, 2, 2, 1)]
+)
+def test_one_amid_an_epoch_knows_what_is_summed_up_of_it(
+    kept: Checkpoints, step: int, epoch: int, steps: int, ended: int
+) -> None:
+    kept.write(checkpoint(step))
+    last = kept.last()
+    assert last is not None
+    assert (last.step, last.sums.epoch, last.sums.steps) == (step, epoch, steps)
+    assert (last.sums.samples, last.sums.loss_sum) == (8 * steps, 1 / step)
+    assert [report.epoch for report in last.epochs] == list(range(1, ended + 1))
+
+
+def test_steps_of_any_number_of_digits_are_in_order(kept: Checkpoints) -> None:
+    for step in (9, 10, 99, 100, 99_999_999):
+        kept.write(checkpoint(step))
+        assert kept.last() == checkpoint(step)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_one_that_is_not_finite_replaces_nothing(
     tmp_path: Path, kept: Checkpoints, value: float

@@ -12,7 +12,7 @@ from coordinator.runs.report import (
     fill_report,
 )
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import BatchServed, EpochDone, SamplesReady, Usage
+from edge_runtime.contract.messages import BatchServed, EpochSums, SamplesReady, Usage
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 from edge_runtime.contract.structure import to_plain
 
@@ -68,20 +68,19 @@ def test_without_a_fill_everything_is_zero():
 
 
 def test_an_epochs_loss_is_that_of_all_trainers_by_what_counts():
-    epoch = EpochRecord(epoch=2, began=0.0, seconds=4.0)
-    epoch.add(EpochDone(epoch=2, samples=30, count=40, loss_sum=15.0, seconds=1.0))
-    epoch.add(EpochDone(epoch=2, samples=10, count=10, loss_sum=25.0, seconds=3.0))
+    sums = EpochSums(epoch=2, steps=5, samples=40, count=50, loss_sum=40.0)
+    epoch = EpochRecord(epoch=2, began=0.0, seconds=4.0, sums=sums)
     seen = record()
     seen.epochs = [epoch, EpochRecord(epoch=3, began=9.0)]  # the third has only begun
     (report,) = epoch_reports(seen)
     assert (report.epoch, report.train_loss, report.samples_per_second) == (2, 0.8, 10.0)
 
 
-def test_an_epoch_that_took_no_time_has_no_rate():
-    epoch = EpochRecord(epoch=1, began=0.0, samples=3)
+def test_an_epoch_that_is_under_way_is_not_reported_yet():
+    sums = EpochSums(epoch=1, steps=1, samples=3, count=3, loss_sum=1.0)
     seen = record()
-    seen.epochs = [epoch]
-    assert epoch_reports(seen)[0].samples_per_second == 0.0
+    seen.epochs = [EpochRecord(epoch=1, began=0.0, sums=sums)]
+    assert epoch_reports(seen) == ()
 
 
 def test_the_cache_is_that_of_all_owners():
@@ -116,8 +115,6 @@ def test_reports_are_plain_json():
 
 @pytest.mark.parametrize(("samples", "loss"), [(0, 0.0), (4, 0.5)])
 def test_a_loss_over_no_samples_is_no_division_by_zero(samples, loss):
-    epoch = EpochRecord(epoch=1, began=0.0)
-    epoch.add(
-        EpochDone(epoch=1, samples=samples, count=samples, loss_sum=samples * loss, seconds=1.0)
-    )
+    sums = EpochSums(epoch=1, samples=samples, count=samples, loss_sum=samples * loss)
+    epoch = EpochRecord(epoch=1, began=0.0, sums=sums)
     assert epoch.train_loss == loss

@@ -21,6 +21,7 @@ from coordinator.runs.run_folder import (
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.errors import BadInputError, StorageError
 from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.messages import EpochSums
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 from edge_runtime.contract.structure import from_plain
 from edge_runtime.contract.tensors import write_tensors
@@ -91,13 +92,20 @@ def run(tmp_path: Path) -> RunFolder:
     return RunFolder.create(tmp_path / "run", SETTINGS)
 
 
+STEPS = 4
+"""Updates of an epoch of the checkpoints here."""
+
+
 def checkpoint(step: int) -> Checkpoint:
+    """After so many updates, which may be amid an epoch."""
     epochs = tuple(
         EpochReport(epoch=i + 1, seconds=0.5, train_loss=1 / (i + 1), samples_per_second=2.0)
-        for i in range(step)
+        for i in range(step // STEPS)
     )
+    epoch, steps = (step - 1) // STEPS + 1, (step - 1) % STEPS + 1
     return Checkpoint(
         step=step,
+        sums=EpochSums(epoch=epoch, steps=steps, samples=8 * steps, count=9, loss_sum=1 / step),
         epochs=epochs,
         eval_before={"accuracy": 0.25},
         state=write_tensors({"head.weight": np.full(3, step, np.float32)}),
@@ -267,6 +275,17 @@ def test_an_event_is_one_object_a_line_with_time_and_name(run):
     assert first.items() >= {"event": "device_joined", "device": "jetson-nano-1", "pid": 3}.items()
     assert second["reason"] == "two\nlines, ünïcode"
     assert 1.7e9 < first["time"] <= second["time"]
+
+
+def test_the_group_that_trained_last_is_read_from_the_events(run):
+    assert run.last_group() == ""
+    for name in ("s/1", "s/3"):
+        run.record(Record(event="group_formed", fields={"run": name, "trainers": ["a"]}))
+        run.record(Record(event="device_lost", fields={"device": "a", "reason": "silent"}))
+    assert run.last_group() == "s/3"
+    with (run.path / "events.jsonl").open("ab") as file:
+        file.write(b'{"time": 1, "event": "group_formed", "run": "s/')  # torn as the power failed
+    assert RunFolder(run.path).last_group() == "s/3"
 
 
 def test_the_plan_is_written_as_it_is(run):

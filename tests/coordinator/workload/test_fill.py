@@ -3,16 +3,16 @@
 import collections
 import dataclasses
 
+import numpy as np
 import pytest
 
 from coordinator.planner.dispatch import window
 from coordinator.planner.problem.calibrate import CONTENTION_FACTOR
-from coordinator.protocol.record import DeviceRecord, SessionRecord
 from coordinator.samples.samples import Catalogue
-from coordinator.workload.fill import Filling
+from coordinator.workload.fill import Dealer, Fill, compare
 from coordinator.workload.stragglers import WINDOW
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import BatchServed, Heartbeat, Stored
+from edge_runtime.contract.messages import BatchServed, MoveSamples, RunBatch, Stored
 from edge_runtime.contract.plan import DevicePrediction, Owner, Plan, Prediction, Stage, StageDevice
 from tests.coordinator.planner.problems import manifest, profile
 from tests.coordinator.session.scenarios import job_of
@@ -34,10 +34,13 @@ PLAN = Plan(
 )
 
 
-class Fill:
-    """A fill whose devices compute each micro-batch at a factor of the predicted time."""
+class Played:
+    """A fill whose devices compute each micro-batch at a factor of the predicted time.
 
-    def __init__(self, lines: int, plan: Plan = PLAN) -> None:
+    ``here`` counts the first samples that A has cached, so that they are moved to C.
+    """
+
+    def __init__(self, lines: int, plan: Plan = PLAN, *, here: int = 0, first: int = 0) -> None:
         profiles = {name: profile(name, layer=0.1) for name in (A, B, C)}
         job = job_of(
             plan,
@@ -48,26 +51,23 @@ class Fill:
             epochs=1,
             model=manifest([1] * BLOCKS),
         )
-        record = SessionRecord(
-            plan=plan,
-            devices={
-                name: DeviceRecord(roles=entry.roles, profile=entry)
-                for name, entry in profiles.items()
-            },
-        )
         catalogue = Catalogue.make(job.tables)
-        self.filling = Filling(job, catalogue, record)
-        work = self.filling.compare("train", plan, {C: catalogue.distinct["train"] < 0})
-        self.filling.begin("train", work, plan, 0.0)
+        nothing = np.zeros(len(catalogue.keys), bool)
+        held = {C: nothing, A: np.arange(len(nothing)) < here}
+        work = compare(job, catalogue, "train", plan, held)
+        self.dealer = Dealer(job, plan, {name: profiles[name] for name in (A, B, C)})
+        self.fill = Fill(
+            *(job, catalogue, "train", work), plan=plan, dealer=self.dealer, first_number=first
+        )
         self.served: collections.Counter[DeviceId] = collections.Counter()
-        self._open: list = []
+        self.open: list = []
 
     def play(self, batches: int, factors: dict[DeviceId, float]) -> list:
         """Serves so many micro-batches; what was recorded."""
         records = []
         for _ in range(batches):
-            send, *self._open = [*self._open, *self.filling.start()]
-            assert len(self._open) < window(PLAN)
+            (item, send), *self.open = [*self.open, *self.fill.start()]
+            assert len(self.open) < window(PLAN)
             batch = send.message.batch
             longest = int(batch.lengths["encoder"].max())
             for stage, device in enumerate(batch.route):
@@ -78,14 +78,15 @@ class Fill:
                     stage=stage,
                     seconds=predicted * factors.get(device, 1.0),
                 )
-                records += self.filling.observe(device, message)
-            assert self.filling.stored(C, Stored(number=batch.number, layers=(2,), samples=1))
+                self.fill.served(message)
+                records += self.dealer.served(device, message, item)
+            assert self.fill.take(C, Stored(number=batch.number, layers=(2,), samples=1))
         return records
 
 
 def test_a_stage_is_shared_anew_while_the_fill_goes_on():
-    fill = Fill(200)
-    (record,) = fill.play(60, {A: 1.0, B: 4.0})
+    played = Played(200)
+    (record,) = played.play(60, {A: 1.0, B: 4.0})
     assert record.event == "rebalanced"
     assert record.fields == {
         "device": B,
@@ -93,23 +94,24 @@ def test_a_stage_is_shared_anew_while_the_fill_goes_on():
         "factor": 4.0,
         "shares": {A: 0.8, B: 0.2},
     }
-    fill.served.clear()
-    assert fill.play(100, {A: 1.0, B: 4.0}) == []
-    assert fill.served[B] == pytest.approx(20, abs=window(PLAN) / 2)
+    played.served.clear()
+    assert played.play(100, {A: 1.0, B: 4.0}) == []
+    assert played.served[B] == pytest.approx(20, abs=window(PLAN) / 2)
 
 
 def test_a_device_alone_in_its_stage_is_named_once():
-    records = Fill(200).play(10 * WINDOW, {C: 2.0})
+    records = Played(200).play(10 * WINDOW, {C: 2.0})
     assert [(record.event, record.fields) for record in records] == [
         ("device_off_pace", {"device": C, "stage": 1, "factor": 2.0})
     ]
 
 
 def test_devices_that_do_as_planned_are_not_mentioned():
-    fill = Fill(60)
-    assert fill.play(60, {}) == []
-    assert fill.filling.done
-    assert fill.served[A] == fill.served[B] == 30
+    played = Played(60)
+    assert played.play(60, {}) == []
+    assert played.fill.done
+    assert (played.fill.stored, played.fill.total) == (60, 60)
+    assert played.served[A] == played.served[B] == 30
 
 
 def test_a_device_that_the_plan_has_handle_data_meanwhile_may_take_as_long_as_both():
@@ -122,29 +124,61 @@ def test_a_device_that_the_plan_has_handle_data_meanwhile_may_take_as_long_as_bo
     )
     devices = dict.fromkeys((A, B, C), busy)
     prediction = Prediction(total_seconds=3, fill_seconds=2, epoch_seconds=1, devices=devices)
-    fill = Fill(200, dataclasses.replace(PLAN, predicted=prediction))
-    assert fill.play(60, {A: 1.0, B: 2.4, C: 0.9}) == []
-    (record,) = fill.play(60, {A: 1.0, B: 4.0})
+    played = Played(200, dataclasses.replace(PLAN, predicted=prediction))
+    assert played.play(60, {A: 1.0, B: 2.4, C: 0.9}) == []
+    (record,) = played.play(60, {A: 1.0, B: 4.0})
     assert (record.fields["device"], record.fields["factor"]) == (B, 2.0)
 
 
 @pytest.mark.parametrize(
-    ("device", "message"),
-    [
-        (A, BatchServed(number=99, stage=0, seconds=9.0)),
-        (A, BatchServed(number=0, stage=1, seconds=9.0)),
-        (A, BatchServed(number=0, stage=7, seconds=9.0)),
-        (DeviceId("nobody"), BatchServed(number=0, stage=0, seconds=9.0)),
-        (A, Heartbeat()),
-    ],
-    ids=["made up", "of another's stage", "of no stage", "of no device", "of something else"],
+    ("device", "stage"),
+    [(A, 1), (A, 7), (C, 0), (DeviceId("nobody"), 0)],
+    ids=["of another's stage", "of no stage", "of an earlier stage", "of no device"],
 )
-def test_what_cannot_be_is_not_counted(device, message):
-    fill = Fill(4)
-    assert [fill.filling.observe(device, message) for _ in range(2 * WINDOW)] == [[]] * 2 * WINDOW
+def test_what_cannot_be_is_not_counted(device, stage):
+    played = Played(4)
+    (item, _), *_ = played.fill.start()
+    message = BatchServed(number=item.number, stage=stage, seconds=900.0)
+    found = [played.dealer.served(device, message, item) for _ in range(2 * WINDOW)]
+    assert found == [[]] * 2 * WINDOW
 
 
-def test_before_the_fill_nothing_is_counted():
-    fill = Fill(4)
-    fresh = Filling(fill.filling._job, fill.filling._catalogue, fill.filling._record)
-    assert fresh.observe(A, BatchServed(number=0, stage=0, seconds=9.0)) == []
+def test_a_move_says_nothing_of_a_stages_pace():
+    played = Played(4, here=2)
+    (move, send), *_ = played.fill.start()
+    assert isinstance(send.message, MoveSamples)
+    message = BatchServed(number=move.number, stage=0, seconds=900.0)
+    assert [played.dealer.served(A, message, move) for _ in range(2 * WINDOW)] == [[]] * 2 * WINDOW
+
+
+def test_only_what_nobody_holds_is_computed_and_numbers_go_on_from_those_before():
+    played = Played(5, here=2, first=40)
+    assert played.fill.work.computed == 3
+    assert sorted(played.fill.items) == [40, 41, 42, 43]
+    (_, first), *others = played.fill.start()
+    assert (first.device, first.message.number, len(first.message.keys)) == (A, 40, 2)
+    assert all(isinstance(send.message, RunBatch) for _, send in others)
+
+
+def test_who_has_had_the_oldest_micro_batch_for_longest_is_late():
+    played = Played(8)
+    assert played.fill.late() is None
+    (item, send), (second, _), *_ = played.fill.start()
+    first, last = send.message.batch.route
+    assert played.fill.late() == first
+    played.fill.served(BatchServed(number=item.number, stage=0, seconds=1.0))
+    assert played.fill.late() == last
+    played.fill.served(BatchServed(number=item.number, stage=1, seconds=1.0))
+    assert played.fill.late() == C  # its owner has yet to store it
+    assert played.fill.take(C, Stored(number=item.number, layers=(2,), samples=1))
+    assert played.fill.late() != C
+    assert played.fill.take(C, Stored(number=second.number, layers=(2,), samples=1))
+
+
+def test_the_owner_is_late_with_what_is_moved_to_it():
+    played = Played(2, here=2)
+    ((item, _),) = played.fill.start()
+    assert played.fill.late() == C
+    assert not played.fill.take(A, Stored(number=item.number, layers=(2,), samples=2))
+    assert played.fill.take(C, Stored(number=item.number, layers=(2,), samples=2))
+    assert (played.fill.late(), played.fill.done) == (None, True)

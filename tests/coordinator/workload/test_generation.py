@@ -220,7 +220,7 @@ def test_every_text_is_what_a_plain_loop_writes(
     of = model(encoder_blocks)
     options = {"max_new_tokens": most, "temperature": temperature, "seed": seed}
     running = generation(rows, of=of, plan=plan_of(sorted(cuts), owners, micro_batch), **options)
-    devices = Devices(of, running.set_up()[DeviceId("s0")])
+    devices = Devices(of, running.set_up())
     play(running, devices, random.Random(seed))
     target = [1] if encoder_blocks else None
     assert running.record.tokens == [
@@ -285,7 +285,7 @@ def test_a_text_ends_at_any_end_token_and_leaves_its_group():
 def test_a_text_ends_where_the_model_does():
     of = model(max_length=6)
     running = generation([[3, 3, 3, 3]], of=of, plan=plan_of([], 1, 1), max_new_tokens=50)
-    assert running.set_up()[DeviceId("s0")].max_rows == {"decoder": 6}
+    assert running.set_up().max_rows == {"decoder": 6}
     answers = [running.start()]
     for _ in range(2):
         batch = answers[-1][-1].message.batch

@@ -1,6 +1,7 @@
 import collections
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,11 +19,13 @@ LAYERS = (0, 2)
 
 def item(number: int, samples: int = 3, **stored_by: int) -> WorkItem:
     owners = {DeviceId(name): count for name, count in stored_by.items()} or {A: samples}
+    which = {owner: np.arange(count) for owner, count in owners.items()}
     return WorkItem(
         number=number,
         send=lambda: Send(device=A, message=Heartbeat()),
         samples=samples,
-        stored_by=owners,
+        stored_by=which,
+        computed=True,
     )
 
 
@@ -103,6 +106,17 @@ def test_what_is_stored_twice_counts_once():
     assert leases.record(A, stored(0, 2))
     assert not leases.record(A, stored(0, 2))
     assert leases.stored == 3
+
+
+def test_what_is_leased_names_whom_it_waits_for_the_oldest_first():
+    leases = book(item(0, samples=4, a=3, b=2), item(1), item(2))
+    assert (leases.leased, list(leases.unstored())) == (0, [])
+    leases.start()
+    assert leases.leased == 7
+    waits = [(entry.number, owners) for entry, owners in leases.unstored()]
+    assert waits == [(0, (A, B)), (1, (A,))]
+    leases.record(A, stored(0))
+    assert [owners for _, owners in leases.unstored()] == [(B,), (A,)]
 
 
 def test_nothing_to_do_is_done():

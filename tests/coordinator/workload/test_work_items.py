@@ -61,9 +61,11 @@ def test_moves_come_first_in_parts_and_name_whom_to_ask():
     sent = first.send()
     assert isinstance(sent.message, MoveSamples)
     assert (sent.device, sent.message.to, sent.message.layers) == (B, A, (0, 1))
-    assert (sent.message.number, first.samples, dict(first.stored_by)) == (5, 3, {A: 3})
+    assert (sent.message.number, first.samples, first.computed) == (5, 3, False)
+    assert {owner: which.tolist() for owner, which in first.stored_by.items()} == {A: [0, 1, 2]}
     assert {key.tobytes() for key in sent.message.keys} == {key_of(text) for text in range(3)}
     assert isinstance(second.send().message, RunBatch)
+    assert second.computed
 
 
 @pytest.mark.parametrize("count", [1, MOVE_SAMPLES, MOVE_SAMPLES + 1, 3 * MOVE_SAMPLES])
@@ -109,6 +111,7 @@ def test_no_work_makes_no_items():
 )
 def test_each_line_is_in_one_micro_batch_with_its_tokens_for_its_owners(wanted_by, size):
     texts = [11 - i for i in range(len(wanted_by))]
+    catalogue = Catalogue.make({"train": table(texts, 1)})
     items = items_of(texts, lines=range(len(texts)), wanted_by=wanted_by, size=size, first_number=3)
     assert [item.number for item in items] == list(range(3, 3 + len(items)))
     visited, found = [], collections.defaultdict(set)
@@ -122,10 +125,12 @@ def test_each_line_is_in_one_micro_batch_with_its_tokens_for_its_owners(wanted_b
         for key, row in zip(batch.keys, rows, strict=True):
             visited.append(key.tobytes())
             assert key.tobytes() == key_of(int(row[0]) - 7)
-        stored_by = {entry.device: len(entry.positions) for entry in batch.destinations}
-        assert dict(item.stored_by) == stored_by
+        assert item.stored_by.keys() == {entry.device for entry in batch.destinations}
         for entry in batch.destinations:
-            found[entry.device] |= {batch.keys[place].tobytes() for place in entry.positions}
+            keys = [batch.keys[place].tobytes() for place in entry.positions]
+            distinct = catalogue.keys[item.stored_by[entry.device]]
+            assert [key.tobytes() for key in distinct] == keys
+            found[entry.device] |= set(keys)
     assert visited == [key_of(text) for text in texts]
     for owner in (A, B):
         pairs = zip(texts, wanted_by, strict=True)

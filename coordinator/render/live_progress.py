@@ -1,8 +1,6 @@
 """Shows live progress on stderr: devices, phase, samples a second, loss."""
 
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -18,6 +16,7 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Plan
 
 from .console import cell, say
+from .event_lines import line_of
 
 REFRESH_SECONDS = 0.2
 
@@ -59,29 +58,9 @@ class LiveDisplay:
 
     def event(self, record: Record) -> None:
         """Prints what should stay on the screen."""
-        fields, style = record.fields, None
-        match record.event:
-            case "fill_finished":
-                text = (
-                    f"fill: {fields['computed']} samples computed, {fields['reused']} reused "
-                    f"from the cache, {fields['seconds']:.1f} s"
-                )
-            case "epoch_finished":
-                loss, seconds = fields["train_loss"], fields["seconds"]
-                text = f"epoch {fields['epoch']}: loss {loss:.4f}, {seconds:.1f} s"
-            case "generation_finished":
-                tokens, seconds = fields["tokens"], fields["seconds"]
-                pace = tokens / max(1e-3, seconds)
-                text = f"{tokens} tokens in {seconds:.1f} s, {pace:.1f} tokens/s"
-            case "notice":
-                text, style = f"{fields['device']}: {fields['text']}", "yellow"
-            case "device_lost":
-                text, style = f"{fields['device']} was lost: {fields['reason']}", "red"
-            case "rebalanced" | "device_off_pace":
-                text, style = _off_pace(fields), "yellow"
-            case _:
-                return
-        say(self._console, text, style=style)
+        if (line := line_of(record)) is not None:
+            text, style = line
+            say(self._console, text, style=style)
 
     def tick(self) -> None:
         """Redraws, if it is time."""
@@ -133,16 +112,6 @@ class LiveDisplay:
         else:
             return Text("")
         return Group(Text(text), ProgressBar(total=max(1, total), completed=done, width=60))
-
-
-def _off_pace(fields: Mapping[str, Any]) -> str:
-    factor = fields["factor"]
-    speed = f"{factor:.1f}x slower" if factor > 1 else f"{1 / factor:.1f}x faster"
-    text = f"{fields['device']} is {speed} than it measured itself"
-    if "shares" not in fields:
-        return text
-    shares = ", ".join(f"{device} {share:.0%}" for device, share in fields["shares"].items())
-    return f"{text}; stage {fields['stage'] + 1} is shared anew: {shares}"
 
 
 def _condition(seen: DeviceRecord) -> str:

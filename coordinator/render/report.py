@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from coordinator.api.predict import Prediction
 
 MEGA = 1e6
+SHOWN_RECOVERIES = 10
 
 
 def show_report(report: Report, run: Path, console: Console | None = None) -> None:
@@ -26,6 +27,8 @@ def show_report(report: Report, run: Path, console: Console | None = None) -> No
     console.print(_quality(report))
     console.print(_time(report))
     console.print(_devices(report))
+    if report.recoveries:
+        console.print(_recoveries(report))
     for device in report.devices:
         for text, count in device.notices.items():
             often = f" ({count} times)" if count > 1 else ""
@@ -90,6 +93,16 @@ def _devices(report: Report) -> Table:
             f"{device.sent_bytes / MEGA:.1f} MB out\n{device.received_bytes / MEGA:.1f} MB in",
             f"{sum(device.cpu_seconds.values()):.1f} s",
         )
+    return table
+
+
+def _recoveries(report: Report) -> Table:
+    columns = ("interruption", "seconds", "computed again")
+    table = table_of("where the run was interrupted and went on", *columns, left=1)
+    for each in report.recoveries[:SHOWN_RECOVERIES]:
+        table.add_row(cell(each["reason"]), f"{each['seconds']:.1f}", str(each["computed_again"]))
+    if (more := len(report.recoveries) - SHOWN_RECOVERIES) > 0:
+        table.add_row(f"{more} more, see report.json", "", "")
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,6 +16,7 @@ from coordinator.protocol.actions import SaveCheckpoint
 from coordinator.protocol.record import SessionRecord
 from coordinator.runs.run_folder import Checkpoint, RunFolder
 from edge_runtime.contract.errors import UnresumableError
+from edge_runtime.contract.messages import EpochSums
 from edge_runtime.contract.tensors import read_tensors, write_tensors
 from tests.coordinator.runs.test_run_folder import SETTINGS
 
@@ -33,11 +35,13 @@ def test_an_adapter_that_is_not_finite_is_not_kept_and_the_last_good_one_is(
 ) -> None:
     folder = RunFolder.create(tmp_path / "run", SETTINGS)
     prepared = cast(Prepared, SimpleNamespace(tables={}))
-    run = _Run(folder, prepared, Checkpoint(epochs_done=0, epochs=(), eval_before={}), 0.0)
-    run.save(SaveCheckpoint(epoch=1, state=state(2.0)), SessionRecord())
+    run = _Run(folder, prepared, Checkpoint(step=0, epochs=(), eval_before={}), 0.0)
+    sums = EpochSums(epoch=1, steps=3, samples=24, count=24, loss_sum=9.0)
+    save = SaveCheckpoint(epoch=0, state=state(2.0), step=3, sums=sums)
+    run.save(save, SessionRecord())
     with pytest.raises(UnresumableError, match=r"'head\.weight' of the adapter is not finite"):
-        run.save(SaveCheckpoint(epoch=2, state=state(bad)), SessionRecord())
+        run.save(dataclasses.replace(save, step=6, state=state(bad)), SessionRecord())
     kept = folder.last_checkpoint()
     assert kept is not None
-    assert kept.epochs_done == 1
+    assert (kept.step, kept.sums) == (3, sums)
     assert read_tensors(kept.state)["head.weight"].tolist() == [1.0, 2.0]

@@ -9,7 +9,6 @@ import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -19,6 +18,8 @@ from coordinator.cluster.forget import forget
 from coordinator.cluster.pairing import paired_devices, unpair
 from coordinator.cluster.pending_forgets import PendingForgets, Reminder, reminder
 from coordinator.cluster.server import Server
+from coordinator.protocol.actions import Finish, Send
+from coordinator.protocol.events import Event, Lost
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.messages import Forget, Forgotten, Heartbeat, Welcome
@@ -26,7 +27,7 @@ from edge_runtime.device.device import Device, DeviceOptions
 from edge_runtime.messaging.session_link import SessionLink
 from edge_runtime.transport import Address, KeyPair, PairedDevices, SecureContext
 from edge_runtime.transport import load_or_create_keypair as keypair_at
-from tests.coordinator.cluster.test_server import FakeBundle, FakeRouter
+from tests.coordinator.cluster.test_server import FakeBundle, FakeRouter, FakeSession
 from tests.edge_runtime.cache.samples import DIGEST, append, open_cache
 
 PHONE, BOARD = DeviceId("phone"), DeviceId("board")
@@ -124,9 +125,18 @@ def test_who_is_not_online_is_remembered(
     assert f"to forget when it next joins: {DIGEST[:12]}" in capsys.readouterr().out
 
 
+class Greeting(FakeSession):
+    """Welcomes both devices, sends them something, and is over."""
+
+    def handle(self, event: Event, now: float) -> list[Any]:
+        said = (Welcome(heartbeat_seconds=5.0), Heartbeat())
+        sends = [Send(device=name, message=each) for name in (BOARD, PHONE) for each in said]
+        return [*sends, Finish()]
+
+
 def test_a_device_that_joins_a_later_command_is_told_before_all_else(home: Path) -> None:
     PendingForgets(home).add([PHONE], ONE)
-    router = FakeRouter([(PHONE, Forgotten(bytes=5)), (PHONE, Heartbeat())])
+    router = FakeRouter([])
     server = Server(
         cast(Any, router),
         cast(Any, FakeBundle(home)),
@@ -135,10 +145,9 @@ def test_a_device_that_joins_a_later_command_is_told_before_all_else(home: Path)
         save=cast(Any, None),
         reminder=reminder([PHONE, BOARD]),
     )
-    server._session = cast(Any, SimpleNamespace(job=SimpleNamespace(session="now")))
-    for name in (BOARD, PHONE):
-        server._send(name, Welcome(heartbeat_seconds=5.0))
-        server._send(name, Heartbeat())
+    server.run(
+        cast(Any, Greeting()), ended=lambda: [Lost(device=BOARD, reason="")], watch=lambda: None
+    )
     kinds = [(name, type(message)) for name, message in router.sent]
     assert kinds == [
         (BOARD, Welcome), (BOARD, Heartbeat), (PHONE, Welcome), (PHONE, Forget), (PHONE, Heartbeat)

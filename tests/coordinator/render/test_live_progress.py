@@ -5,7 +5,7 @@ import pytest
 from coordinator.protocol.actions import Record
 from coordinator.protocol.record import DeviceRecord, EpochRecord, SessionRecord
 from coordinator.render.live_progress import LiveDisplay
-from edge_runtime.contract.messages import Heartbeat, Progress
+from edge_runtime.contract.messages import EpochSums, Heartbeat
 from tests.coordinator.render.test_report import HOSTILE, NAMES, console, text_of
 
 
@@ -25,10 +25,10 @@ def test_escape_sequences_do_not_reach_the_terminal():
 
 
 def test_the_rate_of_an_epoch_is_counted_from_its_own_start():
-    progress = Progress(epoch=2, samples=50, count=400, loss_sum=600.0)
+    sums = EpochSums(epoch=2, steps=5, samples=50, count=400, loss_sum=600.0)
     record = SessionRecord(
-        devices={NAMES[0]: DeviceRecord(roles=("trainer",), progress=progress)},
-        epochs=[EpochRecord(epoch=1, began=100.0), EpochRecord(epoch=2, began=190.0)],
+        devices={NAMES[0]: DeviceRecord(roles=("trainer",))},
+        epochs=[EpochRecord(epoch=1, began=100.0), EpochRecord(epoch=2, began=190.0, sums=sums)],
     )
     job = SimpleNamespace(
         tables={"train": range(100)}, options=SimpleNamespace(epochs=3), devices=NAMES[:1]
@@ -61,6 +61,47 @@ def test_the_rate_of_an_epoch_is_counted_from_its_own_start():
             "pi is 2.0x slower than it measured itself; stage 1 is shared anew: pi 25%, nano 75%\n",
         ),
         ("device_joined", {"device": "pi"}, ""),
+        ("device_lost", {"device": "pi", "reason": "silent"}, "pi was lost: silent\n"),
+        (
+            "device_quarantined",
+            {"device": "pi", "reason": "gradients of NaN"},
+            "pi is left out from here on: gradients of NaN\n",
+        ),
+        (
+            "device_failed",
+            {"device": "pi", "reason": "no room"},
+            "pi failed and is asked again: no",
+        ),
+        ("device_blamed", {"device": "pi", "reason": "NaN"}, "pi sent what is wrong: NaN\n"),
+        ("devices_absent", {"devices": ["pi"]}, "going on without pi: did not join in time\n"),
+        (
+            "relayed",
+            {"devices": ["nano", "pi"], "reason": "timed out"},
+            "nano and pi cannot reach each other, the coordinator forwards: timed out\n",
+        ),
+        (
+            "relief",
+            {"device": "pi", "reason": "battery at 12%"},
+            "pi asks for its work to be taken away: battery at 12%\n",
+        ),
+        ("relief", {"device": "pi", "reason": ""}, "pi can work again\n"),
+        (
+            "waiting",
+            {"devices": ["pi-2"], "reason": "no device is left"},
+            "waiting for pi-2: no device is left\n",
+        ),
+        ("waiting", {"devices": [], "reason": "too small"}, "waiting for devices: too small\n"),
+        (
+            "went_on",
+            {"term": 2, "seconds": 3.21, "computed_again": 40},
+            "going on after 3.2 s, 40 samples computed again\n",
+        ),
+        (
+            "went_on",
+            {"term": 2, "seconds": 3.21, "computed_again": 0},
+            "going on after 3.2 s\n",
+        ),
+        ("term_began", {"term": 2, "reason": "pi was lost", "device": "pi"}, ""),
     ],
 )
 def test_events_that_should_stay_on_the_screen_are_a_line_each(event, fields, said):

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from coordinator.api.predict import Prediction
-from coordinator.render.report import show_predictions, show_report
+from coordinator.render.report import SHOWN_RECOVERIES, show_predictions, show_report
 from coordinator.runs.report import CacheReport, DeviceReport, EpochReport, FillReport, Report
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
@@ -96,6 +96,23 @@ def test_the_predicted_fill_is_that_of_the_training_samples():
     (line,) = [line for line in text_of(seen).splitlines() if "fill with training" in line]
     assert "9.0" in line
     assert "7.5" in line  # 60 of the 80 samples whose fill takes 10 s
+
+
+def test_interruptions_are_shown_where_there_were_any():
+    seen = console()
+    show_report(REPORT, Path("run"), seen)
+    assert "interrupt" not in text_of(seen)
+    lost = {"term": 2, "device": "pi", "seconds": 3.21, "computed_again": 40}
+    many = tuple(
+        {**lost, "reason": f"[/x] {number} was lost"} for number in range(SHOWN_RECOVERIES + 2)
+    )
+    seen = console()
+    show_report(dataclasses.replace(REPORT, recoveries=many), Path("run"), seen)
+    lines = [line.split() for line in text_of(seen).splitlines()]
+    for number in range(SHOWN_RECOVERIES):
+        assert ["[/x]", str(number), "was", "lost", "3.2", "40"] in lines
+    assert text_of(seen).count("was lost") == SHOWN_RECOVERIES
+    assert "2 more, see report.json" in text_of(seen)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def losses_of(events: list[Event]) -> list[float]:
 
 def _tiling(events: list[Event], undisturbed: Undisturbed) -> list[str]:
     """Every step of every epoch was applied once, and every sample with it."""
-    wrong, applied = [], [event for event in events if event["event"] == "steps_applied"]
+    wrong, applied = [], _applied(events)
     for epoch in range(1, len(undisturbed.losses) + 1):
         parts = sorted(
             (e["first"], e["last"], e["samples"]) for e in applied if e["epoch"] == epoch
@@ -60,6 +60,23 @@ def _tiling(events: list[Event], undisturbed: Undisturbed) -> list[str]:
         elif not parts or parts[-1][2] != undisturbed.samples:
             wrong.append(f"epoch {epoch}: {parts[-1][2] if parts else 0} samples were applied")
     return wrong
+
+
+def _applied(events: list[Event]) -> list[Event]:
+    """The parts of epochs that count: a session that goes on does what came later once more."""
+    parts = [event for event in events if event["event"] == "steps_applied"]
+    steps = max((part["last"] for part in parts), default=0)
+    counted: list[Event] = []
+    for event in events:
+        if event["event"] == "steps_applied":
+            counted.append(event)
+        elif event["event"] == "resumed":
+            counted = [
+                part
+                for part in counted
+                if (part["epoch"] - 1) * steps + part["last"] <= event["step"]
+            ]
+    return counted
 
 
 def _may_be_computed_again(run: Run, undisturbed: Undisturbed) -> int:

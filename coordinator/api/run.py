@@ -117,6 +117,8 @@ def _serve(
 
     def on_record(event: Record) -> None:
         record(event, session.record)
+        if event.event == "plan_made":  # kept at once, whatever becomes of this session
+            profiles.write(session.measured)
         observer.event(event)
 
     server = Server(

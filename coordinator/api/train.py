@@ -128,6 +128,8 @@ def train(
     nothing = Checkpoint(step=0, epochs=(), eval_before={})
     earlier = (folder.last_checkpoint() if resume else None) or nothing
     run = _Run(folder, prepared, earlier, time.monotonic())
+    if resume:  # steps that were applied beyond it are applied again
+        folder.record(Record(event="resumed", fields={"step": earlier.step}))
     paired = cluster is not None and bool(cluster.devices)
     try:
         finished = run_session(

@@ -6,7 +6,8 @@ part, and ends the plan, if that needs whom it lost. What would happen again to 
     lost                          it left; it may come back
     lost, out of memory           the same; before there was a plan InfeasibleError
     fails, resumable              it is asked anew; the third time it is quarantined
-    fails, not resumable          UnresumableError: the reason says what to change
+    fails, not resumable          as if it had sent what is wrong; when a second device says so
+                                  too UnresumableError: the reason says what to change
     fails, internal               quarantined; DeviceFailedError, if nobody else is left
     sends what is wrong           asked anew; the second time it is quarantined
     asks for relief               it stays, but its work goes to others where they can do it
@@ -60,7 +61,7 @@ def fail(state: State, device: DeviceId, failed: m.Failed) -> bool:
         quarantine(state, device, reason)
         return True
     if not failed.resumable:
-        raise UnresumableError(said)
+        return _despair(state, device, reason)
     if state.members.strike(device):
         if alone:
             raise StoppedError(said)
@@ -69,6 +70,18 @@ def fail(state: State, device: DeviceId, failed: m.Failed) -> bool:
     state.note("device_failed", device=device, reason=reason)
     _start_anew(state, device, said)
     return True
+
+
+def _despair(state: State, device: DeviceId, reason: str) -> bool:
+    """A device says that it would fail again: a wrong number is anybody's, or its own alone.
+
+    Raises:
+        UnresumableError: another device has said so too, or there is none.
+    """
+    state.hopeless.add(device)
+    if len(state.hopeless) > 1 or len(state.members.here) == 1:
+        raise UnresumableError(f"{device}: {reason}")
+    return blame(state, device, reason)
 
 
 def blame(state: State, device: DeviceId, reason: str) -> bool:

@@ -82,6 +82,7 @@ class State:
         waiting: when a wait for devices began, and ``waits_for`` what is lacking.
         collecting: everything is done but asking what it took.
         settled: nobody who is here has anything left to be measured aside.
+        hopeless: devices that said they would fail again whatever happens.
         called_back: when a device that was given up was asked to join again.
         last_progress: when a micro-batch or a step was last known to be done.
         longest_seconds: that one has taken so far.
@@ -118,6 +119,7 @@ class State:
         self.waiting: float | None = None
         self.waits_for = ""
         self.collecting = self.settled = False
+        self.hopeless: set[DeviceId] = set()
         self.called_back: dict[DeviceId, float] = {}
         self.last_progress = self.longest_seconds = 0.0
         self.awaited: dict[DeviceId, frozenset[DeviceId]] = {}

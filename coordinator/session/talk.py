@@ -115,11 +115,16 @@ def _relief(state: State, device: DeviceId, message: m.Relief, _: Received) -> b
 
 
 def _failed(state: State, device: DeviceId, failed: m.Failed, event: Received) -> bool:
-    """A failure counts if it is of this term, or of a request of none that is open."""
+    """A failure counts if it is of this term, or of a request of none that is open.
+
+    What all devices would meet they say at once: the second one is late only because the first
+    has begun a term.
+    """
     of_no_plan = not event.term and (
         not event.reply or state.questions.is_open(device, event.reply)
     )
-    if event.term == state.term or of_no_plan:
+    hopeless = not failed.resumable and bool(state.hopeless - {device})
+    if event.term == state.term or of_no_plan or hopeless:
         return departures.fail(state, device, failed)
     logger.info("%s failed in an earlier term: %s", device, failed.reason)
     return False

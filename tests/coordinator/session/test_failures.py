@@ -1,5 +1,6 @@
 """Devices that are lost, fail, or send what nobody asked for."""
 
+import dataclasses
 import random
 
 import numpy as np
@@ -90,6 +91,33 @@ def test_what_is_not_finite_stops_a_session_of_one_device_for_good(bad):
         answer(cluster, DeviceId("d0"), message)
         assert isinstance(cluster.failure, UnresumableError)
         assert "is not a finite number; train a new run with a lower" in str(cluster.failure)
+
+
+def test_what_one_of_several_devices_cannot_do_is_tried_without_it():
+    diverged = m.Failed(reason="the loss is not finite", resumable=False)
+    scenario = scenario_of(plan_of((0,), (1,)), train=[1, 2, 3])
+    alone = plan_of((0, 1))
+    job = dataclasses.replace(
+        scenario.job, make_plan=lambda found: scenario.plan if len(found) > 1 else alone
+    )
+    cluster = dataclasses.replace(scenario, job=job).cluster()
+    for _ in range(2):
+        until(cluster, "training")
+        fail(cluster, DeviceId("d1"), diverged)
+    cluster.run(random.Random(1))
+    assert cluster.finished
+    assert cluster.session.state.members.quarantined == {"d1": "the loss is not finite"}
+
+
+def test_what_two_devices_cannot_do_ends_the_session():
+    diverged = m.Failed(reason="the loss is not finite", resumable=False)
+    cluster = scenario_of(plan_of((0,), (1,)), train=[1, 2, 3]).cluster()
+    until(cluster, "training")
+    term = cluster.session.state.term
+    for name in ("d1", "d0"):
+        cluster.tell(Received(device=DeviceId(name), message=diverged, term=term))
+    assert str(cluster.failure) == "d0: the loss is not finite"
+    assert isinstance(cluster.failure, UnresumableError)
 
 
 def test_a_notice_is_recorded_once_and_counted():

@@ -15,6 +15,7 @@ from edge_runtime.contract.adapter import check_weights
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.messages import NOTHING_SUMMED, EpochSums
 from edge_runtime.contract.structure import from_plain, to_plain
+from edge_runtime.contract.tensors import read_tensors
 from edge_runtime.transport.files import make_private_directory, write_private
 
 from .report import EpochReport, FillReport
@@ -80,7 +81,9 @@ class Checkpoints:
             BadInputError: there are some, and none is whole.
         """
         damaged = None
-        for path in sorted(self._folder.glob("step-*.json"), reverse=True):
+        # "step" is behind "epoch", as earlier versions named theirs.
+        found = [*self._folder.glob("step-*.json"), *self._folder.glob("epoch-*.json")]
+        for path in sorted(found, reverse=True):
             state = path.with_suffix(".safetensors")
             if not state.exists():
                 continue
@@ -111,9 +114,18 @@ def _read(path: Path, state_path: Path) -> Checkpoint:
     digest = plain.pop("state_sha256", None) if isinstance(plain, dict) else None
     if digest is not None and digest != hashlib.sha256(state).hexdigest():
         raise BadInputError(f"{state_path}: is damaged")
-    checkpoint = from_plain(Checkpoint, plain, str(path))
     try:
         check_weights(state)
     except BadInputError as error:
         raise BadInputError(f"{state_path}: {error}") from None
+    if isinstance(plain, dict) and "epochs_done" in plain:
+        plain = _of_earlier_version(plain, state)
+    checkpoint = from_plain(Checkpoint, plain, str(path))
     return dataclasses.replace(checkpoint, state=state)
+
+
+def _of_earlier_version(plain: dict[str, Any], state: bytes) -> dict[str, Any]:
+    """A checkpoint that was made at the end of an epoch only, and named by it."""
+    epoch, step = plain.pop("epochs_done"), int(read_tensors(state)["optimizer.step"][0])
+    steps = step // max(1, int(epoch))
+    return {**plain, "step": step, "sums": {"epoch": epoch, "steps": steps}}

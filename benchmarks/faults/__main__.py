@@ -121,12 +121,14 @@ class Laboratory:
             report = json.loads((run.output / "report.json").read_text())
             seconds = [e["seconds"] for e in events if e["event"] == "epoch_finished"]
             samples = next(e["samples"] for e in events if e["event"] == "steps_applied")
+            evaluated = _lines(self.task)
             return Undisturbed(
                 losses=losses_of(events),
                 accuracy=report["eval"]["after"]["accuracy"],
                 epoch_seconds=sum(seconds) / len(seconds),
-                cached_bytes=round(run.cached_bytes() * samples / (samples + _lines(self.task))),
+                cached_bytes=round(run.cached_bytes() * samples / (samples + evaluated)),
                 samples=samples,
+                evaluated=evaluated,
             )
 
     def disturb(self, number: int, kind: Kind) -> Row:

@@ -10,13 +10,19 @@ from .run import Run, RunError
 
 @dataclasses.dataclass(frozen=True)
 class Undisturbed:
-    """What a run without faults took and gave."""
+    """What a run without faults took and gave.
+
+    Attributes:
+        cached_bytes: that devices have written when the fill of the training samples is done.
+        samples: of training; ``evaluated`` are those of the evaluation.
+    """
 
     losses: list[float]
     accuracy: float
     epoch_seconds: float
     cached_bytes: int
     samples: int
+    evaluated: int
 
 
 @dataclasses.dataclass(frozen=True)

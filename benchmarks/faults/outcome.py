@@ -66,7 +66,8 @@ def _may_be_computed_again(run: Run, undisturbed: Undisturbed) -> int:
     """Samples that one device alone can have held by the first plan, and those in flight."""
     plan = json.loads((run.plan or run.output / "plan.json").read_text())
     shards = max(len(owner["shards"]) for owner in plan["owners"])
-    held = -(-undisturbed.samples * shards // plan["num_shards"])
+    samples = undisturbed.samples + undisturbed.evaluated
+    held = -(-samples * shards // plan["num_shards"])
     return held + LEASED_BATCHES * int(plan["micro_batch_size"])
 
 

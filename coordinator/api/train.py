@@ -93,7 +93,7 @@ def train(
         max_length: most tokens of a line, below what the model takes; "auto" cuts only the few
             lines that are far longer than the others. The run's evaluations cut alike.
         plan: a plan to run, from ``pacplus plan --json`` or a run's ``plan.json``; by default
-            the best one is made.
+            the best one is made, as it is when devices that the plan needs are lost.
         resume: go on with the run in ``output``.
         wait_seconds: how long to wait for devices when those that are left do not suffice; None
             for as long as it takes where they are paired, and not at all on this machine.
@@ -105,7 +105,7 @@ def train(
         StoppedError: a device was lost; the run can be resumed.
     """
     observer, options = observer or NullObserver(), options or TrainingOptions()
-    decide = read_plan(plan).adopt if plan is not None else make_plan
+    decide = read_plan(plan).first() if plan is not None else make_plan
     if not resume:
         check_new(output)
     check_folder(output)

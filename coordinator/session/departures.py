@@ -134,6 +134,7 @@ def _start_anew(state: State, device: DeviceId, why: str) -> None:
 def _gone(state: State, device: DeviceId, event: str, reason: str, why: str) -> None:
     state.note(event, device=device, reason=reason)
     state.questions.forget(device)
+    state.questions.forget_probes(device)
     state.settled = False
     matters = _matters(state, device)
     state.holdings.lost(device)

@@ -1,5 +1,6 @@
 """Keeps what devices say as facts: answers to questions, and what they tell by themselves. Pure."""
 
+import collections
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -12,16 +13,17 @@ from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import (
     DeviceFailedError,
     InfeasibleError,
-    StoppedError,
 )
 from edge_runtime.contract.ids import DeviceId
 
+from . import departures
 from .goals.filling import shards_of
-from .goals.planning import consider
+from .goals.planning import consider, end_plan
+from .goals.training import begin_epoch
 from .members import Replica
 from .questions import Ask
 from .state import SavedState, State
-from .value_checks import check_link, check_loss, check_profile, check_state, not_finite
+from .value_checks import check_link, check_profile, check_state, not_finite, step_of
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ def _keep_peers(state: State, device: DeviceId, asked: Ask, message: m.PeersRead
         if peer not in told or peer not in state.members.here:
             continue
         if told[peer].relayed:
-            raise StoppedError(
+            raise DeviceFailedError(
                 f"{device} cannot reach {peer} at {told[peer].address}, not even "
                 "when what they send is forwarded; check the firewall, or --listen there"
             )
@@ -99,11 +101,20 @@ def _keep_samples(state: State, device: DeviceId, _: Ask, message: m.SamplesRead
     lines = state.catalogue.distinct[which]
     if missing.dtype.kind not in "iu" or missing.min() < 0 or missing.max() >= len(lines):
         raise DeviceFailedError(f"{device}: lacks samples that do not exist")
+    table = state.job.tables[which]
+    if state.plan is None or not np.isin(missing, table.owned_by(state.plan, device)).all():
+        raise DeviceFailedError(f"{device}: lacks samples that are not its own")
     state.holdings.lacks(device, lines[missing])
     state.filled.discard(which)
     state.note("samples_missing", device=device, samples=int(missing.size))
+    why = f"{device}: {missing.size} samples did not stay in its cache"
     if state.members.strike(device):
-        raise InfeasibleError(f"{device}: {missing.size} samples did not stay in its cache")
+        if len(state.members.here) == 1:
+            raise InfeasibleError(why)
+        departures.quarantine(state, device, why)
+    elif not state.members.here.keys() >= set(state.plan.devices):
+        # Whoever computed before may be gone since: nobody needed it any more.
+        end_plan(state, why, device)
 
 
 def _keep_adapter(state: State, device: DeviceId, _: Ask, message: m.TrainingReady) -> None:
@@ -131,23 +142,29 @@ def _keep_generation(state: State, device: DeviceId, _: Ask, __: m.GenerationRea
 
 def _keep_part(state: State, device: DeviceId, _: Ask, message: m.EpochDone) -> None:
     sums = message.sums
-    check_loss(device, sums.loss_sum)
-    state.progressed(device)
-    progress(state, sums)
-    step = (sums.epoch - 1) * state.job.steps_per_epoch + sums.steps
+    step = step_of(state.job, device, sums)
     if step != state.target:
         raise DeviceFailedError(f"{device}: trained up to another step than it was asked to")
+    state.progressed(device)
+    progress(state, sums)
     state.members.here[device].replica = Replica(step=step, sums=sums)
     _end_part(state)
 
 
 def _end_part(state: State) -> None:
     """Checks that all trainers agree, and takes their pace down, once all are at the target."""
-    replicas = [state.members.here[device].replica for device in state.owners]
-    if any(replica is None or replica.step < state.target for replica in replicas):
+    replicas = {device: state.members.here[device].replica for device in state.owners}
+    told = {device: each.sums for device, each in replicas.items() if each is not None}
+    if len(told) < len(replicas) or any(
+        each is None or each.step < state.target for each in replicas.values()
+    ):
         return
-    if len({replica.sums for replica in replicas if replica is not None}) > 1:
-        raise DeviceFailedError("the trainers of one group have come to different sums")
+    votes = collections.Counter(told.values())
+    if len(votes) > 1:
+        believed = votes.most_common(1)[0][0]  # of two, nobody can tell
+        wrong = next(device for device, sums in told.items() if sums != believed)
+        departures.blame(state, wrong, "has come to other sums than its group")
+        return
     if state.part_began is not None:
         began, first = state.part_began
         if state.target > first:
@@ -155,17 +172,20 @@ def _end_part(state: State) -> None:
         state.part_began = None
 
 
-def _save(state: State, device: DeviceId, _: Ask, message: m.TrainerState) -> None:
+def _save(state: State, device: DeviceId, asked: Ask, message: m.TrainerState) -> None:
     """Keeps the state of all trainers; the steps up to it are applied for good."""
     before, steps = state.saved, state.job.steps_per_epoch
-    if message.step <= before.step:
-        raise DeviceFailedError(f"{device}: sent a state that is older than the saved one")
+    if message.step != asked.key or message.step <= before.step:
+        raise DeviceFailedError(f"{device}: sent the state of another step than it was asked for")
+    if step_of(state.job, device, message.sums) != message.step:
+        raise DeviceFailedError(f"{device}: sent a state with the sums of another step")
     data = message.data.tobytes()
     check_state(device, data, before.data)
     state.saved = SavedState(data=data, step=message.step, sums=message.sums)
     state.record.state = state.saved.data
     epoch = (message.step - 1) // steps + 1
     first = (epoch - 1) * steps
+    begin_epoch(state, epoch)
     state.note(
         "steps_applied",
         epoch=epoch,
@@ -191,9 +211,6 @@ def _save(state: State, device: DeviceId, _: Ask, message: m.TrainerState) -> No
 
 
 def _end_epoch(state: State, sums: m.EpochSums) -> None:
-    lines = len(state.job.tables["train"])
-    if sums.samples != lines:
-        raise DeviceFailedError(f"epoch {sums.epoch} trained on {sums.samples} of {lines} samples")
     epoch = state.record.epochs[-1]
     epoch.sums, epoch.seconds = sums, state.now - epoch.began
     fields = {"epoch": epoch.epoch, "train_loss": epoch.train_loss, "seconds": epoch.seconds}

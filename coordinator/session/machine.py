@@ -112,8 +112,17 @@ class Session:
             return False
         if device in state.members.here:
             departures.lose(state, Lost(device=device, reason="its connection broke"))
-        check_software(device, event.hello)
+        try:
+            check_software(device, event.hello)
+        except UserError as error:
+            if not state.gathered:
+                raise
+            # The others go on; it may come back when it has the right version.
+            state.note("device_refused", device=device, reason=str(error))
+            state.do(Send(device=device, message=m.Shutdown()))
+            return True
         state.members.join(event, aside=state.gathered)
+        state.settled = False
         if state.gathered:
             state.linking.forget(device)
         state.linking.reuse(state.known.links_between(state.joined))
@@ -129,7 +138,7 @@ class Session:
     def _decide(self) -> None:
         """Asks for what the first unreached goal lacks; with none left, the session is over."""
         state = self.state
-        if state.gathered and not self.job.only_plan:
+        if state.gathered and not self.job.only_plan and not state.collecting:
             for device, asks in measuring.measure_aside(state).items():
                 for ask in asks:
                     talk.ask(state, device, ask)

@@ -96,6 +96,13 @@ class Questions:
         for key in [key for key in self._open if key[0] == device]:
             del self._open[key]
 
+    def forget_probes(self, peer: DeviceId) -> None:
+        """Expects nobody to measure the link to a device that is gone."""
+        for key, question in list(self._open.items()):
+            probe = question.ask.key
+            if isinstance(probe, m.ProbeLink) and probe.peer == peer:
+                del self._open[key]
+
     def end_term(self) -> None:
         """Expects no more answers of the plan that has ended."""
         for key in [key for key, question in self._open.items() if question.term]:

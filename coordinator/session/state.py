@@ -140,7 +140,9 @@ class State:
 
     def explain_wait(self) -> str:
         """Says why the session cannot go on."""
-        return self.broken.reason if self.broken is not None else self.waits_for
+        if self.broken is None:
+            return self.waits_for
+        return f"{self.broken.reason}; the others cannot go on: {self.waits_for}"
 
     def tell(self, device: DeviceId, message: m.Message) -> None:
         """Sends what is not answered, in this term."""

@@ -15,6 +15,7 @@ from . import departures, facts
 from .goals import generating
 from .questions import Ask
 from .state import State
+from .value_checks import step_of
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,8 @@ def _stored(state: State, device: DeviceId, message: m.Stored, _: Received) -> b
 
 
 def _progress(state: State, device: DeviceId, message: m.Progress, _: Received) -> bool:
+    if step_of(state.job, device, message.sums) > state.target:
+        raise DeviceFailedError(f"{device}: is further than it was asked to train")
     facts.progress(state, message.sums)
     state.progressed(device)
     return False

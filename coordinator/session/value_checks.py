@@ -10,12 +10,13 @@ from collections.abc import Collection
 
 import numpy as np
 
+from coordinator.protocol.job import Job
 from edge_runtime.contract.adapter import OPTIMIZER_PREFIX
 from edge_runtime.contract.checks import excerpt
 from edge_runtime.contract.errors import BadInputError, DeviceFailedError, UnresumableError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Manifest
-from edge_runtime.contract.messages import LinkMeasured
+from edge_runtime.contract.messages import EpochSums, LinkMeasured
 from edge_runtime.contract.profile import DeviceProfile, Role
 from edge_runtime.contract.tensors import read_tensors
 
@@ -133,6 +134,25 @@ def check_loss(device: DeviceId, loss_sum: float) -> None:
     """Raises UnresumableError unless a summed loss is a number."""
     if not math.isfinite(loss_sum):
         raise not_finite(device, "loss")
+
+
+def step_of(job: Job, device: DeviceId, sums: EpochSums) -> int:
+    """Computes after which update of the run the sums of an epoch are; refuses what cannot be.
+
+    Raises:
+        DeviceFailedError: there is no such step, or it is after other numbers of samples.
+        UnresumableError: the loss is not a number.
+    """
+    check_loss(device, sums.loss_sum)
+    lines, steps, batch = len(job.tables["train"]), job.steps_per_epoch, job.options.batch_size
+    most, left = sums.steps * batch, (steps - sums.steps) * batch
+    if not (1 <= sums.epoch <= job.options.epochs and sums.steps <= steps):
+        raise DeviceFailedError(f"{device}: says that it trained a step that there is not")
+    if not lines - left <= sums.samples <= min(lines, most):
+        raise DeviceFailedError(
+            f"{device}: trained on {sums.samples} of {lines} samples in {sums.steps} steps"
+        )
+    return (sums.epoch - 1) * steps + sums.steps
 
 
 def check_state(device: DeviceId, state: bytes, before: bytes) -> None:

@@ -19,7 +19,7 @@ from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import RemoteError, StoppedError, UserError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.profile import Role
-from edge_runtime.contract.tag import Tag
+from edge_runtime.contract.tag import MAX_NUMBER, Tag
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.messaging.failures import PeerError, explain
 from edge_runtime.messaging.session_link import SessionLink
@@ -125,6 +125,7 @@ class Device:
         self._ended: Ended | None = None
         self._at_once: Handlers = {
             m.Welcome: self._welcome,
+            m.Rejoin: lambda _: self._say(self._hello()),
             m.BeginTerm: lambda _: None,  # its tag says all
             m.Rejoin: lambda _: self._say(self._hello()),
             m.FormGroup: trainer.form_group,
@@ -186,11 +187,18 @@ class Device:
                     raise StoppedError(self._explain_silence())
             return self._ended
         finally:
-            self._trainer.close()
-            self._link.set_peers(())
-            stopped = self._worker.stop(STOP_SECONDS)
-            if stopped and self._standing.session and self._ended != "shutdown":
-                self._kept.put(self._trainer.replica)
+            self._close()
+
+    def _close(self) -> None:
+        """Ends all work; keeps the adapter for the next session if the coordinator is gone."""
+        lost = self._ended != "shutdown"
+        self._trainer.close()
+        self._link.set_peers(())
+        if lost:
+            self._worker.begin_term(MAX_NUMBER)  # nobody waits for what is queued
+        stopped = self._worker.stop(STOP_SECONDS)
+        if stopped and lost and self._standing.session:
+            self._kept.put(self._trainer.replica)
 
     def _say(self, message: m.Message) -> None:
         """Sends what answers no request."""

@@ -83,13 +83,13 @@ def _wait(state: State, why: str) -> Todo:
     """
     if state.waiting is None:
         state.waiting = state.now
-    coming = any(member.set_aside for member in state.members.here.values())
-    if state.job.wait_seconds == 0 and not coming:
-        raise StoppedError(state.explain_wait())
     if state.waits_for != why:
         state.waits_for = why
         absent = sorted(set(state.job.devices) - state.members.here.keys())
         state.note("waiting", reason=why, devices=absent)
+    coming = any(member.set_aside for member in state.members.here.values())
+    if state.job.wait_seconds == 0 and not coming:
+        raise StoppedError(state.explain_wait())
     return Todo("waiting")
 
 
@@ -115,10 +115,18 @@ def open_caches(state: State) -> Todo | None:
 
 
 def _caches(state: State) -> dict[DeviceId, Ask]:
+    return {
+        device: Ask(kind=m.OpenCache, make=partial(cache_request, state), of_plan=False)
+        for device, member in state.members.planned_with().items()
+        if member.profile is not None and member.profile.trainer and not member.cache_open
+    }
+
+
+def cache_request(state: State) -> m.OpenCache:
+    """Asks for everything that the session's samples may have cached."""
     job = state.job
     streams = {stream: job.manifest.layers_of(stream) for stream in job.manifest.streams}
-    request = partial(
-        m.OpenCache,
+    return m.OpenCache(
         backbone_digest=job.manifest.backbone_digest,
         dtype=job.cache_dtype,
         hidden_size=job.manifest.hidden_size,
@@ -130,11 +138,6 @@ def _caches(state: State) -> dict[DeviceId, Ask]:
         },
         keys=state.catalogue.keys,
     )
-    return {
-        device: Ask(kind=m.OpenCache, make=request, of_plan=False)
-        for device, member in state.members.planned_with().items()
-        if member.profile is not None and member.profile.trainer and not member.cache_open
-    }
 
 
 def end_plan(state: State, reason: str, device: str = "") -> None:
@@ -147,6 +150,7 @@ def end_plan(state: State, reason: str, device: str = "") -> None:
     pause_fill(state)
     state.term += 1
     state.part_began = None
+    state.awaited.clear()
     state.plan, state.fill, state.dealer, state.generation = None, None, None, None
     state.assigned = False
     state.questions.end_term()
@@ -163,7 +167,8 @@ def consider(state: State) -> None:
     What is compared is the time for what is left, moves of samples not counted in.
     """
     old = state.plan
-    if old is None or state.job.only_plan or state.job.continuation is not None:
+    left = state.job.options.epochs - state.epoch + 1
+    if not left or old is None or state.job.only_plan or state.job.continuation is not None:
         return
     new = [
         device
@@ -174,11 +179,10 @@ def consider(state: State) -> None:
         return
     before = state.profiles
     try:
-        found = _make(state, state.members.planned_with())
+        found = _best(state, state.members.planned_with())
     except InfeasibleError:
         state.profiles = before
         return
-    left = state.job.options.epochs - state.epoch + 1
     pays = (
         old.predicted is None
         or found.predicted is None

@@ -22,14 +22,15 @@ def set_up(state: State) -> Todo | None:
     """Has every owner make the adapter, or keep the one that it has."""
     here = state.members.here
     asks = {
-        device: Ask(kind=m.SetUpTraining, make=partial(_set_up, state), key=state.lineage)
+        device: Ask(kind=m.SetUpTraining, make=partial(adapter_request, state), key=state.lineage)
         for device in state.owners
         if here[device].replica is None
     }
     return Todo("setting up", asks) if asks else None
 
 
-def _set_up(state: State) -> m.SetUpTraining:
+def adapter_request(state: State) -> m.SetUpTraining:
+    """Has an owner make the adapter from the newest state that is saved."""
     job, saved = state.job, state.saved
     manifest = job.manifest
     head = manifest.head.path if manifest.head and job.config.generative else ""
@@ -59,11 +60,11 @@ def synchronize(state: State) -> Todo | None:
     replicas = {device: _replica(state, device) for device in state.owners}
     newest = max(state.saved.step, *(replica.step for replica in replicas.values()))
     behind = [device for device, replica in replicas.items() if replica.step < newest]
-    if not behind:
-        return None
-    if state.saved.step < newest:
+    if state.saved.step < newest:  # even if all have it: this group may break while it forms
         donor = next(device for device, replica in replicas.items() if replica.step == newest)
         return Todo("setting up", {donor: _send_state(newest)})
+    if not behind:
+        return None
     saved = state.saved
     take = partial(
         m.TakeState, data=np.frombuffer(saved.data, np.uint8), step=saved.step, sums=saved.sums
@@ -89,7 +90,7 @@ def train(state: State) -> Todo | None:
         return None
     steps = state.job.steps_per_epoch
     epoch, first = state.saved.step // steps + 1, (state.saved.step // steps) * steps
-    _begin_epoch(state, epoch)
+    begin_epoch(state, epoch)
     if state.target <= state.saved.step:
         state.target = min(first + steps, state.saved.step + _part(state))
     replicas = {device: _replica(state, device) for device in state.owners}
@@ -122,7 +123,8 @@ def group_name(state: State) -> str:
     return f"{state.job.session}/{state.term}"
 
 
-def _begin_epoch(state: State, epoch: int) -> None:
+def begin_epoch(state: State, epoch: int) -> None:
+    """Begins the record of an epoch, if it is not in work already."""
     epochs = state.record.epochs
     if not epochs or epochs[-1].epoch != epoch:
         epochs.append(EpochRecord(epoch=epoch, began=state.now, sums=m.EpochSums(epoch=epoch)))

@@ -43,6 +43,5 @@ def test_a_lost_device_that_speaks_again_may_be_lost_again() -> None:
     liveness = Liveness()
     for heard in (0.0, 100.0):
         liveness.hear(PHONE, heard)
-        assert [lost.device for lost in liveness.lost(BOTH, heard + SILENCE_SECONDS + 0.1)] == [
-            PHONE
-        ]
+        lost = liveness.lost(BOTH, heard + SILENCE_SECONDS + 0.1)
+        assert [each.device for each in lost] == [PHONE]

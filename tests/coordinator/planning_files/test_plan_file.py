@@ -121,3 +121,16 @@ def test_a_plan_that_does_not_fit_says_who_lacks_what(given):
     assert "MB of storage" in str(caught.value)
     assert "b lacks" in str(caught.value)
     assert "c lacks" not in str(caught.value)
+
+
+def test_a_given_plan_is_for_the_devices_that_a_run_begins_with(given):
+    decide = given().first()
+    assert decide(HOME).stages == PLAN.stages
+    left = problem(profile("a"), profile("c"))
+    assert {*decide(left).devices} <= {"a", "c"}
+    assert decide(HOME).stages == PLAN.stages
+
+
+def test_a_given_plan_that_fits_nobody_is_not_replaced(given):
+    with pytest.raises(BadInputError, match="is not there"):
+        given().first()(problem(profile("a"), profile("c")))

@@ -102,6 +102,10 @@ class Cluster:
             chance.choice(steps).happen()
         return bool(steps)
 
+    def wire(self, message: m.Message, tag: Tag) -> tuple[m.Message, Tag]:
+        """What arrives of a message."""
+        return over_the_wire(message, tag)
+
     @property
     def over(self) -> bool:
         """The session has ended, well or not."""
@@ -177,7 +181,7 @@ class Cluster:
     def _post(self, name: DeviceId) -> TaggedPost:
         def post(message: m.Message, tag: Tag) -> None:
             self.check_said(name, message)
-            self._up[name].append(over_the_wire(message, tag))
+            self._up[name].append(self.wire(message, tag))
 
         return post
 
@@ -189,7 +193,7 @@ class Cluster:
     def _post_to(self, name: DeviceId) -> TaggedPostTo:
         def post_to(to: DeviceId, message: m.Message, tag: Tag) -> None:
             assert to != name, "a device sent states to itself"
-            self._mesh[name, to].append(over_the_wire(message, tag))
+            self._mesh[name, to].append(self.wire(message, tag))
 
         return post_to
 
@@ -248,7 +252,7 @@ class Cluster:
         if isinstance(message, m.RunBatch | m.MoveSamples):
             self._note_lease(message)
         if name not in self.down:
-            self._down[name].append(over_the_wire(message, tag))
+            self._down[name].append(self.wire(message, tag))
 
     def _note_lease(self, message: m.RunBatch | m.MoveSamples) -> None:
         layers = self.job.config.layers

@@ -181,7 +181,8 @@ class FakeDevice:
                 post(self._usage(message))
             case m.Peers():
                 self.peers = {peer.device for peer in message.peers}
-                unreached = tuple(sorted(self.peers & self.unreachable))
+                direct = {peer.device for peer in message.peers if not peer.relayed}
+                unreached = tuple(sorted(direct & self.unreachable))
                 post(m.PeersReady(unreached=unreached))
             case m.ProbeLink():
                 self._check_peer(message.peer)

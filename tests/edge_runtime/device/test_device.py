@@ -23,6 +23,7 @@ from edge_runtime.contract.messages import (
     Peers,
     PeersReady,
     Rejected,
+    Rejoin,
     Shutdown,
     States,
     Usage,
@@ -212,6 +213,14 @@ def test_another_session_replaces_this_one_and_loses_no_message(tmp_path: Path) 
     assert device_of(link, tmp_path, None, device.successor).run() == "shutdown"
     assert [type(message) for message in link.sent] == [Usage]
     assert link.tags == [other]
+
+
+def test_a_device_that_was_given_up_says_hello_again_when_it_is_called_back(tmp_path: Path) -> None:
+    link = ScriptedLink(([(Tag(session=SESSION, term=3), Rejoin())], []), ([], []))
+    run(link, tmp_path)
+    (hello,) = link.sent
+    assert isinstance(hello, Hello)
+    assert link.tags == [Tag(session=SESSION, term=3)]
 
 
 def test_a_peer_whose_connection_stays_broken_is_told(tmp_path: Path) -> None:

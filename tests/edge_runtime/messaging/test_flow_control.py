@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.contract.errors import RemoteError
@@ -130,6 +130,7 @@ def test_a_peer_that_stays_keeps_its_queue_and_its_numbers(pair: Pair) -> None:
     assert len(pair.arrived) == 2
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 3 * WINDOW_BYTES), max_size=12))
 def test_every_message_arrives_whatever_its_size(sizes: list[int]) -> None:
     """Also those larger than the window, though the receiver holds small credits back."""

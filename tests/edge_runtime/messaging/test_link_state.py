@@ -74,7 +74,7 @@ class Story:
         self.pair.near.pump()
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(STEPS)
 def test_all_arrive_once_and_in_order_whatever_is_lost(history: list[tuple[str, int, int]]) -> None:
     story = Story()

@@ -1,0 +1,218 @@
+"""One history: a world and faults at moments, both drawn from a seed; played to its end."""
+
+import collections
+import dataclasses
+import random
+from unittest import mock
+
+from coordinator.session.goals import training
+from edge_runtime.contract import messages as m
+from edge_runtime.contract.ids import DeviceId
+from tests.faults.claims import check_end, check_failure
+from tests.faults.laboratory import Laboratory
+from tests.faults.worlds import draw_world
+
+KINDS = {
+    "kill": 6,
+    "start": 6,
+    "freeze": 3,
+    "wake": 3,
+    "cut": 2,
+    "drop": 1,
+    "unreachable": 1,
+    "lie": 3,
+    "accuse": 1,
+    "refuse": 2,
+    "relief": 2,
+    "recover": 2,
+    "repeat": 4,
+    "tick": 2,
+    "resume": 2,
+}
+"""Kinds of faults, and how often each is drawn."""
+
+MOST_EVENTS = 20_000
+MOST_IDLE = 400
+IDLE_SECONDS = 13.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """Something that happens after so many steps; ``pick`` chooses whom it meets."""
+
+    at: int
+    kind: str
+    pick: int
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """A seed of the world and of the interleaving, and the faults."""
+
+    seed: int
+    faults: tuple[Fault, ...]
+
+
+def draw_history(seed: int) -> History:
+    """One to eight faults, most of them in the first few hundred steps."""
+    chance = random.Random(seed)
+    kinds = chance.choices(list(KINDS), list(KINDS.values()), k=chance.randint(1, 8))
+    span = chance.choice((60, 150, 300, 600))
+    faults = [Fault(chance.randint(0, span), kind, chance.randint(0, 10**6)) for kind in kinds]
+    return History(seed, tuple(sorted(faults, key=lambda fault: fault.at)))
+
+
+def play(history: History) -> Laboratory:
+    """Plays it to its end.
+
+    Raises:
+        AssertionError: something that must hold does not.
+    """
+    chance = random.Random(history.seed + 1)
+    world = draw_world(chance)
+    with mock.patch.object(training, "PART_SECONDS", world.part_seconds):
+        return _Player(history, Laboratory(world, chance), chance).play()
+
+
+class _Player:
+    def __init__(self, history: History, lab: Laboratory, chance: random.Random) -> None:
+        self._lab, self._chance = lab, chance
+        self._faults = collections.deque(history.faults)
+        self._returns = chance.random() < 0.6
+        self._idle = 0
+
+    def play(self) -> Laboratory:
+        lab, events = self._lab, 0
+        while not lab.over:
+            events += 1
+            assert events < MOST_EVENTS, "the session does not come to an end"
+            while self._faults and self._faults[0].at <= events:
+                self._strike(self._faults.popleft())
+            if lab.undetected and self._chance.random() < 0.03:
+                lab.detect(min(lab.undetected))
+            if lab.over:
+                break
+            if lab.advance(self._chance):
+                self._idle = 0 if lab.session.phase != "waiting" else self._idle
+            elif not self._pass_time():
+                return lab
+        if lab.failure is not None:
+            check_failure(lab)
+        else:
+            check_end(lab)
+        return lab
+
+    def _pass_time(self) -> bool:
+        """Nothing can happen at once; False if the session waits as it should."""
+        lab = self._lab
+        self._idle += 1
+        if self._idle > 3 and self._faults:
+            self._strike(self._faults.popleft())
+            return True
+        if self._idle > 8 and lab.undetected:
+            lab.detect(min(lab.undetected))
+            return True
+        if self._idle == 60 or self._idle == 200:
+            self._bring_back(everybody=self._idle == 200)
+        if self._idle > MOST_IDLE:
+            may = [
+                name for name in lab.devices if name not in lab.session.state.members.quarantined
+            ]
+            waits = lab.session.phase == "waiting" and not lab.world.feasible(may)
+            assert waits, f"nothing goes on: {lab.session.phase}, {lab.session.state.waits_for}"
+            return False
+        lab.awaken()
+        lab.tick(IDLE_SECONDS)
+        return True
+
+    def _bring_back(self, *, everybody: bool) -> None:
+        """After the last fault, devices come back if they have to, or by chance."""
+        lab = self._lab
+        if everybody or self._returns or not lab.world.feasible(lab.usable):
+            for name in lab.devices:
+                lab.wake(name)
+                if name in lab.down:
+                    lab.start_again(name)
+
+    def _strike(self, fault: Fault) -> None:
+        lab = self._lab
+        names = list(lab.devices)
+        name = names[fault.pick % len(names)]
+        other = names[fault.pick // 7 % len(names)]
+        getattr(self, f"_{fault.kind}")(name, other, fault)
+
+    # ---- kinds
+
+    def _up(self, name: DeviceId) -> bool:
+        return name not in self._lab.down and name in self._lab.joined
+
+    def _kill(self, name: DeviceId, _: DeviceId, __: Fault) -> None:
+        if self._up(name):
+            self._lab.kill(name)
+
+    def _start(self, name: DeviceId, _: DeviceId, fault: Fault) -> None:
+        down = sorted(self._lab.down)
+        if down:
+            self._lab.start_again(down[fault.pick % len(down)])
+
+    def _freeze(self, name: DeviceId, _: DeviceId, __: Fault) -> None:
+        if self._up(name):
+            self._lab.freeze(name)
+            self._lab.offences[name] += 1
+
+    def _wake(self, name: DeviceId, _: DeviceId, fault: Fault) -> None:
+        frozen = sorted(self._lab.frozen)
+        if frozen:
+            self._lab.wake(frozen[fault.pick % len(frozen)])
+
+    def _cut(self, name: DeviceId, other: DeviceId, _: Fault) -> None:
+        if name != other:
+            self._lab.cut(name, other)
+
+    def _drop(self, name: DeviceId, other: DeviceId, _: Fault) -> None:
+        if name != other:
+            self._lab._mesh[name, other].clear()
+
+    def _unreachable(self, name: DeviceId, other: DeviceId, _: Fault) -> None:
+        if name != other:
+            self._lab.devices[name].unreachable.add(other)
+
+    def _lie(self, name: DeviceId, _: DeviceId, fault: Fault) -> None:
+        if self._up(name):
+            self._lab.lies[name] = random.Random(fault.pick)
+
+    def _accuse(self, name: DeviceId, other: DeviceId, _: Fault) -> None:
+        lab = self._lab
+        if self._up(name) and name != other and lab.devices[name].session:
+            tag = lab.devices[name]._own_tag
+            lab._post(name)(m.Rejected(peer=other, reason="made up"), tag)
+            lab.offences[other] += 1
+
+    def _refuse(self, name: DeviceId, _: DeviceId, __: Fault) -> None:
+        if self._up(name):
+            self._lab.refusing.add(name)
+            self._lab.offences[name] += 1
+
+    def _relief(self, name: DeviceId, _: DeviceId, fault: Fault) -> None:
+        self._relieve(name, "battery at 10%")
+
+    def _recover(self, name: DeviceId, _: DeviceId, fault: Fault) -> None:
+        self._relieve(name, "")
+
+    def _relieve(self, name: DeviceId, reason: str) -> None:
+        device = self._lab.devices[name]
+        if self._up(name) and device.session and name not in self._lab.frozen:
+            self._lab._post(name)(m.Relief(reason=reason), device._own_tag)
+
+    def _repeat(self, _: DeviceId, __: DeviceId, fault: Fault) -> None:
+        said = self._lab.said
+        for i in range(5):
+            if said and not self._lab.over:
+                self._lab.repeat(said[(fault.pick + i * 131) % len(said)])
+
+    def _tick(self, _: DeviceId, __: DeviceId, fault: Fault) -> None:
+        self._lab.tick(fault.pick % 10)
+
+    def _resume(self, _: DeviceId, __: DeviceId, fault: Fault) -> None:
+        if not self._lab.over:
+            self._lab.resume(f"s{self._lab.sessions + 1}")

@@ -1,0 +1,159 @@
+"""Faults put into the session on purpose; the histories must find each of them."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+from coordinator.protocol.events import Received
+from coordinator.session import departures, facts, machine, talk
+from coordinator.session.goals import planning, training
+from coordinator.session.holdings import Holdings
+from coordinator.session.members import Member
+from coordinator.session.questions import Questions
+from coordinator.session.state import State
+from edge_runtime.contract import messages as m
+
+Mutant = Callable[[], contextlib.AbstractContextManager[Any]]
+
+
+@contextlib.contextmanager
+def _at_end_of_plan(change: Callable[[State, dict[str, Any]], None]) -> Iterator[None]:
+    """Has ``change`` undo a part of what the end of a plan does."""
+    real = planning.end_plan
+
+    def end_plan(state: State, reason: str, device: str = "") -> None:
+        before = {"fill": state.fill, "dealer": state.dealer, "term": state.term}
+        before["items"] = dict(state.holdings._items)
+        real(state, reason, device)
+        change(state, before)
+
+    with contextlib.ExitStack() as stack:
+        for module in (planning, departures, facts):
+            stack.enter_context(mock.patch.object(module, "end_plan", end_plan))
+        yield
+
+
+def leases_are_not_given_back() -> contextlib.AbstractContextManager[Any]:
+    """The fill goes on after its plan has ended, with the leases that were out."""
+
+    def keep(state: State, before: dict[str, Any]) -> None:
+        state.fill = before["fill"]
+
+    return _at_end_of_plan(keep)
+
+
+def stored_is_forgotten() -> contextlib.AbstractContextManager[Any]:
+    """What was stored of micro-batches of an earlier term does not count."""
+    return _at_end_of_plan(lambda state, _: state.holdings._items.clear())
+
+
+def the_donor_is_the_lowest() -> contextlib.AbstractContextManager[Any]:
+    """The trainer that is furthest behind gives its state, not the one that is ahead."""
+    return mock.patch.object(training, "max", min, create=True)
+
+
+def no_term_after_a_lost_peer() -> contextlib.AbstractContextManager[Any]:
+    """Two devices that cannot reach each other are only noted."""
+
+    def separate(state: State, device: str, peer: str, reason: str) -> bool:
+        with mock.patch.object(departures, "end_plan"):
+            return _separate(state, device, peer, reason)
+
+    return mock.patch.object(departures, "separate", separate)
+
+
+_separate: Any = departures.separate
+
+
+def answers_match_by_type() -> contextlib.AbstractContextManager[Any]:
+    """An answer is taken for that of any open request of its kind."""
+
+    def due(self: Questions, device: str, message: m.Message, reply: int) -> Any:
+        for (asked, kind), question in self._open.items():
+            if asked == device and m.ANSWER_OF[kind] is type(message):
+                return question
+        return None
+
+    return mock.patch.object(Questions, "due", due)
+
+
+@contextlib.contextmanager
+def old_terms_count() -> Iterator[None]:
+    """Messages of an earlier term are taken for ones of this."""
+    real = talk.listen
+
+    def listen(state: State, event: Received) -> bool:
+        if 0 < event.term < state.term:
+            event = dataclasses.replace(event, term=state.term)
+        return real(state, event)
+
+    with mock.patch.object(talk, "listen", listen):
+        yield
+
+
+@contextlib.contextmanager
+def replicas_outlive_their_term() -> Iterator[None]:
+    """What a trainer said of its adapter in an earlier term is still believed."""
+
+    def end_term(self: Member) -> None:
+        self.in_group = self.generates = False
+
+    with mock.patch.object(Member, "end_term", end_term):
+        yield
+
+
+def the_group_keeps_its_name() -> contextlib.AbstractContextManager[Any]:
+    """A replica that others have gone on without is taken for one of the group."""
+    return mock.patch.object(training, "group_name", lambda state: state.lineage)
+
+
+def the_lost_still_hold() -> contextlib.AbstractContextManager[Any]:
+    """Samples of a device that is gone count as cached."""
+    return mock.patch.object(Holdings, "lost")
+
+
+@contextlib.contextmanager
+def joiners_are_not_measured() -> Iterator[None]:
+    """As it was: a device that joins while all are settled is never asked for anything."""
+    real = machine.Session._join
+
+    def join(self: machine.Session, event: Any) -> bool:
+        settled = self.state.settled
+        try:
+            return real(self, event)
+        finally:
+            self.state.settled = settled
+
+    with mock.patch.object(machine.Session, "_join", join):
+        yield
+
+
+def states_of_any_step() -> contextlib.AbstractContextManager[Any]:
+    """As it was: a state is kept whatever it says of its step and its sums."""
+    real = facts._KEEP[m.TrainerState]
+
+    def save(state: State, device: Any, asked: Any, message: Any) -> None:
+        with mock.patch.object(facts, "step_of", return_value=message.step):
+            real(state, device, dataclasses.replace(asked, key=message.step), message)
+
+    return mock.patch.dict(facts._KEEP, {m.TrainerState: save})
+
+
+MUTANTS: dict[str, Mutant] = {
+    mutant.__name__: mutant
+    for mutant in (
+        leases_are_not_given_back,
+        stored_is_forgotten,
+        the_donor_is_the_lowest,
+        no_term_after_a_lost_peer,
+        answers_match_by_type,
+        old_terms_count,
+        replicas_outlive_their_term,
+        the_group_keeps_its_name,
+        the_lost_still_hold,
+        joiners_are_not_measured,
+        states_of_any_step,
+    )
+}

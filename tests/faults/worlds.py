@@ -1,0 +1,135 @@
+"""Draws small runs from a seed: devices, lines, caches, and a plan for whoever is here."""
+
+import dataclasses
+import functools
+import random
+from collections.abc import Mapping, Sequence
+
+from coordinator.protocol.job import Job
+from edge_runtime.contract.errors import InfeasibleError
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
+from edge_runtime.contract.profile import DeviceProfile
+from tests.coordinator.planner.problems import manifest, profile
+from tests.coordinator.session.fake_cache import CacheEntry
+from tests.coordinator.session.scenarios import job_of, key_of
+
+_KEYS = functools.lru_cache(None)(key_of)
+
+BLOCKS = 2
+LAYERS = (0, 1)
+NUM_TEXTS = 12
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class World:
+    """A job, and the devices that there are.
+
+    Attributes:
+        enough: backbone devices that hold the backbone together.
+        part_seconds: after which the state is saved; fake events take a millisecond.
+        late: devices that are not there at the beginning.
+    """
+
+    job: Job
+    profiles: Mapping[DeviceId, DeviceProfile]
+    held: Mapping[DeviceId, set[CacheEntry]]
+    enough: int
+    part_seconds: float
+    late: frozenset[DeviceId]
+
+    def feasible(self, devices: Sequence[DeviceId]) -> bool:
+        """These devices can do the work."""
+        try:
+            plan_for([self.profiles[name] for name in devices], self.job, self.enough)
+        except InfeasibleError:
+            return False
+        return True
+
+
+def plan_for(measured: Sequence[DeviceProfile], job: Job, enough: int) -> Plan:
+    """As many stages as are needed, all trainers; deterministic, as the planner is."""
+    runs = [each.device for each in measured if each.blocks]
+    trains = [each.device for each in measured if each.trainer is not None]
+    trains = trains[: job.options.batch_size]
+    if len(runs) < enough or not trains:
+        raise InfeasibleError(f"{len(runs)} devices do not hold the backbone, {len(trains)} train")
+    shards = range(job.options.batch_size)
+    cut = [0, *range(1, enough), BLOCKS]
+    stages = tuple(
+        Stage(
+            first=cut[i],
+            last=cut[i + 1],
+            devices=tuple(
+                StageDevice(device=name, share=1 / len(runs[i::enough])) for name in runs[i::enough]
+            ),
+        )
+        for i in range(enough)
+    )
+    owners = tuple(
+        Owner(device=name, shards=tuple(shards[i :: len(trains)])) for i, name in enumerate(trains)
+    )
+    return Plan(
+        stages=stages,
+        owners=owners,
+        num_shards=len(shards),
+        micro_batch_size=2,
+    )
+
+
+def draw_world(chance: random.Random) -> World:
+    """Two to four devices, up to 14 lines, up to three epochs."""
+    names = [DeviceId(f"d{i}") for i in range(chance.randint(2, 4))]
+    roles = [chance.choice(("both", "both", "both", "runs", "trains")) for _ in names]
+    roles[0] = "both"
+    profiles = {
+        name: profile(
+            name,
+            layer=None if role == "trains" else 1e-5,
+            train=None if role == "runs" else 1e-3,
+        )
+        for name, role in zip(names, roles, strict=True)
+    }
+    running = sum(role != "trains" for role in roles)
+    enough = chance.randint(1, min(BLOCKS, running))
+    texts = range(NUM_TEXTS)
+    train = chance.choices(texts, k=chance.randint(1, 14))
+    size = chance.randint(1, 4)
+    base = Plan(
+        stages=(Stage(first=0, last=BLOCKS, devices=(StageDevice(device=names[0]),)),),
+        owners=(Owner(device=names[0], shards=tuple(range(size))),),
+        num_shards=size,
+        micro_batch_size=2,
+    )
+    drawn = job_of(
+        base,
+        profiles,
+        layers=LAYERS,
+        train=train,
+        evaluation=chance.choices(texts, k=chance.randint(0, 5)),
+        epochs=chance.randint(1, 3),
+        seed=chance.randint(0, 3),
+        model=manifest([1] * BLOCKS),
+    )
+    job = dataclasses.replace(
+        drawn,
+        session="s1",
+        run="r",
+        evaluate_before=chance.random() < 0.5,
+        wait_seconds=None,
+        make_plan=lambda measured: plan_for(measured, drawn, enough),
+    )
+    held = {
+        name: {(_KEYS(text), layer) for text in chance.sample(texts, 4) for layer in LAYERS}
+        for name in names
+        if profiles[name].trainer is not None and chance.random() < 0.3
+    }
+    late = frozenset(name for name in names[1:] if chance.random() < 0.15)
+    return World(
+        job=job,
+        profiles=profiles,
+        held=held,
+        enough=enough,
+        part_seconds=chance.choice((20.0, 0.02, 0.05)),
+        late=late,
+    )

@@ -22,9 +22,9 @@ def main() -> int:
 
 
 def _corrupt_states(armed: Path) -> None:
-    from edge_runtime.backbone import role
+    from edge_runtime.backbone import encoded_states
 
-    honest = role.encode
+    honest = encoded_states.encode
 
     def encode(states: Any, dtype: Any, out: Any) -> Any:
         done = honest(states, dtype, out)
@@ -32,7 +32,7 @@ def _corrupt_states(armed: Path) -> None:
             out.view(np.float16)[:] = np.nan
         return done
 
-    role.encode = encode
+    encoded_states.encode = encode
 
 
 def _corrupt_gradients(armed: Path) -> None:

@@ -40,11 +40,11 @@ class Kind:
     latecomer: bool = False
 
 
-def _kill(run: Run, device: str) -> None:
+def kill(run: Run, device: str) -> None:
     run.signal(device, signal.SIGKILL)
 
 
-def _stop(run: Run, device: str) -> None:
+def stop(run: Run, device: str) -> None:
     pid = run.pid_of(device)
     os.kill(pid, signal.SIGSTOP)
     run.pause(STOPPED_SECONDS)
@@ -52,24 +52,24 @@ def _stop(run: Run, device: str) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
-def _cut(run: Run, device: str) -> None:
+def cut(run: Run, device: str) -> None:
     run.order("cut", device)
 
 
-def _cut_for_a_while(run: Run, device: str) -> None:
+def cut_for_a_while(run: Run, device: str) -> None:
     run.order("cut", device)
     if not run.pause(CUT_SECONDS):
         run.order("mend", device)
 
 
-def _fill_disk(run: Run, device: str) -> None:
+def fill_disk(run: Run, device: str) -> None:
     """No file of the device may grow any more; ``EFBIG`` where a full disk says ``ENOSPC``."""
     files = [path for path in run.home_of(device).rglob("*.records") if path.is_file()]
     limit = max((path.stat().st_size for path in files), default=0)
     resource.prlimit(run.pid_of(device), resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
 
-def _lower_memory(run: Run, device: str) -> None:
+def lower_memory(run: Run, device: str) -> None:
     """Lowers the cap of the device's control group to what it uses, until that kills it."""
     pid = run.pid_of(device)
     folder = _memory_group(pid)
@@ -95,45 +95,45 @@ def _memory_group(pid: int) -> Path:
     return unified
 
 
-def _kill_coordinator(run: Run, _: str) -> None:
+def kill_coordinator(run: Run, _: str) -> None:
     run.process.kill()
     run.process.wait()
     run.left_behind()
     run.resume()
 
 
-def _leave_early(run: Run) -> None:
+def leave_early(run: Run) -> None:
     """The latecomer is gone before there is a plan."""
     run.wait_for("device_joined", device=LATECOMER)
     run.signal(LATECOMER, signal.SIGKILL)
 
 
-def _come(run: Run, _: str) -> None:
+def come(run: Run, _: str) -> None:
     run.start_by_hand(LATECOMER)
 
 
-def _drain_battery(run: Run, device: str) -> None:
+def drain_battery(run: Run, device: str) -> None:
     file = run.home_of(device) / "condition.json"
     fresh = file.with_name("condition.new")
     fresh.write_text(json.dumps({"battery": 0.05, "charging": False}))
     fresh.replace(file)
 
 
-def _send_nan(run: Run, device: str) -> None:
+def send_nan(run: Run, device: str) -> None:
     (run.home_of(device) / ARMED).touch()
 
 
 KINDS = (
-    Kind("SIGKILL of a device", _kill),
-    Kind(f"SIGSTOP for {STOPPED_SECONDS:.0f} s", _stop),
-    Kind(f"link cut for {CUT_SECONDS:.0f} s", _cut_for_a_while),
-    Kind("link cut for good", _cut),
-    Kind("disk full", _fill_disk, phase="fill"),
-    Kind("memory cap hit", _lower_memory),
-    Kind("SIGKILL of the coordinator, --resume", _kill_coordinator),
-    Kind("a device joins late", _come, prepare=_leave_early, latecomer=True),
-    Kind("a device leaves by its battery", _drain_battery),
-    Kind("NaN from a device", _send_nan),
+    Kind("SIGKILL of a device", kill),
+    Kind(f"SIGSTOP for {STOPPED_SECONDS:.0f} s", stop),
+    Kind(f"link cut for {CUT_SECONDS:.0f} s", cut_for_a_while),
+    Kind("link cut for good", cut),
+    Kind("disk full", fill_disk, phase="fill"),
+    Kind("memory cap hit", lower_memory),
+    Kind("SIGKILL of the coordinator, --resume", kill_coordinator),
+    Kind("a device joins late", come, prepare=leave_early, latecomer=True),
+    Kind("a device leaves by its battery", drain_battery),
+    Kind("NaN from a device", send_nan),
 )
 
 

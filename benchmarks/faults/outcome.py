@@ -12,7 +12,7 @@ LOSS_WITHIN = 1e-3
 ACCURACY_WITHIN = 0.005
 NOTICED = {
     *("device_lost", "device_failed", "device_blamed", "device_quarantined", "device_hangs"),
-    *("relayed", "relief", "term_began"),
+    *("relayed", "relief", "term_began", "device_joined"),
 }
 PROGRESS = {"went_on", "steps_applied", "fill_finished"}
 LEASED_BATCHES = 16
@@ -72,11 +72,17 @@ def _may_be_computed_again(run: Run, undisturbed: Undisturbed) -> int:
 
 
 def measure(run: Run, began: float) -> dict[str, Any]:
-    """Takes down how long detection and recovery took, and what was computed again."""
+    """Takes down how long detection and recovery took, and what was computed again.
+
+    ``recovery`` ends with the next finished work, a micro-batch or a step; ``training``, where a
+    group had formed before, when the next one forms.
+    """
     after = [event for event in run.events() if event["time"] >= began]
     noticed = next((e for e in after if e["event"] in NOTICED), None)
     names = PROGRESS if len(run.coordinators) > 1 else {"went_on"}
     went_on = next((e for e in after if e["event"] in names), None)
+    trains = any(event["event"] == "group_formed" for event in run.events()[: -len(after)])
+    group = next((e for e in after if trains and e["event"] == "group_formed"), None)
     again = sum(e["samples"] for e in after if e["event"] == "computing_again")
     if names is PROGRESS and any(
         e["event"] == "fill_finished" for e in run.events()[: -len(after)]
@@ -86,6 +92,7 @@ def measure(run: Run, began: float) -> dict[str, Any]:
         "detection": round(noticed["time"] - began, 3) if noticed else None,
         "noticed": noticed["event"] if noticed else "",
         "recovery": round(went_on["time"] - began, 3) if went_on else None,
+        "training": round(group["time"] - began, 3) if group else None,
         "again": again,
         "terms": sum(event["event"] == "term_began" for event in after),
     }

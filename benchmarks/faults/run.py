@@ -57,9 +57,8 @@ class Run:
 
     def __exit__(self, *_error: object) -> None:
         for process in (self.process, *self._others):
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+            process.kill()  # harmless once it has ended
+            process.communicate()
 
     def _start(self, *more: str) -> subprocess.Popen[bytes]:
         task = self.task
@@ -88,7 +87,8 @@ class Run:
             )
 
     def resume(self) -> None:
-        """Gives the command again, with ``--resume``."""
+        """Gives the command again, with ``--resume``; the coordinator has ended."""
+        self.process.communicate()
         self.process = self._start("--resume")
 
     def start_by_hand(self, device: str) -> None:

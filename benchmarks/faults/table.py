@@ -7,7 +7,7 @@ from typing import Any
 
 from .kinds import KINDS
 
-COLUMNS = ("kind", "runs", "well", "detection", "recovery", "computed again")
+COLUMNS = ("kind", "runs", "well", "detection", "recovery", "next group", "computed again")
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -19,6 +19,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             well = sum(not row["wrong"] for row in mine)
             cells = [kind.name, str(len(mine)), str(well)]
             cells += [_seconds(mine, "detection"), _seconds(mine, "recovery")]
+            cells += [_seconds(mine, "training")]
             cells += [_spread([row["again"] for row in mine if "again" in row], "")]
             lines.append("| " + " | ".join(cells) + " |")
     wrong = [row for row in rows if row["wrong"]]

@@ -119,8 +119,6 @@ def _keep_samples(state: State, device: DeviceId, _: Ask, message: m.SamplesRead
 
 def _keep_adapter(state: State, device: DeviceId, _: Ask, message: m.TrainingReady) -> None:
     member = state.members.here[device]
-    if state.job.total_steps:
-        member.stage = None  # from here on, the caches stand for the backbone
     if message.step > state.job.total_steps:
         raise DeviceFailedError(f"{device}: has more updates behind it than there are")
     member.replica = Replica(step=message.step, sums=message.sums)

@@ -6,7 +6,7 @@ import collections
 import socket
 import struct
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 
 import numpy as np
@@ -102,21 +102,29 @@ class Capture:
 def found(patterns: Mapping[str, Iterable[bytes]], content: Iterable[bytes]) -> dict[str, int]:
     """Counts how many patterns of each kind, of 16 bytes or more, occur in any of ``content``.
 
-    One pass for all: places whose first eight bytes are a pattern's are looked at closely.
+    One pass for all: places whose first bytes are a pattern's are looked at closely.
     """
     kinds = {kind: set(each) for kind, each in patterns.items()}
     beginnings = collections.defaultdict(set)
     for pattern in set().union(*kinds.values()):
         assert len(pattern) >= 16, "so short a pattern may occur by chance"
-        beginnings[int.from_bytes(pattern[:8], "little")].add(pattern)
-    anchors = np.array(sorted(beginnings), np.uint64)
+        beginnings[pattern[:4]].add(pattern)
+    anchors = np.frombuffer(b"".join(beginnings), "<u4")
+    begins = np.zeros(1 << 16, np.bool_)
+    begins[anchors & 0xFFFF] = True
     seen: set[bytes] = set()
     for stream in content:
-        for shift in range(min(8, len(stream))):
-            words = np.frombuffer(stream, "<u8", (len(stream) - shift) // 8, shift)
-            near = np.minimum(np.searchsorted(anchors, words), len(anchors) - 1)
-            for at in np.flatnonzero(anchors[near] == words).tolist():
-                place = 8 * at + shift
-                some = beginnings[int(words[at])]
-                seen |= {pattern for pattern in some if stream.startswith(pattern, place)}
+        for place in _places(np.frombuffer(stream, np.uint8), begins, anchors):
+            some = beginnings[stream[place : place + 4]]
+            seen |= {pattern for pattern in some if stream.startswith(pattern, place)}
     return {kind: len(each & seen) for kind, each in kinds.items()}
+
+
+def _places(stream: np.ndarray, begins: np.ndarray, anchors: np.ndarray) -> Iterator[int]:
+    """Yields where four bytes of ``anchors`` stand; ``begins`` has their first two."""
+    for shift in range(min(2, len(stream))):
+        pairs = stream[shift : shift + (len(stream) - shift) // 2 * 2].view("<u2")
+        near = 2 * np.flatnonzero(begins[pairs]) + shift
+        near = near[near <= len(stream) - 4]
+        words = sum(stream[near + at].astype(np.uint32) << np.uint32(8 * at) for at in range(4))
+        yield from near[np.isin(words, anchors)].tolist()

@@ -26,6 +26,9 @@ def set_up(state: State) -> Todo | None:
         for device in state.owners
         if here[device].replica is None
     }
+    if state.job.total_steps:
+        for device in asks:  # unloads it, even if its answer comes too late for this term
+            here[device].stage = None
     return Todo("setting up", asks) if asks else None
 
 

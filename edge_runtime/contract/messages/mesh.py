@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from edge_runtime.contract.checks import check_array, require
+from edge_runtime.contract.checks import check_array, require, require_amounts
 from edge_runtime.contract.generation import Sequences
 from edge_runtime.contract.manifest import HIDDEN_PREFIX
 
@@ -64,6 +64,7 @@ class States(Message):
     sequences: Sequences | None = None
 
     def __post_init__(self) -> None:
+        require_amounts(self, "number")
         check_array("lengths", self.lengths, np.int32, (self.lengths.size,))
         require(self.lengths.min(initial=1) >= 1, "samples must have at least one token")
         count, tokens = len(self.lengths), int(self.lengths.sum())

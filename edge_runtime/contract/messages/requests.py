@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from edge_runtime.contract.adapter import AdapterConfig
-from edge_runtime.contract.checks import check_array, require
+from edge_runtime.contract.checks import check_array, require, require_amounts
 from edge_runtime.contract.generation import GenerationOptions, Sequences
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.manifest import FileSpec, Stream, check_streams
@@ -252,6 +252,7 @@ class MicroBatch:
     def __post_init__(self) -> None:
         count = len(self.keys)
         require(self.route and count, "a micro-batch needs a route and samples")
+        require_amounts(self, "number")
         check_array("keys", self.keys, np.uint8, (count, 32))
         check_lengths(self.lengths, count)
         for positions in (destination.positions for destination in self.destinations):

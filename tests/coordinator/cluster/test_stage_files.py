@@ -1,22 +1,27 @@
 """What the coordinator cuts and serves, from a bundle that is not on disk."""
 
 import dataclasses
+import random
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from coordinator.cluster import stage_files
 from coordinator.cluster.stage_files import StageCutter
+from coordinator.planner.dispatch import window
 from coordinator.protocol.job import Job
-from coordinator.session.goals.planning import cache_request
-from coordinator.session.goals.training import adapter_request
-from coordinator.session.state import State
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Manifest
+from edge_runtime.contract.messages import Message, OpenCache, SetUpTraining
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
+from edge_runtime.contract.tag import Tag
 from export.partition.stages import Bundle
 from tests.coordinator.planner.problems import HEAD, manifest, profile
+from tests.coordinator.session.fake_cluster import Cluster
 from tests.coordinator.session.scenarios import job_of
+
+T = TypeVar("T", bound=Message)
 
 A = DeviceId("a")
 PLAN = Plan(
@@ -46,6 +51,21 @@ def job(model: Manifest) -> Job:
     return job_of(
         PLAN, {A: profile("a")}, layers=layers, train=[4, 5], evaluation=[9], epochs=1, model=model
     )
+
+
+def asked(model: Manifest, kind: type[T]) -> T:
+    """The first request of a kind in an undisturbed session."""
+    found: list[Message] = []
+
+    class Noting(Cluster):
+        def _send(self, name: DeviceId, message: Message, tag: Tag) -> None:
+            found.append(message)
+            super()._send(name, message, tag)
+
+    cluster = Noting(job(model), {A: profile("a")}, {}, window(PLAN))
+    cluster.run(random.Random(0))
+    assert cluster.finished
+    return next(message for message in found if isinstance(message, kind))
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
@@ -81,17 +101,16 @@ def test_devices_may_fetch_weights_and_what_trainers_start_from(model):
     for spec in model.weight_files(0, 5):
         assert cutter.file(spec.sha256) == spec
     head = model.file(HEAD.path)
-    asked = adapter_request(State(job(model))).files
+    request = asked(model, SetUpTraining)
+    files = tuple(file for file in (request.head, request.adapter_init) if file is not None)
     if model.head is None:
-        assert asked == ()
+        assert files == ()
         with pytest.raises(KeyError):
             cutter.file(head.sha256)
     else:
-        assert asked == (head,)
+        assert files == (head,)
         assert cutter.file(head.sha256) == head
 
 
 def test_layers_to_cache_are_named_by_sequence():
-    model = MODELS["both"]
-    request = cache_request(State(job(model)))
-    assert request.layers == {"encoder": (0, 1), "decoder": (2, 3, 4)}
+    assert asked(MODELS["both"], OpenCache).layers == {"encoder": (0, 1), "decoder": (2, 3, 4)}

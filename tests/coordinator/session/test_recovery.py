@@ -219,6 +219,14 @@ def test_steps_that_survivors_have_in_common_are_saved_before_their_new_group_fo
     assert np.array_equal(cluster.checkpoints[0].step, cluster.session.state.saved.step)
 
 
+def test_a_stage_counts_as_unloaded_from_when_training_is_set_up_and_not_from_the_answer():
+    cluster = cluster_of(2)
+    until(cluster, "setting up")
+    stages = [member.stage for member in cluster.session.state.members.here.values()]
+    assert stages == [None, None]
+    assert all(member.replica is None for member in cluster.session.state.members.here.values())
+
+
 def test_a_device_that_lacks_samples_of_others_is_not_believed():
     cluster = cluster_of(2)
     name, message, tag = answering(cluster, m.SamplesReady)

@@ -144,3 +144,14 @@ def test_names_of_others_do_not_reach_the_log_as_they_are(name: str) -> None:
     assert not check([msgspec.msgpack.encode([*PREFIX, "Heartbeat", {name: 1}])])
     assert not check([msgspec.msgpack.encode([*PREFIX, "BeginPhase", {"phase": name}])])
     assert not check([msgspec.msgpack.encode([*PREFIX, name])])
+
+
+@pytest.mark.parametrize("number", [-1, 1 << 60])
+@pytest.mark.parametrize("name", ["States", "Activations"])
+def test_a_number_that_an_answer_could_not_repeat_is_refused(name: str, number: int) -> None:
+    example = next(message for message in EXAMPLES if type(message).__name__ == name)
+    frames = [bytes(frame) for frame in encode(example)]
+    header = msgspec.msgpack.decode(frames[0])
+    fields = header[5] if name == "States" else header[5]["batch"]
+    fields["number"] = number
+    assert not check([msgspec.msgpack.encode(header), *frames[1:]])

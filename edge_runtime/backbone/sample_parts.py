@@ -19,7 +19,8 @@ class BackboneSize:
 
     def activation_bytes(self, lengths: Lengths) -> float:
         """Predicts what is alive while the largest block runs on samples, padded to the longest."""
-        longest = {stream: int(each.max()) for stream, each in lengths.items()}
+        # Floats: 64-bit integers overflow for lengths that a peer may claim.
+        longest = {stream: float(each.max()) for stream, each in lengths.items()}
         count = len(next(iter(lengths.values())))
         found = block_bytes(longest, hidden_size=self.hidden_size, num_heads=self.num_heads)
         return float(count * max(found.values()))

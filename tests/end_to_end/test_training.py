@@ -52,7 +52,8 @@ def test_this_machine_alone_trains_evaluates_and_predicts(
 
     names = [event["event"] for event in events(run)]
     wanted = ["coordinator_listening", "device_joined", "plan_made", "fill_started"]
-    wanted += ["fill_finished", *["epoch_finished", "checkpoint"] * 5, "finished"]
+    epoch = ["steps_applied", "epoch_finished", "checkpoint"]
+    wanted += ["fill_finished", "group_formed", *epoch * 5, "finished"]
     assert names == wanted
     assert all(event["time"] > 1.7e9 for event in events(run))
     assert json.loads((run / "plan.json").read_text()) == report["plan"]

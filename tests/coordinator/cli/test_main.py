@@ -27,7 +27,7 @@ USE = {*CLUSTER, "--ignore-field"}
 GENERATION = {"--max-new-tokens", "--temperature", "--top-k", "--top-p", "--seed"}
 OPTIONS = {
     "data": {"files", "--bundle", "--task", *FIELDS},
-    "demo": {"-o", "--output"},
+    "demo": {"-o", "--output", "--kill"},
     "devices": {"--remove", "--emulate"},
     "evaluate": {"run", "--data", "--bundle", "--generate", "--max-new-tokens"} | USE,
     "export": {

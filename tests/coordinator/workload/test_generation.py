@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from coordinator.protocol.actions import Send
 from coordinator.protocol.job import Continuation, Job
+from coordinator.protocol.record import GenerationRecord
 from coordinator.samples.samples import SampleTable
 from coordinator.workload.generation import HELD_BYTES, Generation
 from edge_runtime.backbone.row_buffer import RowBuffer
@@ -95,6 +96,7 @@ def generation(
     *,
     of: Manifest | None = None,
     plan: Plan | None = None,
+    earlier: GenerationRecord | None = None,
     **options,
 ) -> Generation:
     of = of or model()
@@ -110,7 +112,7 @@ def generation(
         make_plan=lambda _profiles: plan,
         continuation=task,
     )
-    return Generation(job, plan, now=0.0)
+    return Generation(job, plan, 0.0, earlier)
 
 
 def logits_of(ids: Sequence[int]) -> np.ndarray:
@@ -229,6 +231,29 @@ def test_every_text_is_what_a_plain_loop_writes(
     assert running.record.finished == len(rows)
     assert all(len(held) == 0 for held in devices.held.values()), "something was not released"
     assert devices.most <= micro_batch * (len(cuts) + 1 + owners)
+
+
+@pytest.mark.parametrize("encoder_blocks", [0, 2])
+@pytest.mark.parametrize("steps", [0, 1, 4, 7])
+def test_texts_go_on_under_another_plan_from_what_is_written(encoder_blocks, steps):
+    of, rows = model(encoder_blocks), [[3], [4, 5], [6], [7, 8, 2], [1]]
+    options = {"max_new_tokens": 6, "temperature": 1.0}
+    running = generation(rows, of=of, plan=plan_of([2], 2, 2), **options)
+    devices, answers = Devices(of, running.set_up()), []
+    sends = running.start()
+    for _ in range(steps):
+        answers += [found for send in sends for found in devices.take(send.device, send.message)]
+        sends = running.chosen(*answers.pop(0), 1.0)
+    ended = running.record.finished
+    # What devices of the plan before kept is lost with it.
+    again = generation(rows, of=of, plan=plan_of([], 1, 4), earlier=running.record, **options)
+    begun = Devices(of, again.set_up())
+    play(again, begun, random.Random(steps))
+    target = [1] if encoder_blocks else None
+    assert again.record.tokens == [
+        plain_loop(line, ids, target, **options) for line, ids in enumerate(rows)
+    ]
+    assert again.record.finished == len(rows) >= ended
 
 
 def first_batch(running: Generation) -> MicroBatch:

@@ -112,7 +112,9 @@ class LocalDevices:
                 self._reported.add(device)
                 name = process.device.id
                 end = process.describe_end().removeprefix(f"{name} ")
-                reason = f"its process {end}{log_tail(self._logs / f'{name}.log')}"
+                # Who is killed says nothing of it; the last line would be about something else.
+                tail = "" if "killed" in end else log_tail(self._logs / f"{name}.log")
+                reason = f"its process {end}{tail}"
                 gone.append(Lost(device=device, reason=reason, out_of_memory=process.oom_killed()))
         return gone
 

@@ -319,7 +319,7 @@ def test_a_device_that_never_comes_is_named(
 ) -> None:
     from edge_runtime.transport import KeyPair, PairedDevices
 
-    monkeypatch.setattr("coordinator.cluster.liveness.GATHER_SECONDS", 0.5)
+    monkeypatch.setattr("coordinator.session.goals.measuring.GATHER_SECONDS", 0.5)
     home.mkdir(mode=0o700)
     PairedDevices(home / "devices.json").add("old-phone", KeyPair.generate().public, paired_at=0.0)
     good = write_jsonl(tmp_path / "good.jsonl", GOOD)

@@ -13,6 +13,8 @@ from edge_runtime.contract.ids import DeviceId
 
 SILENCE_SECONDS = 8.0
 """Several heartbeats: one that is wrongly given up joins again and loses little."""
+ALONE_SECONDS = 30.0
+"""The same of the only device there is: nobody could go on without it, so there is no hurry."""
 GRACE_SECONDS = 2.0
 """Longer than it takes a living device to connect again."""
 
@@ -40,9 +42,10 @@ class Liveness:
                 del self._broken[device]
             elif now - since > GRACE_SECONDS:
                 yield self._give_up(device, "its connection ended")
+        patience_seconds = SILENCE_SECONDS if len(self._heard) > 1 else ALONE_SECONDS
         for device, heard in list(self._heard.items()):
-            if now - heard > SILENCE_SECONDS:
-                yield self._give_up(device, f"silent for {SILENCE_SECONDS:.0f} seconds")
+            if now - heard > patience_seconds:
+                yield self._give_up(device, f"silent for {patience_seconds:.0f} seconds")
 
     def _give_up(self, device: DeviceId, reason: str) -> Lost:
         self._heard.pop(device, None)

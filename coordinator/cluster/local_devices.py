@@ -115,7 +115,8 @@ class LocalDevices:
                 # Who is killed says nothing of it; the last line would be about something else.
                 tail = "" if "killed" in end else log_tail(self._logs / f"{name}.log")
                 reason = f"its process {end}{tail}"
-                gone.append(Lost(device=device, reason=reason, out_of_memory=process.oom_killed()))
+                killed = process.oom_killed()
+                gone.append(Lost(device=device, reason=reason, out_of_memory=killed, ended=True))
         return gone
 
     def wait(self, timeout_seconds: float) -> None:

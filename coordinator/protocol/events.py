@@ -24,11 +24,13 @@ class Lost:
         device: the lost one.
         reason: for the user.
         out_of_memory: it was killed for holding more memory than it has.
+        ended: its process is known to have ended, so that it does not wake by itself.
     """
 
     device: DeviceId
     reason: str
     out_of_memory: bool = False
+    ended: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

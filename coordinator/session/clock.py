@@ -65,7 +65,7 @@ def _wait(state: State) -> bool:
     Raises:
         StoppedError: it has.
     """
-    limit = state.job.wait_seconds
+    limit = state.patience_seconds
     if state.waiting is not None and limit is not None and state.now - state.waiting > limit:
         raise StoppedError(state.explain_wait())
     return False

@@ -41,7 +41,7 @@ def lose(state: State, event: Lost) -> bool:
         reason += "; give it more memory, or leave it out"
         if state.record.plan is None:
             raise InfeasibleError(f"{device}: {reason}")
-    state.members.leave(device, reason)
+    state.members.leave(device, reason, ended=event.ended)
     _gone(state, device, "device_lost", reason, f"{device} was lost: {reason}")
     return True
 

@@ -18,7 +18,7 @@ from edge_runtime.contract.plan import Plan
 
 from . import clock, departures, talk
 from .failures import check_software, explain_clone, stop
-from .goals import measuring, order
+from .goals import measuring, order, planning
 from .measurements import KnownDevices, known_devices
 from .state import State
 
@@ -139,9 +139,7 @@ class Session:
         """Asks for what the first unreached goal lacks; with none left, the session is over."""
         state = self.state
         if state.gathered and not self.job.only_plan and not state.collecting:
-            for device, asks in measuring.measure_aside(state).items():
-                for ask in asks:
-                    talk.ask(state, device, ask)
+            self._look_aside()
         for goal in order.of(state):
             term = state.term
             todo = goal(state)
@@ -163,3 +161,12 @@ class Session:
         state.note("finished")
         state.do(Finish())
         return None
+
+    def _look_aside(self) -> None:
+        """Has joiners measured; while the fill is under way, they take part as soon as it pays."""
+        state, before = self.state, self.state.settled
+        for device, asks in measuring.measure_aside(state).items():
+            for ask in asks:
+                talk.ask(state, device, ask)
+        if state.settled and not before and state.fill is not None:
+            planning.consider(state)

@@ -79,12 +79,14 @@ class Members:
     Attributes:
         here: by device, in the order in which they joined.
         left: why those who were here are gone.
+        asleep: those of them whose process may live on.
         quarantined: why those who may not come back are gone.
     """
 
     def __init__(self) -> None:
         self.here: dict[DeviceId, Member] = {}
         self.left: dict[DeviceId, str] = {}
+        self.asleep: set[DeviceId] = set()
         self.quarantined: dict[DeviceId, str] = {}
         self._strikes: collections.Counter[DeviceId] = collections.Counter()
         self._blames: collections.Counter[DeviceId] = collections.Counter()
@@ -92,18 +94,22 @@ class Members:
     def join(self, joined: Joined, *, aside: bool) -> Member:
         """Admits a device."""
         self.left.pop(joined.device, None)
+        self.asleep.discard(joined.device)
         member = self.here[joined.device] = Member(joined, set_aside=aside)
         return member
 
-    def leave(self, device: DeviceId, reason: str) -> None:
-        """Lets a device go; it may come back."""
+    def leave(self, device: DeviceId, reason: str, *, ended: bool) -> None:
+        """Lets a device go; it may come back, by itself unless its process has ``ended``."""
         self.here.pop(device, None)
         self.left[device] = reason
+        if not ended:
+            self.asleep.add(device)
 
     def quarantine(self, device: DeviceId, reason: str) -> None:
         """Lets a device go for good."""
         self.here.pop(device, None)
         self.left.pop(device, None)
+        self.asleep.discard(device)
         self.quarantined[device] = reason
 
     def strike(self, device: DeviceId) -> bool:

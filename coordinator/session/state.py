@@ -23,6 +23,9 @@ from .measurements import KnownDevices
 from .members import Member, Members
 from .questions import Questions
 
+WAKE_SECONDS = 60.0
+"""Within which a device that was silent may speak again, or one that came be measured."""
+
 LANGUAGE_OUTPUTS = 3
 """Of a sample: summed loss, counted tokens, correctly predicted tokens."""
 
@@ -139,6 +142,18 @@ class State:
         self.longest_seconds = max(self.longest_seconds, self.now - self.last_progress)
         self.last_progress = self.now
         self.awaited.pop(device, None)
+
+    @property
+    def patience_seconds(self) -> float | None:
+        """How long to wait for devices; None for as long as it takes.
+
+        Those that are on their way, or only asleep, have a moment in any case.
+        """
+        limit, members = self.job.wait_seconds, self.members
+        coming = any(member.set_aside for member in members.here.values())
+        if limit is None or not (coming or members.asleep):
+            return limit
+        return max(limit, WAKE_SECONDS)
 
     def explain_wait(self) -> str:
         """Says why the session cannot go on."""

@@ -33,7 +33,11 @@ _COUNTED_AS: dict[str, m.Phase] = {
 
 def ask(state: State, device: DeviceId, request: Ask) -> None:
     """Sends a request, unless the device has it already."""
-    state.do(*state.questions.ask(device, request, state.term, state.now))
+    actions = state.questions.ask(device, request, state.term, state.now)
+    if actions and request.kind is m.LoadStage:
+        # Its answer may come too late to count, and the stage be another all the same.
+        state.members.here[device].stage = None
+    state.do(*actions)
 
 
 def count_for(state: State, phase: str) -> None:

@@ -87,8 +87,7 @@ def _wait(state: State, why: str) -> Todo:
         state.waits_for = why
         absent = sorted(set(state.job.devices) - state.members.here.keys())
         state.note("waiting", reason=why, devices=absent)
-    coming = any(member.set_aside for member in state.members.here.values())
-    if state.job.wait_seconds == 0 and not coming:
+    if state.patience_seconds == 0:
         raise StoppedError(state.explain_wait())
     return Todo("waiting")
 

@@ -1,4 +1,4 @@
-from coordinator.cluster.liveness import GRACE_SECONDS, SILENCE_SECONDS, Liveness
+from coordinator.cluster.liveness import ALONE_SECONDS, GRACE_SECONDS, SILENCE_SECONDS, Liveness
 from edge_runtime.contract.ids import DeviceId
 
 PHONE, BOARD = DeviceId("phone"), DeviceId("board")
@@ -43,5 +43,14 @@ def test_a_lost_device_that_speaks_again_may_be_lost_again() -> None:
     liveness = Liveness()
     for heard in (0.0, 100.0):
         liveness.hear(PHONE, heard)
+        liveness.hear(BOARD, heard + 1.0)
         lost = liveness.lost(BOTH, heard + SILENCE_SECONDS + 0.1)
         assert [each.device for each in lost] == [PHONE]
+
+
+def test_there_is_no_hurry_to_give_up_the_only_device() -> None:
+    liveness = Liveness()
+    liveness.hear(PHONE, 0.0)
+    assert list(liveness.lost(BOTH, ALONE_SECONDS)) == []
+    (lost,) = liveness.lost(BOTH, ALONE_SECONDS + 0.1)
+    assert lost.reason == "silent for 30 seconds"

@@ -310,7 +310,7 @@ def _load_stage(job: Job, first: int, last: int) -> m.LoadStage:
 
 def lose(cluster: Cluster, device: DeviceId, reason: str) -> list[Action]:
     """The device is gone."""
-    return cluster.tell(Lost(device=device, reason=reason))
+    return cluster.tell(Lost(device=device, reason=reason, ended=True))
 
 
 def answer(cluster: Cluster, device: DeviceId, message: m.Message) -> list[Action]:

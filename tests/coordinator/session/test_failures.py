@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from coordinator.protocol.events import Cloned, Lost, Received, Tick
 from coordinator.protocol.record import FURTHER_NOTICES, MAX_NOTICES
+from coordinator.session.state import WAKE_SECONDS
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import (
     DeviceFailedError,
@@ -60,6 +61,26 @@ def test_a_session_whose_only_devices_are_lost_stops_for_a_resume(scenario, seed
     before = len(cluster.events)
     cluster.run(chance)  # the Cluster asserts that the session does nothing any more
     assert len(cluster.events) == before
+
+
+def test_a_device_that_is_only_silent_has_a_moment_to_wake():
+    cluster = scenario_of(plan_of((0, 1)), train=[1, 2, 3]).cluster()
+    until(cluster, "filling")
+    cluster.tell(Lost(device=DeviceId("d0"), reason="silent for 30 seconds"))
+    assert cluster.failure is None
+    assert cluster.session.phase == "waiting"
+    cluster.run(random.Random(1))  # it speaks, is asked to join again, and does
+    assert cluster.finished
+
+
+def test_a_device_that_does_not_wake_is_not_waited_for_any_longer():
+    cluster = scenario_of(plan_of((0, 1)), train=[1, 2, 3]).cluster()
+    until(cluster, "filling")
+    cluster.kill(DeviceId("d0"))
+    cluster.tell(Lost(device=DeviceId("d0"), reason="silent for 30 seconds"))
+    cluster.clock += WAKE_SECONDS + 1
+    cluster.tell(Tick())
+    assert isinstance(cluster.failure, StoppedError)
 
 
 def test_a_device_that_fails_is_asked_anew_and_the_third_time_left_out():

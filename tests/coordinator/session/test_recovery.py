@@ -87,7 +87,9 @@ def test_samples_that_an_owner_lacks_once_the_backbone_is_gone_are_computed_unde
     name, message, tag = answering(cluster, m.SamplesReady)
     owned = cluster.devices[name].owned["train"].indices[:1]
     cluster._up[name][0] = dataclasses.replace(message, missing=owned), tag
-    cluster.session.state.members.leave(D1 if name != D1 else D0, "it was not needed any more")
+    cluster.session.state.members.leave(
+        D1 if name != D1 else D0, "it was not needed any more", ended=True
+    )
     cluster.tell(Received(device=name, message=cluster._up[name].popleft()[0], reply=tag.reply))
     assert cluster.failure is None
     assert happened(cluster, "term_began")

@@ -57,7 +57,8 @@ def test_options_of_the_functions_have_names() -> None:
     }
     how = ["task=", "cluster=", "adapter=", "options=", "fields=", "cache_dtype="]
     use = ["generation=", "cluster=", "observer="]
-    run = ["cache_quota_bytes=", "encrypt_cache=", "max_length=", "plan=", "resume=", "observer="]
+    run = ["cache_quota_bytes=", "encrypt_cache=", "max_length=", "plan=", "resume="]
+    run += ["wait_seconds=", "observer="]
     planned = ["max_length=", "simulated=", "observer="]
     assert arguments == {
         "train": ["bundle", "data", "output=", "evaluation=", "held_out=", *how, *run],

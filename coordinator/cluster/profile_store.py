@@ -17,10 +17,10 @@ from coordinator.protocol.job import Job
 from coordinator.session.link_schedule import Pair
 from coordinator.session.measurements import KnownDevices, KnownLink, KnownProfile
 from coordinator.session.value_checks import check_profile
-from edge_runtime.contract.checks import one_line
 from edge_runtime.contract.errors import BadInputError, DeviceFailedError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.structure import from_plain, to_plain
+from edge_runtime.contract.text import one_line
 from edge_runtime.transport.files import read_private, write_private
 
 from .stage_files import profiled_shape

@@ -45,7 +45,7 @@ _Queues: TypeAlias = collections.defaultdict[DeviceId, collections.deque[list[Fr
 
 FROM_DEVICES = frozenset(
     kind
-    for kind in vars(m.answers).values()
+    for kind in (vars(m.answers) | vars(m.telemetry)).values()
     if isinstance(kind, type) and issubclass(kind, m.Message) and kind is not m.Message
 ) | {m.Tunnel}
 """What a device may send to the coordinator."""

@@ -12,13 +12,13 @@ import numpy as np
 
 from coordinator.protocol.job import Job
 from edge_runtime.contract.adapter import OPTIMIZER_PREFIX
-from edge_runtime.contract.checks import excerpt
 from edge_runtime.contract.errors import BadInputError, DeviceFailedError, UnresumableError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.messages import EpochSums, LinkMeasured
 from edge_runtime.contract.profile import DeviceProfile, Role
 from edge_runtime.contract.tensors import read_tensors
+from edge_runtime.contract.text import excerpt
 
 MIN_SECONDS = 1e-13
 """Least time of a token in a block or of a sample: ten million times below any device's."""

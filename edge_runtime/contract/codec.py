@@ -18,11 +18,11 @@ from typing import Any, TypeAlias
 import msgspec
 import numpy as np
 
-from .checks import excerpt, one_line
 from .errors import BadInputError, DecodeError
 from .messages import MESSAGE_TYPES, Message
 from .structure import from_msgpack
 from .tag import UNTAGGED, Tag
+from .text import excerpt, one_line
 
 PROTOCOL_VERSION = 4
 MAX_HEADER_BYTES = 1 << 20

@@ -18,7 +18,7 @@ evicted, a bug crashes with a traceback::
     └── AllReduceClosedError       the session ended while a training step waited for its peers
 """
 
-from .checks import one_line
+from .text import one_line
 
 
 class PacplusError(Exception):

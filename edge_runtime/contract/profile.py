@@ -5,8 +5,9 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
-from .checks import clean_texts, require
+from .checks import require
 from .ids import DeviceId
+from .text import clean_texts
 
 Role = Literal["backbone", "trainer"]
 

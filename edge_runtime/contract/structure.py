@@ -14,8 +14,8 @@ from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
-from .checks import excerpt
 from .errors import BadInputError
+from .text import excerpt
 
 T = TypeVar("T")
 ExtHook: TypeAlias = Callable[[int, memoryview], Any]

@@ -12,10 +12,10 @@ from pathlib import Path
 from edge_runtime.cache.inspect import folders
 from edge_runtime.cache.keys import CacheKeys
 from edge_runtime.cache.segments import remove_folder
-from edge_runtime.contract.checks import one_line
 from edge_runtime.contract.errors import UserError
 from edge_runtime.contract.manifest import uint8_name
 from edge_runtime.contract.messages import Forget, Forgotten
+from edge_runtime.contract.text import one_line
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.profiling.data_handling import TEMPORARY_PREFIX
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 from edge_runtime.contract.messages import Heartbeat, Message, Relief
-from edge_runtime.contract.messages.answers import CELSIUS
+from edge_runtime.contract.messages.telemetry import CELSIUS
 from edge_runtime.system.usage import available_memory_bytes, resident_bytes
 
 from .condition import ConditionWatch

@@ -4,8 +4,8 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from edge_runtime.contract.checks import one_line
 from edge_runtime.contract.messages import Message, Notice
+from edge_runtime.contract.text import one_line
 
 REPORTED = "edge_runtime"
 """Logger whose warnings are reported. Errors are not: what fails is answered with ``Failed``."""

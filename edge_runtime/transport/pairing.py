@@ -16,10 +16,11 @@ from typing import Any, Literal, TypeVar
 import msgspec
 import zmq
 
-from edge_runtime.contract.checks import one_line, require
+from edge_runtime.contract.checks import require
 from edge_runtime.contract.errors import BadInputError, DecodeError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.structure import from_plain
+from edge_runtime.contract.text import one_line
 
 from .address import Address
 from .context import SecureContext, SocketLimits

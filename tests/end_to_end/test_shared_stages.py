@@ -85,7 +85,7 @@ def served(record: SessionRecord) -> dict[DeviceId, int]:
 
 def same_result(one: SessionRecord, other: SessionRecord) -> bool:
     """Whether adapters, losses and evaluations are alike to the last bit."""
-    losses = [[epoch.loss_sum for epoch in record.epochs] for record in (one, other)]
+    losses = [[epoch.sums.loss_sum for epoch in record.epochs] for record in (one, other)]
     assert losses[0] == losses[1]
     outputs = [record.outputs_after for record in (one, other)]
     return one.state == other.state and np.array_equal(*outputs)

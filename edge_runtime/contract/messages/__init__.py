@@ -6,7 +6,7 @@ Three flows, and a tunnel for the third:
   (``ProfileRequest``,
   ``LoadStage``, ``RunBatch``, ``TrainEpoch``, ...). Each request is answered by exactly one
   message or by ``Failed``, see :mod:`.flow`.
-- :mod:`.answers`, *to the coordinator*: those answers, and telemetry.
+- :mod:`.answers` and :mod:`.telemetry`, *to the coordinator*.
 - :mod:`.mesh`, *device to device*: hidden states between stages (``Activations``), states to
   their owners (``States``), gradients (``GradientPart``, ``ReducedPart``), and
   trains that measure the link (``Probe``, ``ProbeEcho``).
@@ -27,6 +27,7 @@ from .base import Message
 from .flow import ANSWER_OF as ANSWER_OF
 from .mesh import *  # noqa: F403
 from .requests import *  # noqa: F403
+from .telemetry import *  # noqa: F403
 from .training import *  # noqa: F403
 from .tunnel import *  # noqa: F403
 

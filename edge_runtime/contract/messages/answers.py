@@ -1,4 +1,4 @@
-"""From a device to the coordinator: answers and telemetry."""
+"""From a device to the coordinator: what answers a request, hello, and files asked for."""
 
 import dataclasses
 import math
@@ -6,9 +6,10 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from edge_runtime.contract.checks import check_array, clean_texts, require, require_amounts
+from edge_runtime.contract.checks import check_array, require, require_amounts
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.profile import DeviceProfile
+from edge_runtime.contract.text import clean_texts
 
 from .base import NOTHING_SUMMED, Array, EpochSums, Message, Phase, SampleSet
 
@@ -53,29 +54,6 @@ class Hello(Message):
         require(is_address, "data_address is not a tcp:// address")
         require(self.data_address.isprintable(), "data_address is not printable")
         clean_texts(self, "software")
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Heartbeat(Message):
-    """The device lives, and in which condition; None where it does not know.
-
-    ``battery`` is its charge, 0 to 1, ``charging`` if a charger feeds it, ``celsius`` its
-    processor's temperature. Its process has ``resident_bytes`` and may take ``available_bytes``.
-    """
-
-    battery: float | None = None
-    charging: bool | None = None
-    celsius: float | None = None
-    resident_bytes: int | None = None
-    available_bytes: int | None = None
-
-    def __post_init__(self) -> None:
-        require(self.battery is None or 0 <= self.battery <= 1, "battery is not within 0 and 1")
-        possible = self.celsius is None or CELSIUS[0] <= self.celsius <= CELSIUS[1]
-        require(possible, "celsius cannot be")
-        for name in ("resident_bytes", "available_bytes"):
-            if getattr(self, name) is not None:
-                require_amounts(self, name)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,18 +124,6 @@ class StageReady(Message):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class BatchServed(Message):
-    """A stage finished its part of a micro-batch."""
-
-    number: int
-    stage: int
-    seconds: float
-
-    def __post_init__(self) -> None:
-        require_amounts(self, "number", "stage", "seconds")
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Stored(Message):
     """This owner has taken states of a micro-batch in: ``layers`` of ``samples`` samples.
 
@@ -220,24 +186,6 @@ class StateTaken(Message):
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class GroupFormed(Message):
     """Gradients of these trainers will be taken in."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Progress(Message):
-    """So far in this epoch."""
-
-    sums: EpochSums
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Awaiting(Message):
-    """Update ``step`` (counted from 0) waits for gradients of these trainers."""
-
-    step: int
-    peers: tuple[DeviceId, ...]
-
-    def __post_init__(self) -> None:
-        require_amounts(self, "step")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -332,69 +280,3 @@ class Usage(Message):
         amounts = all(0 <= seconds < math.inf for seconds in self.cpu_seconds.values())
         phases = self.cpu_seconds.keys() <= set(get_args(Phase))
         require(amounts and phases, "cpu_seconds must not be negative, and of phases")
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Failed(Message):
-    """The device could not fulfil the request; ``reason`` is one line for the user.
-
-    ``resumable`` is false where going on with the run would end in the same way; ``internal``
-    marks a bug.
-    """
-
-    reason: str
-    resumable: bool = True
-    internal: bool = False
-
-    def __post_init__(self) -> None:
-        clean_texts(self, "reason")
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Notice(Message):
-    """Something that the user should know though work goes on, in one line.
-
-    What was given up, read again or done in another way. One that occurs again is sent again
-    in the same words, so that occurrences can be counted.
-    """
-
-    text: str
-
-    def __post_init__(self) -> None:
-        clean_texts(self, "text")
-        require(self.text, "text is empty")
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PeerLost(Message):
-    """The connection to ``peer`` broke and could not be mended in time; said once a break.
-
-    Attempts go on; nothing is said when one succeeds.
-    """
-
-    peer: DeviceId
-    reason: str
-
-    def __post_init__(self) -> None:
-        clean_texts(self, "reason")
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Rejected(Message):
-    """A message of ``peer`` was refused: it is to blame for ``reason``."""
-
-    peer: DeviceId
-    reason: str
-
-    def __post_init__(self) -> None:
-        clean_texts(self, "reason")
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Relief(Message):
-    """The device asks for its work to be taken away; with no ``reason``, it can work again."""
-
-    reason: str = ""
-
-    def __post_init__(self) -> None:
-        clean_texts(self, "reason")

@@ -2,7 +2,8 @@ from coordinator.cli import main as cli
 
 
 def test_the_demo_with_json_keeps_stdout_for_the_object(monkeypatch, capsys, tmp_path):
-    def run_demo(output, results):
+    def run_demo(output, results, *, kill):
+        assert not kill
         results.print("a table")
         return {"run": str(output)}
 

@@ -16,10 +16,11 @@ from tests.coordinator.session.histories import plan_of, play, scenario_of
 from tests.edge_runtime.contract.examples import EXAMPLES, mutations
 
 ROGUE = DeviceId("d1")
+FROM_DEVICES = {m.answers.__name__, m.telemetry.__name__}
 ANSWERS = tuple(
     message
     for message in EXAMPLES
-    if type(message).__module__ == m.answers.__name__ and not isinstance(message, m.Hello)
+    if type(message).__module__ in FROM_DEVICES and not isinstance(message, m.Hello)
 )
 SCENARIO = scenario_of(plan_of((0,), (1,)), train=[1, 2, 3], evaluation=[4, 5])
 

@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from edge_runtime.contract.checks import MAX_TEXT_LENGTH, excerpt, one_line
 from edge_runtime.contract.codec import decode, encode
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.messages import Failed, Hello, Message, Notice, ProfileDone
+from edge_runtime.contract.text import MAX_TEXT_LENGTH, excerpt, one_line
 from tests.edge_runtime.contract.examples import EXAMPLES, PROFILE
 
 EVIL = "\x1b[2J\r\n2026-01-01 WARNING forged\x07\N{RIGHT-TO-LEFT OVERRIDE}" + "x" * (1 << 19)

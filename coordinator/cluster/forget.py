@@ -14,7 +14,7 @@ from edge_runtime.contract.codec import decode, encode
 from edge_runtime.contract.errors import BadInputError, DecodeError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Forget, Hello, Message, Shutdown, Welcome
-from edge_runtime.contract.tag import Tag
+from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.device.forgetting import forget as delete_here
 from edge_runtime.transport import (
     Address,

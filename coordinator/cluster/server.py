@@ -23,7 +23,7 @@ from edge_runtime.contract import messages as m
 from edge_runtime.contract.codec import Frame, decode_tagged, encode
 from edge_runtime.contract.errors import DecodeError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.tag import Tag
+from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.transport import Delivery, Received, SecureRouter
 from export.partition.stages import Bundle
 

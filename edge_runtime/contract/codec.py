@@ -20,8 +20,8 @@ import numpy as np
 
 from .errors import BadInputError, DecodeError
 from .messages import MESSAGE_TYPES, Message
+from .messages.tag import UNTAGGED, Tag
 from .structure import from_msgpack
-from .tag import UNTAGGED, Tag
 from .text import excerpt, one_line
 
 PROTOCOL_VERSION = 4

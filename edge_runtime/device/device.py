@@ -18,8 +18,8 @@ from edge_runtime.cache.keys import CacheKeys
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import RemoteError, StoppedError, UserError
 from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.messages.tag import MAX_NUMBER, Tag
 from edge_runtime.contract.profile import Role
-from edge_runtime.contract.tag import MAX_NUMBER, Tag
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.messaging.failures import PeerError, explain
 from edge_runtime.messaging.session_link import SessionLink

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from edge_runtime.contract.errors import RemoteError, UserError
 from edge_runtime.contract.manifest import FileSpec
 from edge_runtime.contract.messages import FileChunk
-from edge_runtime.contract.tag import Tag
+from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.inference.weight_store import FileFetch, WeightStore
 from edge_runtime.messaging.failures import explain
 from edge_runtime.messaging.outbox import Outbox

@@ -11,7 +11,7 @@ from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import RemoteError, UserError
 from edge_runtime.contract.generation import Sequences
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.tag import Tag
+from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.messaging.failures import explain
 from edge_runtime.messaging.session_link import SessionLink
 from edge_runtime.messaging.tagging import current_tag, tagged

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from edge_runtime.contract.tag import Tag
+from edge_runtime.contract.messages.tag import Tag
 
 Judgement = Literal["take", "later", "drop"]
 

@@ -10,7 +10,7 @@ from edge_runtime.contract.codec import Frame, decode_tagged, encode
 from edge_runtime.contract.errors import BadInputError, DecodeError, RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Message, Peer, Tunnel
-from edge_runtime.contract.tag import UNTAGGED, Tag
+from edge_runtime.contract.messages.tag import UNTAGGED, Tag
 from edge_runtime.transport import (
     Address,
     KeyPair,

@@ -11,7 +11,7 @@ import contextvars
 import dataclasses
 from collections.abc import Iterator
 
-from edge_runtime.contract.tag import UNTAGGED, Tag
+from edge_runtime.contract.messages.tag import UNTAGGED, Tag
 
 _CURRENT: contextvars.ContextVar[Tag] = contextvars.ContextVar("tag", default=UNTAGGED)
 

@@ -18,7 +18,7 @@ import numpy as np
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import LinkMeasured, Probe, ProbeEcho, ProbeLink
-from edge_runtime.contract.tag import Tag
+from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.messaging.outbox import Outbox
 from edge_runtime.messaging.tagging import current_tag, tagged
 

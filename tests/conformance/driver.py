@@ -7,7 +7,7 @@ from typing import Protocol
 from edge_runtime.contract.codec import decode_tagged, encode
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Awaiting, Heartbeat, Message, Notice, Progress
-from edge_runtime.contract.tag import Tag
+from edge_runtime.contract.messages.tag import Tag
 
 TELEMETRY = (Heartbeat, Progress, Notice, Awaiting)
 

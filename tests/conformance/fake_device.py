@@ -7,7 +7,7 @@ import collections
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.messages import Message, Shutdown, Welcome
-from edge_runtime.contract.tag import Tag
+from edge_runtime.contract.messages.tag import Tag
 from tests.conformance.driver import TELEMETRY, over_the_wire
 from tests.coordinator.planner.problems import profile
 from tests.coordinator.session.fake_device import (

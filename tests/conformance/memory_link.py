@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Message, Peer
-from edge_runtime.contract.tag import Tag
+from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.messaging.tagging import current_tag, peer_tag
 from edge_runtime.transport import Address
 from tests.conformance.driver import over_the_wire

@@ -22,7 +22,7 @@ from edge_runtime.contract.messages import (
     Shutdown,
     Welcome,
 )
-from edge_runtime.contract.tag import Tag
+from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.device import device as device_module
 from edge_runtime.device.device import Device, DeviceOptions
 from edge_runtime.messaging.session_link import SessionLink

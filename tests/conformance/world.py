@@ -9,9 +9,9 @@ from edge_runtime.contract import messages as m
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.contract.generation import GenerationOptions
 from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.contract.order import rank_samples, shard_of, steps_per_epoch
 from edge_runtime.contract.sample import Ragged, sample_keys
-from edge_runtime.contract.tag import Tag
 from export.partition.stages import Bundle
 from tests.conformance.driver import Driver
 from tests.coordinator.planner.problems import profile

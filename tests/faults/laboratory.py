@@ -18,8 +18,8 @@ from coordinator.workload.fill import Fill
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.codec import encode
 from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.contract.order import epoch_order
-from edge_runtime.contract.tag import Tag
 from tests.coordinator.session.fake_cluster import Cluster, Step
 from tests.coordinator.session.fake_device import TaggedPost, TaggedPostTo
 from tests.coordinator.session.fake_trainer import Replica, summed_gradient, undisturbed

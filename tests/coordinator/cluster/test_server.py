@@ -21,7 +21,7 @@ from edge_runtime.contract.codec import Frame, decode, decode_tagged, encode
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.manifest import FileSpec
-from edge_runtime.contract.tag import Tag
+from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.transport import Delivery, Received
 
 BOARD, STRANGER = DeviceId("board"), DeviceId("stranger")

@@ -14,8 +14,8 @@ from coordinator.protocol.job import Job
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.messages import Message, OpenCache, SetUpTraining
+from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
-from edge_runtime.contract.tag import Tag
 from export.partition.stages import Bundle
 from tests.coordinator.planner.problems import HEAD, manifest, profile
 from tests.coordinator.session.fake_cluster import Cluster

@@ -23,8 +23,8 @@ from coordinator.session.machine import Session
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.codec import decode_tagged, encode
 from edge_runtime.contract.ids import DeviceId, Sha256
+from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.contract.profile import DeviceProfile
-from edge_runtime.contract.tag import Tag
 from tests.coordinator.session.fake_device import (
     CacheEntry,
     FakeDevice,

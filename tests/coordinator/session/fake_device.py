@@ -15,8 +15,8 @@ from edge_runtime.contract.cache_format import row_bytes
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import HIDDEN_PREFIX, Manifest
+from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.contract.profile import DeviceProfile
-from edge_runtime.contract.tag import Tag
 from tests.coordinator.session.fake_cache import CacheEntry as CacheEntry
 from tests.coordinator.session.fake_cache import FakeCache
 from tests.coordinator.session.fake_trainer import FakeTrainer, Post, PostTo, output_of

@@ -15,8 +15,8 @@ from edge_runtime.contract.codec import Frame, encode
 from edge_runtime.contract.generation import GenerationOptions, Sequences
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.manifest import FileSpec, InputSpec
+from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.contract.profile import BlockTiming, DeviceProfile, LinkProfile, TrainerProfile
-from edge_runtime.contract.tag import Tag
 
 A, B = DeviceId("a"), DeviceId("b")
 SHA = Sha256("0" * 64)

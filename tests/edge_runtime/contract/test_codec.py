@@ -36,7 +36,7 @@ from edge_runtime.contract.messages import (
     StageFiles,
     States,
 )
-from edge_runtime.contract.tag import Tag
+from edge_runtime.contract.messages.tag import Tag
 
 PREFIX = (PROTOCOL_VERSION, "", 0, 0)
 

@@ -6,7 +6,7 @@ import pytest
 
 from edge_runtime.contract.errors import AllReduceClosedError, BadInputError, UnresumableError
 from edge_runtime.contract.messages import Failed
-from edge_runtime.contract.tag import Tag
+from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.device.compute_thread import Worker
 from edge_runtime.messaging.tagging import current_tag, tagged
 

@@ -29,7 +29,7 @@ from edge_runtime.contract.messages import (
     Usage,
     Welcome,
 )
-from edge_runtime.contract.tag import Tag
+from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.device import peers
 from edge_runtime.device.device import Device, DeviceOptions
 from edge_runtime.messaging.session_link import SessionLink

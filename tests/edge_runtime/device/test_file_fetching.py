@@ -12,7 +12,7 @@ from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import Sha256
 from edge_runtime.contract.manifest import FileSpec
 from edge_runtime.contract.messages import Failed, FileChunk, FileRequest, Message
-from edge_runtime.contract.tag import Tag
+from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.device.file_fetching import FileFetching
 from edge_runtime.inference.weight_store import CHUNK_BYTES, WeightStore
 from edge_runtime.messaging.tagging import current_tag, tagged

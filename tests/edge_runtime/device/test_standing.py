@@ -2,7 +2,7 @@
 
 import pytest
 
-from edge_runtime.contract.tag import Tag
+from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.device.standing import Standing
 
 

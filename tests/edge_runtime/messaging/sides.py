@@ -13,7 +13,7 @@ import numpy as np
 from devices.relay import Link
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import GradientPart, Message, Peer
-from edge_runtime.contract.tag import Tag
+from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.messaging.session_link import SessionLink
 from edge_runtime.transport import Address, KeyPair, SecureContext, SecureRouter
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import GradientPart
-from edge_runtime.contract.tag import Tag
+from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.messaging.flow_control import WINDOW_BYTES, size_bytes
 from edge_runtime.messaging.tagging import tagged
 

@@ -14,7 +14,7 @@ from devices.relay import Link
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Peer
-from edge_runtime.contract.tag import Tag
+from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.messaging.flow_control import CREDIT_BATCH_BYTES, WINDOW_BYTES
 from edge_runtime.messaging.tagging import tagged
 from edge_runtime.transport import Address, Delivery, KeyPair, SecureRouter

@@ -24,7 +24,7 @@ from edge_runtime.contract.messages import (
     ProbeLink,
     Tunnel,
 )
-from edge_runtime.contract.tag import Tag
+from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.messaging.tagging import tagged
 from edge_runtime.profiling.link import LinkProber
 from edge_runtime.transport import Address, SecureRouter

@@ -13,7 +13,7 @@ from devices.relay import Link
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import LinkMeasured, Message, Peer, Probe, ProbeEcho, ProbeLink
-from edge_runtime.contract.tag import Tag
+from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.messaging.session_link import SessionLink
 from edge_runtime.messaging.tagging import current_tag, tagged
 from edge_runtime.profiling.link import MOST_BYTES, MOST_TRAINS, PINGS, LinkProbe, LinkProber

@@ -14,8 +14,8 @@ from edge_runtime.contract.adapter import TrainingOptions
 from edge_runtime.contract.codec import decode, encode
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.manifest import FileSpec, Stream
+from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.contract.order import rank_samples, shard_of, steps_per_epoch
-from edge_runtime.contract.tag import Tag
 from edge_runtime.contract.tensors import read_tensors, write_tensors
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.messaging.tagging import peer_tag, tagged

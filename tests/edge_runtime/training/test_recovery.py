@@ -7,7 +7,7 @@ import pytest
 
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import AllReduceClosedError, BadInputError, RemoteError
-from edge_runtime.contract.tag import Tag
+from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.contract.tensors import read_tensors, write_tensors
 from edge_runtime.messaging.tagging import tagged
 from edge_runtime.training import epoch

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from .checks import require
+from edge_runtime.contract.checks import require
 
 MAX_SESSION_LENGTH = 64
 MAX_NUMBER = 1 << 53

@@ -16,7 +16,7 @@ from tests.conftest import TinyBundleMaker
 from tests.end_to_end.conftest import lines
 from tests.processes import write_jsonl
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.slow]
 
 SAMPLES, STEPS, LIMIT_SECONDS = 1000, 63, 240.0
 OPTIONS = ("--batch-size", "16", "--reduction", "1", "--wait", "1m")
@@ -79,7 +79,6 @@ def test_a_run_outlives_lies_a_kill_a_latecomer_and_its_coordinator(run: Run) ->
     _stop_and_check(run)
 
 
-@pytest.mark.slow
 def test_a_run_outlives_a_cut_link_sleep_and_lack_of_memory(run: Run) -> None:
     run.wait_for("epoch_finished", epoch=1)
 

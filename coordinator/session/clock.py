@@ -3,6 +3,8 @@
 A device that says nothing is found by the server; here are those that speak but do not get on.
 """
 
+import math
+
 from coordinator.protocol.events import Lost
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import InfeasibleError, StoppedError
@@ -85,10 +87,10 @@ def _hang(state: State) -> bool:
 
 def _hanging(state: State) -> list[tuple[DeviceId, str]]:
     found = [
-        (device, f"has not answered {question.ask.kind.__name__} for {state.now - since:.0f} s")
+        (device, f"has not answered {question.ask.kind.__name__} for {seconds:.0f} s")
         for device, question in state.questions
-        for since in [question.since]
-        if state.now - since > PATIENCE_SECONDS.get(question.ask.kind, float("inf"))
+        if (seconds := state.now - question.since)
+        > PATIENCE_SECONDS.get(question.ask.kind, math.inf)
     ]
     usual = max(state.longest_seconds, _predicted_seconds(state))
     patience = max(PROGRESS_SECONDS, PROGRESS_FACTOR * usual)

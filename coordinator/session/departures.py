@@ -124,12 +124,7 @@ def relieve(state: State, device: DeviceId, reason: str) -> bool:
         return False
     member.relief = reason
     state.note("relief", device=device, reason=reason)
-    if (
-        reason
-        and state.plan is not None
-        and device in state.plan.devices
-        and _matters(state, device)
-    ):
+    if reason and _matters(state, device):
         end_plan(state, f"{device} asks for relief: {reason}", device)
     return True
 

@@ -25,12 +25,14 @@ class Ask:
         make: makes it.
         key: tells it from others of its kind; equal ones are not sent twice.
         of_plan: it is void when the plan ends.
+        changes_stage: once it is sent, it is not known any more which blocks are loaded.
     """
 
     kind: type[m.Message]
     make: Callable[[], Request]
     key: Hashable = None
     of_plan: bool = True
+    changes_stage: bool = False
 
 
 @dataclasses.dataclass(slots=True)
@@ -41,7 +43,7 @@ class Question:
         number: of the request.
         ask: what was asked for.
         term: that it belongs to; 0 for those of no plan.
-        since: when the device was last known to work on it.
+        since: when it was sent.
     """
 
     number: int
@@ -107,12 +109,6 @@ class Questions:
         """Expects no more answers of the plan that has ended."""
         for key in [key for key, question in self._open.items() if question.term]:
             del self._open[key]
-
-    def progressed(self, now: float, kind: type[m.Message]) -> None:
-        """Takes down that devices have got on with requests of a kind."""
-        for (_, asked), question in self._open.items():
-            if asked is kind:
-                question.since = now
 
     def __iter__(self) -> Iterator[tuple[DeviceId, Question]]:
         """Every device with each of its open questions."""

@@ -75,7 +75,6 @@ class State:
         lineage: names the group that trained up to here: a replica of another is not gone on with.
         target: update up to which the group is to train before its state is saved.
         outputs: (N, C) float64 of the evaluation lines in work, NaN where not known yet.
-        outputs_step: updates after which they are computed.
         step_seconds: pace of the last part of an epoch.
         part_began: when the part of the epoch in work began, and at which update.
         fill_began: when the fill under way began; ``computed_before`` is what was computed then.
@@ -188,8 +187,11 @@ class State:
         """The epoch that the saved state is in, from 1; one more than there are at the end."""
         return self.saved.step // max(1, self.job.steps_per_epoch) + 1
 
-    def expect_outputs(self) -> None:
-        """Forgets the outputs of an earlier evaluation."""
+    def expected_outputs(self) -> Array:
+        """Outputs of the evaluation in work; all are missing when it begins."""
+        if self.outputs is not None:
+            return self.outputs
         config, lines = self.job.config, len(self.job.tables["eval"])
         columns = LANGUAGE_OUTPUTS if config.generative else config.num_outputs
         self.outputs = np.full((lines, columns), np.nan)
+        return self.outputs

@@ -34,7 +34,7 @@ _COUNTED_AS: dict[str, m.Phase] = {
 def ask(state: State, device: DeviceId, request: Ask) -> None:
     """Sends a request, unless the device has it already."""
     actions = state.questions.ask(device, request, state.term, state.now)
-    if actions and request.kind is m.LoadStage:
+    if actions and request.changes_stage:
         # Its answer may come too late to count, and the stage be another all the same.
         state.members.here[device].stage = None
     state.do(*actions)

@@ -86,7 +86,8 @@ def stages(state: State) -> dict[DeviceId, Ask]:
         for member in stage.devices:
             if here[member.device].stage != blocks:
                 send = partial(SendStage, device=member.device, first=stage.first, last=stage.last)
-                asks[member.device] = Ask(kind=m.LoadStage, make=send, key=blocks)
+                ask = Ask(kind=m.LoadStage, make=send, key=blocks, changes_stage=True)
+                asks[member.device] = ask
     return asks
 
 

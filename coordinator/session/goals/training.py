@@ -21,14 +21,13 @@ PART_SECONDS = 20.0
 def set_up(state: State) -> Todo | None:
     """Has every owner make the adapter, or keep the one that it has."""
     here = state.members.here
-    asks = {
-        device: Ask(kind=m.SetUpTraining, make=partial(adapter_request, state), key=state.lineage)
-        for device in state.owners
-        if here[device].replica is None
-    }
-    if state.job.total_steps:
-        for device in asks:  # unloads it, even if its answer comes too late for this term
-            here[device].stage = None
+    ask = Ask(
+        kind=m.SetUpTraining,
+        make=partial(adapter_request, state),
+        key=state.lineage,
+        changes_stage=state.job.total_steps > 0,  # the caches then stand for the backbone
+    )
+    asks = {device: ask for device in state.owners if here[device].replica is None}
     return Todo("setting up", asks) if asks else None
 
 
@@ -157,12 +156,7 @@ def evaluate(state: State) -> Todo | None:
     table, plan = state.job.tables.get("eval"), state.plan
     if table is None or plan is None:
         return None
-    if state.outputs is None:
-        state.expect_outputs()
-    outputs = state.outputs
-    if outputs is None:
-        return None
-    asks = {}
+    outputs, asks = state.expected_outputs(), {}
     for device in state.owners:
         lines = table.owned_by(plan, device)
         if len(lines) and np.isnan(outputs[lines]).any():

@@ -53,7 +53,7 @@ def fail(state: State, device: DeviceId, failed: m.Failed) -> bool:
         UnresumableError: it would happen again.
         DeviceFailedError: a bug, and nobody else is here.
     """
-    reason, alone = failed.reason, len(state.members.here) == 1
+    reason, alone = failed.reason, state.alone
     said = f"{device}: {reason}"
     if failed.internal:
         if alone:
@@ -79,7 +79,7 @@ def _despair(state: State, device: DeviceId, reason: str) -> bool:
         UnresumableError: another device has said so too, or there is none.
     """
     state.hopeless.add(device)
-    if len(state.hopeless) > 1 or len(state.members.here) == 1:
+    if len(state.hopeless) > 1 or state.alone:
         raise UnresumableError(f"{device}: {reason}")
     return blame(state, device, reason)
 

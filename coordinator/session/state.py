@@ -152,6 +152,12 @@ class State:
         """Hellos of those who are here."""
         return {device: member.joined for device, member in self.members.here.items()}
 
+    @property
+    def alone(self) -> bool:
+        """Nobody can go on without the only device that is here; others may still be coming."""
+        others_come = not self.gathered and len(self.job.devices) > 1
+        return len(self.members.here) == 1 and not others_come
+
     def progressed(self, device: DeviceId) -> None:
         """Takes down that work goes on, by the word of a device."""
         self.longest_seconds = max(self.longest_seconds, self.now - self.last_progress)

@@ -69,7 +69,7 @@ def listen(state: State, event: Received) -> bool:
         return handler(state, device, message, event) and not late
     except (DeviceFailedError, UnresumableError) as error:
         # An honest device would have said that it failed; with nobody else, its word is final.
-        if isinstance(message, m.Failed) or len(state.members.here) == 1:
+        if isinstance(message, m.Failed) or state.alone:
             raise
         said = error.said if isinstance(error, DeviceFailedError) else str(error)
         return departures.blame(state, device, said.removeprefix(f"{device}: "))

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from edge_runtime.contract.adapter import AdapterConfig
-from edge_runtime.contract.checks import check_array, require, require_amounts
+from edge_runtime.contract.checks import check_array, check_keys, require, require_amounts
 from edge_runtime.contract.generation import GenerationOptions, Sequences
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.manifest import FileSpec, Stream, check_streams
@@ -172,6 +172,7 @@ class OpenCache(Message):
 
     def __post_init__(self) -> None:
         check_streams(self.layers)
+        check_keys(self.keys)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,6 +282,10 @@ class MoveSamples(Message):
     keys: Array
     layers: tuple[int, ...]
     to: DeviceId
+
+    def __post_init__(self) -> None:
+        require_amounts(self, "number")
+        check_keys(self.keys)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

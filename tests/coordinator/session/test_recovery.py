@@ -238,3 +238,13 @@ def test_a_device_that_lacks_samples_of_others_is_not_believed():
     cluster._up[name][0] = dataclasses.replace(message, missing=theirs), tag
     finish(cluster)
     assert [fields["device"] for fields in happened(cluster, "device_blamed")] == [name]
+
+
+def test_a_device_that_only_fails_does_not_end_a_run_whose_other_devices_are_still_to_come():
+    cluster = cluster_of(2)
+    cluster.join(D0)
+    for _ in range(3):
+        cluster.tell(Received(device=D0, message=m.Failed(reason="sent rubbish")))
+    assert cluster.failure is None
+    assert cluster.session.state.members.quarantined.keys() == {D0}
+    finish(cluster)

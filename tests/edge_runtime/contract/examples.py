@@ -186,10 +186,12 @@ SCALARS: tuple[Any, ...] = (
 DTYPES = ("uint8", "int8", "int32", "int64", "float16", "float32", "bool", "float64")
 
 
-def mutations(seed: int, examples: tuple[m.Message, ...] = EXAMPLES) -> Iterator[list[bytes]]:
+def mutations(
+    seed: int, examples: tuple[m.Message, ...] = EXAMPLES, tag: Tag = TAG
+) -> Iterator[list[bytes]]:
     """Yields frames of messages in which something is wrong, for ever; equal for equal seeds."""
     choice = random.Random(seed)
-    originals = [[bytes(frame) for frame in encode(message, TAG)] for message in examples]
+    originals = [[bytes(frame) for frame in encode(message, tag)] for message in examples]
     while True:
         frames = list(choice.choice(originals))
         for _ in range(choice.choice((1, 1, 1, 2, 5))):

@@ -6,7 +6,6 @@ import pytest
 
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.messages import Notice
-from edge_runtime.contract.text import MAX_TEXT_LENGTH
 from edge_runtime.device.notices import MAX_SENT, warnings_reported
 
 LOGGER = logging.getLogger("edge_runtime.somewhere.deep")

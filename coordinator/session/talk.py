@@ -107,7 +107,7 @@ def _awaiting(state: State, device: DeviceId, message: m.Awaiting, _: Received) 
 
 
 def _rejected(state: State, device: DeviceId, message: m.Rejected, _: Received) -> bool:
-    return departures.blame(state, message.peer, f"{device} says: {message.reason}")
+    return departures.accuse(state, message.peer, device, message.reason)
 
 
 def _peer_lost(state: State, device: DeviceId, message: m.PeerLost, _: Received) -> bool:

@@ -26,6 +26,9 @@ from .questions import Questions
 WAKE_SECONDS = 60.0
 """Within which a device that was silent may speak again, or one that came be measured."""
 
+FORGOTTEN_EACH = 0.9
+"""What is left, with each micro-batch or step, of the longest that one has taken."""
+
 LANGUAGE_OUTPUTS = 3
 """Of a sample: summed loss, counted tokens, correctly predicted tokens."""
 
@@ -87,7 +90,7 @@ class State:
         hopeless: devices that said they would fail again whatever happens.
         called_back: when a device that was given up was asked to join again.
         last_progress: when a micro-batch or a step was last known to be done.
-        longest_seconds: that one has taken so far.
+        longest_seconds: that one has taken lately.
         awaited: by device, whom its training step waits for.
     """
 
@@ -138,7 +141,8 @@ class State:
 
     def progressed(self, device: DeviceId) -> None:
         """Takes down that work goes on, by the word of a device."""
-        self.longest_seconds = max(self.longest_seconds, self.now - self.last_progress)
+        lately = FORGOTTEN_EACH * self.longest_seconds
+        self.longest_seconds = max(lately, self.now - self.last_progress)
         self.last_progress = self.now
         self.awaited.pop(device, None)
 

@@ -2,6 +2,6 @@
 
 from .cost.evaluate import evaluate
 from .problem.problem import Problem, Tokens
-from .search.search import make_plan
+from .search.partial_caches import make_plan
 
 __all__ = ["Problem", "Tokens", "evaluate", "make_plan"]

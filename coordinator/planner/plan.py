@@ -15,7 +15,7 @@ from edge_runtime.contract.profile import DeviceProfile
 from .preflight import check_memory
 from .problem.build import measured_problem, unmeasured_problem
 from .problem.problem import Problem
-from .search.search import make_plan
+from .search.partial_caches import make_plan
 
 Check: TypeAlias = Callable[[Mapping[DeviceId, Hello]], None]
 

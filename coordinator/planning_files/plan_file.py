@@ -31,7 +31,10 @@ class GivenPlan:
         self._check_shape(problem)
         self._check_devices(problem)
         predicted = evaluate(problem, self.plan)
-        lacks = find_lacks(problem, self.plan, predicted)
+        # What a disk has no room for is computed again in each epoch.
+        lacks = [
+            each for each in find_lacks(problem, self.plan, predicted) if each.what == "memory"
+        ]
         if lacks:
             raise InfeasibleError(
                 f"{self.path}: does not fit: {'; '.join(map(str, lacks))}; "

@@ -59,18 +59,23 @@ class DeviceRecord:
 
 @dataclasses.dataclass(slots=True)
 class FillRecord:
-    """The fill of one data set; samples are distinct ones."""
+    """The fill of one data set; samples are distinct ones.
+
+    Attributes:
+        began: when.
+        samples: of the data set.
+        reused: that some device had cached already.
+        computed: by the backbone; some more than once, after a loss or for want of disk space.
+        tokens: of those.
+        seconds: for that.
+    """
 
     began: float
     samples: int
+    reused: int
     computed: int
     tokens: int
     seconds: float = 0.0
-
-    @property
-    def reused(self) -> int:
-        """Samples that some device had cached already."""
-        return self.samples - self.computed
 
 
 @dataclasses.dataclass(slots=True)

@@ -96,7 +96,7 @@ class Report:
 
 def fill_report(record: SessionRecord) -> FillReport:
     """Reports the fill of training samples, and what evaluation added to it."""
-    nothing = FillRecord(began=0.0, samples=0, computed=0, tokens=0)
+    nothing = FillRecord(began=0.0, samples=0, reused=0, computed=0, tokens=0)
     train, evaluation = record.fills.get("train", nothing), record.fills.get("eval", nothing)
     return FillReport(
         seconds=train.seconds,

@@ -116,6 +116,15 @@ class Catalogue:
             distinct={name: inverse[bounds[i] : bounds[i + 1]] for i, name in enumerate(tables)},
         )
 
+    def lacking(
+        self, plan: Plan, which: SampleSet, held: Mapping[DeviceId, Array]
+    ) -> dict[DeviceId, Array]:
+        """(K,) bool for every owner: what it needs for a data set, and does not hold."""
+        return {
+            owner.device: self.needed_by(plan, owner.device, which) & ~held[owner.device]
+            for owner in plan.owners
+        }
+
     def needed_by(self, plan: Plan, device: DeviceId, which: SampleSet) -> Array:
         """(K,) bool: what the device must have cached for its lines of a data set."""
         needed = np.zeros(len(self.keys), bool)
@@ -158,18 +167,15 @@ def plan_work(
     catalogue: Catalogue,
     which: SampleSet,
     *,
-    plan: Plan,
+    lacking: Mapping[DeviceId, Array],
     held: Mapping[DeviceId, Array],
     order: Array,
 ) -> Work:
-    """Compares what owners need with what devices hold: (K,) bool for each with a cache.
+    """Compares what owners lack with what devices hold: (K,) bool for each of them.
 
-    ``order`` has the lines of the data set in the order of the fill.
+    ``order`` has the lines of the data set in the order of the fill; those that nobody lacks do
+    not matter.
     """
-    lacking = {
-        owner.device: catalogue.needed_by(plan, owner.device, which) & ~held[owner.device]
-        for owner in plan.owners
-    }
     nowhere = ~np.logical_or.reduce(list(held.values()))
     moves = [
         move for owner, lacks in lacking.items() for move in _moves(owner, lacks & ~nowhere, held)
@@ -177,7 +183,8 @@ def plan_work(
     of_line = catalogue.distinct[which]
     _, first_visits = np.unique(of_line[order], return_index=True)
     visited = order[np.sort(first_visits)]
-    lines = visited[nowhere[of_line[visited]]]
+    wanted_anywhere = np.logical_or.reduce(list(lacking.values()))
+    lines = visited[(nowhere & wanted_anywhere)[of_line[visited]]]
     wanted = tuple(
         tuple(owner for owner, lacks in lacking.items() if lacks[sample])
         for sample in of_line[lines].tolist()

@@ -21,6 +21,7 @@ PATIENCE_SECONDS: dict[type[m.Message], float] = {
     m.OpenCache: 300.0,
     m.LoadStage: 900.0,
     m.OwnSamples: 300.0,
+    m.HoldSamples: 60.0,
     m.SetUpTraining: 600.0,
     m.SetUpGeneration: 600.0,
     m.TakeState: 120.0,
@@ -108,7 +109,7 @@ def _culprits(state: State) -> list[DeviceId]:
     awaited = {peer for device in trains for peer in state.awaited.get(device, ())}
     silent = {device for device in trains if not state.awaited.get(device)}
     # With everybody waiting for others, a message has been lost: any of them begins anew.
-    return sorted(awaited & silent) or sorted(silent) or sorted(awaited & trains)
+    return sorted(awaited & silent) or sorted(silent) or sorted(awaited & trains) or sorted(trains)
 
 
 def _predicted_seconds(state: State) -> float:

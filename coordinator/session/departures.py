@@ -176,10 +176,21 @@ def _gone(state: State, device: DeviceId, event: str, reason: str, why: str) -> 
 
 def _matters(state: State, device: DeviceId) -> bool:
     """True if the plan in work needs the device for what is left."""
-    plan = state.plan
-    if plan is None or state.collecting or device not in plan.devices:
+    plan, fill = state.plan, state.fill
+    if plan is None or state.collecting:
         return False
-    if state.job.continuation is not None or device in state.owners:
+    if fill is not None and any(move.source == device for move in fill.work.moves):
         return True
-    # Once every owner holds its samples, the stages are not needed any more.
-    return not state.filled >= state.job.tables.keys()
+    if device not in plan.devices:
+        return False
+    if state.job.continuation is not None or device in state.owners or not state.assigned:
+        return True
+    # Once every owner holds its samples on its disk, the stages are not needed any more.
+    if not state.training_begun and not state.filled >= state.job.tables.keys():
+        return True
+    held = state.holdings.held()
+    return any(
+        lacks.any()
+        for which in state.job.tables
+        for lacks in state.catalogue.lacking(plan, which, held).values()
+    )

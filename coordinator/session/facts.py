@@ -19,6 +19,7 @@ from edge_runtime.contract.ids import DeviceId
 from . import departures
 from .goals.filling import shards_of
 from .goals.planning import consider, end_plan
+from .goals.portions import to_hold
 from .goals.training import begin_epoch
 from .members import Replica
 from .questions import Ask
@@ -83,7 +84,8 @@ def _keep_cache(state: State, device: DeviceId, _: Ask, message: m.CacheStatus) 
     if message.held.shape != (len(state.catalogue.keys),):
         raise DeviceFailedError(f"{device}: answered for other samples than asked")
     state.holdings.opened(device, message.held)
-    state.members.here[device].cache_open = True
+    member = state.members.here[device]
+    member.cache_open, member.memory_bytes = True, message.memory_bytes
 
 
 def _keep_samples(state: State, device: DeviceId, _: Ask, message: m.SamplesReady) -> None:
@@ -91,19 +93,16 @@ def _keep_samples(state: State, device: DeviceId, _: Ask, message: m.SamplesRead
     if not missing.size:
         state.members.here[device].owned[which] = shards_of(state.plan, device)
         return
-    if state.job.cache_quota_bytes is not None:
-        advice = "give fewer lines at a time (the quota is that of the training run)"
-        if "train" in state.job.tables:
-            advice = "raise --cache-quota, or use a smaller --cache-dtype"
-        raise InfeasibleError(
-            f"{device}: the cache quota leaves no room for {missing.size} of its samples; {advice}"
-        )
     lines = state.catalogue.distinct[which]
     if missing.dtype.kind not in "iu" or missing.min() < 0 or missing.max() >= len(lines):
         raise DeviceFailedError(f"{device}: lacks samples that do not exist")
     table = state.job.tables[which]
     if state.plan is None or not np.isin(missing, table.owned_by(state.plan, device)).all():
         raise DeviceFailedError(f"{device}: lacks samples that are not its own")
+    missing = missing[state.holdings.held()[device][lines[missing]]]
+    if not missing.size:  # it never had the others: they are lost, or there is no room for them
+        state.members.here[device].owned[which] = shards_of(state.plan, device)
+        return
     state.holdings.lacks(device, lines[missing])
     state.filled.discard(which)
     state.note("samples_missing", device=device, samples=int(missing.size))
@@ -115,6 +114,17 @@ def _keep_samples(state: State, device: DeviceId, _: Ask, message: m.SamplesRead
     elif not state.members.here.keys() >= set(state.plan.devices):
         # Whoever computed before may be gone since: nobody needed it any more.
         end_plan(state, why, device)
+
+
+def _keep_held(state: State, device: DeviceId, asked: Ask, message: m.SamplesHeld) -> None:
+    portion = state.portion
+    if portion is None or asked.key != portion.number:
+        return
+    held = to_hold(state, device, portion)
+    if message.readable.shape != held.shape:
+        raise DeviceFailedError(f"{device}: answered for other samples than asked")
+    state.holdings.holds_for_now(device, held[message.readable])
+    state.members.here[device].holding = portion.number
 
 
 def _keep_adapter(state: State, device: DeviceId, _: Ask, message: m.TrainingReady) -> None:
@@ -215,27 +225,49 @@ def _end_epoch(state: State, sums: m.EpochSums) -> None:
     state.note("epoch_finished", **fields)
 
 
-def _keep_outputs(state: State, device: DeviceId, _: Ask, message: m.Outputs) -> None:
+def _keep_outputs(state: State, device: DeviceId, asked: Ask, message: m.Outputs) -> None:
     indices, outputs = message.indices, state.outputs
-    owned = state.job.tables["eval"].owned_by(state.plan, device) if state.plan else np.zeros(0)
-    right = indices.dtype.kind in "iu" and np.array_equal(np.sort(indices), owned)
+    lines = np.frombuffer(asked.key, np.int64) if isinstance(asked.key, bytes) else np.zeros(0)
+    right = indices.dtype.kind in "iu" and np.array_equal(np.sort(indices), lines)
     if outputs is None or not right or message.outputs.shape[1] != outputs.shape[1]:
         raise DeviceFailedError(f"{device}: sent outputs for other samples than its own")
     if not np.isfinite(message.outputs).all():
         raise not_finite(device, "adapter's output")
     outputs[indices] = message.outputs
+    went_on(state)
 
 
 def stored(state: State, device: DeviceId, message: m.Stored) -> bool:
     """Keeps what an owner has stored, of whatever term; False if nobody asked it to."""
-    whole = state.holdings.stored(device, message)
+    fill = state.fill
+    held_now = fill is not None and fill.for_now and message.number in fill.items
+    whole = state.holdings.stored(device, message, held_now=held_now)
     if whole is None:
         return False
-    state.computed[whole] = True
+    state.computed[whole] = state.computed_now[whole] = True
     state.progressed(device)
-    if state.fill is not None and state.fill.take(device, message):
+    _keep_room(state, device, message)
+    if fill is not None and fill.take(device, message) and not state.training_begun:
         went_on(state)
     return True
+
+
+def _keep_room(state: State, device: DeviceId, message: m.Stored) -> None:
+    """Takes down where an owner has stored something of the fill under way."""
+    member, fill = state.members.here.get(device), state.fill
+    if member is None or fill is None or message.number not in fill.items:
+        return
+    kept = message.kept
+    if kept is None or (kept == m.ON_DISK).any():
+        member.owned.pop(fill.which, None)  # it is to be made durable
+    if kept is None or (kept == m.ON_DISK).all():
+        return
+    portion = state.portion
+    if portion is not None and member.holding == portion.number and (kept == m.NOT_KEPT).any():
+        raise DeviceFailedError(f"{device}: has no room in memory, other than it said")
+    if not member.without_room:
+        member.without_room = True
+        state.note("cache_full", device=device)
 
 
 def progress(state: State, sums: m.EpochSums) -> None:
@@ -274,6 +306,7 @@ _KEEP: dict[type[m.Message], Callable[[State, DeviceId, Ask, Any], None]] = {
     m.CacheStatus: _keep_cache,
     m.StageReady: _keep_stage,
     m.SamplesReady: _keep_samples,
+    m.SamplesHeld: _keep_held,
     m.TrainingReady: _keep_adapter,
     m.StateTaken: _keep_taken,
     m.GroupFormed: _keep_group,

@@ -168,5 +168,6 @@ class Session:
         for device, asks in measuring.measure_aside(state).items():
             for ask in asks:
                 talk.ask(state, device, ask)
-        if state.settled and not before and state.fill is not None:
+        filling = state.fill is not None and not state.training_begun
+        if state.settled and not before and filling:
             planning.consider(state)

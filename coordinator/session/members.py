@@ -36,6 +36,9 @@ class Member:
         peers: who may connect to it, as it has confirmed.
         unreached: those of them that it could not connect to.
         cache_open: it has said what its cache holds.
+        memory_bytes: of states that it can hold for now besides.
+        without_room: its disk, or the quota, has no room for all of its samples.
+        holding: number of the portion whose samples it holds for now.
         stage: blocks ``[first, last)`` that it has loaded.
         owned: shards whose samples it knows and has, by data set.
         replica: of the adapter, in this term.
@@ -52,6 +55,9 @@ class Member:
     peers: frozenset[m.Peer] | None = None
     unreached: frozenset[DeviceId] = frozenset()
     cache_open: bool = False
+    memory_bytes: int = 0
+    without_room: bool = False
+    holding: int = 0
     stage: tuple[int, int] | None = None
     owned: dict[m.SampleSet, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     replica: Replica | None = None

@@ -1,6 +1,7 @@
 """Everything that a session knows. Pure data, changed by :mod:`.facts` and the goals alone."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from coordinator.protocol.record import SessionRecord
 from coordinator.samples.samples import Catalogue
 from coordinator.workload.fill import Dealer, Fill
 from coordinator.workload.generation import Generation
+from coordinator.workload.portions import Portion
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.ids import DeviceId
@@ -28,6 +30,10 @@ WAKE_SECONDS = 60.0
 
 FORGOTTEN_EACH = 0.9
 """What is left, with each micro-batch or step, of the longest that one has taken."""
+
+FIRST_SECONDS = 1.0
+"""Predicted time for computing what the first portion after a loss lacks; each next one may take
+twice as long, so that the changes between computing and training stay few."""
 
 LANGUAGE_OUTPUTS = 3
 """Of a sample: summed loss, counted tokens, correctly predicted tokens."""
@@ -77,10 +83,16 @@ class State:
         saved: newest state of the trainers.
         lineage: names the group that trained up to here: a replica of another is not gone on with.
         target: update up to which the group is to train before its state is saved.
+        training_begun: this session has applied updates, or is about to.
+        steps: lines of every step of an epoch, which is named before.
+        portion: what is trained on or evaluated before states are computed again, and
+            ``portions`` how many there were.
+        portion_seconds: predicted time that computing what the next portion lacks may take.
         outputs: (N, C) float64 of the evaluation lines in work, NaN where not known yet.
         step_seconds: pace of the last part of an epoch.
         part_began: when the part of the epoch in work began, and at which update.
-        fill_began: when the fill under way began; ``computed_before`` is what was computed then.
+        fill_began: when the fill under way began; ``computed_now`` (K,) bool is what it has
+            computed.
         fill_told: the end of the fill of training samples was written down.
         computed: (K,) bool, samples that the backbone has computed in this session.
         broken: set from the end of a plan until work goes on.
@@ -117,7 +129,11 @@ class State:
         self.step_seconds: float | None = None
         self.part_began: tuple[float, int] | None = None
         self.fill_began, self.fill_told = 0.0, False
-        self.computed_before = self.computed
+        self.computed_now = self.computed
+        self.training_begun = False
+        self.steps: tuple[int, Sequence[Array]] | None = None
+        self.portion: Portion | None = None
+        self.portions, self.portion_seconds = 0, FIRST_SECONDS
         self.outputs: Array | None = None
         self.generation: Generation | None = None
         self.broken: Break | None = None

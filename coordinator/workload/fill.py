@@ -1,15 +1,14 @@
 """Fills caches with one data set, under one plan. Pure: no sockets, no clock."""
 
 import collections
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from coordinator.planner.dispatch import Router, window
 from coordinator.planner.problem.build import micro_batch_costs
 from coordinator.planner.problem.calibrate import calibrated_profile
 from coordinator.protocol.actions import Record, Send
 from coordinator.protocol.job import Job
-from coordinator.samples.samples import Catalogue, Work, plan_work
-from edge_runtime.contract.checks import Array
+from coordinator.samples.samples import Catalogue, Work
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import BatchServed, RunBatch, SampleSet, Stored
 from edge_runtime.contract.plan import Plan
@@ -66,20 +65,13 @@ class Dealer:
         return [Record(event="device_off_pace", fields=fields)]
 
 
-def compare(
-    job: Job, catalogue: Catalogue, which: SampleSet, plan: Plan, held: Mapping[DeviceId, Array]
-) -> Work:
-    """Lists the work for a data set, given the samples that devices hold."""
-    order = job.tables[which].fill_order(job.options.batch_size, job.options.seed)
-    return plan_work(catalogue, which, plan=plan, held=held, order=order)
-
-
 class Fill:
     """The fill of one data set under one plan.
 
     Attributes:
         which: the data set.
         work: what is moved and computed.
+        for_now: owners without room on the disk hold it in memory.
         items: to be sent, by number.
     """
 
@@ -93,9 +85,10 @@ class Fill:
         plan: Plan,
         dealer: Dealer,
         first_number: int,
+        for_now: bool = False,
     ) -> None:
         """Makes the work items, whose numbers begin with ``first_number``."""
-        self.which, self.work = which, work
+        self.which, self.work, self.for_now = which, work, for_now
         layers, size = job.config.layers, plan.micro_batch_size
         costs = micro_batch_costs(job.tables, job.manifest, size)
         items = make_items(
@@ -128,9 +121,9 @@ class Fill:
         """Samples that are to be stored."""
         return self._leases.total
 
-    def start(self) -> list[tuple[WorkItem, Send]]:
-        """Items that go out now."""
-        started = [(item, item.send()) for item in self._leases.start()]
+    def start(self, without_room: Set[DeviceId] = frozenset()) -> list[tuple[WorkItem, Send]]:
+        """Items that go out now; what only devices ``without_room`` would store does not."""
+        started = [(item, item.send()) for item in self._leases.start(without_room)]
         for item, send in started:
             batch = send.message.batch if isinstance(send.message, RunBatch) else None
             self._routes[item.number] = batch.route if batch is not None else (send.device,)

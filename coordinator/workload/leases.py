@@ -7,7 +7,7 @@ Pure: no sockets, no clock.
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 
 from coordinator.protocol.actions import Send
 from edge_runtime.contract.checks import Array
@@ -55,11 +55,14 @@ class LeaseBook:
         """True when nothing waits and nothing is leased."""
         return not self._waiting and not self._leased
 
-    def start(self) -> list[WorkItem]:
-        """Items to send now."""
+    def start(self, without_room: Set[DeviceId] = frozenset()) -> list[WorkItem]:
+        """Items to send now; those that only devices ``without_room`` would store are dropped."""
         started = []
         while self._waiting and len(self._leased) < self._window:
             item = self._waiting.popleft()
+            if item.stored_by.keys() <= without_room:
+                self.total -= item.samples
+                continue
             missing = {owner: set(self._layers) for owner in item.stored_by}
             self._leased[item.number] = item, missing
             started.append(item)

@@ -128,18 +128,18 @@ class SampleCache:
         absent = [layer for layer in self.layers[stream] if layer not in in_memory]
         return not absent or bool(self._opened().held(record[None], absent).all())
 
+    @property
+    def most_transient_bytes(self) -> int:
+        """Most of them."""
+        return self._transient.limit_bytes
+
     def hold_for_now(self, keys: Array) -> None:
         """Keeps states of these samples in memory when they arrive and the disk has no room.
 
-        Until they are released; as many as fit.
+        As many as fit; those of other samples are forgotten, but for what is on the disk.
         """
         with self._lock:
-            self._transient.want(self._records_of(keys))
-
-    def release(self, keys: Array) -> None:
-        """Forgets what is in memory of these samples; what is on the disk stays."""
-        with self._lock:
-            self._transient.release(self._records_of(keys))
+            self._transient.want_only(self._records_of(keys))
 
     def _records_of(self, keys: Array) -> Iterator[bytes]:
         for stream in self.layers:

@@ -13,21 +13,24 @@ class TransientStates:
     """Encoded states by record key and layer.
 
     Attributes:
+        limit_bytes: most of them.
         bytes_used: of the states.
     """
 
     def __init__(self, limit_bytes: int) -> None:
-        """Holds at most ``limit_bytes``, and nothing that :meth:`want` did not name."""
-        self._limit_bytes = limit_bytes
+        """Holds at most ``limit_bytes``, and nothing that :meth:`want_only` did not name."""
+        self.limit_bytes = limit_bytes
         self._layers: dict[bytes, dict[int, Encoded]] = {}
         self.bytes_used = 0
 
     def __bool__(self) -> bool:
         return bool(self._layers)
 
-    def want(self, keys: Iterable[bytes]) -> None:
-        """Takes states of these records in from now on, until they are released."""
-        for key in keys:
+    def want_only(self, keys: Iterable[bytes]) -> None:
+        """Takes states of these records in from now on, and forgets all others."""
+        wanted = set(keys)
+        self.release(self._layers.keys() - wanted)
+        for key in wanted:
             self._layers.setdefault(key, {})
 
     def put(self, key: bytes, layers: Iterable[int], rows: Encoded) -> bool:
@@ -40,7 +43,7 @@ class TransientStates:
             return False
         fresh = dict(zip(layers, rows, strict=True))
         freed = sum(held[layer].nbytes for layer in fresh if layer in held)
-        if self.bytes_used + rows.nbytes - freed > self._limit_bytes:
+        if self.bytes_used + rows.nbytes - freed > self.limit_bytes:
             return False
         held.update({layer: each.copy() for layer, each in fresh.items()})
         self.bytes_used += rows.nbytes - freed

@@ -130,7 +130,6 @@ class Device:
         self._at_once: Handlers = {
             m.Welcome: self._welcome,
             m.BeginTerm: lambda _: None,  # its tag says all
-            m.Rejoin: lambda _: self._say(self._hello()),
             m.FormGroup: trainer.form_group,
             m.Shutdown: self._end,
             m.BeginPhase: self._begin_phase,
@@ -146,7 +145,8 @@ class Device:
             m.OwnSamples: trainer.own,
             m.TakeState: trainer.take_state,
             m.TrainEpoch: trainer.train_epoch,
-            m.Evaluate: lambda _: trainer.evaluate(),
+            m.HoldSamples: trainer.hold,
+            m.Evaluate: trainer.evaluate,
             m.SendState: lambda _: trainer.send_state(),
             m.SetUpGeneration: self._set_up_generation,
             m.Release: self._release,

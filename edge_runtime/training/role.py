@@ -70,8 +70,13 @@ class TrainerRole:
             self._close_cache()
             most = min(TRANSIENT_BYTES, available_memory_bytes() // 4)
             self._cache = cache = SampleCache(request, self._home / "cache", self._keys, most)
-        status = m.CacheStatus(held=cache.held(request.keys), bytes_used=cache.bytes_used)
-        self._outbox.to_coordinator(status)
+        self._outbox.to_coordinator(
+            m.CacheStatus(
+                held=cache.held(request.keys),
+                bytes_used=cache.bytes_used,
+                memory_bytes=cache.most_transient_bytes,
+            )
+        )
 
     def store(self, states: m.States) -> None:
         """Keeps states and tells the coordinator.
@@ -108,6 +113,12 @@ class TrainerRole:
         self._outbox.to_coordinator(
             m.SamplesReady(which=which, missing=missing, cache_bytes=used, cache_samples=samples)
         )
+
+    def hold(self, request: m.HoldSamples) -> None:
+        """Keeps states of these samples in memory from now on, and of no others any more."""
+        cache = self._opened()
+        cache.hold_for_now(request.keys)
+        self._outbox.to_coordinator(m.SamplesHeld(readable=cache.held_now(request.keys)))
 
     def _opened(self) -> SampleCache:
         if self._cache is None:
@@ -235,21 +246,32 @@ class TrainerRole:
         if group is not None:
             group[1].close()
 
-    def evaluate(self) -> None:
-        """Computes the outputs of this device's evaluation samples."""
+    def evaluate(self, request: m.Evaluate) -> None:
+        """Computes the outputs of this device's evaluation samples, or of some of them.
+
+        Raises:
+            RemoteError: some are not its own, or it has no adapter.
+            CacheMiss: the states of some are not here.
+        """
         owned = self._samples("eval")
         if self._predict is None:
             raise RemoteError("training was not set up")
-        by_length = np.argsort(owned.tokens, kind="stable")
+        indices = owned.request.indices
+        chosen = np.arange(len(indices))
+        if request.indices is not None:
+            if not np.isin(request.indices, indices).all():
+                raise RemoteError("asked for outputs of samples that are another device's")
+            chosen = np.flatnonzero(np.isin(indices, request.indices))
+        by_length = chosen[np.argsort(owned.tokens[chosen], kind="stable")]
         pieces, found = [], []
         for start in range(0, max(1, len(by_length)), EVALUATION_BATCH):
             for piece in owned.pieces(by_length[start : start + EVALUATION_BATCH]):
                 pieces.append(piece)
                 found.append(self._predict(owned.batch(piece)))
                 owned.computed(piece)
-        outputs = np.concatenate(found)
-        outputs[np.concatenate(pieces)] = outputs.copy()
-        self._outbox.to_coordinator(m.Outputs(indices=owned.request.indices, outputs=outputs))
+        computed = np.concatenate(pieces)
+        outputs = np.concatenate(found)[np.argsort(computed)]
+        self._outbox.to_coordinator(m.Outputs(indices=indices[np.sort(computed)], outputs=outputs))
 
     # ---- generation
 

@@ -16,6 +16,7 @@ CASES: dict[type[m.Message], Callable[[World], m.Message]] = {
     m.Forget: lambda world: m.Forget(backbone_digest=world.manifest.backbone_digest),
     m.OpenCache: World.open_cache,
     m.LoadStage: lambda world: world.load_stage(0, CUT),
+    m.HoldSamples: lambda world: m.HoldSamples(keys=world.keys[:1]),
     m.OwnSamples: lambda world: world.own("eval", EVAL),
     m.SetUpTraining: World.set_up_training,
     m.SetUpGeneration: lambda world: FENCE,

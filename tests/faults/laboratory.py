@@ -45,6 +45,9 @@ class Laboratory(Cluster):
         super().__init__(world.job, world.profiles, world.held, window=10**6)
         self.world, self.chance = world, chance
         self.down |= world.late
+        for name, room in world.rooms.items():
+            cached = self.devices[name].cached
+            cached.room, cached.memory_bytes = room
         self.frozen: set[DeviceId] = set()
         self.undetected: set[DeviceId] = set()
         self.lies: dict[DeviceId, random.Random] = {}
@@ -81,6 +84,8 @@ class Laboratory(Cluster):
         post = super()._post(name)
 
         def lie(message: m.Message, tag: Tag) -> None:
+            lacks = isinstance(message, m.Failed) and message.reason.startswith("lacks samples")
+            assert not lacks, f"{name} {message}"
             if name in self.lies and type(message) in LIES:
                 message = LIES[type(message)](message, self.lies.pop(name))
                 self.liars[name] += 1
@@ -111,9 +116,6 @@ class Laboratory(Cluster):
             self._post(name)(m.Failed(reason="out of memory"), tag)
             return
         trains = isinstance(message, m.TrainEpoch)
-        if trains and "train" in device.owned:
-            held = device.cached.holds(device.owned["train"].keys)
-            assert held.all(), f"{name} trains without some of its samples"
         super()._work(name)
         replica = device.trainer.replica
         if trains and replica is not None:

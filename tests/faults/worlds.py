@@ -6,9 +6,10 @@ import random
 from collections.abc import Mapping, Sequence
 
 from coordinator.protocol.job import Job
+from edge_runtime.contract.cache_format import row_bytes
 from edge_runtime.contract.errors import InfeasibleError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
+from edge_runtime.contract.plan import Owner, Plan, Prediction, Stage, StageDevice
 from edge_runtime.contract.profile import DeviceProfile
 from tests.coordinator.planner.problems import manifest, profile
 from tests.coordinator.session.fake_cache import CacheEntry
@@ -29,6 +30,7 @@ class World:
         enough: backbone devices that hold the backbone together.
         part_seconds: after which the state is saved; fake events take a millisecond.
         late: devices that are not there at the beginning.
+        rooms: samples that a device's disk has room for, and bytes of its memory besides.
     """
 
     job: Job
@@ -37,6 +39,7 @@ class World:
     enough: int
     part_seconds: float
     late: frozenset[DeviceId]
+    rooms: Mapping[DeviceId, tuple[int, int]]
 
     def feasible(self, devices: Sequence[DeviceId]) -> bool:
         """These devices can do the work."""
@@ -47,7 +50,9 @@ class World:
         return True
 
 
-def plan_for(measured: Sequence[DeviceProfile], job: Job, enough: int) -> Plan:
+def plan_for(
+    measured: Sequence[DeviceProfile], job: Job, enough: int, fill_seconds: float | None = None
+) -> Plan:
     """As many stages as are needed, all trainers; deterministic, as the planner is."""
     runs = [each.device for each in measured if each.blocks]
     trains = [each.device for each in measured if each.trainer is not None]
@@ -74,6 +79,11 @@ def plan_for(measured: Sequence[DeviceProfile], job: Job, enough: int) -> Plan:
         owners=owners,
         num_shards=len(shards),
         micro_batch_size=2,
+        predicted=None
+        if fill_seconds is None
+        else Prediction(
+            total_seconds=fill_seconds, fill_seconds=fill_seconds, epoch_seconds=0.0, devices={}
+        ),
     )
 
 
@@ -111,13 +121,15 @@ def draw_world(chance: random.Random) -> World:
         seed=chance.randint(0, 3),
         model=manifest([1] * BLOCKS),
     )
+    # After a loss, samples are computed for a second, two, four, ... before steps are applied.
+    fill_seconds = chance.choice((None, 5.0))
     job = dataclasses.replace(
         drawn,
         session="s1",
         run="r",
         evaluate_before=chance.random() < 0.5,
         wait_seconds=None,
-        make_plan=lambda measured: plan_for(measured, drawn, enough),
+        make_plan=lambda measured: plan_for(measured, drawn, enough, fill_seconds),
     )
     held = {
         name: {(_KEYS(text), layer) for text in chance.sample(texts, 4) for layer in LAYERS}
@@ -132,4 +144,16 @@ def draw_world(chance: random.Random) -> World:
         enough=enough,
         part_seconds=chance.choice((20.0, 0.02, 0.05)),
         late=late,
+        rooms=_draw_rooms(chance, job),
     )
+
+
+def _draw_rooms(chance: random.Random, job: Job) -> dict[DeviceId, tuple[int, int]]:
+    """Some disks are small; the memory has room for the samples of at least one step."""
+    largest = 3 * len(LAYERS) * row_bytes(job.cache_dtype, job.manifest.hidden_size)
+    step = largest * job.options.batch_size
+    return {
+        name: (chance.randint(0, NUM_TEXTS // 2), step * chance.randint(1, 3))
+        for name in job.devices
+        if chance.random() < 0.2
+    }

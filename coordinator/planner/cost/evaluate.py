@@ -4,6 +4,8 @@ The terms are in :mod:`.memory`, :mod:`.fill` and :mod:`.epochs`. Not counted, s
 measures it: writing and reading the cache on disks slower than the processor.
 """
 
+from collections.abc import Mapping
+
 from coordinator.planner.problem.problem import Problem
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.order import steps_per_epoch
@@ -29,7 +31,7 @@ def evaluate(problem: Problem, plan: Plan) -> Prediction:
     latencies = sum(_stage_latency(problem, plan, stage) for stage in plan.stages)
     bottleneck = max(device.fill_seconds for device in devices.values())
     fill = float(fill_seconds(problem, bottleneck, latencies, plan.micro_batch_size))
-    epoch = epoch_seconds(problem, shards)
+    epoch = epoch_seconds(problem, shards) + _uncached(problem, shards) * fill
     owners = [problem.profile(owner.device) for owner in plan.owners]
     return Prediction(
         in_flight=float(
@@ -40,6 +42,16 @@ def evaluate(problem: Problem, plan: Plan) -> Prediction:
         epoch_seconds=epoch,
         devices=devices,
     )
+
+
+def _uncached(problem: Problem, shards: Mapping[DeviceId, int]) -> float:
+    """Part of the samples that disks have no room for: it is computed again in every epoch."""
+    size = shard_storage_bytes(problem)
+    lacking = sum(
+        max(0, count * size - problem.profile(device).storage_bytes)
+        for device, count in shards.items()
+    )
+    return lacking / (size * problem.batch_size) if size else 0.0
 
 
 def _predict(problem: Problem, plan: Plan, device: DeviceId) -> DevicePrediction:

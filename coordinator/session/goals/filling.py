@@ -1,16 +1,17 @@
 """Goals of the fill: owners hold the samples of a data set, and know them. Pure."""
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
 
 from coordinator.protocol.actions import SendStage
 from coordinator.protocol.record import FillRecord
-from coordinator.samples.samples import SampleTable
+from coordinator.samples.samples import SampleTable, plan_work
 from coordinator.session.questions import Ask, Todo
 from coordinator.session.state import State
-from coordinator.workload.fill import Fill, compare
+from coordinator.workload.fill import Fill
 from coordinator.workload.work_items import int32_lengths
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.checks import Array
@@ -18,50 +19,79 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Plan
 
 
+def fill_first(which: m.SampleSet, state: State) -> Todo | None:
+    """The same as :func:`fill` before training; amid it, what it needs next comes first."""
+    return None if state.training_begun else fill(which, state)
+
+
 def fill(which: m.SampleSet, state: State) -> Todo | None:
-    """Has samples moved and computed that owners lack."""
-    if which not in state.job.tables or which in state.filled:
+    """Has samples moved and computed that owners lack, as far as their disks have room."""
+    table = state.job.tables.get(which)
+    if table is None or which in state.filled or state.plan is None:
         return None
     if state.fill is None or state.fill.which != which:
-        state.fill = _begin(state, which)
+        lacking = state.catalogue.lacking(state.plan, which, state.holdings.held())
+        for device, lacks in lacking.items():
+            lacks &= not state.members.here[device].without_room
+        order = table.fill_order(state.job.options.batch_size, state.job.options.seed)
+        begin_fill(state, which, lacking, order)
+    if (todo := run_fill(state)) is not None:
+        return todo
+    state.filled.add(which)
+    return None
+
+
+def run_fill(state: State) -> Todo | None:
+    """Goes on with the fill under way."""
     current = state.fill
+    if current is None:
+        return None
     if current.work.computed and (asks := stages(state)):
         return Todo("deploying", asks)
-    for item, send in current.start():
+    full = {name for name, member in state.members.here.items() if member.without_room}
+    for item, send in current.start(frozenset() if current.for_now else full):
         state.do(dataclasses.replace(send, term=state.term))
         state.holdings.expect(item.number, item.stored_by, computed=item.computed)
     state.record.stored, state.record.to_store = current.stored, current.total
     if not current.done:
         return Todo("filling")
     pause_fill(state)
-    state.filled.add(which)
     return None
 
 
-def _begin(state: State, which: m.SampleSet) -> Fill:
+def begin_fill(
+    state: State,
+    which: m.SampleSet,
+    lacking: Mapping[DeviceId, Array],
+    order: Array,
+    *,
+    for_now: bool = False,
+) -> None:
+    """Begins a fill with what owners lack, (K,) bool, in the ``order`` of lines."""
     if state.plan is None or state.dealer is None:
         raise RuntimeError("a fill needs a plan")
-    work = compare(state.job, state.catalogue, which, state.plan, state.holdings.held())
+    held = state.holdings.held()
+    work = plan_work(state.catalogue, which, lacking=lacking, held=held, order=order)
     again = int(state.computed[state.catalogue.distinct[which][work.lines]].sum())
-    if again:
+    if again and state.broken is not None:
         state.note("computing_again", samples=again)
-    if state.broken is not None:
         state.broken.computed_again += again
-    begun = Fill(
+    state.fill = Fill(
         *(state.job, state.catalogue, which, work),
         plan=state.plan,
         dealer=state.dealer,
         first_number=state.item_number,
+        for_now=for_now,
     )
-    state.item_number += len(begun.items)
-    state.fill_began, state.computed_before = state.now, state.computed.copy()
+    state.item_number += len(state.fill.items)
+    state.fill_began, state.computed_now = state.now, np.zeros_like(state.computed)
     if which not in state.record.fills:
+        reused = work.distinct - work.computed
         state.record.fills[which] = FillRecord(
-            began=state.now, samples=work.distinct, computed=0, tokens=0
+            began=state.now, samples=work.distinct, reused=reused, computed=0, tokens=0
         )
         if which == "train":
             state.note("fill_started", samples=work.distinct, to_compute=work.computed)
-    return begun
 
 
 def pause_fill(state: State) -> None:
@@ -71,9 +101,9 @@ def pause_fill(state: State) -> None:
         return
     record, lines = state.record.fills[current.which], current.work.lines
     distinct = state.catalogue.distinct[current.which][lines]
-    new = lines[(state.computed & ~state.computed_before)[distinct]]
-    record.computed += len(new)
-    record.tokens += int(state.job.tables[current.which].samples.lengths[new].sum())
+    done = lines[state.computed_now[distinct]]
+    record.computed += len(done)
+    record.tokens += int(state.job.tables[current.which].samples.lengths[done].sum())
     record.seconds += state.now - state.fill_began
     state.fill = None
 
@@ -89,6 +119,11 @@ def stages(state: State) -> dict[DeviceId, Ask]:
                 ask = Ask(kind=m.LoadStage, make=send, key=blocks, changes_stage=True)
                 asks[member.device] = ask
     return asks
+
+
+def own_first(which: m.SampleSet, state: State) -> Todo | None:
+    """The same as :func:`own` before training."""
+    return None if state.training_begun else own(which, state)
 
 
 def own(which: m.SampleSet, state: State) -> Todo | None:

@@ -11,16 +11,22 @@ worked on::
     link            links are measured, in rounds of disjoint pairs           linking
     plan            there is a plan                                           waiting, if not
     open_caches     trainers said what their caches hold; shards get owners   open_caches
-    fill            owners hold the training samples               deploying, filling
-    own             they know them and made them durable                      commit_cache
-                    (fill and own again for evaluation samples)
+    fill_first      owners hold the training samples               deploying, filling
+    own_first       they know them and made them durable                      commit_cache
+                    (both again for evaluation samples)
     set_up          trainers made the adapter                                 setting up
     synchronize     all of them have the newest state                         setting up
     evaluate_before outputs before training                                   evaluating
+    next_part       samples of the next steps are readable: see below         filling
     train           the group has formed and applied the steps of a part      training
     save            the coordinator has the state; with the last part, passed training
+    fill, own       after a loss amid training: the evaluation samples
     evaluate_after  outputs after training                                    evaluating
     collect         final usage of every device                               collecting
+
+Once training has begun, ``fill_first`` and ``own_first`` have nothing to say: what a lost device
+held is computed part by part, as ``next_part`` needs it, and so is in every epoch what the disks
+have no room for.
 
 Where prompts are continued, stages are loaded instead of ``fill`` and ``own``, and ``generate``
 stands in the place of ``synchronize`` to ``evaluate_after``.
@@ -59,15 +65,19 @@ _PLANNED: tuple[Goal, ...] = (
     planning.open_caches,
 )
 _CACHED: tuple[Goal, ...] = (
-    partial(filling.fill, "train"),
-    partial(filling.own, "train"),
-    partial(filling.fill, "eval"),
-    partial(filling.own, "eval"),
+    partial(filling.fill_first, "train"),
+    partial(filling.own_first, "train"),
+    partial(filling.fill_first, "eval"),
+    partial(filling.own_first, "eval"),
     training.set_up,
     training.synchronize,
     training.evaluate_before,
+    training.next_part,
+    partial(filling.own, "train"),
     training.train,
     training.save,
+    partial(filling.fill, "eval"),
+    partial(filling.own, "eval"),
     training.evaluate_after,
 )
 _CONTINUED: tuple[Goal, ...] = (generating.load, training.set_up, generating.generate)

@@ -8,7 +8,7 @@ import numpy as np
 from coordinator.samples.shard_assignment import assign_shards
 from coordinator.session.members import Member
 from coordinator.session.questions import Ask, Todo
-from coordinator.session.state import Break, State
+from coordinator.session.state import FIRST_SECONDS, Break, State
 from coordinator.workload.fill import Dealer
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import InfeasibleError, StoppedError
@@ -149,6 +149,8 @@ def end_plan(state: State, reason: str, device: str = "") -> None:
     pause_fill(state)
     state.term += 1
     state.part_began = None
+    state.target, state.portion = state.saved.step, None
+    state.portion_seconds = FIRST_SECONDS
     state.awaited.clear()
     state.plan, state.fill, state.dealer, state.generation = None, None, None, None
     state.assigned = False

@@ -9,11 +9,16 @@ from functools import partial
 import numpy as np
 
 from coordinator.protocol.record import EpochRecord
+from coordinator.samples.samples import SampleTable
 from coordinator.session.members import Replica
 from coordinator.session.questions import Ask, Todo
 from coordinator.session.state import State
 from edge_runtime.contract import messages as m
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.plan import Plan
+
+from .portions import choose_lines, choose_steps, provide
 
 PART_SECONDS = 20.0
 
@@ -86,6 +91,23 @@ def _replica(state: State, device: DeviceId) -> Replica:
     return replica
 
 
+def next_part(state: State) -> Todo | None:
+    """Chooses the steps up to the next target, and has their samples readable."""
+    if not state.trains:
+        return None
+    steps = state.job.steps_per_epoch
+    while True:
+        portion = state.portion
+        if portion is None or state.target <= state.saved.step:
+            wanted = min(_part(state), steps - state.saved.step % steps)
+            state.target = state.saved.step + choose_steps(state, wanted)
+            portion = state.portion
+        if portion is None:
+            return None  # the plan has ended
+        if (todo := provide(state, portion)) is not None or state.portion is not None:
+            return todo
+
+
 def train(state: State) -> Todo | None:
     """Has the group form, and apply the steps up to the next target."""
     if not state.trains:
@@ -93,8 +115,7 @@ def train(state: State) -> Todo | None:
     steps = state.job.steps_per_epoch
     epoch, first = state.saved.step // steps + 1, (state.saved.step // steps) * steps
     begin_epoch(state, epoch)
-    if state.target <= state.saved.step:
-        state.target = min(first + steps, state.saved.step + _part(state))
+    state.training_begun = True
     replicas = {device: _replica(state, device) for device in state.owners}
     late = [device for device, replica in replicas.items() if replica.step < state.target]
     if not late:
@@ -152,16 +173,42 @@ def save(state: State) -> Todo | None:
 
 
 def evaluate(state: State) -> Todo | None:
-    """Has every owner of evaluation samples compute the outputs that are not known yet."""
+    """Has every owner of evaluation samples compute the outputs that are not known yet.
+
+    Those first whose states are there, then in portions those that disks have no room for.
+    """
     table, plan = state.job.tables.get("eval"), state.plan
     if table is None or plan is None:
         return None
-    outputs, asks = state.expected_outputs(), {}
+    unknown = np.asarray(np.isnan(state.expected_outputs()).any(axis=1))
+    while unknown.any():
+        if state.fill is None and (asks := _evaluations(state, table, plan, unknown)):
+            return Todo("evaluating", asks)
+        portion = state.portion
+        if portion is None or portion.which != "eval" or not unknown[portion.lines].any():
+            choose_lines(state, np.flatnonzero(unknown))
+            portion = state.portion
+        if portion is None:
+            return None  # the plan has ended
+        if (todo := provide(state, portion)) is not None:
+            return todo
+    state.portion = None
+    return None
+
+
+def _evaluations(
+    state: State, table: SampleTable, plan: Plan, unknown: Array
+) -> dict[DeviceId, Ask]:
+    readable, distinct = state.holdings.readable(), state.catalogue.distinct["eval"]
+    asks = {}
     for device in state.owners:
-        lines = table.owned_by(plan, device)
-        if len(lines) and np.isnan(outputs[lines]).any():
-            asks[device] = Ask(kind=m.Evaluate, make=m.Evaluate)
-    return Todo("evaluating", asks) if asks else None
+        owned = table.owned_by(plan, device)
+        lines = owned[unknown[owned] & readable[device][distinct[owned]]]
+        if len(lines):
+            indices = lines.astype(np.int32) if len(lines) < len(owned) else None
+            make = partial(m.Evaluate, indices=indices)
+            asks[device] = Ask(kind=m.Evaluate, make=make, key=lines.tobytes())
+    return asks
 
 
 def evaluate_before(state: State) -> Todo | None:

@@ -99,13 +99,17 @@ class LinkMeasured(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CacheStatus(Message):
-    """Tells the asked keys that are held with all layers, (N,) bool, and the cache's size."""
+    """Tells the asked keys that are held with all layers, (N,) bool, and the cache's size.
+
+    ``memory_bytes`` of states can be held in memory for a while, see ``HoldSamples``.
+    """
 
     held: Array
     bytes_used: int
+    memory_bytes: int = 0
 
     def __post_init__(self) -> None:
-        require_amounts(self, "bytes_used")
+        require_amounts(self, "bytes_used", "memory_bytes")
         one_each = self.held.ndim == 1 and self.held.dtype == np.bool_
         require(one_each, "held must be (N,) bool")
 
@@ -142,6 +146,17 @@ class Stored(Message):
         if self.kept is not None:
             check_array("kept", self.kept, np.uint8, (self.samples,))
             require((self.kept <= IN_MEMORY).all(), "kept has values that mean nothing")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SamplesHeld(Message):
+    """States of the others will be held, too; ``readable`` (N,) bool are those that are there."""
+
+    readable: Array
+
+    def __post_init__(self) -> None:
+        one_each = self.readable.ndim == 1 and self.readable.dtype == np.bool_
+        require(one_each, "readable must be (N,) bool")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

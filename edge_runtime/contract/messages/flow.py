@@ -15,6 +15,7 @@ ANSWER_OF: dict[type[Message], type[Message]] = {
     requests.LoadStage: answers.StageReady,
     training.OwnSamples: answers.SamplesReady,
     training.SetUpTraining: answers.TrainingReady,
+    requests.HoldSamples: answers.SamplesHeld,
     requests.SetUpGeneration: answers.GenerationReady,
     training.TakeState: answers.StateTaken,
     training.FormGroup: answers.GroupFormed,

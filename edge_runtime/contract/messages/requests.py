@@ -284,6 +284,19 @@ class MoveSamples(Message):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class HoldSamples(Message):
+    """Keep states of ``keys`` (N, 32) uint8 in memory, where the disk has no room for them.
+
+    They take the place of those of an earlier request. Answered by ``SamplesHeld``.
+    """
+
+    keys: Array
+
+    def __post_init__(self) -> None:
+        check_array("keys", self.keys, np.uint8, (len(self.keys), 32))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SetUpGeneration(Message):
     """Get ready to continue sequences. Answered by ``GenerationReady``.
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
-from edge_runtime.contract.checks import require
+from edge_runtime.contract.checks import check_array, require
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import FileSpec
 
@@ -131,7 +131,16 @@ class TrainEpoch(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluate(Message):
-    """Compute the outputs of the evaluation samples. Answered by ``Outputs``."""
+    """Compute the outputs of the evaluation samples. Answered by ``Outputs``.
+
+    ``indices`` (N,) int32 are those wanted of the ones in ``OwnSamples``; None for all of them.
+    """
+
+    indices: Array | None = None
+
+    def __post_init__(self) -> None:
+        if self.indices is not None:
+            check_array("indices", self.indices, np.int32, (self.indices.size,))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,8 +39,12 @@ def record() -> SessionRecord:
 
 def test_the_fill_counts_distinct_samples_and_adds_what_evaluation_cost():
     seen = record()
-    seen.fills["train"] = FillRecord(began=0.0, samples=10, computed=4, tokens=50, seconds=2.0)
-    seen.fills["eval"] = FillRecord(began=2.0, samples=5, computed=1, tokens=6, seconds=9.0)
+    seen.fills["train"] = FillRecord(
+        began=0.0, samples=10, reused=6, computed=4, tokens=50, seconds=2.0
+    )
+    seen.fills["eval"] = FillRecord(
+        began=2.0, samples=5, reused=4, computed=1, tokens=6, seconds=9.0
+    )
     assert to_plain(fill_report(seen)) == {
         "seconds": 2.0,
         "samples": 10,
@@ -54,9 +58,13 @@ def test_the_fill_counts_distinct_samples_and_adds_what_evaluation_cost():
 
 def test_a_resumed_run_reports_the_fill_that_computed():
     seen = record()
-    seen.fills["train"] = FillRecord(began=0.0, samples=10, computed=9, tokens=50, seconds=8.0)
+    seen.fills["train"] = FillRecord(
+        began=0.0, samples=10, reused=1, computed=9, tokens=50, seconds=8.0
+    )
     first = fill_report(seen)
-    seen.fills["train"] = FillRecord(began=0.0, samples=10, computed=0, tokens=0, seconds=0.1)
+    seen.fills["train"] = FillRecord(
+        began=0.0, samples=10, reused=10, computed=0, tokens=0, seconds=0.1
+    )
     second = fill_report(seen)
     assert fill_of_sessions(None, second) == second
     assert fill_of_sessions(first, second) == first

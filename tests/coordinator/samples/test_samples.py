@@ -36,7 +36,8 @@ def work_of(train, evaluation=(), *, which="train", held=None, split=None):
     split = split or plan(a=(0, 1), b=(2, 3))
     caches = {name: holding(catalogue, *(held or {}).get(name, ())) for name in (A, B, C)}
     order = tables[which].fill_order(SHARDS, 0)
-    return catalogue, split, plan_work(catalogue, which, plan=split, held=caches, order=order)
+    lacking = catalogue.lacking(split, which, caches)
+    return catalogue, split, plan_work(catalogue, which, lacking=lacking, held=caches, order=order)
 
 
 def test_every_line_has_exactly_one_owner():

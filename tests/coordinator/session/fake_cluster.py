@@ -210,9 +210,10 @@ class Cluster:
     def start_again(self, name: DeviceId) -> None:
         """The device is started again: its cache is on its disk, nothing else is left."""
         old = self.devices[name]
-        self.devices[name] = FakeDevice(
+        self.devices[name] = fresh = FakeDevice(
             self.profiles[name], old.cache, self.epochs_done, self.job.manifest
         )
+        fresh.cached.room, fresh.cached.memory_bytes = old.cached.room, old.cached.memory_bytes
         self.down.discard(name)
         self.joined.discard(name)
         self.shut_down.discard(name)

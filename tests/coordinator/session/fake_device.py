@@ -19,7 +19,7 @@ from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.contract.profile import DeviceProfile
 from tests.coordinator.session.fake_cache import CacheEntry as CacheEntry
 from tests.coordinator.session.fake_cache import FakeCache
-from tests.coordinator.session.fake_trainer import FakeTrainer, Post, PostTo, output_of
+from tests.coordinator.session.fake_trainer import FakeTrainer, Post, PostTo
 
 TaggedPost = Callable[[m.Message, Tag], None]
 TaggedPostTo = Callable[[DeviceId, m.Message, Tag], None]
@@ -28,7 +28,7 @@ Job = tuple[m.Message, Tag, DeviceId | None]
 
 
 def link_of(sender: DeviceId, receiver: DeviceId) -> tuple[float, float]:
-    """Bits a second and latency that fake devices find."""
+    """Bits a second and latency."""
     return 1e6 * (1 + len(sender)), 1e-3 * (len(sender) + len(receiver))
 
 
@@ -206,7 +206,8 @@ class FakeDevice:
         """Returns whether the job is over."""
         if isinstance(message, m.TrainEpoch):
             self._trained()
-            return self.trainer.train(message, self._owned("train"), post, post_to)
+            owned = self._owned("train")
+            return self.trainer.train(message, owned, self.cached.reads, post, post_to)
         match message:
             case m.ProfileRequest():
                 self.profiled.append(message)
@@ -225,17 +226,26 @@ class FakeDevice:
                 post(m.SamplesSent(number=message.number))
             case m.Release():
                 pass
+            case m.OpenCache() | m.HoldSamples():
+                post(self._cache_answer(message))
             case _:
                 self._answer(message, post)
         return True
 
+    def _cache_answer(self, message: m.OpenCache | m.HoldSamples) -> m.Message:
+        if isinstance(message, m.HoldSamples):
+            self.cached.hold({key.tobytes() for key in message.keys})
+            return m.SamplesHeld(readable=self.cached.reads(message.keys))
+        if self.cached.open(message):
+            self.owned.clear()
+        return m.CacheStatus(
+            held=self.cached.holds(message.keys),
+            bytes_used=self.cached.size_bytes,
+            memory_bytes=self.cached.memory_bytes,
+        )
+
     def _answer(self, message: m.Message, post: Post) -> None:
         match message:
-            case m.OpenCache():
-                if self.cached.open(message):
-                    self.owned.clear()
-                held = self.cached.holds(message.keys)
-                post(m.CacheStatus(held=held, bytes_used=self.cached.size_bytes))
             case m.OwnSamples():
                 self._own(message, post)
             case m.SetUpTraining():
@@ -246,7 +256,7 @@ class FakeDevice:
                 self._trained()
                 post(self.trainer.take_state(message))
             case m.Evaluate():
-                post(self._evaluate())
+                post(self._evaluate(message))
             case m.SendState():
                 self._trained()
                 post(self.trainer.state())
@@ -372,14 +382,10 @@ class FakeDevice:
 
     # ---- training
 
-    def _evaluate(self) -> m.Outputs:
-        indices = self._owned("eval").indices
-        config = self._adapter().config
-        columns = 3 if config.generative else config.num_outputs
-        outputs = np.zeros((len(indices), columns), np.float32)
-        for row, index in zip(outputs, indices.tolist(), strict=True):
-            row[:2] = output_of(index, self.trainer.epochs_done)
-        return m.Outputs(indices=indices, outputs=outputs)
+    def _evaluate(self, request: m.Evaluate) -> m.Outputs:
+        owned = self._owned("eval")
+        self._adapter()
+        return self.trainer.outputs(request, owned, self.cached.reads)
 
     def _adapter(self) -> m.SetUpTraining:
         if self.trainer.request is None:

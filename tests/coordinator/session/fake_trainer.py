@@ -23,6 +23,9 @@ from edge_runtime.contract.tensors import read_tensors, write_tensors
 Post = Callable[[m.Message], None]
 PostTo = Callable[[DeviceId, m.Message], None]
 
+Readable = Callable[[np.ndarray], np.ndarray]
+"""(N, 32) uint8 keys -> (N,) bool: the states of those samples are there."""
+
 PARAMETERS = 5
 MOST_TOKENS = 1 << 20
 """Of a sample, that fake devices believe."""
@@ -248,7 +251,12 @@ class FakeTrainer:
         return tuple(name for name in self._group.trainers if (step, name) not in parts)
 
     def train(
-        self, request: m.TrainEpoch, owned: m.OwnSamples, post: Post, post_to: PostTo
+        self,
+        request: m.TrainEpoch,
+        owned: m.OwnSamples,
+        reads: Readable,
+        post: Post,
+        post_to: PostTo,
     ) -> bool:
         """Goes on by a step, or to where parts of others are needed; True at the end."""
         if self._epoch is None:
@@ -257,6 +265,8 @@ class FakeTrainer:
         assert self.replica is not None
         if self.sums.steps < epoch.last:
             if not epoch.sent:
+                if not reads(owned.keys[epoch.steps[self.sums.steps]]).all():
+                    raise RemoteError("lacks samples that it is to train on")
                 self._give_part(epoch, owned, post_to)
             if not self.awaited:
                 self._check_samples(epoch)
@@ -268,6 +278,22 @@ class FakeTrainer:
         self._epoch = None
         post(m.EpochDone(sums=self.sums, seconds=1.0))
         return True
+
+    def outputs(self, request: m.Evaluate, owned: m.OwnSamples, reads: Readable) -> m.Outputs:
+        """Evaluates this device's samples, or those that are asked for."""
+        assert self.request is not None
+        chosen = np.ones(len(owned.indices), bool)
+        if request.indices is not None:
+            chosen = np.isin(owned.indices, request.indices)
+            if chosen.sum() != len(request.indices):
+                raise RemoteError("asked for outputs of samples that are another device's")
+        if not reads(owned.keys[chosen]).all():
+            raise RemoteError("lacks samples that it is to evaluate")
+        indices, config = owned.indices[chosen], self.request.config
+        outputs = np.zeros((len(indices), 3 if config.generative else config.num_outputs))
+        for row, index in zip(outputs, indices.tolist(), strict=True):
+            row[:2] = output_of(index, self.epochs_done)
+        return m.Outputs(indices=indices, outputs=outputs.astype(np.float32))
 
     def give_up(self) -> None:
         """The epoch is refused."""

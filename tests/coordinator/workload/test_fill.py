@@ -8,8 +8,8 @@ import pytest
 
 from coordinator.planner.dispatch import window
 from coordinator.planner.problem.calibrate import CONTENTION_FACTOR
-from coordinator.samples.samples import Catalogue
-from coordinator.workload.fill import Dealer, Fill, compare
+from coordinator.samples.samples import Catalogue, plan_work
+from coordinator.workload.fill import Dealer, Fill
 from coordinator.workload.stragglers import WINDOW
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import BatchServed, MoveSamples, RunBatch, Stored
@@ -54,7 +54,9 @@ class Played:
         catalogue = Catalogue.make(job.tables)
         nothing = np.zeros(len(catalogue.keys), bool)
         held = {C: nothing, A: np.arange(len(nothing)) < here}
-        work = compare(job, catalogue, "train", plan, held)
+        lacking = catalogue.lacking(plan, "train", held)
+        order = job.tables["train"].fill_order(job.options.batch_size, job.options.seed)
+        work = plan_work(catalogue, "train", lacking=lacking, held=held, order=order)
         self.dealer = Dealer(job, plan, {name: profiles[name] for name in (A, B, C)})
         self.fill = Fill(
             *(job, catalogue, "train", work), plan=plan, dealer=self.dealer, first_number=first

@@ -52,7 +52,7 @@ def test_states_in_memory_read_as_those_on_the_disk(tmp_path, data):
     partial.close()
 
 
-def test_released_samples_are_gone_and_leave_room(tmp_path):
+def test_samples_that_are_not_wanted_any_more_leave_room(tmp_path):
     data = Data()
     size = data.states([0]).encoded.nbytes
     cache = cache_of(data, tmp_path, transient_bytes=size)
@@ -61,7 +61,7 @@ def test_released_samples_are_gone_and_leave_room(tmp_path):
     assert cache.transient_bytes == size
     assert cache.append(data.states([0])).tolist() == [IN_MEMORY], "again, in the same place"
     assert cache.append(data.states([1])).tolist() == [NOT_KEPT]
-    cache.release(data.keys[[0]])
+    cache.hold_for_now(data.keys[[1]])
     assert cache.transient_bytes == 0
     assert not cache.held_now(data.keys[[0]]).any()
     cache.close()

@@ -122,7 +122,7 @@ def test_outputs_of_a_language_model_are_loss_count_and_hits(mesh):
     lines = [3, 0, 7, 12]
     only.roles[A].own(data.own(lines, "eval"))
     only.answer(A, m.SamplesReady)
-    only.roles[A].evaluate()
+    only.roles[A].evaluate(m.Evaluate())
     outputs = only.answer(A, m.Outputs)
     assert outputs.indices.tolist() == lines
     assert outputs.outputs.shape == (4, 3)
@@ -171,7 +171,7 @@ def test_a_trained_adapter_is_evaluated_as_a_graph(mesh, data):
             assert answer.parameters == 0
         each.roles[A].own(data.own(np.arange(5), "eval"))
         each.answer(A, m.SamplesReady)
-        each.roles[A].evaluate()
+        each.roles[A].evaluate(m.Evaluate())
         found.append(each.answer(A, m.Outputs))
     assert found[0].indices.tolist() == [0, 1, 2, 3, 4]
     np.testing.assert_allclose(found[0].outputs, found[1].outputs, rtol=1e-5, atol=1e-5)
@@ -184,7 +184,7 @@ def test_outputs_are_in_the_order_of_the_indices_whatever_their_lengths(mesh, da
     for lines in ([3, 0, 7, 12], [12], [0, 3]):
         only.roles[A].own(data.own(lines, "eval"))
         only.answer(A, m.SamplesReady)
-        only.roles[A].evaluate()
+        only.roles[A].evaluate(m.Evaluate())
         outputs = only.answer(A, m.Outputs)
         assert outputs.indices.tolist() == lines
         for line, row in zip(lines, outputs.outputs, strict=True):
@@ -202,7 +202,7 @@ def test_what_comes_before_its_time_is_refused(mesh, data):
         with pytest.raises(RemoteError, match="not set up"):
             ask()
     with pytest.raises(RemoteError, match="owns no eval samples"):
-        role.evaluate()
+        role.evaluate(m.Evaluate())
 
 
 def test_training_on_a_sample_that_is_missing_is_an_error_of_ours(mesh, data):

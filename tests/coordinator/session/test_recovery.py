@@ -258,3 +258,13 @@ def test_a_device_that_lacks_samples_of_others_is_not_believed():
     cluster._up[name][0] = dataclasses.replace(message, missing=theirs), tag
     finish(cluster)
     assert [fields["device"] for fields in happened(cluster, "device_blamed")] == [name]
+
+
+def test_an_epoch_that_is_gone_on_with_knows_what_was_done_of_it_before():
+    cluster = cluster_of(2)
+    done = m.EpochSums(epoch=1, steps=1, samples=2, count=2, loss_sum=1.0)
+    state = state_after(cluster.job, 1)
+    cluster.job = dataclasses.replace(cluster.job, state=state, steps_done=1, sums=done)
+    cluster.session = type(cluster.session)(cluster.job)
+    until(cluster, "training")
+    assert [epoch.resumed for epoch in cluster.session.record.epochs] == [2]

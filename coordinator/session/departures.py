@@ -12,7 +12,8 @@ part, and ends the plan, if that needs whom it lost. What would happen again to 
     sends what is wrong           asked anew; the second time it is quarantined
     accused by another            the same, but each accuser counts once; who accuses again fails
     asks for relief               it stays, but its work goes to others where they can do it
-    cannot reach another          what they send each other is forwarded
+    cannot reach another          what they send each other is forwarded, until both have joined
+                                  anew, or one of them at another address
 """
 
 from coordinator.protocol.events import Lost

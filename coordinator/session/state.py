@@ -24,6 +24,7 @@ from .link_schedule import Linking
 from .measurements import KnownDevices
 from .members import Member, Members
 from .questions import Questions
+from .relayed import RelayedPairs
 
 WAKE_SECONDS = 60.0
 """Within which a device that was silent may speak again, or one that came be measured."""
@@ -115,7 +116,7 @@ class State:
         self.assigned = self.gathered = False
         self.profiles: dict[DeviceId, DeviceProfile] = {}
         self.members, self.questions, self.linking = Members(), Questions(), Linking()
-        self.relayed: set[frozenset[DeviceId]] = set()
+        self.relayed = RelayedPairs()
         self.known = KnownDevices()
         self.holdings = Holdings(len(self.catalogue.keys), job.config.layers)
         self.filled: set[m.SampleSet] = set()

@@ -83,6 +83,10 @@ Listen = Annotated[
 Reprofile = Annotated[
     bool, _devices("Measure devices and links again, whatever is known of them.", "--reprofile")
 ]
+Measure = Annotated[
+    bool,
+    _devices("Take seconds to measure a device, not tenths: surer predictions.", "--measure"),
+]
 Wait = Annotated[
     str,
     _devices(
@@ -176,7 +180,9 @@ IgnoreField = Annotated[
 ]
 
 
-def cluster(emulate: str, devices: str, listen: str, reprofile: bool = False) -> Cluster:
+def cluster(
+    emulate: str, devices: str, listen: str, reprofile: bool = False, *, thorough: bool = False
+) -> Cluster:
     """Makes the cluster of the devices that were chosen."""
     from coordinator.cluster.host import Cluster
     from devices.specification import parse_emulate
@@ -186,6 +192,7 @@ def cluster(emulate: str, devices: str, listen: str, reprofile: bool = False) ->
         devices=tuple(item.strip() for item in devices.split(",") if item.strip()),
         listen=listen,
         reprofile=reprofile,
+        thorough=thorough,
     )
 
 

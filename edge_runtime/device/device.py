@@ -25,7 +25,7 @@ from edge_runtime.messaging.failures import PeerError, explain
 from edge_runtime.messaging.session_link import SessionLink
 from edge_runtime.messaging.tagging import tagged
 from edge_runtime.profiling.link import LinkProber
-from edge_runtime.profiling.profiler import remeasure
+from edge_runtime.profiling.profiler import measure, remeasure
 from edge_runtime.profiling.subprocess import measure_in_subprocess
 from edge_runtime.system.usage import (
     CpuClock,
@@ -329,6 +329,15 @@ class Device:
         options = self._options
         if request.known is not None:
             profile = remeasure(request, request.known, options.home)
+        elif request.brief:
+            profile = measure(
+                request,
+                device=options.device,
+                roles=options.roles,
+                threads=options.threads,
+                store=self._store,
+                home=options.home,
+            )
         else:
             profile = measure_in_subprocess(
                 request,

@@ -105,6 +105,8 @@ def _culprits(state: State) -> list[DeviceId]:
     """Whom the others wait for."""
     if state.fill is not None and (late := state.fill.late()) is not None:
         return [late]
+    if state.generation is not None and (late := state.generation.late()) is not None:
+        return [late]
     trains = {device for device, question in state.questions if question.ask.kind is m.TrainEpoch}
     awaited = {peer for device in trains for peer in state.awaited.get(device, ())}
     silent = {device for device in trains if not state.awaited.get(device)}

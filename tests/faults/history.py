@@ -9,6 +9,7 @@ from coordinator.session.goals import training
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.ids import DeviceId
 from tests.faults.claims import check_end, check_failure
+from tests.faults.generating import GeneratingLaboratory, draw_generating_world
 from tests.faults.laboratory import Laboratory
 from tests.faults.worlds import draw_world
 
@@ -52,6 +53,11 @@ class History:
     seed: int
     faults: tuple[Fault, ...]
 
+    @property
+    def generates(self) -> bool:
+        """Whether prompts are continued in it, as in one of eight, or an adapter trained."""
+        return self.seed % 8 == 7
+
 
 def draw_history(seed: int) -> History:
     """One to eight faults, most of them in the first few hundred steps."""
@@ -69,6 +75,9 @@ def play(history: History) -> Laboratory:
         AssertionError: something that must hold does not.
     """
     chance = random.Random(history.seed + 1)
+    if history.generates:
+        generating = draw_generating_world(chance)
+        return _Player(history, GeneratingLaboratory(generating, chance), chance).play()
     world = draw_world(chance)
     with mock.patch.object(training, "PART_SECONDS", world.part_seconds):
         return _Player(history, Laboratory(world, chance), chance).play()

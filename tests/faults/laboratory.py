@@ -300,6 +300,8 @@ def _texts(actions: list[Action]) -> list[object]:
 def _reference(world: World) -> list[Replica]:
     """The replica after every number of steps of an undisturbed run."""
     job = world.job
+    if "train" not in job.tables:
+        return [Replica()]
     table = job.tables["train"]
     tokens = np.sum(list(table.samples.lengths_of.values()), 0)
     replicas = [Replica()]

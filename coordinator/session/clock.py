@@ -36,6 +36,8 @@ PROGRESS_SECONDS = 20.0
 """Least time without any progress before somebody is thought to hang."""
 PROGRESS_FACTOR = 20.0
 """The same, in terms of what a micro-batch or a step has taken so far."""
+LEARNT_SECONDS = 20.0
+"""Most that is learnt from what one has taken: one that hung must not hide the next that hangs."""
 
 
 def tick(state: State) -> bool:
@@ -93,7 +95,7 @@ def _hanging(state: State) -> list[tuple[DeviceId, str]]:
         if (seconds := state.now - question.since)
         > PATIENCE_SECONDS.get(question.ask.kind, math.inf)
     ]
-    usual = max(state.longest_seconds, _predicted_seconds(state))
+    usual = max(min(state.longest_seconds, LEARNT_SECONDS), _predicted_seconds(state))
     patience = max(PROGRESS_SECONDS, PROGRESS_FACTOR * usual)
     if found or state.now - state.last_progress <= patience:
         return found

@@ -6,7 +6,7 @@ import numpy as np
 
 from edge_runtime.contract.errors import InfeasibleError
 from edge_runtime.contract.ids import DeviceId
-from tests.coordinator.session.fake_trainer import output_of
+from tests.coordinator.session.fake_trainer import Replica, output_of
 from tests.coordinator.session.scenarios import sums_of
 from tests.faults.generating import GeneratingLaboratory, check_texts
 from tests.faults.laboratory import Laboratory
@@ -26,7 +26,9 @@ def check_end(lab: Laboratory) -> None:
 def _check_training(lab: Laboratory) -> None:
     job, record = lab.job, lab.session.record
     state = record.state or job.state
-    assert state == lab.reference[-1].state, "another final state than that of an undisturbed run"
+    assert Replica.parse(state) == lab.reference[-1], (
+        "another final state than that of an undisturbed run"
+    )
     steps, epochs = job.steps_per_epoch, job.options.epochs
     tiled = [(epoch, step) for epoch, first, last in lab.applied for step in range(first, last)]
     assert tiled == [(e, s) for e in range(1, epochs + 1) for s in range(steps)], lab.applied

@@ -19,7 +19,6 @@ from tests.coordinator.session.test_generating import (
 from tests.faults.laboratory import Laboratory
 from tests.faults.worlds import World, plan_for
 
-
 SHARDS = 3
 FIRST = Plan(
     stages=(Stage(first=0, last=BLOCKS, devices=(StageDevice(device=DeviceId("d0")),)),),

@@ -26,7 +26,7 @@ BundleMaker = Callable[[str], "Bundle"]
 TinyBundleMaker = Callable[[str, str], "Bundle"]
 
 
-LONGEST_FIRST = ("test_haswell.py", "test_families.py")
+LONGEST_FIRST = ("test_haswell.py", "test_families.py", "test_faults.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -65,7 +65,9 @@ class Laboratory:
         self.seed = arguments.seed
         folder.mkdir(parents=True, exist_ok=True)
         wanted = arguments.kinds
-        self.kinds = [kind for kind in KINDS if any(word in kind.name for word in wanted)]
+        self.kinds = [
+            kind for kind in KINDS if any(word.lower() in kind.name.lower() for word in wanted)
+        ]
         train = folder / "train.jsonl"
         with (arguments.data / "train.jsonl").open() as lines:
             train.write_text("".join(itertools.islice(lines, arguments.lines)))

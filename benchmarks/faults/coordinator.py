@@ -6,13 +6,21 @@ nothing, ``mend DEVICE`` has it carry again. What is patched here is patched now
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from typing import Any
 
+from coordinator.cluster import liveness
 from coordinator.cluster.emulated_links import EmulatedLinks
+from coordinator.protocol.job import Job
 from devices.emulation import EmulatedCluster
 from devices.relay import Link
+
+from .run import SILENCE
+
+BEATS = 8
+"""Heartbeats of a device in the time after which it is given up."""
 
 _links: dict[str, Link] = {}
 _attach, _start = EmulatedLinks.attach, EmulatedCluster.start
@@ -22,10 +30,18 @@ def main() -> None:
     """Runs ``pacplus`` with the arguments of this process."""
     EmulatedLinks.attach = _attach_and_note  # type: ignore[method-assign]
     EmulatedCluster.start = _start_with_hooks  # type: ignore[method-assign]
+    if SILENCE in os.environ:
+        _hasten(float(os.environ[SILENCE]))
     threading.Thread(target=_obey, daemon=True).start()
     from coordinator.cli.main import main as pacplus
 
     sys.exit(pacplus())
+
+
+def _hasten(silence_seconds: float) -> None:
+    """Has devices speak more often, and gives them up sooner."""
+    liveness.SILENCE_SECONDS = silence_seconds
+    Job.__init__.__kwdefaults__["heartbeat_seconds"] = silence_seconds / BEATS
 
 
 def _attach_and_note(self: EmulatedLinks, device: Any, link: Link) -> None:

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from .device import ARMED
-from .run import POLL_SECONDS, Run
+from .device import CHUNK_BYTES, GROWS, LIES
+from .run import Run, RunError
 
 STOPPED_SECONDS = 20.0
 CUT_SECONDS = 10.0
@@ -62,27 +62,25 @@ def cut_for_a_while(run: Run, device: str) -> None:
         run.order("mend", device)
 
 
-def fill_disk(run: Run, device: str) -> None:
-    """No file of the device may grow any more; ``EFBIG`` where a full disk says ``ENOSPC``."""
+def fill_disk(run: Run, device: str, room_bytes: int = 0) -> None:
+    """No file of the device may grow further; ``EFBIG`` where a full disk says ``ENOSPC``."""
     files = [path for path in run.home_of(device).rglob("*.records") if path.is_file()]
-    limit = max((path.stat().st_size for path in files), default=0)
+    limit = max((path.stat().st_size for path in files), default=room_bytes)
     resource.prlimit(run.pid_of(device), resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
 
-def lower_memory(run: Run, device: str) -> None:
-    """Lowers the cap of the device's control group to what it uses, until that kills it."""
-    pid = run.pid_of(device)
-    folder = _memory_group(pid)
+def exhaust_memory(run: Run, device: str) -> None:
+    """Lowers the cap of the device's control group to what it uses, and has it take more."""
+    folder = _memory_group(run.pid_of(device))
+    if not folder.name.startswith("pacplus-"):
+        raise RunError(f"the memory of {device} is not capped here")
     limit, usage = (
         ("memory.limit_in_bytes", "memory.usage_in_bytes")
         if (folder / "memory.limit_in_bytes").exists()
         else ("memory.max", "memory.current")
     )
-    while Path(f"/proc/{pid}/statm").exists() and Path(f"/proc/{pid}/statm").read_text():
-        with contextlib.suppress(OSError):  # busy, or gone
-            (folder / limit).write_text(str(int((folder / usage).read_text())))
-        if run.pause(POLL_SECONDS):
-            return
+    (folder / limit).write_text(str(int((folder / usage).read_text()) + CHUNK_BYTES))
+    (run.home_of(device) / GROWS).touch()
 
 
 def _memory_group(pid: int) -> Path:
@@ -113,14 +111,22 @@ def come(run: Run, _: str) -> None:
 
 
 def drain_battery(run: Run, device: str) -> None:
+    _set_battery(run, device, 0.05)
+
+
+def charge_battery(run: Run, device: str) -> None:
+    _set_battery(run, device, 1.0)
+
+
+def _set_battery(run: Run, device: str, charge: float) -> None:
     file = run.home_of(device) / "condition.json"
     fresh = file.with_name("condition.new")
-    fresh.write_text(json.dumps({"battery": 0.05, "charging": False}))
+    fresh.write_text(json.dumps({"battery": charge, "charging": False}))
     fresh.replace(file)
 
 
 def send_nan(run: Run, device: str) -> None:
-    (run.home_of(device) / ARMED).touch()
+    (run.home_of(device) / LIES).touch()
 
 
 KINDS = (
@@ -129,7 +135,7 @@ KINDS = (
     Kind(f"link cut for {CUT_SECONDS:.0f} s", cut_for_a_while),
     Kind("link cut for good", cut),
     Kind("disk full", fill_disk, phase="fill"),
-    Kind("memory cap hit", lower_memory),
+    Kind("memory cap hit", exhaust_memory),
     Kind("SIGKILL of the coordinator, --resume", kill_coordinator),
     Kind("a device joins late", come, prepare=leave_early, latecomer=True),
     Kind("a device leaves by its battery", drain_battery),

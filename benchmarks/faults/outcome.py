@@ -49,10 +49,10 @@ def losses_of(events: list[Event]) -> list[float]:
 
 def _tiling(events: list[Event], undisturbed: Undisturbed) -> list[str]:
     """Every step of every epoch was applied once, and every sample with it."""
-    wrong, applied = [], _applied(events)
+    wrong, counted = [], applied(events)
     for epoch in range(1, len(undisturbed.losses) + 1):
         parts = sorted(
-            (e["first"], e["last"], e["samples"]) for e in applied if e["epoch"] == epoch
+            (e["first"], e["last"], e["samples"]) for e in counted if e["epoch"] == epoch
         )
         ends = [0, *(last for _, last, _ in parts)]
         if [first for first, _, _ in parts] != ends[:-1]:
@@ -62,7 +62,7 @@ def _tiling(events: list[Event], undisturbed: Undisturbed) -> list[str]:
     return wrong
 
 
-def _applied(events: list[Event]) -> list[Event]:
+def applied(events: list[Event]) -> list[Event]:
     """The parts of epochs that count: a session that goes on does what came later once more."""
     parts = [event for event in events if event["event"] == "steps_applied"]
     steps = max((part["last"] for part in parts), default=0)

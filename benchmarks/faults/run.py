@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -16,6 +17,8 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 POLL_SECONDS = 0.02
 EMULATE = "laptop,laptop,laptop"
+SILENCE = "PACPLUS_FAULTS_SILENCE"
+"""Names the seconds after which :mod:`.coordinator` gives a silent device up."""
 DEVICES = ("laptop-1", "laptop-2", "laptop-3")
 Event = dict[str, Any]
 
@@ -30,6 +33,8 @@ class Task:
 
     Attributes:
         options: more of ``pacplus train``.
+        emulate: the three laptops.
+        silence_seconds: after which a device is given up; the product's own where it is None.
         limit_seconds: after which a run counts as hanging.
     """
 
@@ -38,6 +43,8 @@ class Task:
     evaluation: Path
     epochs: int
     options: tuple[str, ...] = ()
+    emulate: str = EMULATE
+    silence_seconds: float | None = None
     limit_seconds: float = 300.0
 
 
@@ -49,6 +56,8 @@ class Run:
         self.home, self.output = folder / "home", folder / "run"
         self.began = time.monotonic()
         self.coordinators: list[int] = []
+        self._events: list[Event] = []
+        self._read = 0
         self._others: list[subprocess.Popen[bytes]] = []
         self.process = self._start()
 
@@ -56,15 +65,21 @@ class Run:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        for process in (self.process, *self._others):
-            process.kill()  # harmless once it has ended
+        self.process.kill()  # harmless once it has ended
+        self.process.communicate()
+        self._end_others()
+
+    def _end_others(self) -> None:
+        while self._others:
+            process = self._others.pop()
+            process.kill()
             process.communicate()
 
     def _start(self, *more: str) -> subprocess.Popen[bytes]:
         task = self.task
         command = [sys.executable, "-m", "benchmarks.faults.coordinator", "train", task.bundle]
         command += ["--data", task.train, "--eval", task.evaluation, "-o", self.output]
-        command += ["--emulate", EMULATE, "--epochs", str(task.epochs), *task.options]
+        command += ["--emulate", task.emulate, "--epochs", str(task.epochs), *task.options]
         if self.plan is not None:
             command += ["--plan", self.plan]
         process = self._spawn([*map(str, command), *more], "coordinator.log")
@@ -73,10 +88,13 @@ class Run:
 
     def _spawn(self, command: list[str], log: str) -> subprocess.Popen[bytes]:
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        more = {"PACPLUS_HOME": str(self.home), "PYTHONPATH": path}
+        if self.task.silence_seconds is not None:
+            more[SILENCE] = str(self.task.silence_seconds)
         with (self.folder / log).open("ab") as out:
             return subprocess.Popen(
                 command,
-                env={**os.environ, "PACPLUS_HOME": str(self.home), "PYTHONPATH": path},
+                env={**os.environ, **more},
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -85,6 +103,13 @@ class Run:
                 # A shell that runs this in the background has it ignore SIGINT.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
+
+    def stop(self) -> int:
+        """Interrupts it as a user would, and ends what was started by hand."""
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait()
+        self._end_others()
+        return int(self.process.returncode)
 
     def resume(self) -> None:
         """Gives the command again, with ``--resume``; the coordinator has ended."""
@@ -121,7 +146,12 @@ class Run:
 
     def events(self) -> list[Event]:
         """What the run has written down so far."""
-        return read_events(self.output)
+        with contextlib.suppress(FileNotFoundError), (self.output / "events.jsonl").open() as file:
+            file.seek(self._read)
+            while (line := file.readline()).endswith("\n"):
+                self._events.append(json.loads(line))
+                self._read = file.tell()
+        return self._events
 
     def last(self, event: str, **fields: Any) -> Event:
         """The newest event of a kind."""
@@ -200,12 +230,3 @@ class Run:
 
 def _is(found: Event, event: str, fields: dict[str, Any]) -> bool:
     return found["event"] == event and fields.items() <= found.items()
-
-
-def read_events(output: Path) -> list[Event]:
-    """The whole lines of a run's ``events.jsonl``."""
-    try:
-        text = (output / "events.jsonl").read_text()
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]

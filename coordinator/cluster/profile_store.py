@@ -68,7 +68,8 @@ class ProfileCache:
         try:
             for device, profile in measured.profiles.items():
                 read = self._read.profiles.get(device)
-                if read is None or read.conditions != profile.conditions:
+                better = read is not None and read.profile.brief and not profile.profile.brief
+                if read is None or better or read.conditions != profile.conditions:
                     _store(self._profile_path(device), _ProfileFile(known=profile))
             self._write_links(measured.links)
         except BadInputError as error:

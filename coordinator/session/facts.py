@@ -194,14 +194,17 @@ def _save(state: State, device: DeviceId, asked: Ask, message: m.TrainerState) -
     epoch = (message.step - 1) // steps + 1
     first = (epoch - 1) * steps
     begin_epoch(state, epoch)
-    state.note(
-        "steps_applied",
-        epoch=epoch,
-        first=before.step - first,
-        last=message.step - first,
-        samples=message.sums.samples,
-        term=state.term,
-    )
+    # More than one epoch, where devices are further than the checkpoint that was gone on from.
+    for each in range(before.step // steps + 1, epoch + 1):
+        begins = (each - 1) * steps
+        state.note(
+            "steps_applied",
+            epoch=each,
+            first=max(0, before.step - begins),
+            last=min(steps, message.step - begins),
+            samples=message.sums.samples if each == epoch else len(state.job.tables["train"]),
+            term=state.term,
+        )
     ended = message.step == first + steps
     if ended:
         _end_epoch(state, message.sums)

@@ -122,6 +122,8 @@ class Session:
             state.do(Send(device=device, message=m.Shutdown()))
             return True
         state.members.join(event, aside=state.gathered)
+        for pair in state.relayed.joined(device, event.hello.data_address):
+            state.linking.forget_pair(*pair)
         state.settled = False
         if state.gathered:
             state.linking.forget(device)

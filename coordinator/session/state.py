@@ -24,9 +24,13 @@ from .link_schedule import Linking
 from .measurements import KnownDevices
 from .members import Member, Members
 from .questions import Questions
+from .relayed import RelayedPairs
 
 WAKE_SECONDS = 60.0
 """Within which a device that was silent may speak again, or one that came be measured."""
+
+FORGOTTEN_EACH = 0.9
+"""What is left, with each micro-batch or step, of the longest that one has taken."""
 
 FIRST_SECONDS = 1.0
 """Predicted time for computing what the first portion after a loss lacks; each next one may take
@@ -99,7 +103,7 @@ class State:
         hopeless: devices that said they would fail again whatever happens.
         called_back: when a device that was given up was asked to join again.
         last_progress: when a micro-batch or a step was last known to be done.
-        longest_seconds: that one has taken so far.
+        longest_seconds: that one has taken lately.
         awaited: by device, whom its training step waits for.
     """
 
@@ -112,7 +116,7 @@ class State:
         self.assigned = self.gathered = False
         self.profiles: dict[DeviceId, DeviceProfile] = {}
         self.members, self.questions, self.linking = Members(), Questions(), Linking()
-        self.relayed: set[frozenset[DeviceId]] = set()
+        self.relayed = RelayedPairs()
         self.known = KnownDevices()
         self.holdings = Holdings(len(self.catalogue.keys), job.config.layers)
         self.filled: set[m.SampleSet] = set()
@@ -160,7 +164,8 @@ class State:
 
     def progressed(self, device: DeviceId) -> None:
         """Takes down that work goes on, by the word of a device."""
-        self.longest_seconds = max(self.longest_seconds, self.now - self.last_progress)
+        lately = FORGOTTEN_EACH * self.longest_seconds
+        self.longest_seconds = max(lately, self.now - self.last_progress)
         self.last_progress = self.now
         self.awaited.pop(device, None)
 

@@ -107,7 +107,7 @@ def _awaiting(state: State, device: DeviceId, message: m.Awaiting, _: Received) 
 
 
 def _rejected(state: State, device: DeviceId, message: m.Rejected, _: Received) -> bool:
-    return departures.blame(state, message.peer, f"{device} says: {message.reason}")
+    return departures.accuse(state, message.peer, device, message.reason)
 
 
 def _peer_lost(state: State, device: DeviceId, message: m.PeerLost, _: Received) -> bool:
@@ -156,6 +156,13 @@ def _served(state: State, device: DeviceId, message: m.BatchServed, _: Received)
     return False
 
 
+def _samples_sent(state: State, device: DeviceId, message: m.SamplesSent, _: Received) -> bool:
+    state.progressed(device)
+    if state.fill is not None:
+        state.fill.sent(device, message.number)
+    return False
+
+
 def _next_tokens(state: State, device: DeviceId, message: m.NextTokens, _: Received) -> bool:
     if state.generation is None:
         logger.warning("%s sent tokens that nobody asked for", device)
@@ -188,6 +195,7 @@ _TOLD: dict[type[m.Message], Callable[[State, DeviceId, Any, Received], bool]] =
     m.Stored: _stored,
     m.Failed: _failed,
     m.BatchServed: _served,
+    m.SamplesSent: _samples_sent,
     m.Progress: _progress,
     m.Awaiting: _awaiting,
     m.Rejected: _rejected,

@@ -135,11 +135,16 @@ class Fill:
             self._stages_done[message.number], message.stage + 1
         )
 
+    def sent(self, source: DeviceId, number: int) -> None:
+        """Takes down that a source has sent what it was asked to move."""
+        if self._routes.get(number) == (source,):
+            self._stages_done[number] = 1
+
     def late(self) -> DeviceId | None:
-        """Names who has had the oldest item for longest: a stage, or else an owner."""
+        """Names who has had the oldest item for longest: a stage, a source, or else an owner."""
         for item, owners in self._leases.unstored():
             route, done = self._routes[item.number], self._stages_done[item.number]
-            return route[done] if item.computed and done < len(route) else owners[0]
+            return route[done] if done < len(route) else owners[0]
         return None
 
     def take(self, device: DeviceId, message: Stored) -> bool:

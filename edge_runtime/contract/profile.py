@@ -133,6 +133,7 @@ class DeviceProfile:
         handling: processor time of moving and keeping data.
         link: None where nothing slows it: processes of one machine.
         measured: the times come from this device, not from a catalogue.
+        brief: they were measured briefly, and partly estimated.
     """
 
     device: DeviceId
@@ -150,6 +151,7 @@ class DeviceProfile:
     handling: HandlingProfile = HandlingProfile()
     link: LinkProfile | None = None
     measured: bool = True
+    brief: bool = False
 
     def __post_init__(self) -> None:
         distinct = self.roles and len(set(self.roles)) == len(self.roles)

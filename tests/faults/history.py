@@ -206,6 +206,7 @@ class _Player:
             tag = lab.devices[name]._own_tag
             lab._post(name)(m.Rejected(peer=other, reason="made up"), tag)
             lab.offences[other] += 1
+            lab.offences[name] += 1  # who says so again, and alone, fails by it
 
     def _refuse(self, name: DeviceId, _: DeviceId, __: Fault) -> None:
         if self._up(name):

@@ -26,7 +26,7 @@ from tests.coordinator.session.fake_trainer import Replica, summed_gradient, und
 from tests.faults.lies import LIES, broken_part
 from tests.faults.worlds import World
 
-TELEMETRY = (m.Progress, m.BatchServed, m.Heartbeat, m.Awaiting, m.Notice, m.Stored)
+TELEMETRY = (m.Progress, m.BatchServed, m.SamplesSent, m.Heartbeat, m.Awaiting, m.Notice, m.Stored)
 KEPT_BY_ALL_TERMS = (m.Stored, m.Notice, m.Heartbeat)
 
 

@@ -66,6 +66,7 @@ class ProfileRequest(Message):
         head_dtype: of a language model's frozen head. Its shape decides its cost, so a
             synthetic one is timed: no transfer to devices that end up training nothing.
         backbone_digest: of the cache that may grow, as its dtype, encryption and quota.
+        brief: a few tenths of a second may be spent; what takes PyTorch, or longer, is estimated.
         known: an earlier profile under the same conditions: only memory and storage are
             measured again, and the rest of the request is empty.
     """
@@ -87,6 +88,7 @@ class ProfileRequest(Message):
     cache_dtype: CacheDtype
     cache_encrypted: bool = False
     cache_quota_bytes: int | None = None
+    brief: bool = False
     known: DeviceProfile | None = None
 
     def __post_init__(self) -> None:

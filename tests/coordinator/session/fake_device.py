@@ -223,6 +223,7 @@ class FakeDevice:
                 self._serve(message.batch, message.stage, message.rows, post, post_to)
             case m.MoveSamples():
                 self._move(message, post_to)
+                post(m.SamplesSent(number=message.number))
             case m.Release():
                 pass
             case m.OpenCache() | m.HoldSamples():

@@ -110,6 +110,26 @@ def test_a_state_at_the_end_of_an_epoch_that_is_newer_than_the_resumed_one_is_ke
     assert [device.trainer.applied for device in cluster.devices.values()] == applied
 
 
+def test_what_devices_had_beyond_an_older_checkpoint_is_noted_epoch_by_epoch():
+    cluster = cluster_of(2)
+    options = dataclasses.replace(cluster.job.options, epochs=2)
+    cluster.job = dataclasses.replace(cluster.job, options=options)
+    cluster.session = type(cluster.session)(cluster.job)
+    while not happened(cluster, "steps_applied"):
+        assert cluster.advance(random.Random(1))
+    answering(cluster, m.TrainerState)  # of the second epoch
+    steps, groups = cluster.job.steps_per_epoch, happened(cluster, "group_formed")
+    cluster.events.clear()
+    cluster.job = dataclasses.replace(cluster.job, session="s2", run=groups[-1]["run"])
+    cluster.session = type(cluster.session)(cluster.job)  # which has no checkpoint at all
+    cluster.joined.clear()
+    cluster._up.clear()
+    finish(cluster)
+    applied = happened(cluster, "steps_applied")
+    assert [each["epoch"] for each in applied[:2]] == [1, 2]
+    assert [(each["first"], each["last"]) for each in applied[:2]] == [(0, steps), (0, steps)]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -248,3 +268,13 @@ def test_a_device_that_only_fails_does_not_end_a_run_whose_other_devices_are_sti
     assert cluster.failure is None
     assert cluster.session.state.members.quarantined.keys() == {D0}
     finish(cluster)
+
+
+def test_an_epoch_that_is_gone_on_with_knows_what_was_done_of_it_before():
+    cluster = cluster_of(2)
+    done = m.EpochSums(epoch=1, steps=1, samples=2, count=2, loss_sum=1.0)
+    state = state_after(cluster.job, 1)
+    cluster.job = dataclasses.replace(cluster.job, state=state, steps_done=1, sums=done)
+    cluster.session = type(cluster.session)(cluster.job)
+    until(cluster, "training")
+    assert [epoch.resumed for epoch in cluster.session.record.epochs] == [2]

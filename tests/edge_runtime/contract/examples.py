@@ -70,6 +70,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.CacheStatus(held=np.array([True, False]), bytes_used=10),
     m.StageReady(first=0, last=1, received_bytes=10, seconds=0.5),
     m.BatchServed(number=3, stage=0, seconds=0.5),
+    m.SamplesSent(number=4),
     m.Stored(number=3, layers=(0, 1), samples=2),
     m.SamplesReady(which="train", missing=np.zeros(0, np.int32), cache_bytes=10, cache_samples=2),
     m.TrainingReady(parameters=100),

@@ -146,6 +146,8 @@ def _call_back(state: State, device: DeviceId) -> None:
 def _served(state: State, device: DeviceId, message: m.BatchServed, _: Received) -> bool:
     state.record.observe(device, message)
     state.progressed(device)
+    if state.generation is not None:
+        state.generation.served(device, message)
     fill = state.fill
     if fill is None or state.dealer is None or (item := fill.items.get(message.number)) is None:
         return False
@@ -166,6 +168,7 @@ def _next_tokens(state: State, device: DeviceId, message: m.NextTokens, _: Recei
         logger.warning("%s sent tokens that nobody asked for", device)
         return False
     facts.went_on(state)
+    state.progressed(device)
     generating.send(state, state.generation.chosen(device, message, state.now))
     if not state.generation.done:
         return False

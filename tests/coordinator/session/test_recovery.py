@@ -19,7 +19,7 @@ D0, D1, D2 = DeviceId("d0"), DeviceId("d1"), DeviceId("d2")
 TEXTS = [0, 1, 2, 3, 4, 5, 6, 7]
 
 
-def cluster_of(devices: int, *, runs: int | None = None, **changes) -> Cluster:
+def cluster_of(devices: int, *, runs: int | None = None, evaluation=()) -> Cluster:
     """Devices that all train; the first ``runs`` of them (by default all) run the backbone."""
     names = [DeviceId(f"d{i}") for i in range(devices)]
     runs = devices if runs is None else runs
@@ -27,7 +27,11 @@ def cluster_of(devices: int, *, runs: int | None = None, **changes) -> Cluster:
         name: profile(name, layer=1e-5 if i < runs else None) for i, name in enumerate(names)
     }
     scenario = scenario_of(
-        plan_of(*[(i,) for i in range(devices)]), train=TEXTS, profiles=profiles, wait_seconds=None
+        plan_of(*[(i,) for i in range(devices)]),
+        train=TEXTS,
+        evaluation=evaluation,
+        profiles=profiles,
+        wait_seconds=None,
     )
     job = scenario.job
     job = dataclasses.replace(job, make_plan=lambda measured: plan_for(measured, job, 1))

@@ -155,6 +155,11 @@ def _keep_part(state: State, device: DeviceId, _: Ask, message: m.EpochDone) -> 
         raise DeviceFailedError(f"{device}: trained up to another step than it was asked to")
     state.progressed(device)
     progress(state, sums)
+    replica = state.members.here[device].replica
+    if replica is not None and state.plan is not None:
+        steps = step - replica.step
+        owned = len(state.job.tables["train"].owned_by(state.plan, device))
+        state.experience.trained(device, steps, steps * owned / state.job.steps_per_epoch)
     state.members.here[device].replica = Replica(step=step, sums=sums)
     _end_part(state)
 

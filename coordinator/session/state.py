@@ -19,6 +19,7 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.profile import DeviceProfile
 
+from .experience import Experience
 from .holdings import Holdings
 from .link_schedule import Linking
 from .measurements import KnownDevices
@@ -81,6 +82,7 @@ class State:
         relayed: pairs of devices that cannot reach each other.
         filled: data sets of which every owner holds its samples, by what is known.
         fill: the one under way.
+        experience: what devices did, against what they measured.
         saved: newest state of the trainers.
         lineage: names the group that trained up to here: a replica of another is not gone on with.
         target: update up to which the group is to train before its state is saved.
@@ -122,6 +124,7 @@ class State:
         self.filled: set[m.SampleSet] = set()
         self.fill: Fill | None = None
         self.dealer: Dealer | None = None
+        self.experience = Experience()
         self.item_number = 0
         self.computed: Array = np.zeros(len(self.catalogue.keys), bool)
         self.saved = SavedState(data=job.state, step=job.steps_done, sums=job.sums)

@@ -130,6 +130,7 @@ class Device:
         self._at_once: Handlers = {
             m.Welcome: self._welcome,
             m.BeginTerm: lambda _: None,  # its tag says all
+            m.Rejoin: lambda _: self._say(self._hello()),
             m.FormGroup: trainer.form_group,
             m.Shutdown: self._end,
             m.BeginPhase: self._begin_phase,

@@ -282,3 +282,13 @@ def test_an_epoch_that_is_gone_on_with_knows_what_was_done_of_it_before():
     cluster.session = type(cluster.session)(cluster.job)
     until(cluster, "training")
     assert [epoch.resumed for epoch in cluster.session.record.epochs] == [2]
+
+
+def test_a_stall_that_is_long_past_lengthens_no_patience():
+    cluster = cluster_of(2)
+    until(cluster, "training")
+    state = cluster.session.state
+    for seconds in (19.0, *[0.1] * 60):
+        state.now += seconds
+        state.progressed(D0)
+    assert state.longest_seconds < 0.2

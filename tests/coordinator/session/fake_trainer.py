@@ -65,8 +65,7 @@ def summed_gradient(indices: list[int], epoch: int) -> tuple[int, ...]:
 class Replica:
     """An adapter after ``step`` updates; ``digest`` depends on every line of each of them.
 
-    ``rounding`` stands for the last bits of a real one, which depend on who summed with whom;
-    only :mod:`tests.faults` looks at them.
+    ``rounding`` stands for the last bits, which depend on who summed; for :mod:`tests.faults`.
     """
 
     step: int = 0
@@ -77,11 +76,9 @@ class Replica:
     def state(self) -> bytes:
         """Adapter and optimizer, as they are sent."""
         digest = np.frombuffer(self.digest.encode().ljust(16), np.uint8)
+        rounding = np.frombuffer(self.rounding.encode(), np.uint8).astype(np.float32)
         tensors = {"adapter": np.append(digest, self.step).astype(np.float32)}
-        if self.rounding:
-            rounding = np.frombuffer(self.rounding.encode(), np.uint8)
-            tensors["rounding"] = rounding.astype(np.float32)
-        return write_tensors(tensors)
+        return write_tensors(tensors | ({"rounding": rounding} if self.rounding else {}))
 
     @classmethod
     def parse(cls, state: bytes) -> Replica:
@@ -101,15 +98,12 @@ class Replica:
     def applied(self, gradient: tuple[int, ...]) -> Replica:
         """After one more update."""
         text = f"{self.digest} {self.step} {gradient}"
-        return Replica(self.step + 1, _hashed(text), self.rounding)
+        return Replica(self.step + 1, hashlib.sha256(text.encode()).hexdigest()[:16], self.rounding)
 
     def rounded(self, group: str) -> Replica:
         """After the last update was summed in a group."""
-        return dataclasses.replace(self, rounding=_hashed(f"{self.rounding} {group}"))
-
-
-def _hashed(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+        digest = hashlib.sha256(f"{self.rounding} {group}".encode())
+        return dataclasses.replace(self, rounding=digest.hexdigest()[:16])
 
 
 def undisturbed(

@@ -14,14 +14,14 @@ a field of millions of small arrays
     edge_runtime/contract/test_codec_fuzz.py::test_a_field_of_many_arrays_is_refused_before_they_are_made
 a profile with huge or tiny times, or without a block
     coordinator/session/test_value_checks.py::test_a_profile_that_no_device_has_is_refused
-    coordinator/session/test_attackers.py::test_who_sends_what_cannot_be_is_left_out_the_second_time_and_the_result_is_right
+    faults/test_attackers.py::test_who_sends_what_cannot_be_is_left_out_the_second_time_and_the_result_is_right
 NaN in states, outputs, losses or an adapter
     edge_runtime/cache/test_store.py::test_the_cache_takes_in_nothing_that_is_not_finite
     edge_runtime/backbone/test_role.py::test_rows_of_a_peer_that_are_not_finite_are_refused
     coordinator/session/test_value_checks.py::test_a_loss_that_is_no_number_is_refused
     coordinator/session/test_value_checks.py::test_a_state_that_is_not_finite_is_refused
     coordinator/session/test_failures.py::test_what_is_not_finite_stops_a_session_of_one_device_for_good
-    coordinator/session/test_attackers.py::test_who_sends_what_cannot_be_is_left_out_the_second_time_and_the_result_is_right
+    faults/test_attackers.py::test_who_sends_what_cannot_be_is_left_out_the_second_time_and_the_result_is_right
 a wrong count or a tiny scale with a gradient
     edge_runtime/training/test_allreduce.py::test_parts_that_cannot_be_are_rejected_and_the_right_one_is_still_taken
     edge_runtime/training/test_allreduce.py::test_a_scale_that_no_trainer_rounds_with_is_rejected
@@ -34,15 +34,15 @@ texts with escapes, line breaks, a megabyte
     edge_runtime/contract/test_checks.py::test_the_text_of_a_message_is_one_short_printable_line
     edge_runtime/contract/test_checks.py::test_texts_of_a_profile_are_short_printable_lines
 one that stops amid a step and keeps its heartbeat
-    coordinator/session/test_attackers.py::test_who_stops_amid_its_work_but_keeps_its_heartbeat_is_named_and_the_run_goes_on
+    faults/test_attackers.py::test_who_stops_amid_its_work_but_keeps_its_heartbeat_is_named_and_the_run_goes_on
     coordinator/session/test_generating.py::test_a_device_that_hangs_while_prompts_are_continued_is_named
 garbage, wrong dtype, bad route, gradient of a wrong step, credit not sent
-    coordinator/session/test_attackers.py::test_whom_two_devices_reject_is_left_out_and_the_run_goes_on
+    faults/test_attackers.py::test_whom_two_devices_reject_is_left_out_and_the_run_goes_on
     coordinator/cluster/test_server.py::test_a_message_that_is_none_counts_as_a_failure_of_its_sender
     conformance/test_hostile_peer.py::test_no_message_of_a_peer_breaks_a_device
     edge_runtime/device/test_device.py::test_a_refused_message_of_a_peer_is_reported_and_credited
     edge_runtime/training/test_allreduce.py::test_parts_out_of_turn_are_rejected
-    coordinator/session/test_attackers.py::test_who_stops_amid_its_work_but_keeps_its_heartbeat_is_named_and_the_run_goes_on
+    faults/test_attackers.py::test_who_stops_amid_its_work_but_keeps_its_heartbeat_is_named_and_the_run_goes_on
 a late profile of another session (no attacker)
     coordinator/cluster/test_server.py::test_what_belongs_to_another_session_reaches_nobody
     coordinator/cluster/test_profile_store.py::test_a_profile_of_another_model_or_of_impossible_times_is_thrown_away

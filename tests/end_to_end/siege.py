@@ -6,9 +6,12 @@ They speak to real processes over loopback and the real sockets.
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import random
+import resource
+import socket
 import subprocess
 import sys
 import time
@@ -281,3 +284,28 @@ class RogueDevice:
                 return
             self.sent += 1
             count -= 1
+
+
+def listening_ports(pid: int) -> list[int]:
+    """TCP ports of 127.0.0.1 at which a process listens."""
+    links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [
+        int(row[1].partition(":")[2], 16)
+        for row in rows
+        if row[3] == "0A" and f"socket:[{row[9]}]" in links
+    ]
+
+
+@contextlib.contextmanager
+def held_connections(port: int, count: int) -> Iterator[None]:
+    """Connections of strangers that say nothing; those that are not let in go on trying."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with contextlib.ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(count):
+            stranger = stack.enter_context(socket.socket())
+            stranger.setblocking(False)
+            assert stranger.connect_ex(("127.0.0.1", port)) in (0, errno.EINPROGRESS)
+        yield

@@ -7,6 +7,7 @@ flat, nobody else disturbed.
 from __future__ import annotations
 
 import contextlib
+import resource
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from tests.conftest import TinyBundleMaker
 from tests.end_to_end.siege import (
     RogueCoordinator,
     RogueDevice,
+    held_connections,
+    listening_ports,
     pair_by_hand,
     resident_bytes,
     running_device,
@@ -31,6 +34,7 @@ from tests.processes import events, finish, select_pause, start, wait_for_event
 GROWTH_BYTES = 24 << 20
 LOG_LINES = 60
 ROGUES = 4
+STRANGERS, LIMIT_FILES = 1500, 1024
 
 
 @pytest.mark.parametrize("count", [100, pytest.param(2000, marks=pytest.mark.slow)])
@@ -192,3 +196,30 @@ def _besiege(
 
 def _losses(report: dict[str, Any]) -> list[float]:
     return [epoch["train_loss"] for epoch in report["epochs"]]
+
+
+@pytest.mark.slow
+def test_a_run_finishes_while_strangers_hold_1500_connections_to_each_port(
+    tmp_path: Path,
+    listen: str,  # noqa: F811
+    tiny_bundle: TinyBundleMaker,
+    data: Path,
+) -> None:
+    home, device_home, run = tmp_path / "home", tmp_path / "device", tmp_path / "run"
+    pair_by_hand(home, device_home, "board", Address.parse(listen))
+    limit = (LIMIT_FILES, LIMIT_FILES)
+    with running_device(device_home) as device, contextlib.ExitStack() as stack:
+        resource.prlimit(device.pid, resource.RLIMIT_NOFILE, limit)
+        process = start(home, *_training(tiny_bundle, data, listen, run, "board"))
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, limit)
+        wait_for_event(process, run, lambda event: event["event"] == "device_joined")
+        ports = [Address.parse(listen).port, *listening_ports(device.pid)]
+        for port in ports:
+            stack.enter_context(held_connections(port, STRANGERS))
+        assert process.poll() is None
+        assert device.poll() is None
+        ended = finish(process)
+    assert len(ports) == 2
+    assert ended.code == 0, ended.err[-3000:]
+    _check_log(ended.err)
+    _check_log((device_home / "log").read_text())

@@ -15,7 +15,7 @@ class Lines(logging.Handler):
         self.lines.append(record.getMessage())
 
 
-def test_a_million_lines_of_a_kind_are_some_twenty_and_others_are_shown_as_before() -> None:
+def test_a_flood_of_lines_of_a_kind_is_shortened_and_others_are_shown_as_before() -> None:
     logger, handler = logging.Logger("x"), Lines()
     logger.addHandler(handler)
     for number in range(100_000):

@@ -50,7 +50,7 @@ class GeneratingDevice(FakeDevice):
         super().__init__(*args)
 
     def take_from_peer(self, sender, message, tag, post):
-        if isinstance(message, m.States) and tag.term == self.term:
+        if isinstance(message, m.States) and (tag.session, tag.term) == (self.session, self.term):
             self.jobs.append((message, tag, sender))
         else:
             super().take_from_peer(sender, message, tag, post)

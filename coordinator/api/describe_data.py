@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,9 @@ from coordinator.data import (
     Source,
     form_of_data,
 )
+from coordinator.data.fields import listed
 from coordinator.data.quality import asked, notes_on
-from coordinator.tokenization import LanguageTokenizer, SampleTokenizer, decoder_of
+from coordinator.tokenization import LanguageTokenizer, SampleTokenizer, decoder_of, keys_to_write
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.manifest import Manifest, Task
 from edge_runtime.contract.sample import Ragged, Samples
@@ -138,8 +139,21 @@ def describe_data(
         notes=(*notes, *notes_on(found, file.name)),
     )
     if bundle is None or manifest is None:
-        return description
+        return dataclasses.replace(description, notes=(*description.notes, *_on_keys(found, file)))
     return _tokenized(description, found, bundle, manifest, file)
+
+
+def _on_keys(found: DataSet | LanguageData, file: DataFile) -> Iterator[str]:
+    """Notes what of chats only a chat template can say whether it is read."""
+    if not isinstance(found, Conversations):
+        return
+    chats = found.conversations
+    keys = {key: None for chat in chats for _, key in keys_to_write(chat, chat.messages)}
+    if keys:
+        yield (
+            f"{file.name}: whether the model's chat template reads {listed(keys)} of these chats "
+            "is not known without a bundle; give --bundle"
+        )
 
 
 def _labels(found: DataSet | LanguageData) -> dict[str, int]:

@@ -14,6 +14,7 @@ from coordinator.data import (
     read_language_data,
     read_prompts,
 )
+from coordinator.data.quality import notes_on
 from coordinator.tokenization import PromptTokenizer
 from edge_runtime.contract.generation import GenerationOptions
 
@@ -68,6 +69,8 @@ def evaluate(
         found = read_language_data(file, config.task, fields)
         if generation is not None:
             expected = read_prompts(file, config.task, fields, expected=True)
+    for note in notes_on(found, file.name, learning=False):
+        observer.note(note)
     prepared = trained.tokenize(found, file, observer)
     outputs = trained.outputs(prepared, cluster, observer)
     result = metrics(config.task, outputs, prepared.tables["eval"].targets)

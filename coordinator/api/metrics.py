@@ -56,7 +56,7 @@ def metrics(
 
 
 def exact_match(generated: Sequence[str], expected: Sequence[str]) -> float:
-    """Counts the share of texts that are as expected, but for blanks at their ends.
+    """Counts the share of texts that are as expected, but for blanks at their ends and CRLF.
 
     Raises:
         ValueError: no texts, or not as many of both.
@@ -64,7 +64,11 @@ def exact_match(generated: Sequence[str], expected: Sequence[str]) -> float:
     pairs = list(zip(generated, expected, strict=True))
     if not pairs:
         raise ValueError("no texts to compare")
-    return sum(left.strip() == right.strip() for left, right in pairs) / len(pairs)
+    return sum(_bare(left) == _bare(right) for left, right in pairs) / len(pairs)
+
+
+def _bare(text: str) -> str:
+    return text.replace("\r\n", "\n").strip()
 
 
 def _language(outputs_N3: Floats) -> dict[str, float]:

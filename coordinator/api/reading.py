@@ -1,5 +1,6 @@
 """Reads what the user gave to train and evaluate on, and says what is odd about it."""
 
+import collections
 import dataclasses
 import shlex
 from collections.abc import Mapping
@@ -109,8 +110,10 @@ def read_inputs(
         traits = DataTraits(labels=train.labels, pair=pair, values=values)
     notes += notes_on(found["train"], files["train"].name)
     if "eval" in found:
-        notes += notes_on_overlap(found["train"], found["eval"], files["eval"].name)
-    return Inputs(found=found, files=files, traits=traits, notes=tuple(notes))
+        name = files["eval"].name + " (held out)" * (held_out is not None)
+        notes += notes_on(found["eval"], name, learning=False)
+        notes += notes_on_overlap(found["train"], found["eval"], name)
+    return Inputs(found=found, files=files, traits=traits, notes=tuple(dict.fromkeys(notes)))
 
 
 def guess_task(data: Source, task: Task | None, fields: FieldNames) -> tuple[DataFile, Task]:
@@ -172,7 +175,14 @@ def check_fields(
         )
     if not idle or not learning:
         return []
-    return [f"{file.name}: fields that are not read: {listed(idle)}"]
+    notes = [f"{file.name}: fields that are not read: {listed(idle)}"]
+    parts = collections.Counter(str(line.values.get("split")) for line in file.lines)
+    if "split" in idle and len(parts) > 1:
+        notes.append(
+            f"{file.name}: all lines are used, though 'split' tells {listed(parts)} apart; give "
+            "the lines of one of them, and others by --eval"
+        )
+    return notes
 
 
 def _check_task(first: Line, task: Task, fields: FieldNames) -> None:

@@ -86,6 +86,7 @@ def run_session(
                 devices=host.devices,
                 check_devices=check if checks_memory else lambda _: None,
                 local=local is not None,
+                measures_thoroughly=cluster.thorough or cluster.reprofile,
                 session=secrets.token_hex(8),
                 continuation=continuation,
             )

@@ -186,6 +186,7 @@ class _Run:
             state=state,
             seconds=self.earlier.seconds + time.monotonic() - self.began,
             fill=fill_of_sessions(self.earlier.fill, fill_report(session)),
+            recoveries=(*self.earlier.recoveries, *session.recoveries),
         )
 
     def _metrics(self, outputs: Array | None) -> dict[str, float]:
@@ -215,6 +216,6 @@ class _Run:
             cache=cache_report(session, cache_dtype),
             devices=device_reports(session, finished.devices),
             max_length=prepared.max_length,
-            recoveries=tuple(map(dataclasses.asdict, session.recoveries)),
+            recoveries=done.recoveries,
             truncated_lines=prepared.truncated[:SHOWN_PLACES],
         )

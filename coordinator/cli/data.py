@@ -1,13 +1,18 @@
 """Runs ``pacplus data``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import options as o
+from .field_options import names_fields
+
+if TYPE_CHECKING:
+    from coordinator.data import FieldNames
 
 
+@names_fields
 def data(
     files: Annotated[list[str], typer.Argument(help=f"{o.FORMS}.", metavar="FILE...")],
     bundle: Annotated[
@@ -15,15 +20,8 @@ def data(
     ] = None,
     task: o.Task = None,
     as_json: o.Json = False,
-    text_field: o.TextField = "text",
-    text_pair_field: o.TextPairField = "text_pair",
-    label_field: o.LabelField = "label",
-    prompt_field: o.PromptField = "prompt",
-    completion_field: o.CompletionField = "completion",
-    messages_field: o.MessagesField = "messages",
-    source_field: o.SourceField = "source",
-    target_field: o.TargetField = "target",
-    ignore_field: o.IgnoreField = None,
+    *,
+    fields: "FieldNames",
 ) -> None:
     """Show what will be learnt of data: form, labels, lengths, oddities, samples.
 
@@ -37,17 +35,7 @@ def data(
         files,
         bundle=bundle,
         task=task,
-        fields=o.field_names(
-            ignore_field,
-            text=text_field,
-            text_pair=text_pair_field,
-            label=label_field,
-            prompt=prompt_field,
-            completion=completion_field,
-            messages=messages_field,
-            source=source_field,
-            target=target_field,
-        ),
+        fields=fields,
     )
     if as_json:
         o.print_json(to_plain(found))

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated
 
+from coordinator.render.log_limit import LogLimit
 from edge_runtime import __version__
 from edge_runtime.contract.errors import MissingExtraError
 
@@ -57,6 +58,9 @@ def _root(
         level=logging.DEBUG if verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
     )
+    if not verbose:
+        for handler in logging.root.handlers:
+            handler.addFilter(LogLimit())
 
 
 for _command in (train, plan, data, evaluate, predict, merge, pair, devices, forget, demo):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,7 +16,6 @@ from edge_runtime.contract.errors import UsageError
 if TYPE_CHECKING:
     from coordinator.cluster.host import Cluster
     from coordinator.cluster.observer import Observer
-    from coordinator.data import FieldNames
     from edge_runtime.contract.adapter import TrainingOptions
     from edge_runtime.contract.generation import GenerationOptions
 
@@ -33,7 +32,7 @@ _training = functools.partial(option, "Training")
 _adapter = functools.partial(option, "Adapter")
 _cache = functools.partial(option, "Cache")
 _generation = functools.partial(option, "Text of language models")
-_field = functools.partial(option, "Names of the data's fields", metavar="NAME")
+FIELDS = "Names of the data's fields"
 
 Json = Annotated[bool, option(None, "Print one JSON object on stdout.", "--json")]
 
@@ -83,6 +82,10 @@ Listen = Annotated[
 ]
 Reprofile = Annotated[
     bool, _devices("Measure devices and links again, whatever is known of them.", "--reprofile")
+]
+Measure = Annotated[
+    bool,
+    _devices("Take seconds to measure a device, not tenths: surer predictions.", "--measure"),
 ]
 Wait = Annotated[
     str,
@@ -166,18 +169,10 @@ EncryptCache = Annotated[
     ),
 ]
 
-TextField = Annotated[str, _field("The text.")]
-TextPairField = Annotated[str, _field("The second text of a pair.")]
-LabelField = Annotated[str, _field("The label, or the value of a regression.")]
-PromptField = Annotated[str, _field("What is to be completed.")]
-CompletionField = Annotated[str, _field("How it is completed.")]
-MessagesField = Annotated[str, _field("The messages of a chat.")]
-SourceField = Annotated[str, _field("What an encoder-decoder reads.")]
-TargetField = Annotated[str, _field("What it writes.")]
 IgnoreField = Annotated[
     list[str] | None,
     option(
-        "Names of the data's fields",
+        FIELDS,
         "A field that is not to be read; may be given several times.",
         "--ignore-field",
         metavar="NAME",
@@ -185,7 +180,9 @@ IgnoreField = Annotated[
 ]
 
 
-def cluster(emulate: str, devices: str, listen: str, reprofile: bool = False) -> Cluster:
+def cluster(
+    emulate: str, devices: str, listen: str, reprofile: bool = False, *, thorough: bool = False
+) -> Cluster:
     """Makes the cluster of the devices that were chosen."""
     from coordinator.cluster.host import Cluster
     from devices.specification import parse_emulate
@@ -195,6 +192,7 @@ def cluster(emulate: str, devices: str, listen: str, reprofile: bool = False) ->
         devices=tuple(item.strip() for item in devices.split(",") if item.strip()),
         listen=listen,
         reprofile=reprofile,
+        thorough=thorough,
     )
 
 
@@ -254,13 +252,6 @@ def generation_options(**given: int | float | None) -> GenerationOptions | None:
     except ValueError as error:
         name, _, said = str(error).partition(" ")
         raise UsageError(f"--{name.replace('_', '-')} {said}") from None
-
-
-def field_names(ignored: Sequence[str] | None, **names: str) -> FieldNames:
-    """Makes the names of the data's fields."""
-    from coordinator.data import FieldNames
-
-    return FieldNames(**names, ignored=tuple(ignored or ()))
 
 
 def display() -> Observer:

@@ -1,7 +1,5 @@
 """Runs ``pacplus plan``."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,11 +9,14 @@ import typer
 from edge_runtime.contract.errors import BadInputError, UsageError
 
 from . import options as o
+from .field_options import names_fields
 
 if TYPE_CHECKING:
     from coordinator.api.plan import PlanResult
+    from coordinator.data import FieldNames
 
 
+@names_fields
 def plan(
     bundle: o.Bundle,
     data: o.TrainingData,
@@ -33,19 +34,13 @@ def plan(
     profiles: o.Profiles = None,
     listen: o.Listen = o.LISTEN,
     reprofile: o.Reprofile = False,
+    measure: o.Measure = False,
     max_length: o.MaxLength = "",
     epochs: o.Epochs = 3,
     batch_size: o.BatchSize = 16,
     cache_dtype: o.Dtype = "auto",
-    text_field: o.TextField = "text",
-    text_pair_field: o.TextPairField = "text_pair",
-    label_field: o.LabelField = "label",
-    prompt_field: o.PromptField = "prompt",
-    completion_field: o.CompletionField = "completion",
-    messages_field: o.MessagesField = "messages",
-    source_field: o.SourceField = "source",
-    target_field: o.TargetField = "target",
-    ignore_field: o.IgnoreField = None,
+    *,
+    fields: "FieldNames",
 ) -> None:
     """Measure the devices and show the plan with its predictions; train nothing.
 
@@ -65,20 +60,10 @@ def plan(
         bundle,
         data,
         task=task,
-        cluster=o.cluster(emulate, devices, listen, reprofile),
+        cluster=o.cluster(emulate, devices, listen, reprofile, thorough=measure),
         profiles=profiles,
         options=o.training_options(epochs, batch_size, None, 0),
-        fields=o.field_names(
-            ignore_field,
-            text=text_field,
-            text_pair=text_pair_field,
-            label=label_field,
-            prompt=prompt_field,
-            completion=completion_field,
-            messages=messages_field,
-            source=source_field,
-            target=target_field,
-        ),
+        fields=fields,
         cache_dtype=cache_dtype,
         max_length=o.max_length(max_length),
         simulated=simulate or plot is not None,
@@ -92,7 +77,7 @@ def plan(
         show_plan(result)
 
 
-def plan_json(result: PlanResult) -> dict[str, Any]:
+def plan_json(result: "PlanResult") -> dict[str, Any]:
     """Prepares the plan for JSON, with its alternatives and how it was simulated."""
     from edge_runtime.contract.structure import to_plain
 
@@ -110,7 +95,7 @@ def plan_json(result: PlanResult) -> dict[str, Any]:
     return printed
 
 
-def _draw(result: PlanResult, path: Path) -> None:
+def _draw(result: "PlanResult", path: Path) -> None:
     from coordinator.render.gantt import gantt_svg
 
     assert result.simulated is not None, "--plot simulates"

@@ -1,7 +1,7 @@
 """Runs ``pacplus train``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,8 +9,13 @@ from edge_runtime.contract.errors import UsageError
 
 from . import options as o
 from .exit_codes import resumable
+from .field_options import names_fields
+
+if TYPE_CHECKING:
+    from coordinator.data import FieldNames
 
 
+@names_fields
 def train(
     bundle: o.Bundle,
     data: o.TrainingData,
@@ -41,15 +46,8 @@ def train(
     cache_dtype: o.Dtype = "auto",
     cache_quota: o.CacheQuota = "",
     encrypt_cache: o.EncryptCache = False,
-    text_field: o.TextField = "text",
-    text_pair_field: o.TextPairField = "text_pair",
-    label_field: o.LabelField = "label",
-    prompt_field: o.PromptField = "prompt",
-    completion_field: o.CompletionField = "completion",
-    messages_field: o.MessagesField = "messages",
-    source_field: o.SourceField = "source",
-    target_field: o.TargetField = "target",
-    ignore_field: o.IgnoreField = None,
+    *,
+    fields: "FieldNames",
 ) -> None:
     """Fine-tune an adapter on your data, on your devices.
 
@@ -71,17 +69,6 @@ def train(
         layers=adapter_layers,
         num_heads=adapter_heads,
         initialization=adapter_init,
-    )
-    fields = o.field_names(
-        ignore_field,
-        text=text_field,
-        text_pair=text_pair_field,
-        label=label_field,
-        prompt=prompt_field,
-        completion=completion_field,
-        messages=messages_field,
-        source=source_field,
-        target=target_field,
     )
     with resumable(output):
         result = run_training(

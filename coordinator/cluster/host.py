@@ -32,6 +32,7 @@ class Cluster:
         devices: ids of paired devices, or ``("all",)``.
         listen: where paired devices find the coordinator, ``HOST:PORT``.
         reprofile: measure devices and links again, whatever is known of them.
+        thorough: devices take seconds to measure themselves, not tenths of one.
 
     With neither ``emulate`` nor ``devices``, this machine alone takes part.
     """
@@ -40,6 +41,7 @@ class Cluster:
     devices: tuple[str, ...] = ()
     listen: str = f"*:{CONTROL_PORT}"
     reprofile: bool = False
+    thorough: bool = False
 
     def __post_init__(self) -> None:
         if self.emulate and self.devices:

@@ -68,7 +68,7 @@ class ProfileCache:
         try:
             for device, profile in measured.profiles.items():
                 read = self._read.profiles.get(device)
-                if read is None or read.conditions != profile.conditions:
+                if read is None or _is_news(profile, read):
                     _store(self._profile_path(device), _ProfileFile(known=profile))
             self._write_links(measured.links)
         except BadInputError as error:
@@ -113,6 +113,12 @@ class ProfileCache:
 
     def _end(self, device: DeviceId) -> str:
         return f"{device}-{_digest(self._places.get(device))}"
+
+
+def _is_news(found: KnownProfile, read: KnownProfile) -> bool:
+    surer = read.profile.brief and not found.profile.brief
+    learnt = found.profile.in_run is not None and found.profile.in_run != read.profile.in_run
+    return surer or learnt or found.conditions != read.conditions
 
 
 def _digest(plain: Any) -> str:

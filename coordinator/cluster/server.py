@@ -40,6 +40,7 @@ WAIT_SECONDS = 0.1
 MAX_CHUNKS_QUEUED = 8
 MAX_MESSAGES_A_ROUND = 256
 TICK_SECONDS = 0.5
+FAREWELL_SECONDS = 1.0
 
 _Queues: TypeAlias = collections.defaultdict[DeviceId, collections.deque[list[Frame]]]
 
@@ -135,10 +136,16 @@ class Server:
             timeout_seconds = 0.0
 
     def end(self, devices: Iterable[DeviceId]) -> None:
-        """Tells devices that the session is over, also after an interruption; does not wait."""
-        tag = Tag(session=self._session.job.session)
-        for device in devices:
-            self._router.send(device, encode(m.Shutdown(), tag))
+        """Tells devices that the session is over, also after an interruption.
+
+        Waits a moment until they have gone: closing at once might cut off what is on its way.
+        """
+        shutdown = encode(m.Shutdown(), Tag(session=self._session.job.session))
+        told = {each for each in devices if self._router.send(each, shutdown) is Delivery.QUEUED}
+        deadline = time.monotonic() + FAREWELL_SECONDS
+        while told and time.monotonic() < deadline:
+            self._router.recv(WAIT_SECONDS / 5)
+            told -= {device for device, _ in self._router.take_disconnected()}
 
     def _take_in(self, received: Received) -> None:
         device, now = received.device, time.monotonic()
@@ -201,7 +208,9 @@ class Server:
                     message = self._reroute(device, message)
                 self._send(device, message, action.term, action.reply)
             case SendProfileRequest():
-                request = self._cutter.profile_request(self._session.job, action.known)
+                request = self._cutter.profile_request(
+                    self._session.job, action.known, brief=action.brief
+                )
                 self._send(action.device, request, 0, action.reply)
             case SendStage():
                 job, apart = self._session.job, self._session.job.continuation is not None

@@ -98,7 +98,9 @@ class StageCutter:
             num_heads=manifest.num_heads,
         )
 
-    def profile_request(self, job: Job, known: DeviceProfile | None = None) -> ProfileRequest:
+    def profile_request(
+        self, job: Job, known: DeviceProfile | None = None, *, brief: bool = False
+    ) -> ProfileRequest:
         """Times one block of each class, or nothing where all is ``known``.
 
         The embeddings are a look-up, whose time is noise beside a layer's, while its weights
@@ -135,6 +137,7 @@ class StageCutter:
             cache_dtype=shape.cache_dtype,
             cache_encrypted=shape.cache_encrypted,
             cache_quota_bytes=job.cache_quota_bytes,
+            brief=brief,
             known=known,
         )
 

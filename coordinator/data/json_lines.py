@@ -14,8 +14,9 @@ from .lines import Line, shown
 
 def parse_lines(name: str, text: str) -> list[Line]:
     """Parses JSONL; raises BadInputError for a line that is no object."""
-    # Not splitlines: JSON strings may hold other separators than "\\n".
-    numbered = enumerate(text.split("\n"), 1)
+    # Not splitlines: JSON strings may hold other separators. A bare CR, as an old Mac writes it,
+    # stands in none of them.
+    numbered = enumerate(text.split("\n" if "\n" in text else "\r"), 1)
     # Marks stand where files were joined.
     lines = ((number, line.lstrip("\ufeff")) for number, line in numbered)
     return [_parse(name, number, line) for number, line in lines if line.strip()]
@@ -59,6 +60,8 @@ def _parse(name: str, number: int, text: str) -> Line:
         value = _loads(text)
     except (ValueError, RecursionError) as error:
         hint = "" if text.lstrip().startswith("{") else " (tables are called .csv or .tsv)"
+        if "\r" in text.strip():
+            hint = " (it has line ends that are CR alone; tr '\\r' '\\n' mends them)"
         if text.strip() in "{[":
             hint = " (jq -c . writes them so)"
         raise BadInputError(

@@ -18,10 +18,14 @@ _MISSING = ("nan", "NaN", "None", "null", "NULL", "<NA>", "#N/A")
 _IF_MISSING = "if that stands for nothing, leave these lines out"
 
 
-def notes_on(data: DataSet | LanguageData, name: str) -> list[str]:
-    """Notes labels that differ by nothing that is seen, texts without text, and the like."""
+def notes_on(data: DataSet | LanguageData, name: str, *, learning: bool = True) -> list[str]:
+    """Notes labels that differ by nothing that is seen, texts without text, and the like.
+
+    Where nothing is learnt of the data, their labels are those of the training: how many lines
+    each has, and how they are spelt, is not looked at.
+    """
     notes = list(_on_texts(data, name))
-    if isinstance(data, DataSet) and data.labels:
+    if isinstance(data, DataSet) and data.labels and learning:
         notes += _on_labels(data, name)
     if isinstance(data, DataSet):
         notes += _on_torn(data, name)

@@ -26,11 +26,13 @@ class SendProfileRequest:
     Attributes:
         device: whose.
         known: what was measured earlier and holds; nothing is timed again then.
+        brief: a few tenths of a second may be spent.
         reply: number of the request.
     """
 
     device: DeviceId
     known: DeviceProfile | None = None
+    brief: bool = False
     reply: int = 0
     request: ClassVar[type[Message]] = ProfileRequest
 

@@ -68,6 +68,7 @@ class Job:
         heartbeat_seconds: how often devices are to be heard.
         local: the devices run on this machine, so their process ids mean something here.
         only_plan: end once the plan is made.
+        measures_thoroughly: devices take seconds to measure themselves, not tenths of one.
         continuation: prompts to continue instead of anything else; the table of evaluation
             samples then has them as long as they may become.
     """
@@ -92,6 +93,7 @@ class Job:
     heartbeat_seconds: float = 2.0
     local: bool = False
     only_plan: bool = False
+    measures_thoroughly: bool = False
     continuation: Continuation | None = None
     check_devices: Callable[[Mapping[DeviceId, Hello]], None] = lambda _: None
 

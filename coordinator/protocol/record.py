@@ -80,12 +80,13 @@ class FillRecord:
 
 @dataclasses.dataclass(slots=True)
 class EpochRecord:
-    """One adapter epoch, over all trainers."""
+    """One adapter epoch, over all trainers; ``resumed`` counts samples of earlier sessions."""
 
     epoch: int
     began: float
     seconds: float = 0.0
     sums: m.EpochSums = m.NOTHING_SUMMED
+    resumed: int = 0
 
     @property
     def train_loss(self) -> float:

@@ -99,7 +99,7 @@ class LiveDisplay:
         elif session.phase == "training" and record.epochs:
             epoch, total = record.epochs[-1], len(session.job.tables["train"])
             done = epoch.sums.samples
-            pace = done / max(1e-3, now - epoch.began)
+            pace = max(0, done - epoch.resumed) / max(1e-3, now - epoch.began)
             loss = epoch.train_loss
             text = (
                 f"epoch {epoch.epoch} of {session.job.options.epochs}: {done} of {total} samples, "

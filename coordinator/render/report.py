@@ -100,7 +100,7 @@ def _recoveries(report: Report) -> Table:
     columns = ("interruption", "seconds", "computed again")
     table = table_of("where the run was interrupted and went on", *columns, left=1)
     for each in report.recoveries[:SHOWN_RECOVERIES]:
-        table.add_row(cell(each["reason"]), f"{each['seconds']:.1f}", str(each["computed_again"]))
+        table.add_row(cell(each.reason), f"{each.seconds:.1f}", str(each.computed_again))
     if (more := len(report.recoveries) - SHOWN_RECOVERIES) > 0:
         table.add_row(f"{more} more, see report.json", "", "")
     return table

@@ -11,6 +11,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from coordinator.protocol.record import Recovery
 from edge_runtime.contract.adapter import check_weights
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.messages import NOTHING_SUMMED, EpochSums
@@ -31,8 +32,8 @@ class Checkpoint:
     """The trainers' state after some updates, and what the report says of the epochs up to there.
 
     ``sums`` are those of the epoch that ``state`` is in, or has ended with. ``eval_before`` are
-    metrics before training, ``seconds`` of all sessions up to here, and ``fill`` that of the
-    session which computed most.
+    metrics before training, ``seconds`` and ``recoveries`` of all sessions up to here, and
+    ``fill`` that of the session which computed most.
     """
 
     step: int
@@ -42,6 +43,7 @@ class Checkpoint:
     state: bytes = b""
     seconds: float = 0.0
     fill: FillReport | None = None
+    recoveries: tuple[Recovery, ...] = ()
 
 
 class Checkpoints:

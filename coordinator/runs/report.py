@@ -2,9 +2,8 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
-from coordinator.protocol.record import FillRecord, SessionRecord
+from coordinator.protocol.record import FillRecord, Recovery, SessionRecord
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Usage
 from edge_runtime.contract.plan import Plan
@@ -68,9 +67,10 @@ class DeviceReport:
 class Report:
     """The contents of ``report.json``.
 
-    ``parameters`` counts trainable ones; ``total_seconds`` and ``epochs`` are of all sessions
-    of a resumed run. ``truncated`` counts lines that were cut to ``max_length`` tokens (None:
-    the model's own limit), of which ``truncated_lines`` names the first.
+    ``parameters`` counts trainable ones; ``total_seconds``, ``epochs`` and ``recoveries`` are of
+    all sessions of a resumed run, an epoch's time and pace those of the session that ended it.
+    ``truncated`` counts lines that were cut to ``max_length`` tokens (None: the model's own
+    limit), of which ``truncated_lines`` names the first.
     """
 
     task: str
@@ -89,7 +89,7 @@ class Report:
     eval: Mapping[str, Mapping[str, float]]
     cache: CacheReport
     devices: tuple[DeviceReport, ...]
-    recoveries: tuple[dict[str, Any], ...] = ()
+    recoveries: tuple[Recovery, ...] = ()
     max_length: int | None = None
     truncated_lines: tuple[str, ...] = ()
 
@@ -123,7 +123,7 @@ def epoch_reports(record: SessionRecord) -> tuple[EpochReport, ...]:
             epoch=epoch.epoch,
             seconds=epoch.seconds,
             train_loss=epoch.train_loss,
-            samples_per_second=epoch.sums.samples / epoch.seconds,
+            samples_per_second=(epoch.sums.samples - epoch.resumed) / epoch.seconds,
         )
         for epoch in record.epochs
         if epoch.seconds

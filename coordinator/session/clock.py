@@ -36,6 +36,8 @@ PROGRESS_SECONDS = 20.0
 """Least time without any progress before somebody is thought to hang."""
 PROGRESS_FACTOR = 20.0
 """The same, in terms of what a micro-batch or a step has taken so far."""
+LEARNT_SECONDS = 20.0
+"""Most that is learnt from what one has taken: one that hung must not hide the next that hangs."""
 
 
 def tick(state: State) -> bool:
@@ -93,7 +95,7 @@ def _hanging(state: State) -> list[tuple[DeviceId, str]]:
         if (seconds := state.now - question.since)
         > PATIENCE_SECONDS.get(question.ask.kind, math.inf)
     ]
-    usual = max(state.longest_seconds, _predicted_seconds(state))
+    usual = max(min(state.longest_seconds, LEARNT_SECONDS), _predicted_seconds(state))
     patience = max(PROGRESS_SECONDS, PROGRESS_FACTOR * usual)
     if found or state.now - state.last_progress <= patience:
         return found
@@ -104,6 +106,8 @@ def _hanging(state: State) -> list[tuple[DeviceId, str]]:
 def _culprits(state: State) -> list[DeviceId]:
     """Whom the others wait for."""
     if state.fill is not None and (late := state.fill.late()) is not None:
+        return [late]
+    if state.generation is not None and (late := state.generation.late()) is not None:
         return [late]
     trains = {device for device, question in state.questions if question.ask.kind is m.TrainEpoch}
     awaited = {peer for device in trains for peer in state.awaited.get(device, ())}

@@ -10,8 +10,10 @@ part, and ends the plan, if that needs whom it lost. What would happen again to 
                                   too UnresumableError: the reason says what to change
     fails, internal               quarantined; DeviceFailedError, if nobody else is left
     sends what is wrong           asked anew; the second time it is quarantined
+    accused by another            the same, but each accuser counts once; who accuses again fails
     asks for relief               it stays, but its work goes to others where they can do it
-    cannot reach another          what they send each other is forwarded
+    cannot reach another          what they send each other is forwarded, until both have joined
+                                  anew, or one of them at another address
 """
 
 from coordinator.protocol.events import Lost
@@ -53,7 +55,7 @@ def fail(state: State, device: DeviceId, failed: m.Failed) -> bool:
         UnresumableError: it would happen again.
         DeviceFailedError: a bug, and nobody else is here.
     """
-    reason, alone = failed.reason, len(state.members.here) == 1
+    reason, alone = failed.reason, state.alone
     said = f"{device}: {reason}"
     if failed.internal:
         if alone:
@@ -79,17 +81,38 @@ def _despair(state: State, device: DeviceId, reason: str) -> bool:
         UnresumableError: another device has said so too, or there is none.
     """
     state.hopeless.add(device)
-    if len(state.hopeless) > 1 or len(state.members.here) == 1:
+    if len(state.hopeless) > 1 or state.alone:
         raise UnresumableError(f"{device}: {reason}")
     return blame(state, device, reason)
 
 
-def blame(state: State, device: DeviceId, reason: str) -> bool:
-    """A device sent what is wrong, by the word of another or as this side sees it."""
+def accuse(state: State, device: DeviceId, accuser: DeviceId, reason: str) -> bool:
+    """A device sent what is wrong, by the word of another.
+
+    Who accuses the same one again, and nobody else does, is as likely to be the one that is
+    broken: that counts as its own failure. With two devices alone the accuser is believed, since
+    one of them has to go: a broken device sends garbage, it does not make up what others sent, and
+    one that lies on purpose could spoil the adapter by its own gradients anyway.
+    """
     if device not in state.members.here:
         return False
+    said = f"{accuser} says: {reason}"
+    again = state.members.has_accused(device, accuser)
+    if again and len(state.members.here) > 2:
+        return fail(state, accuser, m.Failed(reason=f"alone says of {device} again: {reason}"))
+    return _count(state, device, said, state.members.accuse(device, accuser) or again)
+
+
+def blame(state: State, device: DeviceId, reason: str) -> bool:
+    """A device sent what is wrong, as this side sees it."""
+    if device not in state.members.here:
+        return False
+    return _count(state, device, reason, state.members.blame(device))
+
+
+def _count(state: State, device: DeviceId, reason: str, too_many: bool) -> bool:
     state.note("device_blamed", device=device, reason=reason)
-    if state.members.blame(device):
+    if too_many:
         quarantine(state, device, reason)
     else:
         _start_anew(state, device, f"{device}: {reason}")

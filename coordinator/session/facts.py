@@ -155,6 +155,11 @@ def _keep_part(state: State, device: DeviceId, _: Ask, message: m.EpochDone) -> 
         raise DeviceFailedError(f"{device}: trained up to another step than it was asked to")
     state.progressed(device)
     progress(state, sums)
+    replica = state.members.here[device].replica
+    if replica is not None and state.plan is not None:
+        steps = step - replica.step
+        owned = len(state.job.tables["train"].owned_by(state.plan, device))
+        state.experience.trained(device, steps, steps * owned / state.job.steps_per_epoch)
     state.members.here[device].replica = Replica(step=step, sums=sums)
     _end_part(state)
 
@@ -194,14 +199,17 @@ def _save(state: State, device: DeviceId, asked: Ask, message: m.TrainerState) -
     epoch = (message.step - 1) // steps + 1
     first = (epoch - 1) * steps
     begin_epoch(state, epoch)
-    state.note(
-        "steps_applied",
-        epoch=epoch,
-        first=before.step - first,
-        last=message.step - first,
-        samples=message.sums.samples,
-        term=state.term,
-    )
+    # More than one epoch, where devices are further than the checkpoint that was gone on from.
+    for each in range(before.step // steps + 1, epoch + 1):
+        begins = (each - 1) * steps
+        state.note(
+            "steps_applied",
+            epoch=each,
+            first=max(0, before.step - begins),
+            last=min(steps, message.step - begins),
+            samples=message.sums.samples if each == epoch else len(state.job.tables["train"]),
+            term=state.term,
+        )
     ended = message.step == first + steps
     if ended:
         _end_epoch(state, message.sums)

@@ -63,10 +63,15 @@ class Session:
 
     @property
     def measured(self) -> KnownDevices:
-        """Measurements for later sessions."""
-        here, linked = self.state.members.here, self.state.profiles
+        """Measurements for later sessions, with what this one has found."""
+        state = self.state
+        here, linked, experience = state.members.here, state.profiles, state.experience
         found = {name: linked.get(name, member.profile) for name, member in here.items()}
-        profiles = {name: profile for name, profile in found.items() if profile is not None}
+        profiles = {
+            name: experience.learn(name, profile, self.record.devices[name].usage)
+            for name, profile in found.items()
+            if profile is not None
+        }
         joined = {name: member.joined for name, member in here.items()}
         return known_devices(joined, profiles, self.state.linking.measured)
 
@@ -122,6 +127,8 @@ class Session:
             state.do(Send(device=device, message=m.Shutdown()))
             return True
         state.members.join(event, aside=state.gathered)
+        for pair in state.relayed.joined(device, event.hello.data_address):
+            state.linking.forget_pair(*pair)
         state.settled = False
         if state.gathered:
             state.linking.forget(device)

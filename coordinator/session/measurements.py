@@ -71,10 +71,12 @@ class KnownDevices:
     profiles: Mapping[DeviceId, KnownProfile] = dataclasses.field(default_factory=dict)
     links: Mapping[Pair, KnownLink] = dataclasses.field(default_factory=dict)
 
-    def profile_of(self, joined: Joined) -> DeviceProfile | None:
-        """Finds the device's profile, if it was measured as the device is now."""
+    def profile_of(self, joined: Joined, *, thorough: bool) -> DeviceProfile | None:
+        """Finds the device's profile, if it was measured as the device is now, and well enough."""
         known = self.profiles.get(joined.device)
-        return known.profile if known and known.conditions == MeasurementKey.of(joined) else None
+        if known is None or known.conditions != MeasurementKey.of(joined):
+            return None
+        return None if thorough and known.profile.brief else known.profile
 
     def links_between(self, joined: Mapping[DeviceId, Joined]) -> dict[Pair, LinkMeasurement]:
         """Finds the links whose ends are as they were."""

@@ -15,7 +15,7 @@ from edge_runtime.contract.profile import DeviceProfile
 MOST_STRIKES = 3
 """Times that a device may fail before the run goes on without it."""
 MOST_BLAMES = 2
-"""Wrong messages of a device, by the word of others, before the run goes on without it."""
+"""Wrong messages of a device before the run goes on without it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +96,7 @@ class Members:
         self.quarantined: dict[DeviceId, str] = {}
         self._strikes: collections.Counter[DeviceId] = collections.Counter()
         self._blames: collections.Counter[DeviceId] = collections.Counter()
+        self._accusers: dict[DeviceId, set[DeviceId]] = {}
 
     def join(self, joined: Joined, *, aside: bool) -> Member:
         """Admits a device."""
@@ -124,9 +125,24 @@ class Members:
         return self._strikes[device] >= MOST_STRIKES
 
     def blame(self, device: DeviceId) -> bool:
-        """Counts a wrong message; True if it was one too many."""
+        """Counts a wrong message that this side has seen; True if it was one too many."""
         self._blames[device] += 1
-        return self._blames[device] >= MOST_BLAMES
+        return self._is_to_blame(device)
+
+    def accuse(self, device: DeviceId, accuser: DeviceId) -> bool:
+        """Counts a wrong message by the word of another; True if it was one too many.
+
+        An accuser's word counts once.
+        """
+        self._accusers.setdefault(device, set()).add(accuser)
+        return self._is_to_blame(device)
+
+    def has_accused(self, device: DeviceId, accuser: DeviceId) -> bool:
+        """True if ``accuser`` has named ``device`` before."""
+        return accuser in self._accusers.get(device, ())
+
+    def _is_to_blame(self, device: DeviceId) -> bool:
+        return self._blames[device] + len(self._accusers.get(device, ())) >= MOST_BLAMES
 
     def planned_with(self) -> dict[DeviceId, Member]:
         """Those whom a plan can be made with: nobody waits for those who are aside."""

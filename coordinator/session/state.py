@@ -19,14 +19,19 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.profile import DeviceProfile
 
+from .experience import Experience
 from .holdings import Holdings
 from .link_schedule import Linking
 from .measurements import KnownDevices
 from .members import Member, Members
 from .questions import Questions
+from .relayed import RelayedPairs
 
 WAKE_SECONDS = 60.0
 """Within which a device that was silent may speak again, or one that came be measured."""
+
+FORGOTTEN_EACH = 0.9
+"""What is left, with each micro-batch or step, of the longest that one has taken."""
 
 FIRST_SECONDS = 1.0
 """Predicted time for computing what the first portion after a loss lacks; each next one may take
@@ -77,6 +82,7 @@ class State:
         relayed: pairs of devices that cannot reach each other.
         filled: data sets of which every owner holds its samples, by what is known.
         fill: the one under way.
+        experience: what devices did, against what they measured.
         saved: newest state of the trainers.
         lineage: names the group that trained up to here: a replica of another is not gone on with.
         target: update up to which the group is to train before its state is saved.
@@ -99,7 +105,7 @@ class State:
         hopeless: devices that said they would fail again whatever happens.
         called_back: when a device that was given up was asked to join again.
         last_progress: when a micro-batch or a step was last known to be done.
-        longest_seconds: that one has taken so far.
+        longest_seconds: that one has taken lately.
         awaited: by device, whom its training step waits for.
     """
 
@@ -112,12 +118,13 @@ class State:
         self.assigned = self.gathered = False
         self.profiles: dict[DeviceId, DeviceProfile] = {}
         self.members, self.questions, self.linking = Members(), Questions(), Linking()
-        self.relayed: set[frozenset[DeviceId]] = set()
+        self.relayed = RelayedPairs()
         self.known = KnownDevices()
         self.holdings = Holdings(len(self.catalogue.keys), job.config.layers)
         self.filled: set[m.SampleSet] = set()
         self.fill: Fill | None = None
         self.dealer: Dealer | None = None
+        self.experience = Experience()
         self.item_number = 0
         self.computed: Array = np.zeros(len(self.catalogue.keys), bool)
         self.saved = SavedState(data=job.state, step=job.steps_done, sums=job.sums)
@@ -152,9 +159,16 @@ class State:
         """Hellos of those who are here."""
         return {device: member.joined for device, member in self.members.here.items()}
 
+    @property
+    def alone(self) -> bool:
+        """Nobody can go on without the only device that is here; others may still be coming."""
+        others_come = not self.gathered and len(self.job.devices) > 1
+        return len(self.members.here) == 1 and not others_come
+
     def progressed(self, device: DeviceId) -> None:
         """Takes down that work goes on, by the word of a device."""
-        self.longest_seconds = max(self.longest_seconds, self.now - self.last_progress)
+        lately = FORGOTTEN_EACH * self.longest_seconds
+        self.longest_seconds = max(lately, self.now - self.last_progress)
         self.last_progress = self.now
         self.awaited.pop(device, None)
 

@@ -69,7 +69,7 @@ def listen(state: State, event: Received) -> bool:
         return handler(state, device, message, event) and not late
     except (DeviceFailedError, UnresumableError) as error:
         # An honest device would have said that it failed; with nobody else, its word is final.
-        if isinstance(message, m.Failed) or len(state.members.here) == 1:
+        if isinstance(message, m.Failed) or state.alone:
             raise
         said = error.said if isinstance(error, DeviceFailedError) else str(error)
         return departures.blame(state, device, said.removeprefix(f"{device}: "))
@@ -107,7 +107,7 @@ def _awaiting(state: State, device: DeviceId, message: m.Awaiting, _: Received) 
 
 
 def _rejected(state: State, device: DeviceId, message: m.Rejected, _: Received) -> bool:
-    return departures.blame(state, message.peer, f"{device} says: {message.reason}")
+    return departures.accuse(state, message.peer, device, message.reason)
 
 
 def _peer_lost(state: State, device: DeviceId, message: m.PeerLost, _: Received) -> bool:
@@ -146,6 +146,8 @@ def _call_back(state: State, device: DeviceId) -> None:
 def _served(state: State, device: DeviceId, message: m.BatchServed, _: Received) -> bool:
     state.record.observe(device, message)
     state.progressed(device)
+    if state.generation is not None:
+        state.generation.served(device, message)
     fill = state.fill
     if fill is None or state.dealer is None or (item := fill.items.get(message.number)) is None:
         return False
@@ -154,11 +156,19 @@ def _served(state: State, device: DeviceId, message: m.BatchServed, _: Received)
     return False
 
 
+def _samples_sent(state: State, device: DeviceId, message: m.SamplesSent, _: Received) -> bool:
+    state.progressed(device)
+    if state.fill is not None:
+        state.fill.sent(device, message.number)
+    return False
+
+
 def _next_tokens(state: State, device: DeviceId, message: m.NextTokens, _: Received) -> bool:
     if state.generation is None:
         logger.warning("%s sent tokens that nobody asked for", device)
         return False
     facts.went_on(state)
+    state.progressed(device)
     generating.send(state, state.generation.chosen(device, message, state.now))
     if not state.generation.done:
         return False
@@ -185,6 +195,7 @@ _TOLD: dict[type[m.Message], Callable[[State, DeviceId, Any, Received], bool]] =
     m.Stored: _stored,
     m.Failed: _failed,
     m.BatchServed: _served,
+    m.SamplesSent: _samples_sent,
     m.Progress: _progress,
     m.Awaiting: _awaiting,
     m.Rejected: _rejected,

@@ -1,6 +1,6 @@
 """Texts to token ids, with the bundle's own tokenizer."""
 
-from .language import LanguageTokenizer, TokenizedLanguage
+from .language import LanguageTokenizer, TokenizedLanguage, keys_to_write
 from .loading import decoder_of
 from .prompts import PromptTokenizer, TokenizedPrompts
 from .texts import SampleTokenizer, Tokenized
@@ -13,4 +13,5 @@ __all__ = [
     "TokenizedLanguage",
     "TokenizedPrompts",
     "decoder_of",
+    "keys_to_write",
 ]

@@ -20,6 +20,7 @@ from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.sample import Ragged, Samples
 from export.chat.sandbox import TemplateSource, render_conversations
+from export.chat.turns import keys_to_write as keys_to_write
 
 from .loading import encodings, frame_of, load_template, load_tokenizer
 from .model_inputs import check_language_model, decoder_start, filler, make_samples, token_inputs

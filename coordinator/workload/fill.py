@@ -1,11 +1,11 @@
 """Fills caches with one data set, under one plan. Pure: no sockets, no clock."""
 
 import collections
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 
 from coordinator.planner.dispatch import Router, window
 from coordinator.planner.problem.build import micro_batch_costs
-from coordinator.planner.problem.calibrate import calibrated_profile
+from coordinator.planner.problem.calibrate import calibrated_profile, run_factors
 from coordinator.protocol.actions import Record, Send
 from coordinator.protocol.job import Job
 from coordinator.samples.samples import Catalogue, Work
@@ -22,8 +22,19 @@ from .work_items import make_items
 class Dealer:
     """Deals micro-batches to the devices of a plan, and adapts their shares to their pace."""
 
-    def __init__(self, job: Job, plan: Plan, profiles: Mapping[DeviceId, DeviceProfile]) -> None:
-        """``profiles`` are those that the plan was made from."""
+    def __init__(
+        self,
+        job: Job,
+        plan: Plan,
+        profiles: Mapping[DeviceId, DeviceProfile],
+        seen: Callable[[DeviceId, float, float], None] = lambda *_: None,
+    ) -> None:
+        """``profiles`` are those that the plan was made from.
+
+        ``seen`` is told of every micro-batch: who served it, its seconds, and how many the
+        device's own measurements say, contention apart.
+        """
+        self._seen = seen
         self.router = Router(plan)
         self._job, self._plan, self._measured = job, plan, profiles
         self._pace = Pace(plan)
@@ -41,13 +52,16 @@ class Dealer:
                 return []
             self._calibrated[device] = calibrated_profile(self._job.manifest, measured)
         profile = self._calibrated[device]
+        predicted_seconds = compute_seconds(
+            self._job.manifest, profile, stage, item.samples, item.longest
+        )
+        factor, _ = run_factors(profile)
+        self._seen(device, message.seconds, predicted_seconds / factor)
         straggler = self._pace.served(
             message.stage,
             device,
             seconds=message.seconds,
-            predicted_seconds=compute_seconds(
-                self._job.manifest, profile, stage, item.samples, item.longest
-            ),
+            predicted_seconds=predicted_seconds,
             handling=_handling(self._plan, device),
         )
         return self._react(straggler) if straggler else []
@@ -135,11 +149,16 @@ class Fill:
             self._stages_done[message.number], message.stage + 1
         )
 
+    def sent(self, source: DeviceId, number: int) -> None:
+        """Takes down that a source has sent what it was asked to move."""
+        if self._routes.get(number) == (source,):
+            self._stages_done[number] = 1
+
     def late(self) -> DeviceId | None:
-        """Names who has had the oldest item for longest: a stage, or else an owner."""
+        """Names who has had the oldest item for longest: a stage, a source, or else an owner."""
         for item, owners in self._leases.unstored():
             route, done = self._routes[item.number], self._stages_done[item.number]
-            return route[done] if item.computed and done < len(route) else owners[0]
+            return route[done] if done < len(route) else owners[0]
         return None
 
     def take(self, device: DeviceId, message: Stored) -> bool:

@@ -50,6 +50,15 @@ class _Group:
     begun: bool = False
 
 
+@dataclasses.dataclass(slots=True)
+class _Pass:
+    """One way of a group through the stages of ``route``, so many of which have served it."""
+
+    group: _Group
+    route: tuple[DeviceId, ...]
+    done: int = 0
+
+
 class Generation:
     """Keeps the books of all prompts.
 
@@ -83,7 +92,7 @@ class Generation:
         prompts = len(task.prompts)
         self.record = earlier or GenerationRecord(began=now, tokens=[[] for _ in range(prompts)])
         self._waiting = collections.deque(self._groups(table))
-        self._in_work: dict[int, _Group] = {}
+        self._in_work: dict[int, _Pass] = {}
         self._number = 0
 
     @property
@@ -111,8 +120,9 @@ class Generation:
         Raises:
             DeviceFailedError: nobody asked the device for them, or they are no tokens.
         """
-        group = self._in_work.get(message.number)
         tokens, lines = message.tokens.tolist(), message.lines.tolist()
+        asked = self._in_work.get(message.number)
+        group = asked.group if asked is not None else None
         if group is None or (device, tuple(lines)) != (group.owner, group.lines):
             raise DeviceFailedError(
                 f"{device}: chose tokens for other prompts than it was asked for"
@@ -128,6 +138,18 @@ class Generation:
         if left:
             sends.append(self._step(dataclasses.replace(group, lines=left, begun=True)))
         return [*sends, *self.start()]
+
+    def served(self, device: DeviceId, message: m.BatchServed) -> None:
+        """Takes down that a stage has done its part of a pass."""
+        on_way = self._in_work.get(message.number)
+        if on_way is not None and on_way.route[message.stage : message.stage + 1] == (device,):
+            on_way.done = max(on_way.done, message.stage + 1)
+
+    def late(self) -> DeviceId | None:
+        """Names who has had the oldest pass for longest: a stage, or else its owner."""
+        for on_way in self._in_work.values():
+            return (*on_way.route, on_way.group.owner)[on_way.done]
+        return None
 
     def _write(self, line: int, token: int) -> bool:
         """Appends a token; True if the text ends with it."""
@@ -171,13 +193,14 @@ class Generation:
     def _step(self, group: _Group) -> Send:
         """Makes the group's next pass through the pipeline."""
         self._number += 1
-        self._in_work[self._number] = group
+        route = group.route[self._encoder_stages :] if group.begun else group.route
+        self._in_work[self._number] = _Pass(group, route)
         lines = np.array(group.lines, np.int32)
         known, lengths = self._known(lines, begins=not group.begun)
         inputs = self._newest(group) if group.begun else self._whole(lines)
         batch = m.MicroBatch(
             number=self._number,
-            route=group.route[self._encoder_stages :] if group.begun else group.route,
+            route=route,
             keys=self._task.prompts.keys[lines],
             lengths=lengths,
             destinations=(

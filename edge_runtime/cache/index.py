@@ -85,6 +85,13 @@ class Index:
         """Forgets a record."""
         self._put(key, [other for other in self.records(key) if other is not record])
 
+    def drop_behind(self, segment: int, offset: int) -> None:
+        """Forgets the records of a segment from ``offset`` on."""
+        for key, records in list(self._records.items()):
+            kept = [each for each in records if each.segment != segment or each.offset < offset]
+            if len(kept) < len(records):
+                self._put(key, kept)
+
     def records(self, key: bytes) -> tuple[Record, ...]:
         """The sample's records, newest first."""
         return self._records.get(key, ())

@@ -83,7 +83,8 @@ class Segments:
         self._limit_bytes = limit_bytes
         self._files: dict[int, int] = {}
         self._sizes: dict[int, int] = {}
-        self._unsynced: set[int] = set()
+        # Files with what was appended since the last sync, and their sizes before that.
+        self._unsynced: dict[int, int] = {}
 
     def open(self) -> None:
         """Opens the files that are there."""
@@ -142,7 +143,7 @@ class Segments:
                 os.ftruncate(self._files[number], start)
             raise
         self._sizes[number] = position
-        self._unsynced.add(number)
+        self._unsynced.setdefault(number, start)
 
     def read_into(self, number: int, offset: int, buffer: Encoded) -> bool:
         """Fills a contiguous buffer; False when the file ends before it or cannot be read."""
@@ -173,10 +174,18 @@ class Segments:
         sync_folder(self._folder)
         self._unsynced.clear()
 
+    def revert(self) -> dict[int, int]:
+        """Cuts off what was appended since the last :meth:`sync`; returns these files' sizes."""
+        reverted, self._unsynced = self._unsynced, {}
+        for number, size in reverted.items():
+            with contextlib.suppress(OSError):
+                self.truncate(number, size)
+        return reverted
+
     def remove(self, number: int) -> None:
         """Removes a file."""
         os.close(self._files.pop(number))
-        self._unsynced.discard(number)
+        self._unsynced.pop(number, None)
         del self._sizes[number]
         (self._folder / _name(number)).unlink()
 

@@ -9,14 +9,12 @@ Shapes: N or B samples, L layers, T padded tokens, d channels, R bytes of an enc
 
 from __future__ import annotations
 
-import errno
 import functools
 import logging
 import math
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +30,7 @@ from .index import Index, Located
 from .packing import MicroBatch, Pending, pack
 from .plain_format import PlainFormat
 from .record import KEY_BYTES, MAGIC_BYTES, Buffer, Record, RecordFormat
+from .refusals import FULL, explaining
 from .sealed_format import SealedFormat
 from .segments import CacheLock, Segments
 from .streams import count_samples
@@ -42,10 +41,6 @@ Keys = npt.NDArray[np.uint8]
 Lengths = npt.NDArray[np.int64]
 
 SEGMENT_BYTES = 256 << 20
-
-_FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
-"""Refusals of a disk, of a limit to the size of files, of a user's quota."""
-
 
 _DAMAGED = "a record of the activation cache is damaged; it is dropped and made again"
 
@@ -105,7 +100,7 @@ class ActivationCache:
         self._index = Index()
         self._writing = threading.Lock()
         self._told_full = False
-        with _explaining(self.folder, "open"):
+        with explaining(self.folder, "open"):
             self._lock = CacheLock(self.folder)
             self._segments = Segments(self.folder, segment_bytes, self._form)
             try:
@@ -172,7 +167,7 @@ class ActivationCache:
         batch = MicroBatch(_split(keys), lengths.tolist(), wanted, encoded, tag)
         batch.check(self.row_bytes)
         check_encoded(encoded, self.dtype, self.hidden_size)
-        with self._writing, _explaining(self.folder, "write"):
+        with self._writing, explaining(self.folder, "write"):
             missing = functools.partial(self._index.missing, layers=wanted)
             pending = pack(batch, self._form, missing, self._room_bytes())
             if pending:
@@ -222,13 +217,28 @@ class ActivationCache:
         return lengths, encoded
 
     def flush(self) -> None:
-        """Makes appended records survive a power cut. A killed process loses nothing."""
-        with self._writing, _explaining(self.folder, "write"):
-            self._segments.sync()
+        """Makes appended records survive a power cut. A killed process loses nothing.
+
+        A disk may find only now that it has no room for what it took: that is forgotten.
+        """
+        with self._writing, explaining(self.folder, "write"):
+            try:
+                self._segments.sync()
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                self._give_up_unsynced()
+
+    def _give_up_unsynced(self) -> None:
+        for segment, size in self._segments.revert().items():
+            self._index.drop_behind(segment, size)
+        # It would take the same again, and lose it again.
+        self.quota_bytes = self.bytes_used
+        self._tell_full()
 
     def clear(self) -> None:
         """Removes every record."""
-        with self._writing, _explaining(self.folder, "clear"):
+        with self._writing, explaining(self.folder, "clear"):
             self._index.clear()
             self._segments.clear()
 
@@ -296,7 +306,7 @@ class ActivationCache:
         try:
             self._write(pending)
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in FULL:
                 raise
             if len(pending) > 1:
                 half = len(pending) // 2
@@ -383,15 +393,3 @@ def _split(keys: Keys) -> list[bytes]:
         raise ValueError(f"keys are {keys.dtype} {keys.shape}, not uint8 (N, {KEY_BYTES})")
     raw = keys.tobytes()
     return [raw[at : at + KEY_BYTES] for at in range(0, len(raw), KEY_BYTES)]
-
-
-@contextmanager
-def _explaining(folder: Path, doing: str) -> Iterator[None]:
-    """Turns the system's refusals into an error that says how to mend it."""
-    try:
-        yield
-    except OSError as error:
-        raise BadInputError(
-            f"cannot {doing} the activation cache {folder}: {error.strerror}; "
-            "free space or permissions there, or set PACPLUS_HOME"
-        ) from error

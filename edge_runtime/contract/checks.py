@@ -24,6 +24,11 @@ def check_array(name: str, array: Array, dtype: npt.DTypeLike, shape: tuple[int,
         raise ValueError(f"{name} must be {np.dtype(dtype).name} of shape {shape}")
 
 
+def check_keys(keys: Array) -> None:
+    """Raises ValueError unless they are samples' keys, (N, 32) uint8."""
+    check_array("keys", keys, np.uint8, (*keys.shape[:1], 32))
+
+
 def is_finite(values: Array) -> bool:
     """True if no value of a float array is infinite or not a number."""
     return not values.size or math.isfinite(max(float(values.max()), -float(values.min())))

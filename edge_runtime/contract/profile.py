@@ -112,6 +112,27 @@ class LinkProfile:
         require(0 <= self.latency_seconds < math.inf, "latency_seconds must not be negative")
 
 
+MOST_SLOWER = 20.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RunFactors:
+    """Time of work in earlier runs over its time as the device measured it; None if unknown.
+
+    Attributes:
+        fill: of stages.
+        train: of training steps.
+    """
+
+    fill: float | None = None
+    train: float | None = None
+
+    def __post_init__(self) -> None:
+        known = [factor for factor in (self.fill, self.train) if factor is not None]
+        possible = all(1 / MOST_SLOWER <= factor <= MOST_SLOWER for factor in known)
+        require(possible, f"factors must be from {1 / MOST_SLOWER} to {MOST_SLOWER}")
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceProfile:
     """One device.
@@ -133,6 +154,8 @@ class DeviceProfile:
         handling: processor time of moving and keeping data.
         link: None where nothing slows it: processes of one machine.
         measured: the times come from this device, not from a catalogue.
+        brief: they were measured briefly, and partly estimated.
+        in_run: what earlier runs have found; the times are without it.
     """
 
     device: DeviceId
@@ -150,6 +173,8 @@ class DeviceProfile:
     handling: HandlingProfile = HandlingProfile()
     link: LinkProfile | None = None
     measured: bool = True
+    brief: bool = False
+    in_run: RunFactors | None = None
 
     def __post_init__(self) -> None:
         distinct = self.roles and len(set(self.roles)) == len(self.roles)

@@ -11,11 +11,17 @@ MAX_TEXT_LENGTH = 200
 
 
 def one_line(text: str, limit: int = MAX_TEXT_LENGTH) -> str:
-    """Cuts ``text`` to ``limit`` characters of one line; what cannot be printed becomes U+FFFD."""
+    """Cuts ``text`` to ``limit`` characters of one line; what cannot be printed becomes U+FFFD.
+
+    What is too long loses its middle: an error begins with what happened, and ends with advice.
+    """
     # Cut first: the text may have megabytes. Twice the limit leaves room for runs of spaces.
-    line = " ".join(text[: 2 * limit].split())
-    if len(line) > limit or len(text) > 2 * limit:
-        line = line[: limit - 3] + "..."
+    if len(text) > 4 * limit:
+        text = f"{text[: 2 * limit]} ... {text[-2 * limit :]}"
+    line = " ".join(text.split())
+    if len(line) > limit:
+        half = (limit - 5) // 2
+        line = f"{line[:half].rstrip()} ... {line[-half:].lstrip()}"
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
 
 

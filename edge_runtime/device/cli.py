@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 3.0
+LONGEST_PAUSE_SECONDS = 30.0
+"""Between two attempts of a device that is sent home; a run waits longer for its devices."""
 
 _INSTANCE = secrets.token_hex(8)
 """Tells this process from another one with the same keys."""
@@ -203,11 +205,13 @@ def _serve(options: argparse.Namespace, home: Path, known: Any) -> int:
     from edge_runtime.training.replica import KeptReplica
     from edge_runtime.transport import Address, load_or_create_keypair
 
+    from .device import SentHomeError
+
     # What these find wrong will not mend itself, so they come before the loop.
     Address.parse(known.address)
     load_or_create_keypair(home / "keypair.json")
     keys = CacheKeys(home, read_passphrase(options.cache_passphrase_file))
-    pause, warned, kept = threading.Event(), "", KeptReplica()
+    pause, warned, kept, refusals = threading.Event(), "", KeptReplica(), 0
     watch = watch_condition(options.min_battery, options.max_temperature, options.condition)
     while True:
         wait_until_fit(watch, pause)
@@ -219,12 +223,14 @@ def _serve(options: argparse.Namespace, home: Path, known: Any) -> int:
                 raise
             if str(error) != warned:
                 warned = str(error)
-                logger.warning("%s; trying again every %g seconds", error, RECONNECT_SECONDS)
-            pause.wait(RECONNECT_SECONDS)  # never set: SIGTERM's handler raises out of it
+                logger.warning("%s; trying again until it works", error)
+            refusals = refusals + 1 if isinstance(error, SentHomeError) else 0
+            seconds = min(LONGEST_PAUSE_SECONDS, RECONNECT_SECONDS * 2 ** min(refusals, 8))
+            pause.wait(seconds)  # never set: SIGTERM's handler raises out of it
             continue
         if options.once:
             return 0
-        warned = ""
+        warned, refusals = "", 0
         logger.info("session ended: %s", ended)
 
 

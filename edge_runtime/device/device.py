@@ -25,7 +25,7 @@ from edge_runtime.messaging.failures import PeerError, explain
 from edge_runtime.messaging.session_link import SessionLink
 from edge_runtime.messaging.tagging import tagged
 from edge_runtime.profiling.link import LinkProber
-from edge_runtime.profiling.profiler import remeasure
+from edge_runtime.profiling.profiler import measure, remeasure
 from edge_runtime.profiling.subprocess import measure_in_subprocess
 from edge_runtime.system.usage import (
     CpuClock,
@@ -82,6 +82,10 @@ class DeviceOptions:
     locate: Callable[[], Address] | None = None
 
 
+class SentHomeError(StoppedError):
+    """The coordinator answers, and does not want this device in its session."""
+
+
 class Device:
     """One device in one session.
 
@@ -125,8 +129,8 @@ class Device:
         self._ended: Ended | None = None
         self._at_once: Handlers = {
             m.Welcome: self._welcome,
-            m.Rejoin: lambda _: self._say(self._hello()),
             m.BeginTerm: lambda _: None,  # its tag says all
+            m.Rejoin: lambda _: self._say(self._hello()),
             m.FormGroup: trainer.form_group,
             m.Shutdown: self._end,
             m.BeginPhase: self._begin_phase,
@@ -158,6 +162,7 @@ class Device:
         """Serves until the coordinator ends the session or is gone.
 
         Raises:
+            SentHomeError: the coordinator has no work for this device.
             StoppedError: the coordinator could not be reached at all.
         """
         with warnings_reported(self._say):
@@ -252,6 +257,11 @@ class Device:
                 return
             self._standing.session = tag.session
             self._trainer.replica = self._kept.take()
+        if isinstance(request, m.Shutdown) and not self._standing.session:
+            raise SentHomeError(
+                "the coordinator sends this device home: its run has ended, or has left this "
+                "device out (`pacplus devices` there says why)"
+            )
         if not self._standing.admits(tag):
             logger.info("dropped a %s of another session or term", type(request).__name__)
             return
@@ -319,6 +329,15 @@ class Device:
         options = self._options
         if request.known is not None:
             profile = remeasure(request, request.known, options.home)
+        elif request.brief:
+            profile = measure(
+                request,
+                device=options.device,
+                roles=options.roles,
+                threads=options.threads,
+                store=self._store,
+                home=options.home,
+            )
         else:
             profile = measure_in_subprocess(
                 request,

@@ -21,10 +21,7 @@ from edge_runtime.inference.session import GraphSession
 from edge_runtime.inference.weight_store import WeightStore
 
 from .shapes import fitting_lengths, room_bytes, sample_bytes, usual_tokens
-from .timing import compare
-
-LONGEST_SECONDS = 0.5
-"""Bound on one timed run: a slow device is given smaller micro-batches."""
+from .timing import THOROUGH, Effort, compare
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +51,12 @@ class _Shape:
 
 
 def time_blocks(
-    request: ProfileRequest, store: WeightStore, *, threads: int, cores: float
+    request: ProfileRequest,
+    store: WeightStore,
+    *,
+    threads: int,
+    cores: float,
+    effort: Effort = THOROUGH,
 ) -> Timings:
     """Times each class of blocks of the request.
 
@@ -63,11 +65,13 @@ def time_blocks(
         store: has the weight files.
         threads: to compute with.
         cores: CPU quota in cores.
+        effort: how long it may take.
     """
     blocks: dict[str, tuple[BlockTiming, ...]] = {}
     overheads = [(0.0, 0.0)]
     for block_class, files in zip(request.block_classes, request.stages, strict=True):
-        timer = _BlockTimer(request, files, request.pairs.get(block_class), store, threads, cores)
+        pair = request.pairs.get(block_class)
+        timer = _BlockTimer(request, files, pair, store, threads, cores, effort)
         blocks[block_class], overhead = timer.time()
         overheads.append(overhead)
     per_run, per_token = zip(*overheads, strict=True)
@@ -89,8 +93,9 @@ class _BlockTimer:
         store: WeightStore,
         threads: int,
         cores: float,
+        effort: Effort,
     ) -> None:
-        self._request, self._cores = request, min(cores, threads)
+        self._request, self._cores, self._effort = request, min(cores, threads), effort
         self._stream = files.streams[-1]
         read = request.adapter.layers if request.adapter is not None else ()
         self._stages = []
@@ -129,7 +134,7 @@ class _BlockTimer:
         return tuple(timings), split(small_stage, large_stage, *counts)
 
     def _batch_in_time(self, most: int, seconds_of_one: float) -> int:
-        return max(1, min(most, int(LONGEST_SECONDS / seconds_of_one)))
+        return max(1, min(most, int(self._effort.longest_seconds / seconds_of_one)))
 
     def _tokens(self, shape: _Shape) -> int:
         return shape.batch * shape.lengths[self._stream]
@@ -144,7 +149,8 @@ class _BlockTimer:
 
     def _seconds(self, shape: _Shape) -> tuple[float, float]:
         """Seconds of a block in one micro-batch, and of the stage around it."""
-        single, *pair = compare([self._run(stage, shape) for stage in self._stages], self._cores)
+        runs = [self._run(stage, shape) for stage in self._stages]
+        single, *pair = compare(runs, self._cores, self._effort)
         if not pair:
             return single, 0.0
         # Within bounds, should the machine have been disturbed in between.

@@ -19,6 +19,8 @@ from edge_runtime.system.usage import (
 
 from .blocks import time_blocks
 from .data_handling import measure_handling
+from .estimates import CoreSpeed, core_speed, estimate_handling, estimate_training
+from .timing import BRIEF, THOROUGH
 from .training import measure_answering, measure_training
 
 logger = logging.getLogger(__name__)
@@ -37,7 +39,9 @@ def measure(
     store: WeightStore,
     home: Path,
 ) -> DeviceProfile:
-    """Measures the profile of this device; takes a few seconds, and memory that stays taken.
+    """Measures the profile of this device; memory that it takes stays taken.
+
+    It takes a few seconds, or a few tenths of one if the request is brief.
 
     Args:
         request: the blocks, the adapter and their shapes.
@@ -48,9 +52,11 @@ def measure(
         home: folder of its files.
     """
     base_bytes, cores = resident_bytes(), usable_cores()
-    timings = time_blocks(request, store, threads=1, cores=cores)
+    effort = BRIEF if request.brief else THOROUGH
+    speed = core_speed() if request.brief else None
+    timings = time_blocks(request, store, threads=1, cores=cores, effort=effort)
     if threads > 1:
-        parallel = time_blocks(request, store, threads=threads, cores=cores)
+        parallel = time_blocks(request, store, threads=threads, cores=cores, effort=effort)
         worthwhile = timings.seconds >= MIN_SPEEDUP * parallel.seconds
         timings, threads = (parallel, threads) if worthwhile else (timings, 1)
     return DeviceProfile(
@@ -63,12 +69,13 @@ def measure(
         threads=threads,
         kernel_class=numerics().kernel,
         blocks=timings.blocks if "backbone" in roles else {},
-        trainer=_trainer(request, roles, store, home),
+        trainer=_trainer(request, roles, store, home, speed),
         handling=dataclasses.replace(
-            measure_handling(request, home),
+            measure_handling(request, home) if speed is None else estimate_handling(speed),
             seconds_per_stage_run=timings.stage_seconds_per_run,
             seconds_per_stage_token=timings.stage_seconds_per_token,
         ),
+        brief=request.brief,
     )
 
 
@@ -83,11 +90,21 @@ def remeasure(request: ProfileRequest, known: DeviceProfile, home: Path) -> Devi
 
 
 def _trainer(
-    request: ProfileRequest, roles: tuple[Role, ...], store: WeightStore, home: Path
+    request: ProfileRequest,
+    roles: tuple[Role, ...],
+    store: WeightStore,
+    home: Path,
+    speed: CoreSpeed | None,
 ) -> TrainerProfile | None:
-    """Measures training, or a trained adapter; None if the device cannot own samples."""
+    """Measures training, or a trained adapter; None if the device cannot own samples.
+
+    It is estimated where the core's ``speed`` is given.
+    """
     if request.adapter is None:
         return None
+    owns = request.adapter_graph is not None or "trainer" in roles
+    if speed is not None:
+        return estimate_training(request, request.adapter, speed) if owns else None
     if request.adapter_graph is not None:
         graph = store.path(request.adapter_graph).read_bytes()
         return measure_answering(request, request.adapter, graph, home)

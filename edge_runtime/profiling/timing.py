@@ -12,6 +12,7 @@ blocks, samples and threads use the cache in between, so it is overwritten befor
 timed run.
 """
 
+import dataclasses
 import math
 import os
 import statistics
@@ -35,20 +36,43 @@ MEASURE_SECONDS = _chosen_seconds(1.0)
 from one second to the next, so less starts sooner and predicts worse."""
 MAX_RUNS = 400
 
-ENOUGH_RUNS = 12
-MOST_SECONDS = 3 * MEASURE_SECONDS
-"""A device with a small quota gets on longer, up to this, until its median means something."""
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """What measuring may cost.
+
+    Attributes:
+        seconds: wall seconds of each thing that is timed.
+        enough_runs: a device with a small quota gets on longer, up to three times as long, until
+            it has so many and their median means something.
+        longest_seconds: bound on one timed run: a slow device is given smaller micro-batches.
+        handling_seconds: processor seconds to time each cost of handling data for.
+    """
+
+    seconds: float
+    enough_runs: int
+    longest_seconds: float
+    handling_seconds: float
+
+
+THOROUGH = Effort(
+    seconds=MEASURE_SECONDS, enough_runs=12, longest_seconds=0.5, handling_seconds=0.03
+)
+BRIEF = Effort(seconds=0.02, enough_runs=3, longest_seconds=0.05, handling_seconds=0.003)
+"""A few tenths of a second for a whole device: the run itself tells the rest."""
 
 CACHE_BYTES = 8 << 20
 """More than the caches that a core has to itself: at most 2 MB on today's processors."""
 
 
-def seconds_per_run(run: Callable[[], object], cores: float) -> float:
+def seconds_per_run(run: Callable[[], object], cores: float, effort: Effort = THOROUGH) -> float:
     """Wall seconds of ``run`` when it is repeated for long; arguments as for :func:`compare`."""
-    return compare((run,), cores)[0]
+    return compare((run,), cores, effort)[0]
 
 
-def compare(runs: Sequence[Callable[[], object]], cores: float) -> list[float]:
+def compare(
+    runs: Sequence[Callable[[], object]], cores: float, effort: Effort = THOROUGH
+) -> list[float]:
     """Wall seconds of each of ``runs`` when it is repeated for long.
 
     They take turns, so that other load of the machine slows all of them equally.
@@ -56,6 +80,7 @@ def compare(runs: Sequence[Callable[[], object]], cores: float) -> list[float]:
     Args:
         runs: the work to repeat.
         cores: that they can use at most: one for each thread, within the CPU quota.
+        effort: how long it may take.
     """
     walls: list[list[float]] = [[] for _ in runs]
     processor: list[list[float]] = [[] for _ in runs]
@@ -71,7 +96,8 @@ def compare(runs: Sequence[Callable[[], object]], cores: float) -> list[float]:
             processor[i].append(time.process_time() - processor_started)
             walls[i].append(time.perf_counter() - started)
         elapsed = (time.perf_counter() - began) / len(runs)
-        if elapsed >= MEASURE_SECONDS and (count >= ENOUGH_RUNS or elapsed >= MOST_SECONDS):
+        enough = count >= effort.enough_runs or elapsed >= 3 * effort.seconds
+        if elapsed >= effort.seconds and enough:
             break
     return [
         max(min(wall), statistics.median(busy) / cores)

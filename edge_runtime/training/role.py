@@ -95,10 +95,11 @@ class TrainerRole:
         )
 
     def move(self, request: m.MoveSamples) -> None:
-        """Sends cached states to their new owner."""
+        """Sends cached states to their new owner, and tells the coordinator that it has."""
         for states in self._opened().messages(request.number, request.keys, request.layers):
             self._outbox.wait_for_room()
             self._outbox.to_peer(request.to, states)
+        self._outbox.to_coordinator(m.SamplesSent(number=request.number))
 
     def own(self, request: m.OwnSamples) -> None:
         """Notes the samples, makes the cache durable and says which it lacks."""

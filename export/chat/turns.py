@@ -165,7 +165,7 @@ class Turns:
 
     def _check_named(self, chat: Conversation, messages: Sequence[Mapping[str, Any]]) -> None:
         """Refuses what would change the text, but is nowhere named in the template."""
-        for where, key in _keys(chat, messages):
+        for where, key in keys_to_write(chat, messages):
             if not self._template.names(key):
                 raise ChatTemplateError(
                     f"{where} {key!r}, which this model's chat template does not read and pacplus "
@@ -196,7 +196,9 @@ class Turns:
                 )
 
 
-def _keys(chat: Conversation, messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+def keys_to_write(
+    chat: Conversation, messages: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[str, str]]:
     """Lists what a template must name to write it: where it stands, and its key."""
     if chat.tools:
         yield "the line has", "tools"

@@ -67,7 +67,7 @@ def test_moved_samples_are_stored_by_their_new_owner(world: World) -> None:
     moved = world.lines_of(A)[:2]
     world.send(A, world.move(9, moved, B))
     assert world.stored(9, {B: 2}) == {B: []}
-    assert world.rest(A) == []
+    assert world.rest(A) == [m.SamplesSent(number=9)]
     both = sorted([*moved, *world.lines_of(B)])
     ready = world.answer(B, world.own("train", both))
     assert isinstance(ready, m.SamplesReady)

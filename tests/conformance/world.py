@@ -309,6 +309,7 @@ class World:
         moved = self.lines_of(B)
         self.send(B, self.move(2, moved, A))
         self.stored(2, {A: len(moved)})
+        assert self.receive(B) == m.SamplesSent(number=2)
         self.answer(A, self.own("train", TRAIN))
 
     def trainable(self, state: bytes = b"", *, run: str = RUN) -> None:

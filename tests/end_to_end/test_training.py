@@ -91,41 +91,52 @@ def write_plan(path: Path, stages: dict[str, tuple[int, int]], owners: dict[str,
     return path
 
 
-def test_several_trainers_learn_what_one_learns(
-    home: Path, minilm_bundle: BundleMaker, tmp_path: Path
-) -> None:
-    """On the real model: a tiny random one is chaotic enough to blow up the last bit."""
+@pytest.fixture(scope="module")
+def real_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lines for the real model: a tiny random one is chaotic enough to blow up the last bit."""
     examples = Path(__file__).parents[2] / "examples"
-    data = tmp_path / "data"
-    data.mkdir()
+    folder = tmp_path_factory.mktemp("real")
     for name, count in (("train", 320), ("eval", 100)):
         every = (examples / f"assistant-{name}.jsonl").read_text().splitlines(keepends=True)
         chosen = every[:: len(every) // count][:count]
-        (data / f"{name}.jsonl").write_text("".join(chosen))
+        (folder / f"{name}.jsonl").write_text("".join(chosen))
+    return folder
 
-    def run(name: str, *more: str) -> dict:
-        return succeed(
-            *(home, "train", minilm_bundle("int8").path, "--data", data / "train.jsonl"),
-            *("--eval", data / "eval.jsonl", "-o", tmp_path / name, "--epochs", "2", "--json"),
-            *more,
-        ).report
 
-    alone = run("alone")
+def learn(home: Path, minilm_bundle: BundleMaker, data: Path, run: Path, *more: str) -> dict:
+    return succeed(
+        *(home, "train", minilm_bundle("int8").path, "--data", data / "train.jsonl"),
+        *("--eval", data / "eval.jsonl", "-o", run, "--epochs", "2", "--json"),
+        *more,
+    ).report
+
+
+def check_same_result(one: dict, other: dict) -> None:
+    for first, second in zip(one["epochs"], other["epochs"], strict=True):
+        assert second["train_loss"] == pytest.approx(first["train_loss"], rel=1e-3)
+    accuracy = pytest.approx(one["eval"]["after"]["accuracy"], abs=0.005)
+    assert other["eval"]["after"]["accuracy"] == accuracy
+
+
+def test_several_trainers_and_one_without_room_learn_what_one_learns(
+    home: Path, minilm_bundle: BundleMaker, real_data: Path, tmp_path: Path
+) -> None:
+    without_room = learn(home, minilm_bundle, real_data, tmp_path / "small", "--cache-quota", "5M")
+    assert without_room["cache"]["bytes"] <= 5e6 < 320 * without_room["cache"]["bytes_per_sample"]
+    alone = learn(home, minilm_bundle, real_data, tmp_path / "alone")
+    check_same_result(alone, without_room)
     plan = write_plan(
         tmp_path / "plan.json",
         {"laptop-1": (0, 3), "laptop-2": (3, 7)},
         {"laptop-1": 6, "laptop-2": 5, "laptop-3": 5},
     )
-    together = run("together", "--emulate", "laptop,laptop,laptop", "--plan", str(plan))
+    more = ("--emulate", "laptop,laptop,laptop", "--plan", str(plan))
+    together = learn(home, minilm_bundle, real_data, tmp_path / "together", *more)
 
     trainers = [device for device in together["devices"] if device["shards"]]
     assert [device["shards"] for device in trainers] == [6, 5, 5]
     assert all(device["sent_bytes"] > 1e6 for device in trainers)
-    for one, many in zip(alone["epochs"], together["epochs"], strict=True):
-        assert many["train_loss"] == pytest.approx(one["train_loss"], rel=1e-3)
-    assert together["eval"]["after"]["accuracy"] == pytest.approx(
-        alone["eval"]["after"]["accuracy"], abs=0.005
-    )
+    check_same_result(alone, together)
 
 
 def test_stages_go_to_devices_over_the_wire_and_nothing_else_does(

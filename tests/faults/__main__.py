@@ -42,10 +42,12 @@ def shrunk(history: History) -> History:
     return History(history.seed, faults)
 
 
-def _find_mutants(seeds: range) -> int:
+def _find_mutants(seeds: range, only: list[str]) -> int:
     """Prints the first history that finds each mutant, and what it says."""
     missed = 0
     for name, mutant in MUTANTS.items():
+        if only and name not in only:
+            continue
         with mutant():
             said = ((seed, failing(draw_history(seed))) for seed in seeds)
             seed, failure = next(((seed, text) for seed, text in said if text), (None, "not found"))
@@ -59,11 +61,12 @@ def main() -> int:
     parser.add_argument("--histories", type=int, default=5000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--mutants", action="store_true", help="name who finds each of them")
+    parser.add_argument("--only", nargs="*", help="of the mutants these")
     parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
     args = parser.parse_args()
     logging.disable(logging.CRITICAL)
     if args.mutants:
-        return _find_mutants(range(args.first, args.first + args.histories))
+        return _find_mutants(range(args.first, args.first + args.histories), args.only)
     began = time.monotonic()
     seeds = range(args.first, args.first + args.histories)
     found: dict[str, list[int]] = collections.defaultdict(list)

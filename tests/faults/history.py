@@ -5,10 +5,12 @@ import dataclasses
 import random
 from unittest import mock
 
+from coordinator.protocol.events import Lost
 from coordinator.session.goals import training
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.ids import DeviceId
 from tests.faults.claims import check_end, check_failure
+from tests.faults.generating import GeneratingLaboratory, draw_generating_world
 from tests.faults.laboratory import Laboratory
 from tests.faults.worlds import draw_world
 
@@ -52,6 +54,11 @@ class History:
     seed: int
     faults: tuple[Fault, ...]
 
+    @property
+    def generates(self) -> bool:
+        """Whether prompts are continued in it, as in one of eight, or an adapter trained."""
+        return self.seed % 8 == 7
+
 
 def draw_history(seed: int) -> History:
     """One to eight faults, most of them in the first few hundred steps."""
@@ -59,6 +66,8 @@ def draw_history(seed: int) -> History:
     kinds = chance.choices(list(KINDS), list(KINDS.values()), k=chance.randint(1, 8))
     span = chance.choice((60, 150, 300, 600))
     faults = [Fault(chance.randint(0, span), kind, chance.randint(0, 10**6)) for kind in kinds]
+    if seed % 8 == 3:
+        faults.append(Fault(0, "stray", 0))
     return History(seed, tuple(sorted(faults, key=lambda fault: fault.at)))
 
 
@@ -69,6 +78,9 @@ def play(history: History) -> Laboratory:
         AssertionError: something that must hold does not.
     """
     chance = random.Random(history.seed + 1)
+    if history.generates:
+        generating = draw_generating_world(chance)
+        return _Player(history, GeneratingLaboratory(generating, chance), chance).play()
     world = draw_world(chance)
     with mock.patch.object(training, "PART_SECONDS", world.part_seconds):
         return _Player(history, Laboratory(world, chance), chance).play()
@@ -80,6 +92,8 @@ class _Player:
         self._faults = collections.deque(history.faults)
         self._returns = chance.random() < 0.6
         self._idle = 0
+        self._strays = False
+        self._astray: DeviceId | None = None
 
     def play(self) -> Laboratory:
         lab, events = self._lab, 0
@@ -88,6 +102,8 @@ class _Player:
             assert events < MOST_EVENTS, "the session does not come to an end"
             while self._faults and self._faults[0].at <= events:
                 self._strike(self._faults.popleft())
+            if self._strays:
+                self._go_astray()
             if lab.undetected and self._chance.random() < 0.03:
                 lab.detect(min(lab.undetected))
             if lab.over:
@@ -112,6 +128,9 @@ class _Player:
         if self._idle > 8 and lab.undetected:
             lab.detect(min(lab.undetected))
             return True
+        if self._idle == 60:  # that is 13 minutes: whoever hangs amid work must be found by then
+            amid = lab.session.phase in ("filling", "training", "generating")
+            assert not amid, f"nobody is found to hang while {lab.session.phase}: {lab.frozen}"
         if self._idle == 60 or self._idle == 200:
             self._bring_back(everybody=self._idle == 200)
         if self._idle > MOST_IDLE:
@@ -187,6 +206,7 @@ class _Player:
             tag = lab.devices[name]._own_tag
             lab._post(name)(m.Rejected(peer=other, reason="made up"), tag)
             lab.offences[other] += 1
+            lab.offences[name] += 1  # who says so again, and alone, fails by it
 
     def _refuse(self, name: DeviceId, _: DeviceId, __: Fault) -> None:
         if self._up(name):
@@ -212,6 +232,40 @@ class _Player:
 
     def _tick(self, _: DeviceId, __: DeviceId, fault: Fault) -> None:
         self._lab.tick(fault.pick % 10)
+
+    def _stray(self, _: DeviceId, __: DeviceId, ___: Fault) -> None:
+        """From now on the first trainer that is ahead of another may get lost, see below."""
+        self._strays = True
+
+    def _go_astray(self) -> None:
+        """Has a trainer hang that is a step ahead, and come back to another coordinator.
+
+        By then the others have applied that step as well, without it: replicas of equal step,
+        but not equal to the last bit.
+        """
+        lab = self._lab
+        replicas = {
+            name: lab.devices[name].trainer.replica
+            for name in lab.session.state.owners
+            if self._up(name) and name not in lab.frozen
+        }
+        steps = {name: replica.step for name, replica in replicas.items() if replica is not None}
+        if self._astray is None:
+            if len(steps) > 1 and min(steps.values()) + 1 == max(steps.values()):
+                ahead = self._astray = max(steps, key=lambda name: steps[name])
+                lab.freeze(ahead)
+                for pair, queue in lab._mesh.items():
+                    if pair[0] == ahead:
+                        queue.clear()
+                lab.tell(Lost(device=ahead, reason="silent"))
+            return
+        stray = lab.devices[self._astray].trainer.replica
+        if stray is None or self._astray not in lab.frozen:
+            self._strays = False
+        elif any(r == stray and r.rounding != stray.rounding for r in replicas.values()):
+            self._strays = False
+            lab.resume(f"s{lab.sessions + 1}")
+            lab.wake(self._astray)
 
     def _resume(self, _: DeviceId, __: DeviceId, fault: Fault) -> None:
         if not self._lab.over:

@@ -26,7 +26,7 @@ from tests.coordinator.session.fake_trainer import Replica, summed_gradient, und
 from tests.faults.lies import LIES, broken_part
 from tests.faults.worlds import World
 
-TELEMETRY = (m.Progress, m.BatchServed, m.Heartbeat, m.Awaiting, m.Notice, m.Stored)
+TELEMETRY = (m.Progress, m.BatchServed, m.SamplesSent, m.Heartbeat, m.Awaiting, m.Notice, m.Stored)
 KEPT_BY_ALL_TERMS = (m.Stored, m.Notice, m.Heartbeat)
 
 
@@ -61,6 +61,7 @@ class Laboratory(Cluster):
         self.applied: list[tuple[int, int, int]] = []
         self.reference = _reference(world)
         self._checked_fill: Fill | None = None
+        self._roundings: dict[tuple[str, int, int], str] = {}
 
     # ---- what happens
 
@@ -115,11 +116,20 @@ class Laboratory(Cluster):
             device.jobs.popleft()
             self._post(name)(m.Failed(reason="out of memory"), tag)
             return
-        trains = isinstance(message, m.TrainEpoch)
+        before = device.trainer.replica
         super()._work(name)
-        replica = device.trainer.replica
-        if trains and replica is not None:
-            assert replica == self.reference[replica.step], f"{name}: another replica"
+        if isinstance(message, m.TrainEpoch) and before is not device.trainer.replica:
+            self._check_step(name, tag)
+
+    def _check_step(self, name: DeviceId, tag: Tag) -> None:
+        """A trainer has applied an update: the right one, and the same at all of its group."""
+        trainer = self.devices[name].trainer
+        assert trainer.replica is not None
+        replica = trainer.replica = trainer.replica.rounded(f"{tag.session}/{tag.term}")
+        assert replica == self.reference[replica.step], f"{name}: another replica"
+        step = tag.session, tag.term, replica.step
+        same = self._roundings.setdefault(step, replica.rounding) == replica.rounding
+        assert same, f"{name}: a replica that has gone another way than those of its group"
 
     # ---- the session
 
@@ -300,6 +310,8 @@ def _texts(actions: list[Action]) -> list[object]:
 def _reference(world: World) -> list[Replica]:
     """The replica after every number of steps of an undisturbed run."""
     job = world.job
+    if "train" not in job.tables:
+        return [Replica()]
     table = job.tables["train"]
     tokens = np.sum(list(table.samples.lengths_of.values()), 0)
     replicas = [Replica()]

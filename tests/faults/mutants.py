@@ -13,6 +13,7 @@ from coordinator.session.holdings import Holdings
 from coordinator.session.members import Member
 from coordinator.session.questions import Questions
 from coordinator.session.state import State
+from coordinator.workload.generation import Generation
 from edge_runtime.contract import messages as m
 
 Mutant = Callable[[], contextlib.AbstractContextManager[Any]]
@@ -141,6 +142,21 @@ def states_of_any_step() -> contextlib.AbstractContextManager[Any]:
     return mock.patch.dict(facts._KEEP, {m.TrainerState: save})
 
 
+def hangs_in_generation_are_not_found() -> contextlib.AbstractContextManager[Any]:
+    """As it was: nobody asks which device a step of a prompt waits for."""
+    return mock.patch.object(Generation, "late", return_value=None)
+
+
+def texts_begin_anew() -> contextlib.AbstractContextManager[Any]:
+    """After a loss, devices are given the prompts without what was written behind them."""
+
+    def whole(self: Generation, lines: Any) -> dict[str, Any]:
+        inputs = self._task.prompts.take(lines).inputs
+        return {name: ragged.values for name, ragged in inputs.items()}
+
+    return mock.patch.object(Generation, "_whole", whole)
+
+
 MUTANTS: dict[str, Mutant] = {
     mutant.__name__: mutant
     for mutant in (
@@ -155,5 +171,7 @@ MUTANTS: dict[str, Mutant] = {
         the_lost_still_hold,
         joiners_are_not_measured,
         states_of_any_step,
+        hangs_in_generation_are_not_found,
+        texts_begin_anew,
     )
 }

@@ -51,7 +51,11 @@ class World:
 
 
 def plan_for(
-    measured: Sequence[DeviceProfile], job: Job, enough: int, fill_seconds: float | None = None
+    measured: Sequence[DeviceProfile],
+    job: Job,
+    enough: int,
+    fill_seconds: float | None = None,
+    blocks: int = BLOCKS,
 ) -> Plan:
     """As many stages as are needed, all trainers; deterministic, as the planner is."""
     runs = [each.device for each in measured if each.blocks]
@@ -60,7 +64,7 @@ def plan_for(
     if len(runs) < enough or not trains:
         raise InfeasibleError(f"{len(runs)} devices do not hold the backbone, {len(trains)} train")
     shards = range(job.options.batch_size)
-    cut = [0, *range(1, enough), BLOCKS]
+    cut = [0, *range(1, enough), blocks]
     stages = tuple(
         Stage(
             first=cut[i],

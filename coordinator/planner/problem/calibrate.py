@@ -8,6 +8,7 @@ from edge_runtime.contract.profile import (
     BlockTiming,
     DeviceProfile,
     HandlingProfile,
+    RunFactors,
     TrainerProfile,
 )
 
@@ -15,7 +16,7 @@ Timed = TypeVar("Timed", BlockTiming, HandlingProfile, TrainerProfile)
 
 
 CONTENTION_FACTOR = 1.2
-"""Time of work in a run, over its time when it is measured on its own.
+"""Time of work in a run, over its time when it is measured on its own, until a run says more.
 
 In a run, micro-batches have many shapes, and the worker shares caches, memory and the
 interpreter with the threads that move data. Measured on MiniLM, int8, 16 samples of 13
@@ -30,22 +31,32 @@ def calibrated_profile(manifest: Manifest, profile: DeviceProfile) -> DeviceProf
 
 
 def calibrated(profile: DeviceProfile) -> DeviceProfile:
-    """Scales all times of a profile by the contention of a run."""
+    """Scales all times of a profile by what earlier runs have found, or by contention."""
+    fill, train = run_factors(profile)
     return dataclasses.replace(
         profile,
         blocks={
-            block_class: tuple(_with_contention(timing) for timing in timings)
+            block_class: tuple(_scaled_times(timing, fill) for timing in timings)
             for block_class, timings in profile.blocks.items()
         },
-        handling=_with_contention(profile.handling),
-        trainer=profile.trainer and _with_contention(profile.trainer),
+        handling=_scaled_times(profile.handling, fill),
+        trainer=profile.trainer and _scaled_times(profile.trainer, train),
     )
 
 
-def _with_contention(measured: Timed) -> Timed:
+def run_factors(profile: DeviceProfile) -> tuple[float, float]:
+    """Factors of a device's fill and training in a run."""
+    known = profile.in_run or RunFactors()
+    return (
+        CONTENTION_FACTOR if known.fill is None else known.fill,
+        CONTENTION_FACTOR if known.train is None else known.train,
+    )
+
+
+def _scaled_times(measured: Timed, factor: float) -> Timed:
     """Scales everything that is measured in seconds."""
     times = {
-        field.name: CONTENTION_FACTOR * getattr(measured, field.name)
+        field.name: factor * getattr(measured, field.name)
         for field in dataclasses.fields(measured)
         if field.name.startswith("seconds_")
     }

@@ -26,23 +26,7 @@ def explain(problem: Problem) -> str:
             f"no plan fits: none of {names} can train; install pacplus[train] on one of them, "
             "or add a device that has it"
         )
-    lack = _storage_lack(problem, trainers) or explain_length(problem)
-    return lack or _memory_lack(problem)
-
-
-def _storage_lack(problem: Problem, trainers: list[DeviceProfile]) -> str | None:
-    shard_bytes = max(1, memory.shard_storage_bytes(problem))
-    places = [profile.storage_bytes // shard_bytes for profile in trainers]
-    if sum(places) >= problem.batch_size:
-        return None
-    lacking = (problem.batch_size - sum(places)) * shard_bytes
-    largest = max(trainers, key=lambda profile: profile.storage_bytes)
-    return (
-        f"no plan fits: {largest.device} lacks {_megabytes(lacking)} of storage for its part of "
-        f"the {_megabytes(problem.batch_size * shard_bytes)} cache (it has "
-        f"{_megabytes(largest.storage_bytes)}); free some, add a trainer, "
-        "or choose a smaller --cache-dtype"
-    )
+    return explain_length(problem) or _memory_lack(problem)
 
 
 def _memory_lack(problem: Problem) -> str:

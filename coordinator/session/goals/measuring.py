@@ -85,14 +85,15 @@ def measure_aside(state: State) -> dict[DeviceId, list[Ask]]:
 
 def profiles(state: State, devices: Collection[DeviceId]) -> dict[DeviceId, Ask]:
     """Asks devices without a profile for it."""
-    here = state.members.here
+    here, thorough = state.members.here, state.job.measures_thoroughly
     return {
         device: Ask(
             kind=m.ProfileRequest,
             make=partial(
                 SendProfileRequest,
                 device=device,
-                known=state.known.profile_of(here[device].joined),
+                known=state.known.profile_of(here[device].joined, thorough=thorough),
+                brief=not thorough,
             ),
             of_plan=False,
         )

@@ -72,7 +72,7 @@ def _adopt(state: State, found: Plan) -> None:
     state.filled.clear()
     for device, profile in state.profiles.items():
         state.record.devices[device].profile = profile
-    state.dealer = Dealer(state.job, found, state.profiles)
+    state.dealer = Dealer(state.job, found, state.profiles, state.experience.served)
 
 
 def _wait(state: State, why: str) -> Todo:

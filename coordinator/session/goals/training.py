@@ -150,7 +150,9 @@ def begin_epoch(state: State, epoch: int) -> None:
     """Begins the record of an epoch, if it is not in work already."""
     epochs = state.record.epochs
     if not epochs or epochs[-1].epoch != epoch:
-        epochs.append(EpochRecord(epoch=epoch, began=state.now, sums=m.EpochSums(epoch=epoch)))
+        begun, sums = state.saved.sums, m.EpochSums(epoch=epoch)
+        resumed = begun.samples if begun.epoch == epoch else 0
+        epochs.append(EpochRecord(epoch=epoch, began=state.now, sums=sums, resumed=resumed))
         state.part_began = None
 
 

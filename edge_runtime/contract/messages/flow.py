@@ -27,5 +27,6 @@ ANSWER_OF: dict[type[Message], type[Message]] = {
 """Request -> the one message that answers it, unless ``Failed`` does.
 
 Work that flows through several devices has no entry: ``RunBatch`` ends in ``BatchServed`` of
-every stage and ``Stored`` of every owner, ``MoveSamples`` in ``Stored`` of the new owner.
+every stage and ``Stored`` of every owner, ``MoveSamples`` in ``SamplesSent`` of the source
+and ``Stored`` of the new owner.
 """

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from edge_runtime.contract.adapter import AdapterConfig
-from edge_runtime.contract.checks import check_array, require, require_amounts
+from edge_runtime.contract.checks import check_array, check_keys, require, require_amounts
 from edge_runtime.contract.generation import GenerationOptions, Sequences
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.manifest import FileSpec, Stream, check_streams
@@ -66,6 +66,7 @@ class ProfileRequest(Message):
         head_dtype: of a language model's frozen head. Its shape decides its cost, so a
             synthetic one is timed: no transfer to devices that end up training nothing.
         backbone_digest: of the cache that may grow, as its dtype, encryption and quota.
+        brief: a few tenths of a second may be spent; what takes PyTorch, or longer, is estimated.
         known: an earlier profile under the same conditions: only memory and storage are
             measured again, and the rest of the request is empty.
     """
@@ -87,6 +88,7 @@ class ProfileRequest(Message):
     cache_dtype: CacheDtype
     cache_encrypted: bool = False
     cache_quota_bytes: int | None = None
+    brief: bool = False
     known: DeviceProfile | None = None
 
     def __post_init__(self) -> None:
@@ -172,6 +174,7 @@ class OpenCache(Message):
 
     def __post_init__(self) -> None:
         check_streams(self.layers)
+        check_keys(self.keys)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,6 +284,10 @@ class MoveSamples(Message):
     keys: Array
     layers: tuple[int, ...]
     to: DeviceId
+
+    def __post_init__(self) -> None:
+        require_amounts(self, "number")
+        check_keys(self.keys)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,6 +47,16 @@ class BatchServed(Message):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SamplesSent(Message):
+    """The device has sent what it was asked to move; the new owner has yet to store it."""
+
+    number: int
+
+    def __post_init__(self) -> None:
+        require_amounts(self, "number")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Progress(Message):
     """So far in this epoch."""
 

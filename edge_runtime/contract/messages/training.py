@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
-from edge_runtime.contract.checks import check_array, require
+from edge_runtime.contract.checks import check_array, check_keys, require
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import FileSpec
 
@@ -39,9 +39,10 @@ class OwnSamples(Message):
 
     def __post_init__(self) -> None:
         count = len(self.keys)
-        columns = (self.indices, self.ranks, self.second_starts)
-        equal = self.keys.shape == (count, 32) and all(c.shape == (count,) for c in columns)
-        require(equal, "columns differ in length")
+        check_keys(self.keys)
+        check_array("indices", self.indices, np.int32, (count,))
+        check_array("ranks", self.ranks, np.int64, (count,))
+        check_array("second_starts", self.second_starts, np.int32, (count,))
         check_lengths(self.lengths, count)
         expected = count
         if self.targets.dtype == np.int32:

@@ -61,3 +61,13 @@ def test_the_length_of_a_chat_is_that_of_what_is_said(write) -> None:
     chat = [{"role": "user", "content": parts}, {"role": "assistant", "content": "de"}]
     found = describe_data(write("data", [{"messages": chat}]))
     assert found.lengths == (LengthRange(least=5, greatest=5, count=1),)
+
+
+def test_what_only_a_chat_template_can_tell_is_said_without_a_bundle(write) -> None:
+    turns = [
+        {"role": "user", "content": "a", "mood": "calm", "timestamp": 3},
+        {"role": "assistant", "content": "b"},
+    ]
+    (note,) = describe_data(write("data", [{"messages": turns}])).notes
+    assert "chat template reads 'mood' of these chats is not known without a bundle" in note
+    assert not describe_data(write("plain", [{"messages": [{**turns[1]}]}])).notes

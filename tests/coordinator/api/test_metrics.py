@@ -101,6 +101,7 @@ def test_without_counted_tokens_there_are_no_metrics() -> None:
 
 def test_texts_match_but_for_blanks_around_them() -> None:
     assert exact_match([" a\n", "b", "C"], ["a", "b", "c"]) == pytest.approx(2 / 3)
+    assert exact_match(["a\nb"], ["a\r\nb\r\n"]) == 1
     with pytest.raises(ValueError, match="no texts"):
         exact_match([], [])
     with pytest.raises(ValueError, match="zip"):

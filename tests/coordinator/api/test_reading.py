@@ -67,3 +67,22 @@ def test_lines_of_several_files_are_told_apart_by_their_files(tmp_path: Path) ->
 def test_one_string_is_not_taken_for_its_characters(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="give a list of texts, or the path of a file"):
         predict(tmp_path, "wake me at seven")
+
+
+def test_lines_that_a_split_tells_apart_are_said_to_be_used_all_the_same(tmp_path: Path) -> None:
+    def notes(*parts: str) -> tuple[str, ...]:
+        lines = [{**labelled(2)[i % 2], "split": part} for i, part in enumerate(parts)]
+        data = write(tmp_path / "a.jsonl", *lines)
+        return read_inputs(data, None, "classification", FieldNames()).notes
+
+    said = "all lines are used, though 'split' tells 'train', 'test' apart"
+    assert any(said in note for note in notes("train", "train", "test", "test"))
+    assert not any("apart" in note for note in notes("train", "train", "train", "train"))
+
+
+def test_evaluation_data_are_looked_at_for_texts_that_stand_for_nothing(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.jsonl", *labelled(2) * 2)
+    odd = write(tmp_path / "dev.jsonl", {"text": " ", "label": "label 0"})
+    notes = read_inputs(train, odd, "classification", FieldNames()).notes
+    assert f"{odd}: 1 of 1 texts are blank" in notes
+    assert not any("no line to train on" in note for note in notes)

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from coordinator.cluster import liveness
+from coordinator.cluster import server as server_module
 from coordinator.cluster.server import FROM_DEVICES, MAX_CHUNKS_QUEUED, MAX_MESSAGES_A_ROUND, Server
 from coordinator.protocol.actions import Finish
 from coordinator.protocol.events import Event, Lost
@@ -106,7 +107,12 @@ class FakeBundle:
 
 
 def serve(
-    router: FakeRouter, folder: Path, content: bytes | None = CONTENT, rounds: int = 1
+    router: FakeRouter,
+    folder: Path,
+    content: bytes | None = CONTENT,
+    rounds: int = 1,
+    *,
+    end: bool = False,
 ) -> FakeSession:
     """Runs so many rounds over a bundle whose weight file is ``content``."""
     if content is not None:
@@ -125,6 +131,8 @@ def serve(
         save=lambda checkpoint: None,
     )
     server.run(cast(Any, session), ended=ended, watch=lambda: None)
+    if end:
+        server.end([BOARD])
     return session
 
 
@@ -256,3 +264,34 @@ def test_a_device_whose_connection_ended_is_lost_if_it_does_not_come_back(
     session = serve(router, tmp_path)
     lost = [event for event in session.events if isinstance(event, Lost)]
     assert Lost(device=STRANGER, reason="its connection ended") in lost
+
+
+class LeavingRouter(FakeRouter):
+    """A device that has got Shutdown leaves a few turns later."""
+
+    turns = 0
+
+    def recv(self, timeout: float) -> Received | None:
+        if (BOARD, m.Shutdown()) in self.sent:
+            self.turns += 1
+            if self.turns == 3:
+                self.ended.append((BOARD, b"route"))
+        return super().recv(timeout)
+
+
+def test_the_end_waits_until_devices_have_got_it_and_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "FAREWELL_SECONDS", 60.0)
+    router = LeavingRouter([])
+    serve(router, tmp_path, end=True)
+    assert router.turns == 3
+
+
+def test_the_end_waits_for_a_device_that_stays_but_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "FAREWELL_SECONDS", 0.01)
+    router = FakeRouter([])
+    serve(router, tmp_path, end=True)
+    assert router.sent == [(BOARD, m.Shutdown())]

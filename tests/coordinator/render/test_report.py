@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from coordinator.api.predict import Prediction
+from coordinator.protocol.record import Recovery
 from coordinator.render.report import SHOWN_RECOVERIES, show_predictions, show_report
 from coordinator.runs.report import CacheReport, DeviceReport, EpochReport, FillReport, Report
 from edge_runtime.contract.ids import DeviceId
@@ -102,9 +103,11 @@ def test_interruptions_are_shown_where_there_were_any():
     seen = console()
     show_report(REPORT, Path("run"), seen)
     assert "interrupt" not in text_of(seen)
-    lost = {"term": 2, "device": "pi", "seconds": 3.21, "computed_again": 40}
     many = tuple(
-        {**lost, "reason": f"[/x] {number} was lost"} for number in range(SHOWN_RECOVERIES + 2)
+        Recovery(
+            term=2, device="pi", seconds=3.21, computed_again=40, reason=f"[/x] {number} was lost"
+        )
+        for number in range(SHOWN_RECOVERIES + 2)
     )
     seen = console()
     show_report(dataclasses.replace(REPORT, recoveries=many), Path("run"), seen)

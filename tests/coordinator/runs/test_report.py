@@ -84,6 +84,13 @@ def test_an_epochs_loss_is_that_of_all_trainers_by_what_counts():
     assert (report.epoch, report.train_loss, report.samples_per_second) == (2, 0.8, 10.0)
 
 
+def test_the_pace_of_a_resumed_epoch_is_that_of_what_this_session_did():
+    sums = EpochSums(epoch=1, steps=5, samples=40, count=40, loss_sum=40.0)
+    seen = record()
+    seen.epochs = [EpochRecord(epoch=1, began=0.0, seconds=4.0, sums=sums, resumed=30)]
+    assert epoch_reports(seen)[0].samples_per_second == 2.5
+
+
 def test_an_epoch_that_is_under_way_is_not_reported_yet():
     sums = EpochSums(epoch=1, steps=1, samples=3, count=3, loss_sum=1.0)
     seen = record()

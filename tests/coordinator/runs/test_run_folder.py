@@ -10,6 +10,7 @@ import pytest
 
 from coordinator.data import FieldNames
 from coordinator.protocol.actions import Record
+from coordinator.protocol.record import Recovery
 from coordinator.runs.report import EpochReport, FillReport
 from coordinator.runs.run_folder import (
     Checkpoint,
@@ -110,6 +111,7 @@ def checkpoint(step: int) -> Checkpoint:
         eval_before={"accuracy": 0.25},
         state=write_tensors({"head.weight": np.full(3, step, np.float32)}),
         seconds=7.5,
+        recoveries=(Recovery(term=2, reason="b was lost", device="b", seconds=1.5),),
         fill=FillReport(
             seconds=2.0,
             samples=5,

@@ -50,6 +50,16 @@ class FakeCache:
         self.opened, self._expected = request, keys
         return True
 
+    def status(self, request: m.OpenCache) -> m.CacheStatus:
+        """Answers which samples it holds."""
+        held, memory = self.holds(request.keys), self.memory_bytes
+        return m.CacheStatus(held=held, bytes_used=self.size_bytes, memory_bytes=memory)
+
+    def hold_samples(self, request: m.HoldSamples) -> m.SamplesHeld:
+        """Keeps samples in memory, and answers which can be read."""
+        self.hold({key.tobytes() for key in request.keys})
+        return m.SamplesHeld(readable=self.reads(request.keys))
+
     @property
     def size_bytes(self) -> int:
         return 10 * len(self.held)

@@ -223,28 +223,24 @@ class FakeDevice:
                 self._serve(message.batch, message.stage, message.rows, post, post_to)
             case m.MoveSamples():
                 self._move(message, post_to)
+                post(m.SamplesSent(number=message.number))
             case m.Release():
                 pass
-            case m.OpenCache() | m.HoldSamples():
-                post(self._cache_answer(message))
             case _:
                 self._answer(message, post)
         return True
 
-    def _cache_answer(self, message: m.OpenCache | m.HoldSamples) -> m.Message:
-        if isinstance(message, m.HoldSamples):
-            self.cached.hold({key.tobytes() for key in message.keys})
-            return m.SamplesHeld(readable=self.cached.reads(message.keys))
+    def _open(self, message: m.OpenCache) -> m.CacheStatus:
         if self.cached.open(message):
             self.owned.clear()
-        return m.CacheStatus(
-            held=self.cached.holds(message.keys),
-            bytes_used=self.cached.size_bytes,
-            memory_bytes=self.cached.memory_bytes,
-        )
+        return self.cached.status(message)
 
     def _answer(self, message: m.Message, post: Post) -> None:
         match message:
+            case m.HoldSamples():
+                post(self.cached.hold_samples(message))
+            case m.OpenCache():
+                post(self._open(message))
             case m.OwnSamples():
                 self._own(message, post)
             case m.SetUpTraining():
@@ -267,13 +263,8 @@ class FakeDevice:
 
     def _usage(self, request: m.BeginPhase) -> m.Usage:
         ended, self.counted = self.counted, request.phase
-        return m.Usage(
-            phase=ended,
-            cpu_seconds={ended: 1.0},
-            peak_rss_bytes=1,
-            sent_bytes=2,
-            received_bytes=3,
-        )
+        counts = {"peak_rss_bytes": 1, "sent_bytes": 2, "received_bytes": 3}
+        return m.Usage(phase=ended, cpu_seconds={ended: 1.0}, **counts)
 
     # ---- cache
 

@@ -63,16 +63,25 @@ def summed_gradient(indices: list[int], epoch: int) -> tuple[int, ...]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Replica:
-    """An adapter after ``step`` updates; ``digest`` depends on every line of each of them."""
+    """An adapter after ``step`` updates; ``digest`` depends on every line of each of them.
+
+    ``rounding`` stands for the last bits of a real one, which depend on who summed with whom;
+    only :mod:`tests.faults` looks at them.
+    """
 
     step: int = 0
     digest: str = "new"
+    rounding: str = dataclasses.field(default="", compare=False)
 
     @property
     def state(self) -> bytes:
         """Adapter and optimizer, as they are sent."""
         digest = np.frombuffer(self.digest.encode().ljust(16), np.uint8)
-        return write_tensors({"adapter": np.append(digest, self.step).astype(np.float32)})
+        tensors = {"adapter": np.append(digest, self.step).astype(np.float32)}
+        if self.rounding:
+            rounding = np.frombuffer(self.rounding.encode(), np.uint8)
+            tensors["rounding"] = rounding.astype(np.float32)
+        return write_tensors(tensors)
 
     @classmethod
     def parse(cls, state: bytes) -> Replica:
@@ -82,15 +91,25 @@ class Replica:
             RemoteError: it is none.
         """
         try:
-            *digest, step = read_tensors(state)["adapter"].astype(np.int64).tolist()
-            return cls(step, bytes(digest).decode().rstrip())
+            tensors = read_tensors(state)
+            *digest, step = tensors["adapter"].astype(np.int64).tolist()
+            rounding = tensors.get("rounding", np.zeros(0)).astype(np.uint8).tobytes().decode()
+            return cls(step, bytes(digest).decode().rstrip(), rounding)
         except (BadInputError, KeyError, ValueError):
             raise RemoteError("trainer state: damaged") from None
 
     def applied(self, gradient: tuple[int, ...]) -> Replica:
         """After one more update."""
         text = f"{self.digest} {self.step} {gradient}"
-        return Replica(self.step + 1, hashlib.sha256(text.encode()).hexdigest()[:16])
+        return Replica(self.step + 1, _hashed(text), self.rounding)
+
+    def rounded(self, group: str) -> Replica:
+        """After the last update was summed in a group."""
+        return dataclasses.replace(self, rounding=_hashed(f"{self.rounding} {group}"))
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def undisturbed(

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.protocol.events import Received
+from coordinator.protocol.events import Received, Tick
 from coordinator.protocol.job import Continuation, Job
 from coordinator.samples.samples import SampleTable
+from coordinator.session import clock
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import StoppedError
 from edge_runtime.contract.generation import GenerationOptions
@@ -43,16 +44,21 @@ class GeneratingDevice(FakeDevice):
     """Passes on what is new, and chooses when all layers are there."""
 
     def __init__(self, *args) -> None:
-        super().__init__(*args)
         self.missing: dict[int, set[int]] = {}
         self.lengths: dict[int, np.ndarray] = {}
         self.config = None
+        super().__init__(*args)
 
     def take_from_peer(self, sender, message, tag, post):
         if isinstance(message, m.States) and tag.term == self.term:
             self.jobs.append((message, tag, sender))
         else:
             super().take_from_peer(sender, message, tag, post)
+
+    def _begin_session(self, session):
+        self.missing.clear()
+        self.lengths.clear()
+        super()._begin_session(session)
 
     def _begin_term(self, term, post):
         self.missing.clear()
@@ -242,3 +248,15 @@ def test_a_device_that_chooses_tokens_unasked_is_blamed_and_the_second_time_left
         while cluster.session.phase not in ("generating", "failed"):
             assert cluster.advance(random.Random(1))
     assert "s0 was left out: chose tokens for other prompts" in str(cluster.failure)
+
+
+@pytest.mark.parametrize("device", ["s1", "o0"])
+def test_a_device_that_hangs_while_prompts_are_continued_is_named(device):
+    cluster, chance, hung = started(), random.Random(2), DeviceId(device)
+    while any(step.device != hung for step in cluster.steps()):
+        chance.choice([step for step in cluster.steps() if step.device != hung]).happen()
+    assert not cluster.over
+    cluster.clock += clock.PROGRESS_SECONDS + 1
+    cluster.tell(Tick())
+    hangs = [record.fields for record in cluster.events if record.event == "device_hangs"]
+    assert [fields["device"] for fields in hangs] == [device]

@@ -19,7 +19,7 @@ D0, D1, D2 = DeviceId("d0"), DeviceId("d1"), DeviceId("d2")
 TEXTS = [0, 1, 2, 3, 4, 5, 6, 7]
 
 
-def cluster_of(devices: int, *, runs: int | None = None, **changes) -> Cluster:
+def cluster_of(devices: int, *, runs: int | None = None, evaluation=()) -> Cluster:
     """Devices that all train; the first ``runs`` of them (by default all) run the backbone."""
     names = [DeviceId(f"d{i}") for i in range(devices)]
     runs = devices if runs is None else runs
@@ -27,7 +27,11 @@ def cluster_of(devices: int, *, runs: int | None = None, **changes) -> Cluster:
         name: profile(name, layer=1e-5 if i < runs else None) for i, name in enumerate(names)
     }
     scenario = scenario_of(
-        plan_of(*[(i,) for i in range(devices)]), train=TEXTS, profiles=profiles, wait_seconds=None
+        plan_of(*[(i,) for i in range(devices)]),
+        train=TEXTS,
+        evaluation=evaluation,
+        profiles=profiles,
+        wait_seconds=None,
     )
     job = scenario.job
     job = dataclasses.replace(job, make_plan=lambda measured: plan_for(measured, job, 1))
@@ -108,6 +112,26 @@ def test_a_state_at_the_end_of_an_epoch_that_is_newer_than_the_resumed_one_is_ke
     applied = [device.trainer.applied.copy() for device in cluster.devices.values()]
     finish(cluster)
     assert [device.trainer.applied for device in cluster.devices.values()] == applied
+
+
+def test_what_devices_had_beyond_an_older_checkpoint_is_noted_epoch_by_epoch():
+    cluster = cluster_of(2)
+    options = dataclasses.replace(cluster.job.options, epochs=2)
+    cluster.job = dataclasses.replace(cluster.job, options=options)
+    cluster.session = type(cluster.session)(cluster.job)
+    while not happened(cluster, "steps_applied"):
+        assert cluster.advance(random.Random(1))
+    answering(cluster, m.TrainerState)  # of the second epoch
+    steps, groups = cluster.job.steps_per_epoch, happened(cluster, "group_formed")
+    cluster.events.clear()
+    cluster.job = dataclasses.replace(cluster.job, session="s2", run=groups[-1]["run"])
+    cluster.session = type(cluster.session)(cluster.job)  # which has no checkpoint at all
+    cluster.joined.clear()
+    cluster._up.clear()
+    finish(cluster)
+    applied = happened(cluster, "steps_applied")
+    assert [each["epoch"] for each in applied[:2]] == [1, 2]
+    assert [(each["first"], each["last"]) for each in applied[:2]] == [(0, steps), (0, steps)]
 
 
 @pytest.mark.parametrize(
@@ -238,3 +262,33 @@ def test_a_device_that_lacks_samples_of_others_is_not_believed():
     cluster._up[name][0] = dataclasses.replace(message, missing=theirs), tag
     finish(cluster)
     assert [fields["device"] for fields in happened(cluster, "device_blamed")] == [name]
+
+
+def test_a_device_that_only_fails_does_not_end_a_run_whose_other_devices_are_still_to_come():
+    cluster = cluster_of(2)
+    cluster.join(D0)
+    for _ in range(3):
+        cluster.tell(Received(device=D0, message=m.Failed(reason="sent rubbish")))
+    assert cluster.failure is None
+    assert cluster.session.state.members.quarantined.keys() == {D0}
+    finish(cluster)
+
+
+def test_an_epoch_that_is_gone_on_with_knows_what_was_done_of_it_before():
+    cluster = cluster_of(2)
+    done = m.EpochSums(epoch=1, steps=1, samples=2, count=2, loss_sum=1.0)
+    state = state_after(cluster.job, 1)
+    cluster.job = dataclasses.replace(cluster.job, state=state, steps_done=1, sums=done)
+    cluster.session = type(cluster.session)(cluster.job)
+    until(cluster, "training")
+    assert [epoch.resumed for epoch in cluster.session.record.epochs] == [2]
+
+
+def test_a_stall_that_is_long_past_lengthens_no_patience():
+    cluster = cluster_of(2)
+    until(cluster, "training")
+    state = cluster.session.state
+    for seconds in (19.0, *[0.1] * 60):
+        state.now += seconds
+        state.progressed(D0)
+    assert state.longest_seconds < 0.2

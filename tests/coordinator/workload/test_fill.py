@@ -177,9 +177,13 @@ def test_who_has_had_the_oldest_micro_batch_for_longest_is_late():
     assert played.fill.take(C, Stored(number=second.number, layers=(2,), samples=1))
 
 
-def test_the_owner_is_late_with_what_is_moved_to_it():
+def test_the_source_is_late_with_what_is_moved_until_it_has_sent_it_and_then_the_owner():
     played = Played(2, here=2)
     ((item, _),) = played.fill.start()
+    assert played.fill.late() == A
+    played.fill.sent(B, item.number)
+    assert played.fill.late() == A
+    played.fill.sent(A, item.number)
     assert played.fill.late() == C
     assert not played.fill.take(A, Stored(number=item.number, layers=(2,), samples=2))
     assert played.fill.take(C, Stored(number=item.number, layers=(2,), samples=2))

@@ -57,6 +57,26 @@ def test_a_full_disk_is_no_failure_and_tears_nothing(cache, monkeypatch, caplog,
     assert "has no room for all of its samples" in told
 
 
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
+def test_what_a_full_disk_loses_when_it_is_flushed_has_no_place(tmp_path, monkeypatch, error):
+    def refuse(_):
+        raise OSError(error, os.strerror(error))
+
+    with open_cache(tmp_path) as cache:
+        append(cache, [1])
+        cache.flush()
+        append(cache, [2, 3])
+        monkeypatch.setattr(os, "fsync", refuse)
+        cache.flush()
+        monkeypatch.undo()
+        assert cache.samples == 1
+        assert append(cache, [1, 2]).tolist() == [True, False]
+        assert_reads(cache, [1])
+    with open_cache(tmp_path) as cache:
+        assert cache.samples == 1
+        assert append(cache, [2]).all()
+
+
 def test_what_fits_on_a_nearly_full_disk_is_kept(tmp_path):
     """A limit to the size of files refuses as a full disk does."""
     with open_cache(tmp_path) as cache:

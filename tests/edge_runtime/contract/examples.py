@@ -70,6 +70,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.CacheStatus(held=np.array([True, False]), bytes_used=10),
     m.StageReady(first=0, last=1, received_bytes=10, seconds=0.5),
     m.BatchServed(number=3, stage=0, seconds=0.5),
+    m.SamplesSent(number=4),
     m.Stored(number=3, layers=(0, 1), samples=2),
     m.SamplesReady(which="train", missing=np.zeros(0, np.int32), cache_bytes=10, cache_samples=2),
     m.TrainingReady(parameters=100),
@@ -186,10 +187,12 @@ SCALARS: tuple[Any, ...] = (
 DTYPES = ("uint8", "int8", "int32", "int64", "float16", "float32", "bool", "float64")
 
 
-def mutations(seed: int, examples: tuple[m.Message, ...] = EXAMPLES) -> Iterator[list[bytes]]:
+def mutations(
+    seed: int, examples: tuple[m.Message, ...] = EXAMPLES, tag: Tag = TAG
+) -> Iterator[list[bytes]]:
     """Yields frames of messages in which something is wrong, for ever; equal for equal seeds."""
     choice = random.Random(seed)
-    originals = [[bytes(frame) for frame in encode(message, TAG)] for message in examples]
+    originals = [[bytes(frame) for frame in encode(message, tag)] for message in examples]
     while True:
         frames = list(choice.choice(originals))
         for _ in range(choice.choice((1, 1, 1, 2, 5))):

@@ -57,8 +57,12 @@ def test_what_an_error_quotes_of_a_peer_is_one_short_printable_line() -> None:
     [
         ("two\nlines\t of it", "two lines of it"),
         ("a" * 200, "a" * 200),
-        ("a" * 201, "a" * 197 + "..."),
-        (" " * 1000 + "a", "..."),
+        ("a" * 201, "a" * 97 + " ... " + "a" * 97),
+        (" " * 1000 + "a", "... a"),
+        (
+            "no space in /" + "x" * 5000 + "; free some",
+            "no space in /" + "x" * 84 + " ... " + "x" * 86 + "; free some",
+        ),
         ("größer als 3 \N{GREEK SMALL LETTER MU}s", "größer als 3 \N{GREEK SMALL LETTER MU}s"),
     ],
 )

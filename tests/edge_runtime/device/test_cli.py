@@ -15,6 +15,7 @@ from edge_runtime.contract.errors import BadInputError, PacplusError, StoppedErr
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.device import cli, condition, limits
 from edge_runtime.device.care import Condition
+from edge_runtime.device.device import SentHomeError
 from edge_runtime.transport import Address, KeyPair, KnownCoordinator, KnownCoordinators
 
 COORDINATOR = Address(host="127.0.0.1", port=7700)
@@ -62,6 +63,20 @@ def test_a_network_that_is_down_is_tried_again_with_one_warning(
         "laptop:7700 cannot be reached",
         "it does not answer",
     ]
+
+
+def test_a_device_that_is_sent_home_asks_again_after_growing_pauses_and_says_so_once(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cli, "RECONNECT_SECONDS", 3.0)
+    waited: list[float] = []
+    monkeypatch.setattr(cli.threading.Event, "wait", lambda _, seconds: waited.append(seconds))
+    refused = [SentHomeError("sent home") for _ in range(5)]
+    sessions(monkeypatch, *refused, StoppedError("it does not answer"), SystemExit(0))
+    with pytest.raises(SystemExit):
+        cli.main(["start", "--home", str(home)])
+    assert waited == [6.0, 12.0, 24.0, 30.0, 30.0, 3.0]
+    assert caplog.text.count("sent home") == 1
 
 
 @pytest.mark.parametrize("error", [BadInputError("down"), StoppedError("refused")])

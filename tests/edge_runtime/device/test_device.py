@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -31,7 +31,7 @@ from edge_runtime.contract.messages import (
 )
 from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.device import peers
-from edge_runtime.device.device import Device, DeviceOptions
+from edge_runtime.device.device import Device, DeviceOptions, SentHomeError
 from edge_runtime.messaging.session_link import SessionLink
 from edge_runtime.messaging.tagging import current_tag
 from edge_runtime.training.role import TrainerRole
@@ -59,8 +59,8 @@ class ScriptedLink:
     sent_bytes = received_bytes = 0
     data_address = WHERE
 
-    def __init__(self, *turns: Turn) -> None:
-        first: Turn = ([WELCOME], [])
+    def __init__(self, *turns: Turn, welcome: Sequence[Message] = (WELCOME,)) -> None:
+        first: Turn = ([*welcome], [])
         last: Turn = ([Shutdown()], [])
         self._turns: collections.deque[Turn] = collections.deque([first, *turns, last])
         self._turn: Turn = ([], [])
@@ -213,6 +213,11 @@ def test_another_session_replaces_this_one_and_loses_no_message(tmp_path: Path) 
     assert device_of(link, tmp_path, None, device.successor).run() == "shutdown"
     assert [type(message) for message in link.sent] == [Usage]
     assert link.tags == [other]
+
+
+def test_a_device_that_the_coordinator_does_not_take_ends_at_once(tmp_path: Path) -> None:
+    with pytest.raises(SentHomeError, match="`pacplus devices` there says why"):
+        device_of(ScriptedLink(welcome=()), tmp_path).run()
 
 
 def test_a_device_that_was_given_up_says_hello_again_when_it_is_called_back(tmp_path: Path) -> None:

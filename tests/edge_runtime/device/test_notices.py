@@ -6,7 +6,6 @@ import pytest
 
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.messages import Notice
-from edge_runtime.contract.text import MAX_TEXT_LENGTH
 from edge_runtime.device.notices import MAX_SENT, warnings_reported
 
 LOGGER = logging.getLogger("edge_runtime.somewhere.deep")
@@ -29,7 +28,7 @@ def test_warnings_are_sent_for_as_long_as_the_session_lasts() -> None:
         ("two\nlines\t of it", "two lines of it"),
         ("\x1b[2J", "\N{REPLACEMENT CHARACTER}[2J"),
         ("", "a warning without words"),
-        ("a" * 300, "a" * (MAX_TEXT_LENGTH - 3) + "..."),
+        ("a" * 300, f"{'a' * 97} ... {'a' * 97}"),
     ],
 )
 def test_a_notice_is_a_short_printable_line(text: str, said: str) -> None:

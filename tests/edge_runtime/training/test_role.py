@@ -130,6 +130,41 @@ def test_outputs_of_a_language_model_are_loss_count_and_hits(mesh):
     assert (outputs.outputs[:, 2] <= outputs.outputs[:, 1]).all()
 
 
+def test_some_outputs_are_computed_when_only_these_are_asked_for(mesh):
+    data = Transformations()
+    only = mesh(A)
+    prepare(only, data, {A: (0, 1, 2, 3)})
+    only.roles[A].own(data.own([3, 0, 7, 12], "eval"))
+    only.answer(A, m.SamplesReady)
+    only.roles[A].evaluate(m.Evaluate())
+    whole = only.answer(A, m.Outputs)
+    only.roles[A].evaluate(m.Evaluate(indices=np.array([12, 0], np.int32)))
+    some = only.answer(A, m.Outputs)
+    assert some.indices.tolist() == [0, 12]
+    np.testing.assert_allclose(some.outputs, whole.outputs[[1, 3]], rtol=1e-5)
+    with pytest.raises(RemoteError, match="another device's"):
+        only.roles[A].evaluate(m.Evaluate(indices=np.array([5], np.int32)))
+
+
+def test_samples_without_room_are_held_until_others_are_asked_for(mesh):
+    data = Data()
+    only = mesh(A)
+    role = only.roles[A]
+    role.open_cache(dataclasses.replace(open_cache(data), quota_bytes=0))
+    status = only.answer(A, m.CacheStatus)
+    assert status.memory_bytes > 0
+    role.hold(m.HoldSamples(keys=data.keys[[0, 1]]))
+    assert only.answer(A, m.SamplesHeld).readable.tolist() == [False, False]
+    role.store(data.states([0, 2]))
+    assert only.answer(A, m.Stored).kept.tolist() == [m.IN_MEMORY, m.NOT_KEPT]
+    role.hold(m.HoldSamples(keys=data.keys[[0, 2]]))
+    assert only.answer(A, m.SamplesHeld).readable.tolist() == [True, False]
+    role.hold(m.HoldSamples(keys=data.keys[[2]]))
+    only.answer(A, m.SamplesHeld)
+    role.hold(m.HoldSamples(keys=data.keys[[0]]))
+    assert only.answer(A, m.SamplesHeld).readable.tolist() == [False]
+
+
 def test_a_trainer_without_a_sample_stays_in_step(mesh):
     few = Data(2)
     empty = [shard for shard in range(SHARDS) if not len(few.lines_of([shard]))]

@@ -14,7 +14,6 @@ from tests.coordinator.planner.problems import MB, problem, profile
         ((), "no device is there; pair one"),
         ((profile("a", layer=None),), "none of a runs backbone stages"),
         ((profile("a", train=None), profile("b", train=None)), "none of a, b can train; install"),
-        ((profile("a", storage=MB),), r"a lacks 419\.\d MB of storage .*--cache-dtype"),
     ],
 )
 def test_what_is_missing_is_said(profiles: tuple, message: str) -> None:

@@ -1,0 +1,159 @@
+"""Estimates what takes PyTorch, sockets or long to measure, from how fast matrices are multiplied.
+
+Good enough to plan with until the run itself says more: owners are chosen by the order of the
+devices' speeds, which one matrix product tells as well as another.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from edge_runtime.contract.activations import answering_bytes, output_stream, training_bytes
+from edge_runtime.contract.adapter import AdapterConfig
+from edge_runtime.contract.manifest import Stream
+from edge_runtime.contract.messages import ProfileRequest
+from edge_runtime.contract.profile import HandlingProfile, TrainerProfile
+from edge_runtime.system.usage import usable_cores
+from edge_runtime.training.replica import TRAINING_THREADS
+from edge_runtime.training.role import EVALUATION_BATCH
+
+from .shapes import usual_tokens
+from .training import samples_at_once
+
+REFERENCE_VALUES = 8.7e9
+"""Values a second that numpy multiplies on the core on which the constants below were measured."""
+
+SECONDS_PER_FLOP = 3e-11
+"""Of a sample's part of a step besides its matrix products: element-wise work, reading states,
+dispatch. Measured on MiniLM (reduction 8, 19 tokens): 0.85 ms in all, a quarter of it products."""
+
+STEP_SECONDS = 0.004
+"""Dispatch and optimizer of a step."""
+
+PYTORCH_BYTES = 200 << 20
+"""Resident once it is imported and has trained a step; measured 191 MB and some more."""
+
+ANSWERING_BYTES = 24 << 20
+"""Resident for an adapter's graph in ONNX Runtime."""
+
+OPTIMIZER_COPIES = 5
+"""Of a parameter: itself, gradient, two moments, what is exchanged."""
+
+RUNS = 200
+"""Of a few microseconds each."""
+
+EXCHANGED_SECONDS = 3.5e-9
+HANDLING = {
+    "seconds_per_message": 2e-4,
+    "seconds_per_byte": 1.6e-9,
+    "seconds_per_encoded_byte": 1e-9,
+    "seconds_per_stored_byte": 1.9e-9,
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CoreSpeed:
+    """How fast one core is.
+
+    Attributes:
+        flops: a second, of float32 matrix products.
+        slower: than the core of the constants, at everything else.
+    """
+
+    flops: float
+    slower: float
+
+
+def core_speed() -> CoreSpeed:
+    """Measures this device, for some milliseconds of one core's time."""
+    matrix = np.ones((64, 64), np.float32)  # so small that it is not shared among threads
+    values = np.ones(1 << 14, np.float32)
+    product = _fastest(lambda: matrix @ matrix)
+    multiplied = _fastest(lambda: np.multiply(values, values, out=values))
+    return CoreSpeed(
+        flops=2 * matrix.size * len(matrix) / product,
+        slower=REFERENCE_VALUES * multiplied / values.size,
+    )
+
+
+def _fastest(run: Callable[[], object]) -> float:
+    """Seconds of the fastest of some runs: what others do on the core does not count."""
+    walls = []
+    for _ in range(RUNS):
+        began = time.perf_counter()
+        run()
+        walls.append(time.perf_counter() - began)
+    return max(1e-9, min(walls))
+
+
+def estimate_handling(speed: CoreSpeed) -> HandlingProfile:
+    """Costs of data, a stage's own apart."""
+    costs = {name: speed.slower * seconds for name, seconds in HANDLING.items()}
+    return HandlingProfile(**costs)
+
+
+def estimate_training(
+    request: ProfileRequest, config: AdapterConfig, speed: CoreSpeed
+) -> TrainerProfile:
+    """Training or, with a trained adapter, answering.
+
+    Times are of the mean sample, memory is that of the longest usual ones.
+    """
+    trains = request.adapter_graph is None
+    parameters, cores = count_parameters(config), min(usable_cores(), TRAINING_THREADS)
+    passes = 3 if trains else 1  # forward; backward to activations and to weights
+    tokens = request.tokens[output_stream(request.tokens)]
+    work = 2 * passes * parameters * tokens
+    products = (work + _head_flops(request, config, trains)) / speed.flops
+    return TrainerProfile(
+        seconds_per_sample=(products + speed.slower * SECONDS_PER_FLOP * work) / cores,
+        seconds_per_step=speed.slower * STEP_SECONDS / cores if trains else 0.0,
+        memory_bytes=_memory_bytes(request, config, parameters, trains=trains),
+        parameters=parameters if trains else 0,
+        seconds_per_exchanged_value=speed.slower * EXCHANGED_SECONDS if trains else 0.0,
+    )
+
+
+def _head_flops(request: ProfileRequest, config: AdapterConfig, trains: bool) -> int:
+    """Of a language model's frozen head, on each counted token: logits, and their gradient."""
+    if not config.generative:
+        return 0
+    products = 2 if trains else 1
+    return 2 * products * config.hidden_size * config.num_outputs * request.counted_tokens
+
+
+def _memory_bytes(
+    request: ProfileRequest, config: AdapterConfig, parameters: int, *, trains: bool
+) -> int:
+    held = training_bytes if trains else answering_bytes
+    lengths: Mapping[Stream, int] = usual_tokens(request)
+    widest = samples_at_once(config, lengths, EVALUATION_BATCH) * held(config, lengths)
+    head = 0
+    if config.generative:
+        width = 1 if request.head_dtype == "int8" else 4
+        head = width * config.hidden_size * config.num_outputs
+    fixed = PYTORCH_BYTES if trains else ANSWERING_BYTES
+    return (
+        fixed
+        + OPTIMIZER_COPIES * 4 * parameters
+        + max(widest, held(config, request.max_tokens))
+        + head
+    )
+
+
+def count_parameters(config: AdapterConfig) -> int:
+    """Counts an adapter's matrices; biases and gates are not worth knowing here."""
+    width, hidden = config.width, config.hidden_size
+    block = 2 * config.feed_forward_ratio * width**2
+    if config.kind == "attention":
+        block += 4 * width**2
+    blocks = len(config.layers) - len(config.stacks)
+    head = 0 if config.generative else (config.head_features + config.comparison_features)
+    return (
+        len(config.layers) * hidden * width
+        + blocks * block
+        + width * hidden
+        + head * config.num_outputs
+    )

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import TinyBundleMaker
+from tests.conftest import TinyBundleMaker, alone
 from tests.end_to_end.conftest import lines
 from tests.processes import (
     Ended,
@@ -41,9 +41,11 @@ def bundle(tiny_bundle: TinyBundleMaker) -> Path:
 
 
 @pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def samples(shared: Path) -> Path:
     """Enough of them that the fill takes a second."""
-    return write_jsonl(tmp_path_factory.mktemp("samples") / "train.jsonl", lines(SAMPLES, 5))
+    path = shared / "interrupted.jsonl"
+    with alone(path):
+        return path if path.exists() else write_jsonl(path, lines(SAMPLES, 5))
 
 
 @pytest.fixture
@@ -52,13 +54,20 @@ def command(bundle: Path, samples: Path, tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(
-    bundle: Path, samples: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Path]:
+def uninterrupted(bundle: Path, samples: Path, shared: Path) -> tuple[Path, Path]:
     """The home and the finished run that interrupted ones are compared with."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    succeed(folder / "home", *training(bundle, samples, folder / "run"))
+    folder = shared / "uninterrupted"
+    with alone(folder):
+        if not (folder / "run/report.json").exists():
+            succeed(folder / "home", *training(bundle, samples, folder / "run"))
     return folder / "home", folder / "run"
+
+
+@pytest.fixture
+def measured_home(home: Path, uninterrupted: tuple[Path, Path]) -> Path:
+    """A home that knows how fast its device is, and has cached nothing."""
+    shutil.copytree(uninterrupted[0], home, ignore=shutil.ignore_patterns("cache"))
+    return home
 
 
 def training(bundle: Path, samples: Path, run: Path, *more: str) -> list[str]:
@@ -138,18 +147,18 @@ def assert_stopped_tidily(ended: Ended, home: Path, run: Path) -> None:
 
 
 def test_an_interrupted_fill_goes_on_with_what_is_cached(
-    home: Path, command: list[str], tmp_path: Path, uninterrupted: tuple[Path, Path]
+    measured_home: Path, command: list[str], tmp_path: Path, uninterrupted: tuple[Path, Path]
 ) -> None:
     run = tmp_path / "run"
-    process = start(home, *command)
-    wait_until_filling(process, home, run)
+    process = start(measured_home, *command)
+    wait_until_filling(process, measured_home, run)
     os.kill(process.pid, signal.SIGINT)
     ended = finish(process)
-    assert_stopped_tidily(ended, home, run)
+    assert_stopped_tidily(ended, measured_home, run)
     assert str(run) in ended.err.splitlines()[-1]
     assert "fill_finished" not in {event["event"] for event in events(run)}
 
-    report = succeed(home, *command, "--resume").report
+    report = succeed(measured_home, *command, "--resume").report
     assert report["fill"]["reused"] > 0
     assert report["fill"]["reused"] + report["fill"]["computed"] == SAMPLES
     assert losses(report) == losses(saved(uninterrupted[1]))
@@ -183,16 +192,16 @@ def test_interrupted_training_goes_on_after_its_last_epoch(
 
 
 def test_a_killed_coordinator_takes_its_devices_with_it_and_can_be_started_again(
-    home: Path, command: list[str], tmp_path: Path, uninterrupted: tuple[Path, Path]
+    measured_home: Path, command: list[str], tmp_path: Path, uninterrupted: tuple[Path, Path]
 ) -> None:
     run = tmp_path / "run"
-    process = start(home, *command)
-    wait_until_filling(process, home, run)
+    process = start(measured_home, *command)
+    wait_until_filling(process, measured_home, run)
     os.kill(process.pid, signal.SIGKILL)
     assert finish(process).code == -signal.SIGKILL
-    wait_until_gone(home)
+    wait_until_gone(measured_home)
 
-    report = succeed(home, *command, "--resume").report
+    report = succeed(measured_home, *command, "--resume").report
     assert report["fill"]["reused"] > 0
     assert report["fill"]["reused"] + report["fill"]["computed"] == SAMPLES
     assert losses(report) == losses(saved(uninterrupted[1]))
@@ -226,18 +235,18 @@ def test_a_killed_device_is_said_to_be_lost_and_the_run_goes_on_without_it(
 
 
 def test_with_no_device_left_the_run_stops_naming_the_last_and_can_be_resumed(
-    home: Path, command: list[str], tmp_path: Path, uninterrupted: tuple[Path, Path]
+    measured_home: Path, command: list[str], tmp_path: Path, uninterrupted: tuple[Path, Path]
 ) -> None:
     run = tmp_path / "run"
-    process = start(home, *command)
+    process = start(measured_home, *command)
     wait_for_epoch(process, run, 2)
     os.kill(pid_of(run, "this-machine"), signal.SIGKILL)
     ended = finish(process)
-    assert_stopped_tidily(ended, home, run)
+    assert_stopped_tidily(ended, measured_home, run)
     assert "this-machine was lost: its process was killed by SIGKILL" in ended.err.splitlines()[-1]
     before = [event["train_loss"] for event in events(run) if event["event"] == "epoch_finished"]
 
-    report = succeed(home, *command, "--resume").report
+    report = succeed(measured_home, *command, "--resume").report
     fills = [event["computed"] for event in events(run) if event["event"] == "fill_finished"]
     assert fills == [SAMPLES, 0]
     assert report["fill"]["computed"] == SAMPLES

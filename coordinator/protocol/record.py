@@ -65,7 +65,7 @@ class FillRecord:
         began: when.
         samples: of the data set.
         reused: that some device had cached already.
-        computed: by the backbone; some more than once, after a loss or for want of disk space.
+        computed: by the backbone; each counts once, though it may be computed again.
         tokens: of those.
         seconds: for that.
     """

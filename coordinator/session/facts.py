@@ -252,7 +252,7 @@ def stored(state: State, device: DeviceId, message: m.Stored) -> bool:
     whole = state.holdings.stored(device, message, held_now=held_now)
     if whole is None:
         return False
-    state.computed[whole] = state.computed_now[whole] = True
+    state.computed[whole] = True
     state.progressed(device)
     _keep_room(state, device, message)
     if fill is not None and fill.take(device, message) and not state.training_begun:

@@ -94,8 +94,7 @@ class State:
         outputs: (N, C) float64 of the evaluation lines in work, NaN where not known yet.
         step_seconds: pace of the last part of an epoch.
         part_began: when the part of the epoch in work began, and at which update.
-        fill_began: when the fill under way began; ``computed_now`` (K,) bool is what it has
-            computed.
+        fill_began: when the fill under way began; ``computed_before`` is what was computed then.
         fill_told: the end of the fill of training samples was written down.
         computed: (K,) bool, samples that the backbone has computed in this session.
         broken: set from the end of a plan until work goes on.
@@ -133,7 +132,7 @@ class State:
         self.step_seconds: float | None = None
         self.part_began: tuple[float, int] | None = None
         self.fill_began, self.fill_told = 0.0, False
-        self.computed_now = self.computed
+        self.computed_before = self.computed
         self.training_begun = False
         self.steps: tuple[int, Sequence[Array]] | None = None
         self.portion: Portion | None = None

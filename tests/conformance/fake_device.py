@@ -10,7 +10,7 @@ from edge_runtime.contract.messages import Message, Shutdown, Welcome
 from edge_runtime.contract.messages.tag import Tag
 from tests.conformance.driver import TELEMETRY, over_the_wire
 from tests.coordinator.planner.problems import profile
-from tests.coordinator.session.fake_device import (
+from tests.coordinator.session.fakes.device import (
     CacheEntry,
     FakeDevice,
     TaggedPost,

@@ -6,8 +6,8 @@ import numpy as np
 
 from edge_runtime.contract.errors import InfeasibleError
 from edge_runtime.contract.ids import DeviceId
-from tests.coordinator.session.fake_replica import Replica
-from tests.coordinator.session.fake_trainer import output_of
+from tests.coordinator.session.fakes.replica import Replica
+from tests.coordinator.session.fakes.trainer import output_of
 from tests.coordinator.session.scenarios import sums_of
 from tests.faults.generating import GeneratingLaboratory, check_texts
 from tests.faults.laboratory import Laboratory

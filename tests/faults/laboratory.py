@@ -20,9 +20,9 @@ from edge_runtime.contract.codec import encode
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.contract.order import epoch_order
-from tests.coordinator.session.fake_cluster import Cluster, Step
-from tests.coordinator.session.fake_device import TaggedPost, TaggedPostTo
-from tests.coordinator.session.fake_replica import Replica, summed_gradient, undisturbed
+from tests.coordinator.session.fakes.cluster import Cluster, Step
+from tests.coordinator.session.fakes.device import TaggedPost, TaggedPostTo
+from tests.coordinator.session.fakes.replica import Replica, summed_gradient, undisturbed
 from tests.faults.lies import LIES, broken_part
 from tests.faults.worlds import World
 

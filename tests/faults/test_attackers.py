@@ -13,7 +13,7 @@ from coordinator.protocol.events import Received
 from coordinator.session import clock
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.ids import DeviceId
-from tests.coordinator.session.fake_cluster import Cluster
+from tests.coordinator.session.fakes.cluster import Cluster
 from tests.coordinator.session.histories import until
 from tests.coordinator.session.test_recovery import (
     answering,

@@ -12,7 +12,7 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Owner, Plan, Prediction, Stage, StageDevice
 from edge_runtime.contract.profile import DeviceProfile
 from tests.coordinator.planner.problems import manifest, profile
-from tests.coordinator.session.fake_cache import CacheEntry
+from tests.coordinator.session.fakes.cache import CacheEntry
 from tests.coordinator.session.scenarios import job_of, key_of
 
 _KEYS = functools.lru_cache(None)(key_of)

@@ -84,7 +84,7 @@ def begin_fill(
         for_now=for_now,
     )
     state.item_number += len(state.fill.items)
-    state.fill_began, state.computed_now = state.now, np.zeros_like(state.computed)
+    state.fill_began, state.computed_before = state.now, state.computed.copy()
     if which not in state.record.fills:
         reused = work.distinct - work.computed
         state.record.fills[which] = FillRecord(
@@ -101,7 +101,7 @@ def pause_fill(state: State) -> None:
         return
     record, lines = state.record.fills[current.which], current.work.lines
     distinct = state.catalogue.distinct[current.which][lines]
-    done = lines[state.computed_now[distinct]]
+    done = lines[(state.computed & ~state.computed_before)[distinct]]
     record.computed += len(done)
     record.tokens += int(state.job.tables[current.which].samples.lengths[done].sum())
     record.seconds += state.now - state.fill_began

@@ -18,7 +18,7 @@ from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 from export.partition.stages import Bundle
 from tests.coordinator.planner.problems import HEAD, manifest, profile
-from tests.coordinator.session.fake_cluster import Cluster
+from tests.coordinator.session.fakes.cluster import Cluster
 from tests.coordinator.session.scenarios import job_of
 
 T = TypeVar("T", bound=Message)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 from tests.coordinator.planner.problems import profile
-from tests.coordinator.session.fake_cluster import Cluster
+from tests.coordinator.session.fakes.cluster import Cluster
 from tests.coordinator.session.scenarios import Scenario, job_of
 
 seeds = st.integers(0, 2**32)

@@ -17,10 +17,10 @@ from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 from edge_runtime.contract.profile import DeviceProfile
 from edge_runtime.contract.sample import Ragged, Samples, sample_keys
 from tests.coordinator.planner.problems import manifest, profile
-from tests.coordinator.session.fake_cluster import Cluster
-from tests.coordinator.session.fake_device import CacheEntry
-from tests.coordinator.session.fake_replica import undisturbed
-from tests.coordinator.session.fake_trainer import count_of, loss_of
+from tests.coordinator.session.fakes.cluster import Cluster
+from tests.coordinator.session.fakes.device import CacheEntry
+from tests.coordinator.session.fakes.replica import undisturbed
+from tests.coordinator.session.fakes.trainer import count_of, loss_of
 
 DIGEST = Sha256("ab" * 32)
 NUM_TEXTS = 12

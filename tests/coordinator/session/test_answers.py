@@ -13,7 +13,7 @@ from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import BadInputError, DeviceFailedError
 from edge_runtime.contract.ids import DeviceId
 from tests.coordinator.planner.problems import profile
-from tests.coordinator.session.fake_cluster import answer, lose
+from tests.coordinator.session.fakes.cluster import answer, lose
 from tests.coordinator.session.histories import (
     plan_of,
     play,

@@ -19,7 +19,7 @@ from edge_runtime.contract.errors import (
     UnresumableError,
 )
 from edge_runtime.contract.ids import DeviceId
-from tests.coordinator.session.fake_cluster import Cluster, answer, fail, lose
+from tests.coordinator.session.fakes.cluster import Cluster, answer, fail, lose
 from tests.coordinator.session.histories import (
     generated,
     plan_of,

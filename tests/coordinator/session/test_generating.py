@@ -19,8 +19,8 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 from tests.coordinator.planner.problems import manifest, profile
-from tests.coordinator.session.fake_cluster import Cluster, lose
-from tests.coordinator.session.fake_device import FakeDevice
+from tests.coordinator.session.fakes.cluster import Cluster, lose
+from tests.coordinator.session.fakes.device import FakeDevice
 from tests.coordinator.session.scenarios import job_of, plans
 from tests.coordinator.workload.test_generation import plan_of, prompts_of
 

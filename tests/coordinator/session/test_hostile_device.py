@@ -11,7 +11,7 @@ from edge_runtime.contract import messages as m
 from edge_runtime.contract.codec import decode
 from edge_runtime.contract.errors import DecodeError, UserError
 from edge_runtime.contract.ids import DeviceId
-from tests.coordinator.session.fake_cluster import Cluster
+from tests.coordinator.session.fakes.cluster import Cluster
 from tests.coordinator.session.histories import plan_of, play, scenario_of
 from tests.edge_runtime.contract.examples import EXAMPLES, mutations
 

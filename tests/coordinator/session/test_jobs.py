@@ -11,9 +11,9 @@ from edge_runtime.contract.errors import InfeasibleError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Owner
 from tests.coordinator.planner.problems import profile
-from tests.coordinator.session.fake_cluster import Cluster
-from tests.coordinator.session.fake_device import link_of
-from tests.coordinator.session.fake_trainer import output_of
+from tests.coordinator.session.fakes.cluster import Cluster
+from tests.coordinator.session.fakes.device import link_of
+from tests.coordinator.session.fakes.trainer import output_of
 from tests.coordinator.session.histories import (
     plan_of,
     play,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from coordinator.protocol.job import Job
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.ids import DeviceId
-from tests.coordinator.session.fake_trainer import count_of, loss_of, output_of
+from tests.coordinator.session.fakes.trainer import count_of, loss_of, output_of
 from tests.coordinator.session.histories import (
     generated,
     play,

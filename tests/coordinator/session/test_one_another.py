@@ -4,7 +4,7 @@ from coordinator.protocol.events import Received
 from coordinator.session.relayed import RelayedPairs
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.ids import DeviceId
-from tests.coordinator.session.fake_cluster import Cluster, lose
+from tests.coordinator.session.fakes.cluster import Cluster, lose
 from tests.coordinator.session.histories import until
 from tests.coordinator.session.test_recovery import D0, D1, D2, cluster_of, finish
 

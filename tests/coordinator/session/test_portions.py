@@ -11,8 +11,8 @@ from edge_runtime.contract.cache_format import row_bytes
 from edge_runtime.contract.errors import InfeasibleError
 from edge_runtime.contract.ids import DeviceId
 from tests.coordinator.planner.problems import manifest, profile
-from tests.coordinator.session.fake_cluster import Cluster, lose
-from tests.coordinator.session.fake_trainer import output_of
+from tests.coordinator.session.fakes.cluster import Cluster, lose
+from tests.coordinator.session.fakes.trainer import output_of
 from tests.coordinator.session.histories import plan_of, scenario_of, until
 from tests.coordinator.session.scenarios import state_after
 from tests.faults.worlds import plan_for

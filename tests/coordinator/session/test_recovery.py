@@ -10,7 +10,7 @@ from coordinator.protocol.events import Received, Tick
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.ids import DeviceId
 from tests.coordinator.planner.problems import profile
-from tests.coordinator.session.fake_cluster import Cluster, lose
+from tests.coordinator.session.fakes.cluster import Cluster, lose
 from tests.coordinator.session.histories import plan_of, scenario_of, until
 from tests.coordinator.session.scenarios import state_after
 from tests.faults.worlds import plan_for

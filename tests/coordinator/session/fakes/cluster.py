@@ -25,7 +25,7 @@ from edge_runtime.contract.codec import decode_tagged, encode
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.contract.profile import DeviceProfile
-from tests.coordinator.session.fake_device import (
+from tests.coordinator.session.fakes.device import (
     CacheEntry,
     FakeDevice,
     TaggedPost,

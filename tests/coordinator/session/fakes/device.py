@@ -17,9 +17,9 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import HIDDEN_PREFIX, Manifest
 from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.contract.profile import DeviceProfile
-from tests.coordinator.session.fake_cache import CacheEntry as CacheEntry
-from tests.coordinator.session.fake_cache import FakeCache
-from tests.coordinator.session.fake_trainer import FakeTrainer, Post, PostTo
+from tests.coordinator.session.fakes.cache import CacheEntry as CacheEntry
+from tests.coordinator.session.fakes.cache import FakeCache
+from tests.coordinator.session.fakes.trainer import FakeTrainer, Post, PostTo
 
 TaggedPost = Callable[[m.Message, Tag], None]
 TaggedPostTo = Callable[[DeviceId, m.Message, Tag], None]

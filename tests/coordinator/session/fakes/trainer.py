@@ -15,7 +15,7 @@ from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.order import step_sizes, steps_per_epoch
-from tests.coordinator.session.fake_replica import (
+from tests.coordinator.session.fakes.replica import (
     PARAMETERS,
     Replica,
     order_of,

@@ -1,0 +1,1 @@
+"""Devices that keep to the protocol without sockets, threads or models."""

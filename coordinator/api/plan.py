@@ -10,6 +10,7 @@ from coordinator.data import FieldNames, Source
 from coordinator.planner import Problem, make_plan
 from coordinator.planner.baselines import Alternative, compare
 from coordinator.planner.problem.build import with_devices
+from coordinator.planner.problem.calibrate import uncertainty
 from coordinator.planner.simulation.simulate import Simulation, simulate
 from coordinator.planning_files.profiles_file import read_profiles
 from coordinator.protocol.record import SessionRecord
@@ -36,6 +37,7 @@ class PlanResult:
         problem: what the plan was chosen for, the devices' ``profiles`` included.
         alternatives: what other ways of placing come to.
         simulated: how the plan went, if that was asked for.
+        uncertainty: part of themselves by which predictions may be off.
     """
 
     plan: Plan
@@ -46,6 +48,7 @@ class PlanResult:
     problem: Problem
     alternatives: tuple[Alternative, ...] = ()
     simulated: Simulation | None = None
+    uncertainty: float = 0.0
 
 
 def plan(
@@ -117,6 +120,7 @@ def plan(
         problem=problem,
         alternatives=compare(problem),
         simulated=simulate(problem, made) if simulated else None,
+        uncertainty=uncertainty(problem.profiles),
     )
 
 

@@ -84,6 +84,7 @@ def plan_json(result: "PlanResult") -> dict[str, Any]:
     printed: dict[str, Any] = {
         **to_plain(result.plan),
         "dilation": result.dilation,
+        "uncertainty": result.uncertainty,
         "alternatives": [
             {"name": each.name, "plan": each.plan and to_plain(each.plan)}
             for each in result.alternatives

@@ -45,6 +45,7 @@ def show_plan(result: PlanResult, console: Console | None = None) -> None:
     say(console, "")
     for line in _limits(plan, predicted, result.problem.epochs):
         say(console, line)
+    say(console, _certainty(result))
     left_out = [device for device in profiles if device not in plan.devices]
     if left_out:
         say(console, f"left out, since they would slow it down: {', '.join(left_out)}")
@@ -164,6 +165,14 @@ def _limits(plan: Plan, predicted: Prediction, epochs: int) -> Iterator[str]:
         yield f"an epoch waits for the exchange of gradients, {_seconds(exchange)}"
     elif parts:
         yield f"an epoch waits for {slowest}: its training, {_seconds(parts['compute'])}"
+
+
+def _certainty(result: PlanResult) -> str:
+    """Says how far the predicted times may be off, and what makes them surer."""
+    within = f"predicted times hold within about {result.uncertainty:.0%}"
+    if any(profile.brief for profile in result.profiles):
+        return f"{within}: devices measured themselves briefly; --measure or a run make it surer"
+    return within
 
 
 def _three_times(of: Prediction | Simulation) -> tuple[float, float, float]:

@@ -18,10 +18,23 @@ logger = logging.getLogger(__name__)
 
 Pair = tuple[DeviceId, DeviceId]
 
-ALL_SECONDS = 8.0
-"""For all rounds together; a round trip or a slow first train makes them somewhat longer."""
 
-LONGEST_SECONDS = 0.6
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LinkEffort:
+    """What measuring links may cost.
+
+    Attributes:
+        all_seconds: for all rounds together; a round trip or a slow first train makes them
+            somewhat longer.
+        longest_seconds: for a round.
+    """
+
+    all_seconds: float
+    longest_seconds: float
+
+
+THOROUGH = LinkEffort(all_seconds=8.0, longest_seconds=0.6)
+BRIEF = LinkEffort(all_seconds=1.5, longest_seconds=0.15)
 SHORTEST_SECONDS = 0.02
 
 
@@ -32,7 +45,8 @@ class Linking:
         measured: by (sender, receiver).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, effort: LinkEffort = THOROUGH) -> None:
+        self._effort = effort
         self.measured: dict[Pair, LinkMeasurement] = {}
 
     def reuse(self, known: Mapping[Pair, LinkMeasurement]) -> None:
@@ -54,8 +68,8 @@ class Linking:
         The same round is named until all of it is measured.
         """
         every = list(rounds(devices))
-        fair_seconds = ALL_SECONDS / max(1, len(every))
-        seconds = min(max(fair_seconds, SHORTEST_SECONDS), LONGEST_SECONDS)
+        fair_seconds = self._effort.all_seconds / max(1, len(every))
+        seconds = min(max(fair_seconds, SHORTEST_SECONDS), self._effort.longest_seconds)
         for pairs in every:
             left = [pair for pair in pairs if pair not in self.measured]
             if left:

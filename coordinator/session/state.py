@@ -21,7 +21,7 @@ from edge_runtime.contract.profile import DeviceProfile
 
 from .experience import Experience
 from .holdings import Holdings
-from .link_schedule import Linking
+from .link_schedule import BRIEF, THOROUGH, Linking
 from .measurements import KnownDevices
 from .members import Member, Members
 from .questions import Questions
@@ -116,7 +116,8 @@ class State:
         self.plan: Plan | None = None
         self.assigned = self.gathered = False
         self.profiles: dict[DeviceId, DeviceProfile] = {}
-        self.members, self.questions, self.linking = Members(), Questions(), Linking()
+        self.members, self.questions = Members(), Questions()
+        self.linking = Linking(THOROUGH if job.measures_thoroughly else BRIEF)
         self.relayed = RelayedPairs()
         self.known = KnownDevices()
         self.holdings = Holdings(len(self.catalogue.keys), job.config.layers)

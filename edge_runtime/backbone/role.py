@@ -1,7 +1,7 @@
 """The backbone role: serves one stage, passes activations on, sends states to their owners."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def write_stage_graph(stage: m.StageFiles, store: WeightStore) -> Path:
 class BackboneRole:
     """Runs micro-batches through this device's stage. Compute thread only.
 
-    ``threads`` is what a stage is loaded with.
+    ``threads`` is what a stage is loaded with, ``dtype`` what hidden states are encoded in.
     """
 
     def __init__(
@@ -59,20 +59,22 @@ class BackboneRole:
         self._me, self._outbox, self._keep = me, outbox, keep
         self._stages: tuple[Stage, ...] = ()
         self._incremental: tuple[IncrementalStage, ...] = ()
-        self._dtype: m.CacheDtype = "fp32"
+        self.dtype: m.CacheDtype = "fp32"
 
     def load(self, request: m.LoadStage, store: WeightStore) -> None:
         """Loads the stage; its weight files are in ``store`` already."""
+        self.open(request, (write_stage_graph(part, store) for part in request.parts))
+
+    def open(self, request: m.LoadStage, graphs: Iterable[Path]) -> None:
+        """Loads the stage from a graph of each of its parts, beside weight files."""
         self.unload()  # the old stage's memory goes before the new comes
-        self._graphs = tuple(
-            GraphSession(write_stage_graph(part, store), self.threads) for part in request.parts
-        )
+        self._graphs = tuple(GraphSession(graph, self.threads) for graph in graphs)
         self._stages = tuple(
             Stage(graph, part, request.layers)
             for graph, part in zip(self._graphs, request.parts, strict=True)
         )
         self._size = BackboneSize(hidden_size=request.hidden_size, num_heads=request.num_heads)
-        self._dtype = request.dtype
+        self.dtype = request.dtype
 
     def unload(self) -> None:
         """Gives the stage's memory back; it is loaded again when it is asked for."""
@@ -107,7 +109,7 @@ class BackboneRole:
         if index:
             _check_rows(batch, rows)
         self._outbox.wait_for_room()
-        states = EncodedStates(batch, self._stages[-1].streams, self._dtype)
+        states = EncodedStates(batch, self._stages[-1].streams, self.dtype)
         carried: list[Mapping[str, m.Array]] = []
         seconds, waiting = 0.0, StageResult(states={}, carried={})
         for run in self._parts(batch, rows):
@@ -155,7 +157,7 @@ class BackboneRole:
     def _split(self, lengths: m.Lengths, rows: Mapping[str, m.Array]) -> list[Part]:
         made = sum(len(stage.outputs) for stage in self._stages)
         tokens = max(int(each.sum()) for each in lengths.values())
-        results = made * tokens * row_bytes(self._dtype, self._size.hidden_size)
+        results = made * tokens * row_bytes(self.dtype, self._size.hidden_size)
         whole = Part(lengths, rows, self._size.part_bytes(lengths, made))
         most = self._memory.most_bytes(whole.predicted_bytes, results)
         for graph in self._graphs:

@@ -1,5 +1,6 @@
 """The backbone role: serves one stage, passes activations on, sends states to their owners."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -13,27 +14,15 @@ from edge_runtime.contract.cache_format import row_bytes
 from edge_runtime.contract.checks import is_finite
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.manifest import uint8_name
-from edge_runtime.inference.session import GraphSession, numerics
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.messaging.outbox import Outbox
 from edge_runtime.system.memory_guard import MemoryGuard
 
 from .encoded_states import EncodedStates
 from .incremental_stage import IncrementalStage
-from .sample_parts import BackboneSize, Part, join_rows, split_samples
-from .stage import Stage, StageResult
-
-
-def write_stage_graph(stage: m.StageFiles, store: WeightStore) -> Path:
-    """Stores the form of the stage's graph that is exact on this processor."""
-    if numerics().kernel == "fast":
-        return store.write_graph(stage.graph.tobytes())
-    graph = stage.exact_graph.tobytes()
-    for spec in stage.files:
-        if uint8_name(store.path(spec).name).encode() in graph:
-            store.write_uint8(spec)
-    return store.write_graph(graph)
+from .loaded_stage import LoadedStage
+from .sample_parts import Part, join_rows, split_samples
+from .stage import StageResult
 
 
 class BackboneRole:
@@ -54,36 +43,44 @@ class BackboneRole:
         """``keep`` stores states that this device owns itself."""
         self.threads = threads
         self._memory = memory or MemoryGuard.of_process()
-        self._graphs: tuple[GraphSession, ...] = ()
-        self._size = BackboneSize(hidden_size=1, num_heads=1)
         self._me, self._outbox, self._keep = me, outbox, keep
-        self._stages: tuple[Stage, ...] = ()
+        self._loaded: LoadedStage | None = None
         self._incremental: tuple[IncrementalStage, ...] = ()
-        self.dtype: m.CacheDtype = "fp32"
 
-    def load(self, request: m.LoadStage, store: WeightStore) -> None:
-        """Loads the stage; its weight files are in ``store`` already."""
-        self.open(request, (write_stage_graph(part, store) for part in request.parts))
+    def load(
+        self, request: m.LoadStage, store: WeightStore, kept: LoadedStage | None = None
+    ) -> None:
+        """Loads the stage, whose weight files are in ``store`` already, unless it was ``kept``."""
+        self.unload()  # the old stage's memory goes before the new comes
+        self._loaded = kept or LoadedStage.load(request, store, self.threads)
 
     def open(self, request: m.LoadStage, graphs: Iterable[Path]) -> None:
         """Loads the stage from a graph of each of its parts, beside weight files."""
-        self.unload()  # the old stage's memory goes before the new comes
-        self._graphs = tuple(GraphSession(graph, self.threads) for graph in graphs)
-        self._stages = tuple(
-            Stage(graph, part, request.layers)
-            for graph, part in zip(self._graphs, request.parts, strict=True)
-        )
-        self._size = BackboneSize(hidden_size=request.hidden_size, num_heads=request.num_heads)
-        self.dtype = request.dtype
+        self.unload()
+        self._loaded = LoadedStage.open(request, graphs, self.threads, ())
+
+    def send_as(self, dtype: m.CacheDtype) -> None:
+        """Encodes states so from now on, whatever the stage was loaded for."""
+        if self._loaded is not None:
+            self._loaded = dataclasses.replace(self._loaded, dtype=dtype)
 
     def unload(self) -> None:
         """Gives the stage's memory back; it is loaded again when it is asked for."""
-        self._stages = self._incremental = self._graphs = ()
+        self._loaded, self._incremental = None, ()
         self._memory.released()
+
+    def hand_over(self) -> LoadedStage | None:
+        """Hands the stage on to the next session, without what it computed in this one."""
+        loaded = self._loaded
+        self.unload()
+        if loaded is not None:
+            loaded.shrink()
+        return loaded
 
     def set_up_generation(self, request: m.SetUpGeneration) -> None:
         """Gets the stage, if there is one, ready for sequences that grow."""
-        self._incremental = tuple(IncrementalStage(stage, request) for stage in self._stages)
+        stages = self._loaded.stages if self._loaded is not None else ()
+        self._incremental = tuple(IncrementalStage(stage, request) for stage in stages)
 
     def end_generation(self) -> None:
         """Forgets all sequences."""
@@ -102,17 +99,18 @@ class BackboneRole:
                 not finite.
             UnresumableError: what this stage makes is not finite.
         """
-        if not self._stages or not 0 <= index < len(batch.route):
+        loaded = self._loaded
+        if loaded is None or not 0 <= index < len(batch.route):
             raise RemoteError(f"micro-batch {batch.number} came before its stage was loaded")
         if batch.route[index] != self._me:
             raise RemoteError(f"micro-batch {batch.number} was routed to the wrong device")
         if index:
             _check_rows(batch, rows)
         self._outbox.wait_for_room()
-        states = EncodedStates(batch, self._stages[-1].streams, self.dtype)
+        states = EncodedStates(batch, loaded.stages[-1].streams, loaded.dtype)
         carried: list[Mapping[str, m.Array]] = []
         seconds, waiting = 0.0, StageResult(states={}, carried={})
-        for run in self._parts(batch, rows):
+        for run in self._parts(loaded, batch, rows):
             states.add(waiting.states)
             began = time.perf_counter()
             waiting = run()
@@ -137,7 +135,7 @@ class BackboneRole:
         )
 
     def _parts(
-        self, batch: m.MicroBatch, rows: Mapping[str, m.Array]
+        self, loaded: LoadedStage, batch: m.MicroBatch, rows: Mapping[str, m.Array]
     ) -> Iterator[Callable[[], StageResult]]:
         """Yields what computes the micro-batch: at once, or in parts where memory is short.
 
@@ -149,28 +147,31 @@ class BackboneRole:
                 raise RemoteError("sequences came before generation was set up")
             yield partial(_in_turn, grown, batch.lengths, rows)
             return
-        runs = [stage.run for stage in self._stages]
-        for part in self._split(batch.lengths, rows):
+        runs = [stage.run for stage in loaded.stages]
+        for part in self._split(loaded, batch.lengths, rows):
             yield partial(_in_turn, runs, part.lengths, part.rows)
             self._memory.computed(part.predicted_bytes)
 
-    def _split(self, lengths: m.Lengths, rows: Mapping[str, m.Array]) -> list[Part]:
-        made = sum(len(stage.outputs) for stage in self._stages)
+    def _split(
+        self, loaded: LoadedStage, lengths: m.Lengths, rows: Mapping[str, m.Array]
+    ) -> list[Part]:
+        size = loaded.size
+        made = sum(len(stage.outputs) for stage in loaded.stages)
         tokens = max(int(each.sum()) for each in lengths.values())
-        results = made * tokens * row_bytes(self.dtype, self._size.hidden_size)
-        whole = Part(lengths, rows, self._size.part_bytes(lengths, made))
+        results = made * tokens * row_bytes(loaded.dtype, size.hidden_size)
+        whole = Part(lengths, rows, size.part_bytes(lengths, made))
         most = self._memory.most_bytes(whole.predicted_bytes, results)
-        for graph in self._graphs:
+        for graph in loaded.graphs:
             graph.frugal = self._memory.frugal
         if whole.predicted_bytes <= most:
             return [whole]
         streams = {
             name: stream
-            for stage in self._stages
+            for stage in loaded.stages
             for name, stream in (stage.inputs | stage.passed_on).items()
             if name in rows
         }
-        return split_samples(whole, streams, partial(self._size.part_bytes, layers=made), most)
+        return split_samples(whole, streams, partial(size.part_bytes, layers=made), most)
 
 
 def _check_rows(batch: m.MicroBatch, rows: Mapping[str, m.Array]) -> None:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import logging
-import os
 import platform
-import secrets
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edge_runtime import __version__
 from edge_runtime.contract.errors import BadInputError, PacplusError, UserError
@@ -25,23 +21,9 @@ from edge_runtime.contract.structure import to_plain
 from edge_runtime.system import usage
 from edge_runtime.system.allocator import tune_allocator
 
-from .limits import parse_celsius, parse_charge, wait_until_fit, watch_condition
-
-if TYPE_CHECKING:
-    from edge_runtime.cache.keys import CacheKeys
-    from edge_runtime.training.replica import KeptReplica
-    from edge_runtime.transport import Address
-
-    from .condition import ConditionWatch
+from .limits import parse_celsius, parse_charge, watch_condition
 
 logger = logging.getLogger(__name__)
-
-RECONNECT_SECONDS = 3.0
-LONGEST_PAUSE_SECONDS = 30.0
-"""Between two attempts of a device that is sent home; a run waits longer for its devices."""
-
-_INSTANCE = secrets.token_hex(8)
-"""Tells this process from another one with the same keys."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -195,105 +177,14 @@ def _start(options: argparse.Namespace) -> int:
         )
     if options.coordinator:
         known = dataclasses.replace(known, address=options.coordinator)
-    return _serve(options, home, known)
-
-
-def _serve(options: argparse.Namespace, home: Path, known: Any) -> int:
-    """Takes part in one session after the other."""
     from edge_runtime.cache.keys import CacheKeys, read_passphrase
-    from edge_runtime.contract.errors import StoppedError
-    from edge_runtime.training.replica import KeptReplica
-    from edge_runtime.transport import Address, load_or_create_keypair
 
-    from .device import SentHomeError
+    from .sessions import Sessions
 
-    # What these find wrong will not mend itself, so they come before the loop.
-    Address.parse(known.address)
-    load_or_create_keypair(home / "keypair.json")
-    keys = CacheKeys(home, read_passphrase(options.cache_passphrase_file))
-    pause, warned, kept, refusals = threading.Event(), "", KeptReplica(), 0
+    cache_keys = CacheKeys(home, read_passphrase(options.cache_passphrase_file))
     watch = watch_condition(options.min_battery, options.max_temperature, options.condition)
-    while True:
-        wait_until_fit(watch, pause)
-        kept.expire()
-        try:
-            ended = _one_session(options, home, known, kept, keys, watch)
-        except (StoppedError, BadInputError) as error:  # refused, or the network is down
-            if options.once:
-                raise
-            if str(error) != warned:
-                warned = str(error)
-                logger.warning("%s; trying again until it works", error)
-            refusals = refusals + 1 if isinstance(error, SentHomeError) else 0
-            seconds = min(LONGEST_PAUSE_SECONDS, RECONNECT_SECONDS * 2 ** min(refusals, 8))
-            pause.wait(seconds)  # never set: SIGTERM's handler raises out of it
-            continue
-        if options.once:
-            return 0
-        warned, refusals = "", 0
-        logger.info("session ended: %s", ended)
-
-
-def _one_session(
-    options: argparse.Namespace,
-    home: Path,
-    known: Any,
-    kept: KeptReplica,
-    cache_keys: CacheKeys,
-    watch: ConditionWatch,
-) -> str:
-    """Takes part in a session, and in those that follow it over the same connection."""
-    from edge_runtime.messaging.session_link import SessionLink
-    from edge_runtime.transport import (
-        Address,
-        KnownCoordinators,
-        SecureContext,
-        load_or_create_keypair,
-    )
-
-    from .coordinator_search import find_coordinator
-    from .device import Device, DeviceOptions
-
-    keypair = load_or_create_keypair(home / "keypair.json")
-    with SecureContext() as context:
-        found = find_coordinator(context, keypair, known)
-    if found != known:
-        KnownCoordinators(home / "coordinators.json").add(found)
-    coordinator = Address.parse(found.address)
-    listen, announced = data_addresses(options.listen, coordinator)
-
-    def locate() -> Address:
-        """Where peers reach this device now; its address may have changed since."""
-        with contextlib.suppress(BadInputError):
-            there, seen = data_addresses(options.listen, coordinator)
-            link.listen_at(there)
-            return seen
-        return announced
-
-    device_options = DeviceOptions(
-        device=known.device_id,
-        home=home,
-        roles=_roles(options.no_train),
-        threads=options.threads or usage.usable_threads(),
-        data_address=announced,
-        process_id=os.getpid(),
-        instance=_INSTANCE,
-        cache_keys=cache_keys,
-        locate=locate,
-    )
-    with SecureContext() as context:
-        link = SessionLink(
-            context,
-            keypair,
-            coordinator=coordinator,
-            coordinator_key=known.public_key,
-            listen=listen,
-        )
-        with contextlib.closing(link):
-            device = Device(device_options, link, kept, watch=watch)
-            while (ended := device.run()) == "replaced":
-                device = Device(device_options, link, kept, device.successor, watch=watch)
-            return ended
+    roles = _roles(options.no_train)
+    return Sessions(options, home, known, roles=roles, cache_keys=cache_keys, watch=watch).run()
 
 
 def _roles(no_train: bool) -> tuple[Any, ...]:
@@ -301,34 +192,6 @@ def _roles(no_train: bool) -> tuple[Any, ...]:
 
     trains = not no_train and is_available()
     return ("backbone", "trainer") if trains else ("backbone",)
-
-
-def data_addresses(wanted: str | None, coordinator: Address) -> tuple[Address, Address]:
-    """Chooses where to listen for peers and which address to tell them, still without ports.
-
-    ``wanted`` is a host, maybe a wildcard; None is the one that leads to ``coordinator``.
-
-    Raises:
-        BadInputError: the coordinator's network cannot be reached now.
-    """
-    from edge_runtime.transport import Address
-
-    listen = Address(host=wanted.strip("[]"), port=0) if wanted else None
-    if listen is not None and not listen.is_wildcard:
-        return listen, listen
-    announced = Address(host=local_host_towards(coordinator.host, coordinator.port), port=0)
-    return listen or announced, announced
-
-
-def local_host_towards(host: str, port: int) -> str:
-    """Finds the local address from which ``host``, and so its network, is reached."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(*found[:3]) as probe:
-            probe.connect(found[4])  # sends nothing: datagrams have no handshake
-            return str(probe.getsockname()[0])
-    except OSError as error:
-        raise BadInputError(f"{host}:{port} cannot be reached: {error.strerror}") from None
 
 
 def _info(options: argparse.Namespace) -> int:

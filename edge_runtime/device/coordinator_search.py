@@ -9,7 +9,8 @@ import contextlib
 import dataclasses
 import ipaddress
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 from edge_runtime.transport import (
     Address,
@@ -17,9 +18,11 @@ from edge_runtime.transport import (
     KnownCoordinator,
     SecureContext,
     SecureDealer,
+    SocketLimits,
     SocketPoller,
     Wakeup,
 )
+from edge_runtime.transport.context import DEFAULT_LIMITS
 from edge_runtime.transport.events import Deadline
 from edge_runtime.transport.peers import MAX_ADDRESSES
 
@@ -31,6 +34,7 @@ def find_coordinator(
     keypair: KeyPair,
     known: KnownCoordinator,
     patience_seconds: float = SEARCH_SECONDS,
+    limits: SocketLimits = DEFAULT_LIMITS,
 ) -> KnownCoordinator:
     """Returns what is known, with the address first at which the coordinator answers.
 
@@ -39,7 +43,8 @@ def find_coordinator(
     addresses = [address for text in (known.address, *known.others) for address in _places(text)]
     if len(addresses) < 2:
         return known
-    found = _first_connected(context, keypair, known, dict.fromkeys(addresses), patience_seconds)
+    dial = partial(SecureDealer, context, keypair, server_key=known.public_key, limits=limits)
+    found = _first_connected(dial, dict.fromkeys(addresses), patience_seconds)
     if found is None or str(found) == known.address:
         return known
     others = [text for text in (known.address, *known.others) if text != str(found)]
@@ -59,20 +64,16 @@ def _places(text: str) -> Iterator[Address]:
 
 
 def _first_connected(
-    context: SecureContext,
-    keypair: KeyPair,
-    known: KnownCoordinator,
-    addresses: dict[Address, None],
-    patience_seconds: float,
+    dial: Callable[..., SecureDealer], addresses: Iterable[Address], patience_seconds: float
 ) -> Address | None:
-    deadline, key = Deadline(patience_seconds), known.public_key
+    deadline = Deadline(patience_seconds)
     with contextlib.ExitStack() as stack:
         wakeup = stack.enter_context(contextlib.closing(Wakeup()))
         poller: SocketPoller[SecureDealer] = SocketPoller(wakeup)
         dealers = []
         for address in addresses:
-            dealer = SecureDealer(context, keypair, address=address, server_key=key)
-            dealers.append(stack.enter_context(contextlib.closing(dealer)))
+            dealer = stack.enter_context(contextlib.closing(dial(address=address)))
+            dealers.append(dealer)
             poller.register(dealer)
         while not deadline.is_over:
             poller.wait(max(0.0, deadline.remaining() or 0.0))

@@ -9,17 +9,15 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import edge_runtime
+from edge_runtime.backbone.loaded_stage import LoadedStage, stage_identity
 from edge_runtime.backbone.role import BackboneRole
 from edge_runtime.cache.keys import CacheKeys
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import RemoteError, StoppedError, UserError
-from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages.tag import MAX_NUMBER, Tag
-from edge_runtime.contract.profile import Role
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.messaging.failures import PeerError, explain
 from edge_runtime.messaging.session_link import SessionLink
@@ -27,16 +25,14 @@ from edge_runtime.messaging.tagging import tagged
 from edge_runtime.profiling.link import LinkProber
 from edge_runtime.profiling.profiler import measure, remeasure
 from edge_runtime.profiling.subprocess import measure_in_subprocess
+from edge_runtime.serving.loaded_adapter import LoadedAdapter, adapter_identity
 from edge_runtime.system.usage import (
     CpuClock,
     peak_resident_bytes,
-    resident_bytes,
     usable_cores,
     usable_memory_bytes,
 )
-from edge_runtime.training.replica import KeptReplica
 from edge_runtime.training.role import TrainerRole
-from edge_runtime.transport import Address
 
 from .compute_thread import Worker
 from .condition import ConditionWatch
@@ -44,8 +40,10 @@ from .file_fetching import FileFetching
 from .forgetting import forget
 from .heart import Heart
 from .notices import warnings_reported
+from .options import DeviceOptions, NoAnswerError, SentHomeError
 from .peers import PeerDispatch
 from .standing import Standing
+from .warm import Warm
 
 logger = logging.getLogger(__name__)
 
@@ -61,55 +59,32 @@ Welcoming = tuple[Tag, m.Welcome]
 Handlers = dict[type[m.Message], Callable[[Any], None]]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceOptions:
-    """A device's id at the coordinator, its folder, and what it offers.
-
-    ``threads`` is the most that it computes with; ``data_address`` is where peers reach it, and
-    its port is filled in later; ``locate`` finds out where that is now, after each new connection
-    to the coordinator. ``instance`` is drawn once a process. ``cache_keys`` has the key of
-    encrypted caches; None for the one that is stored in ``home``.
-    """
-
-    device: DeviceId
-    home: Path
-    roles: tuple[Role, ...]
-    threads: int
-    data_address: Address
-    process_id: int
-    instance: str = ""
-    cache_keys: CacheKeys | None = None
-    locate: Callable[[], Address] | None = None
-
-
-class SentHomeError(StoppedError):
-    """The coordinator answers, and does not want this device in its session."""
-
-
 class Device:
     """One device in one session.
 
     Attributes:
         successor: the session that replaced this one.
+        has_stopped: its work has ended, so that the next session may use the same link.
     """
 
     def __init__(
         self,
         options: DeviceOptions,
         link: SessionLink,
-        kept: KeptReplica | None = None,
+        warm: Warm | None = None,
         welcome: Welcoming | None = None,
         watch: ConditionWatch | None = None,
     ) -> None:
         """Waits for a session, or joins the one that ``welcome`` begins.
 
-        ``kept`` carries a trainer's adapter on to the next session, if the coordinator dies.
+        ``warm`` carries on to the next session what was loaded, and a trainer's adapter if the
+        coordinator dies.
         ``watch`` says when this device needs relief; never without one.
         """
         self._welcoming = welcome
         self.successor: Welcoming | None = None
         self._options, self._link = options, link
-        self._kept, self._standing = kept or KeptReplica(), Standing()
+        self._warm, self._standing, self.has_stopped = warm or Warm(), Standing(), False
         self._heart = Heart(self._say, watch)
         self._store = WeightStore(options.home / "weights")
         self._clock = CpuClock()
@@ -152,18 +127,14 @@ class Device:
             m.SetUpGeneration: self._set_up_generation,
             m.Release: self._release,
         }
-        self._in_order_with_files: dict[type[m.Message], Callable[[Any, float], None]] = {
-            m.ProfileRequest: lambda request, _: self._profile(request),
-            m.LoadStage: self._load_stage,
-            m.SetUpTraining: lambda request, _: self._set_up_training(request),
-        }
 
     def run(self) -> Ended:
         """Serves until the coordinator ends the session or is gone.
 
         Raises:
             SentHomeError: the coordinator has no work for this device.
-            StoppedError: the coordinator could not be reached at all.
+            NoAnswerError: the coordinator could not be reached at all.
+            StoppedError: it does not know this device.
         """
         with warnings_reported(self._say):
             return self._serve()
@@ -177,10 +148,13 @@ class Device:
                 self._link.wait(self._heart.period_seconds / 4)
                 now = time.monotonic()
                 if self._link.take_connected():
+                    if not self._standing.session:
+                        self._link.discard_queued()  # said to one that ended before it heard
                     self._say(self._hello())
                 if self._take_in():
                     heard = now
                 self._peers.watch(now)
+                self._warm.look()
                 self._heart.beat(now, joined=bool(self._standing.session))
                 if self._link.connected:
                     heard = max(heard, now - 1.0)
@@ -189,21 +163,26 @@ class Device:
                 # A coordinator that answers but refuses will not know this device later either.
                 patience = REFUSED_SECONDS if self._link.failed_handshakes else CONNECT_SECONDS
                 if not self._standing.session and now - began > patience:
-                    raise StoppedError(self._explain_silence())
+                    raise self._silence()
             return self._ended
         finally:
             self._close()
 
     def _close(self) -> None:
-        """Ends all work; keeps the adapter for the next session if the coordinator is gone."""
+        """Ends all work; keeps what was loaded for the next session.
+
+        The adapter that was trained only if the coordinator is gone.
+        """
         lost = self._ended != "shutdown"
         self._trainer.close()
         self._link.set_peers(())
         if lost:
             self._worker.begin_term(MAX_NUMBER)  # nobody waits for what is queued
-        stopped = self._worker.stop(STOP_SECONDS)
-        if stopped and lost and self._standing.session:
-            self._kept.put(self._trainer.replica)
+        self.has_stopped = self._worker.stop(STOP_SECONDS)
+        if self.has_stopped and self._standing.session:
+            self._warm.keep(self._backbone.hand_over(), self._trainer.hand_over())
+            if lost:
+                self._warm.replica.put(self._trainer.replica)
 
     def _say(self, message: m.Message) -> None:
         """Sends what answers no request."""
@@ -222,14 +201,16 @@ class Device:
             threads=self._options.threads,
             cores=usable_cores(),
             memory_bytes=usable_memory_bytes(),
-            base_memory_bytes=resident_bytes(),
+            base_memory_bytes=self._warm.base_bytes(),
             instance=self._options.instance,
         )
 
-    def _explain_silence(self) -> str:
+    def _silence(self) -> StoppedError:
         if self._link.failed_handshakes:
-            return "the coordinator no longer knows this device; pair it again"
-        return "the coordinator does not answer; start `pacplus train` there, or check the network"
+            return StoppedError("the coordinator no longer knows this device; pair it again")
+        return NoAnswerError(
+            "the coordinator does not answer; start `pacplus train` there, or check the network"
+        )
 
     def _take_in(self) -> bool:
         """Handles everything that has come in; returns whether the coordinator spoke."""
@@ -256,7 +237,7 @@ class Device:
                 self._ended, self.successor = "replaced", (tag, request)
                 return
             self._standing.session = tag.session
-            self._trainer.replica = self._kept.take()
+            self._trainer.replica = self._warm.replica.take()
         if isinstance(request, m.Shutdown) and not self._standing.session:
             raise SentHomeError(
                 "the coordinator sends this device home: its run has ended, or has left this "
@@ -292,9 +273,12 @@ class Device:
             self._at_once[kind](request)
         elif kind in self._in_order:
             self._worker.submit(partial(self._in_order[kind], request))
-        elif isinstance(request, m.ProfileRequest | m.LoadStage | m.SetUpTraining):
-            handler = self._in_order_with_files[kind]
-            self._files.begin(request.files, partial(handler, request, time.monotonic()))
+        elif isinstance(request, m.LoadStage):
+            self._begin_loading(request)
+        elif isinstance(request, m.SetUpTraining):
+            self._begin_setting_up(request)
+        elif isinstance(request, m.ProfileRequest):
+            self._begin_profiling(request)
         else:
             raise RemoteError(f"the coordinator sent {kind.__name__}")
 
@@ -320,8 +304,30 @@ class Device:
 
     def _forget(self, request: m.Forget) -> None:
         """Comes before any file is looked for and any cache opened, so it must not wait."""
+        self._warm.drop()
         self._trainer.replica = None  # a run that was interrupted goes on from its checkpoint
         self._link.to_coordinator(forget(self._options.home, request, self._keys))
+
+    # ---- in order, when the files are there; what is kept of them needs none
+
+    def _begin_loading(self, request: m.LoadStage) -> None:
+        kept = self._warm.take_stage(stage_identity(request, self._backbone.threads))
+        job = partial(self._load_stage, request, kept, time.monotonic())
+        self._files.begin(request.files if kept is None else (), job)
+
+    def _begin_setting_up(self, request: m.SetUpTraining) -> None:
+        if request.adapter_graph is None:
+            self._warm.drop()  # training wants the memory
+            kept = None
+        else:
+            kept = self._warm.take_adapter(adapter_identity(request))
+        job = partial(self._set_up_training, request, kept)
+        self._files.begin(request.files if kept is None else (), job)
+
+    def _begin_profiling(self, request: m.ProfileRequest) -> None:
+        if request.known is None and not request.brief:
+            self._warm.drop()  # nothing else may be in the way of what is measured
+        self._files.begin(request.files, partial(self._profile, request))
 
     # ---- in order, in the compute thread
 
@@ -346,11 +352,13 @@ class Device:
                 threads=options.threads,
                 home=options.home,
             )
+        base_bytes = min(profile.base_memory_bytes, self._warm.base_bytes())
+        profile = dataclasses.replace(profile, base_memory_bytes=base_bytes)
         self._backbone.threads = profile.threads
         self._link.to_coordinator(m.ProfileDone(profile=profile))
 
-    def _load_stage(self, request: m.LoadStage, began: float) -> None:
-        self._backbone.load(request, self._store)
+    def _load_stage(self, request: m.LoadStage, kept: LoadedStage | None, began: float) -> None:
+        self._backbone.load(request, self._store, kept)
         self._link.to_coordinator(
             m.StageReady(
                 first=request.stage.first,
@@ -360,10 +368,10 @@ class Device:
             )
         )
 
-    def _set_up_training(self, request: m.SetUpTraining) -> None:
+    def _set_up_training(self, request: m.SetUpTraining, kept: LoadedAdapter | None) -> None:
         if request.total_steps:  # from here on, the caches stand for the backbone
             self._backbone.unload()
-        self._trainer.set_up(request, self._store)
+        self._trainer.set_up(request, self._store, kept)
 
     def _set_up_generation(self, request: m.SetUpGeneration) -> None:
         self._backbone.set_up_generation(request)

@@ -34,7 +34,7 @@ class Heart:
         self.period_seconds, self._asked = period_seconds, False
 
     def beat(self, now: float, *, joined: bool) -> None:
-        """Sends a heartbeat if it is time; and asks for relief, or no longer, once joined."""
+        """Sends a heartbeat if it is time, and asks for relief, or no longer; once joined."""
         if self._watch is not None:
             self._watch.look(now)
             if joined and bool(self._watch.reason) != self._asked:
@@ -44,7 +44,8 @@ class Heart:
             self._beaten = now
         elif now - self._beaten >= self.period_seconds:
             self._beaten = now
-            self._say(self._heartbeat(now))
+            if joined:  # otherwise nobody expects to hear of this device
+                self._say(self._heartbeat(now))
 
     def _heartbeat(self, now: float) -> Heartbeat:
         if self._read is None or now - self._read >= CONDITION_SECONDS:

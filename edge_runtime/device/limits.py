@@ -54,11 +54,15 @@ def watch_condition(
     return watch
 
 
+def is_fit(watch: ConditionWatch) -> bool:
+    """Tells whether the device needs no relief now."""
+    watch.look(time.monotonic())
+    return not watch.reason
+
+
 def wait_until_fit(watch: ConditionWatch, pause: threading.Event) -> None:
     """Returns once the device needs no relief; says once why it waits."""
-    watch.look(time.monotonic())
-    if watch.reason:
+    if not is_fit(watch):
         logger.warning("waits before it joins: %s", watch.reason)
-    while watch.reason:
+    while not is_fit(watch):
         pause.wait(LOOK_SECONDS)
-        watch.look(time.monotonic())

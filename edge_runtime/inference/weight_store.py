@@ -1,9 +1,10 @@
 """Weight files on a device: kept by content, fetched in chunks, verified before use."""
 
+import dataclasses
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -71,6 +72,30 @@ class WeightStore:
         if _is_uint8_of(target, source):
             return
         _write_private(target, map(_flip_top_bits, _blocks(source)))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FileStates:
+    """Tells by what the file system says whether files were written or replaced since."""
+
+    states: Mapping[Path, tuple[int, ...] | None]
+
+    @classmethod
+    def of(cls, paths: Iterable[Path]) -> "FileStates":
+        """Reads the states of files; some may not be there."""
+        return cls({path: _state(path) for path in paths})
+
+    def are_the_same(self) -> bool:
+        """True if no file was changed, taken away or put there."""
+        return all(_state(path) == state for path, state in self.states.items())
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 class FileFetch:

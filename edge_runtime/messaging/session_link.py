@@ -21,6 +21,7 @@ from edge_runtime.transport import (
     SocketPoller,
     Wakeup,
 )
+from edge_runtime.transport.context import DEFAULT_LIMITS, SocketLimits
 from edge_runtime.transport.keys import check_public_key
 
 from .broken_links import RECONNECT_SECONDS, BrokenLinks
@@ -29,6 +30,9 @@ from .flow_control import PeerLinks, size_bytes
 from .link_header import LinkHeader
 from .tagging import current_tag
 from .tunnel_sockets import TunnelSockets
+
+PEER_LIMITS = SocketLimits(reconnect_seconds=0.02)
+"""All devices dial each other at the same time: some before the other knows that it may."""
 
 
 class SessionLink:
@@ -43,18 +47,19 @@ class SessionLink:
         coordinator_key: PublicKey,
         listen: Address,
         reconnect_seconds: float = RECONNECT_SECONDS,
+        limits: SocketLimits = DEFAULT_LIMITS,
     ) -> None:
         """Connects to the coordinator and listens for peers.
 
-        A peer counts as lost when its connection stays broken for ``reconnect_seconds``.
+        A peer counts as lost when its connection stays broken for ``reconnect_seconds``;
+        ``limits`` are of the coordinator, and say how often it is dialled.
 
         Raises:
             BadInputError: ``listen`` cannot be listened on.
         """
         self._context, self._keypair = context, keypair
-        self._control = SecureDealer(
-            context, keypair, address=coordinator, server_key=coordinator_key
-        )
+        self._coordinator, self._coordinator_key = coordinator, coordinator_key
+        self._control = self._dial_coordinator(limits)
         self._data = SecureRouter(context, keypair, domain="data")
         self.data_address = self._data.bind(listen)
         self._wakeup = Wakeup()
@@ -74,6 +79,15 @@ class SessionLink:
             self._send_to_peer, lambda peer, frames: bool(self._data.send(peer, frames))
         )
         self.sent_bytes = self.received_bytes = 0
+
+    def _dial_coordinator(self, limits: SocketLimits) -> SecureDealer:
+        return SecureDealer(
+            self._context,
+            self._keypair,
+            address=self._coordinator,
+            server_key=self._coordinator_key,
+            limits=limits,
+        )
 
     # ---- any thread
 
@@ -123,6 +137,32 @@ class SessionLink:
     def failed_handshakes(self) -> int:
         """Times that the coordinator was reached but the keys did not fit."""
         return self._control.failed_handshakes
+
+    def discard_queued(self) -> None:
+        """Drops what waits to be sent to the coordinator."""
+        self._outgoing, self._unsent = queue.SimpleQueue(), None
+
+    def begin_anew(self, limits: SocketLimits) -> None:
+        """Ends all connections and drops what is queued, then waits for the next session.
+
+        Peers find this device at the same address again.
+        """
+        self._end_session()
+        self._ready = []
+        self._acknowledged, self._tunnel_tag = queue.SimpleQueue(), UNTAGGED
+        self.discard_queued()
+        self.sent_bytes = self.received_bytes = 0
+        self._poller.unregister(self._control)
+        self._control.close()
+        self._control = self._dial_coordinator(limits)
+        self._poller.register(self._control)
+
+    def _end_session(self) -> None:
+        self.flush()
+        self.set_peers(())
+        tunnels, self._tunnels = self._tunnels, None
+        if tunnels is not None:
+            tunnels.close()
 
     def listen_at(self, listen: Address) -> None:
         """Listens for peers at another host too, if it is another: this device's has changed.
@@ -178,7 +218,9 @@ class SessionLink:
         if peer.relayed:
             self._tunnels = self._tunnels or TunnelSockets(self._forward, self.data_address)
             address = self._tunnels.way_to(peer.device)
-        dealer = SecureDealer(self._context, self._keypair, address=address, server_key=key)
+        dealer = SecureDealer(
+            self._context, self._keypair, address=address, server_key=key, limits=PEER_LIMITS
+        )
         self._known[peer.device], self._peers[peer.device] = peer, dealer
         self._poller.register(dealer)
 
@@ -285,11 +327,8 @@ class SessionLink:
 
     def close(self) -> None:
         """Closes all sockets; what is queued for the coordinator has a moment to leave."""
-        self.flush()
-        if self._tunnels is not None:
-            self._tunnels.close()
-        for dealer in (*self._peers.values(), self._control):
-            dealer.close()
+        self._end_session()
+        self._control.close()
         self._data.close()
         self._wakeup.close()
 

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from edge_runtime.backbone.role import write_stage_graph
+from edge_runtime.backbone.loaded_stage import write_stage_graph
 from edge_runtime.backbone.stage import Stage
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.manifest import HIDDEN_PREFIX, Stream

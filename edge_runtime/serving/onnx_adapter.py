@@ -59,6 +59,10 @@ class AdapterSession:
         last: Array = self._run(batch)[np.arange(batch.size), batch.lengths - 1]
         return last
 
+    def shrink(self) -> None:
+        """Gives back what runs have taken."""
+        self._graph.shrink()
+
     def _language_outputs(self, batch: Batch, head: FrozenHead) -> Array:
         """Summed loss, counted tokens and correctly predicted ones of each sample, (B, 3)."""
         result = np.zeros((batch.size, 3), np.float32)

@@ -20,8 +20,8 @@ from edge_runtime.messaging.outbox import Outbox
 from edge_runtime.messaging.tagging import current_tag, peer_tag, tagged
 from edge_runtime.parallel_adapters import Batch
 from edge_runtime.parallel_adapters.frozen_head import FrozenHead
-from edge_runtime.serving.generator import Generator, LanguageModel
-from edge_runtime.serving.onnx_adapter import AdapterSession
+from edge_runtime.serving.generator import Generator
+from edge_runtime.serving.loaded_adapter import LoadedAdapter
 from edge_runtime.serving.pieces import groups_by_length
 from edge_runtime.system.memory_guard import MemoryGuard
 from edge_runtime.system.usage import available_memory_bytes
@@ -54,7 +54,7 @@ class TrainerRole:
         self._is_set_up = False
         self._group: tuple[int, AllReduce] | None = None
         self._predict: Callable[[Batch], m.Array] | None = None
-        self._language: LanguageModel | None = None
+        self._loaded: LoadedAdapter | None = None
         self._generator: Generator | None = None
         self._memory = MemoryGuard.of_process()
 
@@ -132,28 +132,27 @@ class TrainerRole:
 
     # ---- adapter
 
-    def set_up(self, request: m.SetUpTraining, files: WeightStore) -> None:
+    def set_up(
+        self, request: m.SetUpTraining, files: WeightStore, kept: LoadedAdapter | None = None
+    ) -> None:
         """Makes the adapter, unless the one of this run is there; its files are in ``files``.
 
-        Where nothing will be trained, the adapter is a graph, which needs no PyTorch.
+        Where nothing will be trained, the adapter is a graph, which needs no PyTorch, and may be
+        ``kept`` from an earlier session.
         """
-        config, head = request.config, None
-        if request.head is not None:
-            head = FrozenHead.open(files.path(request.head), config)
-        self._is_set_up = request.adapter_graph is None
+        self._is_set_up, self._loaded = request.adapter_graph is None, None
         if request.adapter_graph is None:
-            replica = self._set_up_replica(request, head, files)
+            replica = self._set_up_replica(request, _head(request, files), files)
             trainer = replica.trainer
             ready = m.TrainingReady(
                 parameters=trainer.parameters, step=trainer.step, sums=replica.sums
             )
         else:
-            self.replica = None
-            graph = files.path(request.adapter_graph).read_bytes()
-            adapter = AdapterSession(graph, config, head, threads=TRAINING_THREADS)
-            self._predict = adapter.outputs
-            if head is not None:
-                self._language = LanguageModel(config=config, adapter=adapter, head=head)
+            self.replica = self._predict = None
+            self._loaded = loaded = kept or LoadedAdapter.load(
+                request, _head(request, files), files, TRAINING_THREADS
+            )
+            self._predict = loaded.session.outputs
             ready = m.TrainingReady(parameters=0)
         self._outbox.to_coordinator(ready)
 
@@ -275,7 +274,8 @@ class TrainerRole:
 
     def set_up_generation(self, request: m.SetUpGeneration) -> None:
         """Gets ready to choose tokens, if this device has a language model's adapter."""
-        self._generator = Generator(request, self._language) if self._language else None
+        language = self._loaded.language if self._loaded is not None else None
+        self._generator = Generator(request, language) if language is not None else None
 
     def keep(self, states: m.States) -> None:
         """Keeps states that this device's own stage made, or that are of sequences.
@@ -299,6 +299,13 @@ class TrainerRole:
         if self._generator is not None:
             self._generator.release(lines)
 
+    def hand_over(self) -> LoadedAdapter | None:
+        """Hands a trained adapter on to the next session, without what it computed in this one."""
+        loaded, self._loaded, self._predict = self._loaded, None, None
+        if loaded is not None:
+            loaded.shrink()
+        return loaded
+
     def close(self) -> None:
         """Ends a waiting step and makes the cache durable."""
         self._close_group()
@@ -313,3 +320,8 @@ class TrainerRole:
         if which not in self._owned:
             raise RemoteError(f"this device owns no {which} samples")
         return self._owned[which]
+
+
+def _head(request: m.SetUpTraining, files: WeightStore) -> FrozenHead | None:
+    head = request.head
+    return None if head is None else FrozenHead.open(files.path(head), request.config)

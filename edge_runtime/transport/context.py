@@ -38,6 +38,7 @@ class SocketLimits:
             Must exceed the time that the longest frame takes on the slowest link.
         linger_seconds: how long closing may wait for unsent messages.
         reconnect_seconds: pause before a connecting end tries again.
+        longest_reconnect_seconds: to which that pause grows while nobody answers.
         connect_seconds: an attempt that nobody answers is given up after so long.
         unacknowledged_seconds: sent bytes that TCP has no acknowledgement for after so long
             close the connection: a network is gone. Counts bytes, however long a frame takes.
@@ -50,6 +51,7 @@ class SocketLimits:
     heartbeat_timeout_seconds: float = 20.0
     linger_seconds: float = 1.0
     reconnect_seconds: float = 0.2
+    longest_reconnect_seconds: float = 2.0
     connect_seconds: float = 2.0
     unacknowledged_seconds: float = 6.0
 
@@ -139,7 +141,7 @@ class SecureContext:
             zmq.HEARTBEAT_TIMEOUT: _milliseconds(limits.heartbeat_timeout_seconds),
             zmq.LINGER: _milliseconds(limits.linger_seconds),
             zmq.RECONNECT_IVL: _milliseconds(limits.reconnect_seconds),
-            zmq.RECONNECT_IVL_MAX: _milliseconds(10 * limits.reconnect_seconds),
+            zmq.RECONNECT_IVL_MAX: _milliseconds(limits.longest_reconnect_seconds),
             zmq.CONNECT_TIMEOUT: _milliseconds(limits.connect_seconds),
             zmq.TCP_MAXRT: _milliseconds(limits.unacknowledged_seconds),
             zmq.TCP_KEEPALIVE: 1,

@@ -60,6 +60,7 @@ class SecureDealer:
         self._failed_handshakes = 0
         self._shortest_pause_seconds = limits.reconnect_seconds
         self._pause_seconds = limits.reconnect_seconds
+        self._longest_pause_seconds = limits.longest_reconnect_seconds
         self._redial_at: float | None = None
         self._socket = context.client_socket(zmq.DEALER, keypair, server_key, limits)
         self._socket.setsockopt(zmq.PROBE_ROUTER, 1)
@@ -164,4 +165,4 @@ class SecureDealer:
     def _plan_redial(self) -> None:
         if self._redial_at is None:
             self._redial_at = time.monotonic() + self._pause_seconds
-            self._pause_seconds = min(2 * self._pause_seconds, 10 * self._shortest_pause_seconds)
+            self._pause_seconds = min(2 * self._pause_seconds, self._longest_pause_seconds)

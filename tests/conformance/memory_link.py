@@ -56,6 +56,9 @@ class MemoryLink:
     def wait_for_room(self) -> None:
         pass
 
+    def discard_queued(self) -> None:
+        pass
+
     def discard_unsent(self, before_term: int) -> None:
         pass  # nothing waits here
 

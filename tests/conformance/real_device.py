@@ -24,9 +24,10 @@ from edge_runtime.contract.messages import (
 )
 from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.device import device as device_module
-from edge_runtime.device.device import Device, DeviceOptions
+from edge_runtime.device.device import Device
+from edge_runtime.device.options import DeviceOptions
+from edge_runtime.device.warm import Warm
 from edge_runtime.messaging.session_link import SessionLink
-from edge_runtime.training.replica import KeptReplica
 from export.partition.stages import Bundle
 from tests.conformance.driver import TELEMETRY
 from tests.conformance.memory_link import MemoryLink
@@ -51,7 +52,7 @@ class RealDevices:
         self._folder = folder
         self._files = {spec.sha256: bundle.file_path(spec) for spec in bundle.manifest.files}
         self._session = ""
-        self._kept: dict[DeviceId, KeptReplica] = {}
+        self._warm: dict[DeviceId, Warm] = {}
         self._running: dict[DeviceId, Running] = {}
         self._threads_before = set(threading.enumerate())
 
@@ -75,8 +76,8 @@ class RealDevices:
             data_address=link.data_address,
             process_id=os.getpid(),
         )
-        kept = self._kept.setdefault(name, KeptReplica())
-        device = Device(options, cast(SessionLink, link), kept)
+        warm = self._warm.setdefault(name, Warm())
+        device = Device(options, cast(SessionLink, link), warm)
         running = Running(link, threading.Thread(target=device.run, daemon=True), sent)
         self._running[name] = running
         running.thread.start()

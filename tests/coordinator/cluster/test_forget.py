@@ -23,7 +23,8 @@ from coordinator.protocol.events import Event, Lost
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.messages import Forget, Forgotten, Heartbeat, Welcome
-from edge_runtime.device.device import Device, DeviceOptions
+from edge_runtime.device.device import Device
+from edge_runtime.device.options import DeviceOptions
 from edge_runtime.messaging.session_link import SessionLink
 from edge_runtime.transport import Address, KeyPair, PairedDevices, SecureContext
 from edge_runtime.transport import load_or_create_keypair as keypair_at

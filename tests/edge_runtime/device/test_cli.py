@@ -13,9 +13,9 @@ import pytest
 
 from edge_runtime.contract.errors import BadInputError, PacplusError, StoppedError
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.device import cli, condition, limits
+from edge_runtime.device import cli, condition, limits, sessions
 from edge_runtime.device.care import Condition
-from edge_runtime.device.device import SentHomeError
+from edge_runtime.device.options import SentHomeError
 from edge_runtime.transport import Address, KeyPair, KnownCoordinator, KnownCoordinators
 
 COORDINATOR = Address(host="127.0.0.1", port=7700)
@@ -39,24 +39,24 @@ def home(tmp_path: Path) -> Path:
 def keep_signals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(cli, "tune_allocator", lambda: None)
-    monkeypatch.setattr(cli, "RECONNECT_SECONDS", 0.0)
+    monkeypatch.setattr(sessions, "RECONNECT_SECONDS", 0.0)
 
 
-def sessions(monkeypatch: pytest.MonkeyPatch, *outcomes: BaseException) -> None:
+def ending(monkeypatch: pytest.MonkeyPatch, *outcomes: BaseException) -> None:
     """Has the sessions end like this, one after the other."""
     left = list(outcomes)
 
     def session(*_: object) -> str:
         raise left.pop(0)
 
-    monkeypatch.setattr(cli, "_one_session", session)
+    monkeypatch.setattr(sessions.Sessions, "_next", session)
 
 
 def test_a_network_that_is_down_is_tried_again_with_one_warning(
     home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     down = BadInputError("laptop:7700 cannot be reached")
-    sessions(monkeypatch, down, down, StoppedError("it does not answer"), SystemExit(0))
+    ending(monkeypatch, down, down, StoppedError("it does not answer"), SystemExit(0))
     with pytest.raises(SystemExit):
         cli.main(["start", "--home", str(home)])
     assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
@@ -68,11 +68,11 @@ def test_a_network_that_is_down_is_tried_again_with_one_warning(
 def test_a_device_that_is_sent_home_asks_again_after_growing_pauses_and_says_so_once(
     home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(cli, "RECONNECT_SECONDS", 3.0)
+    monkeypatch.setattr(sessions, "RECONNECT_SECONDS", 3.0)
     waited: list[float] = []
-    monkeypatch.setattr(cli.threading.Event, "wait", lambda _, seconds: waited.append(seconds))
+    monkeypatch.setattr(sessions.threading.Event, "wait", lambda _, seconds: waited.append(seconds))
     refused = [SentHomeError("sent home") for _ in range(5)]
-    sessions(monkeypatch, *refused, StoppedError("it does not answer"), SystemExit(0))
+    ending(monkeypatch, *refused, StoppedError("it does not answer"), SystemExit(0))
     with pytest.raises(SystemExit):
         cli.main(["start", "--home", str(home)])
     assert waited == [6.0, 12.0, 24.0, 30.0, 30.0, 3.0]
@@ -81,7 +81,7 @@ def test_a_device_that_is_sent_home_asks_again_after_growing_pauses_and_says_so_
 
 @pytest.mark.parametrize("error", [BadInputError("down"), StoppedError("refused")])
 def test_once_means_once(home: Path, monkeypatch: pytest.MonkeyPatch, error: PacplusError) -> None:
-    sessions(monkeypatch, error)
+    ending(monkeypatch, error)
     assert cli.main(["start", "--once", "--home", str(home)]) == error.exit_code
 
 
@@ -91,30 +91,30 @@ def test_a_wrong_address_is_not_tried_again(home: Path) -> None:
 
 @pytest.mark.parametrize("wildcard", ["*", "0.0.0.0"])
 def test_who_listens_everywhere_announces_a_place_to_connect_to(wildcard: str) -> None:
-    listen, announced = cli.data_addresses(wildcard, COORDINATOR)
+    listen, announced = sessions.data_addresses(wildcard, COORDINATOR)
     assert (listen.host, announced.host) == (wildcard, "127.0.0.1")
 
 
 def test_who_listens_on_one_interface_announces_it() -> None:
-    listen, announced = cli.data_addresses("10.1.2.3", COORDINATOR)
+    listen, announced = sessions.data_addresses("10.1.2.3", COORDINATOR)
     assert listen == announced == Address(host="10.1.2.3", port=0)
 
 
 @pytest.mark.parametrize("written", ["::1", "[::1]"])
 def test_an_ipv6_interface_is_written_with_or_without_brackets(written: str) -> None:
-    listen, announced = cli.data_addresses(written, COORDINATOR)
+    listen, announced = sessions.data_addresses(written, COORDINATOR)
     assert listen == announced == Address(host="::1", port=0)
     assert announced.endpoint == "tcp://[::1]:0"
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
 def test_the_way_to_a_coordinator_with_an_ipv6_address_is_ipv6() -> None:
-    listen, _ = cli.data_addresses(None, Address(host="::1", port=7700))
+    listen, _ = sessions.data_addresses(None, Address(host="::1", port=7700))
     assert listen == Address(host="::1", port=0)
 
 
 def test_without_a_wish_the_way_to_the_coordinator_is_taken() -> None:
-    listen, announced = cli.data_addresses(None, COORDINATOR)
+    listen, announced = sessions.data_addresses(None, COORDINATOR)
     assert listen == announced == Address(host="127.0.0.1", port=0)
 
 
@@ -130,7 +130,7 @@ def test_a_device_below_its_limit_waits_before_it_joins(
         file.write_text('{"battery": 0.12, "charging": true}')
 
     monkeypatch.setattr(limits.threading.Event, "wait", recover)
-    sessions(monkeypatch, SystemExit(0))
+    ending(monkeypatch, SystemExit(0))
     with pytest.raises(SystemExit):
         cli.main(["start", "--home", str(home), "--condition", str(file)])
     assert "waits before it joins: its battery is at 12%" in waited[0]
@@ -151,7 +151,7 @@ def test_a_limit_that_no_sensor_can_hold_is_said(
     home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(condition, "read_sensors", Condition)
-    sessions(monkeypatch, SystemExit(0))
+    ending(monkeypatch, SystemExit(0))
     with pytest.raises(SystemExit):
         cli.main(["start", "--home", str(home), "--min-battery", "30", "--max-temperature", "80C"])
     assert "--min-battery has no effect" in caplog.text

@@ -31,7 +31,8 @@ from edge_runtime.contract.messages import (
 )
 from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.device import peers
-from edge_runtime.device.device import Device, DeviceOptions, SentHomeError
+from edge_runtime.device.device import Device
+from edge_runtime.device.options import DeviceOptions, SentHomeError
 from edge_runtime.messaging.session_link import SessionLink
 from edge_runtime.messaging.tagging import current_tag
 from edge_runtime.training.role import TrainerRole
@@ -76,6 +77,9 @@ class ScriptedLink:
     def again(self) -> None:
         """Messages that nobody took out yet are there in the next turn."""
         self._turns.appendleft(self._turn)
+
+    def discard_queued(self) -> None:
+        pass
 
     def discard_unsent(self, before_term: int) -> None:
         pass

@@ -8,13 +8,16 @@ from typing import cast
 
 import pytest
 
+from edge_runtime.backbone.loaded_stage import LoadedStage
 from edge_runtime.cache.keys import KEY_FILE, CacheKeys
 from edge_runtime.contract.ids import Sha256
 from edge_runtime.contract.manifest import FileSpec, uint8_name
 from edge_runtime.contract.messages import Forget, Forgotten
 from edge_runtime.device.forgetting import forget
+from edge_runtime.device.warm import Warm
 from edge_runtime.inference.weight_store import WeightStore
-from edge_runtime.training.replica import KeptReplica, Replica
+from edge_runtime.serving.loaded_adapter import LoadedAdapter
+from edge_runtime.training.replica import Replica
 from tests.edge_runtime.cache.samples import DIGEST, append, open_cache
 from tests.edge_runtime.device.test_device import ScriptedLink, device_of
 
@@ -87,12 +90,14 @@ def test_an_empty_home_has_nothing_to_forget(tmp_path: Path) -> None:
     assert (answer.bytes, answer.refused) == (0, "")
 
 
-def test_a_device_that_forgets_holds_no_adapter_in_memory_either(home: Path) -> None:
-    kept = KeptReplica()
-    kept.put(cast(Replica, object()))
+def test_a_device_that_forgets_holds_nothing_in_memory_either(home: Path) -> None:
+    warm = Warm(available_bytes=lambda: 1 << 40)
+    warm.replica.put(cast(Replica, object()))
+    warm.keep(cast(LoadedStage, object()), cast(LoadedAdapter, object()))
     link = ScriptedLink(([Forget(everything=True)], []))
-    device = device_of(link, home, kept)
+    device = device_of(link, home, warm)
     assert device.run() == "shutdown"
     assert [type(message) for message in link.sent] == [Forgotten]
     assert device._trainer.replica is None
-    assert kept.take() is None
+    assert warm.replica.take() is None
+    assert not warm.holds

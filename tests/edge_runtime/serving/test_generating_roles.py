@@ -1,15 +1,22 @@
 """Sequences at a device's two roles, before and after generation was set up."""
 
+from typing import cast
+
 import numpy as np
 import pytest
 
+from edge_runtime.backbone.loaded_stage import LoadedStage
 from edge_runtime.backbone.role import BackboneRole
+from edge_runtime.backbone.sample_parts import BackboneSize
 from edge_runtime.backbone.stage import Stage
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.generation import GenerationOptions
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import NextTokens, SetUpGeneration
+from edge_runtime.inference.weight_store import FileStates
 from edge_runtime.serving.generator import LanguageModel
+from edge_runtime.serving.loaded_adapter import LoadedAdapter
+from edge_runtime.serving.onnx_adapter import AdapterSession
 from edge_runtime.training.role import TrainerRole
 from tests.coordinator.planner.problems import manifest
 from tests.edge_runtime.backbone.test_incremental_stage import CausalBlocks
@@ -41,7 +48,14 @@ def test_a_stage_takes_no_sequences_before_generation_is_set_up():
     with pytest.raises(RemoteError, match="before its stage was loaded"):
         role.run(batch(), 0, rows)
     model = manifest([1] * 4, encoder_blocks=2)
-    role._stages = (Stage(CausalBlocks(model, 0, 4), stage_files(model, 0, 4), range(4)),)
+    role._loaded = LoadedStage(
+        identity="",
+        graphs=(),
+        stages=(Stage(CausalBlocks(model, 0, 4), stage_files(model, 0, 4), range(4)),),
+        size=BackboneSize(hidden_size=8, num_heads=1),
+        dtype="fp32",
+        files=FileStates({}),
+    )
     with pytest.raises(RemoteError, match="before generation was set up"):
         role.run(batch(), 0, rows)
     role.set_up_generation(REQUEST)
@@ -59,7 +73,12 @@ def test_an_owner_takes_no_states_before_generation_is_set_up(tmp_path):
     with pytest.raises(RemoteError, match="before generation was set up"):
         role.keep(first)
 
-    role._language = LanguageModel(config(), SumOfAll(), HEAD)
+    role._loaded = LoadedAdapter(
+        identity="",
+        session=cast(AdapterSession, None),
+        language=LanguageModel(config(), SumOfAll(), HEAD),
+        files=FileStates({}),
+    )
     role.set_up_generation(REQUEST)
     role.keep(first)
     (chosen,) = sent

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_runtime.backbone.role import write_stage_graph
+from edge_runtime.backbone.loaded_stage import write_stage_graph
 from edge_runtime.contract.codec import decode
 from edge_runtime.contract.messages import LoadStage
 from edge_runtime.inference.session import GraphSession

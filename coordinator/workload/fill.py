@@ -4,7 +4,7 @@ import collections
 from collections.abc import Callable, Mapping, Set
 
 from coordinator.planner.dispatch import Router, window
-from coordinator.planner.problem.build import micro_batch_costs
+from coordinator.planner.problem.build import micro_batches
 from coordinator.planner.problem.calibrate import calibrated_profile, run_factors
 from coordinator.protocol.actions import Record, Send
 from coordinator.protocol.job import Job
@@ -104,15 +104,14 @@ class Fill:
         """Makes the work items, whose numbers begin with ``first_number``."""
         self.which, self.work, self.for_now = which, work, for_now
         layers, size = job.config.layers, plan.micro_batch_size
-        costs = micro_batch_costs(job.tables, job.manifest, size)
+        batches = micro_batches(job.tables, job.manifest, size, which, work.lines)
         items = make_items(
             catalogue,
             which,
             work,
             layers=layers,
             router=dealer.router,
-            micro_batch_size=size,
-            costs=costs[which],
+            batches=batches,
             first_number=first_number,
         )
         self.items = {item.number: item for item in items}

@@ -142,11 +142,13 @@ class Fill:
             self._routes[item.number] = batch.route if batch is not None else (send.device,)
         return started
 
-    def served(self, message: BatchServed) -> None:
-        """Takes down that a stage has done its part of a micro-batch."""
-        self._stages_done[message.number] = max(
-            self._stages_done[message.number], message.stage + 1
-        )
+    def served(self, message: BatchServed) -> bool:
+        """Takes down that a stage has done its part of a micro-batch; False if that is no news."""
+        done = self._stages_done[message.number]
+        if message.number not in self._routes or message.stage < done:
+            return False
+        self._stages_done[message.number] = message.stage + 1
+        return True
 
     def sent(self, source: DeviceId, number: int) -> None:
         """Takes down that a source has sent what it was asked to move."""

@@ -118,6 +118,16 @@ def test_devices_that_do_as_planned_are_not_mentioned():
     assert played.served[A] == played.served[B] == batches / 2
 
 
+def test_what_is_served_twice_or_was_never_sent_is_no_progress():
+    played = Played(4)
+    (item, _), *_ = played.fill.start()
+    served = BatchServed(number=item.number, stage=0, seconds=0.1)
+    assert played.fill.served(served)
+    assert not played.fill.served(served)
+    assert not played.fill.served(dataclasses.replace(served, number=10**6))
+    assert played.fill.served(dataclasses.replace(served, stage=1))
+
+
 def test_a_device_that_the_plan_has_handle_data_meanwhile_may_take_as_long_as_both():
     busy = DevicePrediction(
         memory_bytes=1,

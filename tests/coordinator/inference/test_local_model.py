@@ -189,7 +189,7 @@ def test_where_integers_saturate_the_exact_form_is_served(
     bundle = tiny_bundle("bert", "int8")
     table = table_of(bundle, 5)
     usual = local_model(bundle, "fp32").outputs(table, Told())
-    monkeypatch.setattr("edge_runtime.serving.resident_model.is_whole", lambda _config: False)
+    monkeypatch.setattr("edge_runtime.serving.resident_model.is_whole", lambda *_: False)
     for _ in range(2):  # the second time, its weights are there
         exact = local_model(bundle, "fp32")
         np.testing.assert_allclose(exact.outputs(table, Told()), usual, atol=1e-5)

@@ -28,8 +28,8 @@ import edge_runtime.parallel_adapters as by_autograd
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.parallel_adapters import Batch
 from edge_runtime.parallel_adapters.frozen_head import FrozenHead
+from edge_runtime.serving.pieces import BATCH_BYTES
 from edge_runtime.system.allocator import tune_allocator
-from edge_runtime.training.samples import BATCH_BYTES
 
 RANDOM = np.random.default_rng(0)
 STEP = 16

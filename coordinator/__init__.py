@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
     from .api.adapter_config import AdapterChoice
     from .api.describe_data import DataDescription, describe_data
-    from .api.evaluate import evaluate
     from .api.merge import MergedModel, merge
     from .api.plan import PlanResult, plan
-    from .api.predict import Prediction, predict
     from .api.train import TrainResult, train
+    from .api.use.evaluate import evaluate
+    from .api.use.loaded_run import LoadedRun, load
+    from .api.use.predict import Prediction, predict
     from .cluster.host import Cluster
     from .cluster.observer import Observer
     from .data import FieldNames
@@ -37,6 +38,7 @@ __all__ = [
     "DataDescription",
     "FieldNames",
     "GenerationOptions",
+    "LoadedRun",
     "MergedModel",
     "Observer",
     "PlanResult",
@@ -46,6 +48,7 @@ __all__ = [
     "TrainingOptions",
     "describe_data",
     "evaluate",
+    "load",
     "merge",
     "parse_emulate",
     "plan",
@@ -56,10 +59,11 @@ __all__ = [
 _MODULES = {
     "coordinator.api.adapter_config": ("AdapterChoice",),
     "coordinator.api.describe_data": ("DataDescription", "describe_data"),
-    "coordinator.api.evaluate": ("evaluate",),
+    "coordinator.api.use.evaluate": ("evaluate",),
     "coordinator.api.merge": ("MergedModel", "merge"),
     "coordinator.api.plan": ("PlanResult", "plan"),
-    "coordinator.api.predict": ("Prediction", "predict"),
+    "coordinator.api.use.loaded_run": ("LoadedRun", "load"),
+    "coordinator.api.use.predict": ("Prediction", "predict"),
     "coordinator.api.train": ("TrainResult", "train"),
     "coordinator.cluster.host": ("Cluster",),
     "coordinator.cluster.observer": ("Observer",),

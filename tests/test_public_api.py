@@ -20,6 +20,7 @@ def test_the_public_names_are_these() -> None:
         "DataDescription",
         "FieldNames",
         "GenerationOptions",
+        "LoadedRun",
         "MergedModel",
         "Observer",
         "PlanResult",
@@ -29,6 +30,7 @@ def test_the_public_names_are_these() -> None:
         "TrainingOptions",
         "describe_data",
         "evaluate",
+        "load",
         "merge",
         "parse_emulate",
         "plan",
@@ -53,7 +55,7 @@ def test_options_of_the_functions_have_names() -> None:
             parameter.name + ("" if parameter.kind is parameter.POSITIONAL_OR_KEYWORD else "=")
             for parameter in inspect.signature(getattr(coordinator, name)).parameters.values()
         ]
-        for name in ("train", "plan", "evaluate", "predict", "merge")
+        for name in ("train", "plan", "evaluate", "predict", "load", "merge")
     }
     how = ["task=", "cluster=", "adapter=", "options=", "fields=", "cache_dtype="]
     use = ["generation=", "cluster=", "observer="]
@@ -65,6 +67,7 @@ def test_options_of_the_functions_have_names() -> None:
         "plan": ["bundle", "data", *how[:2], "profiles=", *how[2:], *planned],
         "evaluate": ["run", "data", "bundle=", "ignored=", *use],
         "predict": ["run", "texts", "bundle=", "ignored=", *use],
+        "load": ["run", "bundle="],
         "merge": ["run", "output", "bundle=", "progress="],
     }
 

@@ -11,7 +11,14 @@ from .run import Event, Run
 LOSS_WITHIN = 1e-3
 ACCURACY_WITHIN = 0.005
 NOTICED = {
-    *("device_lost", "device_failed", "device_blamed", "device_quarantined", "device_hangs"),
+    *(
+        "cache_full",
+        "device_lost",
+        "device_failed",
+        "device_blamed",
+        "device_quarantined",
+        "device_hangs",
+    ),
     *("relayed", "relief", "term_began", "device_joined"),
 }
 PROGRESS = {"went_on", "steps_applied", "fill_finished"}

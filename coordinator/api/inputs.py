@@ -111,8 +111,9 @@ def tokenize(
     data: Mapping[SampleSet, DataSet | LanguageData],
     files: Mapping[SampleSet, DataFile],
     max_length: int | None = None,
+    tokenizer: SampleTokenizer | None = None,
 ) -> Prepared:
-    """Tokenizes data; ``files`` say where they are from.
+    """Tokenizes data; ``files`` say where they are from, ``tokenizer`` is one loaded earlier.
 
     Raises:
         BadInputError: the bundle's tokenizer cannot be used for them.
@@ -127,7 +128,8 @@ def tokenize(
         if isinstance(found, DataSet):
             places = found.inputs.places
             texts, pairs = found.inputs.texts, found.inputs.pairs
-            labelled = SampleTokenizer(bundle.path, manifest).encode(texts, pairs)
+            tokenizer = tokenizer or SampleTokenizer(bundle.path, manifest)
+            labelled = tokenizer.encode(texts, pairs)
             cut, samples, targets = labelled.truncated, labelled.samples, found.targets
             of_sample = places
         else:
@@ -158,6 +160,11 @@ def tokenize(
         truncated=tuple(truncated),
         notes=tuple(notes),
     )
+
+
+def sample_tokenizer(bundle: Bundle, max_length: int | None) -> SampleTokenizer:
+    """Loads the tokenizer of labelled data, for :func:`tokenize` with the same limit."""
+    return SampleTokenizer(bundle.path, limited(bundle.manifest, max_length))
 
 
 def check_pairs(config: AdapterConfig, texts: Texts, data: str | None, field: str) -> None:

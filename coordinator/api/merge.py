@@ -8,7 +8,7 @@ from coordinator.runs.run_folder import RunFolder
 from export.adapter.merge import MergedModel, check_output, merge_model
 
 from .agreement import cache_note
-from .trained_run import bundle_of_run
+from .use.trained_run import bundle_of_run
 
 __all__ = ["MergedModel", "merge"]
 

@@ -14,8 +14,8 @@ from rich.table import Table
 from coordinator.api.adapter_config import AdapterChoice
 from coordinator.api.inputs import prepare
 from coordinator.api.plan import plan
-from coordinator.api.predict import predict
 from coordinator.api.train import train
+from coordinator.api.use.predict import predict
 from coordinator.cluster.host import Cluster
 from coordinator.planner.cost.memory import MEMORY_USE, stage_memory_bytes, trainer_memory_bytes
 from coordinator.planner.problem.build import unmeasured_problem

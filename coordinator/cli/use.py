@@ -27,7 +27,7 @@ def evaluate(
 
     Example: pacplus evaluate run --data test.jsonl
     """
-    from coordinator.api.evaluate import evaluate as compute
+    from coordinator.api.use.evaluate import evaluate as compute
     from coordinator.render.report import metric
     from edge_runtime.contract.generation import GenerationOptions
 
@@ -40,7 +40,7 @@ def evaluate(
         bundle=bundle,
         ignored=ignore_field or (),
         generation=generation or (GenerationOptions() if generate else None),
-        cluster=o.cluster(emulate, devices, listen),
+        cluster=o.cluster(emulate, devices, listen) if emulate or devices else None,
         observer=o.display(),
     )
     if as_json:
@@ -70,7 +70,7 @@ def predict(
 
     Example: pacplus predict run --text "wake me at seven"
     """
-    from coordinator.api.predict import predict as compute
+    from coordinator.api.use.predict import predict as compute
     from coordinator.data import read_data
     from coordinator.render.report import show_predictions
     from edge_runtime.contract.structure import to_plain
@@ -84,7 +84,7 @@ def predict(
         bundle=bundle,
         ignored=ignore_field or (),
         generation=o.generation_options(max_new_tokens=max_new_tokens, **drawn),
-        cluster=o.cluster(emulate, devices, listen),
+        cluster=o.cluster(emulate, devices, listen) if emulate or devices else None,
         observer=o.display(),
     )
     if as_json:

@@ -1,11 +1,14 @@
-"""Defines the interface to whoever follows a session: the live display, tests, or nobody."""
+"""Defines the interface to whoever follows the work: the live display, tests, or nobody."""
 
-from typing import Protocol
+from __future__ import annotations
 
-from coordinator.protocol.actions import Record
-from coordinator.session.machine import Session
+from typing import TYPE_CHECKING, Protocol
 
-from .host import Host
+if TYPE_CHECKING:
+    from coordinator.protocol.actions import Record
+    from coordinator.session.machine import Session
+
+    from .host import Host
 
 
 class Observer(Protocol):
@@ -26,8 +29,11 @@ class Observer(Protocol):
     def tick(self) -> None:
         """Is called several times a second."""
 
+    def computed(self, done: int, total: int) -> None:
+        """Is told how many samples or texts this process has done, where there is no session."""
+
     def stopped(self) -> None:
-        """Is told that the session is over, well or not."""
+        """Is told that the session, or this process's own work, is over, well or not."""
 
 
 class NullObserver:
@@ -46,6 +52,9 @@ class NullObserver:
         """Does nothing."""
 
     def tick(self) -> None:
+        """Does nothing."""
+
+    def computed(self, done: int, total: int) -> None:
         """Does nothing."""
 
     def stopped(self) -> None:

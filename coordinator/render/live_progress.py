@@ -1,6 +1,9 @@
 """Shows live progress on stderr: devices, phase, samples a second, loss."""
 
+from __future__ import annotations
+
 import time
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -8,15 +11,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from coordinator.cluster.host import Host
-from coordinator.protocol.actions import Record
-from coordinator.protocol.record import DeviceRecord
-from coordinator.session.machine import Session
-from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.plan import Plan
-
 from .console import cell, say
-from .event_lines import line_of
+
+if TYPE_CHECKING:
+    from coordinator.cluster.host import Host
+    from coordinator.protocol.actions import Record
+    from coordinator.protocol.record import DeviceRecord
+    from coordinator.session.machine import Session
+    from edge_runtime.contract.ids import DeviceId
+    from edge_runtime.contract.plan import Plan
 
 REFRESH_SECONDS = 0.2
 
@@ -58,6 +61,8 @@ class LiveDisplay:
 
     def event(self, record: Record) -> None:
         """Prints what should stay on the screen."""
+        from .event_lines import line_of
+
         if (line := line_of(record)) is not None:
             text, style = line
             say(self._console, text, style=style)
@@ -71,6 +76,20 @@ class LiveDisplay:
         if self._session.phase != self._phase:
             self._phase, self._phase_began = self._session.phase, now
         self._live.update(self._draw(self._session, now))
+
+    def computed(self, done: int, total: int) -> None:
+        """Draws a line, if it is time and the work takes longer than people notice."""
+        now = time.monotonic()
+        if self._live is None:
+            self._began = self._drawn = now
+            self._live = Live(console=self._console, refresh_per_second=5, transient=True)
+        if now - self._drawn < REFRESH_SECONDS:
+            return
+        self._drawn = now
+        self._live.start()
+        text = Text(f"computing  {now - self._began:.0f} s  {done} of {total}", style="bold")
+        bar = ProgressBar(total=max(1, total), completed=done, width=60)
+        self._live.update(Group(text, bar))
 
     def stopped(self) -> None:
         """Clears the drawing."""

@@ -15,7 +15,7 @@ from .console import cell, say, table_of
 
 if TYPE_CHECKING:
     from coordinator.api.merge import MergedModel
-    from coordinator.api.predict import Prediction
+    from coordinator.api.use.predict import Prediction
 
 MEGA = 1e6
 SHOWN_RECOVERIES = 10

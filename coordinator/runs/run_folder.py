@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -11,13 +12,13 @@ from typing import Any, TypeVar
 
 from coordinator.data import FieldNames
 from coordinator.protocol.actions import Record
+from edge_runtime import __version__
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.errors import BadInputError, StorageError
 from edge_runtime.contract.messages import CacheDtype
 from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.structure import from_plain, to_plain
 from edge_runtime.transport.files import make_private_directory, open_private, write_private
-from export.adapter.graph import adapter_onnx
 
 from .checkpoints import Checkpoint as Checkpoint
 from .checkpoints import Checkpoints
@@ -27,6 +28,7 @@ T = TypeVar("T")
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 ADAPTER_GRAPH = "adapter.onnx"
+CHECKSUMS = "checksums.json"
 
 _NOT_COMPARED = ("bundle", "cache_quota_bytes", "encrypt_cache")
 _FILES = {
@@ -162,11 +164,14 @@ class RunFolder:
 
     def write_adapter(self, config: AdapterConfig, weights: bytes) -> None:
         """Writes ``adapter/``; raises BadInputError for weights that are not the adapter's."""
+        from export.adapter.graph import adapter_onnx
+
         graph = adapter_onnx(config, weights)
         folder = self.path / "adapter"
         write_private(folder / WEIGHTS, weights)
         write_private(folder / ADAPTER_GRAPH, graph)
         self._write_json(f"adapter/{CONFIG}", to_plain(config))
+        self._write_json(f"adapter/{CHECKSUMS}", self._checksums())
 
     def read_adapter(self) -> tuple[AdapterConfig, bytes]:
         """Reads configuration and weights of the trained adapter.
@@ -181,9 +186,25 @@ class RunFolder:
             raise BadInputError(f"{self.path / weights}: cannot be read") from None
 
     def read_adapter_graph(self) -> tuple[AdapterConfig, bytes]:
-        """Reads like :meth:`read_adapter`, but makes the ONNX form of the weights, which count."""
+        """Reads like :meth:`read_adapter`, but the weights' ONNX form.
+
+        It is made anew, in half a second, unless it is known to be of these weights, which count.
+        """
         config, weights = self.read_adapter()
+        with contextlib.suppress(OSError, ValueError):
+            said = json.loads((self.path / "adapter" / CHECKSUMS).read_bytes())
+            if said == self._checksums():
+                return config, (self.path / "adapter" / ADAPTER_GRAPH).read_bytes()
+        from export.adapter.graph import adapter_onnx
+
         return config, adapter_onnx(config, weights)
+
+    def _checksums(self) -> dict[str, str]:
+        """SHA-256 of the adapter's files, and the version that wrote the graph."""
+        names = (CONFIG, WEIGHTS, ADAPTER_GRAPH)
+        files = {name: (self.path / "adapter" / name).read_bytes() for name in names}
+        found = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        return {"pacplus": __version__, **found}
 
     def write_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Writes a checkpoint, see :meth:`.Checkpoints.write`; the one before is kept."""

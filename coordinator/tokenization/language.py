@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,8 @@ from coordinator.data import Completions, Conversations, Documents, LanguageData
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.sample import Ragged, Samples
+from export.chat.conversation import Conversation
 from export.chat.sandbox import TemplateSource, render_conversations
-from export.chat.turns import keys_to_write as keys_to_write
 
 from .loading import encodings, frame_of, load_template, load_tokenizer
 from .model_inputs import check_language_model, decoder_start, filler, make_samples, token_inputs
@@ -231,6 +232,15 @@ class LanguageTokenizer:
     def _end_markers(self, template: TemplateSource) -> tuple[str, ...]:
         tokens = [self._tokenizer.id_to_token(i) for i in self._manifest.eos_token_ids]
         return tuple(filter(None, (*tokens, template.variables.get("eos_token"))))
+
+
+def keys_to_write(
+    chat: Conversation, messages: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[str, str]]:
+    """Lists what a template must name to write a chat; as ``export.chat.turns`` does it."""
+    from export.chat import turns  # jinja2, which takes long to import
+
+    return turns.keys_to_write(chat, messages)
 
 
 def _written(data: LanguageData) -> Iterator[str]:

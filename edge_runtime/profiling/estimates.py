@@ -15,9 +15,9 @@ from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.manifest import Stream
 from edge_runtime.contract.messages import ProfileRequest
 from edge_runtime.contract.profile import HandlingProfile, TrainerProfile
+from edge_runtime.serving.pieces import EVALUATION_BATCH
 from edge_runtime.system.usage import usable_cores
 from edge_runtime.training.replica import TRAINING_THREADS
-from edge_runtime.training.role import EVALUATION_BATCH
 
 from .shapes import usual_tokens
 from .training import samples_at_once

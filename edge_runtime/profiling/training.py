@@ -21,11 +21,10 @@ from edge_runtime.parallel_adapters import Batch
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED
 from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 from edge_runtime.serving.onnx_adapter import AdapterSession
+from edge_runtime.serving.pieces import BATCH_BYTES, EVALUATION_BATCH
 from edge_runtime.system.usage import resident_bytes, usable_cores
 from edge_runtime.training.allreduce import Rounding
 from edge_runtime.training.replica import TRAINING_THREADS
-from edge_runtime.training.role import EVALUATION_BATCH
-from edge_runtime.training.samples import BATCH_BYTES
 
 from .data_handling import layers_of, synthetic_micro_batch, temporary_cache
 from .shapes import fitting_lengths, room_bytes, usual_tokens

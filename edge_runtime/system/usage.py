@@ -1,15 +1,19 @@
 """Measures this process: processor time per phase, memory, and its limits."""
 
+from __future__ import annotations
+
 import os
 import re
 import resource
 import sys
 import time
 from pathlib import Path
-
-from edge_runtime.contract.messages import Phase
+from typing import TYPE_CHECKING
 
 from . import cgroups
+
+if TYPE_CHECKING:
+    from edge_runtime.contract.messages import Phase
 
 
 class CpuClock:

@@ -22,6 +22,7 @@ from edge_runtime.parallel_adapters import Batch
 from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 from edge_runtime.serving.generator import Generator
 from edge_runtime.serving.loaded_adapter import LoadedAdapter
+from edge_runtime.serving.pieces import groups_by_length
 from edge_runtime.system.memory_guard import MemoryGuard
 from edge_runtime.system.usage import available_memory_bytes
 
@@ -30,8 +31,6 @@ from .epoch import train_steps
 from .part_checks import Limits
 from .replica import TRAINING_THREADS, Replica
 from .samples import OwnedSamples
-
-EVALUATION_BATCH = 32
 
 
 class TrainerRole:
@@ -261,10 +260,9 @@ class TrainerRole:
             if not np.isin(request.indices, indices).all():
                 raise RemoteError("asked for outputs of samples that are another device's")
             chosen = np.flatnonzero(np.isin(indices, request.indices))
-        by_length = chosen[np.argsort(owned.tokens[chosen], kind="stable")]
         pieces, found = [], []
-        for start in range(0, max(1, len(by_length)), EVALUATION_BATCH):
-            for piece in owned.pieces(by_length[start : start + EVALUATION_BATCH]):
+        for group in groups_by_length(chosen, owned.tokens):
+            for piece in owned.pieces(group):
                 pieces.append(piece)
                 found.append(self._predict(owned.batch(piece)))
                 owned.computed(piece)

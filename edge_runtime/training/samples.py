@@ -7,13 +7,8 @@ from edge_runtime.contract.activations import LIVE_STATES
 from edge_runtime.contract.messages import Array, OwnSamples
 from edge_runtime.parallel_adapters import Batch
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED
+from edge_runtime.serving.pieces import BATCH_BYTES, halved
 from edge_runtime.system.memory_guard import MemoryGuard
-
-BATCH_BYTES = 16 << 20
-"""Most hidden states of a batch that is trained on at once, if one sample's are not more. A
-language model's samples are long and its layers many: 16 samples of 200 tokens of a
-30-layer one of 576 channels are 228 MB. A piece of 16 MB is still hundreds of tokens, so
-that splitting costs no measurable time."""
 
 
 class OwnedSamples:
@@ -38,21 +33,11 @@ class OwnedSamples:
         """
         wanted = min(BATCH_BYTES, self._padded_bytes(chosen))
         most = self._memory.most_bytes(LIVE_STATES * wanted) / LIVE_STATES
-        return self._pieces(chosen, min(BATCH_BYTES, most))
+        return halved(chosen, self.tokens, self._padded_bytes, min(BATCH_BYTES, most))
 
     def computed(self, chosen: Array) -> None:
         """Notes that a piece was computed with: its memory may be used again."""
         self._memory.computed(LIVE_STATES * self._padded_bytes(chosen))
-
-    def _pieces(self, chosen: Array, most_bytes: float) -> list[Array]:
-        if len(chosen) < 2 or self._padded_bytes(chosen) <= most_bytes:
-            return [chosen]
-        by_length = chosen[np.argsort(self.tokens[chosen], kind="stable")]
-        half = len(chosen) // 2
-        return [
-            *self._pieces(by_length[:half], most_bytes),
-            *self._pieces(by_length[half:], most_bytes),
-        ]
 
     def batch(self, chosen: Array) -> Batch:
         """The samples ``chosen`` with their states, right-padded."""

@@ -9,34 +9,36 @@ process speaks only with keys that it knows. The parts, from the bottom up:
 * :mod:`.poller`: waiting on several ends, and waking the waiting thread from another.
 * :mod:`.pairing`: makes a trusted device of a new one.
 
-A frame is any bytes-like object; callers decide on its content.
+A frame is any bytes-like object; callers decide on its content. Names are imported when they are
+first used: :mod:`.files` needs no ZeroMQ.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime.contract.errors import MissingExtraError
 
-try:
-    import zmq as _zmq  # noqa: F401
-except ImportError:
-    raise MissingExtraError("pyzmq", "edge") from None
-
-from .address import Address
-from .context import SecureContext, SocketLimits
-from .dealer import SecureDealer
-from .frames import Delivery
-from .keys import (
-    KeyPair,
-    PublicKey,
-    fingerprint,
-    home_directory,
-    load_or_create_keypair,
-    replace_keypair,
-)
-from .pairing import Pairing, PairingServer, pair
-from .peers import KnownCoordinator, KnownCoordinators, PairedDevice, PairedDevices
-from .poller import SocketPoller, Wakeup
-from .router import Received, SecureRouter
-from .token import PairingToken
-from .zap import AllowList
+if TYPE_CHECKING:
+    from .address import Address
+    from .context import SecureContext, SocketLimits
+    from .dealer import SecureDealer
+    from .frames import Delivery
+    from .keys import (
+        KeyPair,
+        PublicKey,
+        fingerprint,
+        home_directory,
+        load_or_create_keypair,
+        replace_keypair,
+    )
+    from .pairing import Pairing, PairingServer, pair
+    from .peers import KnownCoordinator, KnownCoordinators, PairedDevice, PairedDevices
+    from .poller import SocketPoller, Wakeup
+    from .router import Received, SecureRouter
+    from .token import PairingToken
+    from .zap import AllowList
 
 __all__ = [
     "Address",
@@ -64,3 +66,37 @@ __all__ = [
     "pair",
     "replace_keypair",
 ]
+
+_MODULES = {
+    "address": ("Address",),
+    "context": ("SecureContext", "SocketLimits"),
+    "dealer": ("SecureDealer",),
+    "frames": ("Delivery",),
+    "keys": (
+        *("KeyPair", "PublicKey", "fingerprint", "home_directory"),
+        *("load_or_create_keypair", "replace_keypair"),
+    ),
+    "pairing": ("Pairing", "PairingServer", "pair"),
+    "peers": ("KnownCoordinator", "KnownCoordinators", "PairedDevice", "PairedDevices"),
+    "poller": ("SocketPoller", "Wakeup"),
+    "router": ("Received", "SecureRouter"),
+    "token": ("PairingToken",),
+    "zap": ("AllowList",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a name's module.
+
+    Raises:
+        MissingExtraError: ZeroMQ is not installed.
+    """
+    for module, names in _MODULES.items():
+        if name in names:
+            try:
+                return getattr(importlib.import_module(f".{module}", __name__), name)
+            except ModuleNotFoundError as error:
+                if (error.name or "").partition(".")[0] == "zmq":
+                    raise MissingExtraError("pyzmq", "edge") from None
+                raise
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Defines a chat as it was written down, before a template renders it."""
+"""Defines a chat as it was written down, and as a template has rendered it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,6 +8,8 @@ Message: TypeAlias = Mapping[str, Any]
 """``role``, mostly ``content``, and whatever else the chat template reads."""
 
 ASSISTANT = "assistant"
+
+Span: TypeAlias = tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,3 +32,16 @@ class Conversation:
     def of(cls, *messages: Message) -> "Conversation":
         """Makes a chat of which every turn of the assistant is learnt."""
         return cls(messages=messages, learnt=tuple(m["role"] == ASSISTANT for m in messages))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rendered:
+    """A conversation as text.
+
+    Attributes:
+        text: what the template wrote.
+        spans: the turns that are learnt, with their end markers: ``text[start:end]``, ascending.
+    """
+
+    text: str
+    spans: tuple[Span, ...]

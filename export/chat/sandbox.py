@@ -2,7 +2,10 @@
 
 The sandbox keeps a template from files and from Python's insides, but not from looping for
 ever or from asking for all memory; a process that has limits can simply be lost.
+Only that process needs jinja2, which is imported late for this reason.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import json
@@ -12,13 +15,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from edge_runtime.contract.errors import BadInputError
 
-from .conversation import Conversation
-from .template import ChatTemplate, ChatTemplateError, Rendered
-from .turns import Turns
+from .conversation import Conversation, Rendered
+
+if TYPE_CHECKING:
+    from .turns import Turns
 
 MEMORY_BYTES = 1 << 30
 CPU_SECONDS = 10
@@ -150,6 +154,9 @@ def _is_unicode(text: str) -> bool:
 
 def work(read: IO[str], write: IO[str]) -> None:
     """Renders a job's conversations: one JSON object in, a line for each conversation out."""
+    from .template import ChatTemplate, ChatTemplateError
+    from .turns import Turns
+
     job = json.load(read)
     _allow(job["cpu_seconds"])
     try:

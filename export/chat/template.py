@@ -6,12 +6,11 @@ be other tokens tomorrow, and its cached states lost). What the sandbox does not
 and memory, :mod:`.sandbox` does.
 """
 
-import dataclasses
 import json
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
@@ -19,9 +18,7 @@ import jinja2.nodes
 import jinja2.sandbox
 from jinja2.parser import Parser
 
-from .conversation import Conversation, Message
-
-Span: TypeAlias = tuple[int, int]
+from .conversation import Conversation, Message, Rendered
 
 SPARE_CHARACTERS = 20_000
 GROWTH = 8
@@ -32,19 +29,6 @@ _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 class ChatTemplateError(Exception):
     """The template cannot be read, fails, or does not write what is to be learnt."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Rendered:
-    """A conversation as text.
-
-    Attributes:
-        text: what the template wrote.
-        spans: the turns that are learnt, with their end markers: ``text[start:end]``, ascending.
-    """
-
-    text: str
-    spans: tuple[Span, ...]
 
 
 class ChatTemplate:

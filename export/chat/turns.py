@@ -14,9 +14,9 @@ import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from .conversation import ASSISTANT, Conversation, Message
+from .conversation import ASSISTANT, Conversation, Message, Rendered, Span
 from .dialect import Dialect
-from .template import ChatTemplate, ChatTemplateError, Rendered, Span
+from .template import ChatTemplate, ChatTemplateError
 
 UNWRITTEN = frozenset(
     {

@@ -2,20 +2,24 @@
 
 A stage is the backward slice from its last hidden state to the one before its first
 block. Masks and position tables are recomputed in every stage instead of being sent.
+
+onnx_ir takes half a second to import, so that only cutting does: bundles are opened without.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import functools
 import hashlib
 from pathlib import Path, PurePosixPath
-
-import onnx_ir as ir
+from typing import TYPE_CHECKING
 
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.ids import Sha256
 from edge_runtime.contract.manifest import FileSpec, Manifest, uint8_name
-from export.ir.exact_form import shifted, use_uint8_weights
-from export.ir.graph import external, hidden_name, name_of, serialized, slice_nodes
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 MANIFEST = "manifest.json"
 GRAPH = "backbone.onnx"
@@ -114,6 +118,11 @@ def cut_stage(bundle: Bundle, first: int, last: int, *, exact: bool = False) -> 
     Raises:
         ValueError: there are no such blocks.
     """
+    import onnx_ir as ir
+
+    from export.ir.exact_form import use_uint8_weights
+    from export.ir.graph import external, hidden_name, name_of, serialized, slice_nodes
+
     blocks = bundle.manifest.blocks
     if not 0 <= first < last <= len(blocks):
         raise ValueError(f"blocks [{first}, {last}) of {len(blocks)}")
@@ -126,6 +135,7 @@ def cut_stage(bundle: Bundle, first: int, last: int, *, exact: bool = False) -> 
     inputs = [name for name in names if name in reached]
     graph = ir.convenience.extract(model.graph, inputs=inputs, outputs=outputs)
     graph.name = f"blocks.{first}.{last}"
+    _sort_initializers(graph)
     for value in graph.initializers.values():
         if isinstance(value.const_value, ir.ExternalTensor):
             location = PurePosixPath(value.const_value.location).name
@@ -138,7 +148,20 @@ def cut_stage(bundle: Bundle, first: int, last: int, *, exact: bool = False) -> 
 
 @functools.lru_cache(maxsize=2)
 def _backbone(path: Path, _digest: Sha256) -> ir.Model:
+    import onnx_ir as ir
+
     return ir.load(path)
+
+
+def _sort_initializers(graph: ir.Graph) -> None:
+    """Orders the weights, so that a stage has the same bytes in every process.
+
+    By these a device knows a stage that it has loaded.
+    """
+    values = sorted(graph.initializers.values(), key=lambda value: value.name or "")
+    graph.initializers.clear()
+    for value in values:
+        graph.register_initializer(value)
 
 
 def _remove_types(graph: ir.Graph) -> None:
@@ -155,6 +178,11 @@ def _remove_types(graph: ir.Graph) -> None:
 
 def _shift_in_file(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """Refers to the uint8 file of an int8 weight that lies in a file."""
+    import onnx_ir as ir
+
+    from export.ir.exact_form import shifted
+    from export.ir.graph import external
+
     if not isinstance(tensor, ir.ExternalTensor):
         return shifted(tensor)
     location, name = uint8_name(str(tensor.location)), f"{tensor.name}.uint8"

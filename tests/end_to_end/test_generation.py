@@ -12,8 +12,9 @@ import pytest
 
 from coordinator.api import run as running
 from coordinator.api.adapter_config import AdapterChoice, DataTraits, adapter_config
-from coordinator.api.generate import generate_tokens
-from coordinator.api.trained_run import TrainedRun
+from coordinator.api.use.engines import engine_of
+from coordinator.api.use.generate import generate_tokens
+from coordinator.api.use.trained_run import TrainedRun
 from coordinator.cluster.host import Cluster
 from coordinator.cluster.observer import NullObserver
 from coordinator.protocol.job import Continuation
@@ -84,7 +85,7 @@ def write(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[lis
         )
         cluster = Cluster(emulate=parse_emulate("laptop,laptop"))
         trained = TrainedRun.open(path, bundle.path)
-        return generate_tokens(trained, task, cluster, NullObserver())
+        return generate_tokens(trained, task, engine_of(trained, cluster), NullObserver())
 
     return run
 

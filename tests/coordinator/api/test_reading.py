@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.api.predict import predict
 from coordinator.api.reading import read_inputs
+from coordinator.api.use.predict import predict
 from coordinator.data import FieldNames
 from edge_runtime.contract.errors import BadInputError, UsageError
 

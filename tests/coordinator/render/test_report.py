@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from coordinator.api.predict import Prediction
+from coordinator.api.use.predict import Prediction
 from coordinator.protocol.record import Recovery
 from coordinator.render.report import SHOWN_RECOVERIES, show_predictions, show_report
 from coordinator.runs.report import CacheReport, DeviceReport, EpochReport, FillReport, Report

@@ -15,7 +15,7 @@ from edge_runtime.profiling.training import (
     synthetic_batch,
     synthetic_head,
 )
-from edge_runtime.training.samples import BATCH_BYTES
+from edge_runtime.serving.pieces import BATCH_BYTES
 from export.adapter.graph import adapter_onnx
 from tests.edge_runtime.parallel_adapters import language_samples, samples
 from tests.edge_runtime.parallel_adapters.samples import HIDDEN_SIZE, config

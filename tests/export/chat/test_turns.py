@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.chat.conversation import Conversation
-from export.chat.template import ChatTemplate, ChatTemplateError, Rendered
+from export.chat.conversation import Conversation, Rendered
+from export.chat.template import ChatTemplate, ChatTemplateError
 from export.chat.turns import Turns
 
 CHATML = (

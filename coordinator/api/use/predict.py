@@ -1,12 +1,16 @@
 """Uses a run's adapter: :func:`predict`."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from coordinator.cluster.host import Cluster
+from coordinator.api.inputs import check_pairs
+from coordinator.api.reading import check_fields
 from coordinator.cluster.observer import NullObserver, Observer
 from coordinator.data import DataFile, DataSet, Prompts, Texts, read_data, read_prompts, read_texts
 from edge_runtime.contract.adapter import AdapterConfig
@@ -14,10 +18,12 @@ from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import UsageError
 from edge_runtime.contract.generation import GenerationOptions
 
+from .engines import Engine, engine_of
 from .generate import generate
-from .inputs import check_pairs
-from .reading import check_fields
 from .trained_run import TrainedRun
+
+if TYPE_CHECKING:
+    from coordinator.cluster.host import Cluster
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +62,7 @@ def predict(
         bundle: where the bundle is now, if it has moved.
         ignored: fields that are not to be read, besides those of the training.
         generation: how a language model writes; by default greedily, 64 tokens at most.
-        cluster: which devices compute; by default this machine alone.
+        cluster: which devices compute; by default this process itself.
         observer: is told of progress.
 
     Raises:
@@ -66,8 +72,26 @@ def predict(
     """
     if isinstance(texts, str):
         raise UsageError("texts is one string; give a list of texts, or the path of a file")
-    observer = observer or NullObserver()
     trained = TrainedRun.open(run, bundle)
+    engine = engine_of(trained, cluster)
+    return predictions(trained, engine, texts, ignored, generation, observer or NullObserver())
+
+
+def predictions(
+    trained: TrainedRun,
+    engine: Engine,
+    texts: Sequence[str] | Path | DataFile,
+    ignored: Sequence[str],
+    generation: GenerationOptions | None,
+    observer: Observer,
+) -> tuple[Prediction, ...]:
+    """Predicts as :func:`predict`, with a run that is open.
+
+    Raises:
+        UserError: as :func:`predict`.
+    """
+    if isinstance(texts, str):
+        raise UsageError("texts is one string; give a list of texts, or the path of a file")
     config, fields = trained.config, trained.settings.fields.ignoring(ignored)
     file = read_data(texts, fields.ignored) if isinstance(texts, Path | DataFile) else None
     name = None if file is None else file.name
@@ -81,7 +105,7 @@ def predict(
         if file is not None:
             prompts = read_prompts(file, config.task, fields)
         how = generation or GenerationOptions()
-        written = generate(trained, prompts, name, how, cluster, observer) if len(prompts) else ()
+        written = generate(trained, prompts, name, how, engine, observer) if len(prompts) else ()
         return tuple(Prediction(text=text) for text in written)
     trained.refuse_generation(generation)
     inputs = Texts(texts=given, pairs=None, places=places)
@@ -92,7 +116,8 @@ def predict(
         return ()
     unlabelled = DataSet(inputs=inputs, targets=np.zeros(len(inputs), np.int64), labels=())
     prepared = trained.tokenize(unlabelled, file, observer)
-    return tuple(_prediction(config, row) for row in trained.outputs(prepared, cluster, observer))
+    outputs = engine.outputs(prepared.tables["eval"], observer)
+    return tuple(_prediction(config, row) for row in outputs)
 
 
 def _prediction(config: AdapterConfig, row: Array) -> Prediction:

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
-from coordinator.cluster.host import Cluster
+from coordinator.api.inputs import Prepared, sample_tokenizer, tokenize
 from coordinator.cluster.observer import Observer
 from coordinator.data import DataFile, DataSet, LanguageData
+from coordinator.inference.options import ANSWERING
 from coordinator.runs.run_folder import RunFolder, Settings
-from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
-from edge_runtime.contract.checks import Array
-from edge_runtime.contract.errors import BadInputError, StoppedError, UsageError
+from coordinator.tokenization import PromptTokenizer, SampleTokenizer
+from edge_runtime.contract.adapter import AdapterConfig
+from edge_runtime.contract.errors import BadInputError, UsageError
 from edge_runtime.contract.generation import GenerationOptions
 from edge_runtime.contract.messages import SampleSet
 from export.partition.stages import Bundle, open_bundle
 
-from .inputs import Prepared, tokenize
-from .run import run_session
 
-OPTIONS = TrainingOptions(epochs=0, batch_size=16)
-"""Of sessions that train nothing; a batch is the most samples or prompts of a group."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainedRun:
-    """A run's settings, its adapter (as ONNX, too) and the bundle that it was trained with."""
+    """A run's settings, its adapter (as ONNX) and the bundle that it was trained with.
+
+    Tokenizers are loaded when they are first used, and kept.
+    """
 
     path: Path
     settings: Settings
@@ -55,24 +54,36 @@ class TrainedRun:
         """Tokenizes data, of which language data are from a file, and announces them."""
         files: dict[SampleSet, DataFile] = {"eval": file} if file is not None else {}
         prepared = tokenize(
-            self.bundle, self.config, OPTIONS, {"eval": data}, files, self.settings.max_length
+            self.bundle,
+            self.config,
+            ANSWERING,
+            {"eval": data},
+            files,
+            self.settings.max_length,
+            tokenizer=self._sample_tokenizer if isinstance(data, DataSet) else None,
         )
         prepared.announce(observer)
         return prepared
 
-    def outputs(self, prepared: Prepared, cluster: Cluster | None, observer: Observer) -> Array:
-        """Computes the adapter's outputs (N, C) for prepared samples."""
-        settings = self.settings
-        record = run_session(
-            *(cluster or Cluster(), prepared, observer),
-            cache_dtype=settings.cache_dtype,
-            cache_quota_bytes=settings.cache_quota_bytes,
-            encrypt_cache=settings.encrypt_cache,
-            adapter_graph=self.adapter,
-        ).record
-        if record.outputs_before is None:
-            raise StoppedError("the session ended without outputs")
-        return record.outputs_before
+    @functools.cached_property
+    def _sample_tokenizer(self) -> SampleTokenizer:
+        return sample_tokenizer(self.bundle, self.settings.max_length)
+
+    @functools.cached_property
+    def _prompt_tokenizers(self) -> dict[int, PromptTokenizer]:
+        return {}
+
+    def prompt_tokenizer(self, max_new_tokens: int) -> PromptTokenizer:
+        """Loads what makes token ids of prompts that leave room for so many tokens.
+
+        Raises:
+            BadInputError: the bundle's tokenizer cannot be used for them.
+        """
+        found = self._prompt_tokenizers.get(max_new_tokens)
+        if found is None:
+            found = PromptTokenizer(self.bundle.path, self.bundle.manifest, max_new_tokens)
+            self._prompt_tokenizers[max_new_tokens] = found
+        return found
 
 
 def bundle_of_run(folder: RunFolder, config: AdapterConfig, moved_to: Path | None) -> Bundle:

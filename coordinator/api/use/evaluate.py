@@ -1,9 +1,14 @@
 """Evaluates a run's adapter: :func:`evaluate`."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from coordinator.cluster.host import Cluster
+from coordinator.api.inputs import check_pairs
+from coordinator.api.metrics import exact_match, metrics
+from coordinator.api.reading import check_fields
 from coordinator.cluster.observer import NullObserver, Observer
 from coordinator.data import (
     DataSet,
@@ -15,14 +20,14 @@ from coordinator.data import (
     read_prompts,
 )
 from coordinator.data.quality import notes_on
-from coordinator.tokenization import PromptTokenizer
 from edge_runtime.contract.generation import GenerationOptions
 
+from .engines import Engine, engine_of
 from .generate import generate
-from .inputs import check_pairs
-from .metrics import exact_match, metrics
-from .reading import check_fields
 from .trained_run import TrainedRun
+
+if TYPE_CHECKING:
+    from coordinator.cluster.host import Cluster
 
 
 def evaluate(
@@ -44,7 +49,7 @@ def evaluate(
         ignored: fields that are not to be read, besides those of the training.
         generation: has a language model also write, in this way, what each line asks for:
             ``exact_match`` is the share of lines where it writes what the line has.
-        cluster: which devices compute; by default this machine alone.
+        cluster: which devices compute; by default this process itself.
         observer: is told of progress.
 
     Raises:
@@ -52,8 +57,24 @@ def evaluate(
         UsageError: a field that is needed is ignored; or the run is no language model, but
             ``generation`` is given.
     """
-    observer = observer or NullObserver()
     trained = TrainedRun.open(run, bundle)
+    engine = engine_of(trained, cluster)
+    return scores(trained, engine, data, ignored, generation, observer or NullObserver())
+
+
+def scores(
+    trained: TrainedRun,
+    engine: Engine,
+    data: Source,
+    ignored: Sequence[str],
+    generation: GenerationOptions | None,
+    observer: Observer,
+) -> dict[str, float]:
+    """Computes metrics as :func:`evaluate`, with a run that is open.
+
+    Raises:
+        UserError: as :func:`evaluate`.
+    """
     config, fields = trained.config, trained.settings.fields.ignoring(ignored)
     fields.check(config.task)
     file = read_data(data, fields.ignored)
@@ -72,11 +93,10 @@ def evaluate(
     for note in notes_on(found, file.name, learning=False):
         observer.note(note)
     prepared = trained.tokenize(found, file, observer)
-    outputs = trained.outputs(prepared, cluster, observer)
-    result = metrics(config.task, outputs, prepared.tables["eval"].targets)
+    table = prepared.tables["eval"]
+    result = metrics(config.task, engine.outputs(table, observer), table.targets)
     if expected is not None and generation is not None:
-        written = generate(trained, expected, file.name, generation, cluster, observer)
-        opened = trained.bundle
-        tokenizer = PromptTokenizer(opened.path, opened.manifest, generation.max_new_tokens)
+        written = generate(trained, expected, file.name, generation, engine, observer)
+        tokenizer = trained.prompt_tokenizer(generation.max_new_tokens)
         result["exact_match"] = exact_match(written, tokenizer.expected(expected, file.name))
     return result

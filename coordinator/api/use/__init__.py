@@ -1,0 +1,1 @@
+"""Uses a finished run: predicts, evaluates, writes text; here or on devices."""

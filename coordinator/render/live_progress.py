@@ -11,9 +11,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from edge_runtime.contract import messages as m
+
 from .console import cell, say
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from coordinator.cluster.host import Host
     from coordinator.protocol.actions import Record
     from coordinator.protocol.record import DeviceRecord
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from edge_runtime.contract.plan import Plan
 
 REFRESH_SECONDS = 0.2
+MOST_NAMES = 3
 
 
 class LiveDisplay:
@@ -115,6 +120,7 @@ class LiveDisplay:
             done, total = record.stored, record.to_store
             pace = done / max(1e-3, now - self._phase_began)
             text = f"{done} of {total} samples cached, {pace:.0f} samples/s"
+            text += _left(total - done, pace)
         elif session.phase == "training" and record.epochs:
             epoch, total = record.epochs[-1], len(session.job.tables["train"])
             done = epoch.sums.samples
@@ -124,13 +130,60 @@ class LiveDisplay:
                 f"epoch {epoch.epoch} of {session.job.options.epochs}: {done} of {total} samples, "
                 f"{pace:.0f} samples/s, loss {loss:.4f}"
             )
+            text += _left(total * (session.job.options.epochs - epoch.epoch + 1) - done, pace)
         elif session.phase == "generating" and (texts := record.generation) is not None:
             done, total = texts.finished, len(texts.tokens)
             pace = texts.written / max(1e-3, now - texts.began)
             text = f"{done} of {total} texts, {texts.written} tokens, {pace:.1f} tokens/s"
         else:
-            return Text("")
+            return Text(_awaited(session))
         return Group(Text(text), ProgressBar(total=max(1, total), completed=done, width=60))
+
+
+WORDS: dict[type[m.Message], str] = {
+    m.ProfileRequest: "to measure itself",
+    m.Peers: "to connect to the others",
+    m.ProbeLink: "to measure a link",
+    m.OpenCache: "to look into its cache",
+    m.LoadStage: "to load its stage",
+    m.OwnSamples: "to make its cache durable",
+    m.HoldSamples: "to hold samples",
+    m.SetUpTraining: "to make the adapter",
+    m.SetUpGeneration: "to get ready to write",
+    m.TakeState: "to take the adapter's state over",
+    m.FormGroup: "to join the group of trainers",
+    m.SendState: "to send the adapter's state",
+    m.Evaluate: "to compute outputs",
+    m.TrainEpoch: "to train",
+}
+
+
+def _awaited(session: Session) -> str:
+    """Says whom the session waits for, and what they do."""
+    if session.phase == "gathering":
+        absent = [name for name in session.job.devices if name not in session.devices]
+        return f"waiting for {_listed(absent)} to join" if absent else ""
+    by_work: dict[str, list[str]] = {}
+    for device, kinds in session.asked.items():
+        for kind in kinds:
+            if kind in WORDS:
+                by_work.setdefault(WORDS[kind], []).append(device)
+    return "; ".join(f"waiting for {_listed(who)} {work}" for work, who in by_work.items())
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) > MOST_NAMES:
+        return f"{len(names)} devices"
+    return " and ".join(names)
+
+
+def _left(todo: float, pace: float) -> str:
+    """Time that is left at that pace, once there is one."""
+    if pace <= 0 or todo <= 0:
+        return ""
+    seconds = todo / pace
+    time_left = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    return f", about {time_left} left"
 
 
 def _condition(seen: DeviceRecord) -> str:

@@ -57,6 +57,14 @@ class Session:
         """Devices that take part now."""
         return frozenset(self.state.members.here)
 
+    @property
+    def asked(self) -> dict[DeviceId, tuple[type[m.Message], ...]]:
+        """What each device was asked for and has not answered yet; nothing of those absent."""
+        found: dict[DeviceId, tuple[type[m.Message], ...]] = {}
+        for device, question in self.state.questions:
+            found[device] = (*found.get(device, ()), question.ask.kind)
+        return found
+
     def reuse(self, known: KnownDevices) -> None:
         """Has what is known not measured again, where it still holds; before anything else."""
         self.state.known = known

@@ -34,6 +34,7 @@ class LoadedStage:
     graphs: tuple[GraphSession, ...]
     stages: tuple[Stage, ...]
     size: BackboneSize
+    dtype: m.CacheDtype
     files: FileStates
 
     @classmethod
@@ -46,11 +47,7 @@ class LoadedStage:
 
     @classmethod
     def open(
-        cls,
-        request: m.LoadStage,
-        graphs: Iterable[Path],
-        threads: int,
-        weights: Iterable[Path] = (),
+        cls, request: m.LoadStage, graphs: Iterable[Path], threads: int, weights: Iterable[Path]
     ) -> "LoadedStage":
         """Loads a stage from a graph of each of its parts, beside the ``weights`` that they map."""
         loaded = tuple(GraphSession(graph, threads) for graph in graphs)
@@ -62,6 +59,7 @@ class LoadedStage:
                 for graph, part in zip(loaded, request.parts, strict=True)
             ),
             size=BackboneSize(hidden_size=request.hidden_size, num_heads=request.num_heads),
+            dtype=request.dtype,
             files=FileStates.of(weights),
         )
 

@@ -1,5 +1,6 @@
 """The backbone role: serves one stage, passes activations on, sends states to their owners."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -45,7 +46,6 @@ class BackboneRole:
         self._me, self._outbox, self._keep = me, outbox, keep
         self._loaded: LoadedStage | None = None
         self._incremental: tuple[IncrementalStage, ...] = ()
-        self.dtype: m.CacheDtype = "fp32"
 
     def load(
         self, request: m.LoadStage, store: WeightStore, kept: LoadedStage | None = None
@@ -53,13 +53,16 @@ class BackboneRole:
         """Loads the stage, whose weight files are in ``store`` already, unless it was ``kept``."""
         self.unload()  # the old stage's memory goes before the new comes
         self._loaded = kept or LoadedStage.load(request, store, self.threads)
-        self.dtype = request.dtype
 
     def open(self, request: m.LoadStage, graphs: Iterable[Path]) -> None:
         """Loads the stage from a graph of each of its parts, beside weight files."""
         self.unload()
-        self._loaded = LoadedStage.open(request, graphs, self.threads)
-        self.dtype = request.dtype
+        self._loaded = LoadedStage.open(request, graphs, self.threads, ())
+
+    def send_as(self, dtype: m.CacheDtype) -> None:
+        """Encodes states so from now on, whatever the stage was loaded for."""
+        if self._loaded is not None:
+            self._loaded = dataclasses.replace(self._loaded, dtype=dtype)
 
     def unload(self) -> None:
         """Gives the stage's memory back; it is loaded again when it is asked for."""
@@ -104,7 +107,7 @@ class BackboneRole:
         if index:
             _check_rows(batch, rows)
         self._outbox.wait_for_room()
-        states = EncodedStates(batch, loaded.stages[-1].streams, self.dtype)
+        states = EncodedStates(batch, loaded.stages[-1].streams, loaded.dtype)
         carried: list[Mapping[str, m.Array]] = []
         seconds, waiting = 0.0, StageResult(states={}, carried={})
         for run in self._parts(loaded, batch, rows):
@@ -155,7 +158,7 @@ class BackboneRole:
         size = loaded.size
         made = sum(len(stage.outputs) for stage in loaded.stages)
         tokens = max(int(each.sum()) for each in lengths.values())
-        results = made * tokens * row_bytes(self.dtype, size.hidden_size)
+        results = made * tokens * row_bytes(loaded.dtype, size.hidden_size)
         whole = Part(lengths, rows, size.part_bytes(lengths, made))
         most = self._memory.most_bytes(whole.predicted_bytes, results)
         for graph in loaded.graphs:

@@ -152,7 +152,7 @@ class ResidentModel:
             destinations=(m.Destination(device=HERE, positions=np.arange(found, dtype=np.int32)),),
         )
         self._kept.clear()
-        self._backbone.dtype = self._dtype
+        self._backbone.send_as(self._dtype)
         inputs = {name: ragged.values for name, ragged in samples.inputs.items()}
         self._backbone.run(batch, 0, inputs)
         rows = {
@@ -204,7 +204,7 @@ class ResidentModel:
         if self._head is None:
             raise ValueError("the model is no language model")
         model = LanguageModel(config=self._config, adapter=self._adapter, head=self._head)
-        self._backbone.dtype = "fp32"
+        self._backbone.send_as("fp32")
         self._backbone.set_up_generation(request)
         self._generator = Generator(request, model)
 

@@ -53,6 +53,7 @@ def test_a_stage_takes_no_sequences_before_generation_is_set_up():
         graphs=(),
         stages=(Stage(CausalBlocks(model, 0, 4), stage_files(model, 0, 4), range(4)),),
         size=BackboneSize(hidden_size=8, num_heads=1),
+        dtype="fp32",
         files=FileStates({}),
     )
     with pytest.raises(RemoteError, match="before generation was set up"):

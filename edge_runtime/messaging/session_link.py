@@ -23,6 +23,7 @@ from edge_runtime.transport import (
 )
 from edge_runtime.transport.context import DEFAULT_LIMITS, SocketLimits
 from edge_runtime.transport.keys import check_public_key
+from edge_runtime.transport.zap import DATA_DOMAIN
 
 from .broken_links import RECONNECT_SECONDS, BrokenLinks
 from .failures import PeerError
@@ -60,7 +61,7 @@ class SessionLink:
         self._context, self._keypair = context, keypair
         self._coordinator, self._coordinator_key = coordinator, coordinator_key
         self._control = self._dial_coordinator(limits)
-        self._data = SecureRouter(context, keypair, domain="data")
+        self._data = SecureRouter(context, keypair, domain=DATA_DOMAIN)
         self.data_address = self._data.bind(listen)
         self._wakeup = Wakeup()
         self._poller: SocketPoller[SecureDealer | SecureRouter] = SocketPoller(self._wakeup)

@@ -7,6 +7,7 @@ pairing another one under a name that was freed, takes effect on live connection
 
 from __future__ import annotations
 
+import collections
 import logging
 import threading
 import time
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
     from edge_runtime.contract.ids import DeviceId
 
 logger = logging.getLogger(__name__)
+
+DATA_DOMAIN = "data"
+"""Of the socket that peers connect to. All are told of each other at the same time, so that some
+call before the other has heard of them."""
+
+EARLY_TRIES = 3
+MOST_EARLY = 16
 
 Admit = Callable[[PublicKey], bool]
 """Decides whether a key may connect; called on the ZAP thread."""
@@ -94,12 +102,17 @@ class DenialLog:
         self._window_start = clock()
         self._written = 0
         self._suppressed = 0
+        self._early: collections.Counter[str] = collections.Counter()
 
     def denied(self, domain: str, peer: str, who: str) -> None:
         """Notes one refusal of ``who`` (a fingerprint or mechanism) coming from ``peer``."""
         now = self._clock()
         if now - self._window_start >= self._window_seconds:
             self._window_start, self._written = now, 0
+            self._early.clear()
+        if self._may_be_early(domain, who):
+            logger.info("refused %s from %s on the %s socket for now", who, peer, domain)
+            return
         if self._written >= self._burst:
             self._suppressed += 1
             return
@@ -107,6 +120,17 @@ class DenialLog:
         before, self._suppressed = self._suppressed, 0
         more = f" ({before} more were not logged)" if before else ""
         logger.warning("refused %s from %s on the %s socket%s", who, peer, domain, more)
+
+    def admitted(self, who: str) -> None:
+        """Notes that ``who`` was let in, and so was early at most."""
+        self._early.pop(who, None)
+
+    def _may_be_early(self, domain: str, who: str) -> bool:
+        """True for a few refusals of a few keys where peers may call before they are announced."""
+        if domain != DATA_DOMAIN or (who not in self._early and len(self._early) >= MOST_EARLY):
+            return False
+        self._early[who] += 1
+        return self._early[who] <= EARLY_TRIES
 
 
 class ZapHandler(ThreadAuthenticator):
@@ -154,12 +178,16 @@ class ZapHandler(ThreadAuthenticator):
     def callback(self, domain: str, key: bytes) -> bool:
         """Decides whether ``key`` may connect; called by pyzmq on the ZAP thread."""
         public_key = PublicKey(key.decode("ascii"))
+        who = f"key {fingerprint(public_key)}"
         try:
             admit = self._admit_by_domain.get(domain)
-            if admit is not None and admit(public_key):
+            if admit is None:  # its socket is closing, so that nobody is wronged
+                return False
+            if admit(public_key):
+                self._denials.admitted(who)
                 return True
         except Exception:
             # A refusal is safe; a dead ZAP thread would lock everybody out for good.
             logger.exception("the ZAP handler failed; the connection is refused")
-        self._denials.denied(domain, self._peer, f"key {fingerprint(public_key)}")
+        self._denials.denied(domain, self._peer, who)
         return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from coordinator.cluster.observer import Observer
-from coordinator.inference.local_model import LocalModel
 from coordinator.protocol.job import Continuation
 from coordinator.samples.samples import SampleTable
 from edge_runtime.contract.checks import Array
@@ -14,6 +13,7 @@ from .trained_run import TrainedRun
 
 if TYPE_CHECKING:
     from coordinator.cluster.host import Cluster
+    from coordinator.inference.local_model import LocalModel
 
 
 class Engine(Protocol):
@@ -34,7 +34,7 @@ class Engine(Protocol):
 def engine_of(trained: TrainedRun, cluster: Cluster | None) -> Engine:
     """Takes the devices of a cluster, or this process where it names none."""
     if cluster is not None and (cluster.emulate or cluster.devices):
-        from .on_devices import OnDevices  # needs ZeroMQ and onnx_ir
+        from .on_devices import OnDevices  # needs ZeroMQ
 
         return OnDevices(trained=trained, cluster=cluster)
     return local_model(trained)
@@ -42,6 +42,8 @@ def engine_of(trained: TrainedRun, cluster: Cluster | None) -> Engine:
 
 def local_model(trained: TrainedRun) -> LocalModel:
     """Makes the model of a run that is loaded into this process."""
+    from coordinator.inference.local_model import LocalModel  # needs ONNX Runtime
+
     return LocalModel(
         bundle=trained.bundle,
         config=trained.config,

@@ -5,7 +5,7 @@ import zmq
 
 from edge_runtime.transport import AllowList, KeyPair, SecureContext
 from edge_runtime.transport.keys import decode_key
-from edge_runtime.transport.zap import DenialLog
+from edge_runtime.transport.zap import DATA_DOMAIN, EARLY_TRIES, MOST_EARLY, DenialLog
 from tests.edge_runtime.transport.conftest import BOARD, PHONE
 
 
@@ -41,6 +41,26 @@ def test_a_flood_of_refusals_is_counted_and_not_written(caplog: pytest.LogCaptur
         denials.denied("control", "10.0.0.9", "key 1234")
     assert len(caplog.records) == 3
     assert "98 more" in caplog.text
+
+
+def test_a_peer_that_calls_before_it_is_announced_is_no_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    denials = DenialLog(clock=lambda: 0.0)
+    for _ in range(5):  # sessions
+        denials.denied(DATA_DOMAIN, "10.0.0.9", "key 1234")
+        denials.admitted("key 1234")
+    assert not caplog.records
+    for _ in range(EARLY_TRIES + 1):
+        denials.denied(DATA_DOMAIN, "10.0.0.9", "key 1234")
+    assert len(caplog.records) == 1
+
+
+def test_a_stranger_with_ever_new_keys_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    denials = DenialLog(clock=lambda: 0.0)
+    for number in range(MOST_EARLY + 1):
+        denials.denied(DATA_DOMAIN, "10.0.0.9", f"key {number}")
+    assert len(caplog.records) == 1
 
 
 def answer(

@@ -147,7 +147,7 @@ class Work:
 
     Attributes:
         moves: cached at one device, needed at another.
-        lines: lines to compute, one for each distinct sample, in the order of the fill.
+        lines: lines to compute, one for each distinct sample, in the order of their use.
         wanted_by: for each of ``lines``, the devices that keep it.
         distinct: number of distinct samples of the data set.
     """
@@ -173,7 +173,7 @@ def plan_work(
 ) -> Work:
     """Compares what owners lack with what devices hold: (K,) bool for each of them.
 
-    ``order`` has the lines of the data set in the order of the fill; those that nobody lacks do
+    ``order`` has the lines of the data set in the order of their use; those that nobody lacks do
     not matter.
     """
     nowhere = ~np.logical_or.reduce(list(held.values()))

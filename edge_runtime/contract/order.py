@@ -152,7 +152,7 @@ def epoch_order(
         num_samples: training samples over all devices, n.
         batch_size: S.
         seed: of the run.
-        epoch: from 1. The fill phase follows epoch 1.
+        epoch: from 1.
 
     Returns:
         For every step, indices into ``ranks`` by ascending shard; possibly none.

@@ -49,14 +49,18 @@ def in_flight_bytes(problem: Problem, first: Number, last: Number, micro_batch_s
     """Counts micro-batches that wait at a stage: boundary in and out, states to owners.
 
     Every boundary counts like the widest one, so that a stage's memory grows with it. One of
-    the micro-batches may be the longest sample.
+    the micro-batches may be the longest sample, the others a usual one each, where that is more
+    than ``micro_batch_size`` of mean length.
     """
     widest = problem.carried_bytes[1:].max()
     rows = problem.rows_before[last] - problem.rows_before[first]
     per_sample = 2 * widest + rows * problem.cache_row_bytes
-    outlier = max(tokens.max / tokens.mean for tokens in problem.tokens.values())
-    most = max(micro_batch_size, outlier if problem.usual != problem.longest else 0)
-    return ((MICRO_BATCHES_IN_FLIGHT - 1) * micro_batch_size + most) * per_sample
+    usual, longest = (
+        max(lengths[stream] / problem.tokens[stream].mean for stream in lengths)
+        for lengths in (problem.usual, problem.longest)
+    )
+    each, most = max(micro_batch_size, usual), max(micro_batch_size, longest)
+    return ((MICRO_BATCHES_IN_FLIGHT - 1) * each + most) * per_sample
 
 
 def stage_memory_bytes(problem: Problem, first: Number, last: Number, micro_batch_size: int) -> Any:

@@ -109,7 +109,7 @@ def micro_batches(
     """Cuts ``lines`` of a data set into micro-batches as large as ``size`` mean samples.
 
     Returns:
-        Places in ``lines`` of each micro-batch's, the longest first.
+        Places in ``lines`` of each micro-batch's.
     """
     tokens = tokens_of(tables, manifest.streams)
     samples = tables[which].samples

@@ -18,6 +18,9 @@ FEW_LINES = 10
 
 _WHOLE = 1 + 1e-9
 
+_GOLDEN = (5**0.5 - 1) / 2
+"""Multiples of it, without their whole parts, fill the interval from 0 to 1 evenly."""
+
 
 def usual_length(lengths: Array) -> int:
     """Finds the longest length that is not an outlier.
@@ -36,11 +39,15 @@ def usual_length(lengths: Array) -> int:
 
 
 def cut_micro_batches(lengths: Sequence[Array], costs: Array, budget_tokens: float) -> list[Array]:
-    """Cuts samples into micro-batches of alike lengths, the longest first.
+    """Cuts samples into micro-batches of alike lengths, in an order that mixes lengths.
 
     All samples of a micro-batch are padded to its longest. They are at most ``budget_tokens``
     together, so that micro-batches take about equally long, and hold no more than one may; a
     sample that exceeds either is a micro-batch of its own.
+
+    The one with the longest sample comes first. From there on the order is even: whatever part
+    of the work is done says how long the rest takes, and long samples that are alone in their
+    micro-batches are not in flight together.
 
     Args:
         lengths: (N,) tokens of each sample, in each of its sequences.
@@ -64,7 +71,7 @@ def cut_micro_batches(lengths: Sequence[Array], costs: Array, budget_tokens: flo
         end = start + max(1, int(np.argmin(np.append(fits, False))))
         found.append(order[start:end])
         start = end
-    return found
+    return [found[i] for i in np.argsort(np.arange(len(found)) * _GOLDEN % 1)]
 
 
 def micro_batch_budget(

@@ -25,7 +25,7 @@ MICRO_BATCH_SIZES = (32, 16, 8, 4, 2, 1)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Padded:
-    """Padded lengths of micro-batches of some size, in the order of the fill.
+    """Padded lengths of the fill's micro-batches of some size.
 
     Attributes:
         per_sample: tokens that are computed for a sample, padding included, on average.

@@ -153,12 +153,13 @@ def test_strangers_are_not_answered():
     assert session.phase == "gathering"
 
 
-def test_the_fill_goes_from_the_longest_samples_to_the_shortest():
+def test_the_fill_takes_the_longest_samples_first_and_every_one_once():
     scenario = scenario_of(plan_of((0, 1)), train=list(range(9)))
     cluster = play(scenario, 1)
     text_of = {key_of(text): text for text in range(9)}
     tokens = [1 + text_of[key] % 3 for key in cluster.devices[DeviceId("d0")].computed]
-    assert tokens == sorted(tokens, reverse=True)
+    assert tokens[0] == 3
+    assert sorted(tokens) == [1, 1, 1, 2, 2, 2, 3, 3, 3]
 
 
 def test_a_heartbeat_is_answered_by_nothing():

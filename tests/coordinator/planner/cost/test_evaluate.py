@@ -51,6 +51,14 @@ def test_memory_of_a_stage_grows_with_blocks_and_micro_batch() -> None:
     assert memory.stage_memory_bytes(case, 2, 3, 16) > sizes[0]
 
 
+def test_samples_that_are_longer_than_a_micro_batch_of_mean_ones_wait_as_long_as_they_are() -> None:
+    case, lengths = problem(profile("a")), Tokens(mean=13.0, max=130, usual=104)
+    case = dataclasses.replace(case, tokens=dict.fromkeys(case.tokens, lengths))
+    mean = memory.in_flight_bytes(case, 2, 4, 10) / (4 * 10)
+    assert memory.in_flight_bytes(case, 2, 4, 1) == pytest.approx((3 * 8 + 10) * mean)
+    assert memory.in_flight_bytes(case, 2, 4, 9) == pytest.approx((3 * 9 + 10) * mean)
+
+
 def test_one_device_takes_its_forward_time_for_every_sample() -> None:
     case = problem(profile("a", layer=1e-5), samples=1600)
     predicted = costs.evaluate(case, ALONE)

@@ -44,8 +44,25 @@ def cut(lengths, budget_tokens, costs=None) -> list[list[int]]:
     return [places.tolist() for places in cut_micro_batches(every, held, budget_tokens)]
 
 
-def test_alike_lengths_share_a_micro_batch_the_longest_first() -> None:
-    assert cut([[2, 9, 3, 8, 2, 1]], 16) == [[1], [3, 2], [0, 4, 5]]
+def test_alike_lengths_share_a_micro_batch() -> None:
+    assert cut([[2, 9, 3, 8, 2, 1]], 16) == [[1], [0, 4, 5], [3, 2]]
+
+
+def test_micro_batches_come_in_an_order_that_mixes_lengths_but_for_the_longest() -> None:
+    lengths = np.sort(np.random.default_rng(0).integers(3, 60, 2000))
+    found = cut_micro_batches([lengths], np.zeros(2000), 32 * lengths.mean())
+    longest = np.array([lengths[places].max() for places in found])
+    assert longest[0] == lengths.max()
+    means = [part.mean() for part in np.array_split(longest, 5)]
+    assert max(means) < 1.15 * min(means), "each fifth is like the others"
+
+
+def test_samples_far_beyond_the_budget_are_not_in_flight_together() -> None:
+    lengths = np.array([3000] * 8 + [10] * 2000)
+    found = cut_micro_batches([lengths], np.zeros(2008), 320)
+    alone = [i for i, places in enumerate(found) if lengths[places[0]] == 3000]
+    assert len(alone) == 8
+    assert np.diff(alone).min() >= 4
 
 
 def test_a_sample_beyond_the_budget_is_a_micro_batch_of_its_own() -> None:
@@ -78,5 +95,5 @@ def test_padding_is_small_where_lengths_differ() -> None:
     found = cut_micro_batches([lengths], np.zeros(2000), 32 * lengths.mean())
     padded = sum(len(places) * lengths[places].max() for places in found)
     assert padded < 1.06 * lengths.sum()
-    tokens = [len(places) * lengths[places].max() for places in found[:-1]]
-    assert min(tokens) > 0.9 * max(tokens), "they take about equally long"
+    _, *tokens = sorted(len(places) * lengths[places].max() for places in found)
+    assert min(tokens) > 0.9 * max(tokens), "but for what is left over, they take equally long"

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,8 @@ from edge_runtime.contract.manifest import FileSpec, Manifest, Stream
 from edge_runtime.contract.messages import CacheDtype, LoadStage, ProfileRequest, StageFiles
 from edge_runtime.contract.profile import DeviceProfile
 from export.partition.stages import Bundle, cut_stage
+
+from .kept_cuts import Forms, KeptCuts
 
 PROFILE_BATCH = 16
 
@@ -65,8 +68,9 @@ def profiled_shape(job: Job) -> ProfiledShape:
 class StageCutter:
     """Cuts stage graphs in both forms, and finds the files that devices need."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        self._bundle = bundle
+    def __init__(self, bundle: Bundle, kept: KeptCuts | None = None) -> None:
+        """Cuts nothing yet, and nothing that is ``kept`` from earlier."""
+        self._bundle, self._kept = bundle, kept
         self._files: dict[str, FileSpec] = {
             spec.sha256: spec for spec in files_for_devices(bundle.manifest)
         }
@@ -150,10 +154,9 @@ class StageCutter:
 
     def _cut_stage(self, first: int, last: int) -> StageFiles:
         manifest = self._bundle.manifest
-        saturating, exact = (
-            np.frombuffer(cut_stage(self._bundle, first, last, exact=exact), np.uint8)
-            for exact in (False, True)
-        )
+        cut = partial(self._cut_graphs, first, last)
+        found = cut() if self._kept is None else self._kept.get(first, last, cut)
+        saturating, exact = (np.frombuffer(graph, np.uint8) for graph in found)
         return StageFiles(
             first=first,
             last=last,
@@ -163,6 +166,12 @@ class StageCutter:
             graph=saturating,
             exact_graph=exact,
             files=manifest.weight_files(first, last),
+        )
+
+    def _cut_graphs(self, first: int, last: int) -> Forms:
+        return (
+            cut_stage(self._bundle, first, last, exact=False),
+            cut_stage(self._bundle, first, last, exact=True),
         )
 
 

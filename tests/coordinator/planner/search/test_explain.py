@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
-from coordinator.planner import make_plan
 from coordinator.planner.search.feasibility import is_feasible
+from coordinator.planner.search.search import make_plan
 from edge_runtime.contract.errors import InfeasibleError
 from tests.coordinator.planner.problems import MB, problem, profile
 

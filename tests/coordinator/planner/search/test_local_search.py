@@ -5,13 +5,13 @@ import time
 import numpy as np
 import pytest
 
-from coordinator.planner import Problem, make_plan
+from coordinator.planner import Problem
 from coordinator.planner.search.device_order import UNREACHED, DeviceOrders
 from coordinator.planner.search.exact import ExactPipelines
 from coordinator.planner.search.feasibility import is_feasible
 from coordinator.planner.search.local_search import OrderPool, OrderSearch
 from coordinator.planner.search.pipeline import never_better_with_more
-from coordinator.planner.search.search import Grid
+from coordinator.planner.search.search import Grid, make_plan
 from coordinator.planner.search.stage_costs import Loads, make_loads
 from tests.coordinator.planner.clusters import cluster
 from tests.coordinator.planner.exhaustive import fits, random_problem, total

@@ -5,11 +5,12 @@ import re
 
 import pytest
 
-from coordinator.planner import Problem, make_plan
+from coordinator.planner import Problem
 from coordinator.planner.preflight import check_memory
 from coordinator.planner.problem.problem import Tokens
 from coordinator.planner.search.feasibility import is_feasible
 from coordinator.planner.search.longest_line import shortened
+from coordinator.planner.search.search import make_plan
 from edge_runtime.contract.errors import InfeasibleError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Hello

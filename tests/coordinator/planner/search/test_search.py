@@ -2,11 +2,11 @@ import dataclasses
 
 import pytest
 
-from coordinator.planner import Problem, Tokens, evaluate, make_plan
+from coordinator.planner import Problem, Tokens, evaluate
 from coordinator.planner.cost import memory
 from coordinator.planner.search.feasibility import is_feasible
 from coordinator.planner.search.owners import deal_shards
-from coordinator.planner.search.search import Grid
+from coordinator.planner.search.search import Grid, make_plan
 from edge_runtime.contract.errors import InfeasibleError
 from edge_runtime.contract.profile import LinkProfile
 from tests.coordinator.planner.exhaustive import (

@@ -117,10 +117,16 @@ def test_a_plan_that_does_not_fit_says_who_lacks_what(given):
     home = problem(profile("a", storage=MB), profile("b", memory=100 * MB), profile("c"))
     with pytest.raises(InfeasibleError) as caught:
         given().adopt(home)
-    assert "a lacks" in str(caught.value)
-    assert "MB of storage" in str(caught.value)
     assert "b lacks" in str(caught.value)
+    assert "MB of memory" in str(caught.value)
     assert "c lacks" not in str(caught.value)
+
+
+def test_a_plan_whose_disks_are_small_is_adopted_and_charged_for(given):
+    small = problem(profile("a", storage=MB), profile("b"), profile("c"))
+    ample = problem(profile("a"), profile("b"), profile("c"))
+    slow, fast = (given().adopt(each).predicted.epoch_seconds for each in (small, ample))
+    assert slow > fast
 
 
 def test_a_given_plan_is_for_the_devices_that_a_run_begins_with(given):

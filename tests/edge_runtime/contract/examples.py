@@ -67,7 +67,8 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.ProfileDone(profile=PROFILE),
     m.PeersReady(),
     m.LinkMeasured(peer=B, bits_per_second=1e6, latency_seconds=1e-3),
-    m.CacheStatus(held=np.array([True, False]), bytes_used=10),
+    m.CacheStatus(held=np.array([True, False]), bytes_used=10, memory_bytes=7),
+    m.SamplesHeld(readable=np.array([True, False])),
     m.StageReady(first=0, last=1, received_bytes=10, seconds=0.5),
     m.BatchServed(number=3, stage=0, seconds=0.5),
     m.SamplesSent(number=4),
@@ -118,6 +119,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     ),
     m.LoadStage(stage=STAGE, layers=(0,), dtype="fp16"),
     m.RunBatch(batch=BATCH, inputs={"input_ids": np.zeros(3, np.int32)}),
+    m.HoldSamples(keys=KEYS),
     m.MoveSamples(number=3, keys=KEYS, layers=(0,), to=B),
     m.OwnSamples(
         which="train",

@@ -13,7 +13,7 @@ from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.manifest import FileSpec, Manifest, Stream
 from edge_runtime.contract.messages import CacheDtype, LoadStage, ProfileRequest, StageFiles
 from edge_runtime.contract.profile import DeviceProfile
-from export.partition.stages import Bundle, cut_stage
+from export.partition.stages import Bundle, cut_stage, stage_products
 
 PROFILE_BATCH = 16
 
@@ -154,6 +154,7 @@ class StageCutter:
             np.frombuffer(cut_stage(self._bundle, first, last, exact=exact), np.uint8)
             for exact in (False, True)
         )
+        files = manifest.weight_files(first, last)
         return StageFiles(
             first=first,
             last=last,
@@ -162,7 +163,8 @@ class StageCutter:
             inputs=manifest.inputs,
             graph=saturating,
             exact_graph=exact,
-            files=manifest.weight_files(first, last),
+            files=files,
+            products=stage_products(saturating.tobytes(), files),
         )
 
 

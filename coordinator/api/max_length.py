@@ -6,7 +6,6 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from coordinator.planner.problem.lengths import usual_length
 from coordinator.samples.samples import SampleTable
 from edge_runtime.contract.errors import UsageError
 from edge_runtime.contract.manifest import Manifest
@@ -41,6 +40,8 @@ def usual_limit(tables: Iterable[SampleTable]) -> int | None:
 
     None where none is an outlier, so that nothing is to be cut.
     """
+    from coordinator.planner.problem.lengths import usual_length  # with the planner's folder
+
     lengths = np.concatenate(
         [np.maximum.reduce(list(table.samples.lengths_of.values())) for table in tables]
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from coordinator.cluster.host import Cluster, Host, open_host, profile_cache
+from coordinator.cluster.kept_cuts import KeptCuts
 from coordinator.cluster.observer import Observer
 from coordinator.cluster.pending_forgets import reminder
 from coordinator.cluster.server import Server
@@ -18,6 +19,7 @@ from coordinator.session.machine import Session
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import CacheDtype
 from edge_runtime.contract.plan import Plan
+from edge_runtime.transport import home_directory
 from export.partition.stages import Bundle
 
 from .inputs import Prepared
@@ -130,6 +132,7 @@ def _serve(
         save=lambda action: save(action, session.record),
         reroute=host.local.links.reroute if host.local else lambda _device, peers: peers,
         reminder=None if host.local else reminder(host.devices),
+        kept=KeptCuts(home_directory(), bundle.manifest.digest),
     )
     try:
         server.run(

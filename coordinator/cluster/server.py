@@ -30,6 +30,7 @@ from export.partition.stages import Bundle
 from .file_server import FileServer
 from .forwarding import Forwarding
 from .instances import Instances
+from .kept_cuts import KeptCuts
 from .liveness import Liveness
 from .pending_forgets import Reminder
 from .stage_files import StageCutter
@@ -65,16 +66,18 @@ class Server:
         save: Callable[[SaveCheckpoint], None],
         reroute: Callable[[DeviceId, m.Peers], m.Peers] = lambda _device, peers: peers,
         reminder: Reminder | None = None,
+        kept: KeptCuts | None = None,
     ) -> None:
         """Sends nothing yet; ``router`` admits the paired devices, whose keys their peers get.
 
         ``reroute`` says where a device reaches its peers, if not at the addresses they gave;
-        ``reminder`` what a device is to delete before it does anything else.
+        ``reminder`` what a device is to delete before it does anything else. Stages that are
+        ``kept`` are not cut again.
         """
         self._reminder = reminder
         self._router, self._bundle, self._reroute = router, bundle, reroute
         self._public_keys, self._record, self._save = public_keys, record, save
-        self._cutter = StageCutter(bundle)
+        self._cutter = StageCutter(bundle, kept)
         self._queues: _Queues = collections.defaultdict(collections.deque)
         self._chunks: _Queues = collections.defaultdict(collections.deque)
         self._forwarding = Forwarding()

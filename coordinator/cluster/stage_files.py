@@ -3,17 +3,27 @@
 import dataclasses
 import functools
 import math
+from functools import partial
 from typing import Literal
 
+import msgspec
 import numpy as np
 
 from coordinator.planner.problem.build import tokens_of
 from coordinator.protocol.job import Job
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.manifest import FileSpec, Manifest, Stream
-from edge_runtime.contract.messages import CacheDtype, LoadStage, ProfileRequest, StageFiles
+from edge_runtime.contract.messages import (
+    CacheDtype,
+    IntegerProduct,
+    LoadStage,
+    ProfileRequest,
+    StageFiles,
+)
 from edge_runtime.contract.profile import DeviceProfile
 from export.partition.stages import Bundle, cut_stage, stage_products
+
+from .kept_cuts import Forms, KeptCuts
 
 PROFILE_BATCH = 16
 
@@ -65,8 +75,9 @@ def profiled_shape(job: Job) -> ProfiledShape:
 class StageCutter:
     """Cuts stage graphs in both forms, and finds the files that devices need."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        self._bundle = bundle
+    def __init__(self, bundle: Bundle, kept: KeptCuts | None = None) -> None:
+        """Cuts nothing yet, and nothing that is ``kept`` from earlier."""
+        self._bundle, self._kept = bundle, kept
         self._files: dict[str, FileSpec] = {
             spec.sha256: spec for spec in files_for_devices(bundle.manifest)
         }
@@ -150,11 +161,9 @@ class StageCutter:
 
     def _cut_stage(self, first: int, last: int) -> StageFiles:
         manifest = self._bundle.manifest
-        saturating, exact = (
-            np.frombuffer(cut_stage(self._bundle, first, last, exact=exact), np.uint8)
-            for exact in (False, True)
-        )
-        files = manifest.weight_files(first, last)
+        cut = partial(self._cut_graphs, first, last)
+        found = cut() if self._kept is None else self._kept.get(first, last, cut)
+        saturating, exact = (np.frombuffer(graph, np.uint8) for graph in found[:2])
         return StageFiles(
             first=first,
             last=last,
@@ -163,9 +172,15 @@ class StageCutter:
             inputs=manifest.inputs,
             graph=saturating,
             exact_graph=exact,
-            files=files,
-            products=stage_products(saturating.tobytes(), files),
+            files=manifest.weight_files(first, last),
+            products=msgspec.msgpack.decode(found[2], type=tuple[IntegerProduct, ...]),
         )
+
+    def _cut_graphs(self, first: int, last: int) -> Forms:
+        graph = cut_stage(self._bundle, first, last, exact=False)
+        exact = cut_stage(self._bundle, first, last, exact=True)
+        products = stage_products(graph, self._bundle.manifest.weight_files(first, last))
+        return graph, exact, msgspec.msgpack.encode(products)
 
 
 def files_for_devices(manifest: Manifest) -> tuple[FileSpec, ...]:

@@ -21,7 +21,6 @@ from export.partition.stages import Bundle
 
 from .memory import check_memory
 from .options import ANSWERING
-from .writing import plan_alone, write
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,6 +89,8 @@ class LocalModel:
         Raises:
             InfeasibleError: a text may take more memory than there is.
         """
+        from .writing import write  # needs the planner's folder
+
         job = self._job(table, continuation)
         check_memory(job, self.resident.hello)
         try:
@@ -99,6 +100,8 @@ class LocalModel:
 
     def _job(self, table: SampleTable, continuation: Continuation | None) -> Job:
         def plan(_profiles: object) -> Plan:
+            from .writing import plan_alone
+
             return plan_alone(job)
 
         job = Job(

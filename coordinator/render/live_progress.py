@@ -182,9 +182,8 @@ def _left(todo: float, pace: float) -> str:
     if pace <= 0 or todo <= 0:
         return ""
     seconds = todo / pace
-    return (
-        f", about {seconds:.0f} s left" if seconds < 120 else f", about {seconds / 60:.0f} min left"
-    )
+    time_left = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    return f", about {time_left} left"
 
 
 def _condition(seen: DeviceRecord) -> str:

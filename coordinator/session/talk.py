@@ -145,13 +145,14 @@ def _call_back(state: State, device: DeviceId) -> None:
 
 def _served(state: State, device: DeviceId, message: m.BatchServed, _: Received) -> bool:
     state.record.observe(device, message)
-    state.progressed(device)
     if state.generation is not None:
+        state.progressed(device)
         state.generation.served(device, message)
     fill = state.fill
     if fill is None or state.dealer is None or (item := fill.items.get(message.number)) is None:
         return False
-    fill.served(message)
+    if fill.served(message):  # or else it is no progress, and must not hide that nobody makes any
+        state.progressed(device)
     state.do(*state.dealer.served(device, message, item))
     return False
 

@@ -4,7 +4,7 @@ import collections
 from collections.abc import Callable, Mapping, Set
 
 from coordinator.planner.dispatch import Router, window
-from coordinator.planner.problem.build import micro_batch_costs
+from coordinator.planner.problem.build import micro_batches
 from coordinator.planner.problem.calibrate import calibrated_profile, run_factors
 from coordinator.protocol.actions import Record, Send
 from coordinator.protocol.job import Job
@@ -104,15 +104,14 @@ class Fill:
         """Makes the work items, whose numbers begin with ``first_number``."""
         self.which, self.work, self.for_now = which, work, for_now
         layers, size = job.config.layers, plan.micro_batch_size
-        costs = micro_batch_costs(job.tables, job.manifest, size)
+        batches = micro_batches(job.tables, job.manifest, size, which, work.lines)
         items = make_items(
             catalogue,
             which,
             work,
             layers=layers,
             router=dealer.router,
-            micro_batch_size=size,
-            costs=costs[which],
+            batches=batches,
             first_number=first_number,
         )
         self.items = {item.number: item for item in items}
@@ -143,11 +142,13 @@ class Fill:
             self._routes[item.number] = batch.route if batch is not None else (send.device,)
         return started
 
-    def served(self, message: BatchServed) -> None:
-        """Takes down that a stage has done its part of a micro-batch."""
-        self._stages_done[message.number] = max(
-            self._stages_done[message.number], message.stage + 1
-        )
+    def served(self, message: BatchServed) -> bool:
+        """Takes down that a stage has done its part of a micro-batch; False if that is no news."""
+        done = self._stages_done[message.number]
+        if message.number not in self._routes or message.stage < done:
+            return False
+        self._stages_done[message.number] = message.stage + 1
+        return True
 
     def sent(self, source: DeviceId, number: int) -> None:
         """Takes down that a source has sent what it was asked to move."""

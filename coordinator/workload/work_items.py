@@ -1,13 +1,11 @@
 """Makes the messages of a fill: moves between owners and micro-batches for the pipeline."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from coordinator.planner.dispatch import Router
-from coordinator.planner.problem.lengths import micro_batch_starts
 from coordinator.protocol.actions import Send
 from coordinator.samples.samples import Catalogue, Move, SampleTable, Work
 from edge_runtime.contract import messages as m
@@ -17,7 +15,6 @@ from edge_runtime.contract.sample import Samples
 from .leases import WorkItem
 
 Lines: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
-Costs: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 
 MOVE_SAMPLES = 32
 
@@ -34,11 +31,10 @@ def make_items(
     *,
     layers: tuple[int, ...],
     router: Router,
-    micro_batch_size: int,
-    costs: Costs,
+    batches: Sequence[Lines],
     first_number: int,
 ) -> list[WorkItem]:
-    """Moves first, since they need no backbone; then micro-batches in the order of the fill.
+    """Moves first, since they need no backbone; then micro-batches.
 
     Args:
         catalogue: the samples.
@@ -46,9 +42,7 @@ def make_items(
         work: what is to be moved and computed.
         layers: that owners store.
         router: is asked when a micro-batch is leased.
-        micro_batch_size: most samples of a micro-batch.
-        costs: (N,) of each line, as :func:`.micro_batch_starts` takes them: long ones make a
-            micro-batch smaller.
+        batches: places in ``work.lines`` of each micro-batch's.
         first_number: of the items.
     """
     items: list[WorkItem] = []
@@ -58,11 +52,9 @@ def make_items(
             number = first_number + len(items)
             items.append(_move_item(catalogue, move, part, layers, number))
     table = catalogue.tables[which]
-    starts = micro_batch_starts(costs[work.lines], micro_batch_size).tolist()
-    for start, end in itertools.pairwise([*starts, len(work.lines)]):
-        chosen = slice(start, end)
+    for places in batches:
         number = first_number + len(items)
-        lines, owners = work.lines[chosen], work.wanted_by[chosen]
+        lines, owners = work.lines[places], [work.wanted_by[place] for place in places.tolist()]
         distinct = catalogue.distinct[which][lines]
         items.append(_batch_item(table, lines, distinct, owners, router, number))
     return items

@@ -94,7 +94,8 @@ class Plan:
         stages: in order; together they cover blocks 0 up to the last one needed.
         owners: together they own each of the ``num_shards`` shards once.
         num_shards: logical shards S, the global batch size.
-        micro_batch_size: samples of a micro-batch in the fill.
+        micro_batch_size: samples of mean length in a micro-batch of the fill: it has more short
+            ones, or fewer long ones.
         predicted: None when the plan was written by hand.
     """
 

@@ -49,6 +49,9 @@ logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 30.0
 REFUSED_SECONDS = 8.0
+REFUSALS = 3
+"""Fewer come of a coordinator that is about to end."""
+
 SILENCE_SECONDS = 30.0
 STOP_SECONDS = 5.0
 
@@ -148,9 +151,9 @@ class Device:
                 self._link.wait(self._heart.period_seconds / 4)
                 now = time.monotonic()
                 if self._link.take_connected():
-                    if not self._standing.session:
-                        self._link.discard_queued()  # said to one that ended before it heard
                     self._say(self._hello())
+                elif not self._link.connected and not self._standing.session:
+                    self._link.discard_queued()  # said to one that ended before it heard
                 if self._take_in():
                     heard = now
                 self._peers.watch(now)
@@ -161,7 +164,7 @@ class Device:
                 elif now - heard > SILENCE_SECONDS and self._standing.session:
                     self._ended = "disconnected"
                 # A coordinator that answers but refuses will not know this device later either.
-                patience = REFUSED_SECONDS if self._link.failed_handshakes else CONNECT_SECONDS
+                patience = REFUSED_SECONDS if self._is_refused() else CONNECT_SECONDS
                 if not self._standing.session and now - began > patience:
                     raise self._silence()
             return self._ended
@@ -205,8 +208,11 @@ class Device:
             instance=self._options.instance,
         )
 
+    def _is_refused(self) -> bool:
+        return self._link.failed_handshakes >= REFUSALS
+
     def _silence(self) -> StoppedError:
-        if self._link.failed_handshakes:
+        if self._is_refused():
             return StoppedError("the coordinator no longer knows this device; pair it again")
         return NoAnswerError(
             "the coordinator does not answer; start `pacplus train` there, or check the network"

@@ -76,7 +76,7 @@ class ResidentModel:
         self._backbone = BackboneRole(
             me=HERE, threads=usable_threads(), outbox=Nobody(), keep=self._keep
         )
-        if is_whole(config):
+        if is_whole(manifest, config):
             self._backbone.open(whole_stage(manifest, config, dtype), [bundle / BACKBONE])
         else:
             request, files = cut(), WeightStore(store())

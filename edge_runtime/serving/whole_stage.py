@@ -19,13 +19,14 @@ from edge_runtime.inference.weight_store import WeightStore
 BACKBONE = "backbone.onnx"
 
 
-def is_whole(config: AdapterConfig) -> bool:
+def is_whole(manifest: Manifest, config: AdapterConfig) -> bool:
     """Tells whether the bundle's own graph does, which need not be cut.
 
-    It does not on processors whose integer product saturates, nor for language models of two
-    stacks, whose decoder runs often.
+    It does not on processors whose integer product saturates, where that matters, nor for
+    language models of two stacks, whose decoder runs often.
     """
-    return numerics().kernel == "fast" and not (config.generative and config.encoder_layers)
+    right = manifest.quantization != "int8" or numerics().kernel == "fast"
+    return right and not (config.generative and config.encoder_layers)
 
 
 class Nobody:

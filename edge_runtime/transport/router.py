@@ -178,12 +178,13 @@ class SecureRouter:
         """Stops listening and drops all connections. Harmless when repeated."""
         if self._socket.closed:
             return
-        self._zap.withdraw(self._domain)
         for listener in self._listening:
             self._reserve.release(listener)
         self._socket.disable_monitor()
         self._monitor.close()
         self._socket.close()
+        # Afterwards, so that a device that knocks now finds nobody, and is not refused.
+        self._zap.withdraw(self._domain)
 
     def _accept(self, parts: list[zmq.Frame]) -> Received | None:
         """The message in ``parts`` if its sender may speak."""

@@ -138,6 +138,7 @@ def cut_stage(bundle: Bundle, first: int, last: int, *, exact: bool = False) -> 
     inputs = [name for name in names if name in reached]
     graph = ir.convenience.extract(model.graph, inputs=inputs, outputs=outputs)
     graph.name = f"blocks.{first}.{last}"
+    _sort_initializers(graph)
     for value in graph.initializers.values():
         if isinstance(value.const_value, ir.ExternalTensor):
             location = PurePosixPath(value.const_value.location).name
@@ -160,6 +161,17 @@ def _backbone(path: Path, _digest: Sha256) -> ir.Model:
     import onnx_ir as ir
 
     return ir.load(path)
+
+
+def _sort_initializers(graph: ir.Graph) -> None:
+    """Orders the weights, so that a stage has the same bytes in every process.
+
+    By these a device knows a stage that it has loaded.
+    """
+    values = sorted(graph.initializers.values(), key=lambda value: value.name or "")
+    graph.initializers.clear()
+    for value in values:
+        graph.register_initializer(value)
 
 
 def _remove_types(graph: ir.Graph) -> None:

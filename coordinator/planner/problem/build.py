@@ -16,7 +16,7 @@ from edge_runtime.contract.profile import (
 )
 
 from .calibrate import calibrated, with_every_block
-from .lengths import micro_batch_budget, micro_batch_starts, usual_length
+from .lengths import cut_micro_batches, micro_batch_budget, usual_length
 from .problem import MICRO_BATCH_SIZES, Array, Padded, Problem, Tokens
 
 
@@ -50,7 +50,7 @@ def unmeasured_problem(
         profiles=(),
         num_samples=len(worked_through),
         fill_samples=len(np.unique(keys, axis=0)),
-        tokens=padded_tokens(tables, manifest, options),
+        tokens=padded_tokens(tables, manifest),
         epochs=options.epochs if "train" in tables else 1,
         batch_size=options.batch_size,
         num_blocks=config.layers[-1] + 1,
@@ -99,44 +99,60 @@ def tokens_of(
     }
 
 
+def micro_batches(
+    tables: Mapping[SampleSet, SampleTable],
+    manifest: Manifest,
+    size: int,
+    which: SampleSet,
+    lines: Array,
+) -> list[Array]:
+    """Cuts ``lines`` of a data set into micro-batches as large as ``size`` mean samples.
+
+    Returns:
+        Places in ``lines`` of each micro-batch's, the longest first.
+    """
+    tokens = tokens_of(tables, manifest.streams)
+    samples = tables[which].samples
+    lengths = [samples.lengths_of[stream][lines] for stream in manifest.streams]
+    costs = micro_batch_costs(tables, manifest, size)[which][lines]
+    return cut_micro_batches(lengths, costs, size * sum(each.mean for each in tokens.values()))
+
+
 def padded_tokens(
-    tables: Mapping[SampleSet, SampleTable], manifest: Manifest, options: TrainingOptions
+    tables: Mapping[SampleSet, SampleTable], manifest: Manifest
 ) -> dict[Stream, Tokens]:
     """Summarizes as :func:`tokens_of`, with the padded lengths of the fill's micro-batches."""
-    orders = {
-        which: table.fill_order(options.batch_size, options.seed) for which, table in tables.items()
+    cut = {
+        size: {
+            which: micro_batches(tables, manifest, size, which, np.arange(len(table)))
+            for which, table in tables.items()
+        }
+        for size in MICRO_BATCH_SIZES
     }
-    starts = {}
-    for size in MICRO_BATCH_SIZES:
-        costs = micro_batch_costs(tables, manifest, size)
-        starts[size] = [micro_batch_starts(costs[w][order], size) for w, order in orders.items()]
-    lengths = {which: table.samples.lengths_of for which, table in tables.items()}
     return {
         stream: dataclasses.replace(
             tokens,
-            padded=paddings([lengths[w][stream][order] for w, order in orders.items()], starts),
+            padded={
+                size: paddings(
+                    [
+                        table.samples.lengths_of[stream][places]
+                        for which, table in tables.items()
+                        for places in batches[which]
+                    ]
+                )
+                for size, batches in cut.items()
+            },
         )
         for stream, tokens in tokens_of(tables, manifest.streams).items()
     }
 
 
-def paddings(lengths: Sequence[Array], starts: Mapping[int, Sequence[Array]]) -> dict[int, Padded]:
-    """Finds the padded lengths of micro-batches of every size.
-
-    Args:
-        lengths: of each data set's samples, in the order of its fill.
-        starts: by size, where each data set's micro-batches begin.
-    """
-    found = {}
-    for size, every in starts.items():
-        longest, counts = [], []
-        for each, begins in zip(lengths, every, strict=True):
-            longest.append(np.maximum.reduceat(each, begins))
-            counts.append(np.diff(np.append(begins, len(each))))
-        padded, samples = np.concatenate(longest), np.concatenate(counts)
-        tokens = float((padded * samples).sum())
-        found[size] = Padded(
-            per_sample=tokens / int(samples.sum()),
-            length=float((padded * padded * samples).sum()) / tokens,
-        )
-    return found
+def paddings(batches: Sequence[Array]) -> Padded:
+    """Finds the padded lengths of micro-batches, given the lengths of each one's samples."""
+    padded = np.array([each.max() for each in batches])
+    samples = np.array([len(each) for each in batches])
+    tokens = float((padded * samples).sum())
+    return Padded(
+        per_sample=tokens / int(samples.sum()),
+        length=float((padded * padded * samples).sum()) / tokens,
+    )

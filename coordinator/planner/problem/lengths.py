@@ -1,6 +1,6 @@
 """Finds outliers among the lengths of samples, and cuts micro-batches that follow lengths. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -35,31 +35,36 @@ def usual_length(lengths: Array) -> int:
         place = int(far[0])
 
 
-def micro_batch_starts(costs: Array, size: int) -> Array:
-    """Cuts samples into micro-batches of ``size``, and those that hold too much further.
+def cut_micro_batches(lengths: Sequence[Array], costs: Array, budget_tokens: float) -> list[Array]:
+    """Cuts samples into micro-batches of alike lengths, the longest first.
 
-    A micro-batch costs its samples times the largest of them, for all are padded to the longest.
+    All samples of a micro-batch are padded to its longest. They are at most ``budget_tokens``
+    together, so that micro-batches take about equally long, and hold no more than one may; a
+    sample that exceeds either is a micro-batch of its own.
 
     Args:
-        costs: (N,) of each sample in its place, as a part of what a micro-batch may hold.
-        size: most samples of a micro-batch.
+        lengths: (N,) tokens of each sample, in each of its sequences.
+        costs: (N,) what each sample holds, as a part of what a micro-batch may hold.
+        budget_tokens: of a micro-batch, over all sequences, padding included.
 
     Returns:
-        Where micro-batches begin, ascending.
+        Places of each micro-batch's samples.
     """
-    starts = np.arange(0, len(costs), size)
-    if not len(costs) or costs.max() * size <= _WHOLE:
-        return starts
-    found = []
-    for start in starts.tolist():
-        found.append(start)
-        largest = 0.0
-        for i, cost in enumerate(costs[start : start + size].tolist(), start):
-            largest = max(largest, cost)
-            if i > found[-1] and (i - found[-1] + 1) * largest > _WHOLE:
-                found.append(i)
-                largest = cost
-    return np.array(found)
+    total = np.sum(lengths, axis=0)
+    order = np.argsort(-total, kind="stable")
+    ordered, held = [each[order] for each in lengths], costs[order]
+    found, start = [], 0
+    while start < len(order):
+        # None of them is padded to less than the first one's tokens.
+        part = slice(start, start + int(budget_tokens / max(1, total[order[start]])) + 2)
+        longest = np.sum([np.maximum.accumulate(each[part]) for each in ordered], axis=0)
+        counts = np.arange(1, len(longest) + 1)
+        largest = np.maximum.accumulate(held[part])
+        fits = (counts * longest <= budget_tokens * _WHOLE) & (counts * largest <= _WHOLE)
+        end = start + max(1, int(np.argmin(np.append(fits, False))))
+        found.append(order[start:end])
+        start = end
+    return found
 
 
 def micro_batch_budget(

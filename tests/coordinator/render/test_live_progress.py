@@ -5,6 +5,7 @@ import pytest
 from coordinator.protocol.actions import Record
 from coordinator.protocol.record import DeviceRecord, EpochRecord, SessionRecord
 from coordinator.render.live_progress import LiveDisplay
+from edge_runtime.contract import messages as m
 from edge_runtime.contract.messages import EpochSums, Heartbeat
 from tests.coordinator.render.test_report import HOSTILE, NAMES, console, text_of
 
@@ -36,7 +37,35 @@ def test_the_rate_of_an_epoch_is_counted_from_its_own_start():
     session = SimpleNamespace(phase="training", record=record, job=job)
     seen = console()
     seen.print(LiveDisplay(seen)._progress(session, 200.0))
-    assert "50 of 100 samples, 5 samples/s, loss 1.5000" in text_of(seen)
+    said = text_of(seen)
+    assert "50 of 100 samples, 5 samples/s, loss 1.5000" in said
+    assert "about 30 s left" in said.replace("\n", " "), "this epoch's rest and a whole one"
+
+
+@pytest.mark.parametrize(
+    ("phase", "here", "asked", "said"),
+    [
+        ("gathering", NAMES[:1], {}, f"waiting for {NAMES[1]} to join"),
+        ("profiling", NAMES[:2], {NAMES[0]: (m.ProfileRequest,)}, f"{NAMES[0]} to measure itself"),
+        (
+            "deploying",
+            NAMES[:2],
+            {NAMES[0]: (m.LoadStage,), NAMES[1]: (m.LoadStage,)},
+            f"waiting for {NAMES[0]} and {NAMES[1]} to load its stage",
+        ),
+    ],
+)
+def test_who_is_waited_for_is_said_and_for_what(phase, here, asked, said):
+    session = SimpleNamespace(
+        phase=phase,
+        devices=frozenset(here),
+        asked=asked,
+        record=SessionRecord(),
+        job=SimpleNamespace(devices=NAMES[:2]),
+    )
+    seen = console()
+    seen.print(LiveDisplay(seen)._progress(session, 1.0))
+    assert said in text_of(seen).replace("\n", " ")
 
 
 @pytest.mark.parametrize(
@@ -114,7 +143,7 @@ def test_events_that_should_stay_on_the_screen_are_a_line_each(event, fields, sa
 def test_the_condition_of_devices_that_say_it_is_shown():
     told = Heartbeat(battery=0.62, charging=True, celsius=48.4, resident_bytes=310_000_000)
     record = SessionRecord(devices={NAMES[0]: DeviceRecord(roles=("trainer",), condition=told)})
-    session = SimpleNamespace(phase="planning", record=record)
+    session = SimpleNamespace(asked={}, phase="planning", record=record)
     seen = console()
     seen.print(LiveDisplay(seen)._draw(session, 200.0))
     assert "62 % charging, 48 °C, 310 MB" in " ".join(text_of(seen).split()), "broken over lines"

@@ -71,10 +71,11 @@ class Played:
             (item, send), *self.open = [*self.open, *self.fill.start()]
             assert len(self.open) < window(PLAN)
             batch = send.message.batch
-            longest = int(batch.lengths["encoder"].max())
+            samples = len(batch.keys)
+            padded = samples * int(batch.lengths["encoder"].max())
             for stage, device in enumerate(batch.route):
                 self.served[device] += 1
-                predicted = CONTENTION_FACTOR * longest * ((0.01 + 0.1) if stage == 0 else 0.1)
+                predicted = CONTENTION_FACTOR * padded * ((0.01 + 0.1) if stage == 0 else 0.1)
                 message = BatchServed(
                     number=batch.number,
                     stage=stage,
@@ -82,7 +83,7 @@ class Played:
                 )
                 self.fill.served(message)
                 records += self.dealer.served(device, message, item)
-            assert self.fill.take(C, Stored(number=batch.number, layers=(2,), samples=1))
+            assert self.fill.take(C, Stored(number=batch.number, layers=(2,), samples=samples))
         return records
 
 
@@ -110,10 +111,21 @@ def test_a_device_alone_in_its_stage_is_named_once():
 
 def test_devices_that_do_as_planned_are_not_mentioned():
     played = Played(60)
-    assert played.play(60, {}) == []
+    batches = len(played.fill.items)
+    assert played.play(batches, {}) == []
     assert played.fill.done
     assert (played.fill.stored, played.fill.total) == (60, 60)
-    assert played.served[A] == played.served[B] == 30
+    assert played.served[A] == played.served[B] == batches / 2
+
+
+def test_what_is_served_twice_or_was_never_sent_is_no_progress():
+    played = Played(4)
+    (item, _), *_ = played.fill.start()
+    served = BatchServed(number=item.number, stage=0, seconds=0.1)
+    assert played.fill.served(served)
+    assert not played.fill.served(served)
+    assert not played.fill.served(dataclasses.replace(served, number=10**6))
+    assert played.fill.served(dataclasses.replace(served, stage=1))
 
 
 def test_a_device_that_the_plan_has_handle_data_meanwhile_may_take_as_long_as_both():

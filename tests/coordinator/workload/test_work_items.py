@@ -32,7 +32,7 @@ def one_of(name: DeviceId, share: float) -> StageDevice:
 
 
 def items_of(
-    texts, *, moves=(), lines=(), wanted_by=(), size=3, first_number=0, router=None, costs=None
+    texts, *, moves=(), lines=(), wanted_by=(), size=3, first_number=0, router=None
 ) -> list[WorkItem]:
     catalogue = Catalogue.make({"train": table(texts, 1)})
     work = Work(
@@ -47,8 +47,7 @@ def items_of(
         work,
         layers=(0, 1),
         router=router or Router(PLAN),
-        micro_batch_size=size,
-        costs=np.zeros(len(texts)) if costs is None else costs,
+        batches=[np.arange(len(lines))[i : i + size] for i in range(0, len(lines), size)],
         first_number=first_number,
     )
 
@@ -135,10 +134,3 @@ def test_each_line_is_in_one_micro_batch_with_its_tokens_for_its_owners(wanted_b
     for owner in (A, B):
         pairs = zip(texts, wanted_by, strict=True)
         assert found[owner] == {key_of(text) for text, owners in pairs if owner in owners}
-
-
-def test_a_long_line_gets_a_micro_batch_of_its_own():
-    lines = [0, 1, 2, 3]
-    costs = np.array([0.3, 0.3, 1.0, 0.3])
-    items = items_of(lines, lines=lines, wanted_by=[(A,)] * 4, size=3, costs=costs)
-    assert [item.samples for item in items] == [2, 1, 1]

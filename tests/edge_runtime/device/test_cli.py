@@ -15,7 +15,7 @@ from edge_runtime.contract.errors import BadInputError, PacplusError, StoppedErr
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.device import cli, condition, limits, sessions
 from edge_runtime.device.care import Condition
-from edge_runtime.device.options import SentHomeError
+from edge_runtime.device.options import NoAnswerError, SentHomeError
 from edge_runtime.transport import Address, KeyPair, KnownCoordinator, KnownCoordinators
 
 COORDINATOR = Address(host="127.0.0.1", port=7700)
@@ -77,6 +77,17 @@ def test_a_device_that_is_sent_home_asks_again_after_growing_pauses_and_says_so_
         cli.main(["start", "--home", str(home)])
     assert waited == [6.0, 12.0, 24.0, 30.0, 30.0, 3.0]
     assert caplog.text.count("sent home") == 1
+
+
+def test_a_device_that_dialled_in_vain_dials_again_at_once(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(sessions.threading.Event, "wait", lambda _, seconds: waited.append(seconds))
+    ending(monkeypatch, NoAnswerError("nobody"), NoAnswerError("nobody"), SystemExit(0))
+    with pytest.raises(SystemExit):
+        cli.main(["start", "--home", str(home)])
+    assert not waited
 
 
 @pytest.mark.parametrize("error", [BadInputError("down"), StoppedError("refused")])

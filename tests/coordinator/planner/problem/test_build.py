@@ -1,26 +1,18 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from coordinator.planner.problem.build import paddings
-from coordinator.planner.problem.lengths import micro_batch_starts, usual_length
+from coordinator.planner.problem.lengths import cut_micro_batches, usual_length
 from coordinator.planner.problem.problem import Padded, Tokens
 
 
-def of_sizes(*counts: int) -> dict[int, list[np.ndarray]]:
-    """Micro-batches that no length makes smaller."""
-    return {size: [np.arange(0, count, size) for count in counts] for size in (1, 2, 4, 8)}
-
-
 def test_micro_batches_are_padded_to_their_longest_sample() -> None:
-    found = paddings([np.array([2, 4, 3, 9, 1])], of_sizes(5))
-    assert found[1] == Padded(per_sample=19 / 5, length=(4 + 16 + 9 + 81 + 1) / 19)
-    # 4 + 4, 9 + 9, 1.
-    assert found[2] == Padded(per_sample=27 / 5, length=(2 * 16 + 2 * 81 + 1) / 27)
-    assert found[8] == Padded(per_sample=9, length=9)
-
-
-def test_a_micro_batch_never_spans_two_data_sets() -> None:
-    assert paddings([np.array([5]), np.array([1, 1, 1])], of_sizes(1, 3))[4].per_sample == 2
+    one_by_one = [np.array([length]) for length in (2, 4, 3, 9, 1)]
+    assert paddings(one_by_one) == Padded(per_sample=19 / 5, length=(4 + 16 + 9 + 81 + 1) / 19)
+    pairs = [np.array([2, 4]), np.array([3, 9]), np.array([1])]
+    assert paddings(pairs) == Padded(per_sample=27 / 5, length=(2 * 16 + 2 * 81 + 1) / 27)
 
 
 def test_a_size_that_nobody_looked_at_counts_as_not_padded() -> None:
@@ -46,7 +38,45 @@ def test_the_usual_length_is_that_of_the_longest_line_that_is_no_outlier(lengths
     assert usual_length(np.array(lengths)) == usual
 
 
-def test_a_micro_batch_holds_no_more_than_it_may() -> None:
-    costs = np.array([0.25, 0.25, 0.25, 0.25, 0.1, 1.0, 0.1, 0.5, 0.5])
-    assert micro_batch_starts(costs, 4).tolist() == [0, 4, 5, 6, 8]
-    assert micro_batch_starts(np.full(8, 0.25), 4).tolist() == [0, 4]
+def cut(lengths, budget_tokens, costs=None) -> list[list[int]]:
+    every = [np.array(each) for each in lengths]
+    held = np.zeros(len(every[0])) if costs is None else np.array(costs)
+    return [places.tolist() for places in cut_micro_batches(every, held, budget_tokens)]
+
+
+def test_alike_lengths_share_a_micro_batch_the_longest_first() -> None:
+    assert cut([[2, 9, 3, 8, 2, 1]], 16) == [[1], [3, 2], [0, 4, 5]]
+
+
+def test_a_sample_beyond_the_budget_is_a_micro_batch_of_its_own() -> None:
+    assert cut([[50, 1, 1]], 4) == [[0], [1, 2]]
+
+
+def test_what_it_holds_ends_a_micro_batch_too() -> None:
+    assert cut([[4, 4, 4, 4]], 100, costs=[0.5, 0.5, 0.5, 0.5]) == [[0, 1], [2, 3]]
+
+
+def test_no_samples_make_no_micro_batch() -> None:
+    assert cut([[]], 8) == []
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), max_size=60), st.integers(2, 200)
+)
+def test_every_sample_is_in_one_micro_batch_which_keeps_to_its_budget(pairs, budget) -> None:
+    first, second = (list(each) for each in zip(*pairs, strict=True)) if pairs else ([], [])
+    found = cut([first, second], budget)
+    assert sorted(place for places in found for place in places) == list(range(len(pairs)))
+    for places in found:
+        longest = max(first[i] for i in places) + max(second[i] for i in places)
+        assert len(places) == 1 or len(places) * longest <= budget
+
+
+def test_padding_is_small_where_lengths_differ() -> None:
+    lengths = np.random.default_rng(0).integers(3, 60, 2000)
+    found = cut_micro_batches([lengths], np.zeros(2000), 32 * lengths.mean())
+    padded = sum(len(places) * lengths[places].max() for places in found)
+    assert padded < 1.06 * lengths.sum()
+    tokens = [len(places) * lengths[places].max() for places in found[:-1]]
+    assert min(tokens) > 0.9 * max(tokens), "they take about equally long"

@@ -1,7 +1,7 @@
 """Keeps the graphs of stages that were cut, in ``$PACPLUS_HOME/cuts``: cutting takes a while.
 
-A file for each stage of each bundle, with both forms of its graph and their digest. The newest
-are kept. A file that is damaged or cannot be written costs time only.
+A file for each stage of each bundle, with both forms of its graph, its products and their digest.
+The newest are kept. A file that is damaged or cannot be written costs time only.
 """
 
 import contextlib
@@ -10,6 +10,8 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+
+import msgspec
 
 from edge_runtime import __version__
 from edge_runtime.contract.errors import BadInputError, StorageError
@@ -20,13 +22,14 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "cuts"
 MOST_FILES = 64
-CUT = 1
+CUT = 2
 """Raise it when stages of the same blocks become others within a version."""
 
-_DIGEST_BYTES, _LENGTH_BYTES = 32, 8
+_DIGEST_BYTES = 32
 
-Forms = tuple[bytes, bytes]
-"""A stage's graph for processors whose products saturate or not, and the exact one."""
+Forms = tuple[bytes, ...]
+"""A stage's graph for processors whose products saturate or not, the exact one, and where the
+products' weights lie."""
 
 
 class KeptCuts:
@@ -63,7 +66,7 @@ class KeptCuts:
 
 
 def _content(forms: Forms) -> bytes:
-    body = len(forms[0]).to_bytes(_LENGTH_BYTES, "little") + b"".join(forms)
+    body = msgspec.msgpack.encode(forms)
     return hashlib.sha256(body).digest() + body
 
 
@@ -71,5 +74,4 @@ def _parse(content: bytes) -> Forms | None:
     digest, body = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
     if hashlib.sha256(body).digest() != digest:
         return None
-    graphs, length = body[_LENGTH_BYTES:], int.from_bytes(body[:_LENGTH_BYTES], "little")
-    return graphs[:length], graphs[length:]
+    return msgspec.msgpack.decode(body, type=Forms)

@@ -6,15 +6,22 @@ import math
 from functools import partial
 from typing import Literal
 
+import msgspec
 import numpy as np
 
 from coordinator.planner.problem.build import tokens_of
 from coordinator.protocol.job import Job
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.manifest import FileSpec, Manifest, Stream
-from edge_runtime.contract.messages import CacheDtype, LoadStage, ProfileRequest, StageFiles
+from edge_runtime.contract.messages import (
+    CacheDtype,
+    IntegerProduct,
+    LoadStage,
+    ProfileRequest,
+    StageFiles,
+)
 from edge_runtime.contract.profile import DeviceProfile
-from export.partition.stages import Bundle, cut_stage
+from export.partition.stages import Bundle, cut_stage, stage_products
 
 from .kept_cuts import Forms, KeptCuts
 
@@ -156,7 +163,7 @@ class StageCutter:
         manifest = self._bundle.manifest
         cut = partial(self._cut_graphs, first, last)
         found = cut() if self._kept is None else self._kept.get(first, last, cut)
-        saturating, exact = (np.frombuffer(graph, np.uint8) for graph in found)
+        saturating, exact = (np.frombuffer(graph, np.uint8) for graph in found[:2])
         return StageFiles(
             first=first,
             last=last,
@@ -166,13 +173,14 @@ class StageCutter:
             graph=saturating,
             exact_graph=exact,
             files=manifest.weight_files(first, last),
+            products=msgspec.msgpack.decode(found[2], type=tuple[IntegerProduct, ...]),
         )
 
     def _cut_graphs(self, first: int, last: int) -> Forms:
-        return (
-            cut_stage(self._bundle, first, last, exact=False),
-            cut_stage(self._bundle, first, last, exact=True),
-        )
+        graph = cut_stage(self._bundle, first, last, exact=False)
+        exact = cut_stage(self._bundle, first, last, exact=True)
+        products = stage_products(graph, self._bundle.manifest.weight_files(first, last))
+        return graph, exact, msgspec.msgpack.encode(products)
 
 
 def files_for_devices(manifest: Manifest) -> tuple[FileSpec, ...]:

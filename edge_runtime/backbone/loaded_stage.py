@@ -8,6 +8,7 @@ from pathlib import Path
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.codec import encode
 from edge_runtime.contract.manifest import uint8_name
+from edge_runtime.inference.paired_files import paired_paths, write_paired
 from edge_runtime.inference.session import GraphSession, numerics
 from edge_runtime.inference.weight_store import FileStates, WeightStore
 
@@ -41,8 +42,10 @@ class LoadedStage:
     def load(cls, request: m.LoadStage, store: WeightStore, threads: int) -> "LoadedStage":
         """Loads a stage whose weight files are in ``store`` already."""
         paths = [write_stage_graph(part, store) for part in request.parts]
-        names = [store.path(spec).name for part in request.parts for spec in part.files]
+        files = [spec for part in request.parts for spec in part.files]
+        names = [store.path(spec).name for spec in files]
         weights = [store.folder / name for name in (*names, *map(uint8_name, names))]
+        weights += [paired_paths(store, spec)[0] for spec in files]
         return cls.open(request, paths, threads, weights)
 
     @classmethod
@@ -74,9 +77,12 @@ class LoadedStage:
 
 
 def write_stage_graph(stage: m.StageFiles, store: WeightStore) -> Path:
-    """Stores the form of the stage's graph that is exact on this processor."""
-    if numerics().kernel == "fast":
+    """Stores the form of the stage's graph that nothing saturates on this processor."""
+    kernel = numerics().kernel
+    if kernel == "fast":
         return store.write_graph(stage.graph.tobytes())
+    if kernel == "paired" and stage.products:
+        return write_paired(stage, store)
     graph = stage.exact_graph.tobytes()
     for spec in stage.files:
         if uint8_name(store.path(spec).name).encode() in graph:

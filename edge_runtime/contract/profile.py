@@ -146,7 +146,7 @@ class DeviceProfile:
         cores: CPU quota in cores, or the number of cores.
         threads: of its inference and training.
         provider: execution provider of ONNX Runtime.
-        kernel_class: its integer kernels, e.g. ``vnni`` or ``exact``.
+        kernel_class: its integer kernels: ``fast``, ``paired`` or ``exact``.
         blocks: timings by the manifest's ``block_class``; empty without the backbone role. Wall
             seconds with ``threads`` threads on an idle device, a quota's throttling included.
         trainer: given if the device can own samples: with the trainer role, and without it

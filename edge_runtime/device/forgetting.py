@@ -16,6 +16,7 @@ from edge_runtime.contract.errors import UserError
 from edge_runtime.contract.manifest import uint8_name
 from edge_runtime.contract.messages import Forget, Forgotten
 from edge_runtime.contract.text import one_line
+from edge_runtime.inference.paired_files import PAIRED_FOLDER, paired_paths
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.profiling.data_handling import TEMPORARY_PREFIX
 
@@ -38,6 +39,9 @@ def forget(home: Path, request: Forget, keys: CacheKeys) -> Forgotten:
     for path in list(_weight_files(home / "weights", request)):
         deletions.carry_out(_remove_file, path)
     if request.everything:
+        paired = home / "weights" / PAIRED_FOLDER
+        if paired.is_dir():
+            deletions.carry_out(_remove_tree, paired)
         for folder in home.glob(f"{TEMPORARY_PREFIX}*"):  # left by a killed measurement
             deletions.carry_out(_remove_tree, folder)
         if not deletions.refused:  # of a cache that stays, the key is needed
@@ -68,13 +72,16 @@ def _weight_files(folder: Path, request: Forget) -> Iterator[Path]:
         yield from (path for path in folder.iterdir() if path.is_file())
         return
     store = WeightStore(folder)
+    for path in (path for spec in request.files for path in paired_paths(store, spec)):
+        if path.is_file():
+            yield path
     named = [store.path(spec).name for spec in request.files]
     named += [uint8_name(name) for name in named]
     for name in (*named, *(f"{name}.part" for name in named)):
         if (path := folder / name).is_file():
             yield path
     wanted = [name.encode() for name in named]
-    for graph in folder.glob("stage-*.onnx"):
+    for graph in folder.rglob("stage-*.onnx"):
         content = graph.read_bytes()
         if any(name in content for name in wanted):
             yield graph

@@ -47,7 +47,7 @@ class WeightStore:
         """True if the file is there and its content is right; a broken one is removed."""
         path = self.path(spec)
         try:
-            if path.stat().st_size == spec.bytes and _sha256(path) == spec.sha256:
+            if path.stat().st_size == spec.bytes and file_sha256(path) == spec.sha256:
                 return True
         except FileNotFoundError:
             return False
@@ -58,7 +58,7 @@ class WeightStore:
     def write_graph(self, data: bytes) -> Path:
         """Writes a stage graph under a name made from its content."""
         path = self.folder / f"stage-{hashlib.sha256(data).hexdigest()[:16]}.onnx"
-        _write_private(path, [data])
+        write_private(path, [data])
         return path
 
     def write_uint8(self, spec: FileSpec) -> None:
@@ -71,7 +71,7 @@ class WeightStore:
         target = self.folder / uint8_name(source.name)
         if _is_uint8_of(target, source):
             return
-        _write_private(target, map(_flip_top_bits, _blocks(source)))
+        write_private(target, map(_flip_top_bits, _blocks(source)))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -191,7 +191,8 @@ class _Part:
         self._temporary.replace(self._path)
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's contents, in hexadecimal digits."""
     digest = hashlib.sha256()
     for block in _blocks(path):
         digest.update(block)
@@ -222,7 +223,7 @@ def open_private(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
 
 
-def _write_private(path: Path, blocks: Iterable[bytes]) -> None:
+def write_private(path: Path, blocks: Iterable[bytes]) -> None:
     """Writes a 0600 file so that it is either whole or absent."""
     temporary = path.with_name(path.name + ".part")
     with open_private(temporary) as file:

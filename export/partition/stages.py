@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ from edge_runtime.contract.manifest import FileSpec, Manifest, uint8_name
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from edge_runtime.contract.messages import IntegerProduct
 
 MANIFEST = "manifest.json"
 GRAPH = "backbone.onnx"
@@ -144,6 +147,13 @@ def cut_stage(bundle: Bundle, first: int, last: int, *, exact: bool = False) -> 
     if exact:
         use_uint8_weights(graph, _shift_in_file)
     return serialized(graph, model.ir_version)
+
+
+def stage_products(stage: bytes, files: Sequence[FileSpec]) -> tuple[IntegerProduct, ...]:
+    """Lists a stage's products with int8 weights, see :func:`.products_in_files`."""
+    from export.partition.products import products_in_files
+
+    return products_in_files(stage, files)
 
 
 @functools.lru_cache(maxsize=2)

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from coordinator.cluster.stage_files import StageCutter
+from edge_runtime.inference.paired_files import write_paired
 from edge_runtime.inference.session import GraphSession
 from edge_runtime.inference.weight_store import WeightStore
 from export.partition.stages import Bundle, cut_stage
@@ -27,6 +29,15 @@ def lay_out(bundle: Bundle, first: int, last: int, folder: Path, *, exact: bool 
     path = folder / "stage.onnx"
     path.write_bytes(cut_stage(bundle, first, last, exact=exact))
     return path
+
+
+def lay_out_paired(bundle: Bundle, first: int, last: int, folder: Path) -> Path:
+    """Puts a stage's graph and files there as a device does whose int8 product saturates."""
+    store = WeightStore(folder)
+    for file in bundle.manifest.weight_files(first, last):
+        shutil.copy(bundle.file_path(file), store.path(file))
+    request = StageCutter(bundle).load_stage(first, last, layers=(), dtype="fp32")
+    return write_paired(request.stage, store)
 
 
 def run_as_it_is(path: Path, batch: dict[str, Array]) -> dict[str, Array]:

@@ -1,7 +1,7 @@
 """The base of all messages, the types and the checks that they share."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -23,6 +23,40 @@ class Message:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class IntegerProduct:
+    """Where the constants of a product of uint8 rows and int8 weights lie.
+
+    Attributes:
+        inputs: rows of the weights, an int8 matrix in C order.
+        outputs: its columns, and float32 scales.
+        weight_file: index into the stage's files, or -1: in its graph.
+        weight_at: offset of the matrix there, in bytes.
+        scale_file: likewise of the scales.
+        scale_at: likewise.
+    """
+
+    inputs: int
+    outputs: int
+    weight_file: int
+    weight_at: int
+    scale_file: int
+    scale_at: int
+
+    def __post_init__(self) -> None:
+        require(min(self.weight_file, self.scale_file) >= -1, "a product's file is negative")
+        require(self.inputs > 0 and self.outputs > 0, "a product has no weights")
+        require(min(self.weight_at, self.scale_at) >= 0, "a product's offset is negative")
+
+    def ends_within(self, sizes: Sequence[int]) -> bool:
+        """True if its constants are within files of ``sizes``, of which the last is the graph's."""
+        if max(self.weight_file, self.scale_file) >= len(sizes) - 1:
+            return False
+        weight_end = self.weight_at + self.inputs * self.outputs
+        scale_end = self.scale_at + 4 * self.outputs
+        return weight_end <= sizes[self.weight_file] and scale_end <= sizes[self.scale_file]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StageFiles:
     """A stage graph and the weight files that it refers to by base name.
 
@@ -34,6 +68,7 @@ class StageFiles:
         inputs: the whole backbone's inputs.
         graph: the serialized ONNX model.
         exact_graph: the same for processors whose uint8 x int8 product saturates.
+        products: with int8 weights, all of them or none; see :mod:`.paired_weights`.
     """
 
     first: int
@@ -44,11 +79,15 @@ class StageFiles:
     graph: Array
     exact_graph: Array
     files: tuple[FileSpec, ...]
+    products: tuple[IntegerProduct, ...] = ()
 
     def __post_init__(self) -> None:
         require(0 <= self.first < self.last, f"stage [{self.first}, {self.last}) is empty")
         named = len(self.streams) == self.last
         require(named, "streams must name the sequence of every hidden state")
+        sizes = [*(file.bytes for file in self.files), self.graph.nbytes]
+        within = all(product.ends_within(sizes) for product in self.products)
+        require(within, "a product's weights are not in the stage's files")
         tokens = {spec.name for spec in self.inputs if spec.kind == "tokens"}
         hidden = {f"{HIDDEN_PREFIX}{i}" for i in range(self.last)}
         unknown = set(self.carries) - tokens - hidden

@@ -15,6 +15,7 @@ from edge_runtime.contract.manifest import FileSpec, uint8_name
 from edge_runtime.contract.messages import Forget, Forgotten
 from edge_runtime.device.forgetting import forget
 from edge_runtime.device.warm import Warm
+from edge_runtime.inference.paired_files import PAIRED_FOLDER, paired_paths
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.serving.loaded_adapter import LoadedAdapter
 from edge_runtime.training.replica import Replica
@@ -45,6 +46,10 @@ def home(tmp_path: Path) -> Path:
     for each in (MINE, SHARED, ADAPTER):
         store.path(each).write_bytes(b"content")
     (store.folder / uint8_name("w-1.bin")).write_bytes(b"as uint8")
+    for path in paired_paths(store, MINE):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"limited")
+    WeightStore(store.folder / PAIRED_FOLDER).write_graph(b"a limited graph of w-1.bin")
     store.write_graph(b"a graph that refers to w-1.bin")
     store.write_graph(b"a graph that refers to w-2.bin")
     (tmp_path / "profile-abc").mkdir()
@@ -63,7 +68,8 @@ def test_a_backbone_goes_with_its_caches_files_and_graphs_and_the_rest_stays(hom
     assert answer.bytes > 200
     assert names(home / "cache") == {f"{OTHER}-fp16"}
     graph = hashlib.sha256(b"a graph that refers to w-2.bin").hexdigest()[:16]
-    assert names(home / "weights") == {"w-2.bin", f"stage-{graph}.onnx"}
+    assert names(home / "weights") == {"w-2.bin", f"stage-{graph}.onnx", PAIRED_FOLDER}
+    assert names(home / "weights" / PAIRED_FOLDER) == set()
     assert {KEY_FILE, "keypair.json"} <= names(home)
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from coordinator.cluster.stage_files import StageCutter
 from edge_runtime.contract.codec import encode
+from edge_runtime.inference.paired_files import PAIRED_FOLDER
 from tests.conftest import SHARED_TRACES
 from tests.export.helpers import lay_out, padded
 from tests.integer_reference import integer_reference
@@ -50,11 +51,12 @@ def emulated(*arguments: object, **variables: str) -> subprocess.CompletedProces
 
 
 def test_the_emulated_processor_saturates():
-    asked = "from edge_runtime.inference.session import numerics; print(numerics().kernel)"
-    assert emulated("-c", asked).stdout == "exact\n"
+    asked = "from edge_runtime.inference import session; print(session.matmul_integer_is_exact())"
+    assert emulated("-c", asked).stdout == "False\n"
 
 
-def test_a_device_that_would_saturate_computes_what_int64_does(minilm_bundle, tmp_path):
+@pytest.mark.parametrize("kernel", ["exact", "paired"])
+def test_a_device_that_would_saturate_computes_what_int64_does(kernel, minilm_bundle, tmp_path):
     bundle, blocks = minilm_bundle("int8"), 4
     plain = lay_out(bundle, 0, blocks, tmp_path / "weights")
     batch = padded(bundle, np.arange(1000, 1025), length=30, rows=3)
@@ -62,10 +64,14 @@ def test_a_device_that_would_saturate_computes_what_int64_does(minilm_bundle, tm
     np.savez(tmp_path / "message.npz", *(np.frombuffer(part, np.uint8) for part in encode(request)))
     np.savez(tmp_path / "inputs.npz", **batch)
     names = ("message.npz", "weights", "inputs.npz", "outputs.npz")
-    ended = emulated(SCRIPT, *(tmp_path / name for name in names), PYTHONPATH=str(ROOT))
+    ended = emulated(SCRIPT, kernel, *(tmp_path / name for name in names), PYTHONPATH=str(ROOT))
     assert ended.returncode == 0, ended.stderr
 
-    assert list((tmp_path / "weights").glob("*.uint8.bin"))
+    assert bool(list((tmp_path / "weights").glob("*.uint8.bin"))) == (kernel == "exact")
+    if kernel == "paired":
+        made = tmp_path / "weights" / PAIRED_FOLDER
+        shutil.copytree(made, tmp_path / "copy")  # onnx refuses links
+        (plain,) = (tmp_path / "copy").glob("stage-*.onnx")
     tokens = batch["attention_mask"] > 0
     with np.load(tmp_path / "outputs.npz") as states:
         for name, expected in integer_reference(plain, batch).items():

@@ -16,7 +16,7 @@ from export.bundle import export_model
 from export.partition.stages import GRAPH, cut_stage
 from export.verify.ort_session import Graph
 from export.verify.samples import pad_batch
-from tests.export.helpers import lay_out, padded
+from tests.export.helpers import lay_out, lay_out_paired, padded, run_as_it_is
 
 GSM8K = Path(__file__).parents[4] / "shared" / "data" / "gsm8k" / "dev.jsonl"
 LINES, BATCH = 64, 8
@@ -57,24 +57,40 @@ def test_operations_are_counted_alike_in_every_mode(tiny_bundle):
     assert flops[0] == flops[1] == flops[2]
 
 
+def test_weights_limited_in_pairs_keep_the_states_of_a_real_model(minilm_bundle, tmp_path):
+    plain, quantized = minilm_bundle("none"), minilm_bundle("int8")
+    blocks = len(plain.manifest.blocks)
+    batch = padded(plain, np.arange(2000, 2030), length=30, rows=8)
+    tokens, last = batch["attention_mask"] > 0, f"hidden.{blocks - 1}"
+    expected = run_as_it_is(lay_out(plain, 0, blocks, tmp_path / "float"), batch)[last][tokens]
+    found = run_as_it_is(lay_out_paired(quantized, 0, blocks, tmp_path / "int8"), batch)[last]
+    norms = np.linalg.norm(found[tokens], axis=-1) * np.linalg.norm(expected, axis=-1)
+    assert ((found[tokens] * expected).sum(-1) / norms).mean() >= 0.995
+
+
 @pytest.mark.slow
 def test_a_real_language_model_keeps_its_loss(tmp_path, traced_once):
     folder = os.environ.get("PACPLUS_SMOLLM2")
     assert folder, "name a folder with SmolLM2-135M-Instruct in PACPLUS_SMOLLM2"
     assert GSM8K.is_file(), f"{GSM8K} is missing"
-    losses = {
-        mode: completion_loss(
-            export_model(folder, tmp_path / mode, task="causal-lm", quantize=mode, max_length=512)
-        )
+    bundles = {
+        mode: export_model(folder, tmp_path / mode, task="causal-lm", quantize=mode, max_length=512)
         for mode in ("none", "int8", "int4")
     }
+    losses = {
+        mode: completion_loss(bundle, Graph(bundle.path / GRAPH))
+        for mode, bundle in bundles.items()
+    }
+    blocks = len(bundles["int8"].manifest.blocks)
+    paired = Graph(lay_out_paired(bundles["int8"], 0, blocks, tmp_path / "paired"))
+    losses["paired"] = completion_loss(bundles["int8"], paired)
     assert losses["int8"] - losses["none"] <= 0.03
+    assert losses["paired"] - losses["none"] <= 0.03
     assert losses["int4"] - losses["none"] <= 0.15
 
 
-def completion_loss(bundle):
+def completion_loss(bundle, graph):
     """Mean loss of the next token over completions, in nats."""
-    graph = Graph(bundle.path / GRAPH)
     head = read_tensors((bundle.path / bundle.manifest.head.path).read_bytes())
     weight = head["weight"] * head["scale"] if "scale" in head else head["weight"]
     last = f"hidden.{len(bundle.manifest.blocks) - 1}"

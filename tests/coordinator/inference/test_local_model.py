@@ -193,7 +193,7 @@ def test_where_integers_saturate_the_exact_form_is_served(
     for _ in range(2):  # the second time, its weights are there
         exact = local_model(bundle, "fp32")
         np.testing.assert_allclose(exact.outputs(table, Told()), usual, atol=1e-5)
-    assert list((tmp_path / "stages").glob("stage-*.onnx"))
+    assert list((tmp_path / "stages").rglob("stage-*.onnx"))
 
 
 def test_a_text_is_written_as_its_tokens_are_scored(

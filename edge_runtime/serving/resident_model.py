@@ -35,7 +35,7 @@ from edge_runtime.system.usage import (
 from .generator import Generator, LanguageModel
 from .onnx_adapter import AdapterSession
 from .pieces import BATCH_BYTES, groups_by_length, halved
-from .whole_stage import BACKBONE, Nobody, is_whole, link_files, whole_stage
+from .whole_stage import BACKBONE, Nobody, copy_files, is_whole, whole_stage
 
 HERE = DeviceId("this-machine")
 LOSS_COLUMNS = 3
@@ -80,7 +80,7 @@ class ResidentModel:
             self._backbone.open(whole_stage(manifest, config, dtype), [bundle / BACKBONE])
         else:
             request, files = cut(), WeightStore(store())
-            link_files(request, bundle, files)
+            copy_files(request, bundle, files)
             self._backbone.load(request, files)
         spec = manifest.head if config.generative else None
         self._head = FrozenHead.open(bundle / spec.path, config) if spec is not None else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -65,16 +64,14 @@ def whole_stage(manifest: Manifest, config: AdapterConfig, dtype: m.CacheDtype) 
     )
 
 
-def link_files(request: m.LoadStage, bundle: Path, store: WeightStore) -> None:
-    """Puts a stage's weight files into the store: as links, or copies on other file systems."""
+def copy_files(request: m.LoadStage, bundle: Path, store: WeightStore) -> None:
+    """Copies a stage's weight files into the store, where they are not there yet.
+
+    No links: tools that read models refuse files with several names, those of a bundle included.
+    """
     for spec in dict.fromkeys(request.files):
         if not store.has(spec):
             target = store.path(spec)
             fresh = target.with_name(f"{target.name}.{os.getpid()}.part")
-            with contextlib.suppress(FileNotFoundError):
-                fresh.unlink()
-            try:
-                fresh.hardlink_to(bundle / spec.path)
-            except OSError:
-                shutil.copyfile(bundle / spec.path, fresh)
+            shutil.copyfile(bundle / spec.path, fresh)
             fresh.replace(target)

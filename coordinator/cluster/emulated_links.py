@@ -24,6 +24,7 @@ class EmulatedLinks(contextlib.ExitStack):
         self._dilation = dilation
         self._links: dict[DeviceId, Link] = {}
         self._relays: dict[tuple[Link, Address, bool], Address] = {}
+        self._data: dict[DeviceId, Address] = {}
 
     def open(self, device: EmulatedDevice) -> Link:
         """Starts the link of a device."""
@@ -47,11 +48,23 @@ class EmulatedLinks(contextlib.ExitStack):
 
     def _rerouted(self, device: DeviceId, peer: Peer) -> Peer:
         address = Address.parse(peer.address)
+        before = self._data.get(peer.device, address)
+        if before != address:  # it was started again: nobody goes to where it was
+            self._close_relays(before)
+        self._data[peer.device] = address
         if (theirs := self._links.get(peer.device)) is not None:
             address = self._relay(theirs, address, to_device=True)
         if (mine := self._links.get(device)) is not None:
             address = self.way_out(mine, address)
         return dataclasses.replace(peer, address=address.endpoint)
+
+    def _close_relays(self, target: Address) -> None:
+        for key, at in list(self._relays.items()):
+            link, to, _ = key
+            if to == target and key in self._relays:
+                del self._relays[key]
+                link.stop((at.host, at.port))
+                self._close_relays(at)
 
     def _relay(self, link: Link, target: Address, *, to_device: bool) -> Address:
         key = (link, target, to_device)

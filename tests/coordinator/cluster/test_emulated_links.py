@@ -8,6 +8,8 @@ import socket
 import threading
 from collections.abc import Iterator
 
+import pytest
+
 from coordinator.cluster.emulated_links import EmulatedLinks
 from devices.specification import parse_emulate
 from edge_runtime.contract.ids import DeviceId
@@ -93,3 +95,25 @@ def test_a_dilated_link_is_slower_and_later_by_the_factor() -> None:
         link = links.open(dataclasses.replace(device))
         assert link.rate_bits_per_second == 25e6
         assert link.latency_seconds == 8e-3
+
+
+def test_the_ways_to_where_a_device_was_before_are_closed() -> None:
+    with links_of(A, B) as links:
+        before = links.reroute(A, peers_at(Address(host="127.0.0.1", port=9))).peers[0]
+        now = links.reroute(A, peers_at(Address(host="127.0.0.1", port=10))).peers[0]
+        assert len(links._relays) == 2, "through both links, to where it is"
+        with pytest.raises(ConnectionRefusedError):
+            exchange(Address.parse(before.address), b"x")
+        near = Address.parse(now.address)
+        socket.create_connection((near.host, near.port), BOUND_SECONDS).close()
+
+
+def test_what_is_connected_outlives_the_address_that_it_came_from() -> None:
+    with echoing() as there, links_of(A, B) as links:
+        way = Address.parse(links.reroute(A, peers_at(there)).peers[0].address)
+        with socket.create_connection((way.host, way.port), BOUND_SECONDS) as connection:
+            connection.sendall(b"one")
+            assert connection.recv(16) == b"one"
+            links.reroute(A, peers_at(Address(host="127.0.0.1", port=10)))
+            connection.sendall(b"two")
+            assert connection.recv(16) == b"two"

@@ -54,13 +54,14 @@ def _root(
 ) -> None:
     # Tokenizing 10,000 lines takes a second; its threads would only take devices' cores.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    shown = logging.StreamHandler()
+    if not verbose:
+        shown.addFilter(LogLimit())
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
+        handlers=[shown],
     )
-    if not verbose:
-        for handler in logging.root.handlers:
-            handler.addFilter(LogLimit())
 
 
 for _command in (train, plan, data, evaluate, predict, merge, pair, devices, forget, demo):

@@ -134,7 +134,7 @@ def test_a_profile_of_another_model_or_of_impossible_times_is_thrown_away(
         cache = cache_of(tmp_path, scenario)
         cache.write(KnownDevices(profiles={A: known, B: measured.profiles[B]}))
         assert len(list((tmp_path / "profiles").iterdir())) == 2
-        with caplog.at_level(logging.WARNING):  # other tests leave another level behind
+        with caplog.at_level(logging.WARNING):
             found = cache_of(tmp_path, scenario).read((A, B))
         assert found.profiles == {B: measured.profiles[B]}
         assert len(list((tmp_path / "profiles").iterdir())) == 1

@@ -171,7 +171,7 @@ def _training(
     return [
         *("train", str(tiny_bundle("bert", "int8").path), "--data", str(data / "train.jsonl")),
         *("--listen", listen, "--devices", devices, "-o", str(run), "--json", "--wait", "1s"),
-        *("--batch-size", "8", "--reduction", "1", "--epochs", "2"),
+        *("--batch-size", "8", "--reduction", "1", "--epochs", "6"),
     ]
 
 

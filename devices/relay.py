@@ -24,6 +24,7 @@ import math
 import socket
 import threading
 from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 _logger = logging.getLogger(__name__)
@@ -187,6 +188,8 @@ class Link:
                 connection = self._start(self._join(target, to_device, near))
                 self._connections.add(connection)
                 connection.add_done_callback(self._connections.discard)
+                # One that is cancelled before it begins never gets to close it.
+                connection.add_done_callback(partial(_closed, near))
 
     async def _join(self, target: Address, to_device: bool, near: socket.socket) -> None:
         family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
@@ -241,6 +244,10 @@ class Link:
 
     async def _shut(self) -> None:
         await _cancel(tuple(self._tasks))
+
+
+def _closed(accepted: socket.socket, _: asyncio.Task[None]) -> None:
+    accepted.close()
 
 
 async def _all_or_none(*works: Coroutine[Any, Any, None]) -> None:

@@ -5,7 +5,7 @@ micro-batch, the plan or the term in which it was computed.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -57,6 +57,11 @@ class Holdings:
     def expect(self, number: int, stored_by: Mapping[DeviceId, Array], *, computed: bool) -> None:
         """Takes down which samples the owners will store of a work item."""
         self._items[number] = _Item(stored_by, computed)
+
+    def settle(self, numbers: Iterable[int]) -> None:
+        """Expects nothing more of work items that every owner has stored."""
+        for number in numbers:
+            self._items.pop(number, None)
 
     def stored(self, device: DeviceId, message: m.Stored, *, held_now: bool) -> Array | None:
         """Takes down what an owner has stored; None if nobody asked it to.

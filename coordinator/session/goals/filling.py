@@ -55,6 +55,7 @@ def run_fill(state: State) -> Todo | None:
     state.record.stored, state.record.to_store = current.stored, current.total
     if not current.done:
         return Todo("filling")
+    state.holdings.settle(current.items)
     pause_fill(state)
     return None
 

@@ -28,6 +28,10 @@ from edge_runtime.contract.ids import DeviceId
 from .filling import begin_fill, run_fill
 from .planning import end_plan
 
+LONGEST_SECONDS = 3600.0
+"""By then everything that was lost is computed; disks that stay full have a portion for each part
+of each epoch, and doubling must end."""
+
 
 def choose_steps(state: State, wanted: int) -> int:
     """Chooses how many of the next ``wanted`` steps are a portion, and makes it the one in work.
@@ -72,7 +76,7 @@ def _affordable(state: State, which: m.SampleSet, units: Sequence[Array]) -> int
     )
     sizes = state_bytes(state.job, state.catalogue)
     count, unfit = count_affordable([distinct[each] for each in units], lacking, sizes, limits)
-    state.portion_seconds *= 2
+    state.portion_seconds = min(2 * state.portion_seconds, LONGEST_SECONDS)
     if unfit is not None:
         _do_without(state, unfit)
     return count

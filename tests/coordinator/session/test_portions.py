@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 
+from coordinator.session.goals.portions import LONGEST_SECONDS
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.cache_format import row_bytes
 from edge_runtime.contract.errors import InfeasibleError
@@ -179,3 +180,17 @@ def test_a_stored_sample_of_an_earlier_portion_is_not_readable_any_more() -> Non
     holdings.stored(D0, in_memory, held_now=True)
     assert holdings.readable()[D0][1]
     assert not holdings.held()[D0].any()
+
+
+def test_a_disk_that_stays_full_through_thousands_of_portions_changes_nothing() -> None:
+    cluster = cluster_of((0, 2 * SAMPLE), (None, 0), fill=5.0)
+    state = cluster.session.state
+    state.portion_seconds = 1e307  # what doubling alone comes to after a thousand
+    finish(cluster)
+    assert state.portion_seconds <= LONGEST_SECONDS
+
+
+def test_what_every_owner_has_stored_is_expected_no_more() -> None:
+    cluster = cluster_of((0, 2 * SAMPLE), (None, 0))
+    finish(cluster)
+    assert not cluster.session.state.holdings._items

@@ -164,7 +164,10 @@ def compute_seconds(
     blocks = manifest.blocks[stage.first : stage.last]
     if not all(block.block_class in profile.blocks for block in blocks):
         return 0.0
-    seconds = 0.0
+    handling = profile.handling  # entering and leaving the stage is in what is served, too
+    seconds = handling.seconds_per_stage_run
+    for stream in {block.stream for block in blocks}:
+        seconds += samples * longest[stream] * handling.seconds_per_stage_token
     for block in blocks:
         tokens = longest[block.stream]
         seconds += profile.seconds_per_run(block.block_class, tokens)

@@ -18,7 +18,7 @@ from coordinator.workload.stragglers import (
 )
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
-from edge_runtime.contract.profile import BlockTiming
+from edge_runtime.contract.profile import BlockTiming, HandlingProfile
 from tests.coordinator.planner.problems import manifest, profile
 
 ALONE = DeviceId("alone")
@@ -188,6 +188,15 @@ def test_a_prediction_counts_what_every_run_of_a_block_costs():
     stage = Stage(first=0, last=3, devices=(StageDevice(device=ALONE),))
     seconds = compute_seconds(manifest(), costly, stage, 4, {"encoder": 10})
     assert seconds == pytest.approx(3 * (0.5 + 4 * 10 * 1e-3))
+
+
+def test_entering_and_leaving_a_stage_is_part_of_what_is_served():
+    entry = HandlingProfile(seconds_per_stage_run=0.5, seconds_per_stage_token=0.01)
+    entered = dataclasses.replace(profile("alone", layer=1e-3), handling=entry)
+    stage = Stage(first=0, last=2, devices=(StageDevice(device=ALONE),))
+    plain = compute_seconds(manifest(), profile("alone", layer=1e-3), stage, 4, {"encoder": 10})
+    seconds = compute_seconds(manifest(), entered, stage, 4, {"encoder": 10})
+    assert seconds == pytest.approx(plain + 0.5 + 4 * 10 * 0.01)
 
 
 def test_blocks_that_were_never_timed_have_no_prediction():

@@ -171,7 +171,7 @@ def _certainty(result: PlanResult) -> str:
     """Says how far the predicted times may be off, and what makes them surer."""
     within = f"predicted times hold within about {result.uncertainty:.0%}"
     if any(profile.brief for profile in result.profiles):
-        return f"{within}: devices measured themselves briefly; --measure or a run make it surer"
+        return f"{within}: devices measured themselves briefly; --measure makes it surer"
     return within
 
 

@@ -156,7 +156,8 @@ def _keep_part(state: State, device: DeviceId, _: Ask, message: m.EpochDone) -> 
     state.progressed(device)
     progress(state, sums)
     replica = state.members.here[device].replica
-    if replica is not None and state.plan is not None:
+    # With others a step waits for them, of which the processor's time says nothing.
+    if replica is not None and state.plan is not None and len(state.owners) == 1:
         steps = step - replica.step
         owned = len(state.job.tables["train"].owned_by(state.plan, device))
         state.experience.trained(device, steps, steps * owned / state.job.steps_per_epoch)

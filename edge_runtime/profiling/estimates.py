@@ -22,7 +22,7 @@ from edge_runtime.training.replica import TRAINING_THREADS
 from .shapes import usual_tokens
 from .training import samples_at_once
 
-REFERENCE_VALUES = 8.7e9
+REFERENCE_VALUES_PER_SECOND = 8.7e9
 """Values a second that numpy multiplies on the core on which the constants below were measured."""
 
 SECONDS_PER_FLOP = 3e-11
@@ -45,12 +45,15 @@ RUNS = 200
 """Of a few microseconds each."""
 
 EXCHANGED_SECONDS = 3.5e-9
+"""For each value of a gradient, to round and sum it; as ``--measure`` found it."""
+
 HANDLING = {
     "seconds_per_message": 2e-4,
     "seconds_per_byte": 1.6e-9,
     "seconds_per_encoded_byte": 1e-9,
     "seconds_per_stored_byte": 1.9e-9,
 }
+"""As ``--measure`` found them, see :class:`.HandlingProfile`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +77,7 @@ def core_speed() -> CoreSpeed:
     multiplied = _fastest(lambda: np.multiply(values, values, out=values))
     return CoreSpeed(
         flops=2 * matrix.size * len(matrix) / product,
-        slower=REFERENCE_VALUES * multiplied / values.size,
+        slower=REFERENCE_VALUES_PER_SECOND * multiplied / values.size,
     )
 
 

@@ -19,6 +19,7 @@ from coordinator.api.use.predict import predict
 from coordinator.cluster.host import Cluster
 from coordinator.planner.cost.memory import MEMORY_USE, stage_memory_bytes, trainer_memory_bytes
 from coordinator.planner.problem.build import unmeasured_problem
+from coordinator.planner.problem.problem import MICRO_BATCH_SIZES
 from coordinator.render.console import cell, say
 from coordinator.render.live_progress import LiveDisplay
 from coordinator.render.report import show_report
@@ -43,7 +44,6 @@ DEVICES = parse_emulate("raspberry-pi-5,jetson-orin-nano,pixel-8:trainer=no")
 EPOCHS = 3
 HALF_BLOCKS = 3
 """Embeddings and two layers: over half of the bytes of MiniLM's backbone in int8."""
-MICRO_BATCH = 16
 
 SENTENCES = (
     "play something quiet by Nina Simone",
@@ -92,6 +92,8 @@ def demo_data() -> Path:
 def capped_devices(bundle: Path, data: Path, console: Console) -> tuple[EmulatedDevice, ...]:
     """Caps each device's memory: enough for its role and half of the backbone, not for all.
 
+    The largest micro-batches for which that is so are planned for.
+
     How much Python and PyTorch take depends on their builds, so the devices are measured
     once without caps.
     """
@@ -102,14 +104,19 @@ def capped_devices(bundle: Path, data: Path, console: Console) -> tuple[Emulated
     prepared = prepare(bundle, train_file, eval_file, "classification", choice, options, None)
     manifest, config, tables = prepared.bundle.manifest, prepared.config, prepared.tables
     problem = unmeasured_problem(manifest, config, options, tables, "fp16")
-    half = stage_memory_bytes(problem, 0, HALF_BLOCKS, MICRO_BATCH)
+    whole = stage_memory_bytes(problem, 0, problem.num_blocks, 1)
+    halves = [stage_memory_bytes(problem, 0, HALF_BLOCKS, size) for size in MICRO_BATCH_SIZES]
+    half = max(size for size in halves if size < whole)  # or small micro-batches let it fit
     capped = []
     for device, profile in zip(DEVICES, profiles, strict=True):
         needed = profile.base_memory_bytes + trainer_memory_bytes(profile) + half
         cap = math.ceil(needed / MEMORY_USE)
         capped.append(dataclasses.replace(device, memory_bytes=cap))
-        said = f"{cap / 1e6:.0f} MB of memory, too little for the whole backbone"
-        say(console, f"{device.profile}: {said}")
+        held = "to train and hold" if profile.trainer else "for"
+        say(
+            console,
+            f"{device.profile}: {cap / 1e6:.0f} MB of memory, too little {held} all of the backbone",
+        )
     return tuple(capped)
 
 

@@ -112,11 +112,9 @@ def capped_devices(bundle: Path, data: Path, console: Console) -> tuple[Emulated
         needed = profile.base_memory_bytes + trainer_memory_bytes(profile) + half
         cap = math.ceil(needed / MEMORY_USE)
         capped.append(dataclasses.replace(device, memory_bytes=cap))
-        held = "to train and hold" if profile.trainer else "for"
-        say(
-            console,
-            f"{device.profile}: {cap / 1e6:.0f} MB of memory, too little {held} all of the backbone",
-        )
+        lacks = "to train and hold" if profile.trainer else "for"
+        said = f"{cap / 1e6:.0f} MB of memory, too little {lacks} all of the backbone"
+        say(console, f"{device.profile}: {said}")
     return tuple(capped)
 
 

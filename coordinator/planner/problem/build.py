@@ -134,11 +134,7 @@ def padded_tokens(
             tokens,
             padded={
                 size: paddings(
-                    [
-                        table.samples.lengths_of[stream][places]
-                        for which, table in tables.items()
-                        for places in batches[which]
-                    ]
+                    [(table.samples.lengths_of[stream], batches[w]) for w, table in tables.items()]
                 )
                 for size, batches in cut.items()
             },
@@ -147,12 +143,22 @@ def padded_tokens(
     }
 
 
-def paddings(batches: Sequence[Array]) -> Padded:
-    """Finds the padded lengths of micro-batches, given the lengths of each one's samples."""
-    padded = np.array([each.max() for each in batches])
-    samples = np.array([len(each) for each in batches])
-    tokens = float((padded * samples).sum())
+def paddings(data_sets: Sequence[tuple[Array, Sequence[Array]]]) -> Padded:
+    """Finds the padded lengths of micro-batches.
+
+    Args:
+        data_sets: lengths of each one's samples, and the places of each micro-batch's.
+    """
+    padded, samples = [np.zeros(0)], [np.zeros(0, np.int64)]
+    for lengths, batches in data_sets:
+        counts = np.array([len(places) for places in batches], np.int64)
+        if len(counts):
+            starts = np.cumsum(counts) - counts
+            padded.append(np.maximum.reduceat(lengths[np.concatenate(batches)], starts))
+            samples.append(counts)
+    longest, every = np.concatenate(padded), np.concatenate(samples)
+    tokens = float((longest * every).sum())
     return Padded(
-        per_sample=tokens / int(samples.sum()),
-        length=float((padded * padded * samples).sum()) / tokens,
+        per_sample=tokens / int(every.sum()),
+        length=float((longest * longest * every).sum()) / tokens,
     )

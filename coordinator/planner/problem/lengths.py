@@ -60,18 +60,27 @@ def cut_micro_batches(lengths: Sequence[Array], costs: Array, budget_tokens: flo
     total = np.sum(lengths, axis=0)
     order = np.argsort(-total, kind="stable")
     ordered, held = [each[order] for each in lengths], costs[order]
-    found, start = [], 0
-    while start < len(order):
+    firsts, first = total[order].tolist(), 0
+    found = []
+    while first < len(order):
         # None of them is padded to less than the first one's tokens.
-        part = slice(start, start + int(budget_tokens / max(1, total[order[start]])) + 2)
-        longest = np.sum([np.maximum.accumulate(each[part]) for each in ordered], axis=0)
-        counts = np.arange(1, len(longest) + 1)
-        largest = np.maximum.accumulate(held[part])
-        fits = (counts * longest <= budget_tokens * _WHOLE) & (counts * largest <= _WHOLE)
-        end = start + max(1, int(np.argmin(np.append(fits, False))))
-        found.append(order[start:end])
-        start = end
+        most = int(budget_tokens * _WHOLE / max(1, firsts[first]))
+        count = _fitting(ordered, held, first, most, budget_tokens) if most > 1 else 1
+        found.append(order[first : first + count])
+        first += count
     return [found[i] for i in np.argsort(np.arange(len(found)) * _GOLDEN % 1)]
+
+
+def _fitting(
+    ordered: Sequence[Array], held: Array, first: int, most: int, budget_tokens: float
+) -> int:
+    """Counts the samples from ``first`` on that a micro-batch has room for, ``most`` of them."""
+    part = slice(first, first + most)
+    longest = np.sum([np.maximum.accumulate(each[part]) for each in ordered], axis=0)
+    counts = np.arange(1, len(longest) + 1)
+    largest = np.maximum.accumulate(held[part])
+    fits = (counts * longest <= budget_tokens * _WHOLE) & (counts * largest <= _WHOLE)
+    return max(1, int(np.argmin(np.append(fits, False))))
 
 
 def micro_batch_budget(

@@ -9,10 +9,14 @@ from coordinator.planner.problem.problem import Padded, Tokens
 
 
 def test_micro_batches_are_padded_to_their_longest_sample() -> None:
-    one_by_one = [np.array([length]) for length in (2, 4, 3, 9, 1)]
-    assert paddings(one_by_one) == Padded(per_sample=19 / 5, length=(4 + 16 + 9 + 81 + 1) / 19)
-    pairs = [np.array([2, 4]), np.array([3, 9]), np.array([1])]
-    assert paddings(pairs) == Padded(per_sample=27 / 5, length=(2 * 16 + 2 * 81 + 1) / 27)
+    lengths = np.array([2, 4, 3, 9, 1])
+    one_by_one = [np.array([place]) for place in range(5)]
+    alone = paddings([(lengths, one_by_one)])
+    assert alone == Padded(per_sample=19 / 5, length=(4 + 16 + 9 + 81 + 1) / 19)
+    pairs = [np.array([0, 1]), np.array([2, 3]), np.array([4])]
+    both = Padded(per_sample=27 / 5, length=(2 * 16 + 2 * 81 + 1) / 27)
+    assert paddings([(lengths, pairs)]) == both
+    assert paddings([(lengths, pairs[:2]), (lengths, pairs[2:])]) == both, "of two data sets"
 
 
 def test_a_size_that_nobody_looked_at_counts_as_not_padded() -> None:

@@ -141,20 +141,20 @@ class LiveDisplay:
 
 
 WORDS: dict[type[m.Message], str] = {
-    m.ProfileRequest: "to measure itself",
-    m.Peers: "to connect to the others",
-    m.ProbeLink: "to measure a link",
-    m.OpenCache: "to look into its cache",
-    m.LoadStage: "to load its stage",
-    m.OwnSamples: "to make its cache durable",
-    m.HoldSamples: "to hold samples",
-    m.SetUpTraining: "to make the adapter",
-    m.SetUpGeneration: "to get ready to write",
-    m.TakeState: "to take the adapter's state over",
-    m.FormGroup: "to join the group of trainers",
-    m.SendState: "to send the adapter's state",
-    m.Evaluate: "to compute outputs",
-    m.TrainEpoch: "to train",
+    m.ProfileRequest: "measuring",
+    m.Peers: "connecting to the others",
+    m.ProbeLink: "measuring a link",
+    m.OpenCache: "looking into the cache",
+    m.LoadStage: "loading the stage",
+    m.OwnSamples: "making the cache durable",
+    m.HoldSamples: "holding samples",
+    m.SetUpTraining: "making the adapter",
+    m.SetUpGeneration: "getting ready to write",
+    m.TakeState: "taking the adapter's state over",
+    m.FormGroup: "joining the group of trainers",
+    m.SendState: "sending the adapter's state",
+    m.Evaluate: "computing outputs",
+    m.TrainEpoch: "training",
 }
 
 
@@ -168,7 +168,7 @@ def _awaited(session: Session) -> str:
         for kind in kinds:
             if kind in WORDS:
                 by_work.setdefault(WORDS[kind], []).append(device)
-    return "; ".join(f"waiting for {_listed(who)} {work}" for work, who in by_work.items())
+    return "; ".join(f"waiting for {_listed(who)}: {work}" for work, who in by_work.items())
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import SampleSet
-from edge_runtime.contract.order import epoch_order, rank_samples, shard_of
+from edge_runtime.contract.order import rank_samples, shard_of
 from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.sample import Ragged, Samples
 
@@ -73,20 +73,6 @@ class SampleTable:
     def owned_by(self, plan: Plan, device: DeviceId) -> Array:
         """Indices of the lines whose shard the device owns, ascending."""
         return np.flatnonzero(np.isin(self.shards, np.array(plan.shards_of(device), np.int64)))
-
-    def fill_order(self, batch_size: int, seed: int) -> Array:
-        """All lines in the order in which epoch 1 visits them."""
-        if not len(self):
-            return np.empty(0, np.int64)
-        steps = epoch_order(
-            self.ranks,
-            self.samples.lengths,
-            num_samples=len(self),
-            batch_size=batch_size,
-            seed=seed,
-            epoch=1,
-        )
-        return np.concatenate(steps)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -147,7 +133,7 @@ class Work:
 
     Attributes:
         moves: cached at one device, needed at another.
-        lines: lines to compute, one for each distinct sample, in the order of their use.
+        lines: lines to compute, one for each distinct sample.
         wanted_by: for each of ``lines``, the devices that keep it.
         distinct: number of distinct samples of the data set.
     """
@@ -169,7 +155,7 @@ def plan_work(
     *,
     lacking: Mapping[DeviceId, Array],
     held: Mapping[DeviceId, Array],
-    order: Array,
+    among: Array,
 ) -> Work:
     """Compares what owners lack with what devices hold: (K,) bool for each of them.
 
@@ -181,8 +167,8 @@ def plan_work(
         move for owner, lacks in lacking.items() for move in _moves(owner, lacks & ~nowhere, held)
     ]
     of_line = catalogue.distinct[which]
-    _, first_visits = np.unique(of_line[order], return_index=True)
-    visited = order[np.sort(first_visits)]
+    _, first_visits = np.unique(of_line[among], return_index=True)
+    visited = among[np.sort(first_visits)]
     wanted_anywhere = np.logical_or.reduce(list(lacking.values()))
     lines = visited[(nowhere & wanted_anywhere)[of_line[visited]]]
     wanted = tuple(

@@ -33,8 +33,7 @@ def fill(which: m.SampleSet, state: State) -> Todo | None:
         lacking = state.catalogue.lacking(state.plan, which, state.holdings.held())
         for device, lacks in lacking.items():
             lacks &= not state.members.here[device].without_room
-        order = table.fill_order(state.job.options.batch_size, state.job.options.seed)
-        begin_fill(state, which, lacking, order)
+        begin_fill(state, which, lacking, np.arange(len(table)))
     if (todo := run_fill(state)) is not None:
         return todo
     state.filled.add(which)
@@ -64,15 +63,15 @@ def begin_fill(
     state: State,
     which: m.SampleSet,
     lacking: Mapping[DeviceId, Array],
-    order: Array,
+    among: Array,
     *,
     for_now: bool = False,
 ) -> None:
-    """Begins a fill with what owners lack, (K,) bool, in the ``order`` of lines."""
+    """Begins a fill with what owners lack, (K,) bool, of the lines ``among`` which they are."""
     if state.plan is None or state.dealer is None:
         raise RuntimeError("a fill needs a plan")
     held = state.holdings.held()
-    work = plan_work(state.catalogue, which, lacking=lacking, held=held, order=order)
+    work = plan_work(state.catalogue, which, lacking=lacking, held=held, among=among)
     again = int(state.computed[state.catalogue.distinct[which][work.lines]].sum())
     if again and state.broken is not None:
         state.note("computing_again", samples=again)

@@ -46,12 +46,12 @@ def test_the_rate_of_an_epoch_is_counted_from_its_own_start():
     ("phase", "here", "asked", "said"),
     [
         ("gathering", NAMES[:1], {}, f"waiting for {NAMES[1]} to join"),
-        ("profiling", NAMES[:2], {NAMES[0]: (m.ProfileRequest,)}, f"{NAMES[0]} to measure itself"),
+        ("profiling", NAMES[:2], {NAMES[0]: (m.ProfileRequest,)}, f"{NAMES[0]}: measuring"),
         (
             "deploying",
             NAMES[:2],
             {NAMES[0]: (m.LoadStage,), NAMES[1]: (m.LoadStage,)},
-            f"waiting for {NAMES[0]} and {NAMES[1]} to load its stage",
+            f"waiting for {NAMES[0]} and {NAMES[1]}: loading the stage",
         ),
     ],
 )

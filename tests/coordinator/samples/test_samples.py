@@ -35,9 +35,9 @@ def work_of(train, evaluation=(), *, which="train", held=None, split=None):
     catalogue = Catalogue.make(tables)
     split = split or plan(a=(0, 1), b=(2, 3))
     caches = {name: holding(catalogue, *(held or {}).get(name, ())) for name in (A, B, C)}
-    order = tables[which].fill_order(SHARDS, 0)
+    among = np.arange(len(tables[which]))
     lacking = catalogue.lacking(split, which, caches)
-    return catalogue, split, plan_work(catalogue, which, lacking=lacking, held=caches, order=order)
+    return catalogue, split, plan_work(catalogue, which, lacking=lacking, held=caches, among=among)
 
 
 def test_every_line_has_exactly_one_owner():
@@ -48,17 +48,9 @@ def test_every_line_has_exactly_one_owner():
     assert lines.owned_by(split, DeviceId("stranger")).size == 0
 
 
-def test_an_empty_table_has_no_order():
+def test_an_empty_table_has_no_lines():
     empty = SampleTable.make(samples([]), np.zeros(0, np.int64), SHARDS)
     assert len(empty) == 0
-    assert empty.fill_order(SHARDS, 0).tolist() == []
-
-
-def test_the_fill_visits_every_line_once_in_an_order_of_the_seed():
-    lines = table(range(12), SHARDS)
-    assert sorted(lines.fill_order(SHARDS, 1).tolist()) == list(range(12))
-    assert lines.fill_order(SHARDS, 1).tolist() == lines.fill_order(SHARDS, 1).tolist()
-    assert lines.fill_order(SHARDS, 1).tolist() != lines.fill_order(SHARDS, 2).tolist()
 
 
 def test_the_catalogue_knows_equal_lines_across_data_sets():

@@ -55,8 +55,8 @@ class Played:
         nothing = np.zeros(len(catalogue.keys), bool)
         held = {C: nothing, A: np.arange(len(nothing)) < here}
         lacking = catalogue.lacking(plan, "train", held)
-        order = job.tables["train"].fill_order(job.options.batch_size, job.options.seed)
-        work = plan_work(catalogue, "train", lacking=lacking, held=held, order=order)
+        among = np.arange(len(job.tables["train"]))
+        work = plan_work(catalogue, "train", lacking=lacking, held=held, among=among)
         self.dealer = Dealer(job, plan, {name: profiles[name] for name in (A, B, C)})
         self.fill = Fill(
             *(job, catalogue, "train", work), plan=plan, dealer=self.dealer, first_number=first

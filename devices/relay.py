@@ -101,7 +101,7 @@ class Link:
         self._down = Shaper(rate_bits_per_second / 8, latency_seconds)
         self._carried = {"up": 0, "down": 0}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._listeners: dict[Address, asyncio.Task[None]] = {}
+        self._listeners: dict[Address, socket.socket] = {}
         self._connections: set[asyncio.Task[None]] = set()
         self._carries = asyncio.Event()
         self._carries.set()
@@ -140,7 +140,7 @@ class Link:
 
     def stop(self, listening: Address) -> None:
         """Listens at an address of :meth:`relay` no more; what is connected stays."""
-        self._call(_cancel((self._listeners.pop(listening),)))
+        self._call(self._leave(listening))
 
     def break_connections(self) -> None:
         """Closes all connections; new ones are relayed as before."""
@@ -172,8 +172,15 @@ class Link:
         # Accepted connections inherit it.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER_BYTES)
         host, port = listener.getsockname()[:2]
-        self._listeners[host, port] = self._start(self._accept(listener, target, to_device))
+        self._listeners[host, port] = listener
+        # Not sock_accept(): one that is cancelled loses what it has accepted.
+        self._loop.add_reader(listener, self._accept, listener, target, to_device)
         return host, port
+
+    async def _leave(self, listening: Address) -> None:
+        listener = self._listeners.pop(listening)
+        self._loop.remove_reader(listener)
+        listener.close()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
@@ -181,15 +188,16 @@ class Link:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _accept(self, listener: socket.socket, target: Address, to_device: bool) -> None:
-        with listener:
-            while True:
-                near, _ = await self._loop.sock_accept(listener)
-                connection = self._start(self._join(target, to_device, near))
-                self._connections.add(connection)
-                connection.add_done_callback(self._connections.discard)
-                # One that is cancelled before it begins never gets to close it.
-                connection.add_done_callback(partial(_closed, near))
+    def _accept(self, listener: socket.socket, target: Address, to_device: bool) -> None:
+        try:
+            near, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):  # who dialled has gone
+            return
+        connection = self._start(self._join(target, to_device, near))
+        self._connections.add(connection)
+        connection.add_done_callback(self._connections.discard)
+        # One that is cancelled before it begins never gets to close it.
+        connection.add_done_callback(partial(_closed, near))
 
     async def _join(self, target: Address, to_device: bool, near: socket.socket) -> None:
         family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
@@ -243,6 +251,8 @@ class Link:
             await asyncio.sleep(delay)
 
     async def _shut(self) -> None:
+        for listening in tuple(self._listeners):
+            await self._leave(listening)
         await _cancel(tuple(self._tasks))
 
 

@@ -207,7 +207,11 @@ class RogueCoordinator:
             assert time.monotonic() < deadline
 
     def fuzz_as_peer(self, count: int, seed: int) -> None:
-        """Sends mutated messages in the order of the link, and mutated headers out of it."""
+        """Sends mutated messages in the order of the link, and mutated headers out of it.
+
+        The headers follow once the messages are handled: one may say that this peer has begun
+        anew, and what it sent before is worth nothing then.
+        """
         assert self._peer is not None
         chance, peer = random.Random(seed), self._peer
         link = peer._links._links[self.device]
@@ -215,15 +219,22 @@ class RogueCoordinator:
         for _ in range(count * 9 // 10):
             link.outgoing.put([bytes(frame) for frame in next(source)], 1)
             self._hear(0.0)
-        deadline = time.monotonic() + WAIT_SECONDS
-        while link.outgoing.waiting_bytes:
-            self._hear(0.01)
-            assert time.monotonic() < deadline, "the device gives no credit any more"
+        last = encode(m.Shutdown(), Tag(session=self.session, term=1))
+        link.outgoing.put([bytes(frame) for frame in last], 1)
+        self._wait_for_rejection("Shutdown is not for peers to send")
         for _ in range(count - count * 9 // 10):  # one may tell of another life of this peer
             header = bytearray(link.header(Kind(chance.randrange(4)), chance.randrange(5)))
             header[chance.randrange(len(header))] ^= 1 << chance.randrange(8)
             peer._peers[self.device].send([bytes(header), *next(source)])
             self._hear(0.0)
+
+    def _wait_for_rejection(self, reason: str) -> None:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while time.monotonic() < deadline:
+            heard = self._hear(0.02)
+            if heard is not None and isinstance(heard[1], m.Rejected) and reason in heard[1].reason:
+                return
+        raise AssertionError(f"nothing was rejected because {reason}")
 
 
 class RogueDevice:

@@ -81,7 +81,7 @@ class Session:
             if profile is not None
         }
         joined = {name: member.joined for name, member in here.items()}
-        return known_devices(joined, profiles, self.state.linking.measured)
+        return known_devices(self.job.manifest, joined, profiles, self.state.linking.measured)
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Takes one event in, at time ``now`` (seconds, any epoch, never falling)."""

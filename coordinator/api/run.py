@@ -121,6 +121,8 @@ def _serve(
     profiles = profile_cache(host, session.job)
     if not host.reprofile:
         session.reuse(profiles.read(host.devices))
+    if host.local is not None and not session.job.measures_thoroughly:
+        session.give_links(host.local.links.between())
 
     def on_record(event: Record) -> None:
         record(event, session.record)

@@ -80,8 +80,10 @@ sessions.find_coordinator = waits
 cli.main(["start", "--home", {str(tmp_path)!r}])
 """
     tmp_path.chmod(0o700)
-    found = third_parties(imported(code))
-    assert found - {"psutil"} == {"msgspec", "numpy", "onnxruntime", "safetensors", "zmq"}
+    modules = imported(code)
+    needed = {"msgspec", "numpy", "onnxruntime", "safetensors", "zmq"}
+    assert third_parties(modules) - {"psutil"} == needed
+    assert not modules & {"asyncio", "concurrent.futures", "multiprocessing", "unittest"}
 
 
 def test_a_prediction_alone_takes_neither_pytorch_nor_sockets_nor_a_session(

@@ -119,7 +119,7 @@ def _command(commands: Any, name: str, run: Any, text: str) -> argparse.Argument
 
 def _home(options: argparse.Namespace) -> Path:
     from edge_runtime.transport.files import make_private_directory
-    from edge_runtime.transport.keys import home_directory
+    from edge_runtime.transport.home import home_directory
 
     home: Path = options.home or home_directory() / "device"
     make_private_directory(home)

@@ -40,11 +40,11 @@ def uncertainty(profiles: Iterable[DeviceProfile]) -> float:
 
 def source_of(profile: DeviceProfile) -> str:
     """Names what the least sure of a device's times come from; see :data:`UNSURE`."""
-    timed: list[BlockTiming | TrainerProfile] = [
-        timing for timings in profile.blocks.values() for timing in timings
-    ]
-    timed += [profile.trainer] if profile.trainer is not None else []
-    found = ["run" if each.in_run is not None else each.source for each in timed]
+    timings = [timing for timings in profile.blocks.values() for timing in timings]
+    found = ["run" if each.in_run is not None else each.source for each in timings]
+    if (trainer := profile.trainer) is not None:  # estimated where blocks are timed briefly
+        source = "brief" if trainer.source == "estimated" else trainer.source
+        found.append("run" if trainer.in_run is not None else source)
     return max(found, key=lambda source: UNSURE[source], default="thorough")
 
 

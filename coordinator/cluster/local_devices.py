@@ -19,6 +19,7 @@ from coordinator.protocol.events import Lost
 from devices.emulation import EmulatedCluster, EmulatedProcess, available_cores
 from devices.hierarchy import Hierarchy
 from devices.specification import EmulatedDevice
+from devices.this_machine import EMULATED, LOOPBACK, HeadStart
 from edge_runtime.contract.errors import StoppedError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.structure import to_plain
@@ -36,11 +37,7 @@ from .emulated_links import EmulatedLinks
 
 logger = logging.getLogger(__name__)
 
-LOOPBACK = "127.0.0.1"
 PAIRING_SECONDS = 90.0
-THIS_MACHINE = "this-machine"
-EMULATED = "emulated"
-"""Folder of the coordinator's home with the homes of local devices, and who they are."""
 
 CONDITION = "condition.json"
 """In an emulated device's home, read in place of sensors; whoever rewrites it changes them."""
@@ -136,21 +133,6 @@ def log_tail(log: Path) -> str:
     return f" ({lines[-1][-200:]}; see {log})" if lines else ""
 
 
-def this_machine() -> EmulatedDevice:
-    """This machine as one device, neither slowed nor capped."""
-    cores = max(1, int(available_cores()))
-    return EmulatedDevice(
-        id=DeviceId(THIS_MACHINE),
-        profile="",
-        memory_bytes=1 << 62,
-        cores=cores,
-        compute_cores=float(cores),
-        link_bits_per_second=1e12,
-        latency_seconds=0.0,
-        roles=("backbone", "trainer"),
-    )
-
-
 @contextlib.contextmanager
 def local_devices(place: LocalPlace, devices: tuple[EmulatedDevice, ...]) -> Iterator[LocalDevices]:
     """Starts and pairs local devices; none is left when the context ends.
@@ -183,6 +165,23 @@ def local_devices(place: LocalPlace, devices: tuple[EmulatedDevice, ...]) -> Ite
         yield LocalDevices(cluster, processes, links, logs)
 
 
+@contextlib.contextmanager
+def this_machine_alone(place: LocalPlace, begun: HeadStart) -> Iterator[LocalDevices]:
+    """Pairs this machine's device, which has been started and is ended elsewhere.
+
+    Raises:
+        StoppedError: it did not start.
+    """
+    server = _pairing(place)
+    try:
+        begun.tell(f"{server.address} {server.token.text()}")
+        paired = _pair(server, begun.process, begun.log)
+    finally:
+        server.close()
+    with EmulatedLinks(begun.cluster.dilation) as links:
+        yield LocalDevices(begun.cluster, {paired: begun.process}, links, begun.log.parent)
+
+
 def _start(
     place: LocalPlace,
     cluster: EmulatedCluster,
@@ -191,14 +190,7 @@ def _start(
     threads: int,
 ) -> tuple[DeviceId, EmulatedProcess]:
     """Starts one device and pairs it."""
-    server = PairingServer(
-        place.context,
-        place.keypair,
-        listen=Address(host=LOOPBACK, port=0),
-        devices=place.paired,
-        allow_list=place.router.allow_list,
-        control_address=place.control,
-    )
+    server = _pairing(place)
     log.unlink(missing_ok=True)
     command = [sys.executable, "-m", "edge_runtime", "start", "--once"]
     command += ["--home", str(place.home / EMULATED / device.id)]
@@ -210,15 +202,31 @@ def _start(
     try:
         token = f"{server.token.text()}\n".encode()
         process = cluster.start(device, command, log_path=log, stdin=token)
-        deadline = time.monotonic() + PAIRING_SECONDS
-        while (paired := server.handle(0.1)) is None:
-            if process.poll() is not None:
-                raise StoppedError(f"{process.describe_end()}{log_tail(log)}")
-            if time.monotonic() > deadline:
-                raise StoppedError(f"{device.id} did not start in {PAIRING_SECONDS:.0f} seconds")
+        return _pair(server, process, log), process
     finally:
         server.close()
-    return paired.device_id, process
+
+
+def _pairing(place: LocalPlace) -> PairingServer:
+    return PairingServer(
+        place.context,
+        place.keypair,
+        listen=Address(host=LOOPBACK, port=0),
+        devices=place.paired,
+        allow_list=place.router.allow_list,
+        control_address=place.control,
+    )
+
+
+def _pair(server: PairingServer, process: EmulatedProcess, log: Path) -> DeviceId:
+    deadline = time.monotonic() + PAIRING_SECONDS
+    while (paired := server.handle(0.1)) is None:
+        if process.poll() is not None:
+            raise StoppedError(f"{process.describe_end()}{log_tail(log)}")
+        if time.monotonic() > deadline:
+            name = process.device.id
+            raise StoppedError(f"{name} did not start in {PAIRING_SECONDS:.0f} seconds")
+    return paired.device_id
 
 
 def _care(device: EmulatedDevice, home: Path) -> list[str]:

@@ -5,14 +5,21 @@ both bandwidths and both latencies count; the coordinator's end has no link of i
 passes is encrypted end to end, the relays see opaque bytes.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
+import itertools
+from typing import TYPE_CHECKING
 
-from devices.relay import Link
+from coordinator.planner.problem.links import LinkMeasurement
 from devices.specification import EmulatedDevice
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Peer, Peers
 from edge_runtime.transport import Address
+
+if TYPE_CHECKING:
+    from devices.relay import Link
 
 
 class EmulatedLinks(contextlib.ExitStack):
@@ -28,6 +35,8 @@ class EmulatedLinks(contextlib.ExitStack):
 
     def open(self, device: EmulatedDevice) -> Link:
         """Starts the link of a device."""
+        from devices.relay import Link  # imports asyncio
+
         link = Link(
             rate_bits_per_second=device.link_bits_per_second / self._dilation,
             latency_seconds=device.latency_seconds * self._dilation,
@@ -41,6 +50,16 @@ class EmulatedLinks(contextlib.ExitStack):
     def way_out(self, link: Link, target: Address) -> Address:
         """Gives the address at which the device of ``link`` reaches ``target`` through it."""
         return self._relay(link, target, to_device=False)
+
+    def between(self) -> dict[tuple[DeviceId, DeviceId], LinkMeasurement]:
+        """Links from device to device, as the relays carry them; measuring adds noise only."""
+        return {
+            (sender, receiver): LinkMeasurement(
+                bits_per_second=min(up.rate_bits_per_second, down.rate_bits_per_second),
+                latency_seconds=up.latency_seconds + down.latency_seconds,
+            )
+            for (sender, up), (receiver, down) in itertools.permutations(self._links.items(), 2)
+        }
 
     def reroute(self, device: DeviceId, peers: Peers) -> Peers:
         """Gives peers the addresses at which ``device`` reaches them over both links."""

@@ -103,7 +103,6 @@ def open_host(cluster: Cluster, *, trains: bool = False) -> Iterator[Host]:
         else:
             address = router.bind(Address(host=LOOPBACK, port=0))
             place = LocalPlace(
-                context=context,
                 keypair=keypair,
                 router=router,
                 control=address,
@@ -114,7 +113,7 @@ def open_host(cluster: Cluster, *, trains: bool = False) -> Iterator[Host]:
                 local = stack.enter_context(local_devices(place, cluster.emulate))
             else:
                 begun = cluster.head_start or stack.enter_context(HeadStart(home, trains=trains))
-                local = stack.enter_context(this_machine_alone(place, begun))
+                local = stack.enter_context(this_machine_alone(place, context, begun))
             chosen = local.ids
         yield Host(
             router=router,

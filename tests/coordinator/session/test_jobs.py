@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from coordinator.protocol.events import Joined
 from coordinator.session.machine import Session
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import InfeasibleError
@@ -58,6 +59,15 @@ def test_a_device_that_has_changed_is_measured_again_and_the_others_are_not(chan
     assert fresh == {"d1"}
     probed = {(name, peer) for name, device in cluster.devices.items() for peer in device.probed}
     assert probed == {("d0", "d1"), ("d1", "d0"), ("d1", "d2"), ("d2", "d1")}
+
+
+def test_devices_that_are_only_planned_for_meet_their_peers_while_they_measure_themselves():
+    cluster = scenario_of(plan_of((0,), (1,)), train=[1, 2], only_plan=True).cluster()
+    for name, device in cluster.devices.items():
+        cluster.session.handle(Joined(device=name, hello=device.hello(), public_key="k" * 40), 0.0)
+    assert {frozenset(asked) for asked in cluster.session.asked.values()} == {
+        frozenset((m.ProfileRequest, m.Peers))
+    }
 
 
 def test_devices_measure_themselves_again_where_that_is_worth_it_and_once():

@@ -1,10 +1,10 @@
 """A sample's states do not depend on how samples are cut into micro-batches.
 
 To the last bit: rows are computed one by one, and what is padded adds exact zeros. It was so with
-ONNX Runtime 1.32 on a Xeon with AVX-512 and VNNI, with its AVX2 kernels there, and with those of an
-emulated Haswell and Nehalem. There is one exception: a product with a single row has a kernel of its
-own that sums in another order, and one row is all that attention to the other sequence has where
-each text of a micro-batch is a single token to the decoder: a target without a word.
+ONNX Runtime 1.32 on a Xeon with AVX-512 and VNNI, with its AVX2 kernels there, and on an emulated
+Haswell and Nehalem. There is one exception: a product with a single row has a kernel of its own
+that sums in another order, and one row is all that attention to the other sequence has where each
+text of a micro-batch is a single token to the decoder: a target without a word.
 """
 
 from __future__ import annotations

@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--pair", metavar="ADDRESS", help=argparse.SUPPRESS)
     start.add_argument("--name", help=argparse.SUPPRESS)
     start.add_argument("--condition", type=Path, help=argparse.SUPPRESS)
+    start.add_argument("--trains", action="store_true", help=argparse.SUPPRESS)
 
     info = _command(commands, "info", _info, "Show what this device can do and who it trusts.")
     info.epilog = "Example: pacplus-device info --json"
@@ -160,6 +161,7 @@ def _pair_with(home: Path, address: str, token: str, name: str, *, new_key: bool
 def _start(options: argparse.Namespace) -> int:
     from edge_runtime.cache.keys import CacheKeys, read_passphrase
     from edge_runtime.inference.session import keep_choice_in
+    from edge_runtime.training.engine_ahead import import_engine_ahead
     from edge_runtime.transport import KnownCoordinators, home_directory
 
     # Before it pairs: from there on an emulated device is held to its CPU quota.
@@ -168,13 +170,14 @@ def _start(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, _stop)
     tune_allocator()
     keep_choice_in(home_directory)
-    home = _home(options)
     if options.threads is not None and options.threads < 1:
         raise BadInputError("--threads must be at least 1")
-    if options.pair:
-        # The token comes on standard input: arguments are readable by other users.
-        token = sys.stdin.readline().strip()
-        _pair_with(home, options.pair, token, options.name or socket.gethostname())
+    if options.trains:
+        import_engine_ahead()
+    told = _told(options.pair) if options.pair else None
+    home = _home(options)
+    if told is not None:
+        _pair_with(home, *told, options.name or socket.gethostname())
     known = KnownCoordinators(home / "coordinators.json").latest()
     if known is None:
         raise BadInputError(
@@ -187,6 +190,18 @@ def _start(options: argparse.Namespace) -> int:
     watch = watch_condition(options.min_battery, options.max_temperature, options.condition)
     roles = _roles(options.no_train)
     return Sessions(options, home, known, roles=roles, cache_keys=cache_keys, watch=watch).run()
+
+
+def _told(address: str) -> tuple[str, str]:
+    """Hears address and token of the pairing.
+
+    The token comes on standard input: arguments are readable by other users. The address comes
+    before it where this process was started before there was one.
+    """
+    words = sys.stdin.readline().split()
+    if not words:
+        raise BadInputError("the command that started this device is over")
+    return words[0] if words[1:] else address, words[-1]
 
 
 def _roles(no_train: bool) -> tuple[Any, ...]:

@@ -160,14 +160,16 @@ def _pair_with(home: Path, address: str, token: str, name: str, *, new_key: bool
 
 def _start(options: argparse.Namespace) -> int:
     from edge_runtime.cache.keys import CacheKeys, read_passphrase
+    from edge_runtime.inference.session import keep_choice_in
     from edge_runtime.training.engine_ahead import import_engine_ahead
-    from edge_runtime.transport import KnownCoordinators
+    from edge_runtime.transport import KnownCoordinators, home_directory
 
     # Before it pairs: from there on an emulated device is held to its CPU quota.
     from .sessions import Sessions
 
     signal.signal(signal.SIGTERM, _stop)
     tune_allocator()
+    keep_choice_in(home_directory)
     if options.threads is not None and options.threads < 1:
         raise BadInputError("--threads must be at least 1")
     if options.trains:
@@ -210,11 +212,17 @@ def _roles(no_train: bool) -> tuple[Any, ...]:
 
 
 def _info(options: argparse.Namespace) -> int:
-    from edge_runtime.inference.session import numerics
-    from edge_runtime.transport import KnownCoordinators, fingerprint, load_or_create_keypair
+    from edge_runtime.inference.session import keep_choice_in, numerics
+    from edge_runtime.transport import (
+        KnownCoordinators,
+        fingerprint,
+        home_directory,
+        load_or_create_keypair,
+    )
 
     from .condition import read_sensors
 
+    keep_choice_in(home_directory)
     home = _home(options)
     keypair = load_or_create_keypair(home / "keypair.json")
     facts = {

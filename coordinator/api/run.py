@@ -78,7 +78,7 @@ def run_session(
         "tables": prepared.tables,
         "cache_dtype": cache_dtype,
     }
-    check, job["make_plan"] = planner(**work, caches=continuation is None, decide=decide)
+    plans = planner(**work, caches=continuation is None, decide=decide)
     with open_host(cluster) as host:
         local = host.local
         session = Session(
@@ -86,7 +86,9 @@ def run_session(
                 **work,
                 **job,
                 devices=host.devices,
-                check_devices=check if checks_memory else lambda _: None,
+                make_plan=plans.plan,
+                judge=plans,
+                check_devices=plans.check if checks_memory else lambda _: None,
                 local=local is not None,
                 measures_thoroughly=cluster.thorough or cluster.reprofile,
                 session=secrets.token_hex(8),

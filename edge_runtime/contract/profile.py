@@ -121,14 +121,18 @@ class RunFactors:
 
     Attributes:
         fill: of stages.
-        train: of training steps.
+        train: of training steps, without waiting for others.
+        exchange: of all-reduces that it took part in, over what links, handling and latency
+            make of them.
     """
 
     fill: float | None = None
     train: float | None = None
+    exchange: float | None = None
 
     def __post_init__(self) -> None:
-        known = [factor for factor in (self.fill, self.train) if factor is not None]
+        every = (self.fill, self.train, self.exchange)
+        known = [factor for factor in every if factor is not None]
         possible = all(1 / MOST_SLOWER <= factor <= MOST_SLOWER for factor in known)
         require(possible, f"factors must be from {1 / MOST_SLOWER} to {MOST_SLOWER}")
 

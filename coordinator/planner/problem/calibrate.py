@@ -74,6 +74,12 @@ def run_factors(profile: DeviceProfile) -> tuple[float, float]:
     )
 
 
+def exchange_factor(profile: DeviceProfile) -> float:
+    """Time of an all-reduce in earlier runs over its time as predicted; 1 if unknown."""
+    known = profile.in_run.exchange if profile.in_run is not None else None
+    return 1.0 if known is None else known
+
+
 def _scaled_times(measured: Timed, factor: float) -> Timed:
     """Scales everything that is measured in seconds."""
     times = {

@@ -4,43 +4,42 @@ import dataclasses
 
 import pytest
 
+from coordinator.planner.cost.epoch import all_reduce_seconds
 from coordinator.planner.problem.calibrate import CONTENTION_FACTOR, calibrated
-from coordinator.session.experience import ENOUGH_BATCHES, ENOUGH_STEPS, Experience
+from coordinator.session.experience import ENOUGH_BATCHES, ENOUGH_STEPS, Experience, differ
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.messages import Usage
-from edge_runtime.contract.profile import MOST_SLOWER, RunFactors
-from tests.coordinator.planner.problems import profile
+from edge_runtime.contract.profile import MOST_SLOWER, LinkProfile, RunFactors
+from tests.coordinator.planner.problems import problem, profile
 from tests.coordinator.session.histories import plan_of, scenario_of, until
 
 A = DeviceId("a")
 MEASURED = profile("a", train=1e-3)
+LINK = LinkProfile(up_bits_per_second=1e8, down_bits_per_second=1e8, latency_seconds=1e-3)
 
 
-def usage(train_seconds: float) -> Usage:
-    return Usage(
-        phase="train",
-        cpu_seconds={"train": train_seconds},
-        peak_rss_bytes=1,
-        sent_bytes=0,
-        received_bytes=0,
-    )
+def own(steps: int) -> float:
+    """What measurements say of steps of 16 samples."""
+    trainer = MEASURED.trainer
+    assert trainer is not None
+    return steps * (16 * trainer.seconds_per_sample + trainer.seconds_per_step)
 
 
 def after(batches: int = 0, slower: float = 1.0, steps: int = 0) -> Experience:
     experience = Experience()
     for _ in range(batches):
         experience.served(A, 0.01 * slower, 0.01)
-    experience.trained(A, steps, 16.0 * steps)
+    experience.trained(MEASURED, steps, 16.0 * steps, slower * own(steps))
+    experience.exchanged([A], steps, slower * 0.02 * steps, 0.02 * steps)
     return experience
 
 
 def test_a_profile_stays_as_measured_where_little_was_seen() -> None:
     seen = after(ENOUGH_BATCHES - 1, 3.0, ENOUGH_STEPS - 1)
-    assert seen.learn(A, MEASURED, usage(1.0)) is MEASURED
+    assert seen.learn(MEASURED) is MEASURED
 
 
 def test_the_fill_is_predicted_by_what_micro_batches_took() -> None:
-    learnt = after(ENOUGH_BATCHES, 1.5).learn(A, MEASURED, None)
+    learnt = after(ENOUGH_BATCHES, 1.5).learn(MEASURED)
     assert learnt.in_run is not None
     assert learnt.in_run.fill == pytest.approx(1.5)
     before, now = (
@@ -51,12 +50,8 @@ def test_the_fill_is_predicted_by_what_micro_batches_took() -> None:
     assert factor == pytest.approx(1.5 / CONTENTION_FACTOR)
 
 
-def test_training_is_predicted_by_the_processor_time_that_it_took() -> None:
-    seen = after(steps=ENOUGH_STEPS)
-    trainer = MEASURED.trainer
-    assert trainer is not None
-    own = ENOUGH_STEPS * (16 * trainer.seconds_per_sample + trainer.seconds_per_step)
-    learnt = seen.learn(A, MEASURED, usage(2.5 * own * min(1.0, MEASURED.cores)))
+def test_training_is_predicted_by_what_steps_took_without_waiting_for_others() -> None:
+    learnt = after(steps=ENOUGH_STEPS, slower=2.5).learn(MEASURED)
     assert learnt.in_run is not None
     assert learnt.in_run.train == pytest.approx(2.5)
     now, before = calibrated(learnt).trainer, calibrated(MEASURED).trainer
@@ -66,15 +61,52 @@ def test_training_is_predicted_by_the_processor_time_that_it_took() -> None:
     assert factor == pytest.approx(2.5 / CONTENTION_FACTOR)
 
 
+def test_the_exchange_is_predicted_by_what_all_reduces_took() -> None:
+    learnt = after(steps=ENOUGH_STEPS, slower=1.4).learn(MEASURED)
+    assert learnt.in_run is not None
+    assert learnt.in_run.exchange == pytest.approx(1.4)
+    case = problem(MEASURED, profile("b", link=LINK))
+    before = all_reduce_seconds(case, case.profiles)
+    assert all_reduce_seconds(case, (learnt, case.profiles[1])) == pytest.approx(1.4 * before)
+
+
+def test_a_step_that_nobody_timed_teaches_nothing() -> None:
+    experience = Experience()
+    experience.trained(MEASURED, ENOUGH_STEPS, 16.0, 0.0)
+    assert experience.learn(MEASURED) is MEASURED
+
+
+def test_only_what_is_beyond_noise_makes_profiles_differ() -> None:
+    one, like, other = (
+        dataclasses.replace(MEASURED, in_run=RunFactors(train=factor))
+        for factor in (1.0, 1.05, 1.3)
+    )
+    assert not differ(one, like)
+    assert differ(one, other)
+    assert differ(other, one)
+
+
+def test_what_came_is_held_against_the_first_plan_by_phase() -> None:
+    experience = after(ENOUGH_BATCHES, 2.0, ENOUGH_STEPS)
+    assert experience.compare(A) == {}
+    experience.assume(MEASURED)
+    experience.assume(dataclasses.replace(MEASURED, in_run=RunFactors(train=9.0)))
+    found = experience.compare(A)
+    assert found.keys() == {"fill", "training", "exchange"}
+    assert found["training"].seconds == pytest.approx(2.0 * own(ENOUGH_STEPS))
+    predicted = CONTENTION_FACTOR * own(ENOUGH_STEPS)
+    assert found["training"].predicted_seconds == pytest.approx(predicted)
+
+
 def test_what_was_learnt_before_stays_where_this_run_says_nothing() -> None:
     known = dataclasses.replace(MEASURED, in_run=RunFactors(fill=1.1, train=1.3))
-    learnt = after(ENOUGH_BATCHES, 2.0).learn(A, known, None)
+    learnt = after(ENOUGH_BATCHES, 2.0).learn(known)
     assert learnt.in_run is not None
     assert (learnt.in_run.fill, learnt.in_run.train) == (pytest.approx(2.0), 1.3)
 
 
 def test_no_factor_is_beyond_what_a_profile_may_have() -> None:
-    learnt = after(ENOUGH_BATCHES, 1e6).learn(A, MEASURED, None)
+    learnt = after(ENOUGH_BATCHES, 1e6).learn(MEASURED)
     assert learnt.in_run == RunFactors(fill=MOST_SLOWER)
 
 
@@ -83,5 +115,5 @@ def test_a_session_keeps_what_it_has_found_for_the_next_one() -> None:
     cluster = scenario.cluster()
     until(cluster, "collecting")
     (found,) = cluster.session.measured.profiles.values()
-    if cluster.session.state.experience._done[found.profile.device].batches >= ENOUGH_BATCHES:
+    if cluster.session.state.experience._of[found.profile.device].fill.pieces >= ENOUGH_BATCHES:
         assert found.profile.in_run is not None

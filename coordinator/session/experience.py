@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from coordinator.planner.problem.calibrate import exchange_factor, run_factors
 from coordinator.protocol.record import Compared
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.profile import MOST_SLOWER, DeviceProfile, RunFactors
+from edge_runtime.contract.profile import MOST_SLOWER, DeviceProfile
 
 ENOUGH_BATCHES = 8
 ENOUGH_STEPS = 16
@@ -35,9 +35,9 @@ class _Done:
             self.seconds += seconds
             self.expected_seconds += expected_seconds
 
-    def factor(self, enough: int, known: float | None) -> float | None:
+    def factor(self, enough: int) -> float | None:
         if self.pieces < enough:
-            return known
+            return None
         return min(max(self.seconds / self.expected_seconds, 1 / MOST_SLOWER), MOST_SLOWER)
 
     def compared(self, factor: float) -> Compared:
@@ -85,13 +85,17 @@ class Experience:
 
     def learn(self, profile: DeviceProfile) -> DeviceProfile:
         """Completes a profile as measured by what was seen, where that is enough."""
-        seen, known = self._of[profile.device], profile.in_run or RunFactors()
-        found = RunFactors(
-            fill=seen.fill.factor(ENOUGH_BATCHES, known.fill),
-            train=seen.train.factor(ENOUGH_STEPS, known.train),
-            exchange=seen.exchange.factor(ENOUGH_STEPS, known.exchange),
-        )
-        return profile if found == known else dataclasses.replace(profile, in_run=found)
+        seen, found = self._of[profile.device], profile
+        if (fill := seen.fill.factor(ENOUGH_BATCHES)) is not None:
+            found = _with_fill(found, fill)
+        if found.trainer is None:
+            return found
+        trainer = found.trainer
+        if (train := seen.train.factor(ENOUGH_STEPS)) is not None:
+            trainer = dataclasses.replace(trainer, in_run=train)
+        if (exchange := seen.exchange.factor(ENOUGH_STEPS)) is not None:
+            trainer = dataclasses.replace(trainer, exchange_in_run=exchange)
+        return found if trainer is found.trainer else dataclasses.replace(found, trainer=trainer)
 
     def compare(self, device: DeviceId) -> dict[str, Compared]:
         """Holds what a device did against what the first plan was made with, by phase."""
@@ -105,6 +109,14 @@ class Experience:
             "exchange": seen.exchange.compared(exchange_factor(seen.assumed)),
         }
         return {phase: compared for phase, compared in phases.items() if compared.seconds}
+
+
+def _with_fill(profile: DeviceProfile, factor: float) -> DeviceProfile:
+    blocks = {
+        name: tuple(dataclasses.replace(timing, in_run=factor) for timing in timings)
+        for name, timings in profile.blocks.items()
+    }
+    return dataclasses.replace(profile, blocks=blocks)
 
 
 def differ(one: DeviceProfile, other: DeviceProfile) -> bool:

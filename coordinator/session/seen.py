@@ -44,9 +44,10 @@ def exchanged(state: State) -> None:
 
 
 def _unlearnt(profile: DeviceProfile) -> DeviceProfile:
-    if profile.in_run is None:
+    if profile.trainer is None:
         return profile
-    return dataclasses.replace(profile, in_run=dataclasses.replace(profile.in_run, exchange=None))
+    trainer = dataclasses.replace(profile.trainer, exchange_in_run=None)
+    return dataclasses.replace(profile, trainer=trainer)
 
 
 def predict_rest(state: State) -> float | None:

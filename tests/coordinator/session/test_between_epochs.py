@@ -8,7 +8,6 @@ import pytest
 from coordinator.session import experience
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.profile import RunFactors
 from tests.coordinator.planner.problems import profile
 from tests.coordinator.session.fakes.cluster import Cluster
 from tests.coordinator.session.fakes.judge import FakeJudge
@@ -124,10 +123,11 @@ def test_what_a_group_exchanged_is_learnt_from_the_slowest() -> None:
     cluster = cluster_of(1.0, 3.0, epochs=1)
     finish(cluster)
     for name in (D0, D1):
-        found = cluster.session.measured.profiles[name].profile.in_run
-        assert isinstance(found, RunFactors)
+        state = cluster.session.state
+        found = state.experience.learn(state.profiles[name]).trainer
+        assert found is not None
         # An epoch took 1 s, of which the slower one computed for 3 steps of 6 ms.
-        assert found.exchange == pytest.approx(1.0 - 3 * 6e-3)
+        assert found.exchange_in_run == pytest.approx(1.0 - 3 * 6e-3)
 
 
 def test_a_trainer_cannot_compute_for_longer_than_its_steps_took() -> None:

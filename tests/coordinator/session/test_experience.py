@@ -8,7 +8,7 @@ from coordinator.planner.cost.epoch import all_reduce_seconds
 from coordinator.planner.problem.calibrate import CONTENTION_FACTOR, calibrated
 from coordinator.session.experience import ENOUGH_BATCHES, ENOUGH_STEPS, Experience, differ
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.profile import MOST_SLOWER, LinkProfile, RunFactors
+from edge_runtime.contract.profile import MOST_SLOWER, DeviceProfile, LinkProfile
 from tests.coordinator.planner.problems import problem, profile
 from tests.coordinator.session.histories import plan_of, scenario_of, until
 
@@ -33,6 +33,18 @@ def after(batches: int = 0, slower: float = 1.0, steps: int = 0) -> Experience:
     return experience
 
 
+def trains(factor: float) -> DeviceProfile:
+    assert MEASURED.trainer is not None
+    return dataclasses.replace(
+        MEASURED, trainer=dataclasses.replace(MEASURED.trainer, in_run=factor)
+    )
+
+
+def fill_factor(learnt: DeviceProfile) -> float | None:
+    (factor,) = {timing.in_run for each in learnt.blocks.values() for timing in each}
+    return factor
+
+
 def test_a_profile_stays_as_measured_where_little_was_seen() -> None:
     seen = after(ENOUGH_BATCHES - 1, 3.0, ENOUGH_STEPS - 1)
     assert seen.learn(MEASURED) is MEASURED
@@ -40,8 +52,7 @@ def test_a_profile_stays_as_measured_where_little_was_seen() -> None:
 
 def test_the_fill_is_predicted_by_what_micro_batches_took() -> None:
     learnt = after(ENOUGH_BATCHES, 1.5).learn(MEASURED)
-    assert learnt.in_run is not None
-    assert learnt.in_run.fill == pytest.approx(1.5)
+    assert fill_factor(learnt) == pytest.approx(1.5)
     before, now = (
         next(iter(calibrated(each).blocks.values()))[0].seconds_per_token
         for each in (MEASURED, learnt)
@@ -52,8 +63,8 @@ def test_the_fill_is_predicted_by_what_micro_batches_took() -> None:
 
 def test_training_is_predicted_by_what_steps_took_without_waiting_for_others() -> None:
     learnt = after(steps=ENOUGH_STEPS, slower=2.5).learn(MEASURED)
-    assert learnt.in_run is not None
-    assert learnt.in_run.train == pytest.approx(2.5)
+    assert learnt.trainer is not None
+    assert learnt.trainer.in_run == pytest.approx(2.5)
     now, before = calibrated(learnt).trainer, calibrated(MEASURED).trainer
     assert now is not None
     assert before is not None
@@ -63,8 +74,8 @@ def test_training_is_predicted_by_what_steps_took_without_waiting_for_others() -
 
 def test_the_exchange_is_predicted_by_what_all_reduces_took() -> None:
     learnt = after(steps=ENOUGH_STEPS, slower=1.4).learn(MEASURED)
-    assert learnt.in_run is not None
-    assert learnt.in_run.exchange == pytest.approx(1.4)
+    assert learnt.trainer is not None
+    assert learnt.trainer.exchange_in_run == pytest.approx(1.4)
     case = problem(MEASURED, profile("b", link=LINK))
     before = all_reduce_seconds(case, case.profiles)
     assert all_reduce_seconds(case, (learnt, case.profiles[1])) == pytest.approx(1.4 * before)
@@ -77,10 +88,7 @@ def test_a_step_that_nobody_timed_teaches_nothing() -> None:
 
 
 def test_only_what_is_beyond_noise_makes_profiles_differ() -> None:
-    one, like, other = (
-        dataclasses.replace(MEASURED, in_run=RunFactors(train=factor))
-        for factor in (1.0, 1.05, 1.3)
-    )
+    one, like, other = map(trains, (1.0, 1.05, 1.3))
     assert not differ(one, like)
     assert differ(one, other)
     assert differ(other, one)
@@ -90,7 +98,7 @@ def test_what_came_is_held_against_the_first_plan_by_phase() -> None:
     experience = after(ENOUGH_BATCHES, 2.0, ENOUGH_STEPS)
     assert experience.compare(A) == {}
     experience.assume(MEASURED)
-    experience.assume(dataclasses.replace(MEASURED, in_run=RunFactors(train=9.0)))
+    experience.assume(trains(9.0))
     found = experience.compare(A)
     assert found.keys() == {"fill", "training", "exchange"}
     assert found["training"].seconds == pytest.approx(2.0 * own(ENOUGH_STEPS))
@@ -99,15 +107,15 @@ def test_what_came_is_held_against_the_first_plan_by_phase() -> None:
 
 
 def test_what_was_learnt_before_stays_where_this_run_says_nothing() -> None:
-    known = dataclasses.replace(MEASURED, in_run=RunFactors(fill=1.1, train=1.3))
+    known = trains(1.3)
     learnt = after(ENOUGH_BATCHES, 2.0).learn(known)
-    assert learnt.in_run is not None
-    assert (learnt.in_run.fill, learnt.in_run.train) == (pytest.approx(2.0), 1.3)
+    assert learnt.trainer == known.trainer
+    assert fill_factor(learnt) == pytest.approx(2.0)
 
 
 def test_no_factor_is_beyond_what_a_profile_may_have() -> None:
     learnt = after(ENOUGH_BATCHES, 1e6).learn(MEASURED)
-    assert learnt.in_run == RunFactors(fill=MOST_SLOWER)
+    assert fill_factor(learnt) == MOST_SLOWER
 
 
 def test_a_session_keeps_what_it_has_found_for_the_next_one() -> None:
@@ -115,5 +123,5 @@ def test_a_session_keeps_what_it_has_found_for_the_next_one() -> None:
     cluster = scenario.cluster()
     until(cluster, "collecting")
     (found,) = cluster.session.measured.profiles.values()
-    if cluster.session.state.experience._of[found.profile.device].fill.pieces >= ENOUGH_BATCHES:
-        assert found.profile.in_run is not None
+    if cluster.session.state.experience._of[DeviceId("d0")].fill.pieces >= ENOUGH_BATCHES:
+        assert all(each.in_run is not None for (each,) in found.times.blocks.values())

@@ -50,12 +50,14 @@ def _unlearnt(profile: DeviceProfile) -> DeviceProfile:
     return dataclasses.replace(profile, trainer=trainer)
 
 
-def predict_rest(state: State) -> float | None:
+def predict_rest(state: State, moving_seconds: float = 0.0) -> float | None:
     """Predicts the seconds of the epochs that are left, and takes down when that was.
 
-    None where nothing is predicted.
+    With ``moving_seconds`` before they begin; None where nothing is predicted.
     """
     seconds = _rest(state)
+    if seconds is not None:
+        seconds += moving_seconds
     state.record.rest = None if seconds is None else (state.now, seconds)
     return seconds
 
@@ -76,7 +78,8 @@ def _rest(state: State) -> float | None:
     seen = sum(whole) / len(whole) if whole else None
     predicted = plan.predicted
     if state.job.judge is not None:
-        predicted = state.job.judge.predict(list(state.profiles.values()), plan)
+        known = [state.experience.learn(profile) for profile in state.profiles.values()]
+        predicted = state.job.judge.predict(known, plan)
     if predicted is None or not predicted.epoch_seconds:
         return None if seen is None else left * seen
     if seen is not None:

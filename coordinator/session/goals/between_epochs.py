@@ -6,7 +6,7 @@ shard, and what has been cached stays where it is.
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -51,31 +51,36 @@ def reconsider(state: State) -> None:
     if not new and not changed:
         return
     state.profiles = now
-    found = _better(state, job.judge, old, now)
-    if found is None:
+    better = _better(state, job.judge, old, now)
+    if better is None:
         return
+    found, moving_seconds = better
     came = [device for device in found.devices if device in new]
     reason = f"{', '.join(came)} joined" if came else "other owners train faster"
     end_plan(state, reason, came[0] if came else "")
     adopt(state, found)
     state.portion_seconds = LONGEST_SECONDS  # nothing is lost: what moves may move at once
     shards = {owner.device: len(owner.shards) for owner in found.owners}
-    state.note("owners_changed", shards=shards, remaining_seconds=predict_rest(state))
+    seconds = predict_rest(state, moving_seconds)
+    state.note("owners_changed", shards=shards, remaining_seconds=seconds)
 
 
 def _only_trains(state: State, plan: Plan) -> bool:
     """True if owners hold all that they train on, and nobody asks for something else."""
     if any(member.relief or member.without_room for member in state.members.here.values()):
         return False
-    lacking = state.catalogue.lacking(plan, "train", _held(state, state.owners))
+    held = {owner: state.holdings.expected(owner) for owner in state.owners}
+    lacking = state.catalogue.lacking(plan, "train", held)
     return not any(lacks.any() for lacks in lacking.values())
 
 
-def _better(state: State, judge: Judge, old: Plan, profiles: Profiles) -> Plan | None:
+def _better(state: State, judge: Judge, old: Plan, profiles: Profiles) -> tuple[Plan, float] | None:
+    """Finds the plan with which what is left is done soonest, and how long it takes to begin."""
     left = state.job.options.epochs - state.epoch + 1
     known = list(profiles.values())
-    held = _held(state, profiles)
-    soonest, best = WORTH * left * judge.predict(known, old).epoch_seconds, None
+    held = {device: state.holdings.expected(device) for device in profiles}
+    best: tuple[Plan, float] | None = None
+    soonest = WORTH * left * judge.predict(known, old).epoch_seconds
     for owners in judge.owners(known)[:MOST_TRIED]:
         plan = dataclasses.replace(old, owners=owners, predicted=None)
         plan = assign_shards(state.catalogue, plan, held)
@@ -83,16 +88,11 @@ def _better(state: State, judge: Judge, old: Plan, profiles: Profiles) -> Plan |
         seconds = left * predicted.epoch_seconds
         if seconds >= soonest:
             break  # those that follow take longer
-        seconds += _moving(state, judge, plan, known, held)
-        if seconds < soonest:
-            soonest, best = seconds, dataclasses.replace(plan, predicted=predicted)
+        moving = _moving(state, judge, plan, known, held)
+        if seconds + moving < soonest:
+            soonest = seconds + moving
+            best = dataclasses.replace(plan, predicted=predicted), moving
     return best
-
-
-def _held(state: State, devices: Iterable[DeviceId]) -> dict[DeviceId, Array]:
-    """(K,) bool of every device: what is known of its cache; nothing of those that are new."""
-    held, nothing = state.holdings.held(), np.zeros(len(state.catalogue.keys), bool)
-    return {device: held.get(device, nothing) for device in devices}
 
 
 def _moving(

@@ -133,3 +133,16 @@ def test_what_a_group_exchanged_is_learnt_from_the_slowest() -> None:
 def test_a_trainer_cannot_compute_for_longer_than_its_steps_took() -> None:
     with pytest.raises(ValueError, match="own_seconds"):
         m.EpochDone(sums=m.EpochSums(epoch=1), seconds=1.0, own_seconds=1.5)
+
+
+def test_who_comes_back_with_its_cache_has_nothing_to_move() -> None:
+    cluster = cluster_of(1.0, 3.0)
+    chance = random.Random(2)
+    while not happened(cluster, "epoch_finished"):
+        assert cluster.advance(chance)
+    holdings = cluster.session.state.holdings
+    before = holdings.expected(D1)
+    assert before.any()
+    holdings.lost(D1)
+    assert (holdings.expected(D1) == before).all()
+    assert not holdings.expected(DeviceId("nobody")).any()

@@ -17,9 +17,9 @@ from edge_runtime.contract.checks import Array
 from edge_runtime.contract.manifest import Stream
 from edge_runtime.contract.messages import ProfileRequest
 from edge_runtime.contract.profile import TrainerProfile
+from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.parallel_adapters import Batch
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED
-from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 from edge_runtime.serving.onnx_adapter import AdapterSession
 from edge_runtime.serving.pieces import BATCH_BYTES, EVALUATION_BATCH
 from edge_runtime.system.usage import resident_bytes, usable_cores

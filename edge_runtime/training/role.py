@@ -16,10 +16,10 @@ from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import AllReduceClosedError, RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.inference.weight_store import WeightStore
+from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.messaging.outbox import Outbox
 from edge_runtime.messaging.tagging import current_tag, peer_tag, tagged
 from edge_runtime.parallel_adapters import Batch
-from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 from edge_runtime.serving.generator import Generator
 from edge_runtime.serving.loaded_adapter import LoadedAdapter
 from edge_runtime.serving.pieces import groups_by_length

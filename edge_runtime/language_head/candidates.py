@@ -115,9 +115,10 @@ class _Best:
         if first == 0 and logits_NC.shape[1] > best:  # or else nearly all would be sorted
             least_N = np.partition(logits_NC, -best, axis=1)[:, -best]
             least_N = np.nextafter(least_N, np.float32(-np.inf))
-        row, place = np.nonzero(logits_NC > least_N[:, None])
-        if not len(row):
+        larger = np.flatnonzero(logits_NC > least_N[:, None])  # five times as fast as in two axes
+        if not len(larger):
             return
+        row, place = np.divmod(larger, logits_NC.shape[1])
         rows = np.concatenate([np.repeat(np.arange(len(self.hidden)), best), row])
         values = np.concatenate([self._values.reshape(-1), logits_NC[row, place]])
         tokens = np.concatenate([self._tokens.reshape(-1), place + first])

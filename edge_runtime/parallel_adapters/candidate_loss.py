@@ -148,9 +148,11 @@ class _Line:
         of_candidates = logits(features_Nd, self._rows_Md, head, self._tokens)
         of_rest, slope_rest = self._rest(features_Nd, last_Nd, log_rest_N)
         own_N1 = of_candidates.gather(1, place_N1)
-        joint = torch.cat((of_candidates, of_rest), 1)
-        log_total_N1 = joint.logsumexp(1, keepdim=True)
-        shares = joint.sub_(log_total_N1).exp_()
+        shares = torch.cat((of_candidates, of_rest), 1)
+        largest_N1 = shares.amax(1, keepdim=True)
+        shares.sub_(largest_N1).exp_()
+        total_N1 = shares.sum(1, keepdim=True)
+        shares.div_(total_N1)
         gradient = shares[:, :size] * slope(of_candidates, head)
         # Of the target's own row one is subtracted; in place of another product.
         own_slope = slope(own_N1, head)
@@ -161,7 +163,8 @@ class _Line:
         torch.mm(gradient, self._rows_Md, out=gradient_Nd)
         if self._is_sampled:
             gradient_Nd.addmm_(shares[:, size:].mul_(slope_rest), self._sample.rows)
-        return float((log_total_N1 - own_N1).sum(dtype=torch.float64))
+        loss_N1 = total_N1.log_().add_(largest_N1).sub_(own_N1)
+        return float(loss_N1.sum(dtype=torch.float64))
 
     def _rest(
         self, features_Nd: Tensor, last_Nd: Tensor, log_rest_N: Tensor

@@ -199,19 +199,36 @@ class StateTaken(Message):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TailSums(Message):
+    """What the tokens outside of the lines' candidates weigh, (V,) int64 ``counts``.
+
+    In whole numbers, so that their sum over trainers does not depend on its order.
+    """
+
+    counts: Array
+
+    def __post_init__(self) -> None:
+        check_array("counts", self.counts, np.int64, (self.counts.size,))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class GroupFormed(Message):
     """Gradients of these trainers will be taken in."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EpochDone(Message):
-    """The steps that were asked for are applied, and took this trainer ``seconds``."""
+    """The steps that were asked for are applied, and took this trainer ``seconds``.
+
+    ``found`` of its lines had no candidates yet: finding them took a part of that.
+    """
 
     sums: EpochSums
     seconds: float
+    found: int = 0
 
     def __post_init__(self) -> None:
-        require_amounts(self, "seconds")
+        require_amounts(self, "seconds", "found")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

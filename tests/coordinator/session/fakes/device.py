@@ -251,21 +251,12 @@ class FakeDevice:
                 post(self._evaluate(message))
             case m.TakeState() | m.SumTails() | m.SendState():
                 self._trained()
-                post(self._train(message))
+                post(self.trainer.answer(message, self.owned.get("train")))
             case m.SetUpGeneration() | m.Forget():
                 forgets = isinstance(message, m.Forget)
                 post(m.Forgotten(bytes=0) if forgets else m.GenerationReady())
             case _:
                 raise AssertionError(f"no device understands {message}")
-
-    def _train(self, message: m.TakeState | m.SumTails | m.SendState) -> m.Message:
-        match message:
-            case m.TakeState():
-                return self.trainer.take_state(message)
-            case m.SumTails():
-                return self.trainer.sum_tails(self._owned("train"))
-            case m.SendState():
-                return self.trainer.state()
 
     def _usage(self, request: m.BeginPhase) -> m.Usage:
         ended, self.counted = self.counted, request.phase

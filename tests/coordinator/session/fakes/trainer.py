@@ -142,11 +142,25 @@ class FakeTrainer:
             raise RemoteError("training was not set up")
         return self.replica
 
+    def answer(
+        self, message: m.TakeState | m.SumTails | m.SendState, owned: m.OwnSamples | None
+    ) -> m.Message:
+        """Answers what is asked between steps."""
+        match message:
+            case m.TakeState():
+                return self.take_state(message)
+            case m.SumTails():
+                return self.sum_tails(owned)
+            case m.SendState():
+                return self.state()
+
     # ---- steps
 
-    def sum_tails(self, owned: m.OwnSamples) -> m.TailSums:
+    def sum_tails(self, owned: m.OwnSamples | None) -> m.TailSums:
         """Counts its samples as the weight of every token."""
         self._replica()
+        if owned is None:
+            raise RemoteError("this device owns no train samples")
         assert self.request is not None
         vocabulary = self.request.config.num_outputs
         return m.TailSums(counts=np.full(vocabulary, len(owned.keys), np.int64))

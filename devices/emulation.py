@@ -71,12 +71,19 @@ class EmulatedProcess:
     """A running device. Made by :meth:`EmulatedCluster.start`."""
 
     def __init__(
-        self, device: EmulatedDevice, process: subprocess.Popen[bytes], group: Group, threads: int
+        self,
+        device: EmulatedDevice,
+        process: subprocess.Popen[bytes],
+        group: Group,
+        *,
+        threads: int,
+        quota_cores: float,
     ) -> None:
         self.device = device
         self.threads = threads
         self._process = process
         self._group = group
+        self._quota_cores = quota_cores
         self._peak_memory_bytes: int | None = None
         self._oom_kills = 0
 
@@ -100,11 +107,23 @@ class EmulatedProcess:
         except subprocess.TimeoutExpired:
             raise TimeoutError(f"{self.device.id} still runs") from None
 
+    def hold(self) -> None:
+        """Puts its CPU quota on, with its next instruction; for one that starts freely.
+
+        Raises:
+            OSError: the kernel refused.
+        """
+        self._group.limit_cpu(self._quota_cores)
+
+    def let_go(self) -> None:
+        """Lifts its CPU quota: it was told to end, and nothing else is wanted of it."""
+        with contextlib.suppress(OSError):
+            self._group.limit_cpu(None)
+
     def terminate(self) -> None:
         """Asks it to end, at full speed; does not wait."""
         if self.poll() is None:
-            with contextlib.suppress(OSError):
-                self._group.limit_cpu(None)
+            self.let_go()
             self._process.terminate()
 
     def stop(self, timeout_seconds: float = STOP_SECONDS) -> int:
@@ -205,10 +224,16 @@ class EmulatedCluster:
         env: Mapping[str, str] | None = None,
         stdin: bytes | None = None,
         cwd: Path | None = None,
+        starts_freely: bool = False,
     ) -> EmulatedProcess:
         """Starts ``command`` as ``device``, within its limits from its first instruction on.
 
         A device that has ended may be started again.
+
+        How fast Python starts is no part of what is emulated, and takes eight devices half a
+        minute that have a tenth of a core each. One that ``starts_freely`` has all but the CPU
+        quota from its first instruction on, and that from :meth:`EmulatedProcess.hold` on, which
+        whoever starts it has to call before it has anything to compute.
 
         Args:
             device: one of the cluster's.
@@ -217,6 +242,7 @@ class EmulatedCluster:
             env: added to this process's environment and the variables that set the threads.
             stdin: its standard input; nothing by default.
             cwd: its working folder.
+            starts_freely: without its CPU quota.
 
         Raises:
             OSError: the program or the folder is not there, or the kernel refused.
@@ -227,7 +253,8 @@ class EmulatedCluster:
             self._running.pop(device.id).stop()
         group = create_group(self._hierarchy, f"{next(_group_numbers)}-{device.id}")
         try:
-            group.limit_cpu(self.quota_cores(device))
+            if not starts_freely:
+                group.limit_cpu(self.quota_cores(device))
             group.limit_memory(device.memory_bytes)
             threads = self.threads(device)
             variables = {
@@ -240,7 +267,8 @@ class EmulatedCluster:
         except BaseException:
             group.remove()
             raise
-        process = EmulatedProcess(device, popen, group, threads)
+        quota = self.quota_cores(device)
+        process = EmulatedProcess(device, popen, group, threads=threads, quota_cores=quota)
         self._running[device.id] = process
         return process
 

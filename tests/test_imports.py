@@ -80,8 +80,10 @@ sessions.find_coordinator = waits
 cli.main(["start", "--home", {str(tmp_path)!r}])
 """
     tmp_path.chmod(0o700)
-    found = third_parties(imported(code))
-    assert found - {"psutil"} == {"msgspec", "numpy", "onnxruntime", "safetensors", "zmq"}
+    modules = imported(code)
+    needed = {"msgspec", "numpy", "onnxruntime", "safetensors", "zmq"}
+    assert third_parties(modules) - {"psutil"} == needed
+    assert not modules & {"asyncio", "concurrent.futures", "multiprocessing", "unittest"}
 
 
 def test_a_prediction_alone_takes_neither_pytorch_nor_sockets_nor_a_session(
@@ -99,6 +101,21 @@ def test_a_prediction_alone_takes_neither_pytorch_nor_sockets_nor_a_session(
     assert third_parties(modules) == ANSWERING
     assert not modules & (HEAVY_OF_OURS | {"asyncio", "multiprocessing"})
     assert not (tmp_path / "home").exists()
+
+
+def test_training_takes_pytorch_without_its_compiler() -> None:
+    code = f"""
+import numpy as np
+from edge_runtime.contract.adapter import TrainingOptions
+from edge_runtime.parallel_adapters import Trainer
+from tests.edge_runtime.parallel_adapters.samples import config
+trainer = Trainer(config(), TrainingOptions(), total_steps=2)
+trainer.apply(np.ones(trainer.parameters, np.float32))
+{NAMES}
+"""
+    modules = imported(code)
+    assert "torch" in modules
+    assert not modules & {"torch._dynamo", "torch._inductor", "sympy"}
 
 
 def children_seconds() -> float:

@@ -45,7 +45,7 @@ garbage, wrong dtype, bad route, gradient of a wrong step, credit not sent
     faults/test_attackers.py::test_who_stops_amid_its_work_but_keeps_its_heartbeat_is_named_and_the_run_goes_on
 a late profile of another session (no attacker)
     coordinator/cluster/test_server.py::test_what_belongs_to_another_session_reaches_nobody
-    coordinator/cluster/test_profile_store.py::test_a_profile_of_another_model_or_of_impossible_times_is_thrown_away
+    coordinator/cluster/test_profile_store.py::test_impossible_times_are_thrown_away
 a device that is killed, or sleeps for 45 s (no attacker)
     coordinator/cluster/test_server.py::test_a_device_whose_connection_ended_is_lost_if_it_does_not_come_back
     coordinator/session/test_failures.py::test_a_device_that_is_only_silent_has_a_moment_to_wake

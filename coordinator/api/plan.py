@@ -103,6 +103,7 @@ def plan(
         *(cluster, prepared, observer),
         cache_dtype=dtype,
         decide=decide,
+        is_given=given is not None,
         checks_memory=given is None,
         only_plan=True,
     )

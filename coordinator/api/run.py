@@ -48,6 +48,7 @@ def run_session(
     *,
     cache_dtype: CacheDtype,
     decide: Callable[[Problem], Plan] = make_plan,
+    is_given: bool = False,
     continuation: Continuation | None = None,
     checks_memory: bool = True,
     record: Callable[[Record, SessionRecord], None] = lambda _event, _record: None,
@@ -62,6 +63,7 @@ def run_session(
         observer: is told of progress.
         cache_dtype: how activations are stored.
         decide: makes the plan once the devices are measured.
+        is_given: it does so whatever they have measured.
         continuation: prompts to continue; nothing is cached then.
         checks_memory: refuse lines that the devices cannot hold before these are measured.
         record: keeps an event.
@@ -78,7 +80,7 @@ def run_session(
         "tables": prepared.tables,
         "cache_dtype": cache_dtype,
     }
-    check, job["make_plan"] = planner(**work, caches=continuation is None, decide=decide)
+    planning = planner(**work, caches=continuation is None, decide=decide, is_given=is_given)
     with open_host(cluster) as host:
         local = host.local
         session = Session(
@@ -86,7 +88,9 @@ def run_session(
                 **work,
                 **job,
                 devices=host.devices,
-                check_devices=check if checks_memory else lambda _: None,
+                make_plan=planning.make_plan,
+                worth_measuring=planning.worth_measuring,
+                check_devices=planning.check_devices if checks_memory else lambda _: None,
                 local=local is not None,
                 measures_thoroughly=cluster.thorough or cluster.reprofile,
                 session=secrets.token_hex(8),
@@ -117,6 +121,8 @@ def _serve(
     profiles = profile_cache(host, session.job)
     if not host.reprofile:
         session.reuse(profiles.read(host.devices))
+    if host.local is not None and not session.job.measures_thoroughly:
+        session.give_links(host.local.links.between())
 
     def on_record(event: Record) -> None:
         record(event, session.record)

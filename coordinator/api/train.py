@@ -138,6 +138,7 @@ def train(
             cache_quota_bytes=folder.settings().cache_quota_bytes,
             encrypt_cache=folder.settings().encrypt_cache,
             decide=decide,
+            is_given=plan is not None,
             record=run.record,
             save=run.save,
             state=earlier.state,

@@ -7,7 +7,9 @@ passes is encrypted end to end, the relays see opaque bytes.
 
 import contextlib
 import dataclasses
+import itertools
 
+from coordinator.planner.problem.links import LinkMeasurement
 from devices.relay import Link
 from devices.specification import EmulatedDevice
 from edge_runtime.contract.ids import DeviceId
@@ -41,6 +43,16 @@ class EmulatedLinks(contextlib.ExitStack):
     def way_out(self, link: Link, target: Address) -> Address:
         """Gives the address at which the device of ``link`` reaches ``target`` through it."""
         return self._relay(link, target, to_device=False)
+
+    def between(self) -> dict[tuple[DeviceId, DeviceId], LinkMeasurement]:
+        """Links from device to device, as the relays carry them; measuring adds noise only."""
+        return {
+            (sender, receiver): LinkMeasurement(
+                bits_per_second=min(up.rate_bits_per_second, down.rate_bits_per_second),
+                latency_seconds=up.latency_seconds + down.latency_seconds,
+            )
+            for (sender, up), (receiver, down) in itertools.permutations(self._links.items(), 2)
+        }
 
     def reroute(self, device: DeviceId, peers: Peers) -> Peers:
         """Gives peers the addresses at which ``device`` reaches them over both links."""

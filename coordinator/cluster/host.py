@@ -96,7 +96,6 @@ def open_host(cluster: Cluster) -> Iterator[Host]:
         else:
             address = router.bind(Address(host=LOOPBACK, port=0))
             place = LocalPlace(
-                context=context,
                 keypair=keypair,
                 router=router,
                 control=address,

@@ -2,7 +2,8 @@
 
 They are started, paired and talked to exactly like devices elsewhere: own home, own
 keys, encrypted sockets on loopback, weights over the wire. Emulated ones have links of
-their own, see :mod:`.emulated_links`.
+their own, see :mod:`.emulated_links`, and a CPU quota from the moment on at which they pair:
+Python and its packages are loaded by then, and nothing has been asked of them yet.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 PAIRING_SECONDS = 90.0
+WAIT_SECONDS = 0.1
 THIS_MACHINE = "this-machine"
 EMULATED = "emulated"
 """Folder of the coordinator's home with the homes of local devices, and who they are."""
@@ -52,7 +54,6 @@ EMULATED_MAX_CELSIUS = 80
 class LocalPlace:
     """Holds the addresses and keys that local devices are paired with."""
 
-    context: SecureContext
     keypair: KeyPair
     router: SecureRouter
     control: Address
@@ -120,7 +121,9 @@ class LocalDevices:
         return gone
 
     def wait(self, timeout_seconds: float) -> None:
-        """Gives the processes time to end by themselves after ``Shutdown``."""
+        """Gives the processes time to end by themselves after ``Shutdown``, at full speed."""
+        for process in self._processes.values():
+            process.let_go()
         deadline = time.monotonic() + timeout_seconds
         for process in self._processes.values():
             with contextlib.suppress(TimeoutError):
@@ -168,36 +171,56 @@ def local_devices(place: LocalPlace, devices: tuple[EmulatedDevice, ...]) -> Ite
         EmulatedCluster(devices, host_cores=cores, hierarchy=hierarchy) as cluster,
         EmulatedLinks(cluster.dilation) as links,
     ):
+        with contextlib.ExitStack() as pairing:
+            starting = []
+            for device in devices:
+                control, link = place.control, None
+                if device.profile:
+                    link = links.open(device)
+                    control = links.way_out(link, control)
+                threads = cluster.threads(device) if emulated else device.cores
+                reached = dataclasses.replace(place, control=control)
+                # Only one pairs in a context at a time.
+                context = pairing.enter_context(SecureContext())
+                log = logs / f"{device.id}.log"
+                started = _start(reached, context, cluster, device, log, threads)
+                pairing.callback(started.server.close)
+                starting.append((started, link))
+            ids = _pair([started for started, _ in starting])
         processes = {}
-        for device in devices:
-            control, link = place.control, None
-            if device.profile:
-                link = links.open(device)
-                control = links.way_out(link, control)
-            threads = cluster.threads(device) if emulated else device.cores
-            reached = dataclasses.replace(place, control=control)
-            paired, process = _start(reached, cluster, device, logs / f"{device.id}.log", threads)
-            processes[paired] = process
+        for paired, (started, link) in zip(ids, starting, strict=True):
+            processes[paired] = started.process
             if link is not None:
                 links.attach(paired, link)
         yield LocalDevices(cluster, processes, links, logs)
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Starting:
+    """A device that was started, and waits for it to pair."""
+
+    process: EmulatedProcess
+    server: PairingServer
+    log: Path
+
+
 def _start(
     place: LocalPlace,
+    context: SecureContext,
     cluster: EmulatedCluster,
     device: EmulatedDevice,
     log: Path,
     threads: int,
-) -> tuple[DeviceId, EmulatedProcess]:
-    """Starts one device and pairs it."""
+) -> _Starting:
+    """Starts one device; waits for nothing."""
     server = PairingServer(
-        place.context,
+        context,
         place.keypair,
         listen=Address(host=LOOPBACK, port=0),
         devices=place.paired,
         allow_list=place.router.allow_list,
         control_address=place.control,
+        before_reply=lambda: process.hold(),
     )
     log.unlink(missing_ok=True)
     command = [sys.executable, "-m", "edge_runtime", "start", "--once"]
@@ -207,18 +230,34 @@ def _start(
     if "trainer" not in device.roles:
         command.append("--no-train")
     command += _care(device, place.home / EMULATED / device.id)
+    token = f"{server.token.text()}\n".encode()
     try:
-        token = f"{server.token.text()}\n".encode()
-        process = cluster.start(device, command, log_path=log, stdin=token)
-        deadline = time.monotonic() + PAIRING_SECONDS
-        while (paired := server.handle(0.1)) is None:
-            if process.poll() is not None:
-                raise StoppedError(f"{process.describe_end()}{log_tail(log)}")
-            if time.monotonic() > deadline:
-                raise StoppedError(f"{device.id} did not start in {PAIRING_SECONDS:.0f} seconds")
-    finally:
+        process = cluster.start(device, command, log_path=log, stdin=token, starts_freely=True)
+    except BaseException:
         server.close()
-    return paired.device_id, process
+        raise
+    return _Starting(process=process, server=server, log=log)
+
+
+def _pair(starting: Sequence[_Starting]) -> list[DeviceId]:
+    """Pairs devices as they come; returns their ids in the order given.
+
+    Raises:
+        StoppedError: one did not start.
+    """
+    deadline = time.monotonic() + PAIRING_SECONDS
+    paired: dict[int, DeviceId] = {}
+    while left := [(i, each) for i, each in enumerate(starting) if i not in paired]:
+        for i, each in left:
+            if (found := each.server.handle(WAIT_SECONDS / len(left))) is not None:
+                paired[i] = found.device_id
+                continue
+            if each.process.poll() is not None:
+                raise StoppedError(f"{each.process.describe_end()}{log_tail(each.log)}")
+            if time.monotonic() > deadline:
+                name = each.process.device.id
+                raise StoppedError(f"{name} did not start in {PAIRING_SECONDS:.0f} seconds")
+    return [paired[i] for i in range(len(starting))]
 
 
 def _care(device: EmulatedDevice, home: Path) -> list[str]:

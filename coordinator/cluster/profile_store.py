@@ -1,7 +1,9 @@
-"""Stores measured profiles and links for later sessions, in ``$PACPLUS_HOME/profiles``.
+"""Stores devices' times and links for later sessions, in ``$PACPLUS_HOME/profiles``.
 
-A file for each device and everything that its times depend on, and a file for each device's
-links. A file that cannot be read is no reason to stop: the device is measured again.
+A file for each device with what is known of its pace: times of blocks by their kind, whatever
+bundle and data they were first met with, and times of training by adapter and shape of data. And
+a file for each device's links. A file that cannot be read is no reason to stop: the device is
+measured again.
 """
 
 import contextlib
@@ -16,9 +18,10 @@ from typing import Any, Literal, TypeVar
 from coordinator.protocol.job import Job
 from coordinator.session.link_schedule import Pair
 from coordinator.session.measurements import KnownDevices, KnownLink, KnownProfile
-from coordinator.session.value_checks import check_profile
+from coordinator.session.value_checks import check_times
 from edge_runtime.contract.errors import BadInputError, DeviceFailedError
 from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.profile import KnownTimes, TrainerProfile
 from edge_runtime.contract.structure import from_plain, to_plain
 from edge_runtime.contract.text import one_line
 from edge_runtime.transport.files import read_private, write_private
@@ -33,10 +36,21 @@ FOLDER = "profiles"
 DIGEST_LENGTH = 16
 
 
+FARTHEST = 2
+"""Times of blocks say nothing of samples that are more times as long as the longest timed."""
+
+MOST_TRAINERS = 32
+MOST_BLOCKS = 256
+"""Times that are kept of a device: the latest."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _ProfileFile:
-    format_version: Literal[1] = 1
+    """Holds a device's times; those of training by what they are of, the latest last."""
+
+    format_version: Literal[2] = 2
     known: KnownProfile
+    trainers: Mapping[str, TrainerProfile] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +67,9 @@ class ProfileCache:
     def __init__(self, home: Path, job: Job, places: Mapping[DeviceId, Any]) -> None:
         """Reads nothing yet; ``places`` has the limits of emulated devices as plain values."""
         self._folder = home / FOLDER
-        self._work = [job.manifest.digest, to_plain(profiled_shape(job))]
+        shape = profiled_shape(job)
+        self._training = _digest([job.manifest.hidden_size, to_plain(shape)])
+        self._lengths = shape.tokens
         self._manifest, self._places = job.manifest, places
         self._read = KnownDevices()
 
@@ -66,25 +82,65 @@ class ProfileCache:
     def write(self, measured: KnownDevices) -> None:
         """Keeps what was not known when it was read."""
         try:
-            for device, profile in measured.profiles.items():
-                read = self._read.profiles.get(device)
-                if read is None or _is_news(profile, read):
-                    _store(self._profile_path(device), _ProfileFile(known=profile))
+            for device, known in measured.profiles.items():
+                if self._read.profiles.get(device) != known:
+                    self._write_times(device, known)
             self._write_links(measured.links)
         except BadInputError as error:
             logger.warning("what was measured is not kept: %s", error)
 
+    def _write_times(self, device: DeviceId, known: KnownProfile) -> None:
+        """Adds to what is kept of the device as it is now."""
+        path, times = self._times_path(device), known.times
+        kept = _load(_ProfileFile, path)
+        if kept is not None and kept.known.conditions != known.conditions:
+            kept = None
+        before = kept.known.times if kept is not None else times
+        trainers = dict(kept.trainers) if kept is not None else {}
+        if times.trainer is not None:
+            trainers.pop(self._training, None)
+            trainers[self._training] = times.trainer
+        blocks = {name: each for name, each in before.blocks.items() if name not in times.blocks}
+        merged = dataclasses.replace(
+            times,
+            trainer=None,
+            training=times.training or before.training,
+            blocks=_latest({**blocks, **times.blocks}, MOST_BLOCKS),
+            reached={
+                kind: max(each.reached.get(kind, 0.0) for each in (before, times))
+                for kind in before.reached.keys() | times.reached.keys()
+            },
+        )
+        file = _ProfileFile(
+            known=dataclasses.replace(known, times=merged),
+            trainers=_latest(trainers, MOST_TRAINERS),
+        )
+        _store(path, file)
+
     def _profiles(self, devices: Sequence[DeviceId]) -> Iterator[tuple[DeviceId, KnownProfile]]:
         for device in devices:
-            path = self._profile_path(device)
+            path = self._times_path(device)
             if (file := _load(_ProfileFile, path)) is None:
                 continue
+            times = dataclasses.replace(file.known.times, trainer=file.trainers.get(self._training))
             try:
-                check_profile(device, file.known.profile, self._manifest)
+                check_times(device, times)
             except DeviceFailedError as error:
                 _discard(path, error)
             else:
-                yield device, file.known
+                yield device, dataclasses.replace(file.known, times=self._of_bundle(times))
+
+    def _of_bundle(self, times: KnownTimes) -> KnownTimes:
+        """Keeps the blocks of this bundle that were timed at about such lengths."""
+        layers = {block.block_class: block for block in self._manifest.blocks}
+        blocks = {
+            name: timings
+            for name, timings in times.blocks.items()
+            if name in layers
+            and self._lengths[layers[name].stream]
+            <= FARTHEST * max(timing.sequence_length for timing in timings)
+        }
+        return dataclasses.replace(times, blocks=blocks)
 
     def _links(self, devices: Sequence[DeviceId]) -> Iterator[tuple[Pair, KnownLink]]:
         ends = {self._end(device): device for device in devices}
@@ -104,9 +160,8 @@ class ProfileCache:
             file = _load(_LinksFile, path)
             _store(path, _LinksFile(links={**(file.links if file else {}), **own}))
 
-    def _profile_path(self, device: DeviceId) -> Path:
-        digest = _digest([self._places.get(device), *self._work])
-        return self._folder / f"{device}-{digest}.json"
+    def _times_path(self, device: DeviceId) -> Path:
+        return self._folder / f"{self._end(device)}-times.json"
 
     def _links_path(self, sender: DeviceId) -> Path:
         return self._folder / f"{self._end(sender)}-links.json"
@@ -115,10 +170,8 @@ class ProfileCache:
         return f"{device}-{_digest(self._places.get(device))}"
 
 
-def _is_news(found: KnownProfile, read: KnownProfile) -> bool:
-    surer = read.profile.brief and not found.profile.brief
-    learnt = found.profile.in_run is not None and found.profile.in_run != read.profile.in_run
-    return surer or learnt or found.conditions != read.conditions
+def _latest(kept: Mapping[str, T], most: int) -> dict[str, T]:
+    return dict(list(kept.items())[-most:])
 
 
 def _digest(plain: Any) -> str:

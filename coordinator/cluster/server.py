@@ -211,9 +211,7 @@ class Server:
                     message = self._reroute(device, message)
                 self._send(device, message, action.term, action.reply)
             case SendProfileRequest():
-                request = self._cutter.profile_request(
-                    self._session.job, action.known, brief=action.brief
-                )
+                request = self._cutter.profile_request(self._session.job, action)
                 self._send(action.device, request, 0, action.reply)
             case SendStage():
                 job, apart = self._session.job, self._session.job.continuation is not None

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from coordinator.planner.problem.build import tokens_of
+from coordinator.protocol.actions import SendProfileRequest
 from coordinator.protocol.job import Job
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.manifest import FileSpec, Manifest, Stream
@@ -20,7 +21,8 @@ from edge_runtime.contract.messages import (
     ProfileRequest,
     StageFiles,
 )
-from edge_runtime.contract.profile import DeviceProfile
+from edge_runtime.contract.messages.requests import PROBE_SECONDS
+from edge_runtime.contract.profile import BlockTiming, Source, TrainerProfile
 from export.partition.stages import Bundle, cut_stage, stage_products
 
 from .kept_cuts import Forms, KeptCuts
@@ -109,20 +111,19 @@ class StageCutter:
             num_heads=manifest.num_heads,
         )
 
-    def profile_request(
-        self, job: Job, known: DeviceProfile | None = None, *, brief: bool = False
-    ) -> ProfileRequest:
-        """Times one block of each class, or nothing where all is ``known``.
+    def profile_request(self, job: Job, action: SendProfileRequest) -> ProfileRequest:
+        """Has one block of each class timed, or estimated, unless it is known well enough.
 
         The embeddings are a look-up, whose time is noise beside a layer's, while its weights
         are the largest file: they are not sent for that.
         """
-        manifest = self._bundle.manifest
-        first_of = {
+        manifest, known = self._bundle.manifest, action.known
+        lacking = {
             block.block_class: i
             for i, block in reversed(list(enumerate(manifest.blocks)))
-            if block.kind == "layer" and known is None
+            if block.kind == "layer" and not _is_known(block.block_class, action)
         }
+        first_of = {} if action.source == "estimated" else lacking
         stages = [self._cut(i, i + 1) for i in first_of.values()]
         pairs = {
             name: dataclasses.replace(self._cut(i, i + 2), carries=())
@@ -130,6 +131,8 @@ class StageCutter:
             if self._is_pair(i)
         }
         shape = profiled_shape(job)
+        if known is not None and not _is_enough(known.trainer, action.source):
+            known = dataclasses.replace(known, trainer=None)
         return ProfileRequest(
             stages=tuple(dataclasses.replace(stage, carries=()) for stage in stages),
             block_classes=tuple(first_of),
@@ -141,15 +144,22 @@ class StageCutter:
             hidden_size=manifest.hidden_size,
             num_heads=manifest.num_heads,
             adapter=shape.adapter,
-            adapter_graph=job.adapter_file if known is None else None,
+            adapter_graph=job.adapter_file,
             counted_tokens=shape.counted_tokens,
             head_dtype=_head_dtype(manifest),
             backbone_digest=manifest.backbone_digest,
             cache_dtype=shape.cache_dtype,
             cache_encrypted=shape.cache_encrypted,
             cache_quota_bytes=job.cache_quota_bytes,
-            brief=brief,
+            source=action.source,
+            budget_seconds=action.budget_seconds or PROBE_SECONDS,
             known=known,
+            flops_per_token={
+                name: manifest.blocks[i].flops_per_token
+                for name, i in lacking.items()
+                if name not in first_of
+            },
+            quantization=manifest.quantization,
         )
 
     def _is_pair(self, index: int) -> bool:
@@ -181,6 +191,18 @@ class StageCutter:
         exact = cut_stage(self._bundle, first, last, exact=True)
         products = stage_products(graph, self._bundle.manifest.weight_files(first, last))
         return graph, exact, msgspec.msgpack.encode(products)
+
+
+def _is_known(block_class: str, action: SendProfileRequest) -> bool:
+    """True if nothing better is to be found out about blocks of this class."""
+    known = action.known.blocks.get(block_class) if action.known is not None else None
+    if not known:
+        return False
+    return _is_enough(known[0], action.source) and not action.budget_seconds
+
+
+def _is_enough(times: BlockTiming | TrainerProfile | None, source: Source) -> bool:
+    return times is not None and (source != "thorough" or times.source == "thorough")
 
 
 def files_for_devices(manifest: Manifest) -> tuple[FileSpec, ...]:

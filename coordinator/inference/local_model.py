@@ -17,6 +17,7 @@ from edge_runtime.contract.errors import UnresumableError
 from edge_runtime.contract.messages import CacheDtype, LoadStage
 from edge_runtime.contract.plan import Plan
 from edge_runtime.serving.resident_model import HERE, ResidentModel
+from edge_runtime.transport import home_directory
 from export.partition.stages import Bundle
 
 from .memory import check_memory
@@ -128,6 +129,4 @@ class LocalModel:
 
 
 def _store() -> Path:
-    from edge_runtime.transport import home_directory  # needs ZeroMQ
-
     return home_directory() / "stages"

@@ -24,7 +24,7 @@ def check_memory(job: Job, hello: Callable[[], Hello]) -> None:
         return
     from coordinator.planner.plan import planner
 
-    check, _ = planner(
+    planning = planner(
         manifest,
         config,
         job.options,
@@ -32,4 +32,4 @@ def check_memory(job: Job, hello: Callable[[], Hello]) -> None:
         job.cache_dtype,
         caches=job.continuation is None,
     )
-    check({device: hello() for device in job.devices})
+    planning.check_devices({device: hello() for device in job.devices})

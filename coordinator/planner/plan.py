@@ -16,8 +16,24 @@ from .preflight import check_memory
 from .problem.build import measured_problem, unmeasured_problem
 from .problem.problem import Problem
 from .search.partial_caches import make_plan
+from .search.worth_measuring import worth_measuring
 
 Check: TypeAlias = Callable[[Mapping[DeviceId, Hello]], None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Planner:
+    """Functions of a bundle and data that a session needs to plan.
+
+    Attributes:
+        check_devices: raises if their memory, by what they say of it, cannot suffice.
+        make_plan: from measured profiles.
+        worth_measuring: see :func:`.worth_measuring`.
+    """
+
+    check_devices: Check
+    make_plan: Callable[[Sequence[DeviceProfile]], Plan]
+    worth_measuring: Callable[[Sequence[DeviceProfile]], Mapping[DeviceId, float]]
 
 
 def planner(
@@ -29,19 +45,18 @@ def planner(
     *,
     caches: bool = True,
     decide: Callable[[Problem], Plan] = make_plan,
-) -> tuple[Check, Callable[[Sequence[DeviceProfile]], Plan]]:
-    """Makes two functions for this bundle and these data.
+    is_given: bool = False,
+) -> Planner:
+    """Makes the planner of this bundle and these data.
 
-    ``decide`` makes the plan once everything is known; by default the best one.
-
-    Returns:
-        The check of what devices say of themselves, see :func:`.check_memory`; and the one
-        from measured profiles to a plan.
+    ``decide`` makes the plan once everything is known; by default the best one. Nothing is worth
+    measuring better for a plan that ``is_given``.
     """
     problem = dataclasses.replace(
         unmeasured_problem(manifest, config, options, tables, cache_dtype), caches=caches
     )
-    return (
-        lambda hellos: check_memory(problem, hellos),
-        lambda profiles: decide(measured_problem(problem, profiles)),
+    return Planner(
+        check_devices=lambda hellos: check_memory(problem, hellos),
+        make_plan=lambda profiles: decide(measured_problem(problem, profiles)),
+        worth_measuring=lambda profiles: {} if is_given else worth_measuring(problem, profiles),
     )

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, TypeAlias
 from edge_runtime.contract.errors import UserError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import EpochSums, LoadStage, Message, ProfileRequest
-from edge_runtime.contract.profile import DeviceProfile
+from edge_runtime.contract.profile import KnownTimes, Source
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,14 +25,18 @@ class SendProfileRequest:
 
     Attributes:
         device: whose.
-        known: what was measured earlier and holds; nothing is timed again then.
-        brief: a few tenths of a second may be spent.
+        known: from earlier sessions, and holds.
+        source: how its times are to be found; those known are not taken again, unless briefly
+            measured ones are to be made sure.
+        budget_seconds: for brief measuring of what is known as well; 0 to measure only what is
+            not.
         reply: number of the request.
     """
 
     device: DeviceId
-    known: DeviceProfile | None = None
-    brief: bool = False
+    known: KnownTimes | None = None
+    source: Source = "thorough"
+    budget_seconds: float = 0.0
     reply: int = 0
     request: ClassVar[type[Message]] = ProfileRequest
 

@@ -69,6 +69,8 @@ class Job:
         local: the devices run on this machine, so their process ids mean something here.
         only_plan: end once the plan is made.
         measures_thoroughly: devices take seconds to measure themselves, not tenths of one.
+        worth_measuring: seconds that devices should measure themselves for before a plan is
+            made, by what is known of them: only where it pays.
         continuation: prompts to continue instead of anything else; the table of evaluation
             samples then has them as long as they may become.
     """
@@ -94,6 +96,7 @@ class Job:
     local: bool = False
     only_plan: bool = False
     measures_thoroughly: bool = False
+    worth_measuring: Callable[[Sequence[DeviceProfile]], Mapping[DeviceId, float]] = lambda _: {}
     continuation: Continuation | None = None
     check_devices: Callable[[Mapping[DeviceId, Hello]], None] = lambda _: None
 

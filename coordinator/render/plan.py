@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from coordinator.planner.cost.memory import MEMORY_USE
+from coordinator.planner.problem.calibrate import source_of
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Plan, Prediction
 from edge_runtime.contract.profile import DeviceProfile
@@ -170,7 +171,7 @@ def _limits(plan: Plan, predicted: Prediction, epochs: int) -> Iterator[str]:
 def _certainty(result: PlanResult) -> str:
     """Says how far the predicted times may be off, and what makes them surer."""
     within = f"predicted times hold within about {result.uncertainty:.0%}"
-    if any(profile.brief for profile in result.profiles):
+    if any(source_of(profile) in ("brief", "estimated") for profile in result.profiles):
         return f"{within}: devices measured themselves briefly; --measure makes it surer"
     return within
 

@@ -9,7 +9,7 @@ import dataclasses
 
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.profile import MOST_SLOWER, DeviceProfile, RunFactors
+from edge_runtime.contract.profile import MOST_SLOWER, DeviceProfile
 
 ENOUGH_BATCHES = 8
 ENOUGH_STEPS = 16
@@ -48,16 +48,23 @@ class Experience:
         self, device: DeviceId, profile: DeviceProfile, usage: m.Usage | None
     ) -> DeviceProfile:
         """Completes a profile as measured by what was seen, where that is enough."""
-        done, known = self._done[device], profile.in_run or RunFactors()
-        fill, train = known.fill, known.train
+        done, found = self._done[device], profile
         if done.batches >= ENOUGH_BATCHES:
-            fill = _bounded(done.seconds / done.expected_seconds)
+            found = _with_fill(found, _bounded(done.seconds / done.expected_seconds))
         expected = _training_seconds(profile, done)
         used = usage.cpu_seconds.get("train", 0.0) if usage is not None else 0.0
-        if done.steps >= ENOUGH_STEPS and expected > 0 and used > 0:
-            train = _bounded(used / expected)
-        found = RunFactors(fill=fill, train=train)
-        return profile if found == known else dataclasses.replace(profile, in_run=found)
+        if found.trainer is not None and done.steps >= ENOUGH_STEPS and expected > 0 and used > 0:
+            trainer = dataclasses.replace(found.trainer, in_run=_bounded(used / expected))
+            found = dataclasses.replace(found, trainer=trainer)
+        return found
+
+
+def _with_fill(profile: DeviceProfile, factor: float) -> DeviceProfile:
+    blocks = {
+        name: tuple(dataclasses.replace(timing, in_run=factor) for timing in timings)
+        for name, timings in profile.blocks.items()
+    }
+    return dataclasses.replace(profile, blocks=blocks)
 
 
 def _training_seconds(profile: DeviceProfile, done: _Done) -> float:

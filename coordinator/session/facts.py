@@ -41,10 +41,12 @@ def answer(state: State, device: DeviceId, asked: Ask, message: m.Message) -> No
     state.record.observe(device, message)
 
 
-def _keep_profile(state: State, device: DeviceId, _: Ask, message: m.ProfileDone) -> None:
+def _keep_profile(state: State, device: DeviceId, asked: Ask, message: m.ProfileDone) -> None:
     roles = state.record.devices[device].roles
     check_profile(device, message.profile, state.job.manifest, roles)
     state.members.here[device].profile = message.profile
+    if asked.key and state.budgets is not None:
+        state.budgets.pop(device, None)
 
 
 def _keep_peers(state: State, device: DeviceId, asked: Ask, message: m.PeersReady) -> None:

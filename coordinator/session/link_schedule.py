@@ -47,20 +47,26 @@ class Linking:
 
     def __init__(self, effort: LinkEffort = THOROUGH) -> None:
         self._effort = effort
+        self._given: dict[Pair, LinkMeasurement] = {}
         self.measured: dict[Pair, LinkMeasurement] = {}
 
     def reuse(self, known: Mapping[Pair, LinkMeasurement]) -> None:
         """Has pairs that are known not measured again."""
         self.measured = {**known, **self.measured}
 
+    def give(self, links: Mapping[Pair, LinkMeasurement]) -> None:
+        """Has links not measured that are known for certain, as long as they are direct."""
+        self._given = dict(links)
+
     def forget(self, device: DeviceId) -> None:
-        """Has the links of a device measured again."""
+        """Has the links of a device measured again, unless they are given."""
         self.measured = {pair: each for pair, each in self.measured.items() if device not in pair}
 
     def forget_pair(self, one: DeviceId, other: DeviceId) -> None:
         """Has the links between two devices measured again."""
-        self.measured.pop((one, other), None)
-        self.measured.pop((other, one), None)
+        for links in (self.measured, self._given):
+            links.pop((one, other), None)
+            links.pop((other, one), None)
 
     def next_round(self, devices: Sequence[DeviceId]) -> dict[DeviceId, ProbeLink]:
         """Names who is to measure the link to whom; empty when everything is measured.
@@ -71,10 +77,13 @@ class Linking:
         fair_seconds = self._effort.all_seconds / max(1, len(every))
         seconds = min(max(fair_seconds, SHORTEST_SECONDS), self._effort.longest_seconds)
         for pairs in every:
-            left = [pair for pair in pairs if pair not in self.measured]
+            left = [pair for pair in pairs if not self._knows(pair)]
             if left:
                 return {sender: ProbeLink(peer=peer, seconds=seconds) for sender, peer in left}
         return {}
+
+    def _knows(self, pair: Pair) -> bool:
+        return pair in self._given or pair in self.measured
 
     def keep(self, device: DeviceId, message: LinkMeasured) -> None:
         """Keeps what a device has measured."""
@@ -87,7 +96,8 @@ class Linking:
 
     def linked(self, profiles: Mapping[DeviceId, DeviceProfile]) -> dict[DeviceId, DeviceProfile]:
         """Adds their links to the profiles of devices; none where a device is alone."""
-        among = {pair: link for pair, link in self.measured.items() if {*pair} <= profiles.keys()}
+        known = {**self.measured, **self._given}
+        among = {pair: link for pair, link in known.items() if {*pair} <= profiles.keys()}
         links = reduce_links(among)
         return {
             device: dataclasses.replace(profile, link=links.get(device))

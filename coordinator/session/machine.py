@@ -6,7 +6,9 @@ that come out are carried out by :mod:`coordinator.cluster.server`.
 """
 
 import logging
+from collections.abc import Mapping
 
+from coordinator.planner.problem.links import LinkMeasurement
 from coordinator.protocol.actions import Action, Finish, Record, Send
 from coordinator.protocol.events import Cloned, Event, Joined, Lost, Received, Tick
 from coordinator.protocol.job import Job
@@ -19,6 +21,7 @@ from edge_runtime.contract.plan import Plan
 from . import clock, departures, talk
 from .failures import check_software, explain_clone, stop
 from .goals import measuring, order, planning
+from .link_schedule import Pair
 from .measurements import KnownDevices, known_devices
 from .state import State
 
@@ -69,6 +72,10 @@ class Session:
         """Has what is known not measured again, where it still holds; before anything else."""
         self.state.known = known
 
+    def give_links(self, links: Mapping[Pair, LinkMeasurement]) -> None:
+        """Has links not measured that are known for certain; before anything else."""
+        self.state.linking.give(links)
+
     @property
     def measured(self) -> KnownDevices:
         """Measurements for later sessions, with what this one has found."""
@@ -81,7 +88,7 @@ class Session:
             if profile is not None
         }
         joined = {name: member.joined for name, member in here.items()}
-        return known_devices(joined, profiles, self.state.linking.measured)
+        return known_devices(self.job.manifest, joined, profiles, self.state.linking.measured)
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Takes one event in, at time ``now`` (seconds, any epoch, never falling)."""

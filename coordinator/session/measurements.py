@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from coordinator.planner.problem.calibrate import known_times
 from coordinator.planner.problem.links import LinkMeasurement
 from coordinator.protocol.events import Joined
 from edge_runtime.contract.ids import DeviceId
-from edge_runtime.contract.profile import DeviceProfile, Role
+from edge_runtime.contract.manifest import Manifest
+from edge_runtime.contract.profile import DeviceProfile, KnownTimes, Role
 
 from .link_schedule import Pair
 
@@ -49,10 +51,10 @@ class MeasurementKey:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class KnownProfile:
-    """Holds a profile and the key that it was measured under."""
+    """Holds a device's times and the key that they were measured under."""
 
     conditions: MeasurementKey
-    profile: DeviceProfile
+    times: KnownTimes
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,17 +68,17 @@ class KnownLink:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class KnownDevices:
-    """Holds earlier measurements for the same bundle and the same shape of data."""
+    """Holds earlier measurements."""
 
     profiles: Mapping[DeviceId, KnownProfile] = dataclasses.field(default_factory=dict)
     links: Mapping[Pair, KnownLink] = dataclasses.field(default_factory=dict)
 
-    def profile_of(self, joined: Joined, *, thorough: bool) -> DeviceProfile | None:
-        """Finds the device's profile, if it was measured as the device is now, and well enough."""
+    def times_of(self, joined: Joined) -> KnownTimes | None:
+        """Finds the device's times, if they were measured as the device is now."""
         known = self.profiles.get(joined.device)
         if known is None or known.conditions != MeasurementKey.of(joined):
             return None
-        return None if thorough and known.profile.brief else known.profile
+        return known.times
 
     def links_between(self, joined: Mapping[DeviceId, Joined]) -> dict[Pair, LinkMeasurement]:
         """Finds the links whose ends are as they were."""
@@ -89,17 +91,19 @@ class KnownDevices:
 
 
 def known_devices(
+    manifest: Manifest,
     joined: Mapping[DeviceId, Joined],
     profiles: Mapping[DeviceId, DeviceProfile],
     links: Mapping[Pair, LinkMeasurement],
 ) -> KnownDevices:
-    """Gathers the measurements of devices that have joined."""
+    """Gathers the measurements of devices that have joined, for a bundle's blocks."""
+    times = {device: known_times(manifest, profile) for device, profile in profiles.items()}
     now = {device: MeasurementKey.of(entry) for device, entry in joined.items()}
     return KnownDevices(
         profiles={
-            device: KnownProfile(conditions=now[device], profile=profile)
-            for device, profile in profiles.items()
-            if device in now
+            device: KnownProfile(conditions=now[device], times=known)
+            for device, known in times.items()
+            if device in now and known is not None
         },
         links={
             (sender, receiver): KnownLink(sender=now[sender], receiver=now[receiver], link=link)

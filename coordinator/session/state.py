@@ -79,6 +79,7 @@ class State:
         assigned: the plan's shards have their owners, by what caches hold.
         gathered: devices that are absent are not waited for any more.
         profiles: those that the plan was made from, with links.
+        budgets: seconds that devices are to measure themselves for, once that is decided.
         relayed: pairs of devices that cannot reach each other.
         filled: data sets of which every owner holds its samples, by what is known.
         fill: the one under way.
@@ -122,6 +123,7 @@ class State:
         self.linking = Linking(THOROUGH if job.measures_thoroughly else BRIEF)
         self.relayed = RelayedPairs()
         self.known = KnownDevices()
+        self.budgets: dict[DeviceId, float] | None = None
         self.holdings = Holdings(len(self.catalogue.keys), job.config.layers)
         self.filled: set[m.SampleSet] = set()
         self.fill: Fill | None = None

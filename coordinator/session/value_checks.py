@@ -6,7 +6,7 @@ is silently wrong; so each number is checked where it comes in, and its sender i
 
 import dataclasses
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -17,7 +17,14 @@ from edge_runtime.contract.errors import BadInputError, DeviceFailedError, Unres
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.messages import EpochSums, LinkMeasured
-from edge_runtime.contract.profile import DeviceProfile, Role
+from edge_runtime.contract.profile import (
+    BlockTiming,
+    DeviceProfile,
+    HandlingProfile,
+    KnownTimes,
+    Role,
+    TrainerProfile,
+)
 from edge_runtime.contract.tensors import read_tensors
 from edge_runtime.contract.text import excerpt
 
@@ -59,11 +66,21 @@ def check_profile(
         _wrong_blocks(profile, manifest)
         or _wrong_sizes(profile)
         or _wrong_times(profile)
-        or _wrong_trainer_or_link(profile)
+        or _wrong_link(profile)
         or ("" if roles is None or set(profile.roles) <= set(roles) else "roles it does not offer")
     )
     if problem:
         raise DeviceFailedError(f"{device}: its profile has {problem}")
+
+
+def check_times(device: DeviceId, times: KnownTimes) -> None:
+    """Refuses times that a device cannot have.
+
+    Raises:
+        DeviceFailedError: names what is wrong.
+    """
+    if problem := _wrong_times(times):
+        raise DeviceFailedError(f"{device}: what is known of it has {problem}")
 
 
 def _wrong_blocks(profile: DeviceProfile, manifest: Manifest) -> str:
@@ -88,8 +105,12 @@ def _wrong_sizes(profile: DeviceProfile) -> str:
     return "" if 0 <= values <= MAX_VALUES else "an impossible number of parameters"
 
 
-def _wrong_times(profile: DeviceProfile) -> str:
-    for name, timings in profile.blocks.items():
+def _wrong_times(profile: DeviceProfile | KnownTimes) -> str:
+    return _wrong_timings(profile.blocks) or _wrong_trainer(profile.trainer, profile.handling)
+
+
+def _wrong_timings(blocks: Mapping[str, Sequence[BlockTiming]]) -> str:
+    for name, timings in blocks.items():
         if len(timings) > MAX_TIMINGS:
             return f"{len(timings)} timings of block {excerpt(name)}"
         for timing in timings:
@@ -102,20 +123,24 @@ def _wrong_times(profile: DeviceProfile) -> str:
     return ""
 
 
-def _wrong_trainer_or_link(profile: DeviceProfile) -> str:
-    trainer, link = profile.trainer, profile.link
+def _wrong_trainer(trainer: TrainerProfile | None, handling: HandlingProfile) -> str:
     if trainer is not None and not MIN_SECONDS <= trainer.seconds_per_sample <= MAX_SECONDS:
         return f"an impossible time of training: {trainer.seconds_per_sample:.3g} s a sample"
-    others = [*dataclasses.astuple(profile.handling)]
+    others = [*dataclasses.astuple(handling)]
     if trainer is not None:
         others += [trainer.seconds_per_step, trainer.seconds_per_exchanged_value]
-    if not all(0 <= seconds <= MAX_SECONDS for seconds in others):
-        return "an impossible time of handling data or of training steps"
-    if link is not None:
-        rates = (link.up_bits_per_second, link.down_bits_per_second)
-        if not all(_is_link(rate, link.latency_seconds) for rate in rates):
-            return "an impossible link"
-    return ""
+    possible = all(0 <= seconds <= MAX_SECONDS for seconds in others)
+    return "" if possible else "an impossible time of handling data or of training steps"
+
+
+def _wrong_link(profile: DeviceProfile) -> str:
+    link = profile.link
+    if link is None:
+        return ""
+    rates = (link.up_bits_per_second, link.down_bits_per_second)
+    return (
+        "" if all(_is_link(rate, link.latency_seconds) for rate in rates) else "an impossible link"
+    )
 
 
 def check_link(device: DeviceId, message: LinkMeasured) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Set
 
 from coordinator.planner.dispatch import Router, window
 from coordinator.planner.problem.build import micro_batches
-from coordinator.planner.problem.calibrate import calibrated_profile, run_factors
+from coordinator.planner.problem.calibrate import calibrated, with_every_block
 from coordinator.protocol.actions import Record, Send
 from coordinator.protocol.job import Job
 from coordinator.samples.samples import Catalogue, Work
@@ -38,7 +38,7 @@ class Dealer:
         self.router = Router(plan)
         self._job, self._plan, self._measured = job, plan, profiles
         self._pace = Pace(plan)
-        self._calibrated: dict[DeviceId, DeviceProfile] = {}
+        self._complete: dict[DeviceId, DeviceProfile] = {}
         self._stragglers: set[DeviceId] = set()
 
     def served(self, device: DeviceId, message: BatchServed, item: WorkItem) -> list[Record]:
@@ -46,17 +46,17 @@ class Dealer:
         stage = self._plan.stage_of(device)
         if stage is None or self._plan.stages.index(stage) != message.stage or not item.longest:
             return []
-        if device not in self._calibrated:
+        if device not in self._complete:
             measured = self._measured.get(device)
             if measured is None:
                 return []
-            self._calibrated[device] = calibrated_profile(self._job.manifest, measured)
-        profile = self._calibrated[device]
-        predicted_seconds = compute_seconds(
-            self._job.manifest, profile, stage, item.samples, item.longest
+            self._complete[device] = with_every_block(self._job.manifest, measured)
+        profile = self._complete[device]
+        own, predicted_seconds = (
+            compute_seconds(self._job.manifest, each, stage, item.samples, item.longest)
+            for each in (profile, calibrated(profile))
         )
-        factor, _ = run_factors(profile)
-        self._seen(device, message.seconds, predicted_seconds / factor)
+        self._seen(device, message.seconds, own)
         straggler = self._pace.served(
             message.stage,
             device,

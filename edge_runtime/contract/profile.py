@@ -11,6 +11,36 @@ from .text import clean_texts
 
 Role = Literal["backbone", "trainer"]
 
+Source = Literal["estimated", "brief", "thorough"]
+"""Where times come from: from how fast the device was at other work, from some hundredths of a
+second each, or from a second each."""
+
+MOST_SLOWER = 20.0
+"""Most times that work may take as long in a run as on its own."""
+
+
+def _require_factor(in_run: float | None) -> None:
+    possible = in_run is None or 1 / MOST_SLOWER <= in_run <= MOST_SLOWER
+    require(possible, f"in_run must be from {1 / MOST_SLOWER} to {MOST_SLOWER}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CoreSpeed:
+    """How fast one core is, by a probe of milliseconds.
+
+    Attributes:
+        flops: a second, of float32 matrix products.
+        slower: than the core on which the constants of :mod:`edge_runtime.profiling.estimates`
+            were measured, at everything else.
+    """
+
+    flops: float
+    slower: float
+
+    def __post_init__(self) -> None:
+        require(0 < self.flops < math.inf, "flops must be positive")
+        require(0 < self.slower < math.inf, "slower must be positive")
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class BlockTiming:
@@ -22,16 +52,24 @@ class BlockTiming:
     Attributes:
         seconds_per_token: of the block, for one token more of such a micro-batch.
         seconds_per_run: the block's overhead for each micro-batch, independent of its size.
+        threads: that it was timed with.
+        source: where the times come from.
+        in_run: time of stages with such blocks in earlier runs, over what these times say of
+            them; None where no run has told.
     """
 
     batch_size: int
     sequence_length: int
     seconds_per_token: float
     seconds_per_run: float = 0.0
+    threads: int = 1
+    source: Source = "thorough"
+    in_run: float | None = None
 
     def __post_init__(self) -> None:
-        shape = (self.batch_size, self.sequence_length)
-        require(min(shape) >= 1, "batch_size and sequence_length must be positive")
+        counts = (self.batch_size, self.sequence_length, self.threads)
+        require(min(counts) >= 1, "batch_size, sequence_length and threads must be positive")
+        _require_factor(self.in_run)
         require(0 < self.seconds_per_token < math.inf, "seconds_per_token must be positive")
         require(0 <= self.seconds_per_run < math.inf, "seconds_per_run must not be negative")
 
@@ -53,6 +91,9 @@ class TrainerProfile:
         seconds_per_exchanged_value: processor seconds of one core that a step's all-reduce
             takes for each trainable value to round and sum, besides sending bytes and messages.
             Hardly depends on the number of trainers; nothing for a trainer alone.
+        source: where the times come from.
+        in_run: time of training in earlier runs, over what these times say of it; None where
+            no run has told.
     """
 
     seconds_per_sample: float
@@ -60,8 +101,11 @@ class TrainerProfile:
     memory_bytes: int = 0
     parameters: int = 0
     seconds_per_exchanged_value: float = 0.0
+    source: Source = "thorough"
+    in_run: float | None = None
 
     def __post_init__(self) -> None:
+        _require_factor(self.in_run)
         require(0 < self.seconds_per_sample < math.inf, "seconds_per_sample must be positive")
         for name in ("seconds_per_step", "memory_bytes", "seconds_per_exchanged_value"):
             require(0 <= getattr(self, name) < math.inf, f"{name} must not be negative")
@@ -112,25 +156,32 @@ class LinkProfile:
         require(0 <= self.latency_seconds < math.inf, "latency_seconds must not be negative")
 
 
-MOST_SLOWER = 20.0
-
-
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class RunFactors:
-    """Time of work in earlier runs over its time as the device measured it; None if unknown.
+class KnownTimes:
+    """What is known of a device's pace from earlier sessions, whatever they computed.
 
     Attributes:
-        fill: of stages.
-        train: of training steps.
+        core: its speed.
+        reached: FLOPs a second that its stages have reached, by the backbone's quantization.
+        blocks: timings by ``block_class``, which is the same for blocks of the same operators,
+            shapes and quantization, whatever their weights.
+        trainer: of the adapter and the shape of data in question, if there was such a run.
+        training: time of training in the last run, over its estimate.
+        handling: processor time of moving and keeping data.
     """
 
-    fill: float | None = None
-    train: float | None = None
+    core: CoreSpeed
+    reached: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    blocks: Mapping[str, tuple[BlockTiming, ...]] = dataclasses.field(default_factory=dict)
+    trainer: TrainerProfile | None = None
+    training: float | None = None
+    handling: HandlingProfile = HandlingProfile()
 
     def __post_init__(self) -> None:
-        known = [factor for factor in (self.fill, self.train) if factor is not None]
-        possible = all(1 / MOST_SLOWER <= factor <= MOST_SLOWER for factor in known)
-        require(possible, f"factors must be from {1 / MOST_SLOWER} to {MOST_SLOWER}")
+        _require_factor(self.training)
+        require(all(self.blocks.values()), "blocks must hold at least one timing for each class")
+        rates = self.reached.values()
+        require(all(0 < rate < math.inf for rate in rates), "reached must be positive")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,8 +205,7 @@ class DeviceProfile:
         handling: processor time of moving and keeping data.
         link: None where nothing slows it: processes of one machine.
         measured: the times come from this device, not from a catalogue.
-        brief: they were measured briefly, and partly estimated.
-        in_run: what earlier runs have found; the times are without it.
+        core: its speed, by a probe; None where it was not measured.
     """
 
     device: DeviceId
@@ -173,8 +223,7 @@ class DeviceProfile:
     handling: HandlingProfile = HandlingProfile()
     link: LinkProfile | None = None
     measured: bool = True
-    brief: bool = False
-    in_run: RunFactors | None = None
+    core: CoreSpeed | None = None
 
     def __post_init__(self) -> None:
         distinct = self.roles and len(set(self.roles)) == len(self.roles)

@@ -119,7 +119,7 @@ def _command(commands: Any, name: str, run: Any, text: str) -> argparse.Argument
 
 def _home(options: argparse.Namespace) -> Path:
     from edge_runtime.transport.files import make_private_directory
-    from edge_runtime.transport.keys import home_directory
+    from edge_runtime.transport.home import home_directory
 
     home: Path = options.home or home_directory() / "device"
     make_private_directory(home)
@@ -158,7 +158,11 @@ def _pair_with(home: Path, address: str, token: str, name: str, *, new_key: bool
 
 
 def _start(options: argparse.Namespace) -> int:
+    from edge_runtime.cache.keys import CacheKeys, read_passphrase
     from edge_runtime.transport import KnownCoordinators
+
+    # Before it pairs: from there on an emulated device is held to its CPU quota.
+    from .sessions import Sessions
 
     signal.signal(signal.SIGTERM, _stop)
     tune_allocator()
@@ -177,10 +181,6 @@ def _start(options: argparse.Namespace) -> int:
         )
     if options.coordinator:
         known = dataclasses.replace(known, address=options.coordinator)
-    from edge_runtime.cache.keys import CacheKeys, read_passphrase
-
-    from .sessions import Sessions
-
     cache_keys = CacheKeys(home, read_passphrase(options.cache_passphrase_file))
     watch = watch_condition(options.min_battery, options.max_temperature, options.condition)
     roles = _roles(options.no_train)

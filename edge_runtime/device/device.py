@@ -23,7 +23,7 @@ from edge_runtime.messaging.failures import PeerError, explain
 from edge_runtime.messaging.session_link import SessionLink
 from edge_runtime.messaging.tagging import tagged
 from edge_runtime.profiling.link import LinkProber
-from edge_runtime.profiling.profiler import measure, remeasure
+from edge_runtime.profiling.profiler import measure
 from edge_runtime.profiling.subprocess import measure_in_subprocess
 from edge_runtime.serving.loaded_adapter import LoadedAdapter, adapter_identity
 from edge_runtime.system.usage import (
@@ -332,7 +332,7 @@ class Device:
         self._files.begin(request.files if kept is None else (), job)
 
     def _begin_profiling(self, request: m.ProfileRequest) -> None:
-        if request.known is None and not request.brief:
+        if request.takes_seconds:
             self._warm.drop()  # nothing else may be in the way of what is measured
         self._files.begin(request.files, partial(self._profile, request))
 
@@ -340,25 +340,16 @@ class Device:
 
     def _profile(self, request: m.ProfileRequest) -> None:
         options = self._options
-        if request.known is not None:
-            profile = remeasure(request, request.known, options.home)
-        elif request.brief:
-            profile = measure(
-                request,
-                device=options.device,
-                roles=options.roles,
-                threads=options.threads,
-                store=self._store,
-                home=options.home,
-            )
-        else:
-            profile = measure_in_subprocess(
-                request,
-                device=options.device,
-                roles=options.roles,
-                threads=options.threads,
-                home=options.home,
-            )
+        measured = (
+            measure_in_subprocess if request.takes_seconds else partial(measure, store=self._store)
+        )
+        profile = measured(
+            request,
+            device=options.device,
+            roles=options.roles,
+            threads=options.threads,
+            home=options.home,
+        )
         base_bytes = min(profile.base_memory_bytes, self._warm.base_bytes())
         profile = dataclasses.replace(profile, base_memory_bytes=base_bytes)
         self._backbone.threads = profile.threads

@@ -50,24 +50,12 @@ class AdamW:
         self._gradient = torch.zeros(size)
         self._first = torch.zeros(size)
         self._second = torch.zeros(size)
-        # One counter for each range: the fused kernel advances them itself.
+        # One counter for each range, as the fused kernel wants it.
         self._counters = [torch.zeros(()), torch.zeros(())]
         sizes = [parameters.decayed, size - parameters.decayed]
         buffers = (parameters.values, self._gradient, self._first, self._second)
-        ranges = list(zip(*(torch.split(buffer, sizes) for buffer in buffers), strict=True))
-        self._torch = torch.optim.AdamW(
-            [
-                {"params": [values], "weight_decay": decay}
-                for (values, *_), decay in zip(ranges, (weight_decay, 0.0), strict=True)
-            ],
-            betas=(0.9, 0.999),
-            eps=1e-8,
-            fused=True,
-        )
-        for (values, gradient, first, second), counter in zip(ranges, self._counters, strict=True):
-            values.grad = gradient
-            moments = {"step": counter, "exp_avg": first, "exp_avg_sq": second}
-            self._torch.state[values] = moments
+        self._ranges = list(zip(*(torch.split(buffer, sizes) for buffer in buffers), strict=True))
+        self._decays = weight_decay, 0.0
 
     def apply(self, mean_gradient: NDArray[np.float32]) -> None:
         """Clips by the global norm and updates the parameters in place.
@@ -90,9 +78,27 @@ class AdamW:
         self.step += 1
 
     def _update(self) -> None:
-        for group in self._torch.param_groups:
-            group["lr"] = learning_rate(self.step, self._total_steps, self._options)
-        self._torch.step()
+        """Calls the kernel of ``torch.optim.AdamW(fused=True)``.
+
+        The class itself imports PyTorch's compiler when it is made: as long as all the rest of
+        PyTorch, and as many megabytes.
+        """
+        rate = learning_rate(self.step, self._total_steps, self._options)
+        for (values, *others), counter, decay in zip(
+            self._ranges, self._counters, self._decays, strict=True
+        ):
+            counter += 1
+            gradient, first, second = ([each] for each in others)
+            torch._fused_adamw_(
+                *([values], gradient, first, second, [], [counter]),
+                lr=rate,
+                beta1=0.9,
+                beta2=0.999,
+                weight_decay=decay,
+                eps=1e-8,
+                amsgrad=False,
+                maximize=False,
+            )
 
     def state(self) -> dict[str, np.ndarray]:
         """Returns moments and counters, as views."""

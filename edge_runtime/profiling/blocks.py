@@ -96,6 +96,7 @@ class _BlockTimer:
         effort: Effort,
     ) -> None:
         self._request, self._cores, self._effort = request, min(cores, threads), effort
+        self._threads = threads
         self._stream = files.streams[-1]
         read = request.adapter.layers if request.adapter is not None else ()
         self._stages = []
@@ -145,6 +146,8 @@ class _BlockTimer:
             sequence_length=shape.lengths[self._stream],
             seconds_per_token=per_token,
             seconds_per_run=per_run,
+            threads=self._threads,
+            source=self._request.source,
         )
 
     def _seconds(self, shape: _Shape) -> tuple[float, float]:

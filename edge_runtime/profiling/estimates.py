@@ -1,10 +1,9 @@
-"""Estimates what takes PyTorch, sockets or long to measure, from how fast matrices are multiplied.
+"""Estimates what nobody has timed, from how fast matrices are multiplied or from earlier runs.
 
 Good enough to plan with until the run itself says more: owners are chosen by the order of the
 devices' speeds, which one matrix product tells as well as another.
 """
 
-import dataclasses
 import time
 from collections.abc import Callable, Mapping
 
@@ -14,7 +13,12 @@ from edge_runtime.contract.activations import answering_bytes, output_stream, tr
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.manifest import Stream
 from edge_runtime.contract.messages import ProfileRequest
-from edge_runtime.contract.profile import HandlingProfile, TrainerProfile
+from edge_runtime.contract.profile import (
+    BlockTiming,
+    CoreSpeed,
+    HandlingProfile,
+    TrainerProfile,
+)
 from edge_runtime.serving.pieces import EVALUATION_BATCH
 from edge_runtime.system.usage import usable_cores
 from edge_runtime.training.replica import TRAINING_THREADS
@@ -47,26 +51,37 @@ RUNS = 200
 EXCHANGED_SECONDS = 3.5e-9
 """For each value of a gradient, to round and sum it; as ``--measure`` found it."""
 
+FLOAT_EFFICIENCY = 0.6
+_EFFICIENCY = {
+    ("none", ""): FLOAT_EFFICIENCY,
+    ("int8", "fast"): 3.0,
+    ("int8", "paired"): 0.85,
+    ("int8", ""): 0.65,
+    ("int4", ""): 0.5,
+}
+"""FLOPs a second of a block over those of a small float32 product, by quantization and kernel."""
+
+ATTENTION_FLOPS = 4
+"""For each token that a token attends to and each channel: scores, and the mean of values."""
+
+BLOCK_RUN_SECONDS = 1.3e-4
+"""Of a block in each micro-batch, whatever its size."""
+
+WORTH_THREADS_SECONDS = 5e-3
+"""Threads pay for a micro-batch that takes longer in a block."""
+
+THREAD_GAIN = 0.7
+"""What each thread besides the first adds to the pace."""
+
 HANDLING = {
+    "seconds_per_stage_run": 1e-4,
+    "seconds_per_stage_token": 5e-7,
     "seconds_per_message": 2e-4,
     "seconds_per_byte": 1.6e-9,
     "seconds_per_encoded_byte": 1e-9,
     "seconds_per_stored_byte": 1.9e-9,
 }
 """As ``--measure`` found them, see :class:`.HandlingProfile`."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class CoreSpeed:
-    """How fast one core is.
-
-    Attributes:
-        flops: a second, of float32 matrix products.
-        slower: than the core of the constants, at everything else.
-    """
-
-    flops: float
-    slower: float
 
 
 def core_speed() -> CoreSpeed:
@@ -97,6 +112,62 @@ def estimate_handling(speed: CoreSpeed) -> HandlingProfile:
     return HandlingProfile(**costs)
 
 
+def estimate_blocks(
+    request: ProfileRequest,
+    speed: CoreSpeed,
+    *,
+    kernel: str,
+    threads: int,
+    cores: float,
+    reached: Mapping[str, float],
+) -> dict[str, tuple[BlockTiming, ...]]:
+    """Times of blocks by their FLOPs, at the mean length and at the longest usual one.
+
+    Args:
+        request: the blocks, and the shape of data.
+        speed: of one core.
+        kernel: of integer products on this device.
+        threads: the most that a stage may use.
+        cores: CPU quota in cores.
+        reached: FLOPs a second that stages have reached here before, by quantization.
+    """
+    quantized = request.quantization
+    of_core = speed.flops * _EFFICIENCY.get((quantized, kernel), _EFFICIENCY[quantized, ""])
+    products = reached.get(quantized, of_core * min(1.0, cores))
+    stream = output_stream(request.tokens)
+    lengths = sorted({request.tokens[stream], usual_tokens(request)[stream]})
+    return {
+        block_class: tuple(
+            _estimated(request, flops, products, speed, length, min(threads, int(max(1, cores))))
+            for length in lengths
+        )
+        for block_class, flops in request.flops_per_token.items()
+    }
+
+
+def _estimated(
+    request: ProfileRequest,
+    flops: int,
+    flops_per_second: float,
+    speed: CoreSpeed,
+    length: int,
+    threads: int,
+) -> BlockTiming:
+    """Adds attention, whose products are of float32 and grow with the length."""
+    attention = ATTENTION_FLOPS * length * request.hidden_size
+    seconds = max(flops, 1) / flops_per_second + attention / (FLOAT_EFFICIENCY * speed.flops)
+    if seconds * request.batch * length < WORTH_THREADS_SECONDS:
+        threads = 1
+    return BlockTiming(
+        batch_size=request.batch,
+        sequence_length=length,
+        seconds_per_token=seconds / (1 + THREAD_GAIN * (threads - 1)),
+        seconds_per_run=speed.slower * BLOCK_RUN_SECONDS,
+        threads=threads,
+        source="estimated",
+    )
+
+
 def estimate_training(
     request: ProfileRequest, config: AdapterConfig, speed: CoreSpeed
 ) -> TrainerProfile:
@@ -111,6 +182,7 @@ def estimate_training(
     work = 2 * passes * parameters * tokens
     products = (work + _head_flops(request, config, trains)) / speed.flops
     return TrainerProfile(
+        source="estimated",
         seconds_per_sample=(products + speed.slower * SECONDS_PER_FLOP * work) / cores,
         seconds_per_step=speed.slower * STEP_SECONDS / cores if trains else 0.0,
         memory_bytes=_memory_bytes(request, config, parameters, trains=trains),

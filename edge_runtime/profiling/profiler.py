@@ -7,7 +7,13 @@ from pathlib import Path
 from edge_runtime.cache.inspect import describe
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import ProfileRequest
-from edge_runtime.contract.profile import DeviceProfile, Role, TrainerProfile
+from edge_runtime.contract.profile import (
+    BlockTiming,
+    CoreSpeed,
+    DeviceProfile,
+    Role,
+    TrainerProfile,
+)
 from edge_runtime.inference.session import numerics
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.system.usage import (
@@ -17,10 +23,10 @@ from edge_runtime.system.usage import (
     usable_memory_bytes,
 )
 
-from .blocks import time_blocks
+from .blocks import Timings, time_blocks
 from .data_handling import measure_handling
-from .estimates import CoreSpeed, core_speed, estimate_handling, estimate_training
-from .timing import BRIEF, THOROUGH
+from .estimates import core_speed, estimate_blocks, estimate_handling, estimate_training
+from .timing import THOROUGH, within
 from .training import measure_answering, measure_training
 
 logger = logging.getLogger(__name__)
@@ -41,7 +47,7 @@ def measure(
 ) -> DeviceProfile:
     """Measures the profile of this device; memory that it takes stays taken.
 
-    It takes a few seconds, or a few tenths of one if the request is brief.
+    Times that are asked for are measured, those known are taken over, others are estimated.
 
     Args:
         request: the blocks, the adapter and their shapes.
@@ -52,13 +58,28 @@ def measure(
         home: folder of its files.
     """
     base_bytes, cores = resident_bytes(), usable_cores()
-    effort = BRIEF if request.brief else THOROUGH
-    speed = core_speed() if request.brief else None
-    timings = time_blocks(request, store, threads=1, cores=cores, effort=effort)
-    if threads > 1:
-        parallel = time_blocks(request, store, threads=threads, cores=cores, effort=effort)
-        worthwhile = timings.seconds >= MIN_SPEEDUP * parallel.seconds
-        timings, threads = (parallel, threads) if worthwhile else (timings, 1)
+    thorough, known = request.source == "thorough", request.known
+    core = known.core if known is not None else core_speed()
+    blocks = _known_blocks(request)
+    handling = known.handling if known is not None else estimate_handling(core)
+    if request.stages:
+        timings = _time(request, store, threads, cores)
+        blocks |= timings.blocks
+        handling = dataclasses.replace(
+            measure_handling(request, home) if thorough else handling,
+            seconds_per_stage_run=timings.stage_seconds_per_run,
+            seconds_per_stage_token=timings.stage_seconds_per_token,
+        )
+    kernel = numerics().kernel
+    blocks |= estimate_blocks(
+        request,
+        core,
+        kernel=kernel,
+        threads=threads,
+        cores=cores,
+        reached=known.reached if known is not None else {},
+    )
+    used = [timing.threads for timings in blocks.values() for timing in timings]
     return DeviceProfile(
         device=device,
         roles=roles,
@@ -66,27 +87,35 @@ def measure(
         base_memory_bytes=base_bytes,
         storage_bytes=_cache_room_bytes(request, home / "cache"),
         cores=cores,
-        threads=threads,
-        kernel_class=numerics().kernel,
-        blocks=timings.blocks if "backbone" in roles else {},
-        trainer=_trainer(request, roles, store, home, speed),
-        handling=dataclasses.replace(
-            measure_handling(request, home) if speed is None else estimate_handling(speed),
-            seconds_per_stage_run=timings.stage_seconds_per_run,
-            seconds_per_stage_token=timings.stage_seconds_per_token,
-        ),
-        brief=request.brief,
+        threads=max(used, default=1),
+        kernel_class=kernel,
+        blocks=blocks if "backbone" in roles else {},
+        trainer=_trainer(request, roles, store, home, core),
+        handling=handling,
+        core=core,
     )
 
 
-def remeasure(request: ProfileRequest, known: DeviceProfile, home: Path) -> DeviceProfile:
-    """Measures memory and storage again, which change from one session to the next."""
-    return dataclasses.replace(
-        known,
-        memory_bytes=usable_memory_bytes(),
-        base_memory_bytes=resident_bytes(),
-        storage_bytes=_cache_room_bytes(request, home / "cache"),
+def _known_blocks(request: ProfileRequest) -> dict[str, tuple[BlockTiming, ...]]:
+    """Timings that are known and need not be taken again."""
+    if request.known is None:
+        return {}
+    again = set(request.block_classes)
+    return {name: each for name, each in request.known.blocks.items() if name not in again}
+
+
+def _time(request: ProfileRequest, store: WeightStore, threads: int, cores: float) -> Timings:
+    """Times the blocks with one thread, and with as many as there are if these are worth it."""
+    counts = [1] if threads == 1 else [1, threads]
+    effort = THOROUGH
+    if request.source == "brief":
+        effort = within(request.budget_seconds / len(counts), len(request.stages))
+    alone, *parallel = (
+        time_blocks(request, store, threads=count, cores=cores, effort=effort) for count in counts
     )
+    if parallel and alone.seconds >= MIN_SPEEDUP * parallel[0].seconds:
+        return parallel[0]
+    return alone
 
 
 def _trainer(
@@ -94,21 +123,22 @@ def _trainer(
     roles: tuple[Role, ...],
     store: WeightStore,
     home: Path,
-    speed: CoreSpeed | None,
+    core: CoreSpeed,
 ) -> TrainerProfile | None:
-    """Measures training, or a trained adapter; None if the device cannot own samples.
-
-    It is estimated where the core's ``speed`` is given.
-    """
-    if request.adapter is None:
+    """Measures or estimates training, or a trained adapter; None if it cannot own samples."""
+    if request.adapter is None or (request.adapter_graph is None and "trainer" not in roles):
         return None
-    owns = request.adapter_graph is not None or "trainer" in roles
-    if speed is not None:
-        return estimate_training(request, request.adapter, speed) if owns else None
+    known = request.known
+    if known is not None and known.trainer is not None:
+        return known.trainer
+    if not request.times_adapter:
+        estimated = estimate_training(request, request.adapter, core)
+        training = known.training if known is not None else None
+        return dataclasses.replace(estimated, in_run=training)
     if request.adapter_graph is not None:
         graph = store.path(request.adapter_graph).read_bytes()
         return measure_answering(request, request.adapter, graph, home)
-    return measure_training(request, request.adapter, home) if "trainer" in roles else None
+    return measure_training(request, request.adapter, home)
 
 
 def _cache_room_bytes(request: ProfileRequest, root: Path) -> int:

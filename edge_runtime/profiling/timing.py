@@ -58,8 +58,22 @@ class Effort:
 THOROUGH = Effort(
     seconds=MEASURE_SECONDS, enough_runs=12, longest_seconds=0.5, handling_seconds=0.03
 )
-BRIEF = Effort(seconds=0.02, enough_runs=3, longest_seconds=0.05, handling_seconds=0.003)
-"""A few tenths of a second for a whole device: the run itself tells the rest."""
+SHAPES = 3
+"""At which a block is timed."""
+
+
+def within(budget_seconds: float, blocks: int) -> Effort:
+    """What may be spent on each thing if all blocks are to take so long together.
+
+    A block and a pair of it take turns at each shape.
+    """
+    return Effort(
+        seconds=budget_seconds / (2 * SHAPES * max(1, blocks)),
+        enough_runs=3,
+        longest_seconds=0.05,
+        handling_seconds=0.003,
+    )
+
 
 CACHE_BYTES = 8 << 20
 """More than the caches that a core has to itself: at most 2 MB on today's processors."""

@@ -3,14 +3,15 @@
 Every socket is CURVE-encrypted and every listening socket asks a ZAP allow-list, so a
 process speaks only with keys that it knows. The parts, from the bottom up:
 
-* :mod:`.keys` and :mod:`.peers`: files of long-term keys and of paired peers.
+* :mod:`.home`, :mod:`.keys` and :mod:`.peers`: a user's folder, and in it files of long-term keys
+  and of paired peers.
 * :mod:`.context`: one :class:`SecureContext` a process; owns the I/O and ZAP threads.
 * :mod:`.router` and :mod:`.dealer`: the listening and the connecting end.
 * :mod:`.poller`: waiting on several ends, and waking the waiting thread from another.
 * :mod:`.pairing`: makes a trusted device of a new one.
 
 A frame is any bytes-like object; callers decide on its content. Names are imported when they are
-first used: :mod:`.files` needs no ZeroMQ.
+first used: :mod:`.files` and :mod:`.home` need no ZeroMQ.
 """
 
 from __future__ import annotations
@@ -25,14 +26,8 @@ if TYPE_CHECKING:
     from .context import SecureContext, SocketLimits
     from .dealer import SecureDealer
     from .frames import Delivery
-    from .keys import (
-        KeyPair,
-        PublicKey,
-        fingerprint,
-        home_directory,
-        load_or_create_keypair,
-        replace_keypair,
-    )
+    from .home import home_directory
+    from .keys import KeyPair, PublicKey, fingerprint, load_or_create_keypair, replace_keypair
     from .pairing import Pairing, PairingServer, pair
     from .peers import KnownCoordinator, KnownCoordinators, PairedDevice, PairedDevices
     from .poller import SocketPoller, Wakeup
@@ -72,8 +67,9 @@ _MODULES = {
     "context": ("SecureContext", "SocketLimits"),
     "dealer": ("SecureDealer",),
     "frames": ("Delivery",),
+    "home": ("home_directory",),
     "keys": (
-        *("KeyPair", "PublicKey", "fingerprint", "home_directory"),
+        *("KeyPair", "PublicKey", "fingerprint"),
         *("load_or_create_keypair", "replace_keypair"),
     ),
     "pairing": ("Pairing", "PairingServer", "pair"),

@@ -1,12 +1,12 @@
 """Reading ZeroMQ's socket events and waiting on its sockets."""
 
 import math
+import struct
 import time
 from collections.abc import Iterator
 from typing import cast
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 from .context import RawSocket
 
@@ -16,6 +16,8 @@ HANDSHAKE_FAILURES = (
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
 _READABLE = int(zmq.POLLIN)
+_EVENT = struct.Struct("=hi")
+"""Event and value, as zmq_socket_monitor(3) says; pyzmq's parser for it imports asyncio."""
 
 
 def has_message(socket: RawSocket) -> bool:
@@ -30,8 +32,8 @@ def has_message(socket: RawSocket) -> bool:
 def drain_events(monitor: RawSocket) -> Iterator[tuple[int, int]]:
     """Yields ``zmq.EVENT_...`` and value of all events so far, oldest first; never waits."""
     while has_message(monitor):
-        event = parse_monitor_message(monitor.recv_multipart(zmq.NOBLOCK))
-        yield int(event["event"]), event["value"]
+        event, value = _EVENT.unpack(monitor.recv_multipart(zmq.NOBLOCK)[0])
+        yield event, value
 
 
 class Deadline:

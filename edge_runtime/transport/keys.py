@@ -1,13 +1,11 @@
-"""Long-term CURVE key pairs, and the folder of a user's state."""
+"""Long-term CURVE key pairs."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-import os
 import struct
-import sys
 from pathlib import Path
 from typing import Literal, NewType
 
@@ -18,7 +16,7 @@ from edge_runtime.contract.checks import require
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.structure import from_plain, to_plain
 
-from .files import create_private, make_private_directory, read_private, write_private
+from .files import create_private, read_private, write_private
 
 PublicKey = NewType("PublicKey", str)
 """A CURVE public key as 40 characters of Z85 text; no secret."""
@@ -138,30 +136,3 @@ def _parse(content: bytes, path: Path) -> KeyPair:
         f"{path}: not a key file of this version; restore it from a backup, "
         "or delete it and pair again"
     )
-
-
-def home_directory() -> Path:
-    """The folder of keys, paired devices and caches; created (0700) when absent.
-
-    ``$PACPLUS_HOME``, else the platform's folder for user data.
-
-    Raises:
-        BadInputError: it cannot be created, or others may write to it.
-    """
-    make_private_directory(path := _home_path())
-    return path
-
-
-def _home_path() -> Path:
-    chosen = os.environ.get("PACPLUS_HOME")
-    if chosen:
-        return Path(chosen).expanduser().absolute()
-    if sys.platform == "win32":
-        local = os.environ.get("LOCALAPPDATA")
-        return (Path(local) if local else Path.home() / "AppData" / "Local") / "pacplus"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "pacplus"
-    data = os.environ.get("XDG_DATA_HOME", "")
-    # The XDG specification says to ignore a relative path.
-    base = Path(data) if Path(data).is_absolute() else Path.home() / ".local" / "share"
-    return base / "pacplus"

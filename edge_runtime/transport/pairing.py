@@ -79,6 +79,7 @@ class PairingServer:
         allow_list: of the control socket; gets the new device too.
         control_address: of the control socket, told to the device.
         other_addresses: where the control socket may be found as well.
+        before_reply: called when a device has shown the token, before it is told anything.
         lifetime_seconds: after which the token is worthless.
         clock: seconds, monotonic; the token's age is measured by it.
 
@@ -96,6 +97,7 @@ class PairingServer:
         allow_list: AllowList,
         control_address: Address,
         other_addresses: Sequence[Address] = (),
+        before_reply: Callable[[], None] = lambda: None,
         lifetime_seconds: float = 600.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -104,7 +106,7 @@ class PairingServer:
         self._allow_list = allow_list
         self._control_address = control_address
         self._other_addresses = tuple(map(str, other_addresses))[:MAX_ADDRESSES]
-        self._guesses_left = MAX_WRONG_SECRETS
+        self._before_reply, self._guesses_left = before_reply, MAX_WRONG_SECRETS
         self._clock = clock
         self._expires_at = clock() + lifetime_seconds
         self._closed = False
@@ -188,6 +190,7 @@ class PairingServer:
             self._refuse(routing_id, public_key)
             return None
         self._guesses_left = 0  # spent, whatever happens next
+        self._before_reply()
         device = self._devices.add(request.name, public_key, paired_at=time.time())
         self._allow_list.allow(device.device_id, public_key)
         reply = _Reply(

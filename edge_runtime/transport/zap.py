@@ -15,11 +15,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import zmq
-from zmq.auth.thread import ThreadAuthenticator
+from zmq.utils import z85
 
 from .keys import PublicKey, check_public_key, fingerprint
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from edge_runtime.contract.ids import DeviceId
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,11 @@ logger = logging.getLogger(__name__)
 DATA_DOMAIN = "data"
 """Of the socket that peers connect to. All are told of each other at the same time, so that some
 call before the other has heard of them."""
+
+_ENDPOINT = "inproc://zeromq.zap.01"
+_VERSION = b"1.0"
+_REQUEST_FRAMES = 6
+"""Version, request, domain, address, identity and mechanism; credentials follow."""
 
 EARLY_TRIES = 3
 MOST_EARLY = 16
@@ -133,20 +140,27 @@ class DenialLog:
         return self._early[who] <= EARLY_TRIES
 
 
-class ZapHandler(ThreadAuthenticator):
+class ZapHandler:
     """Answers the ZAP requests of one context, on a thread of its own.
 
     A thread, because a handshake waits for the answer while the owner of the sockets
-    may be deep in a computation.
+    may be deep in a computation. Not pyzmq's, which imports asyncio, and admits NULL to any domain.
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
-        super().__init__(context, log=logger)
         self._admit_by_domain: dict[str, Admit] = {}
         self._denials = DenialLog()
-        self._peer = ""
-        self.start()
-        self.thread.name = "pacplus-zap"
+        self._requests = context.socket(zmq.REP)
+        self._end, ended = context.socket(zmq.PAIR), context.socket(zmq.PAIR)
+        for socket in (self._requests, self._end, ended):
+            socket.linger = 0
+        self._requests.bind(_ENDPOINT)
+        ended.bind(endpoint := f"inproc://pacplus-zap-{id(self)}")
+        self._end.connect(endpoint)
+        self.thread = threading.Thread(
+            target=self._run, args=(ended,), name="pacplus-zap", daemon=True
+        )
+        self.thread.start()
 
     def serve(self, domain: str, admit: Admit) -> None:
         """Decides about ``domain`` by ``admit`` from now on.
@@ -157,27 +171,56 @@ class ZapHandler(ThreadAuthenticator):
         if not domain or domain in self._admit_by_domain:
             raise ValueError(f"ZAP domain {domain!r} is empty or taken")
         self._admit_by_domain[domain] = admit
-        self.configure_curve_callback(domain, self)
 
     def withdraw(self, domain: str) -> None:
         """Admits nobody to ``domain`` from now on."""
         self._admit_by_domain.pop(domain, None)
 
-    async def handle_zap_message(self, msg: list[bytes]) -> None:
-        """Refuses all but CURVE: by itself, pyzmq's authenticator admits NULL to any domain."""
-        version, request_id, domain, peer, _, mechanism, *credentials = msg
-        self._peer = peer.decode("utf-8", "replace")
-        if mechanism == b"CURVE" and [len(part) for part in credentials] == [32]:
-            await super().handle_zap_message(msg)
+    def stop(self) -> None:
+        """Ends the thread; nobody is admitted any more."""
+        if self._end.closed:
             return
-        self._denials.denied(
-            domain.decode("utf-8", "replace"), self._peer, f"mechanism {mechanism[:20]!r}"
-        )
-        self.zap_socket.send_multipart([version, request_id, b"400", b"not allowed", b"", b""])
+        self._end.send(b"")
+        self.thread.join()
+        self._end.close()
 
-    def callback(self, domain: str, key: bytes) -> bool:
-        """Decides whether ``key`` may connect; called by pyzmq on the ZAP thread."""
-        public_key = PublicKey(key.decode("ascii"))
+    def _run(self, ended: zmq.Socket[bytes]) -> None:
+        poller = zmq.Poller()
+        poller.register(self._requests, zmq.POLLIN)
+        poller.register(ended, zmq.POLLIN)
+        try:
+            while True:
+                ready = dict(poller.poll())
+                if ended in ready:
+                    return
+                self._requests.send_multipart(self._answer(self._requests.recv_multipart()))
+        except zmq.ContextTerminated:
+            return
+        finally:
+            self._requests.close()
+            ended.close()
+
+    def _answer(self, request: Sequence[bytes]) -> list[bytes]:
+        """Decides a request of RFC 27; the User-Id of who is admitted is the public key."""
+        user_id = b""
+        if len(request) >= _REQUEST_FRAMES and request[0] == _VERSION:
+            domain, peer, _, mechanism = request[2:_REQUEST_FRAMES]
+            where = domain.decode("utf-8", "replace"), peer.decode("utf-8", "replace")
+            user_id = self._user_id(*where, mechanism, request[_REQUEST_FRAMES:])
+        verdict = (b"200", b"OK") if user_id else (b"400", b"not allowed")
+        return [_VERSION, b"".join(request[1:2]), *verdict, user_id, b""]
+
+    def _user_id(
+        self, domain: str, peer: str, mechanism: bytes, credentials: Sequence[bytes]
+    ) -> bytes:
+        """Returns the key of who is admitted, in Z85, or nothing."""
+        if mechanism != b"CURVE" or [len(part) for part in credentials] != [32]:
+            self._denials.denied(domain, peer, f"mechanism {mechanism[:20]!r}")
+            return b""
+        key: bytes = z85.encode(credentials[0])
+        return key if self._admits(domain, peer, PublicKey(key.decode("ascii"))) else b""
+
+    def _admits(self, domain: str, peer: str, public_key: PublicKey) -> bool:
         who = f"key {fingerprint(public_key)}"
         try:
             admit = self._admit_by_domain.get(domain)
@@ -189,5 +232,5 @@ class ZapHandler(ThreadAuthenticator):
         except Exception:
             # A refusal is safe; a dead ZAP thread would lock everybody out for good.
             logger.exception("the ZAP handler failed; the connection is refused")
-        self._denials.denied(domain, self._peer, who)
+        self._denials.denied(domain, peer, who)
         return False

@@ -6,6 +6,7 @@ limits assert instead that the enforcement says so. As root they must be in forc
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -19,6 +20,7 @@ import pytest
 from devices.emulation import EmulatedCluster, EmulatedProcess, available_cores, enforcement
 from devices.hierarchy import Hierarchy, find_hierarchy, group_prefix
 from devices.specification import HOST_SHARE, EmulatedDevice, parse_emulate
+from edge_runtime.system.cgroups import group_memory_limit, group_quota_cores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -147,6 +149,49 @@ def test_a_device_is_within_its_limits_before_its_first_instruction(log: Path) -
                 assert group_prefix() in membership
 
 
+def test_a_device_that_starts_freely_has_all_limits_but_the_processors_until_it_is_held() -> None:
+    (device,) = parse_emulate("laptop:cpu=0.25,memory=200M")
+    with EmulatedCluster([device], host_cores=1) as cluster:
+        process = _start_ready(cluster, SLEEPER, starts_freely=True)
+        if is_enforced(cluster, "memory"):
+            assert (limit := group_memory_limit(process._group.memory or Path())) is not None
+            assert limit.limit_bytes == pytest.approx(200_000_000, abs=4096)
+        if is_enforced(cluster, "cpu"):
+            folder = process._group.cpu or Path()
+            assert (folder / "cgroup.procs").read_text() == f"{process.pid}\n"
+            assert group_quota_cores(folder) == math.inf
+            process.hold()
+            assert group_quota_cores(folder) == pytest.approx(0.25)
+
+
+WAITS_AND_IS_BUSY = f"""
+import signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGUSR1}})
+print("ready", flush=True)
+signal.sigwait({{signal.SIGUSR1}})
+sys.stdout = open(sys.argv[1], "w")
+{BUSY}
+"""
+
+
+@pytest.mark.alone
+def test_a_device_that_started_freely_is_as_slow_as_any_once_it_is_held(tmp_path: Path) -> None:
+    share = 0.0
+    with EmulatedCluster([one("laptop:cpu=0.25")], host_cores=1) as cluster:
+        if not is_enforced(cluster, "cpu"):
+            return
+        for attempt in range(3):
+            said = tmp_path / f"{attempt}"
+            command = [sys.executable, "-c", WAITS_AND_IS_BUSY, str(said)]
+            process = _start_ready(cluster, command, starts_freely=True)
+            process.hold()
+            os.kill(process.pid, signal.SIGUSR1)
+            assert process.wait(WAIT_SECONDS) == 0
+            if (share := float(said.read_text())) >= 1 / 4.5:
+                break
+    assert 3.5 <= 1 / share <= 4.5
+
+
 def test_without_control_groups_a_device_has_one_thread_and_the_user_is_warned(log: Path) -> None:
     with EmulatedCluster([one("laptop")], host_cores=8, hierarchy=NOWHERE) as cluster:
         assert run(cluster, "import os; print(os.environ['OMP_NUM_THREADS'])", log) == "1\n"
@@ -184,12 +229,15 @@ def test_standard_input_reaches_the_device_and_its_output_the_log(
     assert sorted(log.read_text().splitlines()) == ["!", f"{len(token)} {tmp_path.resolve()}"]
 
 
-def _start_ready(cluster: EmulatedCluster, command: list[str]) -> EmulatedProcess:
+def _start_ready(
+    cluster: EmulatedCluster, command: list[str], *, starts_freely: bool = False
+) -> EmulatedProcess:
     """Starts a device and waits until it prints, which it does into a pipe instead of the log."""
     reading, writing = os.pipe()
     try:
         pipe = Path(f"/proc/{os.getpid()}/fd/{writing}")
-        process = cluster.start(cluster.devices[0], command, log_path=pipe)
+        device = cluster.devices[0]
+        process = cluster.start(device, command, log_path=pipe, starts_freely=starts_freely)
         said = b""
         while not said.endswith(b"\n"):
             assert select.select([reading], [], [], WAIT_SECONDS)[0]

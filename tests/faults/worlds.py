@@ -141,6 +141,8 @@ def draw_world(chance: random.Random) -> World:
         if profiles[name].trainer is not None and chance.random() < 0.3
     }
     late = frozenset(name for name in names[1:] if chance.random() < 0.15)
+    unsure = chance.sample(names, chance.randint(0, len(names)))
+    job = dataclasses.replace(job, worth_measuring=lambda _: dict.fromkeys(unsure, 0.5))
     return World(
         job=job,
         profiles=profiles,

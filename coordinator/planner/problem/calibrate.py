@@ -9,7 +9,7 @@ from edge_runtime.contract.profile import (
     BlockTiming,
     DeviceProfile,
     HandlingProfile,
-    RunFactors,
+    KnownTimes,
     TrainerProfile,
 )
 
@@ -26,51 +26,84 @@ tokens: a stage of all blocks on real data takes 1.13 times the sum of its block
 """
 
 
-UNSURE = {"brief": 0.5, "thorough": 0.2, "run": 0.25}
+UNSURE = {"estimated": 1.0, "brief": 0.5, "thorough": 0.2, "run": 0.25}
 """Part of a prediction by which it may be off, by how the least sure of the devices was measured:
-in tenths of a second, in seconds, by a run. Of MiniLM on four clusters of one to three devices the
-fill took 1.18 to 1.33 times its prediction and an epoch 0.58 to 1.14 times after brief measuring;
-after a run of one trainer 1.10 to 1.21 and 0.92 to 1.08. Loading stages is not in it."""
+not at all, in tenths of a second, in seconds, by a run. Of MiniLM on four clusters of one to three
+devices the fill took 1.18 to 1.33 times its prediction and an epoch 0.58 to 1.14 times after brief
+measuring; after a run of one trainer 1.10 to 1.21 and 0.92 to 1.08. Loading stages is not in it."""
 
 
 def uncertainty(profiles: Iterable[DeviceProfile]) -> float:
     """Says how far, as a part of it, a prediction from these may be off."""
-    return max((UNSURE[_source(profile)] for profile in profiles), default=0.0)
+    return max((UNSURE[source_of(profile)] for profile in profiles), default=0.0)
 
 
-def _source(profile: DeviceProfile) -> str:
-    fill, train = (profile.in_run or RunFactors()).fill, (profile.in_run or RunFactors()).train
-    learnt = (fill is not None or not profile.blocks) and (
-        train is not None or profile.trainer is None
-    )
-    return "run" if learnt else "brief" if profile.brief else "thorough"
-
-
-def calibrated_profile(manifest: Manifest, profile: DeviceProfile) -> DeviceProfile:
-    """Completes a measured profile for the cost model: every block, and times as in a run."""
-    return calibrated(with_every_block(manifest, profile))
+def source_of(profile: DeviceProfile) -> str:
+    """Names what the least sure of a device's times come from; see :data:`UNSURE`."""
+    timings = [timing for timings in profile.blocks.values() for timing in timings]
+    found = ["run" if each.in_run is not None else each.source for each in timings]
+    if (trainer := profile.trainer) is not None:  # estimated where blocks are timed briefly
+        source = "brief" if trainer.source == "estimated" else trainer.source
+        found.append("run" if trainer.in_run is not None else source)
+    return max(found, key=lambda source: UNSURE[source], default="thorough")
 
 
 def calibrated(profile: DeviceProfile) -> DeviceProfile:
     """Scales all times of a profile by what earlier runs have found, or by contention."""
-    fill, train = run_factors(profile)
+    trainer, handling = profile.trainer, _scaled_times(profile.handling, CONTENTION_FACTOR)
+    stage = _stage_factor(profile) / CONTENTION_FACTOR
     return dataclasses.replace(
         profile,
         blocks={
-            block_class: tuple(_scaled_times(timing, fill) for timing in timings)
+            block_class: tuple(_scaled_times(timing, _factor(timing)) for timing in timings)
             for block_class, timings in profile.blocks.items()
         },
-        handling=_scaled_times(profile.handling, fill),
-        trainer=profile.trainer and _scaled_times(profile.trainer, train),
+        handling=dataclasses.replace(
+            handling,
+            seconds_per_stage_run=stage * handling.seconds_per_stage_run,
+            seconds_per_stage_token=stage * handling.seconds_per_stage_token,
+        ),
+        trainer=trainer and _scaled_times(trainer, _factor(trainer)),
     )
 
 
-def run_factors(profile: DeviceProfile) -> tuple[float, float]:
-    """Factors of a device's fill and training in a run."""
-    known = profile.in_run or RunFactors()
-    return (
-        CONTENTION_FACTOR if known.fill is None else known.fill,
-        CONTENTION_FACTOR if known.train is None else known.train,
+def _factor(timed: BlockTiming | TrainerProfile) -> float:
+    return CONTENTION_FACTOR if timed.in_run is None else timed.in_run
+
+
+def _stage_factor(profile: DeviceProfile) -> float:
+    """That of the blocks is that of the stage around them: a run sees both together."""
+    found = [_factor(timings[0]) for timings in profile.blocks.values()]
+    return sum(found) / len(found) if found else CONTENTION_FACTOR
+
+
+def known_times(manifest: Manifest, profile: DeviceProfile) -> KnownTimes | None:
+    """What of a profile is worth knowing later; None where its core was not measured.
+
+    Blocks that are only estimated, and that no run has told of, would be estimated better later.
+    """
+    if profile.core is None:
+        return None
+    layers = {block.block_class: block for block in manifest.blocks if block.kind == "layer"}
+    told = {
+        name: timings
+        for name, timings in profile.blocks.items()
+        if timings[0].source != "estimated" or timings[0].in_run is not None
+    }
+    trainer = profile.trainer
+    rates = [
+        layers[name].flops_per_token
+        / (timings[0].seconds_per_token * _factor(timings[0]) / CONTENTION_FACTOR)
+        for name, timings in told.items()
+        if name in layers and layers[name].flops_per_token > 0
+    ]
+    return KnownTimes(
+        core=profile.core,
+        reached={manifest.quantization: min(rates)} if rates else {},
+        blocks=told,
+        trainer=trainer,
+        training=trainer.in_run if trainer is not None and trainer.source == "estimated" else None,
+        handling=profile.handling,
     )
 
 

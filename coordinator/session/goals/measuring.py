@@ -1,6 +1,6 @@
 """Goals before a plan: devices are here, measured, and linked. Pure."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
 
 from coordinator.protocol.actions import SendProfileRequest
@@ -9,6 +9,7 @@ from coordinator.session.questions import Ask, Todo
 from coordinator.session.state import State
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.profile import DeviceProfile, KnownTimes, Source
 
 GATHER_SECONDS = 120.0
 """For all devices to join; then the session begins with those that have."""
@@ -85,21 +86,64 @@ def measure_aside(state: State) -> dict[DeviceId, list[Ask]]:
 
 def profiles(state: State, devices: Collection[DeviceId]) -> dict[DeviceId, Ask]:
     """Asks devices without a profile for it."""
-    here, thorough = state.members.here, state.job.measures_thoroughly
-    return {
-        device: Ask(
-            kind=m.ProfileRequest,
-            make=partial(
-                SendProfileRequest,
-                device=device,
-                known=state.known.profile_of(here[device].joined, thorough=thorough),
-                brief=not thorough,
-            ),
-            of_plan=False,
+    asks = {}
+    for device in devices:
+        member = state.members.here[device]
+        if member.profile is None:
+            known = state.known.times_of(member.joined)
+            asks[device] = _ask_profile(device, known, source=_source(state, known))
+    return asks
+
+
+def _source(state: State, known: KnownTimes | None) -> Source:
+    """Says how a device is to find what is not known of it: as well as there is use for it.
+
+    Where nobody else is, there is nothing to choose.
+    """
+    if state.job.measures_thoroughly:
+        return "thorough"
+    if state.alone and not state.job.only_plan:
+        return "estimated"
+    has_reached = known is not None and state.job.manifest.quantization in known.reached
+    return "estimated" if has_reached else "brief"
+
+
+def _ask_profile(
+    device: DeviceId, known: KnownTimes | None, *, source: Source, budget_seconds: float = 0.0
+) -> Ask:
+    make = partial(
+        SendProfileRequest,
+        device=device,
+        known=known,
+        source=source,
+        budget_seconds=budget_seconds,
+    )
+    return Ask(kind=m.ProfileRequest, make=make, key=budget_seconds, of_plan=False)
+
+
+def refine(state: State) -> Todo | None:
+    """Has devices measure themselves better where that may lead to a plan that is worth it."""
+    members = state.members.planned_with()
+    if state.budgets is None:
+        linked = _linked(state, members)
+        state.budgets = dict(state.job.worth_measuring(linked))
+    asks = {
+        device: _ask_profile(
+            device,
+            state.known.times_of(members[device].joined),
+            source="brief",
+            budget_seconds=budget,
         )
-        for device in devices
-        if here[device].profile is None
+        for device, budget in state.budgets.items()
+        if device in members
     }
+    return Todo("profiling", asks) if asks else None
+
+
+def _linked(state: State, members: Mapping[DeviceId, Member]) -> list[DeviceProfile]:
+    measured = {name: members[name].profile for name in state.ordered(dict(members))}
+    known = {name: profile for name, profile in measured.items() if profile is not None}
+    return list(state.linking.linked(known).values())
 
 
 def peers(

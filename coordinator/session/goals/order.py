@@ -9,6 +9,7 @@ worked on::
     measure         every device measured itself                              profiling
     admit           data sockets admit the peers                              admitting
     link            links are measured, in rounds of disjoint pairs           linking
+    refine          whose times could change the plan measured them better    profiling
     plan            there is a plan                                           waiting, if not
     open_caches     trainers said what their caches hold; shards get owners   open_caches
     fill_first      owners hold the training samples               deploying, filling
@@ -62,6 +63,7 @@ _PLANNED: tuple[Goal, ...] = (
     measuring.measure,
     measuring.admit,
     measuring.link,
+    measuring.refine,
     planning.plan,
     planning.open_caches,
 )

@@ -9,8 +9,8 @@ from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.checks import check_array, check_keys, require, require_amounts
 from edge_runtime.contract.generation import GenerationOptions, Sequences
 from edge_runtime.contract.ids import DeviceId, Sha256
-from edge_runtime.contract.manifest import FileSpec, Stream, check_streams
-from edge_runtime.contract.profile import DeviceProfile
+from edge_runtime.contract.manifest import FileSpec, Quantization, Stream, check_streams
+from edge_runtime.contract.profile import KnownTimes, Source
 
 from .base import (
     Array,
@@ -24,6 +24,11 @@ from .base import (
 )
 
 MOST_PROBE_SECONDS = 10.0
+
+PROBE_SECONDS = 0.3
+"""For a device that nothing is known of to time blocks for."""
+
+MOST_BUDGET_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +71,13 @@ class ProfileRequest(Message):
         head_dtype: of a language model's frozen head. Its shape decides its cost, so a
             synthetic one is timed: no transfer to devices that end up training nothing.
         backbone_digest: of the cache that may grow, as its dtype, encryption and quota.
-        brief: a few tenths of a second may be spent; what takes PyTorch, or longer, is estimated.
-        known: an earlier profile under the same conditions: only memory and storage are
-            measured again, and the rest of the request is empty.
+        source: ``thorough`` takes seconds; ``brief`` times blocks for about ``budget_seconds``,
+            and what takes PyTorch is estimated; ``estimated`` times nothing.
+        budget_seconds: for all timed blocks together.
+        known: from earlier sessions, under the same conditions; what is in it is not timed
+            again, unless it is among ``block_classes``.
+        flops_per_token: of the classes of blocks that are neither known nor to be timed.
+        quantization: of the backbone.
     """
 
     stages: tuple[StageFiles, ...]
@@ -88,8 +97,11 @@ class ProfileRequest(Message):
     cache_dtype: CacheDtype
     cache_encrypted: bool = False
     cache_quota_bytes: int | None = None
-    brief: bool = False
-    known: DeviceProfile | None = None
+    source: Source = "thorough"
+    budget_seconds: float = PROBE_SECONDS
+    known: KnownTimes | None = None
+    flops_per_token: dict[str, int] = dataclasses.field(default_factory=dict)
+    quantization: Quantization = "none"
 
     def __post_init__(self) -> None:
         check_streams(self.tokens)
@@ -99,6 +111,8 @@ class ProfileRequest(Message):
             and set(self.pairs) <= set(self.block_classes),
             "block_classes must name the class of each stage, and pairs some of them",
         )
+        require(0 < self.budget_seconds <= MOST_BUDGET_SECONDS, "budget_seconds is out of range")
+        require(min(self.flops_per_token.values(), default=0) >= 0, "FLOPs cannot be negative")
         same = self.tokens.keys() == self.max_tokens.keys() >= self.usual_tokens.keys()
         require(same, "tokens and max_tokens must be of the same sequences")
         lengths = (*self.tokens.values(), *self.max_tokens.values(), *self.usual_tokens.values())
@@ -106,11 +120,24 @@ class ProfileRequest(Message):
         require(smallest >= 1, "batch, num_heads and tokens must be positive")
 
     @property
+    def times_adapter(self) -> bool:
+        """True if training, or a trained adapter's outputs, are to be timed."""
+        known = self.known is not None and self.known.trainer is not None
+        return self.source == "thorough" and self.adapter is not None and not known
+
+    @property
+    def takes_seconds(self) -> bool:
+        """True if measuring leaves much memory behind, and must not be disturbed."""
+        return self.times_adapter or (self.source == "thorough" and bool(self.stages))
+
+    @property
     def files(self) -> tuple[FileSpec, ...]:
-        """Weight files to fetch before, each once, and the adapter's graph."""
+        """Weight files to fetch before, each once, and the adapter's graph if it is timed."""
         stages = (*self.stages, *self.pairs.values())
         files = {file.sha256: file for stage in stages for file in stage.files}
-        return (*files.values(), *((self.adapter_graph,) if self.adapter_graph else ()))
+        if self.adapter_graph is not None and self.times_adapter:
+            files[self.adapter_graph.sha256] = self.adapter_graph
+        return tuple(files.values())
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

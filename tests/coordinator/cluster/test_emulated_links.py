@@ -117,3 +117,15 @@ def test_what_is_connected_outlives_the_address_that_it_came_from() -> None:
             links.reroute(A, peers_at(Address(host="127.0.0.1", port=10)))
             connection.sendall(b"two")
             assert connection.recv(16) == b"two"
+
+
+def test_a_link_between_two_is_as_narrow_as_the_narrower_and_as_late_as_both() -> None:
+    slow, fast = parse_emulate("laptop:link=100M,latency=4ms,laptop:link=1G,latency=1ms")
+    with EmulatedLinks(dilation=2.0) as links:
+        links.attach(A, links.open(slow))
+        links.attach(B, links.open(fast))
+        between = links.between()
+    assert between.keys() == {(A, B), (B, A)}
+    for link in between.values():
+        assert link.bits_per_second == 50e6
+        assert link.latency_seconds == pytest.approx(0.01)

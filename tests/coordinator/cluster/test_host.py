@@ -1,3 +1,4 @@
+import os
 import time
 from pathlib import Path
 
@@ -7,7 +8,9 @@ from coordinator.cluster.host import Cluster, open_host
 from coordinator.cluster.local_devices import CONDITION
 from coordinator.cluster.pairing import paired_devices
 from devices.specification import parse_emulate
+from edge_runtime.contract.codec import decode_tagged
 from edge_runtime.contract.errors import InfeasibleError, UsageError
+from edge_runtime.contract.messages import Hello
 from edge_runtime.transport import KeyPair, PairedDevices
 
 
@@ -45,6 +48,27 @@ def test_a_device_named_twice_is_named():
 def test_emulated_and_paired_devices_exclude_each_other():
     with pytest.raises(UsageError, match="exclude each other"):
         Cluster(devices=("pi",), emulate=parse_emulate("laptop"))
+
+
+def test_emulated_devices_are_held_to_their_processors_before_they_join(home):
+    cluster = Cluster(emulate=parse_emulate("laptop,raspberry-pi-5,laptop:cpu=0.5"))
+    with open_host(cluster) as host:
+        assert host.devices == ("laptop-1", "raspberry-pi-5-1", "laptop-2")
+        if not host.local._cluster.enforcement.cpu:
+            assert os.geteuid() != 0
+            return
+        wanted = {
+            device: host.local._cluster.quota_cores(process.device)
+            for device, process in host.local._processes.items()
+        }
+        found = {}
+        while len(found) < 3:
+            received = host.router.recv(30.0)
+            assert received is not None
+            _, message = decode_tagged(received.frames)
+            if isinstance(message, Hello):
+                found[received.device] = message.cores
+    assert found == pytest.approx(wanted, rel=0.01)
 
 
 def test_an_emulated_device_joins_once_its_battery_allows_it(home):

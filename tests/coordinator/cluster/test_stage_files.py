@@ -10,6 +10,7 @@ import pytest
 from coordinator.cluster import stage_files
 from coordinator.cluster.stage_files import StageCutter
 from coordinator.planner.dispatch import window
+from coordinator.protocol.actions import SendProfileRequest
 from coordinator.protocol.job import Job
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Manifest
@@ -78,7 +79,7 @@ def test_a_stage_says_what_it_passes_on_and_what_its_states_belong_to(model):
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_profiling_asks_for_the_datas_shape_and_passes_nothing_on(model):
-    request = cutter_of(model).profile_request(job(model))
+    request = cutter_of(model).profile_request(job(model), SendProfileRequest(device=A))
     assert set(request.tokens) == set(model.streams) == set(request.max_tokens)
     assert max(request.max_tokens.values()) == 3
     assert all(stage.carries == () for stage in request.stages)
@@ -93,7 +94,10 @@ def test_a_heads_kind_is_told_by_its_size(bytes_, dtype):
         for file in model.files
     ]
     model = dataclasses.replace(model, files=tuple(files))
-    assert cutter_of(model).profile_request(job(model)).head_dtype == dtype
+    assert (
+        cutter_of(model).profile_request(job(model), SendProfileRequest(device=A)).head_dtype
+        == dtype
+    )
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)

@@ -16,7 +16,13 @@ from edge_runtime.contract.manifest import (
     Task,
     TensorSpec,
 )
-from edge_runtime.contract.profile import BlockTiming, DeviceProfile, LinkProfile, TrainerProfile
+from edge_runtime.contract.profile import (
+    BlockTiming,
+    CoreSpeed,
+    DeviceProfile,
+    LinkProfile,
+    TrainerProfile,
+)
 
 MB = 1_000_000
 HEAD = HeadSpec(path="head.safetensors", vocab_size=9)
@@ -121,6 +127,7 @@ def profile(
         if train
         else None,
         link=link,
+        core=CoreSpeed(flops=1e11, slower=1.0),
     )
 
 

@@ -8,7 +8,7 @@ from coordinator.planner.problem.calibrate import CONTENTION_FACTOR, calibrated
 from coordinator.session.experience import ENOUGH_BATCHES, ENOUGH_STEPS, Experience
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Usage
-from edge_runtime.contract.profile import MOST_SLOWER, RunFactors
+from edge_runtime.contract.profile import MOST_SLOWER, DeviceProfile
 from tests.coordinator.planner.problems import profile
 from tests.coordinator.session.histories import plan_of, scenario_of, until
 
@@ -34,6 +34,11 @@ def after(batches: int = 0, slower: float = 1.0, steps: int = 0) -> Experience:
     return experience
 
 
+def fill_factor(learnt: DeviceProfile) -> float | None:
+    (factor,) = {timing.in_run for each in learnt.blocks.values() for timing in each}
+    return factor
+
+
 def test_a_profile_stays_as_measured_where_little_was_seen() -> None:
     seen = after(ENOUGH_BATCHES - 1, 3.0, ENOUGH_STEPS - 1)
     assert seen.learn(A, MEASURED, usage(1.0)) is MEASURED
@@ -41,8 +46,7 @@ def test_a_profile_stays_as_measured_where_little_was_seen() -> None:
 
 def test_the_fill_is_predicted_by_what_micro_batches_took() -> None:
     learnt = after(ENOUGH_BATCHES, 1.5).learn(A, MEASURED, None)
-    assert learnt.in_run is not None
-    assert learnt.in_run.fill == pytest.approx(1.5)
+    assert fill_factor(learnt) == pytest.approx(1.5)
     before, now = (
         next(iter(calibrated(each).blocks.values()))[0].seconds_per_token
         for each in (MEASURED, learnt)
@@ -57,8 +61,8 @@ def test_training_is_predicted_by_the_processor_time_that_it_took() -> None:
     assert trainer is not None
     own = ENOUGH_STEPS * (16 * trainer.seconds_per_sample + trainer.seconds_per_step)
     learnt = seen.learn(A, MEASURED, usage(2.5 * own * min(1.0, MEASURED.cores)))
-    assert learnt.in_run is not None
-    assert learnt.in_run.train == pytest.approx(2.5)
+    assert learnt.trainer is not None
+    assert learnt.trainer.in_run == pytest.approx(2.5)
     now, before = calibrated(learnt).trainer, calibrated(MEASURED).trainer
     assert now is not None
     assert before is not None
@@ -67,15 +71,16 @@ def test_training_is_predicted_by_the_processor_time_that_it_took() -> None:
 
 
 def test_what_was_learnt_before_stays_where_this_run_says_nothing() -> None:
-    known = dataclasses.replace(MEASURED, in_run=RunFactors(fill=1.1, train=1.3))
+    assert MEASURED.trainer is not None
+    known = dataclasses.replace(MEASURED, trainer=dataclasses.replace(MEASURED.trainer, in_run=1.3))
     learnt = after(ENOUGH_BATCHES, 2.0).learn(A, known, None)
-    assert learnt.in_run is not None
-    assert (learnt.in_run.fill, learnt.in_run.train) == (pytest.approx(2.0), 1.3)
+    assert learnt.trainer == known.trainer
+    assert fill_factor(learnt) == pytest.approx(2.0)
 
 
 def test_no_factor_is_beyond_what_a_profile_may_have() -> None:
     learnt = after(ENOUGH_BATCHES, 1e6).learn(A, MEASURED, None)
-    assert learnt.in_run == RunFactors(fill=MOST_SLOWER)
+    assert fill_factor(learnt) == MOST_SLOWER
 
 
 def test_a_session_keeps_what_it_has_found_for_the_next_one() -> None:
@@ -83,5 +88,5 @@ def test_a_session_keeps_what_it_has_found_for_the_next_one() -> None:
     cluster = scenario.cluster()
     until(cluster, "collecting")
     (found,) = cluster.session.measured.profiles.values()
-    if cluster.session.state.experience._done[found.profile.device].batches >= ENOUGH_BATCHES:
-        assert found.profile.in_run is not None
+    if cluster.session.state.experience._done[DeviceId("d0")].batches >= ENOUGH_BATCHES:
+        assert all(each.in_run is not None for (each,) in found.times.blocks.values())

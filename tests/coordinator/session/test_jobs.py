@@ -39,7 +39,7 @@ def test_what_is_known_of_devices_and_links_is_not_measured_again():
     for name, device in again.devices.items():
         assert not device.probed
         (request,) = device.profiled
-        assert request.known == first.session.record.devices[name].profile
+        assert request.known == first.session.measured.profiles[name].times
     assert "linking" not in again.phases
     assert again.session.measured == first.session.measured
 
@@ -58,6 +58,43 @@ def test_a_device_that_has_changed_is_measured_again_and_the_others_are_not(chan
     assert fresh == {"d1"}
     probed = {(name, peer) for name, device in cluster.devices.items() for peer in device.probed}
     assert probed == {("d0", "d1"), ("d1", "d0"), ("d1", "d2"), ("d2", "d1")}
+
+
+def test_devices_measure_themselves_again_where_that_is_worth_it_and_once():
+    scenario = scenario_of(plan_of((0,), (1,)), train=[1, 2], only_plan=True)
+    asked: list[list[DeviceId]] = []
+
+    def worth_measuring(profiles):
+        asked.append([profile.device for profile in profiles])
+        assert all(profile.link for profile in profiles)
+        return {DeviceId("d1"): 1.5, DeviceId("gone"): 1.5}
+
+    job = dataclasses.replace(scenario.job, worth_measuring=worth_measuring)
+    cluster = play(dataclasses.replace(scenario, job=job), 1)
+    assert cluster.finished
+    assert asked == [["d0", "d1"]]
+    asks = {name: len(device.profiled) for name, device in cluster.devices.items()}
+    assert asks == {"d0": 1, "d1": 2}
+
+
+def sources(cluster: Cluster) -> dict[str, list[str]]:
+    return {
+        name: [request.source for request in device.profiled]
+        for name, device in cluster.devices.items()
+    }
+
+
+def test_how_devices_find_their_times_depends_on_what_it_is_good_for():
+    alone = play(scenario_of(plan_of((0,)), train=[1, 2]), 1)
+    assert sources(alone) == {"d0": ["estimated"]}
+    pair = scenario_of(plan_of((0,), (1,)), train=[1, 2])
+    assert sources(play(pair, 1)) == {"d0": ["brief"], "d1": ["brief"]}
+    again = measured_before(pair)
+    again.run(random.Random(2))
+    assert sources(again) == {"d0": ["estimated"], "d1": ["estimated"]}
+    job = dataclasses.replace(pair.job, measures_thoroughly=True)
+    thorough = play(dataclasses.replace(pair, job=job), 1)
+    assert sources(thorough) == {"d0": ["thorough"], "d1": ["thorough"]}
 
 
 def test_the_plan_is_made_of_profiles_with_links():

@@ -92,6 +92,27 @@ def test_links_that_are_known_are_not_measured_again():
     assert linking.measured[everyone[0], everyone[1]] == link
 
 
+def test_links_that_are_given_are_neither_measured_nor_kept_as_if_they_had_been():
+    link = LinkMeasurement(bits_per_second=1e6, latency_seconds=0.0)
+    linking, everyone = Linking(), names(4)
+    linking.give(dict.fromkeys(itertools.permutations(everyone[:3], 2), link))
+    linking.forget(everyone[0])
+    assert all(everyone[3] in pair for each in play(linking, everyone) for pair in each)
+    assert len(linking.measured) == 6
+    assert (everyone[0], everyone[1]) not in linking.measured
+    linked = linking.linked({device: profile(device) for device in everyone[:3]})
+    assert {each.link.up_bits_per_second for each in linked.values() if each.link} == {1e6}
+
+
+def test_a_given_link_is_measured_once_the_coordinator_stands_between_its_ends():
+    link = LinkMeasurement(bits_per_second=1e6, latency_seconds=0.0)
+    linking, (one, other, third) = Linking(), names(3)
+    linking.give(dict.fromkeys(itertools.permutations((one, other, third), 2), link))
+    linking.forget_pair(one, other)
+    measured = [pair for each in play(linking, [one, other, third]) for pair in each]
+    assert measured == [(one, other), (other, one)]
+
+
 def test_a_round_is_asked_for_until_all_of_it_is_measured():
     linking, everyone = Linking(), names(4)
     first = linking.next_round(everyone)

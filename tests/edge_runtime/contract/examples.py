@@ -16,7 +16,14 @@ from edge_runtime.contract.generation import GenerationOptions, Sequences
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.manifest import FileSpec, InputSpec
 from edge_runtime.contract.messages.tag import Tag
-from edge_runtime.contract.profile import BlockTiming, DeviceProfile, LinkProfile, TrainerProfile
+from edge_runtime.contract.profile import (
+    BlockTiming,
+    CoreSpeed,
+    DeviceProfile,
+    KnownTimes,
+    LinkProfile,
+    TrainerProfile,
+)
 
 A, B = DeviceId("a"), DeviceId("b")
 SHA = Sha256("0" * 64)
@@ -57,6 +64,12 @@ PROFILE = DeviceProfile(
     blocks={"layer": (BlockTiming(batch_size=1, sequence_length=8, seconds_per_token=1e-5),)},
     trainer=TrainerProfile(seconds_per_sample=1e-3, parameters=100),
     link=LinkProfile(up_bits_per_second=1e6, down_bits_per_second=1e6),
+)
+TIMES = KnownTimes(
+    core=CoreSpeed(flops=1e11, slower=1.0),
+    reached={"int8": 1e11},
+    blocks=PROFILE.blocks,
+    trainer=PROFILE.trainer,
 )
 SUMS = m.EpochSums(epoch=1, steps=3, samples=2, count=2, loss_sum=0.5)
 
@@ -106,7 +119,7 @@ EXAMPLES: tuple[m.Message, ...] = (
         adapter_graph=FILE,
         backbone_digest=SHA,
         cache_dtype="fp16",
-        known=PROFILE,
+        known=TIMES,
     ),
     m.FileChunk(sha256=SHA, offset=0, data=BYTES),
     m.Peers(peers=(m.Peer(device=B, public_key="k", address="tcp://h:1"),)),

@@ -59,6 +59,29 @@ def test_updates_equal_those_of_torchs_adamw_with_decay_on_the_side_networks_mat
     np.testing.assert_allclose(engine.flat_parameters, found, atol=1e-5)
 
 
+def test_updates_equal_torchs_fused_adamw_to_the_bit() -> None:
+    engine, options = trainer(), TrainingOptions(learning_rate=1e-2)
+    draw, decay = np.random.default_rng(1), default_weight_decay("classification")
+    decayed = sum(
+        gradient.size
+        for name, gradient in engine.named_gradients().items()
+        if name.endswith(".weight") and name != "head.weight"
+    )
+    parts = [torch.tensor(part) for part in np.split(engine.flat_parameters, [decayed])]
+    groups = [{"params": [parts[0]], "weight_decay": decay}, {"params": [parts[1]]}]
+    expected = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+    for step in range(20):
+        gradient = draw.normal(size=engine.parameters).astype(np.float32)
+        gradient /= np.float32(1 + np.linalg.norm(gradient))
+        for part, piece in zip(parts, np.split(gradient, [decayed]), strict=True):
+            part.grad = torch.tensor(piece)
+        for group in expected.param_groups:
+            group["lr"] = learning_rate(step, 20, options)
+        expected.step()
+        engine.apply(gradient)
+    assert np.array_equal(engine.flat_parameters, np.concatenate([each.numpy() for each in parts]))
+
+
 def test_a_large_gradient_is_clipped() -> None:
     small, large = trainer(), trainer()
     small.gradients(batch(5))

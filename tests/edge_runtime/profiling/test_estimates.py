@@ -3,13 +3,16 @@
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Mapping
 
 import pytest
 
+from edge_runtime.contract.messages import ProfileRequest
+from edge_runtime.contract.profile import BlockTiming, CoreSpeed
 from edge_runtime.profiling.estimates import (
-    CoreSpeed,
     core_speed,
     count_parameters,
+    estimate_blocks,
     estimate_handling,
     estimate_training,
 )
@@ -19,6 +22,14 @@ from tests.edge_runtime.profiling.test_training import CLASSES, REQUEST, TEXTS, 
 
 SPEED = CoreSpeed(flops=1e11, slower=1.0)
 SLOW = CoreSpeed(flops=1e10, slower=4.0)
+WIDE = dataclasses.replace(
+    TEXTS,
+    batch=16,
+    tokens={"encoder": 50},
+    max_tokens={"encoder": 200},
+    flops_per_token={"layer": 10_000_000},
+    quantization="int8",
+)
 
 
 def test_an_adapters_parameters_are_counted_without_pytorch() -> None:
@@ -49,6 +60,45 @@ def test_longer_samples_and_larger_heads_cost_more() -> None:
     small, large = (estimate_training(REQUEST, each, SPEED) for each in (TRANSFORMATIONS, wide))
     assert large.seconds_per_sample > small.seconds_per_sample
     assert large.memory_bytes > small.memory_bytes
+
+
+def blocks_of(
+    request: ProfileRequest = WIDE,
+    speed: CoreSpeed = SPEED,
+    *,
+    kernel: str = "fast",
+    cores: float = 1.0,
+    reached: Mapping[str, float] | None = None,
+) -> tuple[BlockTiming, ...]:
+    found = estimate_blocks(
+        request, speed, kernel=kernel, threads=2, cores=cores, reached=reached or {}
+    )
+    assert all(timing.source == "estimated" for timing in found["layer"])
+    return found["layer"]
+
+
+def test_blocks_are_estimated_by_their_products_and_by_the_kernel_that_does_them() -> None:
+    (mean, longest), (slow, _) = blocks_of(), blocks_of(speed=SLOW)
+    assert mean.sequence_length < longest.sequence_length
+    assert mean.seconds_per_token < longest.seconds_per_token  # attention
+    assert slow.seconds_per_token == pytest.approx(10 * mean.seconds_per_token)
+    exact = blocks_of(kernel="exact")[0].seconds_per_token
+    paired = blocks_of(kernel="paired")[0].seconds_per_token
+    assert exact > paired > mean.seconds_per_token
+
+
+def test_a_part_of_a_core_takes_longer_and_a_second_one_helps_where_there_is_much_to_do() -> None:
+    (whole, _), (half, _), (both, _) = (blocks_of(cores=cores) for cores in (1.0, 0.5, 2.0))
+    assert half.seconds_per_token > 1.5 * whole.seconds_per_token
+    assert (whole.threads, half.threads, both.threads) == (1, 1, 2)
+    assert both.seconds_per_token < whole.seconds_per_token
+    little = dataclasses.replace(WIDE, flops_per_token={"layer": 1000})
+    assert blocks_of(little, cores=2.0)[0].threads == 1
+
+
+def test_what_stages_have_reached_before_says_more_than_the_core() -> None:
+    (mean, _), (told, _) = blocks_of(), blocks_of(reached={"int8": 1e10, "none": 1e14})
+    assert told.seconds_per_token > 10 * mean.seconds_per_token
 
 
 def test_the_core_is_measured() -> None:

@@ -72,6 +72,40 @@ def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
     return thread, results
 
 
+def test_what_has_to_be_done_before_a_device_goes_on_is_done_before_it_is_told(
+    network: Network, devices: PairedDevices
+) -> None:
+    waits: list[bool] = []
+
+    def before_reply() -> None:
+        thread.join(0.2)
+        waits.append(thread.is_alive())
+
+    server = PairingServer(
+        network.here,
+        network.server,
+        listen=LOOPBACK,
+        devices=devices,
+        allow_list=network.router.allow_list,
+        control_address=network.address,
+        before_reply=before_reply,
+    )
+    thread, told = in_thread(
+        lambda: pair(
+            network.there,
+            KeyPair.generate(),
+            address=server.address,
+            token=server.token,
+            name="pi",
+            timeout=WAIT,
+        )
+    )
+    while thread.is_alive():
+        server.handle(0.02)
+    assert waits == [True]
+    assert isinstance(told[0], Pairing)
+
+
 def pair_with(
     network: Network,
     server: PairingServer,

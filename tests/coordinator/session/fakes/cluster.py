@@ -228,7 +228,7 @@ class Cluster:
                 self._send(action.device, action.message, tag)
             case SendProfileRequest():
                 tag = Tag(session=self.job.session, reply=action.reply)
-                self._send(action.device, profile_request(action.known), tag)
+                self._send(action.device, profile_request(action), tag)
             case SendStage():
                 tag = Tag(session=self.job.session, term=action.term, reply=action.reply)
                 self._send(action.device, _load_stage(self.job, action.first, action.last), tag)
@@ -277,7 +277,7 @@ def over_the_wire(message: m.Message, tag: Tag) -> tuple[m.Message, Tag]:
     return message, tag
 
 
-def profile_request(known: DeviceProfile | None) -> m.ProfileRequest:
+def profile_request(action: SendProfileRequest) -> m.ProfileRequest:
     """Measures nothing."""
     return m.ProfileRequest(
         stages=(),
@@ -290,7 +290,8 @@ def profile_request(known: DeviceProfile | None) -> m.ProfileRequest:
         backbone_digest=Sha256("0" * 64),
         cache_dtype="fp16",
         cache_quota_bytes=None,
-        known=known,
+        known=action.known,
+        source=action.source,
     )
 
 

@@ -23,6 +23,7 @@ class _Done:
     expected_seconds: float = 0.0
     steps: int = 0
     samples: float = 0.0
+    found: int = 0
 
 
 class Experience:
@@ -39,8 +40,12 @@ class Experience:
             done.seconds += seconds
             done.expected_seconds += expected_seconds
 
-    def trained(self, device: DeviceId, steps: int, samples: float) -> None:
-        """Takes down training steps, and the device's own samples in them."""
+    def trained(self, device: DeviceId, steps: int, samples: float, found: int = 0) -> None:
+        """Takes down training steps, and the device's own samples in them.
+
+        Of ``found`` of these, candidates had to be found.
+        """
+        self._done[device].found += found
         self._done[device].steps += steps
         self._done[device].samples += samples
 
@@ -73,6 +78,7 @@ def _training_seconds(profile: DeviceProfile, done: _Done) -> float:
     if trainer is None:
         return 0.0
     wall = done.samples * trainer.seconds_per_sample + done.steps * trainer.seconds_per_step
+    wall += done.found * trainer.seconds_per_new_sample
     return wall * min(1.0, profile.cores)
 
 

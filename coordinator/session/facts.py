@@ -168,7 +168,8 @@ def _keep_part(state: State, device: DeviceId, _: Ask, message: m.EpochDone) -> 
     if replica is not None and state.plan is not None and len(state.owners) == 1:
         steps = step - replica.step
         owned = len(state.job.tables["train"].owned_by(state.plan, device))
-        state.experience.trained(device, steps, steps * owned / state.job.steps_per_epoch)
+        samples = steps * owned / state.job.steps_per_epoch
+        state.experience.trained(device, steps, samples, message.found)
     state.members.here[device].replica = Replica(step=step, sums=sums)
     _end_part(state)
 

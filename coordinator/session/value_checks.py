@@ -129,6 +129,7 @@ def _wrong_trainer(trainer: TrainerProfile | None, handling: HandlingProfile) ->
     others = [*dataclasses.astuple(handling)]
     if trainer is not None:
         others += [trainer.seconds_per_step, trainer.seconds_per_exchanged_value]
+        others.append(trainer.seconds_per_new_sample)
     possible = all(0 <= seconds <= MAX_SECONDS for seconds in others)
     return "" if possible else "an impossible time of handling data or of training steps"
 

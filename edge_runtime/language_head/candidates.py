@@ -37,6 +37,9 @@ LEAST_REST = 1e-6
 LOG_NOTHING = np.float32(-1e30)
 """Logarithm of R where every token is a candidate."""
 
+LINE_CANDIDATES_PER_TOKEN = 3.4
+"""As measured: 297 of 87 tokens in the mean, 375 of 128 (gsm8k, SmolLM2)."""
+
 TAIL_TOKENS = 16
 """Tokens of a line whose tail probabilities count for the sample."""
 
@@ -182,6 +185,11 @@ class _Tail:
         first, last = np.searchsorted(self._candidates, (span.start, span.stop))
         probabilities[self._candidates[first:last] - span.start] = 0
         return tail_counts(probabilities)
+
+
+def usual_candidates(tokens: int, vocabulary: int) -> int:
+    """Estimates the candidates of a line with so many counted tokens."""
+    return min(vocabulary, BEST + round(LINE_CANDIDATES_PER_TOKEN * tokens))
 
 
 def counted(row: NDArray[Any]) -> NDArray[np.int64]:

@@ -44,7 +44,6 @@ def train_steps(
     if request.first_step == 0:
         replica.sums = m.EpochSums(epoch=request.epoch)
     began, reported = time.monotonic(), -math.inf
-    found = lines.found if lines is not None else 0
     for chosen, size in steps:
         _step(replica, owned, chosen, size, group, lines)
         if time.monotonic() - reported > PROGRESS_SECONDS:
@@ -53,7 +52,7 @@ def train_steps(
     if not replica.trainer.finite:
         raise _diverged("adapter", replica)
     seconds = time.monotonic() - began
-    found = lines.found - found if lines is not None else 0
+    found = lines.take_found() if lines is not None else 0
     outbox.to_coordinator(m.EpochDone(sums=replica.sums, seconds=seconds, found=found))
 
 

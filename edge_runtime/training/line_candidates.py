@@ -25,15 +25,11 @@ _DOMAIN = b"pacplus line 1\0"
 
 
 class LineCandidates:
-    """Adds candidates to batches.
-
-    Attributes:
-        found: lines whose candidates were not kept yet.
-    """
+    """Adds candidates to batches."""
 
     def __init__(self, head: FrozenHead, cache: CandidateCache) -> None:
         self._head, self._cache = head, cache
-        self.found = 0
+        self._found = 0
 
     def add(self, keys: Array, batch: Batch) -> Batch:
         """Adds the candidates of a batch whose samples have these keys, (B, 32) uint8."""
@@ -47,9 +43,14 @@ class LineCandidates:
         for at, each in zip(lacking, find_candidates(lines, self._head), strict=True):
             kept[names[at]] = rows = each.packed()
             self._cache.put(names[at], rows)
-        self.found += len(lacking)
+        self._found += len(lacking)
         candidates = tuple(Candidates.unpacked(kept[name]) for name in names)
         return dataclasses.replace(batch, candidates=candidates)
+
+    def take_found(self) -> int:
+        """Counts the lines whose candidates were not kept, since this was last asked."""
+        found, self._found = self._found, 0
+        return found
 
     def sum_tails(self, batch: Batch) -> Array:
         """Sums tail probabilities over a batch with candidates, (V,) int64."""

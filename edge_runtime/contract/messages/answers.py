@@ -220,7 +220,7 @@ class GroupFormed(Message):
 class EpochDone(Message):
     """The steps that were asked for are applied, and took this trainer ``seconds``.
 
-    ``found`` of its lines had no candidates yet: finding them took a part of that.
+    Of ``found`` lines it has found candidates since it last said so.
     """
 
     sums: EpochSums

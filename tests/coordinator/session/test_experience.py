@@ -70,6 +70,20 @@ def test_training_is_predicted_by_the_processor_time_that_it_took() -> None:
     assert factor == pytest.approx(2.5 / CONTENTION_FACTOR)
 
 
+def test_finding_candidates_is_expected_to_take_time_once() -> None:
+    profile = dataclasses.replace(
+        MEASURED,
+        trainer=dataclasses.replace(MEASURED.trainer, seconds_per_new_sample=0.5, in_run=None),
+    )
+    found = Experience()
+    found.trained(A, ENOUGH_STEPS, 16.0, found=4)
+    wall = 16.0 * profile.trainer.seconds_per_sample
+    wall += ENOUGH_STEPS * profile.trainer.seconds_per_step + 4 * 0.5
+    took = wall * min(1.0, profile.cores)
+    learnt = found.learn(A, profile, usage(took))
+    assert learnt.trainer.in_run == pytest.approx(1.0)
+
+
 def test_what_was_learnt_before_stays_where_this_run_says_nothing() -> None:
     assert MEASURED.trainer is not None
     known = dataclasses.replace(MEASURED, trainer=dataclasses.replace(MEASURED.trainer, in_run=1.3))

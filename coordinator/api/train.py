@@ -2,6 +2,7 @@
 
 import dataclasses
 import secrets
+import threading
 import time
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from coordinator.runs.report import (
     fill_of_sessions,
     fill_report,
 )
-from coordinator.runs.run_folder import Checkpoint, RunFolder, check_new
+from coordinator.runs.run_folder import Checkpoint, RunFolder, check_new, import_graph_writer
 from coordinator.session.failures import RESUME
 from edge_runtime.contract.adapter import TrainingOptions, adapter_weights
 from edge_runtime.contract.checks import Array
@@ -174,6 +175,8 @@ class _Run:
         self.folder.record(event)
         if event.event == "plan_made" and session.plan is not None:
             self.folder.write_plan(session.plan)
+            # Nothing to do here for a while, and it takes a third of a second at the end.
+            threading.Thread(target=import_graph_writer, daemon=True).start()
 
     def save(self, action: SaveCheckpoint, session: SessionRecord) -> None:
         checkpoint = self._checkpoint(session, action.step, action.state)

@@ -20,6 +20,7 @@ from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Manifest, Stream
 from edge_runtime.contract.sample import Ragged, Samples
+from edge_runtime.inference.session import keep_choice_in
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.parallel_adapters import Batch
@@ -31,6 +32,7 @@ from edge_runtime.system.usage import (
     usable_memory_bytes,
     usable_threads,
 )
+from edge_runtime.transport import home_directory
 
 from .generator import Generator, LanguageModel
 from .onnx_adapter import AdapterSession
@@ -73,6 +75,7 @@ class ResidentModel:
         """
         self._manifest, self._config, self._dtype = manifest, config, dtype
         self._memory = MemoryGuard.of_process()
+        keep_choice_in(home_directory)
         self._backbone = BackboneRole(
             me=HERE, threads=usable_threads(), outbox=Nobody(), keep=self._keep
         )

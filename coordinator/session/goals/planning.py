@@ -136,6 +136,7 @@ def cache_request(state: State) -> m.OpenCache:
             for stream, members in streams.items()
         },
         keys=state.catalogue.keys,
+        trains=state.trains,
     )
 
 

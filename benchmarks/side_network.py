@@ -26,8 +26,8 @@ import numpy as np
 
 import edge_runtime.parallel_adapters as by_autograd
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
+from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.parallel_adapters import Batch
-from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 from edge_runtime.serving.pieces import BATCH_BYTES
 from edge_runtime.system.allocator import tune_allocator
 

@@ -220,4 +220,5 @@ def run_settings(
         cache_dtype=cache_dtype,
         cache_quota_bytes=cache_quota_bytes,
         max_length=prepared.max_length,
+        loss=options.loss if config.generative else "exact",
     )

@@ -220,6 +220,7 @@ class _Run:
             cache=cache_report(session, cache_dtype),
             devices=device_reports(session, finished.devices),
             max_length=prepared.max_length,
+            loss=prepared.options.loss if prepared.config.generative else "exact",
             recoveries=done.recoveries,
             truncated_lines=prepared.truncated[:SHOWN_PLACES],
         )

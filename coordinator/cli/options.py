@@ -118,6 +118,13 @@ Epochs = Annotated[int, _training("Passes over the data.")]
 BatchSize = Annotated[int, _training("Samples of a global batch.")]
 LearningRate = Annotated[float | None, _training("Peak learning rate.", show_default="by adapter")]
 Seed = Annotated[int, _training("Decides initial weights and order.")]
+Loss = Annotated[
+    Literal["candidates", "exact"],
+    _training(
+        "Of language models: over each line's likeliest tokens and a sample of the others, or "
+        "over the whole vocabulary, which takes far longer."
+    ),
+]
 
 Generate = Annotated[
     bool,
@@ -223,16 +230,22 @@ def cluster(
 
 
 def training_options(
-    epochs: int, batch_size: int, learning_rate: float | None, seed: int
+    epochs: int,
+    batch_size: int,
+    learning_rate: float | None,
+    seed: int,
+    loss: Literal["candidates", "exact"] = "candidates",
 ) -> TrainingOptions:
     """Makes the options of training; raises UsageError if a value is out of range."""
     from edge_runtime.contract.adapter import TrainingOptions
 
-    chosen = {} if learning_rate is None else {"learning_rate": learning_rate}
+    rate = TrainingOptions().learning_rate if learning_rate is None else learning_rate
     if epochs < 1:
         raise UsageError("--epochs must be at least 1")
     try:
-        return TrainingOptions(epochs=epochs, batch_size=batch_size, seed=seed, **chosen)
+        return TrainingOptions(
+            epochs=epochs, batch_size=batch_size, learning_rate=rate, seed=seed, loss=loss
+        )
     except ValueError as error:
         raise UsageError(f"--{str(error).replace('_', '-', 1)}") from None
 

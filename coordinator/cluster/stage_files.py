@@ -12,7 +12,7 @@ import numpy as np
 from coordinator.planner.problem.build import tokens_of
 from coordinator.protocol.actions import SendProfileRequest
 from coordinator.protocol.job import Job
-from edge_runtime.contract.adapter import AdapterConfig
+from edge_runtime.contract.adapter import AdapterConfig, Loss
 from edge_runtime.contract.manifest import FileSpec, Manifest, Stream
 from edge_runtime.contract.messages import (
     CacheDtype,
@@ -47,6 +47,7 @@ class ProfiledShape:
     max_tokens: dict[Stream, int]
     usual_tokens: dict[Stream, int]
     counted_tokens: int
+    loss: Loss
     adapter: AdapterConfig
     answers: str
     cache_dtype: CacheDtype
@@ -67,6 +68,7 @@ def profiled_shape(job: Job) -> ProfiledShape:
             for stream, found in tokens.items()
         },
         counted_tokens=round(max(counted)),
+        loss=job.options.loss if job.config.generative and job.total_steps else "exact",
         adapter=job.config,
         answers=job.adapter_file.sha256 if job.adapter_file else "",
         cache_dtype=job.cache_dtype,
@@ -151,6 +153,7 @@ class StageCutter:
             adapter=shape.adapter,
             adapter_graph=job.adapter_file,
             counted_tokens=shape.counted_tokens,
+            loss=shape.loss,
             head_dtype=_head_dtype(manifest),
             backbone_digest=manifest.backbone_digest,
             cache_dtype=shape.cache_dtype,

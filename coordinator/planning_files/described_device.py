@@ -158,13 +158,17 @@ def _trainer(
         return dataclasses.replace(
             reference,
             seconds_per_sample=reference.seconds_per_sample * slower,
+            seconds_per_new_sample=reference.seconds_per_new_sample * slower,
             seconds_per_step=reference.seconds_per_step * slower,
             seconds_per_exchanged_value=reference.seconds_per_exchanged_value / relative_speed,
         )
     memory = reference.memory_bytes if reference else 0
+    # Of what is found once, nobody writes the time: it is in proportion to what is measured.
+    new = reference.seconds_per_new_sample / reference.seconds_per_sample if reference else 0.0
     exchanged = reference.seconds_per_exchanged_value if reference else 0.0
     return TrainerProfile(
         seconds_per_sample=given.seconds_per_sample,
+        seconds_per_new_sample=given.seconds_per_sample * new,
         seconds_per_step=given.seconds_per_step,
         memory_bytes=memory if given.memory_bytes is None else given.memory_bytes,
         parameters=reference.parameters if reference else 0,

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from coordinator.protocol.record import Compared, FillRecord, Recovery, SessionRecord
+from edge_runtime.contract.adapter import Loss
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Usage
 from edge_runtime.contract.plan import Plan
@@ -94,6 +95,7 @@ class Report:
     devices: tuple[DeviceReport, ...]
     recoveries: tuple[Recovery, ...] = ()
     max_length: int | None = None
+    loss: Loss = "exact"
     truncated_lines: tuple[str, ...] = ()
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from coordinator.data import FieldNames
 from coordinator.protocol.actions import Record
 from edge_runtime import __version__
-from edge_runtime.contract.adapter import AdapterConfig
+from edge_runtime.contract.adapter import AdapterConfig, Loss
 from edge_runtime.contract.errors import BadInputError, StorageError
 from edge_runtime.contract.messages import CacheDtype
 from edge_runtime.contract.plan import Plan
@@ -46,7 +46,7 @@ class Settings:
     use them. ``eval_sha256`` is empty without evaluation, ``learning_rate`` the peak,
     ``cache_quota_bytes`` per device, ``held_out`` the fraction of the training data that is
     evaluated on instead, ``max_length`` the most tokens of a line, if that is not what the model
-    takes.
+    takes, ``loss`` a language model's; runs from before there was a choice have the exact one.
     """
 
     bundle: str
@@ -69,6 +69,7 @@ class Settings:
     encrypt_cache: bool = False
     max_length: int | None = None
     held_out: float | None = None
+    loss: Loss = "exact"
 
 
 class RunFolder:

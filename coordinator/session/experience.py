@@ -68,12 +68,21 @@ class Experience:
         self._of[device].fill.add(1, seconds, expected_seconds)
 
     def trained(
-        self, profile: DeviceProfile, steps: int, samples: float, own_seconds: float
+        self,
+        profile: DeviceProfile,
+        steps: int,
+        samples: float,
+        own_seconds: float,
+        found: int = 0,
     ) -> None:
-        """Takes down what training steps took a device by itself, and its own samples in them."""
+        """Takes down what training steps took a device by itself, and its own samples in them.
+
+        Of ``found`` of these, candidates had to be found.
+        """
         trainer = profile.trainer
         if trainer is not None:
             expected = samples * trainer.seconds_per_sample + steps * trainer.seconds_per_step
+            expected += found * trainer.seconds_per_new_sample
             self._of[profile.device].train.add(steps, own_seconds, expected)
 
     def exchanged(

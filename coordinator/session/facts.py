@@ -30,6 +30,7 @@ from .value_checks import (
     check_link,
     check_profile,
     check_state,
+    check_tail,
     not_finite,
     step_of,
 )
@@ -153,6 +154,12 @@ def _keep_taken(state: State, device: DeviceId, _: Ask, message: m.StateTaken) -
 
 def _keep_group(state: State, device: DeviceId, _: Ask, __: m.GroupFormed) -> None:
     state.members.here[device].in_group = True
+
+
+def _keep_tail(state: State, device: DeviceId, _: Ask, message: m.TailSums) -> None:
+    check_tail(device, message.counts, state.job.config.num_outputs)
+    state.members.here[device].tail = message.counts
+    state.last_progress = state.now
 
 
 def _keep_generation(state: State, device: DeviceId, _: Ask, __: m.GenerationReady) -> None:
@@ -330,6 +337,7 @@ _KEEP: dict[type[m.Message], Callable[[State, DeviceId, Ask, Any], None]] = {
     m.SamplesHeld: _keep_held,
     m.TrainingReady: _keep_adapter,
     m.StateTaken: _keep_taken,
+    m.TailSums: _keep_tail,
     m.GroupFormed: _keep_group,
     m.GenerationReady: _keep_generation,
     m.EpochDone: _keep_part,

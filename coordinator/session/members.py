@@ -9,6 +9,7 @@ import dataclasses
 
 from coordinator.protocol.events import Joined
 from edge_runtime.contract import messages as m
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.profile import DeviceProfile
 
@@ -42,6 +43,7 @@ class Member:
         stage: blocks ``[first, last)`` that it has loaded.
         owned: shards whose samples it knows and has, by data set.
         replica: of the adapter, in this term.
+        tail: its part of what tokens are sampled by, (V,) int64, in this term.
         in_group: it trains with the others of this term.
         generates: it is ready to continue prompts, in this term.
         counts: the phase that its CPU time counts for.
@@ -61,6 +63,7 @@ class Member:
     stage: tuple[int, int] | None = None
     owned: dict[m.SampleSet, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     replica: Replica | None = None
+    tail: Array | None = None
     in_group: bool = False
     generates: bool = False
     counts: m.Phase | None = None
@@ -70,7 +73,7 @@ class Member:
 
     def end_term(self) -> None:
         """Forgets what belongs to the plan that has ended."""
-        self.replica, self.in_group, self.generates = None, False, False
+        self.replica, self.in_group, self.generates, self.tail = None, False, False, None
 
     def fail(self) -> None:
         """Forgets what a device that failed may not have any more."""

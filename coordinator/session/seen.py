@@ -16,7 +16,7 @@ def trained(state: State, device: DeviceId, steps: int, message: m.EpochDone) ->
         return
     owned = len(state.job.tables["train"].owned_by(state.plan, device))
     samples = steps * owned / state.job.steps_per_epoch
-    state.experience.trained(profile, steps, samples, message.own_seconds)
+    state.experience.trained(profile, steps, samples, message.own_seconds, message.found)
     state.part_done[device] = PartDone(
         steps=steps, seconds=message.seconds, own_seconds=message.own_seconds
     )

@@ -101,6 +101,8 @@ class State:
         experience: what devices did, against what they measured.
         saved: newest state of the trainers.
         lineage: names the group that trained up to here: a replica of another is not gone on with.
+        tail: what tokens of the vocabulary are sampled by, (V,) int64; None until it is known. With
+            the first update it becomes a part of the trainers' state.
         target: update up to which the group is to train before its state is saved.
         training_begun: this session has applied updates, or is about to.
         steps: lines of every step of an epoch, which is named before.
@@ -149,6 +151,7 @@ class State:
         self.computed: Array = np.zeros(len(self.catalogue.keys), bool)
         self.saved = SavedState(data=job.state, step=job.steps_done, sums=job.sums)
         self.lineage = job.run
+        self.tail: Array | None = None
         self.target = job.steps_done
         self.step_seconds: float | None = None
         self.part_began: tuple[float, int] | None = None

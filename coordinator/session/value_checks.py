@@ -12,6 +12,7 @@ import numpy as np
 
 from coordinator.protocol.job import Job
 from edge_runtime.contract.adapter import OPTIMIZER_PREFIX
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import BadInputError, DeviceFailedError, UnresumableError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Manifest
@@ -38,6 +39,7 @@ MAX_CORES = 1 << 16
 MAX_VALUES = 1 << 40
 MAX_TIMINGS = 64
 MAX_BLOCK_CLASSES = 1024
+MOST_TAIL_COUNTS = 1 << 52
 MIN_BITS_PER_SECOND, MAX_BITS_PER_SECOND = 1.0, 1e15
 
 
@@ -127,6 +129,7 @@ def _wrong_trainer(trainer: TrainerProfile | None, handling: HandlingProfile) ->
     others = [*dataclasses.astuple(handling)]
     if trainer is not None:
         others += [trainer.seconds_per_step, trainer.seconds_per_exchanged_value]
+        others.append(trainer.seconds_per_new_sample)
     possible = all(0 <= seconds <= MAX_SECONDS for seconds in others)
     return "" if possible else "an impossible time of handling data or of training steps"
 
@@ -212,6 +215,17 @@ def check_state(device: DeviceId, state: bytes, before: bytes) -> None:
     for array in tensors.values():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise not_finite(device, "adapter")
+
+
+def check_tail(device: DeviceId, counts: Array, vocabulary: int) -> None:
+    """Refuses sums of tails of another vocabulary, or that make a sum of several too large.
+
+    Raises:
+        DeviceFailedError: they are that.
+    """
+    sound = counts.shape == (vocabulary,) and counts.dtype == np.int64 and counts.min() >= 0
+    if not sound or counts.sum(dtype=np.float64) > MOST_TAIL_COUNTS:
+        raise DeviceFailedError(f"{device}: sent sums of tails that cannot be")
 
 
 def not_finite(device: DeviceId, what: str) -> UnresumableError:

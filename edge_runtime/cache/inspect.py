@@ -9,7 +9,7 @@ from edge_runtime.contract.errors import BadInputError
 
 from .folder_names import FOLDER_NAME
 from .plain_format import PlainFormat
-from .segments import last_used_seconds, remove_folder, segment_files
+from .segments import bytes_within, last_used_seconds, remove_folder, segment_files
 from .streams import count_samples
 
 
@@ -79,18 +79,17 @@ def folders(root: Path) -> Iterator[tuple[Path, str, str, bool]]:
 
 def _describe(folder: Path, backbone_digest: str, dtype: str, encrypted: bool) -> CacheDescription:
     keys: set[bytes] = set()
-    total = 0
     for number, path in segment_files(folder):
+        if encrypted:
+            break
         with path.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
-            if not encrypted:
-                keys.update(key for key, _ in PlainFormat().scan(number, file.fileno(), size))
-        total += size
+            keys.update(key for key, _ in PlainFormat().scan(number, file.fileno(), size))
     return CacheDescription(
         backbone_digest=backbone_digest,
         dtype=dtype,
         encrypted=encrypted,
         samples=None if encrypted else count_samples(keys),
-        bytes=total,
+        bytes=bytes_within(folder),
         last_used_seconds=last_used_seconds(folder),
     )

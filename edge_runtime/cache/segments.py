@@ -67,6 +67,11 @@ def segment_files(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in matches if match)
 
 
+def bytes_within(folder: Path) -> int:
+    """Bytes of the records in a cache folder, and in the folders within it."""
+    return sum(path.stat().st_size for path in folder.rglob("*.records"))
+
+
 def last_used_seconds(folder: Path) -> float:
     """Time of the last opening, seconds since the epoch; 0 when that is not known."""
     try:
@@ -251,7 +256,7 @@ def remove_folder(folder: Path) -> int:
     """
     lock = CacheLock(folder)
     try:
-        freed = sum(path.stat().st_size for _, path in segment_files(folder))
+        freed = bytes_within(folder)
         shutil.rmtree(folder)
     finally:
         lock.release()

@@ -19,6 +19,7 @@ from edge_runtime.contract.messages import IN_MEMORY, NOT_KEPT, ON_DISK, OpenCac
 from edge_runtime.contract.messages.mesh import split_layers
 from edge_runtime.inference.session import numerics
 
+from .candidate_cache import CandidateCache
 from .encoding import decode_into
 from .folder_names import folder_name
 from .keys import CacheKeys
@@ -68,6 +69,7 @@ class SampleCache:
         self._lock = threading.Lock()
         self._closed = False
         self._transient = TransientStates(transient_bytes)
+        self._key = keys.key() if request.encrypted else None
         self._cache = ActivationCache(
             root,
             request.backbone_digest,
@@ -75,7 +77,7 @@ class SampleCache:
             request.hidden_size,
             quota_bytes=request.quota_bytes,
             numerics=str(numerics()),
-            key=keys.key() if request.encrypted else None,
+            key=self._key,
         )
 
     def is_of(self, request: OpenCache) -> bool:
@@ -234,6 +236,25 @@ class SampleCache:
                 layers=layers,
                 encoded=encoded,
                 numerics=next(iter(tags)) if len(tags) == 1 else MIXED_NUMERICS,
+            )
+
+    def open_candidates(self, head_digest: str, best: int) -> CandidateCache:
+        """Opens what is kept of losses by one head, in what room the states leave.
+
+        Raises:
+            RemoteError: the cache is closed.
+            BadInputError: the folder cannot be used.
+        """
+        with self._lock:
+            cache = self._opened()
+            quota = cache.quota_bytes
+            return CandidateCache(
+                cache.folder,
+                head_digest,
+                best,
+                quota_bytes=None if quota is None else max(0, quota - cache.bytes_used),
+                numerics=cache.numerics,
+                key=self._key,
             )
 
     def flush(self) -> None:

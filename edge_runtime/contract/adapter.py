@@ -15,6 +15,7 @@ from .tensors import read_tensors, write_tensors
 
 AdapterKind = Literal["attention", "mlp"]
 Initialization = Literal["random", "pruned"]
+Loss = Literal["candidates", "exact"]
 
 NORM_EPSILON = 1e-5
 """Of every layer normalization in side network and head."""
@@ -227,6 +228,8 @@ class TrainingOptions:
             steps, which evens out the last batches; 0 uses the current weights.
         max_gradient_norm: clipping after the division by the global count; 0 is off.
         seed: decides the adapter's initial weights and the order of samples.
+        loss: of a language model: over the whole vocabulary at each step, or over a line's
+            likeliest tokens and a sample of the others.
     """
 
     epochs: int = 3
@@ -237,6 +240,7 @@ class TrainingOptions:
     average_fraction: float = 0.1
     max_gradient_norm: float = 1.0
     seed: int = 0
+    loss: Loss = "candidates"
 
     def __post_init__(self) -> None:
         require(self.epochs >= 0, "epochs must not be negative")

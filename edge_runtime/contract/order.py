@@ -114,7 +114,7 @@ def shard_order(lengths: npt.ArrayLike, *, seed: int, epoch: int, shard: int) ->
         Indices into ``lengths``, in the order of the slots.
     """
     buckets = length_bucket(lengths)
-    words = _random_words(2 * len(buckets), seed, _SHARD_DOMAIN, epoch, shard)
+    words = random_words(2 * len(buckets), seed, _SHARD_DOMAIN, epoch, shard)
     shuffled, jitter = words[: len(buckets)], words[len(buckets) :] >> np.uint64(31)
     by_bucket = np.lexsort((shuffled, buckets))
     # Jitter is below two places, in integers: rounding must not differ between devices.
@@ -125,7 +125,7 @@ def shard_order(lengths: npt.ArrayLike, *, seed: int, epoch: int, shard: int) ->
 def slot_order(num_samples: int, batch_size: int, *, seed: int, epoch: int) -> Ints:
     """Slot of every step: a permutation of the slots, (steps,)."""
     steps = steps_per_epoch(num_samples, batch_size)
-    return np.argsort(_random_words(steps, seed, _SLOT_DOMAIN, epoch), kind="stable")
+    return np.argsort(random_words(steps, seed, _SLOT_DOMAIN, epoch), kind="stable")
 
 
 def step_sizes(num_samples: int, batch_size: int, *, seed: int, epoch: int) -> Ints:
@@ -175,7 +175,7 @@ def epoch_order(
     return [row[row >= 0] for row in table[visits]]
 
 
-def _random_words(count: int, seed: int, *stream: int) -> npt.NDArray[np.uint64]:
+def random_words(count: int, seed: int, *stream: int) -> npt.NDArray[np.uint64]:
     """``count`` words of the stream that (seed, stream) names."""
     sequence = np.random.SeedSequence(seed % 2**64, spawn_key=stream)
     return np.atleast_1d(np.random.Philox(sequence).random_raw(count))

@@ -84,6 +84,8 @@ class TrainerProfile:
     Attributes:
         seconds_per_sample: one sample's part of a training step (read the cache, forward,
             backward; forward alone where nothing is trained), at the mean length of the data.
+        seconds_per_new_sample: besides, once for each sample of a language model: finding the
+            candidates of its loss.
         seconds_per_step: overhead of each step for any batch (optimizer, dispatch).
         memory_bytes: resident bytes that training adds to the idle device process:
             libraries, adapter, gradients, optimizer and one step's activations.
@@ -99,6 +101,7 @@ class TrainerProfile:
     """
 
     seconds_per_sample: float
+    seconds_per_new_sample: float = 0.0
     seconds_per_step: float = 0.0
     memory_bytes: int = 0
     parameters: int = 0
@@ -111,7 +114,12 @@ class TrainerProfile:
         _require_factor(self.in_run)
         _require_factor(self.exchange_in_run)
         require(0 < self.seconds_per_sample < math.inf, "seconds_per_sample must be positive")
-        for name in ("seconds_per_step", "memory_bytes", "seconds_per_exchanged_value"):
+        for name in (
+            "seconds_per_new_sample",
+            "seconds_per_step",
+            "memory_bytes",
+            "seconds_per_exchanged_value",
+        ):
             require(0 <= getattr(self, name) < math.inf, f"{name} must not be negative")
 
 

@@ -123,6 +123,7 @@ class Device:
             m.MoveSamples: trainer.move,
             m.OwnSamples: trainer.own,
             m.TakeState: trainer.take_state,
+            m.SumTails: lambda _: trainer.sum_tails(),
             m.TrainEpoch: trainer.train_epoch,
             m.HoldSamples: trainer.hold,
             m.Evaluate: trainer.evaluate,

@@ -10,6 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from edge_runtime.language_head.candidates import Candidates
+
 NOT_COUNTED = -1
 """Target of a token that no loss is counted for."""
 
@@ -30,6 +32,8 @@ class Batch:
         encoder_hidden: (Le, B, Te, d) float32, the first ``AdapterConfig.encoder_layers``
             of the layers; with encoder-decoders only.
         encoder_lengths: (B,) int64; with ``encoder_hidden`` only.
+        candidates: of each sample of a language model, where the loss is not computed over the
+            whole vocabulary.
     """
 
     hidden: NDArray[np.float32]
@@ -38,6 +42,7 @@ class Batch:
     targets: NDArray[Any]
     encoder_hidden: NDArray[np.float32] | None = None
     encoder_lengths: NDArray[np.int64] | None = None
+    candidates: tuple[Candidates, ...] | None = None
 
     def __post_init__(self) -> None:
         _check_states("hidden", self.hidden, self.lengths)
@@ -60,6 +65,8 @@ class Batch:
             _check_states("encoder_hidden", self.encoder_hidden, self.encoder_lengths)
             if self.encoder_hidden.shape[1] != size:
                 raise ValueError(f"encoder_hidden must be of {size} samples")
+        if self.candidates is not None and len(self.candidates) != size:
+            raise ValueError(f"candidates must be of {size} samples")
 
     @property
     def size(self) -> int:
@@ -86,6 +93,7 @@ class Batch:
             targets=targets if targets.ndim == 1 else targets[:, :tokens],
             encoder_hidden=None,
             encoder_lengths=None,
+            candidates=None if self.candidates is None else self.candidates[span],
         )
         if self.encoder_hidden is None or self.encoder_lengths is None:
             return batch

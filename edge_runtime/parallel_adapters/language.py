@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .frozen_head import FrozenHead
+    from edge_runtime.language_head.frozen_head import FrozenHead
 
 CHUNK_TOKENS = 2048
 """Tokens of the vocabulary whose logits exist at a time."""
@@ -74,43 +74,46 @@ def token_losses(
     if gradient_Nd is not None:
         gradient_Nd.zero_()
     for span in head.spans(CHUNK_TOKENS):
-        rows_Cd = _tensor(head.rows(span))
-        logits_NC = _logits(features_Nd, rows_Cd, head, span)
+        rows_Cd = tensor(head.rows(span))
+        logits_NC = logits(features_Nd, rows_Cd, head, span)
         place_N = targets_N - span.start
         inside = ((place_N >= 0) & (place_N < len(rows_Cd))).nonzero()[:, 0]
         own[inside] = logits_NC[inside, place_N[inside]]
         larger = torch.maximum(largest, logits_NC.amax(1))
         shrink = torch.exp(largest - larger)
-        slope = _slope(logits_NC, head) if gradient_Nd is not None else 1.0
+        slopes = slope(logits_NC, head) if gradient_Nd is not None else 1.0
         shares_NC = logits_NC.sub_(larger[:, None]).exp_()
         total.mul_(shrink).add_(shares_NC.sum(1))
         if gradient_Nd is not None:
-            gradient_Nd.mul_(shrink[:, None]).addmm_(shares_NC.mul_(slope), rows_Cd)
+            gradient_Nd.mul_(shrink[:, None]).addmm_(shares_NC.mul_(slopes), rows_Cd)
         largest = larger
     if gradient_Nd is not None:
-        target_rows = _tensor(head.rows_of(targets_N.numpy()))
-        gradient_Nd.div_(total[:, None]).sub_(target_rows.mul_(_slope(own[:, None], head)))
+        target_rows = tensor(head.rows_of(targets_N.numpy()))
+        gradient_Nd.div_(total[:, None]).sub_(target_rows.mul_(slope(own[:, None], head)))
     return largest - own + total.log(), own == largest
 
 
-def _logits(features_Nd: Tensor, rows_Cd: Tensor, head: FrozenHead, span: slice) -> Tensor:
+def logits(
+    features_Nd: Tensor, rows_Cd: Tensor, head: FrozenHead, index: slice | NDArray[Any]
+) -> Tensor:
+    """Computes the logits of tokens ``index``, whose weights are ``rows_Cd``; (N, C)."""
     logits_NC = torch.mm(features_Nd, rows_Cd.t())
     if head.scale != 1:
         logits_NC.mul_(head.scale)
     if head.bias is not None:
-        logits_NC.add_(_tensor(head.bias[span]))
+        logits_NC.add_(tensor(head.bias[index]))
     if head.softcap:
         logits_NC.div_(head.softcap).tanh_().mul_(head.softcap)
     return logits_NC
 
 
-def _slope(logits: Tensor, head: FrozenHead) -> Tensor | float:
-    """Derivative of the logits with respect to the product x W^T."""
+def slope(values: Tensor, head: FrozenHead) -> Tensor | float:
+    """Computes the derivative of logits with respect to the product x W^T."""
     if not head.softcap:
         return head.scale
-    return (1 - (logits / head.softcap).square_()).mul_(head.scale)
+    return (1 - (values / head.softcap).square_()).mul_(head.scale)
 
 
-def _tensor(array: NDArray[np.float32]) -> Tensor:
+def tensor(array: NDArray[np.float32]) -> Tensor:
     """A tensor that may be modified: mapped files and read-only bytes are copied."""
     return torch.from_numpy(array if array.flags.writeable else array.copy())

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .batch import NOT_COUNTED
+from .candidate_loss import candidate_loss
 from .language import token_losses, total_loss
 
 if TYPE_CHECKING:
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_runtime.contract.adapter import AdapterConfig
+    from edge_runtime.language_head.frozen_head import FrozenHead
 
     from .batch import Batch
-    from .frozen_head import FrozenHead
+    from .candidate_loss import StepSample
     from .module import ParallelAdapter
 
 CHUNK_VALUES = 1 << 22
@@ -53,12 +55,15 @@ class Model:
         self._config = config
         self._head = head if config.generative else None
 
-    def add_gradients(self, batch: Batch) -> float:
-        """Computes the summed loss; its gradient is added to the parameters'."""
+    def add_gradients(self, batch: Batch, sample: StepSample | None = None) -> float:
+        """Computes the summed loss; its gradient is added to the parameters'.
+
+        With ``sample``, of the batch's candidates and these tokens.
+        """
         self._check(batch)
         total = 0.0
         for group in _groups(batch, self._config):
-            loss = self._loss(group)
+            loss = self._loss(group, sample)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         return total
@@ -80,16 +85,19 @@ class Model:
         if self._head is None:
             outputs: Tensor = self._adapter(*_inputs(batch))
             return outputs
-        features, targets, counted = self._features(batch, self._head)
+        features, targets, counted, _ = self._features(batch, self._head)
         loss, correct = token_losses(features, targets, self._head)
         values = torch.stack((loss, torch.ones_like(loss), correct.float()), 1)
         sample = counted // batch.hidden.shape[2]
         return torch.zeros(batch.size, LANGUAGE_OUTPUTS).index_add_(0, sample, values)
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _loss(self, batch: Batch, sample: StepSample | None) -> Tensor:
         """Summed loss, with gradients to come."""
         if self._head is not None:
-            features, targets, _ = self._features(batch, self._head)
+            features, targets, _, last = self._features(batch, self._head)
+            if sample is not None and batch.candidates is not None:
+                lines = batch.candidates
+                return candidate_loss(features, last, targets, lines, sample, self._head)
             return total_loss(features, targets, self._head)
         config, targets = self._config, torch.from_numpy(batch.targets)
         outputs = self._adapter.pooled_outputs(*_inputs(batch))
@@ -99,8 +107,8 @@ class Model:
             raise IndexError(f"a target is not below {config.num_outputs}")
         return functional.cross_entropy(outputs, targets, reduction="sum")
 
-    def _features(self, batch: Batch, head: FrozenHead) -> tuple[Tensor, Tensor, Tensor]:
-        """Features and targets of the counted tokens, and their places in (B*T,)."""
+    def _features(self, batch: Batch, head: FrozenHead) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Features and targets of the counted tokens, places in (B*T,), last hidden states."""
         targets = torch.from_numpy(np.ascontiguousarray(batch.targets)).view(-1)
         counted = (targets != NOT_COUNTED).nonzero()[:, 0]
         targets = targets[counted]
@@ -109,7 +117,7 @@ class Model:
         hidden, mask, _, encoder = _inputs(batch)
         state = self._adapter.side_state(hidden, mask, encoder)
         last, state = (x.flatten(0, 1)[counted] for x in (hidden[-1], state))
-        return self._adapter.features(last, state), targets, counted
+        return self._adapter.features(last, state), targets, counted, last
 
     def _check(self, batch: Batch) -> None:
         config = self._config

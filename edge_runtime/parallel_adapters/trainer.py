@@ -8,9 +8,12 @@ import numpy as np
 import torch
 
 from edge_runtime.contract.adapter import default_weight_decay
+from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.tensors import read_tensors, write_tensors
+from edge_runtime.language_head.tail_sample import draw_tail, is_tail
 
 from .averaging import update_average
+from .candidate_loss import StepSample
 from .flat import FlatParameters, check_tensor
 from .load import from_bytes
 from .model import Model
@@ -21,13 +24,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
-
-    from .frozen_head import FrozenHead
+    from edge_runtime.language_head.frozen_head import FrozenHead
+    from edge_runtime.language_head.tail_sample import Counts
 
 from .batch import Batch
 
 # The weights that training goes on from; in the state only.
 _CURRENT = "optimizer.current_weights"
+_TAIL = "optimizer.tail_counts"
 
 
 def _configure_torch(threads: int) -> None:
@@ -84,6 +88,9 @@ class Trainer:
             parameters.initialize(options.seed, given or {})
         self._average_steps = options.average_fraction * total_steps
         self._model, self._average_model = Model(adapter, head), Model(averaged, head)
+        self._head, self._seed = head, options.seed
+        self._tail: Counts | None = None
+        self._sample: tuple[int, StepSample] | None = None
         decay = options.weight_decay
         self._optimizer = AdamW(
             self._parameters,
@@ -129,7 +136,27 @@ class Trainer:
 
     def add_gradients(self, batch: Batch) -> float:
         """As :meth:`gradients`, adding to ``flat_gradient``: for a batch that comes in parts."""
-        return self._model.add_gradients(batch) if batch.size else 0.0
+        if not batch.size:
+            return 0.0
+        sample = self._sample_of_step() if batch.candidates is not None else None
+        return self._model.add_gradients(batch, sample)
+
+    @property
+    def tail(self) -> Counts | None:
+        """What tokens are sampled by, (V,); see :func:`.draw_tail`. A part of the state."""
+        return self._tail
+
+    @tail.setter
+    def tail(self, counts: Counts) -> None:
+        self._tail, self._sample = counts, None
+
+    def _sample_of_step(self) -> StepSample:
+        if self._tail is None or self._head is None:
+            raise ValueError("a batch with candidates came before what to sample others by")
+        if self._sample is None or self._sample[0] != self.step:
+            tail = draw_tail(self._tail, seed=self._seed, step=self.step)
+            self._sample = self.step, StepSample.gather(tail, self._head)
+        return self._sample[1]
 
     def named_gradients(self) -> dict[str, NDArray[np.float32]]:
         """``flat_gradient`` by parameter, as views."""
@@ -157,7 +184,9 @@ class Trainer:
 
     def state(self) -> bytes:
         """Averaged weights by name, and all that training needs to go on, as safetensors."""
-        own = {_CURRENT: self.flat_parameters}
+        own: dict[str, NDArray[Any]] = {_CURRENT: self.flat_parameters}
+        if self._tail is not None:
+            own[_TAIL] = self._tail
         return write_tensors({**self._average.named(), **self._optimizer.state(), **own})
 
     def load_state(self, data: bytes, step: int | None = None) -> None:
@@ -171,9 +200,16 @@ class Trainer:
         self._optimizer.check(tensors, where, step)
         shape = self.flat_parameters.shape
         check_tensor(tensors, _CURRENT, shape, self.flat_parameters.dtype, where)
+        if _TAIL in tensors:
+            vocabulary = self._head.vocabulary if self._head else 0
+            check_tensor(tensors, _TAIL, (vocabulary,), np.dtype(np.int64), where)
+            if not is_tail(tensors[_TAIL]):
+                raise BadInputError(f"{where}: {_TAIL!r} is not what tokens are drawn by")
         self._average.load(tensors, where)
         np.copyto(self.flat_parameters, tensors[_CURRENT])
         self._optimizer.load(tensors)
+        if _TAIL in tensors:
+            self.tail = tensors[_TAIL].copy()
 
 
 class Predictor:

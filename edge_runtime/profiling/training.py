@@ -17,9 +17,10 @@ from edge_runtime.contract.checks import Array
 from edge_runtime.contract.manifest import Stream
 from edge_runtime.contract.messages import ProfileRequest
 from edge_runtime.contract.profile import TrainerProfile
+from edge_runtime.language_head.candidates import Candidates, find_candidates, usual_candidates
+from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.parallel_adapters import Batch
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED
-from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 from edge_runtime.serving.onnx_adapter import AdapterSession
 from edge_runtime.serving.pieces import BATCH_BYTES, EVALUATION_BATCH
 from edge_runtime.system.usage import resident_bytes, usable_cores
@@ -38,6 +39,8 @@ LARGEST_BATCH = 16
 ALL_REDUCE_SECONDS = 0.03
 """Of the processor's time, to measure rounding and summing for."""
 HEAD_PATTERN_ROWS = 256
+LINES_AT_ONCE = 4
+"""Of a step, whose candidates are found in one pass over the head."""
 
 
 def measure_training(request: ProfileRequest, config: AdapterConfig, home: Path) -> TrainerProfile:
@@ -56,6 +59,7 @@ def measure_training(request: ProfileRequest, config: AdapterConfig, home: Path)
 
     head = synthetic_head(request, config) if config.generative else None
     trainer = Trainer(config, TrainingOptions(), 1, threads=TRAINING_THREADS, head=head)
+    trainer.tail = np.ones(config.num_outputs, np.int64)
     held, room = partial(training_bytes, config), room_bytes()
     tokens = fitting_lengths(request.tokens, lambda lengths: 2 * held(lengths), room)
     # Two sizes separate the time of a sample from the overhead of a step.
@@ -78,6 +82,7 @@ def measure_training(request: ProfileRequest, config: AdapterConfig, home: Path)
     shorter = request.tokens[output_stream(tokens)] / tokens[output_stream(tokens)]
     return TrainerProfile(
         seconds_per_sample=per_sample * shorter + reading_seconds(request, home),
+        seconds_per_new_sample=_finding_seconds(request, config, head) if head else 0.0,
         seconds_per_step=max(0.0, seconds[large] - large * per_sample),
         memory_bytes=max(0, resident_bytes() - before_bytes) + outlier_bytes,
         parameters=trainer.parameters,
@@ -178,16 +183,44 @@ def synthetic_batch(
         targets=_targets(request, config, size, tokens),
         encoder_hidden=states(config.encoder_layers, encoder_tokens) if encoder_tokens else None,
         encoder_lengths=np.full(size, encoder_tokens, np.int64) if encoder_tokens else None,
+        candidates=_candidates(request, config, size, tokens),
     )
+
+
+def _candidates(
+    request: ProfileRequest, config: AdapterConfig, size: int, tokens: int
+) -> tuple[Candidates, ...] | None:
+    if not config.generative or request.loss == "exact":
+        return None
+    counted = _counted(request, tokens)
+    count = usual_candidates(counted, config.num_outputs)
+    each = np.arange(count) * config.num_outputs // count
+    log_rest = np.zeros(counted, np.float32)
+    return (Candidates(tokens=each.astype(np.int32), log_rest=log_rest),) * size
+
+
+def _finding_seconds(request: ProfileRequest, config: AdapterConfig, head: FrozenHead) -> float:
+    """Times finding the candidates of a mean sample."""
+    if request.loss == "exact":
+        return 0.0
+    counted = max(1, request.counted_tokens)
+    hidden = np.random.default_rng(0).standard_normal((counted, config.hidden_size), np.float32)
+    line = hidden, np.zeros(counted, np.int64)
+    return _seconds_per_run(lambda: find_candidates([line] * LINES_AT_ONCE, head)) / LINES_AT_ONCE
 
 
 def _targets(request: ProfileRequest, config: AdapterConfig, size: int, tokens: int) -> Array:
     if not config.generative:
         return np.zeros(size, np.int64 if config.task == "classification" else np.float32)
     targets = np.full((size, tokens), NOT_COUNTED, np.int64)
-    counted = tokens * request.counted_tokens // request.tokens["decoder"]
-    targets[:, tokens - min(tokens, max(1, counted)) :] = 0
+    targets[:, tokens - _counted(request, tokens) :] = 0
     return targets
+
+
+def _counted(request: ProfileRequest, tokens: int) -> int:
+    """Counted tokens of a line of so many."""
+    counted = tokens * request.counted_tokens // request.tokens["decoder"]
+    return min(tokens, max(1, counted))
 
 
 def _step_seconds(trainer: Trainer, batch: Batch) -> float:

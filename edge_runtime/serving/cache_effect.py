@@ -13,9 +13,9 @@ from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.manifest import HIDDEN_PREFIX, Manifest, Stream
 from edge_runtime.contract.messages import Array, CacheDtype
 from edge_runtime.inference.session import GraphSession
+from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.parallel_adapters import Batch
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED
-from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 
 from .onnx_adapter import AdapterSession
 

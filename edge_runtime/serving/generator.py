@@ -16,8 +16,8 @@ from edge_runtime.contract.cache_format import row_bytes
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.manifest import HIDDEN_PREFIX, Stream
 from edge_runtime.contract.messages import Array, NextTokens, SetUpGeneration, States
+from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED, Batch
-from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 
 from .sampling import choose_tokens
 

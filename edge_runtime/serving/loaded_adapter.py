@@ -4,7 +4,7 @@ import dataclasses
 
 from edge_runtime.contract.messages import SetUpTraining
 from edge_runtime.inference.weight_store import FileStates, WeightStore
-from edge_runtime.parallel_adapters.frozen_head import FrozenHead
+from edge_runtime.language_head.frozen_head import FrozenHead
 
 from .generator import LanguageModel
 from .onnx_adapter import AdapterSession

@@ -6,9 +6,9 @@ from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.errors import UnresumableError
 from edge_runtime.contract.messages import Array
 from edge_runtime.inference.session import GraphSession
+from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.parallel_adapters import Batch
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED
-from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 
 ADAPTER_GRAPH = "adapter.onnx"
 

@@ -23,9 +23,9 @@ from edge_runtime.contract.manifest import Manifest, Stream
 from edge_runtime.contract.sample import Ragged, Samples
 from edge_runtime.inference.session import keep_choice_in
 from edge_runtime.inference.weight_store import WeightStore
+from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.parallel_adapters import Batch
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED
-from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 from edge_runtime.system.memory_guard import MemoryGuard
 from edge_runtime.system.usage import (
     resident_bytes,

@@ -12,6 +12,7 @@ from edge_runtime.contract.order import epoch_order, step_sizes, steps_per_epoch
 from edge_runtime.messaging.outbox import Outbox
 
 from .allreduce import AllReduce, Contribution
+from .line_candidates import LineCandidates
 from .replica import Replica
 from .samples import OwnedSamples
 
@@ -27,8 +28,11 @@ def train_steps(
     owned: OwnedSamples,
     group: AllReduce,
     outbox: Outbox,
+    lines: LineCandidates | None = None,
 ) -> None:
     """Trains the steps that are asked for and says what the epoch has come to.
+
+    With ``lines``, by a loss over candidates.
 
     Raises:
         RemoteError: the adapter or the group is at another step.
@@ -41,15 +45,18 @@ def train_steps(
         replica.sums = m.EpochSums(epoch=request.epoch)
     began, reported, own_seconds = time.monotonic(), -math.inf, 0.0
     for chosen, size in steps:
-        own_seconds += _step(replica, owned, chosen, size, group)
+        own_seconds += _step(replica, owned, chosen, size, group, lines)
         if time.monotonic() - reported > PROGRESS_SECONDS:
             reported = time.monotonic()
             outbox.to_coordinator(m.Progress(sums=replica.sums))
     if not replica.trainer.finite:
         raise _diverged("adapter", replica)
     seconds = time.monotonic() - began
+    found = lines.take_found() if lines is not None else 0
     outbox.to_coordinator(
-        m.EpochDone(sums=replica.sums, seconds=seconds, own_seconds=min(own_seconds, seconds))
+        m.EpochDone(
+            sums=replica.sums, seconds=seconds, own_seconds=min(own_seconds, seconds), found=found
+        )
     )
 
 
@@ -87,7 +94,12 @@ def _steps(
 
 
 def _step(
-    replica: Replica, owned: OwnedSamples, chosen: m.Array, size: int, group: AllReduce
+    replica: Replica,
+    owned: OwnedSamples,
+    chosen: m.Array,
+    size: int,
+    group: AllReduce,
+    lines: LineCandidates | None,
 ) -> float:
     """Applies one update of ``size`` samples, those of ``chosen`` its trainer's own.
 
@@ -96,7 +108,7 @@ def _step(
     """
     trainer, sums = replica.trainer, replica.sums
     began = time.monotonic()
-    own = _sum_gradients(trainer, owned, chosen)
+    own = _sum_gradients(trainer, owned, chosen, lines)
     ended = time.monotonic()
     if not math.isfinite(own.loss_sum):
         raise _diverged("loss", replica)
@@ -119,12 +131,16 @@ def _step(
     return time.monotonic() - summed + ended - began
 
 
-def _sum_gradients(trainer: Trainer, owned: OwnedSamples, chosen: m.Array) -> Contribution:
+def _sum_gradients(
+    trainer: Trainer, owned: OwnedSamples, chosen: m.Array, lines: LineCandidates | None
+) -> Contribution:
     """The samples' loss; ``trainer.flat_gradient`` has its gradient."""
     trainer.flat_gradient.fill(0)
     loss, count = 0.0, 0
     for piece in owned.pieces(chosen) if len(chosen) else ():
         batch = owned.batch(piece)
+        if lines is not None:
+            batch = lines.add(owned.request.keys[piece], batch)
         loss += trainer.add_gradients(batch)
         count += batch.count
         owned.computed(piece)

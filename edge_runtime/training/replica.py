@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.contract.messages import NOTHING_SUMMED, EpochSums, SetUpTraining, TakeState
 from edge_runtime.inference.weight_store import WeightStore
-from edge_runtime.parallel_adapters.frozen_head import FrozenHead
+from edge_runtime.language_head.frozen_head import FrozenHead
 
 if TYPE_CHECKING:
     from edge_runtime.parallel_adapters import Trainer

@@ -16,10 +16,12 @@ from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import AllReduceClosedError, RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.inference.weight_store import WeightStore
+from edge_runtime.language_head.candidates import BEST
+from edge_runtime.language_head.frozen_head import FrozenHead
+from edge_runtime.language_head.tail_sample import is_tail
 from edge_runtime.messaging.outbox import Outbox
 from edge_runtime.messaging.tagging import current_tag, peer_tag, tagged
 from edge_runtime.parallel_adapters import Batch
-from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 from edge_runtime.serving.generator import Generator
 from edge_runtime.serving.loaded_adapter import LoadedAdapter
 from edge_runtime.serving.pieces import groups_by_length
@@ -29,6 +31,7 @@ from edge_runtime.system.usage import available_memory_bytes
 from .allreduce import AllReduce
 from .engine_ahead import import_engine_ahead
 from .epoch import train_steps
+from .line_candidates import LineCandidates, is_in_tail
 from .part_checks import Limits
 from .replica import TRAINING_THREADS, Replica
 from .samples import OwnedSamples
@@ -54,6 +57,8 @@ class TrainerRole:
         self._owned: dict[m.SampleSet, OwnedSamples] = {}
         self.replica: Replica | None = None
         self._is_set_up = False
+        self._head: tuple[FrozenHead, str] | None = None
+        self._lines: LineCandidates | None = None
         self._group: tuple[int, AllReduce] | None = None
         self._predict: Callable[[Batch], m.Array] | None = None
         self._loaded: LoadedAdapter | None = None
@@ -133,8 +138,14 @@ class TrainerRole:
     def _close_cache(self) -> None:
         cache, self._cache = self._cache, None
         self._owned.clear()
+        self._close_lines()
         if cache is not None:
             cache.close()
+
+    def _close_lines(self) -> None:
+        lines, self._lines = self._lines, None
+        if lines is not None:
+            lines.close()
 
     # ---- adapter
 
@@ -147,8 +158,11 @@ class TrainerRole:
         ``kept`` from an earlier session.
         """
         self._is_set_up, self._loaded = request.adapter_graph is None, None
+        self._close_lines()
         if request.adapter_graph is None:
-            replica = self._set_up_replica(request, _head(request, files), files)
+            head = _head(request, files)
+            self._head = (head, request.head.sha256) if head and request.head else None
+            replica = self._set_up_replica(request, head, files)
             trainer = replica.trainer
             ready = m.TrainingReady(
                 parameters=trainer.parameters, step=trainer.step, sums=replica.sums
@@ -199,6 +213,10 @@ class TrainerRole:
         from edge_runtime.parallel_adapters.rounding import HalfPrecision
 
         replica = self._trained()
+        if request.tail is not None:
+            if request.tail.shape != (replica.config.num_outputs,) or not is_tail(request.tail):
+                raise RemoteError("what tokens are to be sampled by is not of this vocabulary")
+            replica.trainer.tail = request.tail
         all_reduce = AllReduce(
             me=self._me,
             trainers=request.trainers,
@@ -236,7 +254,40 @@ class TrainerRole:
             raise RemoteError("no group of trainers was formed")
         if group[0] > term:
             raise AllReduceClosedError("the term of these steps has ended")
-        train_steps(request, replica, owned, group[1], self._outbox)
+        lines = self._line_candidates(replica)
+        if lines is not None and replica.trainer.tail is None:
+            raise RemoteError("nothing was said of what tokens are to be sampled by")
+        train_steps(request, replica, owned, group[1], self._outbox, lines)
+
+    def sum_tails(self) -> None:
+        """Sums the tails of the lines that all trainers choose, as far as they are here.
+
+        Where the loss is over the whole vocabulary, that is nothing.
+        """
+        replica, owned = self._trained(), self._samples("train")
+        counts = np.zeros(replica.config.num_outputs, np.int64)
+        if (lines := self._line_candidates(replica)) is not None:
+            counts += self._tails(owned, lines)
+        self._outbox.to_coordinator(m.TailSums(counts=counts))
+
+    def _tails(self, owned: OwnedSamples, lines: LineCandidates) -> m.Array:
+        keys, counts = owned.request.keys, np.zeros(1, np.int64)
+        chosen = is_in_tail(owned.request.ranks, owned.request.total)
+        chosen &= self._opened().held_now(keys)
+        for group in groups_by_length(np.flatnonzero(chosen), owned.tokens):
+            for piece in owned.pieces(group) if len(group) else ():
+                counts = counts + lines.sum_tails(lines.add(keys[piece], owned.batch(piece)))
+                owned.computed(piece)
+        return counts
+
+    def _line_candidates(self, replica: Replica) -> LineCandidates | None:
+        """Opens the candidates of lines; None where the loss is over the whole vocabulary."""
+        if self._head is None or replica.options.loss == "exact":
+            return None
+        if self._lines is None:
+            head, digest = self._head
+            self._lines = LineCandidates(head, self._opened().open_candidates(digest, BEST))
+        return self._lines
 
     def _report_waiting(self, step: int, peers: tuple[DeviceId, ...]) -> None:
         self._outbox.to_coordinator(m.Awaiting(step=step, peers=peers))

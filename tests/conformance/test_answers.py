@@ -21,6 +21,7 @@ CASES: dict[type[m.Message], Callable[[World], m.Message]] = {
     m.SetUpTraining: World.set_up_training,
     m.SetUpGeneration: lambda world: FENCE,
     m.TakeState: lambda world: world.take_state(world.state(A)),
+    m.SumTails: lambda world: m.SumTails(),
     m.FormGroup: lambda world: m.FormGroup(trainers=(A,)),
     m.TrainEpoch: lambda world: m.TrainEpoch(epoch=1),
     m.Evaluate: lambda world: m.Evaluate(),

@@ -25,9 +25,9 @@ from edge_runtime.contract.generation import GenerationOptions
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 from edge_runtime.contract.sample import Ragged, Samples, sample_keys
+from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.parallel_adapters import Batch, Predictor, Trainer
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED
-from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 from export.partition.stages import Bundle
 from tests.conftest import TinyBundleMaker
 from tests.edge_runtime.parallel_adapters.samples import moved

@@ -25,6 +25,8 @@ PART_SECONDS = 20.0
 def shards_epoch_seconds(problem: Problem, profile: DeviceProfile, shards: int) -> float:
     """Predicts a trainer's own part of an epoch, without the all-reduce.
 
+    What takes time once is divided among the epochs, though it is done in the first.
+
     Raises:
         ValueError: the device is no trainer.
     """
@@ -32,7 +34,9 @@ def shards_epoch_seconds(problem: Problem, profile: DeviceProfile, shards: int) 
         raise ValueError(f"{profile.device} does not train")
     steps = steps_per_epoch(problem.num_samples, problem.batch_size)
     samples = problem.num_samples * shards / problem.batch_size
-    return samples * profile.trainer.seconds_per_sample + steps * profile.trainer.seconds_per_step
+    trainer = profile.trainer
+    each = trainer.seconds_per_sample + trainer.seconds_per_new_sample / max(1, problem.epochs)
+    return samples * each + steps * trainer.seconds_per_step
 
 
 def all_reduced_bytes(problem: Problem, trainers: int) -> float:

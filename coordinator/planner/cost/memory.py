@@ -97,8 +97,8 @@ def free_memory_bytes(profile: DeviceProfile, *, trains: bool) -> int:
 
 
 def cache_bytes_per_sample(problem: Problem) -> float:
-    """Cached states of a sample of mean length."""
-    return float(problem.rows_before[-1] * problem.cache_row_bytes)
+    """Cached states of a sample of mean length, and what its loss keeps."""
+    return float(problem.rows_before[-1] * problem.cache_row_bytes + problem.loss_bytes)
 
 
 def shard_storage_bytes(problem: Problem) -> int:

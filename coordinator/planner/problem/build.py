@@ -8,7 +8,7 @@ import numpy as np
 from coordinator.samples.samples import SampleTable
 from edge_runtime.contract.activations import block_bytes
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
-from edge_runtime.contract.cache_format import row_bytes
+from edge_runtime.contract.cache_format import CANDIDATE_TOKEN_BYTES, row_bytes
 from edge_runtime.contract.manifest import Manifest, Stream
 from edge_runtime.contract.messages import CacheDtype, SampleSet
 from edge_runtime.contract.profile import (
@@ -56,10 +56,21 @@ def unmeasured_problem(
         num_blocks=config.layers[-1] + 1,
         cached_layers=config.layers,
         cache_row_bytes=row_bytes(cache_dtype, manifest.hidden_size),
+        loss_bytes=_loss_bytes(config, options, tables),
         adapter=config,
         longest_line=_longest_line(tables, manifest),
         trains="train" in tables,
     )
+
+
+def _loss_bytes(
+    config: AdapterConfig, options: TrainingOptions, tables: Mapping[SampleSet, SampleTable]
+) -> float:
+    """Counts what a loss over candidates keeps of a training sample."""
+    train = tables.get("train")
+    if train is None or not config.generative or options.loss == "exact":
+        return 0.0
+    return CANDIDATE_TOKEN_BYTES * train.mean_counted_tokens
 
 
 def _longest_line(tables: Mapping[SampleSet, SampleTable], manifest: Manifest) -> str:

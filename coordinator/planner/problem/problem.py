@@ -80,6 +80,7 @@ class Problem:
         num_blocks: blocks B up to the last hidden state that the adapter reads.
         cached_layers: hidden states that are cached, ascending.
         cache_row_bytes: of one token at one layer, in the cache's dtype.
+        loss_bytes: cached besides, of a sample of mean length, for a language model's loss.
         caches: states are stored; not where texts are generated.
         adapter: that is trained or used.
         longest_line: what people call the sample that takes most memory; empty if unknown.
@@ -104,6 +105,7 @@ class Problem:
     num_blocks: int
     cached_layers: tuple[int, ...]
     cache_row_bytes: int
+    loss_bytes: float = 0.0
     adapter_parameters: int = 0
     caches: bool = True
     adapter: AdapterConfig | None = None

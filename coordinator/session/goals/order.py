@@ -19,6 +19,7 @@ worked on::
     synchronize     all of them have the newest state                         setting up
     evaluate_before outputs before training                                   evaluating
     next_part       samples of the next steps are readable: see below         filling
+    sum_tails       before the first update: what tokens a loss samples     training
     train           the group has formed and applied the steps of a part      training
     save            the coordinator has the state; with the last part, passed training
     fill, own       after a loss amid training: the evaluation samples
@@ -76,6 +77,7 @@ _CACHED: tuple[Goal, ...] = (
     training.evaluate_before,
     training.next_part,
     partial(filling.own, "train"),
+    training.sum_tails,
     training.train,
     training.save,
     partial(filling.fill, "eval"),

@@ -108,6 +108,25 @@ def next_part(state: State) -> Todo | None:
             return todo
 
 
+def sum_tails(state: State) -> Todo | None:
+    """Has every trainer say what tokens its lines would have sampled, before the first update.
+
+    After it, what all of them sample by is in the state of each.
+    """
+    job, here = state.job, state.members.here
+    samples = job.config.generative and job.options.loss == "candidates"
+    if not samples or not state.trains or state.saved.step or state.tail is not None:
+        return None
+    parts = {device: here[device].tail for device in state.owners}
+    if lacking := [device for device, part in parts.items() if part is None]:
+        ask = Ask(kind=m.SumTails, make=m.SumTails)
+        begin_epoch(state, epoch=1)
+        return Todo("training", dict.fromkeys(lacking, ask))
+    known = [part for part in parts.values() if part is not None]
+    state.tail = np.sum(np.stack(known), axis=0)
+    return None
+
+
 def train(state: State) -> Todo | None:
     """Has the group form, and apply the steps up to the next target."""
     if not state.trains:
@@ -121,7 +140,8 @@ def train(state: State) -> Todo | None:
     if not late:
         return None
     here = state.members.here
-    form = partial(m.FormGroup, trainers=state.owners, run=group_name(state))
+    tail = None if state.saved.step else state.tail
+    form = partial(m.FormGroup, trainers=state.owners, run=group_name(state), tail=tail)
     asks = {
         device: Ask(kind=m.FormGroup, make=form)
         for device in state.owners

@@ -199,6 +199,19 @@ class StateTaken(Message):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TailSums(Message):
+    """What the tokens outside of the lines' candidates weigh, (V,) int64 ``counts``.
+
+    In whole numbers, so that their sum over trainers does not depend on its order.
+    """
+
+    counts: Array
+
+    def __post_init__(self) -> None:
+        check_array("counts", self.counts, np.int64, (self.counts.size,))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class GroupFormed(Message):
     """Gradients of these trainers will be taken in."""
 
@@ -212,14 +225,16 @@ class EpochDone(Message):
         seconds: that they took this trainer.
         own_seconds: of these, for its own samples' states and gradients and for the optimizer;
             the rest it exchanged gradients and waited for others.
+        found: lines that it has found candidates for since it last said so.
     """
 
     sums: EpochSums
     seconds: float
     own_seconds: float = 0.0
+    found: int = 0
 
     def __post_init__(self) -> None:
-        require_amounts(self, "seconds", "own_seconds")
+        require_amounts(self, "seconds", "own_seconds", "found")
         require(self.own_seconds <= self.seconds, "own_seconds must be at most seconds")
 
 

@@ -18,6 +18,7 @@ ANSWER_OF: dict[type[Message], type[Message]] = {
     requests.HoldSamples: answers.SamplesHeld,
     requests.SetUpGeneration: answers.GenerationReady,
     training.TakeState: answers.StateTaken,
+    training.SumTails: answers.TailSums,
     training.FormGroup: answers.GroupFormed,
     training.TrainEpoch: answers.EpochDone,
     training.Evaluate: answers.Outputs,

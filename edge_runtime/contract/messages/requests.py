@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from edge_runtime.contract.adapter import AdapterConfig
+from edge_runtime.contract.adapter import AdapterConfig, Loss
 from edge_runtime.contract.checks import check_array, check_keys, require, require_amounts
 from edge_runtime.contract.generation import GenerationOptions, Sequences
 from edge_runtime.contract.ids import DeviceId, Sha256
@@ -68,6 +68,7 @@ class ProfileRequest(Message):
         adapter_graph: the trained adapter as ONNX, fetched like weight files, is timed: nothing
             will be trained.
         counted_tokens: tokens of a sample that a language model's loss counts.
+        loss: of a language model that is trained.
         head_dtype: of a language model's frozen head. Its shape decides its cost, so a
             synthetic one is timed: no transfer to devices that end up training nothing.
         backbone_digest: of the cache that may grow, as its dtype, encryption and quota.
@@ -92,6 +93,7 @@ class ProfileRequest(Message):
     adapter: AdapterConfig | None = None
     adapter_graph: FileSpec | None = None
     counted_tokens: int = 0
+    loss: Loss = "exact"
     head_dtype: Literal["float32", "int8"] = "float32"
     backbone_digest: Sha256
     cache_dtype: CacheDtype

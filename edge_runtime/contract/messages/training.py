@@ -102,6 +102,14 @@ class TakeState(Message):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SumTails(Message):
+    """Sum the tail probabilities of some of your samples' tokens. Answered by ``TailSums``.
+
+    The samples are readable, and were named as training samples.
+    """
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FormGroup(Message):
     """Train together with these trainers, in this term. Answered by ``GroupFormed``.
 
@@ -109,10 +117,17 @@ class FormGroup(Message):
         trainers: all of them, in the order that fixes who reduces which part.
         run: what the adapter is known by from now on, as in ``SetUpTraining``: one that went
             another way is not gone on with.
+        tail: what tokens are sampled by from the first step on, (V,) int64: the sum of all
+            trainers' ``TailSums``; None where the adapter's state has it, or nothing is sampled.
     """
 
     trainers: tuple[DeviceId, ...]
     run: str = ""
+    tail: Array | None = None
+
+    def __post_init__(self) -> None:
+        if self.tail is not None:
+            check_array("tail", self.tail, np.int64, (self.tail.size,))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,6 +106,19 @@ def test_what_came_is_held_against_the_first_plan_by_phase() -> None:
     assert found["training"].predicted_seconds == pytest.approx(predicted)
 
 
+def test_finding_candidates_is_expected_to_take_time_once() -> None:
+    assert MEASURED.trainer is not None
+    trainer = dataclasses.replace(MEASURED.trainer, seconds_per_new_sample=0.5)
+    profile = dataclasses.replace(MEASURED, trainer=trainer)
+    experience = Experience()
+    samples = 16.0 * ENOUGH_STEPS
+    wall = samples * trainer.seconds_per_sample + ENOUGH_STEPS * trainer.seconds_per_step
+    experience.trained(profile, ENOUGH_STEPS, samples, wall + 4 * 0.5, found=4)
+    learnt = experience.learn(profile)
+    assert learnt.trainer is not None
+    assert learnt.trainer.in_run == pytest.approx(1.0)
+
+
 def test_what_was_learnt_before_stays_where_this_run_says_nothing() -> None:
     known = trains(1.3)
     learnt = after(ENOUGH_BATCHES, 2.0).learn(known)

@@ -89,6 +89,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.SamplesReady(which="train", missing=np.zeros(0, np.int32), cache_bytes=10, cache_samples=2),
     m.TrainingReady(parameters=100),
     m.StateTaken(step=3),
+    m.TailSums(counts=ROWS.astype(np.int64)),
     m.GroupFormed(),
     m.Progress(sums=SUMS),
     m.Awaiting(step=3, peers=(A, B)),
@@ -154,7 +155,8 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.BeginTerm(),
     m.Rejoin(),
     m.TakeState(data=BYTES, step=3, sums=SUMS),
-    m.FormGroup(trainers=(A, B)),
+    m.SumTails(),
+    m.FormGroup(trainers=(A, B), tail=ROWS.astype(np.int64)),
     m.TrainEpoch(epoch=1),
     m.Evaluate(),
     m.SetUpGeneration(

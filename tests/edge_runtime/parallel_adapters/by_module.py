@@ -14,8 +14,8 @@ from edge_runtime.parallel_adapters.load import from_bytes
 
 if TYPE_CHECKING:
     from edge_runtime.contract.adapter import AdapterConfig
+    from edge_runtime.language_head.frozen_head import FrozenHead
     from edge_runtime.parallel_adapters import Batch, ParallelAdapter
-    from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 
 
 def adapter(config: AdapterConfig, state: bytes) -> ParallelAdapter:

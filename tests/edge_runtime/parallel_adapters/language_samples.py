@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_runtime.contract.adapter import TrainingOptions
+from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.parallel_adapters import Batch, Trainer
-from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 from tests.edge_runtime.parallel_adapters import samples
 
 if TYPE_CHECKING:

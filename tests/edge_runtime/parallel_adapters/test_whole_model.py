@@ -23,8 +23,8 @@ from transformers import (
 )
 
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
+from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.parallel_adapters import Batch, Trainer
-from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 from tests.edge_runtime.parallel_adapters import by_module
 from tests.edge_runtime.parallel_adapters.samples import moved
 

@@ -50,6 +50,18 @@ def test_a_slow_core_takes_longer_for_everything(request_, adapter) -> None:
         assert getattr(slower, field) == pytest.approx(4 * getattr(handling, field))
 
 
+def test_a_loss_over_candidates_costs_a_fraction_and_something_once() -> None:
+    wide = dataclasses.replace(TRANSFORMATIONS, num_outputs=150_000, hidden_size=576, reduction=8)
+    exact, candidates = (
+        estimate_training(dataclasses.replace(REQUEST, counted_tokens=100, loss=loss), wide, SPEED)
+        for loss in ("exact", "candidates")
+    )
+    assert candidates.seconds_per_sample < exact.seconds_per_sample / 10
+    assert exact.seconds_per_new_sample == 0
+    once, step = candidates.seconds_per_new_sample, exact.seconds_per_sample
+    assert step / 2 < once < 2 * step
+
+
 def test_longer_samples_and_larger_heads_cost_more() -> None:
     longer = dataclasses.replace(TEXTS, tokens={"encoder": 9})
     usual, more = (estimate_training(each, CLASSES, SPEED) for each in (TEXTS, longer))

@@ -54,6 +54,15 @@ def test_every_kind_of_adapter_can_be_measured(request_, adapter, tmp_path):
     assert found.parameters > 1000
 
 
+def test_a_loss_over_candidates_is_measured_with_what_it_takes_once(tmp_path):
+    request = dataclasses.replace(REQUEST, loss="candidates")
+    found = measure_training(request, TRANSFORMATIONS, tmp_path)
+    assert found.seconds_per_sample > 0
+    assert found.seconds_per_new_sample > 0
+    batch = synthetic_batch(request, TRANSFORMATIONS, request.max_tokens, 2)
+    assert [len(each.log_rest) for each in batch.candidates] == [batch.count // 2] * 2
+
+
 @pytest.mark.parametrize(
     ("request_", "adapter"), [(TEXTS, CLASSES), (REQUEST, TRANSFORMATIONS)], ids=["text", "seq2seq"]
 )

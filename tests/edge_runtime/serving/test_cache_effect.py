@@ -8,8 +8,8 @@ import pytest
 
 from edge_runtime.contract.adapter import AdapterConfig, adapter_weights
 from edge_runtime.contract.adapter import TrainingOptions as Options
+from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.parallel_adapters import Trainer
-from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 from edge_runtime.serving.cache_effect import TokenizedText, cache_effect
 from export.adapter.graph import adapter_onnx
 from export.partition.stages import Bundle

@@ -8,7 +8,7 @@ from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.generation import GenerationOptions, Sequences
 from edge_runtime.contract.messages import SetUpGeneration, States
-from edge_runtime.parallel_adapters.frozen_head import FrozenHead
+from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.serving.generator import Generator, LanguageModel
 
 D = V = 4

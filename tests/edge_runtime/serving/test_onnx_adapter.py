@@ -11,8 +11,8 @@ import pytest
 
 from edge_runtime.contract.adapter import adapter_weights
 from edge_runtime.contract.errors import BadInputError
+from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.parallel_adapters import Predictor
-from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 from edge_runtime.serving.onnx_adapter import AdapterSession
 from export.adapter.graph import adapter_onnx
 from tests.edge_runtime.parallel_adapters import language_samples, samples

@@ -1,5 +1,6 @@
 """Trainers' roles that hand messages to each other at once, and samples for them."""
 
+import dataclasses
 import hashlib
 import queue
 import threading
@@ -112,6 +113,15 @@ class Transformations(Data):
         return int((self.targets_of(lines) >= 0).sum())
 
 
+class Rich(Transformations):
+    """The same with a vocabulary that is not all candidates."""
+
+    config = dataclasses.replace(Transformations.config, num_outputs=900)
+    head = write_tensors(
+        {"weight": np.random.default_rng(4).normal(size=(900, HIDDEN_SIZE)).astype(np.float32)}
+    )
+
+
 class Mesh:
     """Hands messages to the other roles at once, as their I/O threads would."""
 
@@ -197,11 +207,11 @@ def files_of(mesh: Mesh, data: Data) -> WeightStore:
     return store
 
 
-def form_group(mesh: Mesh, term: int = 0) -> None:
+def form_group(mesh: Mesh, term: int = 0, tail: np.ndarray | None = None) -> None:
     """All of the mesh train together."""
     for name, role in mesh.roles.items():
         with tagged(Tag(term=term)):
-            role.form_group(m.FormGroup(trainers=tuple(mesh.roles), run=RUN))
+            role.form_group(m.FormGroup(trainers=tuple(mesh.roles), run=RUN, tail=tail))
         mesh.answer(name, m.GroupFormed)
 
 
@@ -218,7 +228,15 @@ def prepare(mesh: Mesh, data: Data, shards: dict[DeviceId, tuple[int, ...]], sta
         assert mesh.answer(name, m.SamplesReady).missing.size == 0
         role.set_up(set_up(data, state=state, run=RUN), files_of(mesh, data))
         mesh.answer(name, m.TrainingReady)
-    form_group(mesh)
+    samples = data.config.generative and not state
+    form_group(mesh, tail=sum_tails(mesh) if samples else None)
+
+
+def sum_tails(mesh: Mesh) -> np.ndarray:
+    """What tokens are sampled by, over all of the mesh."""
+    for role in mesh.roles.values():
+        role.sum_tails()
+    return np.sum([mesh.answer(name, m.TailSums).counts for name in mesh.roles], axis=0)
 
 
 def train(mesh: Mesh, epoch: int, term: int = 0, **steps: int) -> m.EpochSums:

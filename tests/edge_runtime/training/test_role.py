@@ -28,6 +28,7 @@ from tests.edge_runtime.training.mesh import (
     B,
     C,
     Data,
+    Rich,
     Transformations,
     files_of,
     open_cache,
@@ -51,7 +52,9 @@ SPLITS = [
 ]
 
 
-@both_kinds
+@pytest.mark.parametrize(
+    "data", [Data(), Transformations(), Rich()], ids=["classes", "tokens", "many tokens"]
+)
 @pytest.mark.parametrize("shards", SPLITS, ids=["halves", "unequal", "three"])
 def test_several_trainers_compute_what_one_alone_would(mesh, data, shards):
     alone_losses, (alone,) = run(mesh(A), data, {A: (0, 1, 2, 3)})

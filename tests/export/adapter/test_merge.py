@@ -18,8 +18,8 @@ import pytest
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions, adapter_weights
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.inference.session import Numerics
+from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.parallel_adapters import Batch, Predictor, Trainer
-from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 from export.adapter import merge
 from export.partition.stages import GRAPH
 from export.verify.ort_session import Graph

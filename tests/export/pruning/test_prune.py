@@ -11,8 +11,8 @@ import torch
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.contract.errors import BadInputError, PacplusError, UsageError
 from edge_runtime.contract.tensors import write_tensors
+from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.parallel_adapters import Batch, ParallelAdapter, Trainer
-from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 from export.checkpoint.load import find_checkpoint, load_model
 from export.pruning.initial_adapter import PrunedAdapter, check_shape, read_calibration
 from export.pruning.observe import observe_stacks

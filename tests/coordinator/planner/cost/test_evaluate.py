@@ -218,6 +218,19 @@ def test_storage_is_the_owners_share_of_the_cache() -> None:
     assert predicted[A].storage_bytes == pytest.approx(6000 / 4 * 13 * 7 * 768, rel=1e-6)
 
 
+def test_what_a_loss_keeps_of_each_sample_is_stored_and_found_once() -> None:
+    with_loss = profile("a", train=2e-3)
+    assert with_loss.trainer is not None
+    trainer = dataclasses.replace(with_loss.trainer, seconds_per_new_sample=1e-2)
+    with_loss = dataclasses.replace(with_loss, trainer=trainer)
+    plain = problem(profile("a", train=2e-3), samples=1600)
+    case = dataclasses.replace(problem(with_loss, samples=1600), loss_bytes=100.0)
+    before, predicted = (costs.evaluate(each, ALONE) for each in (plain, case))
+    assert predicted.total_seconds == pytest.approx(before.total_seconds + 1600 * 1e-2)
+    more = predicted.devices[A].storage_bytes - before.devices[A].storage_bytes
+    assert more == pytest.approx(1600 * 100, rel=0.01)
+
+
 def test_a_filled_cache_costs_no_fill() -> None:
     case = problem(profile("a"), fill_samples=0)
     assert costs.evaluate(case, ALONE).fill_seconds == 0

@@ -247,14 +247,11 @@ class FakeDevice:
                 if message.total_steps:  # from here on, the cache stands for the backbone
                     self._stage = None
                 post(self.trainer.set_up(message))
-            case m.TakeState():
-                self._trained()
-                post(self.trainer.take_state(message))
             case m.Evaluate():
                 post(self._evaluate(message))
-            case m.SendState():
+            case m.TakeState() | m.SumTails() | m.SendState():
                 self._trained()
-                post(self.trainer.state())
+                post(self.trainer.answer(message, self.owned.get("train")))
             case m.SetUpGeneration() | m.Forget():
                 forgets = isinstance(message, m.Forget)
                 post(m.Forgotten(bytes=0) if forgets else m.GenerationReady())

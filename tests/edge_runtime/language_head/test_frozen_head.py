@@ -10,7 +10,7 @@ import pytest
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.tensors import write_tensors
-from edge_runtime.parallel_adapters.frozen_head import CHUNK_TOKENS, FrozenHead
+from edge_runtime.language_head.frozen_head import CHUNK_TOKENS, FrozenHead
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,7 +127,5 @@ def test_a_head_that_does_not_fit_is_refused(
 
 
 def test_it_needs_no_torch() -> None:
-    code = (
-        "import sys; sys.modules['torch'] = None; import edge_runtime.parallel_adapters.frozen_head"
-    )
+    code = "import sys; sys.modules['torch'] = None; import edge_runtime.language_head.frozen_head"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -98,12 +98,12 @@ class FrozenHead:
         """Weights of the tokens ``span``, (C, d) float32; maybe a read-only view."""
         return self._unscaled(self.weight[span], span)
 
-    def rows_of(self, tokens_N: NDArray[np.int64]) -> NDArray[np.float32]:
+    def rows_of(self, tokens_N: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Weights of some tokens, (N, d) float32."""
         return self._unscaled(self.weight[tokens_N], tokens_N)
 
     def _unscaled(
-        self, rows: NDArray[Any], index: slice | NDArray[np.int64]
+        self, rows: NDArray[Any], index: slice | NDArray[np.integer[Any]]
     ) -> NDArray[np.float32]:
         if self.row_scale is None:
             return rows
@@ -121,8 +121,14 @@ class FrozenHead:
         """(N, V) float32; meant for few rows."""
         logits_NV = np.empty((len(features_Nd), self.vocabulary), np.float32)
         for span in self.spans():
-            logits_NV[:, span] = self._logits(features_Nd, self.rows(span), span)
+            logits_NV[:, span] = self.piece_logits(features_Nd, self.rows(span), span)
         return logits_NV
+
+    def logits_of(
+        self, features_Nd: NDArray[np.float32], tokens_M: NDArray[np.integer[Any]]
+    ) -> NDArray[np.float32]:
+        """Logits of some tokens, (N, M) float32."""
+        return self.piece_logits(features_Nd, self.rows_of(tokens_M), tokens_M)
 
     def losses(
         self, features_Nd: NDArray[np.float32], targets_N: NDArray[np.int64]
@@ -156,7 +162,7 @@ class FrozenHead:
         largest, own = np.full((2, len(targets_N)), -np.inf, np.float32)
         total = np.zeros(len(targets_N), np.float32)
         for span in self.spans():
-            logits_NC = self._logits(features_Nd, self.rows(span), span)
+            logits_NC = self.piece_logits(features_Nd, self.rows(span), span)
             place_N = targets_N - span.start
             inside = np.flatnonzero((place_N >= 0) & (place_N < logits_NC.shape[1]))
             own[inside] = logits_NC[inside, place_N[inside]]
@@ -167,13 +173,17 @@ class FrozenHead:
             largest = larger
         return largest - own + np.log(total), own == largest
 
-    def _logits(
-        self, features_Nd: NDArray[np.float32], rows_Cd: NDArray[np.float32], span: slice
+    def piece_logits(
+        self,
+        features_Nd: NDArray[np.float32],
+        rows_Cd: NDArray[np.float32],
+        index: slice | NDArray[np.integer[Any]],
     ) -> NDArray[np.float32]:
+        """Logits of tokens ``index``, whose weights are ``rows_Cd``; (N, C) float32."""
         logits_NC: NDArray[np.float32] = features_Nd @ rows_Cd.T
         logits_NC *= np.float32(self.scale)
         if self.bias is not None:
-            logits_NC += self.bias[span]
+            logits_NC += self.bias[index]
         if self.softcap:
             logits_NC /= np.float32(self.softcap)
             np.tanh(logits_NC, out=logits_NC)

@@ -1,0 +1,85 @@
+"""The candidates of a trainer's lines: found when a line is first trained on, then kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import numpy as np
+
+from edge_runtime.cache.candidate_cache import CandidateCache
+from edge_runtime.contract.messages import Array
+from edge_runtime.language_head.candidates import (
+    Candidates,
+    counted,
+    find_candidates,
+    sum_tails,
+)
+from edge_runtime.language_head.frozen_head import FrozenHead
+from edge_runtime.parallel_adapters import Batch
+
+TAIL_LINES = 64
+"""Of all trainers together, whose tails decide which tokens are sampled."""
+
+_DOMAIN = b"pacplus line 1\0"
+
+
+class LineCandidates:
+    """Adds candidates to batches."""
+
+    def __init__(self, head: FrozenHead, cache: CandidateCache) -> None:
+        self._head, self._cache = head, cache
+        self._found = 0
+
+    def add(self, keys: Array, batch: Batch) -> Batch:
+        """Adds the candidates of a batch whose samples have these keys, (B, 32) uint8."""
+        names = [
+            _name(key, row[:length])
+            for key, row, length in zip(keys, batch.targets, batch.lengths, strict=True)
+        ]
+        kept = {name: rows for name in names if (rows := self._cache.get(name)) is not None}
+        lacking = [at for at, name in enumerate(names) if name not in kept]
+        lines = [_line(batch, at) for at in lacking]
+        for at, each in zip(lacking, find_candidates(lines, self._head), strict=True):
+            kept[names[at]] = rows = each.packed()
+            self._cache.put(names[at], rows)
+        self._found += len(lacking)
+        candidates = tuple(Candidates.unpacked(kept[name]) for name in names)
+        return dataclasses.replace(batch, candidates=candidates)
+
+    def take_found(self) -> int:
+        """Counts the lines whose candidates were not kept, since this was last asked."""
+        found, self._found = self._found, 0
+        return found
+
+    def sum_tails(self, batch: Batch) -> Array:
+        """Sums tail probabilities over a batch with candidates, (V,) int64."""
+        assert batch.candidates is not None
+        hidden = (_line(batch, at)[0] for at in range(batch.size))
+        return sum_tails(list(zip(hidden, batch.candidates, strict=True)), self._head)
+
+    def close(self) -> None:
+        """Makes what was found durable."""
+        self._cache.close()
+
+
+def is_in_tail(ranks: Array, total: int) -> Array:
+    """(N,) bool: which of a trainer's lines are among the ``TAIL_LINES`` of all trainers.
+
+    They are spread evenly over the order of samples, hence over their lengths.
+    """
+    count = min(TAIL_LINES, total)
+    chosen: Array = np.isin(ranks, np.arange(count, dtype=np.int64) * total // max(1, count))
+    return chosen
+
+
+def _line(batch: Batch, at: int) -> tuple[Array, Array]:
+    """Last hidden states and targets of a sample's counted tokens."""
+    places = counted(batch.targets[at])
+    return batch.hidden[-1, at, places], batch.targets[at, places]
+
+
+def _name(key: Array, targets: Array) -> bytes:
+    """Key of a line: a sample's own has only what the backbone reads, not what is to follow."""
+    data = targets.astype("<i4").tobytes()
+    return hashlib.sha256(_DOMAIN + key.tobytes() + data).digest()

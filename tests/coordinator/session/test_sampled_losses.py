@@ -1,0 +1,96 @@
+"""What tokens the losses of a language model sample: known once, and to all trainers alike."""
+
+import dataclasses
+import random
+
+import numpy as np
+import pytest
+
+from edge_runtime.contract import messages as m
+from edge_runtime.contract.adapter import TrainingOptions
+from edge_runtime.contract.ids import DeviceId
+from tests.coordinator.planner.problems import manifest, profile
+from tests.coordinator.session.fakes.cluster import Cluster, lose
+from tests.coordinator.session.histories import plan_of
+from tests.coordinator.session.scenarios import Scenario, job_of, resumed
+from tests.coordinator.session.test_recovery import alter, answering, finish, happened
+from tests.faults.worlds import BLOCKS, plan_for
+
+TEXTS = (0, 1, 2, 3, 4, 5, 6, 7)
+NAMES = [DeviceId(f"d{i}") for i in range(3)]
+
+
+def cluster_of(*, epochs_done: int = 0, **options) -> Cluster:
+    """Three devices that train a language model."""
+    plan, profiles = plan_of((0,), (1,), (2,)), {name: profile(name) for name in NAMES}
+    model = manifest([1] * BLOCKS, encoder_blocks=0, task="causal-lm")
+    fields = {"layers": (0, 1), "train": TEXTS, "evaluation": (), "model": model}
+    job = job_of(plan, profiles, epochs=2, **fields)
+    changed = TrainingOptions(epochs=2, batch_size=3, **options)
+    job = dataclasses.replace(job, options=changed, wait_seconds=None)
+    job = dataclasses.replace(job, make_plan=lambda measured: plan_for(measured, job, 1))
+    if epochs_done:
+        job = resumed(job, epochs_done)
+    made = Scenario(job=job, plan=plan, profiles=profiles, held={}, train=TEXTS, eval=()).cluster()
+    made._window = 10**6
+    return made
+
+
+def tails(cluster: Cluster) -> list[np.ndarray | None]:
+    return [device.trainer.tail for device in cluster.devices.values()]
+
+
+def test_every_trainer_is_told_the_sum_over_all():
+    cluster = cluster_of()
+    finish(cluster)
+    for tail in tails(cluster):
+        assert set(tail) == {len(TEXTS)}
+
+
+def test_a_trainer_that_is_lost_while_it_sums_takes_its_part_along():
+    cluster = cluster_of()
+    name, _, _ = answering(cluster, m.TailSums)
+    lose(cluster, name, "gone")
+    finish(cluster)
+    left = [device.trainer.tail for other, device in cluster.devices.items() if other != name]
+    for tail in left:
+        assert set(tail) == {len(TEXTS)}
+
+
+def test_after_the_first_update_a_new_group_has_it_from_the_state():
+    cluster = cluster_of()
+    answering(cluster, m.TrainerState)
+    cluster.advance(random.Random(0))
+    while not cluster.session.state.saved.step:
+        cluster.advance(random.Random(0))
+    lose(cluster, NAMES[1], "gone")
+    finish(cluster)  # fake trainers refuse to be told again
+    assert len(happened(cluster, "group_formed")) == 2
+
+
+def test_a_run_that_is_gone_on_with_does_not_sum_again():
+    cluster = cluster_of(epochs_done=1)
+    finish(cluster)
+    assert tails(cluster) == [None] * 3
+
+
+def test_the_exact_loss_asks_for_nothing():
+    cluster = cluster_of(loss="exact")
+    finish(cluster)
+    assert tails(cluster) == [None] * 3
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [np.full(4, 1), np.full(1, -1), np.full(1, 1 << 60)],
+    ids=["other vocabulary", "negative", "too many"],
+)
+def test_sums_that_cannot_be_are_not_believed(counts):
+    cluster = cluster_of()
+    vocabulary = cluster.job.config.num_outputs
+    counts = np.resize(counts, vocabulary + 1 if len(counts) > 1 else vocabulary)
+    name = alter(cluster, m.TailSums, counts=counts.astype(np.int64))
+    finish(cluster)
+    assert cluster.session.state.members.blame(name), "nobody was blamed before"
+    for tail in tails(cluster):
+        assert tail is None or set(tail) == {len(TEXTS)}

@@ -1,0 +1,113 @@
+"""Candidates of lines, and what the rest of the vocabulary weighs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from edge_runtime.language_head.candidates import Candidates, find_candidates, sum_tails
+from edge_runtime.language_head.frozen_head import FrozenHead
+from edge_runtime.language_head.tail_sample import COUNTS_PER_TOKEN
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+HIDDEN, VOCABULARY = 24, 9000
+
+
+def make_head(vocabulary: int = VOCABULARY, form: str = "plain", spread: float = 0.5) -> FrozenHead:
+    random = np.random.default_rng(vocabulary)
+    weight = random.normal(size=(vocabulary, HIDDEN)).astype(np.float32) * np.float32(spread)
+    if form == "int8":
+        scale = np.abs(weight).max(1, keepdims=True) / np.float32(127)
+        return FrozenHead(weight=np.rint(weight / scale).astype(np.int8), row_scale=scale)
+    if form == "capped":
+        bias = random.normal(size=vocabulary).astype(np.float32)
+        return FrozenHead(weight=weight, bias=bias, scale=0.7, softcap=5.0)
+    return FrozenHead(weight=weight)
+
+
+Line = tuple["NDArray[np.float32]", "NDArray[np.int64]"]
+
+
+def make_lines(counts: tuple[int, ...], vocabulary: int = VOCABULARY) -> list[Line]:
+    random = np.random.default_rng(3)
+    return [
+        (
+            random.normal(size=(count, HIDDEN)).astype(np.float32),
+            random.integers(0, vocabulary, count),
+        )
+        for count in counts
+    ]
+
+
+@pytest.mark.parametrize("form", ["plain", "int8", "capped"])
+def test_candidates_are_the_best_of_each_token_and_the_targets(form: str) -> None:
+    head = make_head(form=form)
+    for (hidden, targets), found in zip(
+        lines := make_lines((7, 1)), find_candidates(lines, head, 4), strict=True
+    ):
+        logits = head.logits(hidden)
+        expected = np.union1d(np.argsort(-logits, axis=1)[:, :4], targets)
+        np.testing.assert_array_equal(found.tokens, expected)
+        assert found.tokens.dtype == np.int32
+        rest = np.delete(np.exp(logits.astype(np.float64)), expected, axis=1).sum(1)
+        np.testing.assert_allclose(found.log_rest, np.log(rest), atol=1e-5)
+
+
+@pytest.mark.parametrize("vocabulary", [3, 50, 4096, 4097])
+def test_small_vocabularies_have_candidates_too(vocabulary: int) -> None:
+    head, lines = make_head(vocabulary), make_lines((5,), vocabulary)
+    (found,) = find_candidates(lines, head)
+    assert len(np.unique(found.tokens)) == len(found.tokens) <= vocabulary
+    if len(found.tokens) == vocabulary:
+        assert not np.exp(found.log_rest).any()
+
+
+def test_what_a_peaked_distribution_leaves_over_is_a_number() -> None:
+    head, lines = make_head(spread=20), make_lines((6,))
+    (found,) = find_candidates(lines, head)
+    assert np.isfinite(found.log_rest).all()
+
+
+def test_a_lines_candidates_do_not_depend_on_other_lines() -> None:
+    head, lines = make_head(), make_lines((7, 3, 9))
+    together, alone = find_candidates(lines, head), find_candidates(lines[1:2], head)
+    np.testing.assert_array_equal(together[1].tokens, alone[0].tokens)
+    np.testing.assert_array_equal(together[1].log_rest, alone[0].log_rest)
+    parts = [(hidden, each) for (hidden, _), each in zip(lines, together, strict=True)]
+    whole = sum_tails(parts, head)
+    np.testing.assert_array_equal(whole, sum_tails(parts[:1], head) + sum_tails(parts[1:], head))
+
+
+def test_a_line_without_counted_tokens_has_none() -> None:
+    (found,) = find_candidates(make_lines((0,)), make_head())
+    assert found.tokens.shape == found.log_rest.shape == (0,)
+    assert not sum_tails([(make_lines((0,))[0][0], found)], make_head()).any()
+
+
+@pytest.mark.parametrize("form", ["plain", "int8", "capped"])
+def test_tails_are_probabilities_of_tokens_that_are_no_candidates(form: str) -> None:
+    head, lines = make_head(form=form), make_lines((7, 40))
+    found = find_candidates(lines, head)
+    expected: Any = 0
+    for (hidden, _), each in zip(lines, found, strict=True):
+        logits = head.logits(hidden).astype(np.float64)
+        shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        shares[:, each.tokens] = 0
+        chosen = slice(None) if len(hidden) < 16 else np.arange(16) * 40 // 16
+        expected = expected + shares[chosen].sum(0)
+    parts = [(hidden, each) for (hidden, _), each in zip(lines, found, strict=True)]
+    counts = sum_tails(parts, head) / COUNTS_PER_TOKEN
+    np.testing.assert_allclose(counts, expected, rtol=1e-4, atol=1e-9)
+
+
+def test_candidates_are_packed_into_few_bytes() -> None:
+    (found,) = find_candidates(make_lines((9,)), make_head())
+    rows = found.packed()
+    assert rows.shape == (1 + len(found.tokens) + 9, 4)
+    again = Candidates.unpacked(rows)
+    np.testing.assert_array_equal(again.tokens, found.tokens)
+    np.testing.assert_array_equal(again.log_rest, found.log_rest)

@@ -222,7 +222,7 @@ class EmulatedCluster:
         *,
         log_path: Path,
         env: Mapping[str, str] | None = None,
-        stdin: bytes | None = None,
+        stdin: bytes | int | None = None,
         cwd: Path | None = None,
         starts_freely: bool = False,
     ) -> EmulatedProcess:
@@ -240,7 +240,7 @@ class EmulatedCluster:
             command: program and arguments.
             log_path: standard output and error are appended to it.
             env: added to this process's environment and the variables that set the threads.
-            stdin: its standard input; nothing by default.
+            stdin: its standard input, or a descriptor of it; nothing by default.
             cwd: its working folder.
             starts_freely: without its CPU quota.
 
@@ -277,7 +277,7 @@ def _spawn(
     command: Sequence[str],
     group: Group,
     env: Mapping[str, str],
-    stdin: bytes | None,
+    stdin: bytes | int | None,
     log_path: Path,
     cwd: Path | None,
 ) -> subprocess.Popen[bytes]:
@@ -286,11 +286,12 @@ def _spawn(
     launcher = [sys.executable, "-I", "-S", str(Path(launch.__file__))]
     # A file instead of a pipe: writing it never waits for the device to read.
     with tempfile.TemporaryFile() as given, open(log_path, "ab", opener=_private) as log:
-        given.write(stdin or b"")
-        given.seek(0)
+        if not isinstance(stdin, int):
+            given.write(stdin or b"")
+            given.seek(0)
         return subprocess.Popen(
             [*launcher, str(os.getpid()), *joins, "--", *command],
-            stdin=given,
+            stdin=stdin if isinstance(stdin, int) else given,
             stdout=log,
             stderr=subprocess.STDOUT,
             env=env,

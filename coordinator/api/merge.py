@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from coordinator.runs.run_folder import RunFolder
+from edge_runtime.transport import home_directory
 from export.adapter.merge import MergedModel, check_output, merge_model
 
 from .agreement import cache_note
@@ -37,5 +38,5 @@ def merge(
     if progress is not None:
         progress("checking the bundle")
     opened = bundle_of_run(folder, config, bundle)
-    merged = merge_model(opened, config, weights, output, progress=progress)
-    return dataclasses.replace(merged, notes=cache_note(folder, opened))
+    merged = merge_model(opened, config, weights, output, progress=progress, home=home_directory)
+    return dataclasses.replace(merged, notes=(*merged.notes, *cache_note(folder, opened)))

@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 
 from coordinator.cluster.host import Cluster
-from coordinator.cluster.local_devices import this_machine
 from coordinator.cluster.observer import NullObserver, Observer
 from coordinator.data import FieldNames, Source
 from coordinator.planner import Problem, make_plan
@@ -14,6 +13,7 @@ from coordinator.planner.problem.calibrate import uncertainty
 from coordinator.planner.simulation.simulate import Simulation, simulate
 from coordinator.planning_files.profiles_file import read_profiles
 from coordinator.protocol.record import SessionRecord
+from devices.this_machine import this_machine
 from edge_runtime.contract.adapter import TrainingOptions
 from edge_runtime.contract.errors import UsageError
 from edge_runtime.contract.manifest import Manifest, Task

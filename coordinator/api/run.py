@@ -81,7 +81,8 @@ def run_session(
         "cache_dtype": cache_dtype,
     }
     planning = planner(**work, caches=continuation is None, decide=decide, is_given=is_given)
-    with open_host(cluster) as host:
+    trains = prepared.options.epochs > 0 and not job.get("only_plan", False)
+    with open_host(cluster, trains=trains) as host:
         local = host.local
         session = Session(
             Job(

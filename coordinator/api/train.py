@@ -34,6 +34,7 @@ from edge_runtime.contract.manifest import Task
 from edge_runtime.contract.messages import CacheDtype
 from edge_runtime.contract.structure import to_plain
 from export.output import check_folder
+from export.partition.stages import import_ahead
 
 from .adapter_config import AdapterChoice
 from .cache_dtype import CacheChoice, choose_cache_dtype
@@ -174,6 +175,8 @@ class _Run:
         self.folder.record(event)
         if event.event == "plan_made" and session.plan is not None:
             self.folder.write_plan(session.plan)
+            # Nothing to do here for a while, and the adapter's graph is to be written at the end.
+            import_ahead()
 
     def save(self, action: SaveCheckpoint, session: SessionRecord) -> None:
         checkpoint = self._checkpoint(session, action.step, action.state)

@@ -1,5 +1,6 @@
 """Runs ``pacplus data``."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +22,7 @@ def data(
     task: o.Task = None,
     as_json: o.Json = False,
     *,
-    fields: "FieldNames",
+    fields: "Callable[[], FieldNames]",
 ) -> None:
     """Show what will be learnt of data: form, labels, lengths, oddities, samples.
 
@@ -35,7 +36,7 @@ def data(
         files,
         bundle=bundle,
         task=task,
-        fields=fields,
+        fields=fields(),
     )
     if as_json:
         o.print_json(to_plain(found))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 from . import options as o
+
+if TYPE_CHECKING:
+    from coordinator.data import FieldNames
 
 _HELP = {
     "text": "The text.",
@@ -22,15 +25,13 @@ _HELP = {
 
 
 def names_fields(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds these options to a command, which gets what they say as ``fields``."""
+    """Adds these options to a command, which calls ``fields`` for what they say."""
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
-        from coordinator.data import FieldNames
-
         names = {role: given.pop(f"{role}_field") for role in _HELP}
-        ignored = given.pop("ignore_field")
-        command(**given, fields=FieldNames(**names, ignored=tuple(ignored or ())))
+        ignored = tuple(given.pop("ignore_field") or ())
+        command(**given, fields=functools.partial(_names, names, ignored))
 
     kind = inspect.Parameter.KEYWORD_ONLY
     own = inspect.signature(command).parameters.values()
@@ -49,3 +50,9 @@ def names_fields(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {each.name: each.annotation for each in parameters}
     return run
+
+
+def _names(names: Mapping[str, str], ignored: tuple[str, ...]) -> FieldNames:
+    from coordinator.data import FieldNames
+
+    return FieldNames(**names, ignored=ignored)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
@@ -16,6 +17,7 @@ from edge_runtime.contract.errors import UsageError
 if TYPE_CHECKING:
     from coordinator.cluster.host import Cluster
     from coordinator.cluster.observer import Observer
+    from devices.this_machine import HeadStart
     from edge_runtime.contract.adapter import TrainingOptions
     from edge_runtime.contract.generation import GenerationOptions
 
@@ -180,8 +182,31 @@ IgnoreField = Annotated[
 ]
 
 
+def head_start(
+    bundle: Path, output: Path, *, wanted: bool, resume: bool
+) -> contextlib.AbstractContextManager[HeadStart | None]:
+    """Starts this machine's device while the command gets ready, if that will not be refused.
+
+    Raises:
+        BadInputError: there is no place for its files.
+    """
+    fresh = not output.exists() or (output.is_dir() and not any(output.iterdir()))
+    if not wanted or not (bundle / "manifest.json").is_file() or not (fresh or resume):
+        return contextlib.nullcontext()
+    from devices.this_machine import HeadStart
+    from edge_runtime.transport import home_directory
+
+    return HeadStart(home_directory(), trains=True)
+
+
 def cluster(
-    emulate: str, devices: str, listen: str, reprofile: bool = False, *, thorough: bool = False
+    emulate: str,
+    devices: str,
+    listen: str,
+    reprofile: bool = False,
+    *,
+    thorough: bool = False,
+    head_start: HeadStart | None = None,
 ) -> Cluster:
     """Makes the cluster of the devices that were chosen."""
     from coordinator.cluster.host import Cluster
@@ -193,6 +218,7 @@ def cluster(
         listen=listen,
         reprofile=reprofile,
         thorough=thorough,
+        head_start=head_start,
     )
 
 

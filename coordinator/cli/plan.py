@@ -1,6 +1,7 @@
 """Runs ``pacplus plan``."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,7 +41,7 @@ def plan(
     batch_size: o.BatchSize = 16,
     cache_dtype: o.Dtype = "auto",
     *,
-    fields: "FieldNames",
+    fields: "Callable[[], FieldNames]",
 ) -> None:
     """Measure the devices and show the plan with its predictions; train nothing.
 
@@ -63,7 +64,7 @@ def plan(
         cluster=o.cluster(emulate, devices, listen, reprofile, thorough=measure),
         profiles=profiles,
         options=o.training_options(epochs, batch_size, None, 0),
-        fields=fields,
+        fields=fields(),
         cache_dtype=cache_dtype,
         max_length=o.max_length(max_length),
         simulated=simulate or plot is not None,

@@ -1,5 +1,6 @@
 """Runs ``pacplus train``."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from .exit_codes import resumable
 from .field_options import names_fields
 
 if TYPE_CHECKING:
+    from coordinator.api.train import TrainResult
     from coordinator.data import FieldNames
 
 
@@ -47,30 +49,23 @@ def train(
     cache_quota: o.CacheQuota = "",
     encrypt_cache: o.EncryptCache = False,
     *,
-    fields: "FieldNames",
+    fields: "Callable[[], FieldNames]",
 ) -> None:
     """Fine-tune an adapter on your data, on your devices.
 
     Example: pacplus train bundle --data train.jsonl --eval dev.jsonl -o run
     --emulate raspberry-pi-5,laptop --epochs 3
     """
-    from coordinator.api.adapter_config import AdapterChoice
-    from coordinator.api.train import train as run_training
-    from coordinator.render.report import show_report
-    from devices.specification import parse_bytes
-    from edge_runtime.contract.structure import to_plain
-
     for name, value in (("--reduction", reduction), ("--adapter-heads", adapter_heads)):
         if value < 1:
             raise UsageError(f"{name} must be at least 1")
-    choice = AdapterChoice(
-        kind=adapter,
-        reduction=reduction,
-        layers=adapter_layers,
-        num_heads=adapter_heads,
-        initialization=adapter_init,
-    )
-    with resumable(output):
+    alone = not emulate and not devices
+    with resumable(output), o.head_start(bundle, output, wanted=alone, resume=resume) as begun:
+        # Not before the device has begun to start: this takes a third of a second, too.
+        from coordinator.api.adapter_config import AdapterChoice
+        from coordinator.api.train import train as run_training
+        from devices.specification import parse_bytes
+
         result = run_training(
             bundle,
             data,
@@ -78,10 +73,16 @@ def train(
             evaluation=evaluation or None,
             held_out=held_out,
             task=task,
-            cluster=o.cluster(emulate, devices, listen, reprofile),
-            adapter=choice,
+            cluster=o.cluster(emulate, devices, listen, reprofile, head_start=begun),
+            adapter=AdapterChoice(
+                kind=adapter,
+                reduction=reduction,
+                layers=adapter_layers,
+                num_heads=adapter_heads,
+                initialization=adapter_init,
+            ),
             options=o.training_options(epochs, batch_size, learning_rate, seed),
-            fields=fields,
+            fields=fields(),
             cache_dtype=cache_dtype,
             max_length=o.max_length(max_length),
             cache_quota_bytes=parse_bytes(cache_quota, "--cache-quota") if cache_quota else None,
@@ -91,6 +92,13 @@ def train(
             wait_seconds=o.duration(wait, "--wait") if wait else None,
             observer=o.display(),
         )
+    _show(result, as_json=as_json)
+
+
+def _show(result: "TrainResult", *, as_json: bool) -> None:
+    from coordinator.render.report import show_report
+    from edge_runtime.contract.structure import to_plain
+
     if as_json:
         o.print_json(to_plain(result.report))
     else:

@@ -5,16 +5,21 @@ both bandwidths and both latencies count; the coordinator's end has no link of i
 passes is encrypted end to end, the relays see opaque bytes.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import itertools
+from typing import TYPE_CHECKING
 
 from coordinator.planner.problem.links import LinkMeasurement
-from devices.relay import Link
 from devices.specification import EmulatedDevice
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Peer, Peers
 from edge_runtime.transport import Address
+
+if TYPE_CHECKING:
+    from devices.relay import Link
 
 
 class EmulatedLinks(contextlib.ExitStack):
@@ -30,6 +35,8 @@ class EmulatedLinks(contextlib.ExitStack):
 
     def open(self, device: EmulatedDevice) -> Link:
         """Starts the link of a device."""
+        from devices.relay import Link  # imports asyncio
+
         link = Link(
             rate_bits_per_second=device.link_bits_per_second / self._dilation,
             latency_seconds=device.latency_seconds * self._dilation,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from devices.emulation import EmulatedCluster
 from devices.selftest import Check, Limit, check_memory, check_processors
 from devices.specification import EmulatedDevice
+from devices.this_machine import LOOPBACK
 from edge_runtime.transport import (
     Address,
     Delivery,
@@ -21,7 +22,6 @@ from edge_runtime.transport import (
 )
 
 from .emulated_links import EmulatedLinks
-from .local_devices import LOOPBACK
 
 RATE_TOLERANCE = 0.1
 LATENCY_TOLERANCE = 0.1

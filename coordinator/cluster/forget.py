@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from devices.this_machine import EMULATED
 from edge_runtime.cache.keys import CacheKeys
 from edge_runtime.contract.codec import decode, encode
 from edge_runtime.contract.errors import BadInputError, DecodeError
@@ -26,7 +27,6 @@ from edge_runtime.transport import (
     load_or_create_keypair,
 )
 
-from .local_devices import EMULATED
 from .pending_forgets import PendingForgets, Reminder
 
 logger = logging.getLogger(__name__)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from coordinator.protocol.job import Job
 from devices.specification import EmulatedDevice
+from devices.this_machine import EMULATED, LOOPBACK, HeadStart
 from edge_runtime.contract.errors import BadInputError, InfeasibleError, UsageError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.transport import (
@@ -17,7 +18,7 @@ from edge_runtime.transport import (
     load_or_create_keypair,
 )
 
-from .local_devices import EMULATED, LOOPBACK, LocalDevices, LocalPlace, local_devices, this_machine
+from .local_devices import LocalDevices, LocalPlace, local_devices, this_machine_alone
 from .profile_store import ProfileCache
 
 CONTROL_PORT = 7700
@@ -33,6 +34,7 @@ class Cluster:
         listen: where paired devices find the coordinator, ``HOST:PORT``.
         reprofile: measure devices and links again, whatever is known of them.
         thorough: devices take seconds to measure themselves, not tenths of one.
+        head_start: this machine's device where it has been started already.
 
     With neither ``emulate`` nor ``devices``, this machine alone takes part.
     """
@@ -42,6 +44,7 @@ class Cluster:
     listen: str = f"*:{CONTROL_PORT}"
     reprofile: bool = False
     thorough: bool = False
+    head_start: HeadStart | None = None
 
     def __post_init__(self) -> None:
         if self.emulate and self.devices:
@@ -73,8 +76,12 @@ class Host:
 
 
 @contextlib.contextmanager
-def open_host(cluster: Cluster) -> Iterator[Host]:
+def open_host(cluster: Cluster, *, trains: bool = False) -> Iterator[Host]:
     """Listens, and starts local devices if that is what the cluster is.
+
+    Args:
+        cluster: which devices.
+        trains: whether there is something to train.
 
     Raises:
         InfeasibleError: no device is paired, or a named one is not.
@@ -102,7 +109,11 @@ def open_host(cluster: Cluster) -> Iterator[Host]:
                 paired=paired,
                 home=home,
             )
-            local = stack.enter_context(local_devices(place, cluster.emulate or (this_machine(),)))
+            if cluster.emulate:
+                local = stack.enter_context(local_devices(place, cluster.emulate))
+            else:
+                begun = cluster.head_start or stack.enter_context(HeadStart(home, trains=trains))
+                local = stack.enter_context(this_machine_alone(place, context, begun))
             chosen = local.ids
         yield Host(
             router=router,

@@ -10,9 +10,8 @@ import contextlib
 import dataclasses
 import json
 import logging
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from coordinator.protocol.events import Lost
 from devices.emulation import EmulatedCluster, EmulatedProcess, available_cores
 from devices.hierarchy import Hierarchy
 from devices.specification import EmulatedDevice
+from devices.this_machine import EMULATED, LOOPBACK, HeadStart, log_of, start_command
 from edge_runtime.contract.errors import StoppedError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.structure import to_plain
@@ -37,12 +37,8 @@ from .emulated_links import EmulatedLinks
 
 logger = logging.getLogger(__name__)
 
-LOOPBACK = "127.0.0.1"
 PAIRING_SECONDS = 90.0
 WAIT_SECONDS = 0.1
-THIS_MACHINE = "this-machine"
-EMULATED = "emulated"
-"""Folder of the coordinator's home with the homes of local devices, and who they are."""
 
 CONDITION = "condition.json"
 """In an emulated device's home, read in place of sensors; whoever rewrites it changes them."""
@@ -73,9 +69,9 @@ class LocalDevices:
         cluster: EmulatedCluster,
         processes: Mapping[DeviceId, EmulatedProcess],
         links: EmulatedLinks,
-        logs: Path,
+        home: Path,
     ) -> None:
-        self._cluster, self._processes, self._logs = cluster, processes, logs
+        self._cluster, self._processes, self._home = cluster, processes, home
         self._reported: set[DeviceId] = set()
         self.links = links
 
@@ -114,7 +110,7 @@ class LocalDevices:
                 name = process.device.id
                 end = process.describe_end().removeprefix(f"{name} ")
                 # Who is killed says nothing of it; the last line would be about something else.
-                tail = "" if "killed" in end else log_tail(self._logs / f"{name}.log")
+                tail = "" if "killed" in end else log_tail(log_of(self._home, name))
                 reason = f"its process {end}{tail}"
                 killed = process.oom_killed()
                 gone.append(Lost(device=device, reason=reason, out_of_memory=killed, ended=True))
@@ -139,21 +135,6 @@ def log_tail(log: Path) -> str:
     return f" ({lines[-1][-200:]}; see {log})" if lines else ""
 
 
-def this_machine() -> EmulatedDevice:
-    """This machine as one device, neither slowed nor capped."""
-    cores = max(1, int(available_cores()))
-    return EmulatedDevice(
-        id=DeviceId(THIS_MACHINE),
-        profile="",
-        memory_bytes=1 << 62,
-        cores=cores,
-        compute_cores=float(cores),
-        link_bits_per_second=1e12,
-        latency_seconds=0.0,
-        roles=("backbone", "trainer"),
-    )
-
-
 @contextlib.contextmanager
 def local_devices(place: LocalPlace, devices: tuple[EmulatedDevice, ...]) -> Iterator[LocalDevices]:
     """Starts and pairs local devices; none is left when the context ends.
@@ -165,8 +146,6 @@ def local_devices(place: LocalPlace, devices: tuple[EmulatedDevice, ...]) -> Ite
     # Without a place for groups the cluster starts plain processes.
     hierarchy = None if emulated else Hierarchy(version=2, cpu=None, memory=None)
     cores = None if emulated else available_cores()
-    logs = place.home / "logs"
-    logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (
         EmulatedCluster(devices, host_cores=cores, hierarchy=hierarchy) as cluster,
         EmulatedLinks(cluster.dilation) as links,
@@ -182,7 +161,7 @@ def local_devices(place: LocalPlace, devices: tuple[EmulatedDevice, ...]) -> Ite
                 reached = dataclasses.replace(place, control=control)
                 # Only one pairs in a context at a time.
                 context = pairing.enter_context(SecureContext())
-                log = logs / f"{device.id}.log"
+                log = log_of(place.home, device.id)
                 started = _start(reached, context, cluster, device, log, threads)
                 pairing.callback(started.server.close)
                 starting.append((started, link))
@@ -192,7 +171,23 @@ def local_devices(place: LocalPlace, devices: tuple[EmulatedDevice, ...]) -> Ite
             processes[paired] = started.process
             if link is not None:
                 links.attach(paired, link)
-        yield LocalDevices(cluster, processes, links, logs)
+        yield LocalDevices(cluster, processes, links, place.home)
+
+
+@contextlib.contextmanager
+def this_machine_alone(
+    place: LocalPlace, context: SecureContext, begun: HeadStart
+) -> Iterator[LocalDevices]:
+    """Pairs this machine's device, which has been started and is ended elsewhere.
+
+    Raises:
+        StoppedError: it did not start.
+    """
+    with contextlib.closing(_pairing(place, context, begun.process.hold)) as server:
+        begun.tell(f"{server.address} {server.token.text()}")
+        (paired,) = _pair([_Starting(process=begun.process, server=server, log=begun.log)])
+    with EmulatedLinks(begun.cluster.dilation) as links:
+        yield LocalDevices(begun.cluster, {paired: begun.process}, links, place.home)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,23 +208,11 @@ def _start(
     threads: int,
 ) -> _Starting:
     """Starts one device; waits for nothing."""
-    server = PairingServer(
-        context,
-        place.keypair,
-        listen=Address(host=LOOPBACK, port=0),
-        devices=place.paired,
-        allow_list=place.router.allow_list,
-        control_address=place.control,
-        before_reply=lambda: process.hold(),
-    )
+    server = _pairing(place, context, lambda: process.hold())
     log.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "edge_runtime", "start", "--once"]
-    command += ["--home", str(place.home / EMULATED / device.id)]
-    command += ["--pair", str(server.address), "--name", device.id]
-    command += ["--listen", LOOPBACK, "--threads", str(threads)]
-    if "trainer" not in device.roles:
-        command.append("--no-train")
-    command += _care(device, place.home / EMULATED / device.id)
+    command = [*start_command(device, place.home, threads), "--pair", str(server.address)]
+    if device.profile:
+        command += _care(device, place.home / EMULATED / device.id)
     token = f"{server.token.text()}\n".encode()
     try:
         process = cluster.start(device, command, log_path=log, stdin=token, starts_freely=True)
@@ -237,6 +220,20 @@ def _start(
         server.close()
         raise
     return _Starting(process=process, server=server, log=log)
+
+
+def _pairing(
+    place: LocalPlace, context: SecureContext, before_reply: Callable[[], None]
+) -> PairingServer:
+    return PairingServer(
+        context,
+        place.keypair,
+        listen=Address(host=LOOPBACK, port=0),
+        devices=place.paired,
+        allow_list=place.router.allow_list,
+        control_address=place.control,
+        before_reply=before_reply,
+    )
 
 
 def _pair(starting: Sequence[_Starting]) -> list[DeviceId]:
@@ -261,13 +258,7 @@ def _pair(starting: Sequence[_Starting]) -> list[DeviceId]:
 
 
 def _care(device: EmulatedDevice, home: Path) -> list[str]:
-    """Options that say what spares a device.
-
-    This machine works for its user as long as it runs; an emulated device has sensors of its
-    own, not this machine's.
-    """
-    if not device.profile:
-        return ["--min-battery", "0%"]
+    """Options that say what spares an emulated device: it has sensors of its own."""
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_private(home / CONDITION, json.dumps(device.condition).encode())
     file = ["--condition", str(home / CONDITION)]

@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--pair", metavar="ADDRESS", help=argparse.SUPPRESS)
     start.add_argument("--name", help=argparse.SUPPRESS)
     start.add_argument("--condition", type=Path, help=argparse.SUPPRESS)
+    start.add_argument("--trains", action="store_true", help=argparse.SUPPRESS)
 
     info = _command(commands, "info", _info, "Show what this device can do and who it trusts.")
     info.epilog = "Example: pacplus-device info --json"
@@ -159,20 +160,24 @@ def _pair_with(home: Path, address: str, token: str, name: str, *, new_key: bool
 
 def _start(options: argparse.Namespace) -> int:
     from edge_runtime.cache.keys import CacheKeys, read_passphrase
-    from edge_runtime.transport import KnownCoordinators
+    from edge_runtime.inference.session import keep_choice_in
+    from edge_runtime.training.engine_ahead import import_engine_ahead
+    from edge_runtime.transport import KnownCoordinators, home_directory
 
     # Before it pairs: from there on an emulated device is held to its CPU quota.
     from .sessions import Sessions
 
     signal.signal(signal.SIGTERM, _stop)
     tune_allocator()
-    home = _home(options)
+    keep_choice_in(home_directory)
     if options.threads is not None and options.threads < 1:
         raise BadInputError("--threads must be at least 1")
-    if options.pair:
-        # The token comes on standard input: arguments are readable by other users.
-        token = sys.stdin.readline().strip()
-        _pair_with(home, options.pair, token, options.name or socket.gethostname())
+    if options.trains:
+        import_engine_ahead()
+    told = _told(options.pair) if options.pair else None
+    home = _home(options)
+    if told is not None:
+        _pair_with(home, *told, options.name or socket.gethostname())
     known = KnownCoordinators(home / "coordinators.json").latest()
     if known is None:
         raise BadInputError(
@@ -187,6 +192,18 @@ def _start(options: argparse.Namespace) -> int:
     return Sessions(options, home, known, roles=roles, cache_keys=cache_keys, watch=watch).run()
 
 
+def _told(address: str) -> tuple[str, str]:
+    """Hears address and token of the pairing.
+
+    The token comes on standard input: arguments are readable by other users. The address comes
+    before it where this process was started before there was one.
+    """
+    words = sys.stdin.readline().split()
+    if not words:
+        raise BadInputError("the command that started this device is over")
+    return words[0] if words[1:] else address, words[-1]
+
+
 def _roles(no_train: bool) -> tuple[Any, ...]:
     from edge_runtime.parallel_adapters import is_available
 
@@ -195,11 +212,17 @@ def _roles(no_train: bool) -> tuple[Any, ...]:
 
 
 def _info(options: argparse.Namespace) -> int:
-    from edge_runtime.inference.session import numerics
-    from edge_runtime.transport import KnownCoordinators, fingerprint, load_or_create_keypair
+    from edge_runtime.inference.session import keep_choice_in, numerics
+    from edge_runtime.transport import (
+        KnownCoordinators,
+        fingerprint,
+        home_directory,
+        load_or_create_keypair,
+    )
 
     from .condition import read_sensors
 
+    keep_choice_in(home_directory)
     home = _home(options)
     keypair = load_or_create_keypair(home / "keypair.json")
     facts = {

@@ -9,14 +9,17 @@ import functools
 import importlib.resources
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from edge_runtime import __version__
 from edge_runtime.contract.checks import Array
-from edge_runtime.contract.errors import MissingExtraError, RemoteError, UnresumableError
+from edge_runtime.contract.errors import MissingExtraError, RemoteError, UnresumableError, UserError
+
+from .kernel_choice import SaturatingKernel, kept_choice
 
 try:
     import onnxruntime as ort
@@ -133,19 +136,25 @@ def matmul_integer_is_exact() -> bool:
     return _equal(product, rows, weights)
 
 
-def paired_weights_pay() -> bool:
-    """True if limited weights give what int64 arithmetic does here, faster than the exact form.
-
-    A fifth of a second at most. By the instructions of ONNX Runtime's kernels they take half the
-    time on some processors without VNNI, and the same on others.
-    """
-    paired, uint8 = _probe(PAIRED_PROBE), _probe(UINT8_PROBE)
-    rows = _probe_rows(PAIRED_PROBE_ROWS, PAIRED_PROBE_INPUTS)
+def paired_weights_are_exact() -> bool:
+    """True if limited weights give what int64 arithmetic does here."""
+    paired, rows = _probe(PAIRED_PROBE), _probe_rows(PAIRED_PROBE_ROWS, PAIRED_PROBE_INPUTS)
     for few in (rows[:1], rows[1:2], rows[:17]):  # a single row has a kernel of its own
         product, pattern = paired.run({"a": few}, ["y", "w"])
         repeats = few.shape[1] // len(pattern)
         if not _equal(product, few, np.tile(pattern, (repeats, repeats))):
             return False
+    return True
+
+
+def paired_weights_pay() -> bool:
+    """True if limited weights take less time than the exact form.
+
+    A fifth of a second at most. By the instructions of ONNX Runtime's kernels they take half the
+    time on some processors without VNNI, and the same on others.
+    """
+    rows = _probe_rows(PAIRED_PROBE_ROWS, PAIRED_PROBE_INPUTS)
+    paired, uint8 = _probe(PAIRED_PROBE), _probe(UINT8_PROBE)
     seconds: dict[GraphSession, float] = {paired: np.inf, uint8: np.inf}
     for _ in range(PAIRED_PROBE_RUNS):
         for probe in seconds:
@@ -183,12 +192,35 @@ class Numerics:
         return f"{self.runtime}/{self.kernel}"
 
 
+_choice_folder: Callable[[], Path] | None = None
+
+
+def keep_choice_in(folder: Callable[[], Path]) -> None:
+    """Has :func:`numerics` keep there what it chooses by its clock; asked only where it does."""
+    global _choice_folder  # as what numerics() caches, one a process
+    _choice_folder = folder
+
+
 @functools.cache
 def numerics() -> Numerics:
     """Tries the integer kernels, once a process; see :func:`matmul_integer_is_exact`."""
     kernel: Kernel = "fast"
     if not matmul_integer_is_exact():
-        kernel = "paired" if paired_weights_pay() else "exact"
+        kernel = _kept_kernel() if paired_weights_are_exact() else "exact"
         logger.info("uint8 x int8 saturates on this processor; using the %s form", kernel)
     version = ".".join(ort.__version__.split(".")[:2])
     return Numerics(runtime=f"ort-{version}", kernel=kernel)
+
+
+def _kept_kernel() -> SaturatingKernel:
+    def faster() -> SaturatingKernel:
+        return "paired" if paired_weights_pay() else "exact"
+
+    try:
+        folder = _choice_folder() if _choice_folder is not None else None
+    except UserError:  # no place that this user may write to
+        folder = None
+    if folder is None:
+        return faster()
+    software = f"pacplus {__version__}, onnxruntime {ort.__version__}"
+    return kept_choice(folder, software, faster)

@@ -26,9 +26,11 @@ from edge_runtime.contract.errors import PacplusError, RemoteError, UnresumableE
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Failed, Message, ProfileDone, ProfileRequest
 from edge_runtime.contract.profile import DeviceProfile, Role
+from edge_runtime.inference.session import keep_choice_in
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.messaging.failures import explain
 from edge_runtime.system.usage import resident_bytes
+from edge_runtime.transport import home_directory
 
 from .profiler import measure
 
@@ -110,6 +112,7 @@ def main(arguments: list[str]) -> int:
     device, home, threads, *roles = arguments
     logging.basicConfig(level=logging.WARNING)
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
+    keep_choice_in(home_directory)
     sys.stdout = sys.stderr  # prints of libraries must not be taken for the answer
     request = _read(stdin)
     if not isinstance(request, ProfileRequest):

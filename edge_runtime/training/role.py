@@ -27,6 +27,7 @@ from edge_runtime.system.memory_guard import MemoryGuard
 from edge_runtime.system.usage import available_memory_bytes
 
 from .allreduce import AllReduce
+from .engine_ahead import import_engine_ahead
 from .epoch import train_steps
 from .part_checks import Limits
 from .replica import TRAINING_THREADS, Replica
@@ -49,6 +50,7 @@ class TrainerRole:
         self._me, self._home, self._outbox = me, home, outbox
         self._keys = keys or CacheKeys(home)
         self._cache: SampleCache | None = None
+        self._will_train = False
         self._owned: dict[m.SampleSet, OwnedSamples] = {}
         self.replica: Replica | None = None
         self._is_set_up = False
@@ -62,6 +64,7 @@ class TrainerRole:
 
     def open_cache(self, request: m.OpenCache) -> None:
         """Opens the cache, if it is not open, and says which of the asked samples it holds."""
+        self._will_train = request.trains
         cache = self._cache
         if cache is not None and cache.is_of(request):
             cache.expect(request.keys)
@@ -84,6 +87,9 @@ class TrainerRole:
             RemoteError: nobody asked for them, they do not fit the cache, or none is open.
         """
         kept = self._opened().append(states)
+        if self._will_train:
+            self._will_train = False
+            import_engine_ahead()
         self._outbox.to_coordinator(
             m.Stored(
                 number=states.number,

@@ -9,9 +9,10 @@ pairs. Output:
 The model's ``metadata_props`` say the rest; lists are JSON. Needs neither torch nor
 transformers.
 
-Integer products get the form that is exact on the processor at hand: where uint8 x int8
-saturates (x86 without VNNI), uint8 weights, which are exact everywhere but no faster than
-float32 (MiniLM, 16 x 24 tokens: 70 ms in both, 27 ms as int8 with VNNI).
+Integer products get the form that a device serves on the processor at hand. Where uint8 x int8
+saturates (x86 without VNNI), these are weights of which no pair can, or uint8 weights. Both give
+on every processor what they give there. The latter are no faster than float32 (MiniLM,
+16 x 24 tokens: 70 ms in both, 27 ms as int8 with VNNI).
 """
 
 import dataclasses
@@ -27,9 +28,11 @@ import onnx_ir as ir
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.tensors import read_tensors
-from edge_runtime.inference.session import matmul_integer_is_exact
-from export.ir.exact_form import shifted, use_uint8_weights
+from edge_runtime.inference.paired_weights import limit_pairs
+from edge_runtime.inference.session import Kernel, keep_choice_in, numerics
+from export.ir.exact_form import int8_products, shifted, use_uint8_weights
 from export.ir.graph import IR_VERSION, Array, add_output, append, constant, hidden_name, name_of
+from export.ir.paired_form import use_limited_weights
 from export.output import check_new_file, check_space, explained_os_errors
 from export.partition.stages import GRAPH, Bundle
 
@@ -42,6 +45,11 @@ _PRIVATE = 0o600  # an adapter may give away something of what it was trained on
 
 MAX_INSIDE_BYTES = 1_800_000_000
 """A model with more weights has them in a file beside it: protobuf ends at 2 GB."""
+
+WHERE_FAST = (
+    "its int8 weights are for ARM and for x86 with VNNI; on other x86 processors products saturate "
+    "and outputs may be off: merge the run there, which makes a form that is right everywhere"
+)
 
 _PREFIX = "adapter/"
 
@@ -78,6 +86,7 @@ def merge_model(
     output: Path,
     *,
     progress: Progress | None = None,
+    home: Callable[[], Path] | None = None,
 ) -> MergedModel:
     """Writes the hidden states that the adapter reads, the adapter and the head as one model.
 
@@ -87,6 +96,7 @@ def merge_model(
         weights: ``adapter_model.safetensors``.
         output: the ONNX file; must not exist. Nothing is left there on failure.
         progress: called with a few words when a step begins.
+        home: where this machine keeps which kernels it has chosen.
 
     Raises:
         BadInputError: ``output`` exists or cannot be written, or the adapter is damaged.
@@ -97,8 +107,9 @@ def merge_model(
     check_space(sum(file.bytes for file in weight_files), output)
     say("joining the graphs")
     graph = _backbone(bundle, config)
-    if not matmul_integer_is_exact():
-        use_uint8_weights(graph, shifted)
+    if home is not None:
+        keep_choice_in(home)
+    form = _fit_products(graph)
     build = build_adapter(config, weights)
     if config.generative:
         _add_logits(build, bundle, graph)
@@ -112,6 +123,8 @@ def merge_model(
     graph.outputs[:] = [result]
     model = ir.Model(graph, ir_version=IR_VERSION, producer_name="pacplus")
     model.metadata_props.update(metadata(bundle.manifest, config))
+    if form is not None:
+        model.metadata_props["int8_form"] = form
     say("writing the weights")
     data = _write(model, output)
     return MergedModel(
@@ -121,6 +134,7 @@ def merge_model(
         inputs=tuple(map(name_of, graph.inputs)),
         output=name_of(result),
         eos_token_ids=bundle.manifest.eos_token_ids if config.generative else (),
+        notes=(WHERE_FAST,) if form == "fast" else (),
     )
 
 
@@ -159,6 +173,17 @@ def _backbone(bundle: Bundle, config: AdapterConfig) -> ir.Graph:
     graph = ir.convenience.extract(model.graph, inputs=inputs, outputs=outputs)
     graph.name = "backbone_and_adapter"
     return graph
+
+
+def _fit_products(graph: ir.Graph) -> Kernel | None:
+    """Gives products with int8 weights, if there are any, the form of this processor."""
+    if not int8_products(graph):
+        return None
+    kernel = numerics().kernel
+    if kernel == "fast" or (kernel == "paired" and use_limited_weights(graph, limit_pairs)):
+        return kernel
+    use_uint8_weights(graph, shifted)
+    return "exact"
 
 
 def _add_logits(build: Builder, bundle: Bundle, backbone: ir.Graph) -> None:

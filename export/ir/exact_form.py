@@ -16,7 +16,7 @@ from .graph import constant, name_of
 PRODUCT = "MatMulIntegerToFloat"
 ZERO_POINT = 128
 _TOP_BIT = np.uint8(0x80)
-_WEIGHT, _WEIGHT_ZERO_POINT = 1, 5  # inputs of the operator
+_WEIGHT, _SCALE, _WEIGHT_ZERO_POINT = 1, 3, 5  # inputs of the operator
 
 Shift = Callable[[ir.TensorProtocol], ir.TensorProtocol]
 
@@ -44,6 +44,20 @@ def int8_products(graph: ir.Graph) -> list[tuple[ir.Node, ir.Value]]:
     products = [(node, node.inputs[_WEIGHT]) for node in graph if node.op_type == PRODUCT]
     int8 = ir.DataType.INT8
     return [(node, weight) for node, weight in products if weight and weight.dtype == int8]
+
+
+def own_scale(product: ir.Node, weight: ir.Value) -> ir.Value | None:
+    """Finds the scales of a product's columns if it alone reads them and the weight, or None."""
+    scale = product.inputs[_SCALE]
+    if scale is None or not (_is_read_as(weight, _WEIGHT) and _is_read_as(scale, _SCALE)):
+        return None
+    return scale
+
+
+def _is_read_as(value: ir.Value, place: int) -> bool:
+    """True if one product reads it, there, and nothing else does."""
+    uses = value.uses()
+    return len(uses) == 1 and all(use.node.op_type == PRODUCT and use.idx == place for use in uses)
 
 
 def shifted(tensor: ir.TensorProtocol) -> ir.TensorProtocol:

@@ -8,10 +8,8 @@ import onnx_ir as ir
 
 from edge_runtime.contract.manifest import FileSpec
 from edge_runtime.contract.messages import IntegerProduct
-from export.ir.exact_form import PRODUCT, int8_products
+from export.ir.exact_form import int8_products, own_scale
 from export.ir.graph import name_of
-
-_SCALE = 3  # input of the operator
 
 
 def products_in_files(stage: bytes, files: Sequence[FileSpec]) -> tuple[IntegerProduct, ...]:
@@ -31,8 +29,7 @@ def products_in_files(stage: bytes, files: Sequence[FileSpec]) -> tuple[IntegerP
     index = {PurePosixPath(file.path).name: i for i, file in enumerate(files)}
     found = []
     for node, weight in int8_products(graph):
-        scale = node.inputs[_SCALE]
-        if scale is None or not (_is_read_as(weight, 1) and _is_read_as(scale, _SCALE)):
+        if (scale := own_scale(node, weight)) is None:
             return ()
         places = [_place(inside[name_of(value)], stage, index) for value in (weight, scale)]
         shapes = [tuple(inside[name_of(value)].dims) for value in (weight, scale)]
@@ -64,9 +61,3 @@ def _place(
     if not tensor.raw_data or stage.count(whole) != 1 or whole.count(tensor.raw_data) != 1:
         return None
     return -1, stage.index(whole) + whole.index(tensor.raw_data)
-
-
-def _is_read_as(value: ir.Value, place: int) -> bool:
-    """True if one product reads it, there, and nothing else does."""
-    uses = value.uses()
-    return len(uses) == 1 and all(use.node.op_type == PRODUCT and use.idx == place for use in uses)

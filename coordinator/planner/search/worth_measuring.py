@@ -6,6 +6,7 @@ what may be lost by not knowing is what measuring is worth, and that is held aga
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 from coordinator.planner.cost.evaluate import evaluate
@@ -28,8 +29,9 @@ MOST_SECONDS = 3.0
 LEAST_SECONDS = 0.3
 """Less tells no more than the probe did."""
 
-MOST_DEVICES = 10
-"""With more, asking for plans would take longer than measuring."""
+PLANNING_SECONDS = 6e-3
+"""Processor seconds to find a plan, a device: what may be at stake takes two plans for each kind of
+device. Where that costs more than measuring, neither is done."""
 
 
 def worth_measuring(problem: Problem, measured: Sequence[DeviceProfile]) -> dict[DeviceId, float]:
@@ -42,23 +44,34 @@ def worth_measuring(problem: Problem, measured: Sequence[DeviceProfile]) -> dict
     Returns:
         Nothing for those of which nothing better is worth knowing.
     """
-    if len(measured) < 2 or len(measured) > MOST_DEVICES:
+    unsure = [
+        profile
+        for profile in measured
+        if profile.blocks and source_of_blocks(profile) in ("estimated", "brief")
+    ]
+    if len(measured) < 2 or not unsure:
         return {}
+    kinds = {profile.device: _kind(profile) for profile in unsure}
     devices = {profile.device: calibrated(profile) for profile in measured}
     try:
         best = make_plan(with_devices(problem, list(devices.values())))
     except InfeasibleError:
         return {}
     budget = min(MOST_SECONDS, WORK_PART * _seconds(best))
-    if budget < LEAST_SECONDS:
+    plans = 1 + 2 * len(set(kinds.values()))
+    if budget < max(LEAST_SECONDS, plans * PLANNING_SECONDS * len(measured)):
         return {}
-    return {
-        profile.device: budget
-        for profile in measured
-        if profile.blocks
-        and source_of_blocks(profile) in ("estimated", "brief")
-        and _at_stake(problem, devices, best, profile) > budget
-    }
+    one_of = {kinds[profile.device]: profile for profile in unsure}
+    stake = {kind: _at_stake(problem, devices, best, each) for kind, each in one_of.items()}
+    return {device: budget for device, kind in kinds.items() if stake[kind] > budget}
+
+
+def _kind(profile: DeviceProfile) -> str:
+    """What alike devices have in common: about the same pace at everything, and roles."""
+    times = [timing for timings in profile.blocks.values() for timing in timings]
+    pace = [round(math.log(timing.seconds_per_token), 1) for timing in times]
+    train = profile.trainer and round(math.log(profile.trainer.seconds_per_sample), 1)
+    return repr((profile.roles, pace, train))
 
 
 def source_of_blocks(profile: DeviceProfile) -> str:

@@ -149,6 +149,7 @@ def cache_request(state: State) -> m.OpenCache:
             for stream, members in streams.items()
         },
         keys=state.catalogue.keys,
+        trains=state.trains,
     )
 
 

@@ -188,7 +188,7 @@ class OpenCache(Message):
     """Open the cache, and say which of ``keys`` it holds. Answered by ``CacheStatus``.
 
     ``layers`` are the hidden states to cache, by the sequence that they belong to. An encrypted
-    cache is another one than the plain one.
+    cache is another one than the plain one. ``trains``: whoever owns samples will train on them.
     """
 
     backbone_digest: Sha256
@@ -198,6 +198,7 @@ class OpenCache(Message):
     encrypted: bool = False
     layers: dict[Stream, tuple[int, ...]]
     keys: Array
+    trains: bool = False
 
     def __post_init__(self) -> None:
         check_streams(self.layers)

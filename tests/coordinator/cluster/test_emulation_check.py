@@ -55,7 +55,7 @@ def test_a_link_that_is_slower_and_later_than_promised_is_seen(
             latency_seconds=latency_seconds + 0.02,
         )
 
-    monkeypatch.setattr("coordinator.cluster.emulated_links.Link", bad)
+    monkeypatch.setattr("devices.relay.Link", bad)
     checks = check_link(one("laptop:link=40M,latency=1ms"), 1.0)
     assert [check.ok for check in checks] == [False] * 3
 

@@ -17,12 +17,14 @@ import pytest
 
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions, adapter_weights
 from edge_runtime.contract.errors import BadInputError
+from edge_runtime.inference.session import Numerics
 from edge_runtime.parallel_adapters import Batch, Predictor, Trainer
 from edge_runtime.parallel_adapters.frozen_head import FrozenHead
 from export.adapter import merge
 from export.partition.stages import GRAPH
 from export.verify.ort_session import Graph
 from tests.edge_runtime.parallel_adapters import samples
+from tests.export.helpers import lay_out, lay_out_paired, run_as_it_is
 
 LENGTHS = {"encoder": np.array([7, 1, 4]), "decoder": np.array([3, 6, 1])}
 
@@ -93,9 +95,9 @@ def feeds(manifest):
     return fed
 
 
-def batch_of(bundle, config, fed, targets=None):
+def batch_of(bundle, config, fed, targets=None, states=None):
     """The states that the whole backbone makes of it, for the PyTorch adapter."""
-    found = Graph(bundle.path / GRAPH).run(fed)
+    found = states or Graph(bundle.path / GRAPH).run(fed)
     states = [found[f"hidden.{layer}"] for layer in config.layers]
     own, encoder = states[config.encoder_layers :], {}
     if config.encoder_layers:
@@ -198,6 +200,39 @@ def test_states_that_nobody_reads_are_not_computed(tiny_bundle, tmp_path):
     assert [value.name for value in graph.output] == ["logits"]
     states = [node.input[0] for node in graph.node if node.name.startswith("adapter/hidden.")]
     assert states == ["hidden.1", "hidden.3"]
+
+
+@pytest.mark.parametrize("kernel", ["fast", "paired", "exact"])
+def test_int8_weights_have_the_form_that_a_device_serves_here(
+    kernel, tiny_bundle, tmp_path, monkeypatch
+):
+    bundle, config, weights, _ = trained(tiny_bundle("bert", "int8"))
+    blocks = len(bundle.manifest.blocks)
+    monkeypatch.setattr(merge, "numerics", lambda: Numerics(runtime="this", kernel=kernel))
+    model = merged(tmp_path, bundle, config, weights)
+    assert session(model.path).get_modelmeta().custom_metadata_map["int8_form"] == kernel
+    assert model.notes == ((merge.WHERE_FAST,) if kernel == "fast" else ())
+    lay_out_form = lay_out_paired if kernel == "paired" else lay_out
+    options = {"exact": True} if kernel == "exact" else {}
+    stage = lay_out_form(bundle, 0, blocks, tmp_path / "stage", **options)
+    fed = feeds(bundle.manifest)
+    batch = batch_of(bundle, config, fed, states=run_as_it_is(stage, fed))
+    (found,) = session(model.path).run([model.output], fed)
+    np.testing.assert_allclose(found, Predictor(config, weights).outputs(batch), atol=1e-5)
+
+
+def test_weights_that_cannot_be_limited_get_the_exact_form(tiny_bundle, tmp_path, monkeypatch):
+    bundle, config, weights, _ = trained(tiny_bundle("bert", "int8"))
+    monkeypatch.setattr(merge, "numerics", lambda: Numerics(runtime="this", kernel="paired"))
+    monkeypatch.setattr(merge, "use_limited_weights", lambda *_: False)
+    model = merged(tmp_path, bundle, config, weights)
+    assert session(model.path).get_modelmeta().custom_metadata_map["int8_form"] == "exact"
+
+
+def test_without_int8_products_there_is_nothing_to_choose(tiny_bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(merge, "numerics", lambda: pytest.fail("asked"))
+    model = merged(tmp_path, *trained(tiny_bundle("llama", "none")))
+    assert "int8_form" not in session(model.path).get_modelmeta().custom_metadata_map
 
 
 def test_a_head_that_is_tied_to_the_embeddings_is_stored_once(tiny_bundle, tmp_path):

@@ -48,6 +48,14 @@ def test_where_links_are_what_the_work_waits_for_the_devices_pace_does_not_matte
     assert worth_measuring(without_devices(200_000), unsure) == {}
 
 
+def test_alike_devices_are_asked_alike_and_where_planning_costs_more_nobody_is() -> None:
+    alike = [device(f"d{i}", "estimated") for i in range(8)]
+    unlike = [device(f"d{i}", "estimated", layer=1e-5 * (1 + i)) for i in range(8)]
+    work = without_devices(40_000)
+    assert len(worth_measuring(work, alike)) == 8
+    assert worth_measuring(without_devices(16_000), unlike) == {}
+
+
 def test_measuring_takes_a_small_part_of_the_work() -> None:
     unsure = [device("a", "estimated"), device("b", "estimated")]
     for samples in (6_000, 20_000, 60_000):

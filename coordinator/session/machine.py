@@ -83,7 +83,7 @@ class Session:
         here, linked, experience = state.members.here, state.profiles, state.experience
         found = {name: linked.get(name, member.profile) for name, member in here.items()}
         profiles = {
-            name: experience.learn(name, profile, self.record.devices[name].usage)
+            name: experience.learn(profile)
             for name, profile in found.items()
             if profile is not None
         }
@@ -160,7 +160,7 @@ class Session:
     def _decide(self) -> None:
         """Asks for what the first unreached goal lacks; with none left, the session is over."""
         state = self.state
-        if state.gathered and not self.job.only_plan and not state.collecting:
+        if state.gathered and not state.collecting:
             self._look_aside()
         for goal in order.of(state):
             term = state.term

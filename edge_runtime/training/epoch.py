@@ -39,16 +39,18 @@ def train_steps(
     steps = _steps(request, replica, owned, group)
     if request.first_step == 0:
         replica.sums = m.EpochSums(epoch=request.epoch)
-    began, reported = time.monotonic(), -math.inf
+    began, reported, own_seconds = time.monotonic(), -math.inf, 0.0
     for chosen, size in steps:
-        _step(replica, owned, chosen, size, group)
+        own_seconds += _step(replica, owned, chosen, size, group)
         if time.monotonic() - reported > PROGRESS_SECONDS:
             reported = time.monotonic()
             outbox.to_coordinator(m.Progress(sums=replica.sums))
     if not replica.trainer.finite:
         raise _diverged("adapter", replica)
     seconds = time.monotonic() - began
-    outbox.to_coordinator(m.EpochDone(sums=replica.sums, seconds=seconds))
+    outbox.to_coordinator(
+        m.EpochDone(sums=replica.sums, seconds=seconds, own_seconds=min(own_seconds, seconds))
+    )
 
 
 def _steps(
@@ -86,16 +88,23 @@ def _steps(
 
 def _step(
     replica: Replica, owned: OwnedSamples, chosen: m.Array, size: int, group: AllReduce
-) -> None:
-    """Applies one update of ``size`` samples, those of ``chosen`` its trainer's own."""
+) -> float:
+    """Applies one update of ``size`` samples, those of ``chosen`` its trainer's own.
+
+    Returns:
+        Seconds that it took without what the trainers do together.
+    """
     trainer, sums = replica.trainer, replica.sums
+    began = time.monotonic()
     own = _sum_gradients(trainer, owned, chosen)
+    ended = time.monotonic()
     if not math.isfinite(own.loss_sum):
         raise _diverged("loss", replica)
     gradient = trainer.flat_gradient
     # Of language models' samples, a step's may be cut before anything that counts.
     try:
         total = group.reduce(gradient, own, size)
+        summed = time.monotonic()
         gradient /= max(1, total.count)
         trainer.apply(gradient)
     except UnresumableError:
@@ -107,6 +116,7 @@ def _step(
         count=sums.count + total.count,
         loss_sum=sums.loss_sum + total.loss_sum,
     )
+    return time.monotonic() - summed + ended - began
 
 
 def _sum_gradients(trainer: Trainer, owned: OwnedSamples, chosen: m.Array) -> Contribution:

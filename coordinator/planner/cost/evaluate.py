@@ -11,7 +11,7 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.order import steps_per_epoch
 from edge_runtime.contract.plan import DevicePrediction, Plan, Prediction, Stage
 
-from .epoch import all_reduce_seconds, epoch_seconds, shards_epoch_seconds
+from .epoch import all_reduce_seconds, epoch_seconds, savings_seconds, shards_epoch_seconds
 from .fill import (
     OwnedFraction,
     fill_load,
@@ -85,8 +85,12 @@ def _predict(problem: Problem, plan: Plan, device: DeviceId) -> DevicePrediction
 def _epoch_parts(problem: Problem, plan: Plan, device: DeviceId) -> dict[str, float]:
     trainers = [problem.profile(owner.device) for owner in plan.owners]
     steps = steps_per_epoch(problem.num_samples, problem.batch_size)
-    own = shards_epoch_seconds(problem, problem.profile(device), len(plan.shards_of(device)))
-    return {"compute": own, "exchange": steps * all_reduce_seconds(problem, trainers)}
+    own, exchange = {}, steps * all_reduce_seconds(problem, trainers)
+    for owner in plan.owners:
+        profile = problem.profile(owner.device)
+        own[owner.device] = shards_epoch_seconds(problem, profile, len(owner.shards))
+    saving = savings_seconds(problem, trainers, max(own.values()) + exchange)
+    return {"compute": own[device], "exchange": exchange, "saving": saving}
 
 
 def _stage_latency(problem: Problem, plan: Plan, stage: Stage) -> float:

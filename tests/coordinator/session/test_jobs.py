@@ -5,6 +5,8 @@ import random
 
 import pytest
 
+from coordinator.protocol.actions import Action, Send
+from coordinator.protocol.events import Joined, Received
 from coordinator.session.machine import Session
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import InfeasibleError
@@ -58,6 +60,24 @@ def test_a_device_that_has_changed_is_measured_again_and_the_others_are_not(chan
     assert fresh == {"d1"}
     probed = {(name, peer) for name, device in cluster.devices.items() for peer in device.probed}
     assert probed == {("d0", "d1"), ("d1", "d0"), ("d1", "d2"), ("d2", "d1")}
+
+
+def test_devices_that_are_only_planned_for_meet_their_peers_while_they_measure_themselves():
+    cluster = scenario_of(plan_of((0,), (1,)), train=[1, 2], only_plan=True).cluster()
+    session, first, actions = cluster.session, DeviceId("d0"), list[Action]()
+    for name, device in cluster.devices.items():
+        joined = Joined(device=name, hello=device.hello(), public_key="k" * 40)
+        actions = session.handle(joined, 0.0)
+    numbers = {
+        type(action.message): action.reply
+        for action in actions
+        if isinstance(action, Send) and action.device == first
+    }
+    usage = m.Usage(
+        phase="profile", cpu_seconds={}, peak_rss_bytes=0, sent_bytes=0, received_bytes=0
+    )
+    session.handle(Received(device=first, message=usage, reply=numbers[m.BeginPhase]), 0.0)
+    assert {m.ProfileRequest, m.Peers} <= set(session.asked[first])
 
 
 def test_devices_measure_themselves_again_where_that_is_worth_it_and_once():

@@ -47,6 +47,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--reduction", type=int, default=8)
     parser.add_argument("--heads", type=int, default=1)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--loss", choices=("candidates", "exact"), default="candidates")
     parser.add_argument("--lora-learning-rate", type=float, default=3e-4)
     parser.add_argument("--emulate", default="laptop:memory=900M,laptop:memory=900M")
     parser.add_argument("--home", type=Path, help="keeps the cache for another run")
@@ -72,10 +73,12 @@ def _train_adapter(arguments: argparse.Namespace, folder: Path) -> None:
             epochs=arguments.epochs,
             learning_rate=arguments.learning_rate,
             batch_size=BATCH_SIZE,
+            loss=arguments.loss,
         ),
     ).report
     row = {
         "method": "adapter",
+        "loss": report.loss,
         "before": report.eval["before"],
         "after": report.eval["after"],
         "parameters": report.parameters,

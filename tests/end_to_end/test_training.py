@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from tests.conftest import BundleMaker, TinyBundleMaker
 from tests.end_to_end.conftest import lines
-from tests.processes import events, pacplus, succeed, write_jsonl
+from tests.processes import (
+    events,
+    finish,
+    pacplus,
+    start,
+    succeed,
+    wait_for_event,
+    write_jsonl,
+)
 
+WEIGHTS = "adapter/adapter_model.safetensors"
 REPORT_FIELDS = {
     *("task", "model", "bundle_digest", "seed", "labels", "dilation", "plan", "total_seconds"),
     *("fill", "epochs", "eval", "cache", "devices", "recoveries"),
@@ -224,3 +235,51 @@ def test_a_cluster_that_cannot_hold_the_model_is_told_what_is_missing(
     )
     assert ended.code == 4
     assert "none of pixel-8-1 can train" in ended.err.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def language(tiny_bundle: TinyBundleMaker, tmp_path: Path) -> list[str]:
+    bundle = tiny_bundle("llama", "int8").path
+    texts = [each["text"].split() for each in lines(600, 3)]
+    rows = [{"prompt": " ".join(each[:2]), "completion": " ".join(each[2:])} for each in texts]
+    data = write_jsonl(tmp_path / "train.jsonl", rows)
+    evaluation = write_jsonl(tmp_path / "eval.jsonl", rows[:40])
+    return [
+        *("train", str(bundle), "--data", str(data), "--eval", str(evaluation), "--json"),
+        *("--epochs", "4", "--batch-size", "8", "--reduction", "2"),
+        *("--learning-rate", "0.003"),
+    ]
+
+
+@pytest.mark.slow
+def test_the_loss_is_that_of_the_whole_vocabulary_on_one_device_and_on_two(
+    language: list[str], home: Path, tmp_path: Path
+) -> None:
+    found = {
+        name: succeed(home, *language, "-o", tmp_path / name, *more).report
+        for name, more in {
+            "alone": (),
+            "two": ("--emulate", "laptop,laptop"),
+            "exact": ("--loss", "exact"),
+        }.items()
+    }
+    assert [report["loss"] for report in found.values()] == ["candidates", "candidates", "exact"]
+    losses = {name: report["eval"]["after"]["loss"] for name, report in found.items()}
+    assert losses["exact"] < found["exact"]["eval"]["before"]["loss"] - 0.1
+    np.testing.assert_allclose(losses["two"], losses["alone"], rtol=2e-3)
+    np.testing.assert_allclose(losses["alone"], losses["exact"], rtol=5e-3)
+
+
+@pytest.mark.slow
+def test_a_language_models_run_that_was_stopped_ends_as_one_that_was_not(
+    language: list[str], home: Path, tmp_path: Path
+) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    succeed(home, *language, "-o", whole)
+    process = start(home, *language, "-o", str(stopped))
+    wait_for_event(process, stopped, lambda event: event["event"] == "checkpoint")
+    process.send_signal(signal.SIGINT)
+    ended = finish(process)
+    if ended.code:  # it may have been quicker
+        succeed(home, *language, "-o", stopped, "--resume")
+    assert (stopped / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()

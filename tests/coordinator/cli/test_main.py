@@ -50,7 +50,7 @@ OPTIONS = {
         *("bundle", "--data", "--eval", "-o", "--output", "--task", "--epochs", "--batch-size"),
         *("--learning-rate", "--adapter", "--adapter-layers", "--reduction", "--seed", "--resume"),
         *("--adapter-heads", "--adapter-init", "--cache-dtype", "--cache-quota", "--plan"),
-        *("--encrypt-cache", "--reprofile", "--wait"),
+        *("--encrypt-cache", "--reprofile", "--wait", "--loss"),
         "--max-length",
         "--split",
         *FIELDS,

@@ -64,6 +64,7 @@ OTHERS = {
     "cache_dtype": "int8",
     "held_out": 0.1,
     "max_length": 7,
+    "loss": "candidates",
 }
 CONFIG = AdapterConfig(hidden_size=8, reduction=2, layers=(0, 1), task="regression", num_outputs=1)
 

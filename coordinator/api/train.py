@@ -42,6 +42,7 @@ from .inputs import Prepared, prepare, run_settings
 from .max_length import SHOWN_PLACES, MaxLength
 from .metrics import metrics
 from .run import Finished, run_session
+from .tune import Tuning, check_tune
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,7 @@ def train(
     plan: Path | None = None,
     resume: bool = False,
     wait_seconds: float | None = None,
+    tune: int | None = None,
     observer: Observer | None = None,
 ) -> TrainResult:
     """Fine-tunes an adapter for ``bundle`` on ``data`` and writes the run to ``output``.
@@ -98,6 +100,8 @@ def train(
         resume: go on with the run in ``output``.
         wait_seconds: how long to wait for devices when those that are left do not suffice; None
             for as long as it takes where they are paired, and not at all on this machine.
+        tune: settings to train side by side, on one device, of which the best on held-out data is
+            kept; the first are those given here. A tuning that is interrupted begins again.
         observer: is told of progress.
 
     Raises:
@@ -107,6 +111,7 @@ def train(
     """
     observer, options = observer or NullObserver(), options or TrainingOptions()
     decide = read_plan(plan).first() if plan is not None else make_plan
+    check_tune(tune, evaluates=evaluation is not None or held_out is not None)
     if not resume:
         check_new(output)
     check_folder(output)
@@ -114,6 +119,7 @@ def train(
     prepared = prepare(
         *(bundle, data, evaluation, task, choice, options, fields, held_out, max_length)
     )
+    tuning = Tuning.of(prepared, tune)
     if resume and cache_dtype == "auto":
         cache_dtype = RunFolder(output).settings().cache_dtype
     layers = prepared.config.layers
@@ -121,6 +127,7 @@ def train(
     settings = dataclasses.replace(
         run_settings(prepared, fields, dtype, cache_quota_bytes, held_out),
         encrypt_cache=encrypt_cache,
+        tune=tune,
     )
     folder = (RunFolder.resume if resume else RunFolder.create)(output, settings)
     prepared.announce(observer)
@@ -128,7 +135,9 @@ def train(
         observer.note(note)
     nothing = Checkpoint(step=0, epochs=(), eval_before={})
     earlier = (folder.last_checkpoint() if resume else None) or nothing
-    run = _Run(folder, prepared, earlier, time.monotonic())
+    run = _Run(folder, prepared, tuning, earlier, time.monotonic())
+    if resume and tune:
+        observer.note("the settings are trained from the start again; what is cached is kept")
     if resume:  # steps that were applied beyond it are applied again
         folder.record(Record(event="resumed", fields={"step": earlier.step}))
     paired = cluster is not None and bool(cluster.devices)
@@ -138,7 +147,7 @@ def train(
             cache_dtype=dtype,
             cache_quota_bytes=folder.settings().cache_quota_bytes,
             encrypt_cache=folder.settings().encrypt_cache,
-            decide=decide,
+            decide=tuning.plans(decide),
             is_given=plan is not None,
             record=run.record,
             save=run.save,
@@ -148,10 +157,11 @@ def train(
             run=(folder.last_group() if resume else "") or secrets.token_hex(8),
             wait_seconds=0.0 if wait_seconds is None and not paired else wait_seconds,
             evaluate_before=not earlier.eval_before,
+            settings=tuning.settings,
         )
         report = run.report(finished, dtype)
         weights = adapter_weights(finished.record.state or earlier.state)
-        folder.write_adapter(prepared.config, weights)
+        folder.write_adapter(tuning.config(finished.record, prepared.config), weights)
         folder.write_report(to_plain(report))
     except (BadInputError, InfeasibleError) as error:
         if not resume:
@@ -168,6 +178,7 @@ class _Run:
 
     folder: RunFolder
     prepared: Prepared
+    tuning: Tuning
     earlier: Checkpoint
     began: float
 
@@ -223,4 +234,5 @@ class _Run:
             loss=prepared.options.loss if prepared.config.generative else "exact",
             recoveries=done.recoveries,
             truncated_lines=prepared.truncated[:SHOWN_PLACES],
+            tuning=self.tuning.report(session),
         )

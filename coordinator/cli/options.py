@@ -118,6 +118,20 @@ Epochs = Annotated[int, _training("Passes over the data.")]
 BatchSize = Annotated[int, _training("Samples of a global batch.")]
 LearningRate = Annotated[float | None, _training("Peak learning rate.", show_default="by adapter")]
 Seed = Annotated[int, _training("Decides initial weights and order.")]
+AdapterSeed = Annotated[
+    int | None,
+    _training("Decides the initial weights in place of --seed.", show_default="the seed"),
+]
+Tune = Annotated[
+    int | None,
+    _training(
+        "Train N settings side by side (rate, adapter, reduction, decay, first weights) from one "
+        "cache, on one device; keep the best on held-out data.",
+        "--tune",
+        metavar="N",
+        show_default="only the one given",
+    ),
+]
 Loss = Annotated[
     Literal["candidates", "exact"],
     _training(
@@ -235,6 +249,7 @@ def training_options(
     learning_rate: float | None,
     seed: int,
     loss: Literal["candidates", "exact"] = "candidates",
+    adapter_seed: int | None = None,
 ) -> TrainingOptions:
     """Makes the options of training; raises UsageError if a value is out of range."""
     from edge_runtime.contract.adapter import TrainingOptions
@@ -244,7 +259,12 @@ def training_options(
         raise UsageError("--epochs must be at least 1")
     try:
         return TrainingOptions(
-            epochs=epochs, batch_size=batch_size, learning_rate=rate, seed=seed, loss=loss
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=rate,
+            seed=seed,
+            loss=loss,
+            adapter_seed=adapter_seed,
         )
     except ValueError as error:
         raise UsageError(f"--{str(error).replace('_', '-', 1)}") from None

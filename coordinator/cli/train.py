@@ -40,6 +40,8 @@ def train(
     batch_size: o.BatchSize = 16,
     learning_rate: o.LearningRate = None,
     seed: o.Seed = 0,
+    adapter_seed: o.AdapterSeed = None,
+    tune: o.Tune = None,
     loss: o.Loss = "candidates",
     adapter: o.Adapter = "attention",
     adapter_layers: o.AdapterLayers = "all",
@@ -55,7 +57,7 @@ def train(
     """Fine-tune an adapter on your data, on your devices.
 
     Example: pacplus train bundle --data train.jsonl --eval dev.jsonl -o run
-    --emulate raspberry-pi-5,laptop --epochs 3
+    --emulate raspberry-pi-5,laptop --epochs 3; with --tune 8, the best of eight settings.
     """
     for name, value in (("--reduction", reduction), ("--adapter-heads", adapter_heads)):
         if value < 1:
@@ -82,7 +84,9 @@ def train(
                 num_heads=adapter_heads,
                 initialization=adapter_init,
             ),
-            options=o.training_options(epochs, batch_size, learning_rate, seed, loss),
+            options=o.training_options(
+                *(epochs, batch_size, learning_rate, seed, loss, adapter_seed)
+            ),
             fields=fields(),
             cache_dtype=cache_dtype,
             max_length=o.max_length(max_length),
@@ -91,6 +95,7 @@ def train(
             plan=plan,
             resume=resume,
             wait_seconds=o.duration(wait, "--wait") if wait else None,
+            tune=tune,
             observer=o.display(),
         )
     _show(result, as_json=as_json)

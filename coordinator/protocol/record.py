@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from coordinator.tuning.race import Race
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.ids import DeviceId
@@ -167,6 +168,7 @@ class SessionRecord:
     parameters: int = 0
     state: bytes = b""
     recoveries: list[Recovery] = dataclasses.field(default_factory=list)
+    race: Race | None = None
     outputs_before: Array | None = None
     outputs_after: Array | None = None
     generation: GenerationRecord | None = None

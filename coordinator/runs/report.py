@@ -9,6 +9,8 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Usage
 from edge_runtime.contract.plan import Plan
 
+from .tuning_report import TuningReport
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FillReport:
@@ -75,6 +77,7 @@ class Report:
     all sessions of a resumed run, an epoch's time and pace those of the session that ended it.
     ``truncated`` counts lines that were cut to ``max_length`` tokens (None: the model's own
     limit), of which ``truncated_lines`` names the first.
+    ``tuning`` has the settings that were compared, of which the best one is reported on.
     """
 
     task: str
@@ -97,6 +100,7 @@ class Report:
     max_length: int | None = None
     loss: Loss = "exact"
     truncated_lines: tuple[str, ...] = ()
+    tuning: TuningReport | None = None
 
 
 def fill_report(record: SessionRecord) -> FillReport:

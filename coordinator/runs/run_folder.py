@@ -47,6 +47,7 @@ class Settings:
     ``cache_quota_bytes`` per device, ``held_out`` the fraction of the training data that is
     evaluated on instead, ``max_length`` the most tokens of a line, if that is not what the model
     takes, ``loss`` a language model's; runs from before there was a choice have the exact one.
+    ``tune`` counts the settings that are compared, of which those given here are the first.
     """
 
     bundle: str
@@ -70,6 +71,8 @@ class Settings:
     max_length: int | None = None
     held_out: float | None = None
     loss: Loss = "exact"
+    adapter_seed: int | None = None
+    tune: int | None = None
 
 
 class RunFolder:

@@ -18,6 +18,7 @@ worked on::
     set_up          trainers made the adapter                                 setting up
     synchronize     all of them have the newest state                         setting up
     evaluate_before outputs before training                                   evaluating
+    tune            where settings are tried: the best one is trained       training
     next_part       samples of the next steps are readable: see below         filling
     sum_tails       before the first update: what tokens a loss samples     training
     train           the group has formed and applied the steps of a part      training
@@ -41,7 +42,7 @@ from coordinator.session.questions import Ask, Todo
 from coordinator.session.state import State
 from edge_runtime.contract import messages as m
 
-from . import filling, generating, measuring, planning, training
+from . import filling, generating, measuring, planning, training, tuning
 
 Goal = Callable[[State], Todo | None]
 
@@ -75,6 +76,7 @@ _CACHED: tuple[Goal, ...] = (
     training.set_up,
     training.synchronize,
     training.evaluate_before,
+    tuning.tune,
     training.next_part,
     partial(filling.own, "train"),
     training.sum_tails,

@@ -135,7 +135,7 @@ def train(
         observer.note(note)
     nothing = Checkpoint(step=0, epochs=(), eval_before={})
     earlier = (folder.last_checkpoint() if resume else None) or nothing
-    run = _Run(folder, prepared, tuning, earlier, time.monotonic())
+    run = _Run(folder, prepared, earlier, time.monotonic(), tuning)
     if resume and tune:
         observer.note("the settings are trained from the start again; what is cached is kept")
     if resume:  # steps that were applied beyond it are applied again
@@ -178,9 +178,9 @@ class _Run:
 
     folder: RunFolder
     prepared: Prepared
-    tuning: Tuning
     earlier: Checkpoint
     began: float
+    tuning: Tuning = Tuning()
 
     def record(self, event: Record, session: SessionRecord) -> None:
         self.folder.record(event)

@@ -5,7 +5,8 @@ python -m benchmarks.answering --run RUN --data dev.jsonl
 Both are the same model, tokenizer and texts; each figure is the least of --repeats processes, taken
 in turns. Of a command and of a bare script, imports included, CPU-seconds; of a loaded model,
 milliseconds for one sentence, and for each of the data's texts in one call (the bare session in
-batches of 32, in their order).
+batches of 32, in their order). "In turns" has both in one process, call by call, for one sentence:
+whatever else the machine does meets both.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 SENTENCE = "a charming and often affecting journey"
 BATCH = 32
-CALLS = 200
+CALLS = 300
 COLUMNS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 
 
@@ -85,6 +86,29 @@ def side(arguments: argparse.Namespace) -> None:
     print(json.dumps(found))
 
 
+def in_turns(arguments: argparse.Namespace) -> None:
+    """What one process measures of both sides, call by call: milliseconds of a sentence."""
+    import numpy as np
+
+    import pacplus
+
+    models = {
+        "bare": Bare(str(arguments.model), str(arguments.tokenizer)),
+        "pacplus": pacplus.load(arguments.run),
+    }
+    took: dict[str, list[float]] = {name: [] for name in models}
+    for call in range(-CALLS // 10, CALLS):
+        for name, model in models.items() if call % 2 else reversed(models.items()):
+            began = time.perf_counter()
+            model.predict([SENTENCE])
+            if call >= 0:
+                took[name].append(1000 * (time.perf_counter() - began))
+    found = {
+        name: {"least": min(each), "median": float(np.median(each))} for name, each in took.items()
+    }
+    print(json.dumps(found))
+
+
 def process(command: list[str]) -> tuple[float, str]:
     """CPU-seconds of a process, and what it printed."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -106,12 +130,16 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--data", type=Path, help="JSONL with text")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--side", choices=["bare", "loaded", "script"], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--side", choices=["bare", "loaded", "script", "turns"], help=argparse.SUPPRESS
+    )
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--tokenizer", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side == "script":
         Bare(str(arguments.model), str(arguments.tokenizer)).predict([SENTENCE])
+    elif arguments.side == "turns":
+        in_turns(arguments)
     elif arguments.side:
         side(arguments)
     else:
@@ -130,16 +158,20 @@ def compare(arguments: argparse.Namespace) -> None:
         if arguments.data:
             own += ["--data", str(arguments.data)]
         command = ["-m", "coordinator", "predict", str(arguments.run), "--text", SENTENCE]
-        scripts, commands, bare, loaded = [], [], [], []
+        scripts, commands, bare, loaded, turns = [], [], [], [], []
         for _ in range(arguments.repeats):
             scripts.append(process([*own, "--side", "script"])[0])
             commands.append(process(command)[0])
             bare.append(json.loads(process([*own, "--side", "bare"])[1]))
             loaded.append(json.loads(process([*own, "--side", "loaded"])[1]))
+            turns.append(json.loads(process([*own, "--side", "turns"])[1]))
     show("a process, CPU-s", min(scripts), min(commands))
     for what in bare[0]:
         for unit in ("cpu_ms", "ms"):
             show(f"{what}, {unit} a text", least(bare, what, unit), least(loaded, what, unit))
+    for kind in ("least", "median"):
+        both = [min(each[side][kind] for each in turns) for side in ("bare", "pacplus")]
+        show(f"in turns, {kind} ms", *both)
 
 
 def show(what: str, bare: float, pacplus: float) -> None:

@@ -6,15 +6,23 @@ Example: python benchmarks/planners.py --bundle minilm-int8 --data SST2/train.js
 The devices are measured once; each plan is then run with empty caches. Measured is the time
 of the fill and of the epochs; what a plan predicts is that and the peak memory of each device.
 With --only-ours it shows how true the predictions of the chosen plan are.
+
+With --compare-measuring, pacplus's plan is made twice, each time for devices that nobody has seen:
+from what is measured by default, and from all that `pacplus plan --measure` does. Both run in turns
+(A B B A ...), --times each, with empty caches; an uncounted run of each sends the weights first.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import os
+import shutil
+import statistics
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,31 +33,69 @@ from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.structure import to_plain
 
 OURS = "pacplus"
+DEFAULT, THOROUGH = "by default", "thoroughly"
+LINES, FEW_LINES = 2000, 600
 
 
 def main() -> None:
     arguments = _arguments()
-    options = TrainingOptions(epochs=arguments.epochs)
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        data = _first_lines(arguments.data, work / "train.jsonl", arguments.lines)
-        for mix in arguments.emulate:
-            os.environ["PACPLUS_HOME"] = str(work / f"home-{len(rows)}")
-            cluster = Cluster(emulate=parse_emulate(mix))
-            planned = plan(arguments.bundle, data, cluster=cluster, options=options)
-            for name, chosen in _plans(planned, only_ours=arguments.only_ours).items():
-                for _ in range(arguments.times if chosen else 1):
-                    row: dict[str, Any] = {"devices": mix, "planner": name}
-                    if chosen is None:
-                        row["error"] = "does not fit"
-                    else:
-                        run = work / f"run-{len(rows)}"
-                        os.environ["PACPLUS_HOME"] = str(work / f"home-{len(rows)}-run")
-                        row |= _run(arguments.bundle, data, run, cluster, options, chosen)
-                    rows.append(row)
-                    print(json.dumps(row), flush=True)
+        lines = arguments.lines or (FEW_LINES if arguments.compare_measuring else LINES)
+        data = _first_lines(arguments.data, work / "train.jsonl", lines)
+        if arguments.compare_measuring:
+            _compare_measuring(arguments, data, work)
+        else:
+            _compare_planners(arguments, data, work)
+
+
+def _compare_planners(arguments: argparse.Namespace, data: Path, work: Path) -> None:
+    options = TrainingOptions(epochs=arguments.epochs)
+    rows: list[dict[str, Any]] = []
+    for mix in arguments.emulate:
+        os.environ["PACPLUS_HOME"] = str(work / f"home-{len(rows)}")
+        cluster = Cluster(emulate=parse_emulate(mix))
+        planned = plan(arguments.bundle, data, cluster=cluster, options=options)
+        for name, chosen in _plans(planned, only_ours=arguments.only_ours).items():
+            for _ in range(arguments.times if chosen else 1):
+                row: dict[str, Any] = {"devices": mix, "planner": name}
+                if chosen is None:
+                    row["error"] = "does not fit"
+                else:
+                    run = work / f"run-{len(rows)}"
+                    os.environ["PACPLUS_HOME"] = str(work / f"home-{len(rows)}-run")
+                    row |= _run(arguments.bundle, data, run, cluster, options, chosen)
+                rows.append(row)
+                print(json.dumps(row), flush=True)
     _print_table(rows)
+
+
+def _compare_measuring(arguments: argparse.Namespace, data: Path, work: Path) -> None:
+    options = TrainingOptions(epochs=arguments.epochs)
+    found = []
+    for index, mix in enumerate(arguments.emulate):
+        cluster, plans = Cluster(emulate=parse_emulate(mix)), {}
+        rows: dict[str, list[dict[str, Any]]] = {DEFAULT: [], THOROUGH: []}
+        for name in rows:
+            os.environ["PACPLUS_HOME"] = str(work / f"home-{index}-{name}")
+            measured = dataclasses.replace(cluster, thorough=name == THOROUGH)
+            began = time.monotonic()
+            plans[name] = plan(arguments.bundle, data, cluster=measured, options=options).plan
+            print(f"{mix}: planned {name} in {time.monotonic() - began:.1f} s", flush=True)
+        home = os.environ["PACPLUS_HOME"] = str(work / f"home-{index}-runs")
+        counted = itertools.cycle((DEFAULT, THOROUGH, THOROUGH, DEFAULT))
+        turns = (DEFAULT, THOROUGH, *itertools.islice(counted, 2 * arguments.times))
+        for turn, name in enumerate(turns):
+            for cache in Path(home).glob("emulated/*/cache"):
+                shutil.rmtree(cache)
+            run = work / f"run-{index}-{turn}"
+            row = _run(arguments.bundle, data, run, cluster, options, plans[name])
+            if turn < len(rows):
+                continue
+            rows[name].append(row)
+            print(json.dumps({"devices": mix, "measured": name, **row}), flush=True)
+        found.append((mix, rows))
+    _print_measuring(found)
 
 
 def _arguments() -> argparse.Namespace:
@@ -57,7 +103,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="JSONL to train on")
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--emulate", action="append", required=True, help="devices; repeatable")
-    parser.add_argument("--lines", type=int, default=2000, help="of the data, from its beginning")
+    parser.add_argument("--lines", type=int, help="of the data, from its beginning")
+    parser.add_argument(
+        "--compare-measuring", action="store_true", help="plans of brief and of thorough measuring"
+    )
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--times", type=int, default=1, help="runs of each plan")
     parser.add_argument("--only-ours", action="store_true", help="run no other system's plan")
@@ -119,6 +168,25 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         measured, predicted = row.get("total", ("", ""))
         cells = (row["devices"], row["planner"], measured, predicted, row["error"])
         print("| " + " | ".join(map(str, (*cells, row.get("memory_over", "")))) + " |")
+
+
+def _print_measuring(found: list[tuple[str, dict[str, list[dict[str, Any]]]]]) -> None:
+    print("\n| devices | measured | each total, s | mean | predicted s | mean ratio | median |")
+    print("|---|---|---|---|---|---|---|")
+    ratios = []
+    for mix, rows in found:
+        totals = {name: [row["total"][0] for row in each] for name, each in rows.items()}
+        of_means = statistics.mean(totals[DEFAULT]) / statistics.mean(totals[THOROUGH])
+        of_medians = statistics.median(totals[DEFAULT]) / statistics.median(totals[THOROUGH])
+        ratios.append(of_means)
+        for name, each in rows.items():
+            taken = ", ".join(map(str, totals[name]))
+            mean, predicted = statistics.mean(totals[name]), each[0]["total"][1]
+            ratio = f"{of_means:.3f} | {of_medians:.3f}" if name == DEFAULT else " | "
+            print(f"| {mix} | {name} | {taken} | {mean:.2f} | {predicted} | {ratio} |")
+    print(
+        f"\nlargest ratio of means: {max(ratios):.3f}, mean of all: {statistics.mean(ratios):.3f}"
+    )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -80,7 +81,8 @@ class HeadStart:
                 stdin=hears,
             )
         except BaseException:
-            self.close()
+            self._hang_up()
+            self.cluster.close()
             raise
         finally:
             os.close(hears)
@@ -98,11 +100,16 @@ class HeadStart:
         self._hang_up()
 
     def close(self) -> None:
-        """Ends the process."""
-        self._hang_up()
+        """Ends the process; at once where it has been told nothing, and so has made nothing."""
+        if self._hang_up() and self.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGKILL)
         self.cluster.close()
 
-    def _hang_up(self) -> None:
-        if self._tells >= 0:
-            os.close(self._tells)
-            self._tells = -1
+    def _hang_up(self) -> bool:
+        """Returns whether it had been told nothing yet."""
+        if self._tells < 0:
+            return False
+        os.close(self._tells)
+        self._tells = -1
+        return True

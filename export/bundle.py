@@ -10,12 +10,19 @@ import onnx_ir as ir
 
 from edge_runtime.contract.errors import UsageError
 from edge_runtime.contract.ids import Sha256
-from edge_runtime.contract.manifest import FORMAT_VERSION, FileSpec, Manifest, Quantization, Task
+from edge_runtime.contract.manifest import (
+    FORMAT_VERSION,
+    FileSpec,
+    HeadSpec,
+    Manifest,
+    Quantization,
+    Task,
+)
 from edge_runtime.contract.tensors import write_tensors
 
 from .chat.stop_tokens import stop_tokens
 from .checkpoint.families import UNLIMITED_LENGTH, check_task, position_limit
-from .checkpoint.load import Checkpoint, find_checkpoint, load_model
+from .checkpoint.load import Checkpoint, LoadedModel, find_checkpoint, load_model
 from .checkpoint.weight_files import backbone_elements
 from .ir import passes
 from .output import check_space, new_folder
@@ -128,34 +135,14 @@ def _write_bundle(
 
     samples = samples_of(max_length)
     streams = count_blocks(loaded)
-    say("exporting the graph")
-    graph = trace(loaded, len(streams))
-    passes.prepare(graph, inputs)
-    if quantize != "none":
-        say(f"quantizing to {quantize}")
-        with tempfile.TemporaryDirectory(dir=root) as scratch:
-            notes += quantize_backbone(graph, quantize, samples, inputs, Path(scratch))
-        passes.tidy(graph)
+    graph, said = _make_graph(loaded, len(streams), quantize, samples, root, say)
+    notes += said
     say("writing the weights")
     slices = block_slices(graph, inputs, streams)
     weights, files = write_weights(slices, root)
     ir.save(graph, root / GRAPH)
-    head = None
-    stops: tuple[int, ...] = ()
-    if language_model is not None:
-        batch = pad_batch(samples[:_HEAD_SAMPLES], inputs)
-        head, tensors = frozen_head(language_model, checkpoint.family, batch)
-        if quantize != "none":
-            tensors = quantize_head(tensors)
-            notes += ("head: int8 per row",)
-        (root / head.path).write_bytes(write_tensors(tensors))
-        stops, said = stop_tokens(
-            root / "tokenizer",
-            end_tokens(language_model),
-            head.vocab_size,
-            str(checkpoint.path),
-        )
-        notes += said
+    head, stops, said = _write_head(checkpoint, loaded, samples, quantize, root)
+    notes += said
     initial = ""
     if pruned is not None:
         say("pruning the layers")
@@ -189,6 +176,53 @@ def _write_bundle(
         notes=notes,
     )
     (root / MANIFEST).write_text(manifest.to_json(), "utf-8")
+
+
+def _make_graph(
+    loaded: LoadedModel,
+    blocks: int,
+    quantize: Quantization,
+    samples: Sequence[Sample],
+    root: Path,
+    say: Progress,
+) -> tuple[ir.Model, tuple[str, ...]]:
+    """Traces the backbone, tidies and quantizes it; returns it and what to note.
+
+    Temporary files of quantization lie in ``root``, and none is left there.
+    """
+    say("exporting the graph")
+    graph = trace(loaded, blocks)
+    passes.prepare(graph, loaded.inputs)
+    notes: tuple[str, ...] = ()
+    if quantize != "none":
+        say(f"quantizing to {quantize}")
+        with tempfile.TemporaryDirectory(dir=root) as scratch:
+            notes = quantize_backbone(graph, quantize, samples, loaded.inputs, Path(scratch))
+        passes.tidy(graph)
+    return graph, notes
+
+
+def _write_head(
+    checkpoint: Checkpoint,
+    loaded: LoadedModel,
+    samples: Sequence[Sample],
+    quantize: Quantization,
+    root: Path,
+) -> tuple[HeadSpec | None, tuple[int, ...], tuple[str, ...]]:
+    """Writes a language model's frozen head; returns it, the tokens that end texts, and notes."""
+    model = loaded.language_model
+    if model is None:
+        return None, (), ()
+    batch = pad_batch(samples[:_HEAD_SAMPLES], loaded.inputs)
+    head, tensors = frozen_head(model, checkpoint.family, batch)
+    notes: tuple[str, ...] = ()
+    if quantize != "none":
+        tensors = quantize_head(tensors)
+        notes = ("head: int8 per row",)
+    (root / head.path).write_bytes(write_tensors(tensors))
+    place = str(checkpoint.path)
+    stops, said = stop_tokens(root / "tokenizer", end_tokens(model), head.vocab_size, place)
+    return head, stops, notes + said
 
 
 def _backbone_digest(root: Path, weights: tuple[FileSpec, ...]) -> Sha256:

@@ -6,7 +6,7 @@ strangers hold 1,000 connections
     edge_runtime/transport/test_reserve.py::test_a_process_that_strangers_besiege_goes_on
 a version, or another part of the header, that is an array
     edge_runtime/contract/test_codec_fuzz.py::test_an_array_in_place_of_a_part_of_the_header_is_refused
-    end_to_end/test_siege.py::test_a_run_outlives_rogue_devices_and_ends_as_it_would_without_them
+    end_to_end/siege/test_siege.py::test_a_run_outlives_rogue_devices_and_ends_as_it_would_without_them
 a deeply nested header
     edge_runtime/contract/test_codec_fuzz.py::test_deep_nesting_is_refused
 a field of millions of small arrays

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from devices import launch
+
 ROOT = Path(__file__).parents[2]
 POLL_SECONDS = 0.02
 EMULATE = "laptop,laptop,laptop"
@@ -117,9 +119,12 @@ class Run:
         self.process = self._start("--resume")
 
     def start_by_hand(self, device: str) -> None:
-        """Starts ``pacplus-device`` of a device whose process is gone."""
+        """Starts ``pacplus-device`` of a device whose process is gone, within its limits."""
         address = self.last("coordinator_listening")["address"].removeprefix("tcp://")
-        command = [sys.executable, "-m", "benchmarks.faults.device", "start", "--once"]
+        groups = Path("/sys/fs/cgroup").glob(f"**/pacplus-{self.process.pid}-*-{device}")
+        joins = [word for group in groups for word in ("--join", str(group / "cgroup.procs"))]
+        command = [sys.executable, launch.__file__, str(os.getpid()), *joins, "--"]
+        command += [sys.executable, "-m", "benchmarks.faults.device", "start", "--once"]
         command += ["--home", str(self.home_of(device)), "--coordinator", address]
         command += ["--listen", "127.0.0.1", "--threads", "1"]
         self._others.append(self._spawn(command, f"{device}.log"))

@@ -10,6 +10,7 @@ import numpy as np
 from coordinator.data import (
     DataFile,
     DataSet,
+    DataTask,
     FieldNames,
     LanguageData,
     Source,
@@ -71,49 +72,64 @@ def read_inputs(
         UsageError: an option is wrong.
     """
     fields.check(task)
-    files: dict[SampleSet, DataFile] = {"train": read_data(data, fields.ignored)}
-    check_named(files["train"], fields)
-    notes = [*check_fields(files["train"], task, fields)]
+    whole = read_data(data, fields.ignored)
+    files: dict[SampleSet, DataFile] = {"train": whole}
+    check_named(whole, fields)
+    notes = [*check_fields(whole, task, fields)]
     labels: tuple[str, ...] | None = None
     if held_out is not None:
-        if evaluation is not None:
-            raise UsageError("--split makes evaluation data of the training data; leave --eval out")
-        if not 0 < held_out < 1:
-            raise UsageError("--split must be above 0 and below 1, as 0.1")
-        whole = files["train"]
+        _check_split(evaluation, held_out)
         if task == "classification":
             labels = read_training_data(whole, task, fields).labels
-        asked = _asked(whole, task, fields)
-        files["train"], files["eval"] = split(whole, held_out, asked)
-        notes.append(
-            f"{whole.name}: {len(files['eval'].lines)} of {len(whole.lines)} lines are held out"
-        )
+        files["train"], files["eval"] = split(whole, held_out, _asked(whole, task, fields))
+        held = len(files["eval"].lines)
+        notes.append(f"{whole.name}: {held} of {len(whole.lines)} lines are held out")
     elif evaluation is not None:
         files["eval"] = read_data(evaluation, fields.ignored)
         notes += check_fields(files["eval"], task, fields)
-    found: dict[SampleSet, DataSet | LanguageData] = {}
-    traits = DataTraits()
+    found: Mapping[SampleSet, DataSet | LanguageData]
     if task == "causal-lm" or task == "seq2seq":
         found = {which: read_language_data(file, task, fields) for which, file in files.items()}
+        traits = DataTraits()
     else:
-        if labels is None:
-            train = read_training_data(files["train"], task, fields)
-        else:
-            train = read_evaluation_data(files["train"], task, labels, fields)
-        found["train"] = train
-        if "eval" in files:
-            held = read_evaluation_data(files["eval"], task, train.labels, fields)
-            _check_paired(files["eval"], train, held)
-            found["eval"] = held
-        values = np.asarray(train.targets, np.float64) if task == "regression" else None
-        pair = train.inputs.pairs is not None
-        traits = DataTraits(labels=train.labels, pair=pair, values=values)
+        found = labelled = _read_labelled(files, task, fields, labels)
+        traits = _traits(labelled["train"], task)
     notes += notes_on(found["train"], files["train"].name)
     if "eval" in found:
         name = files["eval"].name + " (held out)" * (held_out is not None)
         notes += notes_on(found["eval"], name, learning=False)
         notes += notes_on_overlap(found["train"], found["eval"], name)
     return Inputs(found=found, files=files, traits=traits, notes=tuple(dict.fromkeys(notes)))
+
+
+def _check_split(evaluation: Source | None, held_out: float) -> None:
+    if evaluation is not None:
+        raise UsageError("--split makes evaluation data of the training data; leave --eval out")
+    if not 0 < held_out < 1:
+        raise UsageError("--split must be above 0 and below 1, as 0.1")
+
+
+def _read_labelled(
+    files: Mapping[SampleSet, DataFile],
+    task: DataTask,
+    fields: FieldNames,
+    labels: tuple[str, ...] | None,
+) -> dict[SampleSet, DataSet]:
+    """Reads texts with labels or values; ``labels`` are all, where training data lack some."""
+    if labels is None:
+        train = read_training_data(files["train"], task, fields)
+    else:
+        train = read_evaluation_data(files["train"], task, labels, fields)
+    found: dict[SampleSet, DataSet] = {"train": train}
+    if "eval" in files:
+        found["eval"] = read_evaluation_data(files["eval"], task, train.labels, fields)
+        _check_paired(files["eval"], train, found["eval"])
+    return found
+
+
+def _traits(train: DataSet, task: DataTask) -> DataTraits:
+    values = np.asarray(train.targets, np.float64) if task == "regression" else None
+    return DataTraits(labels=train.labels, pair=train.inputs.pairs is not None, values=values)
 
 
 def guess_task(data: Source, task: Task | None, fields: FieldNames) -> tuple[DataFile, Task]:

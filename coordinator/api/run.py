@@ -91,6 +91,7 @@ def run_session(
                 devices=host.devices,
                 make_plan=planning.make_plan,
                 worth_measuring=planning.worth_measuring,
+                judge=planning.judge,
                 check_devices=planning.check_devices if checks_memory else lambda _: None,
                 local=local is not None,
                 measures_thoroughly=cluster.thorough or cluster.reprofile,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import secrets
-import threading
 import time
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from coordinator.runs.report import (
     fill_of_sessions,
     fill_report,
 )
-from coordinator.runs.run_folder import Checkpoint, RunFolder, check_new, import_graph_writer
+from coordinator.runs.run_folder import Checkpoint, RunFolder, check_new
 from coordinator.session.failures import RESUME
 from edge_runtime.contract.adapter import TrainingOptions, adapter_weights
 from edge_runtime.contract.checks import Array
@@ -35,6 +34,7 @@ from edge_runtime.contract.manifest import Task
 from edge_runtime.contract.messages import CacheDtype
 from edge_runtime.contract.structure import to_plain
 from export.output import check_folder
+from export.partition.stages import import_ahead
 
 from .adapter_config import AdapterChoice
 from .cache_dtype import CacheChoice, choose_cache_dtype
@@ -175,8 +175,8 @@ class _Run:
         self.folder.record(event)
         if event.event == "plan_made" and session.plan is not None:
             self.folder.write_plan(session.plan)
-            # Nothing to do here for a while, and it takes a third of a second at the end.
-            threading.Thread(target=import_graph_writer, daemon=True).start()
+            # Nothing to do here for a while, and the adapter's graph is to be written at the end.
+            import_ahead()
 
     def save(self, action: SaveCheckpoint, session: SessionRecord) -> None:
         checkpoint = self._checkpoint(session, action.step, action.state)

@@ -55,9 +55,17 @@ class KeptCuts:
             logger.debug("a cut stage is not kept: %s", error)
         return forms
 
+    def has_any(self) -> bool:
+        """Tells whether stages of the bundle are kept, whichever."""
+        return any(self._folder.glob(f"{self._prefix}-*"))
+
     def _path(self, first: int, last: int) -> Path:
-        of = hashlib.sha256(f"{self._bundle} {__version__} {CUT}".encode()).hexdigest()[:16]
-        return self._folder / f"{of}-{first}-{last}"
+        return self._folder / f"{self._prefix}-{first}-{last}"
+
+    @property
+    def _prefix(self) -> str:
+        of = f"{self._bundle} {__version__} {CUT}".encode()
+        return hashlib.sha256(of).hexdigest()[:16]
 
     def _remove_oldest(self) -> None:
         files = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime)

@@ -103,6 +103,7 @@ class Server:
         self._session, self._finished = session, False
         self._files = FileServer(self._bundle, self._cutter, session.job)
         self._liveness, self._instances = Liveness(), Instances()
+        self._cutter.get_ready()
         ticked = time.monotonic()
         while not self._finished:
             self._receive()

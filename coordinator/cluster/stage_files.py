@@ -23,7 +23,7 @@ from edge_runtime.contract.messages import (
 )
 from edge_runtime.contract.messages.requests import PROBE_SECONDS
 from edge_runtime.contract.profile import BlockTiming, Source, TrainerProfile
-from export.partition.stages import Bundle, cut_stage, stage_products
+from export.partition.stages import Bundle, cut_stage, import_ahead, stage_products
 
 from .kept_cuts import Forms, KeptCuts
 
@@ -86,6 +86,11 @@ class StageCutter:
             spec.sha256: spec for spec in files_for_devices(bundle.manifest)
         }
         self._cut = functools.lru_cache(maxsize=None)(self._cut_stage)
+
+    def get_ready(self) -> None:
+        """Imports what cutting needs while devices come, unless stages of the bundle are kept."""
+        if self._kept is None or not self._kept.has_any():
+            import_ahead()
 
     def file(self, sha256: str) -> FileSpec:
         """Finds a file that devices need by its content; KeyError if the bundle has none."""

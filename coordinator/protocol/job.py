@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.manifest import FileSpec, Manifest
 from edge_runtime.contract.messages import NOTHING_SUMMED, CacheDtype, EpochSums, Hello, SampleSet
 from edge_runtime.contract.order import steps_per_epoch
-from edge_runtime.contract.plan import Plan
+from edge_runtime.contract.plan import Owner, Plan, Prediction
 from edge_runtime.contract.profile import DeviceProfile
 from edge_runtime.contract.sample import Ragged, Samples
 
@@ -41,6 +42,30 @@ class Continuation:
         return dataclasses.replace(self.prompts, inputs=inputs)
 
 
+class Judge(Protocol):
+    """Predicts what plans take on devices as they are known now; pure."""
+
+    def predict(self, profiles: Sequence[DeviceProfile], plan: Plan) -> Prediction:
+        """Predicts a plan's times."""
+
+    def owners(self, profiles: Sequence[DeviceProfile]) -> Sequence[tuple[Owner, ...]]:
+        """Lists the owners that there could be, those with the shortest epochs first."""
+
+    def moving_seconds(
+        self,
+        profiles: Sequence[DeviceProfile],
+        plan: Plan,
+        moves: Mapping[tuple[DeviceId, DeviceId], int],
+        computed: int,
+        new: Sequence[DeviceId],
+    ) -> float:
+        """Predicts how long it takes until ``plan``'s owners can train.
+
+        ``moves`` has the samples that go from one device to another, ``computed`` counts those
+        that nobody holds, and ``new`` trainers have to take the adapter over.
+        """
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Job:
     """Defines everything that a session must know before it starts.
@@ -53,6 +78,7 @@ class Job:
         devices: who takes part.
         check_devices: before they are measured; raises InfeasibleError.
         make_plan: from profiles to a plan; pure; raises InfeasibleError.
+        judge: of plans; None where none is to be made anew between epochs, or predicted.
         cache_dtype: how states are cached.
         cache_quota_bytes: limit of each device's cache.
         encrypt_cache: devices keep states in encrypted caches.
@@ -81,6 +107,7 @@ class Job:
     tables: Mapping[SampleSet, SampleTable]
     devices: tuple[DeviceId, ...]
     make_plan: Callable[[Sequence[DeviceProfile]], Plan]
+    judge: Judge | None = None
     cache_dtype: CacheDtype = "fp16"
     cache_quota_bytes: int | None = None
     encrypt_cache: bool = False

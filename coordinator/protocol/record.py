@@ -14,9 +14,17 @@ MAX_NOTICES = 20
 FURTHER_NOTICES = "further notices"
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """Work of a device as it was predicted, and as it came."""
+
+    predicted_seconds: float
+    seconds: float
+
+
 @dataclasses.dataclass(slots=True)
 class DeviceRecord:
-    """One device's part; ``condition`` is its newest heartbeat."""
+    """One device's part; ``condition`` is its newest heartbeat, ``compared`` by phase."""
 
     roles: tuple[Role, ...]
     condition: m.Heartbeat = dataclasses.field(default_factory=m.Heartbeat)
@@ -27,6 +35,7 @@ class DeviceRecord:
     received_weight_bytes: int = 0
     cache_bytes: int = 0
     cache_samples: int = 0
+    compared: dict[str, Compared] = dataclasses.field(default_factory=dict)
     notices: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def observe(self, message: m.Message) -> None:
@@ -80,13 +89,17 @@ class FillRecord:
 
 @dataclasses.dataclass(slots=True)
 class EpochRecord:
-    """One adapter epoch, over all trainers; ``resumed`` counts samples of earlier sessions."""
+    """One adapter epoch, over all trainers, which began in a ``term``.
+
+    ``resumed`` counts samples of earlier sessions.
+    """
 
     epoch: int
     began: float
     seconds: float = 0.0
     sums: m.EpochSums = m.NOTHING_SUMMED
     resumed: int = 0
+    term: int = 0
 
     @property
     def train_loss(self) -> float:
@@ -142,7 +155,7 @@ class GenerationRecord:
 
 @dataclasses.dataclass(slots=True)
 class SessionRecord:
-    """Everything a report needs."""
+    """Everything a report needs; ``rest`` is when what seconds of training were still to come."""
 
     plan: Plan | None = None
     devices: dict[DeviceId, DeviceRecord] = dataclasses.field(default_factory=dict)
@@ -150,6 +163,7 @@ class SessionRecord:
     stored: int = 0
     to_store: int = 0
     epochs: list[EpochRecord] = dataclasses.field(default_factory=list)
+    rest: tuple[float, float] | None = None
     parameters: int = 0
     state: bytes = b""
     recoveries: list[Recovery] = dataclasses.field(default_factory=list)

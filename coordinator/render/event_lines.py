@@ -21,6 +21,9 @@ def line_of(record: Record) -> tuple[str, str | None] | None:
         case "epoch_finished":
             loss, seconds = fields["train_loss"], fields["seconds"]
             return f"epoch {fields['epoch']}: loss {loss:.4f}, {seconds:.1f} s", None
+        case "owners_changed":
+            shards = ", ".join(f"{name} {count}" for name, count in fields["shards"].items())
+            return f"other owners do what is left sooner: {shards}", None
         case "generation_finished":
             tokens, seconds = fields["tokens"], fields["seconds"]
             pace = tokens / max(1e-3, seconds)

@@ -130,7 +130,11 @@ class LiveDisplay:
                 f"epoch {epoch.epoch} of {session.job.options.epochs}: {done} of {total} samples, "
                 f"{pace:.0f} samples/s, loss {loss:.4f}"
             )
-            text += _left(total * (session.job.options.epochs - epoch.epoch + 1) - done, pace)
+            if record.rest is not None:
+                said, seconds = record.rest
+                text += _left(seconds - (now - said), 1.0)
+            else:
+                text += _left(total * (session.job.options.epochs - epoch.epoch + 1) - done, pace)
         elif session.phase == "generating" and (texts := record.generation) is not None:
             done, total = texts.finished, len(texts.tokens)
             pace = texts.written / max(1e-3, now - texts.began)

@@ -27,6 +27,9 @@ BAR = 24
 UNLIMITED_BYTES = 1 << 50
 """Memory or storage that nobody has: it stands for no limit."""
 
+WORTH_SAYING = 0.05
+"""Part of an epoch."""
+
 PROVEN = 1e-4
 """Relative distance to the bound within which a plan is called the best."""
 
@@ -166,6 +169,8 @@ def _limits(plan: Plan, predicted: Prediction, epochs: int) -> Iterator[str]:
         yield f"an epoch waits for the exchange of gradients, {_seconds(exchange)}"
     elif parts:
         yield f"an epoch waits for {slowest}: its training, {_seconds(parts['compute'])}"
+    if (saving := parts.get("saving", 0.0)) > WORTH_SAYING * epoch:
+        yield f"and for the state that is sent to be saved, {_seconds(saving)}"
 
 
 def _certainty(result: PlanResult) -> str:

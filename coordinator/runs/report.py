@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-from coordinator.protocol.record import FillRecord, Recovery, SessionRecord
+from coordinator.protocol.record import Compared, FillRecord, Recovery, SessionRecord
 from edge_runtime.contract.adapter import Loss
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Usage
@@ -48,6 +48,8 @@ class DeviceReport:
 
     ``blocks`` is ``[first, last)`` or empty; ``cpu_seconds`` are user + system time of the
     device's process by phase; ``notices`` are what the device warned of, and how often.
+    ``compared`` holds what it did against what was predicted: ``fill`` (its stage), ``training``
+    (its own computing), ``exchange``.
     """
 
     id: DeviceId
@@ -62,6 +64,7 @@ class DeviceReport:
     received_weight_bytes: int
     cpu_seconds: Mapping[str, float]
     notices: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    compared: Mapping[str, Compared] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,4 +167,5 @@ def _device_report(record: SessionRecord, device: DeviceId, profile: str) -> Dev
         received_weight_bytes=seen.received_weight_bytes,
         cpu_seconds=usage.cpu_seconds,
         notices=dict(seen.notices),
+        compared=dict(seen.compared),
     )

@@ -231,11 +231,6 @@ class RunFolder:
         return from_plain(cls, plain, str(path))
 
 
-def import_graph_writer() -> None:
-    """Imports what :meth:`RunFolder.write_adapter` needs, ahead of time."""
-    import export.adapter.graph  # noqa: F401
-
-
 def append_whole(path: Path, content: bytes) -> None:
     """Appends all of ``content`` or nothing.
 

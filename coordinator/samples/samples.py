@@ -8,6 +8,7 @@ both of their owners keep if those differ.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -20,23 +21,21 @@ from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.sample import Ragged, Samples
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class SampleTable:
-    """Holds the lines of one data file, tokenized.
+    """Holds the lines of one data file, tokenized; ranked when it is first asked.
 
     Attributes:
         samples: N tokenized lines.
         targets: (N,) int64 classes or float64 values; of language models, the token that
             must follow each token of the decoder's sequence, -1 where none is counted.
-        ranks: (N,) int64; see :mod:`edge_runtime.contract.order`.
-        shards: (N,) int64 logical shards.
+        batch_size: number of shards.
         line_name: what people call a sample, e.g. "train.jsonl, line 16", by its index.
     """
 
     samples: Samples
     targets: Array | Ragged
-    ranks: Array
-    shards: Array
+    batch_size: int
     line_name: Callable[[int], str]
 
     @classmethod
@@ -47,12 +46,18 @@ class SampleTable:
         batch_size: int,
         line_name: Callable[[int], str] = lambda index: f"text {index + 1}",
     ) -> SampleTable:
-        """Ranks the samples and assigns their shards."""
-        ranks = rank_samples(samples.keys, samples.lengths, batch_size)
-        shards = shard_of(ranks, len(ranks), batch_size)
-        return cls(
-            samples=samples, targets=targets, ranks=ranks, shards=shards, line_name=line_name
-        )
+        """Makes the table of samples."""
+        return cls(samples=samples, targets=targets, batch_size=batch_size, line_name=line_name)
+
+    @functools.cached_property
+    def ranks(self) -> Array:
+        """(N,) int64; see :mod:`edge_runtime.contract.order`."""
+        return rank_samples(self.samples.keys, self.samples.lengths, self.batch_size)
+
+    @functools.cached_property
+    def shards(self) -> Array:
+        """(N,) int64 logical shards."""
+        return shard_of(self.ranks, len(self.ranks), self.batch_size)
 
     def __len__(self) -> int:
         return len(self.samples)

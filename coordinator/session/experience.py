@@ -6,8 +6,10 @@ see :mod:`coordinator.planner.problem.calibrate`.
 
 import collections
 import dataclasses
+from collections.abc import Iterable
 
-from edge_runtime.contract import messages as m
+from coordinator.planner.problem.calibrate import exchange_factor, run_factors
+from coordinator.protocol.record import Compared
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.profile import MOST_SLOWER, DeviceProfile
 
@@ -15,53 +17,107 @@ ENOUGH_BATCHES = 8
 ENOUGH_STEPS = 16
 """Fewer say little: the first ones are slow."""
 
+NOISE = 1.1
+"""Factor by which two runs of the same work may differ."""
+
 
 @dataclasses.dataclass(slots=True)
 class _Done:
-    batches: int = 0
+    """Work of a kind: pieces, what they took, and what measurements alone say of them."""
+
+    pieces: int = 0
     seconds: float = 0.0
     expected_seconds: float = 0.0
-    steps: int = 0
-    samples: float = 0.0
-    found: int = 0
+
+    def add(self, pieces: int, seconds: float, expected_seconds: float) -> None:
+        if seconds > 0 and expected_seconds > 0:
+            self.pieces += pieces
+            self.seconds += seconds
+            self.expected_seconds += expected_seconds
+
+    def factor(self, enough: int) -> float | None:
+        if self.pieces < enough:
+            return None
+        return min(max(self.seconds / self.expected_seconds, 1 / MOST_SLOWER), MOST_SLOWER)
+
+    def compared(self, factor: float) -> Compared:
+        return Compared(predicted_seconds=factor * self.expected_seconds, seconds=self.seconds)
+
+
+@dataclasses.dataclass(slots=True)
+class _Device:
+    fill: _Done = dataclasses.field(default_factory=_Done)
+    train: _Done = dataclasses.field(default_factory=_Done)
+    exchange: _Done = dataclasses.field(default_factory=_Done)
+    assumed: DeviceProfile | None = None
 
 
 class Experience:
     """What each device has done in this session."""
 
     def __init__(self) -> None:
-        self._done: dict[DeviceId, _Done] = collections.defaultdict(_Done)
+        self._of: dict[DeviceId, _Device] = collections.defaultdict(_Device)
+
+    def assume(self, profile: DeviceProfile) -> None:
+        """Takes down what the first plan was made with, to hold it against what comes."""
+        seen = self._of[profile.device]
+        seen.assumed = seen.assumed or profile
 
     def served(self, device: DeviceId, seconds: float, expected_seconds: float) -> None:
         """Takes down a micro-batch, and what its device's own measurements say of it."""
-        if expected_seconds > 0:
-            done = self._done[device]
-            done.batches += 1
-            done.seconds += seconds
-            done.expected_seconds += expected_seconds
+        self._of[device].fill.add(1, seconds, expected_seconds)
 
-    def trained(self, device: DeviceId, steps: int, samples: float, found: int = 0) -> None:
-        """Takes down training steps, and the device's own samples in them.
+    def trained(
+        self,
+        profile: DeviceProfile,
+        steps: int,
+        samples: float,
+        own_seconds: float,
+        found: int = 0,
+    ) -> None:
+        """Takes down what training steps took a device by itself, and its own samples in them.
 
         Of ``found`` of these, candidates had to be found.
         """
-        self._done[device].found += found
-        self._done[device].steps += steps
-        self._done[device].samples += samples
+        trainer = profile.trainer
+        if trainer is not None:
+            expected = samples * trainer.seconds_per_sample + steps * trainer.seconds_per_step
+            expected += found * trainer.seconds_per_new_sample
+            self._of[profile.device].train.add(steps, own_seconds, expected)
 
-    def learn(
-        self, device: DeviceId, profile: DeviceProfile, usage: m.Usage | None
-    ) -> DeviceProfile:
+    def exchanged(
+        self, devices: Iterable[DeviceId], steps: int, seconds: float, expected_seconds: float
+    ) -> None:
+        """Takes down what all-reduces took a group, and what links and handling say of them."""
+        for device in devices:
+            self._of[device].exchange.add(steps, seconds, expected_seconds)
+
+    def learn(self, profile: DeviceProfile) -> DeviceProfile:
         """Completes a profile as measured by what was seen, where that is enough."""
-        done, found = self._done[device], profile
-        if done.batches >= ENOUGH_BATCHES:
-            found = _with_fill(found, _bounded(done.seconds / done.expected_seconds))
-        expected = _training_seconds(profile, done)
-        used = usage.cpu_seconds.get("train", 0.0) if usage is not None else 0.0
-        if found.trainer is not None and done.steps >= ENOUGH_STEPS and expected > 0 and used > 0:
-            trainer = dataclasses.replace(found.trainer, in_run=_bounded(used / expected))
-            found = dataclasses.replace(found, trainer=trainer)
-        return found
+        seen, found = self._of[profile.device], profile
+        if (fill := seen.fill.factor(ENOUGH_BATCHES)) is not None:
+            found = _with_fill(found, fill)
+        if found.trainer is None:
+            return found
+        trainer = found.trainer
+        if (train := seen.train.factor(ENOUGH_STEPS)) is not None:
+            trainer = dataclasses.replace(trainer, in_run=train)
+        if (exchange := seen.exchange.factor(ENOUGH_STEPS)) is not None:
+            trainer = dataclasses.replace(trainer, exchange_in_run=exchange)
+        return found if trainer is found.trainer else dataclasses.replace(found, trainer=trainer)
+
+    def compare(self, device: DeviceId) -> dict[str, Compared]:
+        """Holds what a device did against what the first plan was made with, by phase."""
+        seen = self._of[device]
+        if seen.assumed is None:
+            return {}
+        fill, train = run_factors(seen.assumed)
+        phases = {
+            "fill": seen.fill.compared(fill),
+            "training": seen.train.compared(train),
+            "exchange": seen.exchange.compared(exchange_factor(seen.assumed)),
+        }
+        return {phase: compared for phase, compared in phases.items() if compared.seconds}
 
 
 def _with_fill(profile: DeviceProfile, factor: float) -> DeviceProfile:
@@ -72,15 +128,8 @@ def _with_fill(profile: DeviceProfile, factor: float) -> DeviceProfile:
     return dataclasses.replace(profile, blocks=blocks)
 
 
-def _training_seconds(profile: DeviceProfile, done: _Done) -> float:
-    """Processor seconds that the device's own measurements say of its training."""
-    trainer = profile.trainer
-    if trainer is None:
-        return 0.0
-    wall = done.samples * trainer.seconds_per_sample + done.steps * trainer.seconds_per_step
-    wall += done.found * trainer.seconds_per_new_sample
-    return wall * min(1.0, profile.cores)
-
-
-def _bounded(factor: float) -> float:
-    return min(max(factor, 1 / MOST_SLOWER), MOST_SLOWER)
+def differ(one: DeviceProfile, other: DeviceProfile) -> bool:
+    """True if what runs have found of two profiles differs by more than noise."""
+    ones, others = ((*run_factors(each), exchange_factor(each)) for each in (one, other))
+    pairs = zip(ones, others, strict=True)
+    return any(max(a / b, b / a) > NOISE for a, b in pairs)

@@ -16,15 +16,24 @@ from edge_runtime.contract.errors import (
 )
 from edge_runtime.contract.ids import DeviceId
 
-from . import departures
+from . import departures, seen
+from .goals.between_epochs import reconsider
 from .goals.filling import shards_of
-from .goals.planning import consider, end_plan
+from .goals.planning import end_plan
 from .goals.portions import to_hold
 from .goals.training import begin_epoch
 from .members import Replica
 from .questions import Ask
 from .state import SavedState, State
-from .value_checks import check_link, check_profile, check_state, check_tail, not_finite, step_of
+from .value_checks import (
+    check_duration,
+    check_link,
+    check_profile,
+    check_state,
+    check_tail,
+    not_finite,
+    step_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +83,7 @@ def _keep_link(state: State, device: DeviceId, _: Ask, message: m.LinkMeasured) 
 
 def _keep_usage(state: State, device: DeviceId, asked: Ask, _: m.Usage) -> None:
     state.members.here[device].collected |= asked.key == "final"
+    state.record.devices[device].compared = state.experience.compare(device)
 
 
 def _keep_stage(state: State, device: DeviceId, asked: Ask, message: m.StageReady) -> None:
@@ -159,17 +169,14 @@ def _keep_generation(state: State, device: DeviceId, _: Ask, __: m.GenerationRea
 def _keep_part(state: State, device: DeviceId, _: Ask, message: m.EpochDone) -> None:
     sums = message.sums
     step = step_of(state.job, device, sums)
+    check_duration(device, message.seconds)
     if step != state.target:
         raise DeviceFailedError(f"{device}: trained up to another step than it was asked to")
     state.progressed(device)
     progress(state, sums)
     replica = state.members.here[device].replica
-    # With others a step waits for them, of which the processor's time says nothing.
-    if replica is not None and state.plan is not None and len(state.owners) == 1:
-        steps = step - replica.step
-        owned = len(state.job.tables["train"].owned_by(state.plan, device))
-        samples = steps * owned / state.job.steps_per_epoch
-        state.experience.trained(device, steps, samples, message.found)
+    if replica is not None:
+        seen.trained(state, device, step - replica.step, message)
     state.members.here[device].replica = Replica(step=step, sums=sums)
     _end_part(state)
 
@@ -193,6 +200,7 @@ def _end_part(state: State) -> None:
         if state.target > first:
             state.step_seconds = (state.now - began) / (state.target - first)
         state.part_began = None
+    seen.exchanged(state)
 
 
 def _save(state: State, device: DeviceId, asked: Ask, message: m.TrainerState) -> None:
@@ -233,13 +241,15 @@ def _save(state: State, device: DeviceId, asked: Ask, message: m.TrainerState) -
     )
     state.note("checkpoint", epoch=message.step // steps, step=message.step)
     if ended:
-        consider(state)
+        reconsider(state)
 
 
 def _end_epoch(state: State, sums: m.EpochSums) -> None:
     epoch = state.record.epochs[-1]
     epoch.sums, epoch.seconds = sums, state.now - epoch.began
     fields = {"epoch": epoch.epoch, "train_loss": epoch.train_loss, "seconds": epoch.seconds}
+    if (seconds := seen.predict_rest(state)) is not None:
+        fields["remaining_seconds"] = seconds
     state.note("epoch_finished", **fields)
 
 

@@ -29,6 +29,7 @@ class Holdings:
         self._num_samples, self._columns = num_samples, {layer: i for i, layer in enumerate(layers)}
         self._on_disk: dict[DeviceId, Array] = {}
         self._in_memory: dict[DeviceId, Array] = {}
+        self._last: dict[DeviceId, Array] = {}
         self._items: dict[int, _Item] = {}
 
     def opened(self, device: DeviceId, held: Array) -> None:
@@ -38,7 +39,8 @@ class Holdings:
 
     def lost(self, device: DeviceId) -> None:
         """Takes down that a device's cache is out of reach."""
-        self._on_disk.pop(device, None)
+        if (had := self._on_disk.pop(device, None)) is not None:
+            self._last[device] = had
         self._in_memory.pop(device, None)
 
     def lacks(self, device: DeviceId, distinct: Array) -> None:
@@ -88,6 +90,13 @@ class Holdings:
     def held(self) -> dict[DeviceId, Array]:
         """(K,) bool for every device with a cache: samples with all their layers on the disk."""
         return {device: np.asarray(has.all(axis=1)) for device, has in self._on_disk.items()}
+
+    def expected(self, device: DeviceId) -> Array:
+        """(K,) bool: what a device holds or, if that is not known now, was last known to hold."""
+        known = self._on_disk.get(device, self._last.get(device))
+        if known is None:
+            return np.zeros(self._num_samples, bool)
+        return np.asarray(known.all(axis=1))
 
     def readable(self) -> dict[DeviceId, Array]:
         """(K,) bool for every device with a cache: samples that it can read now."""

@@ -83,7 +83,7 @@ class Session:
         here, linked, experience = state.members.here, state.profiles, state.experience
         found = {name: linked.get(name, member.profile) for name, member in here.items()}
         profiles = {
-            name: experience.learn(name, profile, self.record.devices[name].usage)
+            name: experience.learn(profile)
             for name, profile in found.items()
             if profile is not None
         }

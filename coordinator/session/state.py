@@ -56,6 +56,21 @@ class SavedState:
     sums: m.EpochSums
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PartDone:
+    """Steps of a part of an epoch, as one trainer did them.
+
+    Attributes:
+        steps: how many.
+        seconds: that they took.
+        own_seconds: of these, without what the trainers do together.
+    """
+
+    steps: int
+    seconds: float
+    own_seconds: float
+
+
 @dataclasses.dataclass(slots=True)
 class Break:
     """A plan that has ended before its time, until work goes on under another."""
@@ -97,6 +112,9 @@ class State:
         outputs: (N, C) float64 of the evaluation lines in work, NaN where not known yet.
         step_seconds: pace of the last part of an epoch.
         part_began: when the part of the epoch in work began, and at which update.
+        part_done: what trainers have said of their steps of that part.
+        epoch_ratio: time of whole epochs over what is predicted of them by what was learnt.
+        set_up_seconds: the longest that a device took to make the adapter.
         fill_began: when the fill under way began; ``computed_before`` is what was computed then.
         fill_told: the end of the fill of training samples was written down.
         computed: (K,) bool, samples that the backbone has computed in this session.
@@ -137,6 +155,8 @@ class State:
         self.target = job.steps_done
         self.step_seconds: float | None = None
         self.part_began: tuple[float, int] | None = None
+        self.part_done: dict[DeviceId, PartDone] = {}
+        self.epoch_ratio, self.set_up_seconds = 1.0, 0.0
         self.fill_began, self.fill_told = 0.0, False
         self.computed_before = self.computed
         self.training_begun = False

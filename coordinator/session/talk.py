@@ -186,6 +186,8 @@ def _answered(state: State, device: DeviceId, message: m.Message, event: Receive
         return False
     state.questions.close(device, question)
     state.settled = False
+    if question.ask.kind is m.SetUpTraining:
+        state.set_up_seconds = max(state.set_up_seconds, state.now - question.since)
     facts.answer(state, device, question.ask, message)
     return True
 

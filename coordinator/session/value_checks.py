@@ -158,6 +158,12 @@ def _is_link(bits_per_second: float, latency_seconds: float) -> bool:
     return possible and 0 <= latency_seconds <= MAX_SECONDS
 
 
+def check_duration(device: DeviceId, seconds: float) -> None:
+    """Raises DeviceFailedError where nobody can have worked for so long."""
+    if not seconds <= MAX_SECONDS:
+        raise DeviceFailedError(f"{device}: says that steps took {seconds:.3g} s")
+
+
 def check_loss(device: DeviceId, loss_sum: float) -> None:
     """Raises UnresumableError unless a summed loss is a number."""
     if not math.isfinite(loss_sum):

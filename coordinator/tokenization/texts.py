@@ -64,6 +64,7 @@ class SampleTokenizer:
         self._tokenizer = load_tokenizer(bundle)
         self._cut_left = truncation_side(bundle) == "left"
         self._num_types = num_token_types(bundle)
+        self._frames: dict[bool, tuple[FrameToken, ...]] = {}
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Tokenized:
         """Tokenises texts, or pairs of texts.
@@ -82,7 +83,7 @@ class SampleTokenizer:
         rows: dict[str, list[list[int]]] = {name: [] for name in self._names}
         seconds: list[int] = []
         truncated: list[int] = []
-        framing = frame(self._tokenizer, pair=pairs is not None)
+        framing = self._framing(pairs is not None)
         room = self._room(framing)
         # Not cut by the package, which makes and joins all the pieces that it cuts off.
         columns = [encodings(self._tokenizer, each) for each in (texts, pairs or ())]
@@ -100,6 +101,11 @@ class SampleTokenizer:
         samples = make_samples(self._manifest, rows, seconds)
         log.debug("tokenised %d samples, %d truncated", len(samples), len(truncated))
         return Tokenized(samples=samples, truncated=tuple(truncated))
+
+    def _framing(self, pair: bool) -> tuple[FrameToken, ...]:
+        if pair not in self._frames:
+            self._frames[pair] = frame(self._tokenizer, pair=pair)
+        return self._frames[pair]
 
     def _room(self, framing: Sequence[FrameToken]) -> int:
         if self._num_types and max(token.token_type for token in framing) >= self._num_types:

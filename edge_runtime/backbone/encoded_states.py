@@ -1,5 +1,6 @@
 """Hidden states of a micro-batch in the cache's dtype: taken in part by part, dealt to owners."""
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -7,10 +8,14 @@ import numpy as np
 from edge_runtime.cache.encoding import check_range, encode
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.cache_format import row_bytes
+from edge_runtime.contract.errors import UnresumableError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Stream
 from edge_runtime.contract.messages.mesh import split_layers
 from edge_runtime.inference.session import numerics
+
+SMALL_VALUES = 1 << 16
+"""Of the states of a sentence: there, numpy's calls take longer than what they do."""
 
 
 class EncodedStates:
@@ -88,3 +93,24 @@ def parts_for_owners(
     encoded = EncodedStates(batch, [stream] * (max(states, default=0) + 1), dtype)
     encoded.add(states)
     yield from encoded.for_owners()
+
+
+def encoded_layers(
+    states: Mapping[int, m.Array], layers: Sequence[int], dtype: m.CacheDtype
+) -> m.Array:
+    """Encodes the states (tokens, d) float32 of ``layers``, (L, tokens, R) uint8.
+
+    Raises:
+        UnresumableError: some cannot be cached.
+    """
+    tokens, channels = states[layers[0]].shape
+    encoded = np.empty((len(layers), tokens, row_bytes(dtype, channels)), np.uint8)
+    if encoded.size <= SMALL_VALUES:
+        stacked = np.stack([states[layer] for layer in layers])
+        with contextlib.suppress(UnresumableError):  # which layer, is said below
+            check_range(stacked, dtype, "hidden states")
+            return encode(stacked, dtype, encoded)
+    for layer, out in zip(layers, encoded, strict=True):
+        check_range(states[layer], dtype, f"hidden state {layer}")
+        encode(states[layer], dtype, out)
+    return encoded

@@ -147,8 +147,30 @@ class BackboneRole:
                 raise RemoteError("sequences came before generation was set up")
             yield partial(_in_turn, grown, batch.lengths, rows)
             return
+        yield from self._of_samples(loaded, batch.lengths, rows)
+
+    def compute(
+        self, lengths: m.Lengths, rows: Mapping[str, m.Array]
+    ) -> Iterator[dict[int, m.Array]]:
+        """Computes samples that nobody else is to be told of.
+
+        Yields:
+            Hidden states that the adapter reads, (tokens, d) float32 by layer, of some samples
+            after the others: at once, or in parts where memory is short.
+
+        Raises:
+            RemoteError: no stage is loaded, or ``rows`` are not what it needs.
+        """
+        if self._loaded is None:
+            raise RemoteError("samples came before their stage was loaded")
+        for run in self._of_samples(self._loaded, lengths, rows):
+            yield run().states
+
+    def _of_samples(
+        self, loaded: LoadedStage, lengths: m.Lengths, rows: Mapping[str, m.Array]
+    ) -> Iterator[Callable[[], StageResult]]:
         runs = [stage.run for stage in loaded.stages]
-        for part in self._split(loaded, batch.lengths, rows):
+        for part in self._split(loaded, lengths, rows):
             yield partial(_in_turn, runs, part.lengths, part.rows)
             self._memory.computed(part.predicted_bytes)
 

@@ -94,8 +94,10 @@ class TrainerProfile:
             takes for each trainable value to round and sum, besides sending bytes and messages.
             Hardly depends on the number of trainers; nothing for a trainer alone.
         source: where the times come from.
-        in_run: time of training in earlier runs, over what these times say of it; None where
-            no run has told.
+        in_run: time of training in earlier runs without waiting for others, over what these
+            times say of it; None where no run has told.
+        exchange_in_run: time of all-reduces in earlier runs, over what links, messages and these
+            times say of it; likewise.
     """
 
     seconds_per_sample: float
@@ -106,9 +108,11 @@ class TrainerProfile:
     seconds_per_exchanged_value: float = 0.0
     source: Source = "thorough"
     in_run: float | None = None
+    exchange_in_run: float | None = None
 
     def __post_init__(self) -> None:
         _require_factor(self.in_run)
+        _require_factor(self.exchange_in_run)
         require(0 < self.seconds_per_sample < math.inf, "seconds_per_sample must be positive")
         for name in (
             "seconds_per_new_sample",

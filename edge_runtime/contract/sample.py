@@ -23,16 +23,21 @@ class Ragged:
     Attributes:
         values: all rows, (T,) int32.
         offsets: row i is ``values[offsets[i]:offsets[i + 1]]``, (N + 1,) int64.
+        lengths: of every row, (N,) int64.
     """
 
     values: npt.NDArray[np.int32]
     offsets: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64] = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_array("values", self.values, np.int32, (len(self.values),))
         check_array("offsets", self.offsets, np.int64, (max(1, len(self.offsets)),))
         ends = (int(self.offsets[0]), int(self.offsets[-1]))
-        rising = ends == (0, len(self.values)) and not (np.diff(self.offsets) < 0).any()
+        # Once: where a single text is asked for, each look takes as long as a product.
+        lengths = self.offsets[1:] - self.offsets[:-1]
+        object.__setattr__(self, "lengths", lengths)
+        rising = ends == (0, len(self.values)) and not (lengths < 0).any()
         require(rising, f"offsets must rise from 0 to {len(self.values)}")
 
     @classmethod
@@ -51,11 +56,6 @@ class Ragged:
         """Row ``index``, a view."""
         return self.values[self.offsets[index] : self.offsets[index + 1]]
 
-    @property
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """Length of every row, (N,) int64."""
-        return np.diff(self.offsets)
-
     def take(self, indices: npt.ArrayLike) -> "Ragged":
         """The rows ``indices``, in that order."""
         return Ragged.from_rows([self[index] for index in np.asarray(indices, np.int64).tolist()])
@@ -73,12 +73,16 @@ class Samples:
         second_starts: index of the first token of ``text_pair``'s segment; 0 when there
             is none; (N,) int32.
         keys: sample keys, (N, 32) uint8.
+        lengths_of: tokens of every sample in each of its sequences, (N,) int64.
+        lengths: tokens of every sample, over all of its sequences, (N,) int64.
     """
 
     inputs: Mapping[str, Ragged]
     second_starts: npt.NDArray[np.int32]
     keys: npt.NDArray[np.uint8]
     streams: Mapping[str, Stream] = dataclasses.field(default_factory=dict)
+    lengths_of: dict[Stream, npt.NDArray[np.int64]] = dataclasses.field(init=False, repr=False)
+    lengths: npt.NDArray[np.int64] = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         count = len(self.keys)
@@ -88,25 +92,17 @@ class Samples:
         for name, ragged in self.inputs.items():
             rows = len(ragged)
             require(rows == count, f"input {name!r} has {rows} rows for {count} keys")
+        lengths_of: dict[Stream, npt.NDArray[np.int64]] = {}
+        for name, ragged in self.inputs.items():
+            lengths_of.setdefault(self.streams.get(name, "encoder"), ragged.lengths)
+        object.__setattr__(self, "lengths_of", lengths_of)
+        first, *others = lengths_of.values()
+        object.__setattr__(self, "lengths", sum(others, first))
         outside = (self.second_starts < 0) | (self.second_starts > self.lengths)
         require(not outside.any(), "second_starts points outside of its sample")
 
     def __len__(self) -> int:
         return len(self.keys)
-
-    @property
-    def lengths_of(self) -> dict[Stream, npt.NDArray[np.int64]]:
-        """Tokens of every sample in each of its sequences, (N,) int64."""
-        found: dict[Stream, npt.NDArray[np.int64]] = {}
-        for name, ragged in self.inputs.items():
-            found.setdefault(self.streams.get(name, "encoder"), ragged.lengths)
-        return found
-
-    @property
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of every sample, over all of its sequences, (N,) int64."""
-        total: npt.NDArray[np.int64] = np.sum(list(self.lengths_of.values()), axis=0)
-        return total
 
     def take(self, indices: npt.ArrayLike) -> "Samples":
         """The samples ``indices``, in that order."""

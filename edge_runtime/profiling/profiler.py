@@ -126,11 +126,13 @@ def _trainer(
     core: CoreSpeed,
 ) -> TrainerProfile | None:
     """Measures or estimates training, or a trained adapter; None if it cannot own samples."""
-    if request.adapter is None or (request.adapter_graph is None and "trainer" not in roles):
-        return None
     known = request.known
+    if request.adapter_graph is None and "trainer" not in roles:
+        return None
     if known is not None and known.trainer is not None:
         return known.trainer
+    if request.adapter is None:
+        return None
     if not request.times_adapter:
         estimated = estimate_training(request, request.adapter, core)
         training = known.training if known is not None else None

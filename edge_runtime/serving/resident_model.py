@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_runtime.backbone.encoded_states import encoded_layers
 from edge_runtime.backbone.role import BackboneRole
 from edge_runtime.cache.encoding import decode_into
 from edge_runtime.contract import messages as m
@@ -91,7 +92,6 @@ class ResidentModel:
         encoder = config.layers[: config.encoder_layers]
         self._layers: dict[Stream, tuple[int, ...]] = {"encoder": encoder} if encoder else {}
         self._layers[manifest.output_stream] = config.layers[config.encoder_layers :]
-        self._kept: list[m.States] = []
         self._generator: Generator | None = None
         self._chosen: list[m.NextTokens] = []
 
@@ -138,7 +138,8 @@ class ResidentModel:
             most = min(BATCH_BYTES, self._memory.most_bytes(LIVE_STATES * wanted) / LIVE_STATES)
             for piece in halved(group, tokens, padded_bytes, most):
                 chosen = targets.take(piece) if isinstance(targets, Ragged) else None
-                outputs[piece] = self._adapter.outputs(self._batch(samples.take(piece), chosen))
+                some = samples if len(samples) == 1 else samples.take(piece)
+                outputs[piece] = self._adapter.outputs(self._batch(some, chosen))
                 self._memory.computed(LIVE_STATES * padded_bytes(piece))
                 count += len(piece)
                 done(count)
@@ -147,27 +148,13 @@ class ResidentModel:
     def _batch(self, samples: Samples, targets: Ragged | None) -> Batch:
         """Runs the backbone on samples and gathers what the adapter reads."""
         found, lengths = len(samples), samples.lengths_of
-        batch = m.MicroBatch(
-            number=0,
-            route=(HERE,),
-            keys=samples.keys,
-            lengths={stream: each.astype(np.int32) for stream, each in lengths.items()},
-            destinations=(m.Destination(device=HERE, positions=np.arange(found, dtype=np.int32)),),
-        )
-        self._kept.clear()
-        self._backbone.send_as(self._dtype)
         inputs = {name: ragged.values for name, ragged in samples.inputs.items()}
-        self._backbone.run(batch, 0, inputs)
-        rows = {
-            layer: encoded
-            for states in self._kept
-            for layer, encoded in zip(states.layers, states.encoded, strict=True)
-        }
-        self._kept.clear()
-        hidden = {
-            stream: self._padded([rows[layer] for layer in layers], lengths[stream])
-            for stream, layers in self._layers.items()
-        }
+        wanted = {stream: each.astype(np.int32) for stream, each in lengths.items()}
+        parts: dict[Stream, list[m.Array]] = {stream: [] for stream in self._layers}
+        for states in self._backbone.compute(wanted, inputs):
+            for stream, layers in self._layers.items():
+                parts[stream].append(encoded_layers(states, layers, self._dtype))
+        hidden = {stream: self._padded(each, lengths[stream]) for stream, each in parts.items()}
         output = self._manifest.output_stream
         padded = np.zeros(found, np.int64)
         if targets is not None:
@@ -183,16 +170,18 @@ class ResidentModel:
             encoder_lengths=lengths["encoder"] if two else None,
         )
 
-    def _padded(self, rows: list[m.Array], lengths: m.Array) -> m.Array:
-        """(L, B, T, d) float32 of encoded rows (tokens, R) of each layer."""
+    def _padded(self, parts: list[m.Array], lengths: m.Array) -> m.Array:
+        """(L, B, T, d) float32 of encoded rows (L, tokens, R) of some samples after the others."""
+        encoded = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
         mask, width = _mask(lengths), self._config.hidden_size
-        padded = np.zeros((len(rows), *mask.shape, width), np.float32)
-        for encoded, out in zip(rows, padded, strict=True):
-            if len(lengths) == 1:
-                decode_into(encoded, out[0], self._dtype)
-                continue
-            decoded = np.empty((len(encoded), width), np.float32)
-            decode_into(encoded, decoded, self._dtype)
+        if len(lengths) == 1:
+            padded = np.empty((len(encoded), *mask.shape, width), np.float32)
+            decode_into(encoded, padded[:, 0], self._dtype)
+            return padded
+        padded = np.zeros((len(encoded), *mask.shape, width), np.float32)
+        for rows, out in zip(encoded, padded, strict=True):
+            decoded = np.empty((len(rows), width), np.float32)
+            decode_into(rows, decoded, self._dtype)
             out[mask] = decoded
         return padded
 
@@ -229,10 +218,8 @@ class ResidentModel:
         self._generator = None
 
     def _keep(self, states: m.States) -> None:
-        """Takes what the backbone has made of a micro-batch, a few layers at a time."""
-        if states.sequences is None:
-            self._kept.append(states)
-        elif self._generator is not None and (chosen := self._generator.take(states)) is not None:
+        """Takes what the backbone has made of sequences, a few layers at a time."""
+        if self._generator is not None and (chosen := self._generator.take(states)) is not None:
             self._chosen.append(chosen)
 
 

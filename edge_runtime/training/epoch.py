@@ -43,9 +43,9 @@ def train_steps(
     steps = _steps(request, replica, owned, group)
     if request.first_step == 0:
         replica.sums = m.EpochSums(epoch=request.epoch)
-    began, reported = time.monotonic(), -math.inf
+    began, reported, own_seconds = time.monotonic(), -math.inf, 0.0
     for chosen, size in steps:
-        _step(replica, owned, chosen, size, group, lines)
+        own_seconds += _step(replica, owned, chosen, size, group, lines)
         if time.monotonic() - reported > PROGRESS_SECONDS:
             reported = time.monotonic()
             outbox.to_coordinator(m.Progress(sums=replica.sums))
@@ -53,7 +53,11 @@ def train_steps(
         raise _diverged("adapter", replica)
     seconds = time.monotonic() - began
     found = lines.take_found() if lines is not None else 0
-    outbox.to_coordinator(m.EpochDone(sums=replica.sums, seconds=seconds, found=found))
+    outbox.to_coordinator(
+        m.EpochDone(
+            sums=replica.sums, seconds=seconds, own_seconds=min(own_seconds, seconds), found=found
+        )
+    )
 
 
 def _steps(
@@ -96,16 +100,23 @@ def _step(
     size: int,
     group: AllReduce,
     lines: LineCandidates | None,
-) -> None:
-    """Applies one update of ``size`` samples, those of ``chosen`` its trainer's own."""
+) -> float:
+    """Applies one update of ``size`` samples, those of ``chosen`` its trainer's own.
+
+    Returns:
+        Seconds that it took without what the trainers do together.
+    """
     trainer, sums = replica.trainer, replica.sums
+    began = time.monotonic()
     own = _sum_gradients(trainer, owned, chosen, lines)
+    ended = time.monotonic()
     if not math.isfinite(own.loss_sum):
         raise _diverged("loss", replica)
     gradient = trainer.flat_gradient
     # Of language models' samples, a step's may be cut before anything that counts.
     try:
         total = group.reduce(gradient, own, size)
+        summed = time.monotonic()
         gradient /= max(1, total.count)
         trainer.apply(gradient)
     except UnresumableError:
@@ -117,6 +128,7 @@ def _step(
         count=sums.count + total.count,
         loss_sum=sums.loss_sum + total.loss_sum,
     )
+    return time.monotonic() - summed + ended - began
 
 
 def _sum_gradients(

@@ -8,9 +8,12 @@ onnx_ir takes half a second to import, so that only cutting does: bundles are op
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
+import importlib
+import threading
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -99,6 +102,19 @@ def file_spec(root: Path, path: str) -> FileSpec:
     """The manifest's entry of a file in the bundle's folder ``root``."""
     file = root / path
     return FileSpec(path=path, bytes=file.stat().st_size, sha256=sha256_of(file))
+
+
+def import_ahead() -> None:
+    """Imports in the background what cutting stages and writing adapters need.
+
+    For when there is something else to wait for.
+    """
+    threading.Thread(target=_import, name="import-ahead", daemon=True).start()
+
+
+def _import() -> None:
+    with contextlib.suppress(ImportError):  # whoever needs it meets it again, and says so
+        importlib.import_module("export.ir.graph")
 
 
 def cut_stage(bundle: Bundle, first: int, last: int, *, exact: bool = False) -> bytes:

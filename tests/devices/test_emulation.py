@@ -162,6 +162,8 @@ def test_a_device_that_starts_freely_has_all_limits_but_the_processors_until_it_
             assert group_quota_cores(folder) == math.inf
             process.hold()
             assert group_quota_cores(folder) == pytest.approx(0.25)
+            process.let_go()
+            assert group_quota_cores(folder) == math.inf
 
 
 WAITS_AND_IS_BUSY = f"""

@@ -108,6 +108,9 @@ def test_a_run_outlives_one_fault_of_each_kind(run: Run) -> None:
     full = trainer(run)
     with then(run, "device_joined", device=killed):
         run.start_by_hand(killed)
+    if find_hierarchy().cpu is not None:  # it is no faster than before
+        groups = Path(f"/proc/{run.pid_of(killed)}/cgroup").read_text()
+        assert f"-{killed}\n" in groups
 
     if find_hierarchy().memory is not None:
         with then(run, "device_lost", device=full):

@@ -6,6 +6,7 @@ import random
 from unittest import mock
 
 from coordinator.protocol.events import Lost
+from coordinator.session import experience
 from coordinator.session.goals import training
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.ids import DeviceId
@@ -82,7 +83,8 @@ def play(history: History) -> Laboratory:
         generating = draw_generating_world(chance)
         return _Player(history, GeneratingLaboratory(generating, chance), chance).play()
     world = draw_world(chance)
-    with mock.patch.object(training, "PART_SECONDS", world.part_seconds):
+    parts = mock.patch.object(training, "PART_SECONDS", world.part_seconds)
+    with parts, mock.patch.object(experience, "ENOUGH_STEPS", 1):
         return _Player(history, Laboratory(world, chance), chance).play()
 
 

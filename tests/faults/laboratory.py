@@ -45,6 +45,8 @@ class Laboratory(Cluster):
         super().__init__(world.job, world.profiles, world.held, window=10**6)
         self.world, self.chance = world, chance
         self.down |= world.late
+        for name, pace in world.paces.items():
+            self.devices[name].trainer.own_seconds_per_sample = pace
         for name, room in world.rooms.items():
             cached = self.devices[name].cached
             cached.room, cached.memory_bytes = room

@@ -8,7 +8,7 @@ from unittest import mock
 
 from coordinator.protocol.events import Received
 from coordinator.session import departures, facts, machine, talk
-from coordinator.session.goals import planning, training
+from coordinator.session.goals import between_epochs, planning, training
 from coordinator.session.holdings import Holdings
 from coordinator.session.members import Member
 from coordinator.session.questions import Questions
@@ -31,7 +31,7 @@ def _at_end_of_plan(change: Callable[[State, dict[str, Any]], None]) -> Iterator
         change(state, before)
 
     with contextlib.ExitStack() as stack:
-        for module in (planning, departures, facts):
+        for module in (planning, between_epochs, departures, facts):
             stack.enter_context(mock.patch.object(module, "end_plan", end_plan))
         yield
 

@@ -14,6 +14,7 @@ from edge_runtime.contract.plan import Owner, Plan, Prediction, Stage, StageDevi
 from edge_runtime.contract.profile import DeviceProfile
 from tests.coordinator.planner.problems import manifest, profile
 from tests.coordinator.session.fakes.cache import CacheEntry
+from tests.coordinator.session.fakes.judge import FakeJudge
 from tests.coordinator.session.scenarios import job_of, key_of
 
 _KEYS = functools.lru_cache(None)(key_of)
@@ -32,6 +33,7 @@ class World:
         part_seconds: after which the state is saved; fake events take a millisecond.
         late: devices that are not there at the beginning.
         rooms: samples that a device's disk has room for, and bytes of its memory besides.
+        paces: seconds that a trainer's own computing takes it for each of its samples.
     """
 
     job: Job
@@ -41,6 +43,7 @@ class World:
     part_seconds: float
     late: frozenset[DeviceId]
     rooms: Mapping[DeviceId, tuple[int, int]]
+    paces: Mapping[DeviceId, float] = dataclasses.field(default_factory=dict)
 
     def feasible(self, devices: Sequence[DeviceId]) -> bool:
         """These devices can do the work."""
@@ -135,6 +138,7 @@ def draw_world(chance: random.Random) -> World:
         evaluate_before=chance.random() < 0.5,
         wait_seconds=None,
         make_plan=lambda measured: plan_for(measured, drawn, enough, fill_seconds),
+        judge=FakeJudge(size) if chance.random() < 0.5 else None,
     )
     held = {
         name: {(_KEYS(text), layer) for text in chance.sample(texts, 4) for layer in LAYERS}
@@ -152,6 +156,7 @@ def draw_world(chance: random.Random) -> World:
         part_seconds=chance.choice((20.0, 0.02, 0.05)),
         late=late,
         rooms=_draw_rooms(chance, job),
+        paces={name: 1e-3 * chance.choice((1, 2, 5)) for name in names},
     )
 
 

@@ -1,8 +1,10 @@
 """Predicts the wall seconds of an adapter epoch: one function a term. Pure."""
 
+import math
 from collections.abc import Mapping, Sequence
 
-from coordinator.planner.problem.problem import Problem
+from coordinator.planner.problem.calibrate import exchange_factor
+from coordinator.planner.problem.problem import FLOAT_BYTES, Problem
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.order import steps_per_epoch
 from edge_runtime.contract.profile import DeviceProfile
@@ -12,6 +14,12 @@ GRADIENT_BYTES = 2
 
 ROUNDS = 2
 """Of an all-reduce, one after the other: reduce-scatter, all-gather."""
+
+STATE_VALUES = 4
+"""Of a parameter in a trainer's state: as trained, averaged, and the optimizer's two moments."""
+
+PART_SECONDS = 20.0
+"""An epoch is trained in parts of about that time; after each, a trainer sends its state."""
 
 
 def shards_epoch_seconds(problem: Problem, profile: DeviceProfile, shards: int) -> float:
@@ -65,7 +73,10 @@ def all_reduce_latency_seconds(trainers: Sequence[DeviceProfile]) -> float:
 
 
 def all_reduce_seconds(problem: Problem, trainers: Sequence[DeviceProfile]) -> float:
-    """Computes the time of one step's all-reduce: everybody waits for the slowest trainer."""
+    """Computes the time of one step's all-reduce: everybody waits for the slowest trainer.
+
+    Times what earlier runs have found: relays, threads that wake, steps of unequal length.
+    """
     count = len(trainers)
     if count < 2 or not problem.adapter_parameters:
         return 0.0
@@ -74,7 +85,36 @@ def all_reduce_seconds(problem: Problem, trainers: Sequence[DeviceProfile]) -> f
         + all_reduce_link_seconds(problem, each, count)
         for each in trainers
     )
-    return slowest + all_reduce_latency_seconds(trainers)
+    found = max(exchange_factor(each) for each in trainers)
+    return found * (slowest + all_reduce_latency_seconds(trainers))
+
+
+def state_bytes(problem: Problem) -> int:
+    """Counts what a trainer's state has."""
+    return STATE_VALUES * FLOAT_BYTES * problem.adapter_parameters
+
+
+def saving_seconds(problem: Problem, profile: DeviceProfile) -> float:
+    """Computes the time in which a trainer sends its state, and all others wait.
+
+    It is asked for, made into bytes, encrypted, sent, decrypted and written to a file.
+    """
+    if not problem.trains:
+        return 0.0
+    size, handling = state_bytes(problem), profile.handling
+    seconds = size * (2 * handling.seconds_per_byte + handling.seconds_per_stored_byte)
+    seconds = (2 * handling.seconds_per_message + seconds) / min(1.0, profile.cores)
+    if profile.link is not None:
+        seconds += 2 * profile.link.latency_seconds + 8 * size / profile.link.up_bits_per_second
+    return seconds
+
+
+def savings_seconds(
+    problem: Problem, trainers: Sequence[DeviceProfile], trained_seconds: float
+) -> float:
+    """Computes what saving adds to an epoch: who is the soonest done with it sends its state."""
+    parts = max(1, math.ceil(trained_seconds / PART_SECONDS))
+    return parts * min(saving_seconds(problem, each) for each in trainers)
 
 
 def epoch_seconds(problem: Problem, shards: Mapping[DeviceId, int]) -> float:
@@ -84,4 +124,5 @@ def epoch_seconds(problem: Problem, shards: Mapping[DeviceId, int]) -> float:
     slowest = max(
         shards_epoch_seconds(problem, profile, shards[profile.device]) for profile in trainers
     )
-    return slowest + steps * all_reduce_seconds(problem, trainers)
+    trained = slowest + steps * all_reduce_seconds(problem, trainers)
+    return trained + savings_seconds(problem, trainers, trained)

@@ -11,7 +11,7 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.order import steps_per_epoch
 from edge_runtime.contract.plan import DevicePrediction, Plan, Prediction, Stage
 
-from .epoch import all_reduce_seconds, epoch_seconds, shards_epoch_seconds
+from .epoch import all_reduce_seconds, epoch_seconds, savings_seconds, shards_epoch_seconds
 from .fill import (
     OwnedFraction,
     fill_load,
@@ -27,7 +27,10 @@ from .memory import shard_storage_bytes, stage_memory_bytes, trainer_memory_byte
 def evaluate(problem: Problem, plan: Plan) -> Prediction:
     """Predicts times, memory and storage of a plan, whether or not it fits."""
     shards = {owner.device: len(owner.shards) for owner in plan.owners}
-    devices = {device: _predict(problem, plan, device) for device in plan.devices}
+    parts = _epoch_parts(problem, plan)
+    devices = {
+        device: _predict(problem, plan, device, parts.get(device, {})) for device in plan.devices
+    }
     latencies = sum(_stage_latency(problem, plan, stage) for stage in plan.stages)
     bottleneck = max(device.fill_seconds for device in devices.values())
     fill = float(fill_seconds(problem, bottleneck, latencies, plan.micro_batch_size))
@@ -54,7 +57,9 @@ def _uncached(problem: Problem, shards: Mapping[DeviceId, int]) -> float:
     return lacking / (size * problem.batch_size) if size else 0.0
 
 
-def _predict(problem: Problem, plan: Plan, device: DeviceId) -> DevicePrediction:
+def _predict(
+    problem: Problem, plan: Plan, device: DeviceId, epoch_parts: Mapping[str, float]
+) -> DevicePrediction:
     profile, stage = problem.profile(device), plan.stage_of(device)
     owned, size = len(plan.shards_of(device)), plan.micro_batch_size
     owning = OwnedFraction(part=plan.share_of(device), others=len(plan.owners) - (owned > 0))
@@ -74,19 +79,28 @@ def _predict(problem: Problem, plan: Plan, device: DeviceId) -> DevicePrediction
         memory_bytes=memory,
         storage_bytes=owned * shard_storage_bytes(problem),
         fill_seconds=float(load.seconds(share)),
-        epoch_seconds=shards_epoch_seconds(problem, profile, owned) if owned else 0.0,
+        epoch_seconds=epoch_parts.get("compute", 0.0),
         sent_bytes=float(sent_bytes(problem, first, last, owning).at(share)),
         received_bytes=float(received_bytes(problem, first, last, owning).at(share)),
         fill_parts={name: float(cost.at(share)) for name, cost in parts.items()},
-        epoch_parts=_epoch_parts(problem, plan, profile.device) if owned else {},
+        epoch_parts=epoch_parts,
     )
 
 
-def _epoch_parts(problem: Problem, plan: Plan, device: DeviceId) -> dict[str, float]:
+def _epoch_parts(problem: Problem, plan: Plan) -> dict[DeviceId, dict[str, float]]:
+    """Of each owner: its own part of an epoch, and what it does together with the others."""
     trainers = [problem.profile(owner.device) for owner in plan.owners]
     steps = steps_per_epoch(problem.num_samples, problem.batch_size)
-    own = shards_epoch_seconds(problem, problem.profile(device), len(plan.shards_of(device)))
-    return {"compute": own, "exchange": steps * all_reduce_seconds(problem, trainers)}
+    own = {
+        owner.device: shards_epoch_seconds(problem, trainer, len(owner.shards))
+        for owner, trainer in zip(plan.owners, trainers, strict=True)
+    }
+    exchange = steps * all_reduce_seconds(problem, trainers)
+    saving = savings_seconds(problem, trainers, max(own.values()) + exchange)
+    return {
+        device: {"compute": seconds, "exchange": exchange, "saving": saving}
+        for device, seconds in own.items()
+    }
 
 
 def _stage_latency(problem: Problem, plan: Plan, stage: Stage) -> float:

@@ -67,6 +67,12 @@ def calibrated(profile: DeviceProfile) -> DeviceProfile:
     )
 
 
+def run_factors(profile: DeviceProfile) -> tuple[float, float]:
+    """Factors of a device's stages and of its training in a run."""
+    trainer = profile.trainer
+    return _stage_factor(profile), CONTENTION_FACTOR if trainer is None else _factor(trainer)
+
+
 def _factor(timed: BlockTiming | TrainerProfile) -> float:
     return CONTENTION_FACTOR if timed.in_run is None else timed.in_run
 
@@ -105,6 +111,12 @@ def known_times(manifest: Manifest, profile: DeviceProfile) -> KnownTimes | None
         training=trainer.in_run if trainer is not None and trainer.source == "estimated" else None,
         handling=profile.handling,
     )
+
+
+def exchange_factor(profile: DeviceProfile) -> float:
+    """Time of an all-reduce in earlier runs over its time as predicted; 1 if unknown."""
+    known = profile.trainer.exchange_in_run if profile.trainer is not None else None
+    return 1.0 if known is None else known
 
 
 def _scaled_times(measured: Timed, factor: float) -> Timed:

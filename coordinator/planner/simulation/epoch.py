@@ -14,6 +14,7 @@ from coordinator.planner.cost.epoch import (
     all_reduced_bytes,
     shards_epoch_seconds,
 )
+from coordinator.planner.problem.calibrate import exchange_factor
 from coordinator.planner.problem.problem import Problem
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.order import steps_per_epoch
@@ -48,14 +49,18 @@ class EpochPlay:
             for owner in plan.owners
         }
         count = len(trainers)
+        # As with the prediction, all that an exchange takes is times what runs have found.
+        found = max(exchange_factor(problem.profile(device)) for device in trainers)
         self._handling_seconds = {
-            device: all_reduce_handling_seconds(problem, problem.profile(device), count) / ROUNDS
+            device: found
+            * all_reduce_handling_seconds(problem, problem.profile(device), count)
+            / ROUNDS
             for device in trainers
             if count > 1
         }
         # Each message of a round is one trainer's part of the gradient.
         self._message_bytes = (
-            all_reduced_bytes(problem, count) / ROUNDS / (count - 1) if count > 1 else 0.0
+            found * all_reduced_bytes(problem, count) / ROUNDS / (count - 1) if count > 1 else 0.0
         )
         self._steps = 0
         self._came: collections.Counter[tuple[DeviceId, int, int]] = collections.Counter()

@@ -12,6 +12,7 @@ Of an epoch ``PLAYED_STEPS``, which are all alike; the rest goes on at the pace 
 import dataclasses
 from collections.abc import Callable, Mapping
 
+from coordinator.planner.cost.epoch import savings_seconds
 from coordinator.planner.problem.problem import Problem
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.order import steps_per_epoch
@@ -158,6 +159,8 @@ def _epoch(problem: Problem, plan: Plan) -> _Played:
     seconds = play.ends[-1] if played else 0.0
     if steps > played:
         seconds += (steps - played) * (play.ends[-1] - play.ends[-2])
+    trainers = [problem.profile(owner.device) for owner in plan.owners]
+    seconds += savings_seconds(problem, trainers, seconds)
     scale = steps / played if played else 0.0
     busy = {d: scale * station.worker.busy_seconds for d, station in stations.items()}
     return _Played(

@@ -14,6 +14,7 @@ from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import InfeasibleError, StoppedError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Plan
+from edge_runtime.contract.profile import DeviceProfile
 
 from .filling import pause_fill
 
@@ -38,7 +39,7 @@ def plan(state: State) -> Todo | None:
         if state.broken is None:
             raise
         return _wait(state, str(error))
-    _adopt(state, found)
+    adopt(state, found)
     return None
 
 
@@ -56,22 +57,34 @@ def _best(state: State, members: dict[DeviceId, Member]) -> Plan:
 
 
 def _make(state: State, members: dict[DeviceId, Member]) -> Plan:
-    measured = {device: members[device].profile for device in state.ordered(members)}
-    known = {device: profile for device, profile in measured.items() if profile is not None}
-    state.profiles = state.linking.linked(known)
+    known = state.profiles = profiles_now(state, members)
     made = state.job.make_plan(list(state.profiles.values()))
     if absent := set(made.devices) - known.keys():
         raise InfeasibleError(f"the plan needs {', '.join(sorted(absent))}")
     return made
 
 
-def _adopt(state: State, found: Plan) -> None:
+def profiles_now(state: State, members: dict[DeviceId, Member]) -> dict[DeviceId, DeviceProfile]:
+    """Completes the devices' measurements by their links and by what this run has found."""
+    measured = {device: members[device].profile for device in state.ordered(members)}
+    return state.linking.linked(
+        {
+            device: state.experience.learn(profile)
+            for device, profile in measured.items()
+            if profile is not None
+        }
+    )
+
+
+def adopt(state: State, found: Plan) -> None:
+    """Begins with a plan; what each device has to do for it follows from what is lacking."""
     state.plan, state.assigned = found, False
     state.record.plan = found
     state.waiting, state.waits_for = None, ""
     state.filled.clear()
     for device, profile in state.profiles.items():
         state.record.devices[device].profile = profile
+        state.experience.assume(profile)
     state.dealer = Dealer(state.job, found, state.profiles, state.experience.served)
 
 
@@ -164,9 +177,10 @@ def end_plan(state: State, reason: str, device: str = "") -> None:
 
 
 def consider(state: State) -> None:
-    """Takes a better plan where devices have joined since, if it pays; between two epochs.
+    """Takes a better plan where devices have joined since, if it pays.
 
-    What is compared is the time for what is left, moves of samples not counted in.
+    What is compared is the time for what is left, moves of samples not counted in; where all
+    that is left is training, see :mod:`.between_epochs`.
     """
     old = state.plan
     left = state.job.options.epochs - state.epoch + 1
@@ -195,7 +209,7 @@ def consider(state: State) -> None:
         state.profiles = {**before, **{device: state.profiles[device] for device in new}}
         return
     end_plan(state, f"{', '.join(new)} joined", new[0])
-    _adopt(state, found)
+    adopt(state, found)
 
 
 def _seconds(state: State, plan: Plan, epochs_left: int) -> float:

@@ -4,10 +4,12 @@ An epoch is trained in parts of about :data:`PART_SECONDS`; after each the coord
 state, so that no more than that is lost when it ends, or when all trainers do.
 """
 
+import math
 from functools import partial
 
 import numpy as np
 
+from coordinator.planner.cost.epoch import PART_SECONDS
 from coordinator.protocol.record import EpochRecord
 from coordinator.samples.samples import SampleTable
 from coordinator.session.members import Replica
@@ -19,8 +21,6 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Plan
 
 from .portions import choose_lines, choose_steps, provide
-
-PART_SECONDS = 20.0
 
 
 def set_up(state: State) -> Todo | None:
@@ -172,7 +172,9 @@ def begin_epoch(state: State, epoch: int) -> None:
     if not epochs or epochs[-1].epoch != epoch:
         begun, sums = state.saved.sums, m.EpochSums(epoch=epoch)
         resumed = begun.samples if begun.epoch == epoch else 0
-        epochs.append(EpochRecord(epoch=epoch, began=state.now, sums=sums, resumed=resumed))
+        epochs.append(
+            EpochRecord(epoch=epoch, began=state.now, sums=sums, resumed=resumed, term=state.term)
+        )
         state.part_began = None
 
 
@@ -188,10 +190,16 @@ def _part(state: State) -> int:
 
 
 def save(state: State) -> Todo | None:
-    """Has a trainer send the state once all of them have reached the target."""
+    """Has the trainer with the fastest link send the state once all have reached the target."""
     if state.saved.step >= state.target:
         return None
-    return Todo("training", {state.owners[0]: _send_state(state.target)})
+
+    def sends(device: DeviceId) -> float:
+        profile = state.profiles.get(device)
+        link = profile.link if profile is not None else None
+        return math.inf if link is None else link.up_bits_per_second
+
+    return Todo("training", {max(state.owners, key=sends): _send_state(state.target)})
 
 
 def evaluate(state: State) -> Todo | None:

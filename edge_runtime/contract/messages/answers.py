@@ -218,17 +218,24 @@ class GroupFormed(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EpochDone(Message):
-    """The steps that were asked for are applied, and took this trainer ``seconds``.
+    """The steps that were asked for are applied.
 
-    Of ``found`` lines it has found candidates since it last said so.
+    Attributes:
+        sums: of the epoch.
+        seconds: that they took this trainer.
+        own_seconds: of these, for its own samples' states and gradients and for the optimizer;
+            the rest it exchanged gradients and waited for others.
+        found: lines that it has found candidates for since it last said so.
     """
 
     sums: EpochSums
     seconds: float
+    own_seconds: float = 0.0
     found: int = 0
 
     def __post_init__(self) -> None:
-        require_amounts(self, "seconds", "found")
+        require_amounts(self, "seconds", "own_seconds", "found")
+        require(self.own_seconds <= self.seconds, "own_seconds must be at most seconds")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,3 +62,10 @@ def test_where_nothing_can_be_written_stages_are_cut(home: Path) -> None:
     cut, kept = Cutter(), KeptCuts(home, Sha256("a"))
     assert kept.get(0, 1, cut) == kept.get(0, 1, cut) == GRAPHS
     assert cut.cuts == 2
+
+
+def test_whether_a_bundles_stages_are_kept_is_known_without_reading_them(home: Path) -> None:
+    KeptCuts(home, Sha256("a")).get(0, 2, Cutter())
+    assert KeptCuts(home, Sha256("a")).has_any()
+    assert not KeptCuts(home, Sha256("b")).has_any()
+    assert not KeptCuts(home / "nowhere", Sha256("a")).has_any()

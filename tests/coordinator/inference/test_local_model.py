@@ -72,15 +72,27 @@ def table_of(bundle: Bundle, count: int, *, pair: bool = False, longest: int = 3
 
 def device_outputs(model: LocalModel, table: SampleTable, home: Path) -> np.ndarray[Any, Any]:
     """What the roles of a device make of it: stage cut, weights stored, states cached."""
-    bundle, config, sent = model.bundle, model.config, Sent()
-    manifest, samples = bundle.manifest, table.samples
-    store = WeightStore(home / "store")
+    store, sent = WeightStore(home / "store"), Sent()
     trainer = TrainerRole(me=HERE, home=home, outbox=sent)
-    backbone = BackboneRole(me=HERE, threads=1, outbox=sent, keep=trainer.keep)
-    load = StageCutter(bundle).load_stage(
+    cache_states(model, table, trainer, store)
+    own_all(table, trainer)
+    set_up_answering(model, trainer, store)
+    trainer.evaluate(m.Evaluate())
+    trainer.close()
+    (outputs,) = (each.outputs for each in sent if isinstance(each, m.Outputs))
+    return outputs
+
+
+def cache_states(
+    model: LocalModel, table: SampleTable, trainer: TrainerRole, store: WeightStore
+) -> None:
+    """Fills the trainer's cache, in other micro-batches than an owner's batches."""
+    manifest, config, samples = model.bundle.manifest, model.config, table.samples
+    backbone = BackboneRole(me=HERE, threads=1, outbox=Sent(), keep=trainer.keep)
+    load = StageCutter(model.bundle).load_stage(
         *(0, len(manifest.blocks)), layers=config.layers, dtype=model.cache_dtype
     )
-    whole_stage.copy_files(load, bundle.path, store)
+    whole_stage.copy_files(load, model.bundle.path, store)
     backbone.load(load, store)
     encoder = config.layers[: config.encoder_layers]
     layers: dict[Any, Any] = {"encoder": encoder} if encoder else {}
@@ -94,7 +106,7 @@ def device_outputs(model: LocalModel, table: SampleTable, home: Path) -> np.ndar
             keys=samples.keys,
         )
     )
-    for start in range(0, len(table), 16):  # other micro-batches than an owner's batches
+    for start in range(0, len(table), 16):
         part = samples.take(np.arange(start, min(start + 16, len(table))))
         here = m.Destination(device=HERE, positions=np.arange(len(part), dtype=np.int32))
         batch = m.MicroBatch(
@@ -105,27 +117,34 @@ def device_outputs(model: LocalModel, table: SampleTable, home: Path) -> np.ndar
             destinations=(here,),
         )
         backbone.run(batch, 0, {name: each.values for name, each in part.inputs.items()})
-    targets = table.targets_of(np.arange(len(table)))
+
+
+def own_all(table: SampleTable, trainer: TrainerRole) -> None:
+    samples, every = table.samples, np.arange(len(table), dtype=np.int32)
     trainer.own(
         m.OwnSamples(
             which="eval",
             total=len(table),
             ranks=table.ranks,
-            indices=np.arange(len(table), dtype=np.int32),
+            indices=every,
             keys=samples.keys,
             lengths={name: each.astype(np.int32) for name, each in samples.lengths_of.items()},
             second_starts=samples.second_starts,
-            targets=targets,
+            targets=table.targets_of(every),
         )
     )
+
+
+def set_up_answering(model: LocalModel, trainer: TrainerRole, store: WeightStore) -> None:
+    manifest = model.bundle.manifest
     graph = FileSpec(path="adapter.onnx", bytes=len(model.adapter), sha256="0" * 64)
     store.path(graph).write_bytes(model.adapter)
     head = manifest.head and manifest.file(manifest.head.path)
     if head:
-        store.path(head).write_bytes(bundle.file_path(head).read_bytes())
+        store.path(head).write_bytes(model.bundle.file_path(head).read_bytes())
     trainer.set_up(
         m.SetUpTraining(
-            config=config,
+            config=model.config,
             options=ANSWERING,
             total_steps=0,
             state=np.empty(0, np.uint8),
@@ -134,10 +153,6 @@ def device_outputs(model: LocalModel, table: SampleTable, home: Path) -> np.ndar
         ),
         store,
     )
-    trainer.evaluate(m.Evaluate())
-    trainer.close()
-    (outputs,) = (each.outputs for each in sent if isinstance(each, m.Outputs))
-    return outputs
 
 
 def local_model(bundle: Bundle, dtype: m.CacheDtype, **changes: Any) -> LocalModel:

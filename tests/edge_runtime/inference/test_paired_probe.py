@@ -46,6 +46,7 @@ def test_a_device_takes_limited_weights_only_where_they_are_faster(
     exact, pays, kernel, monkeypatch
 ):
     monkeypatch.setattr(session, "matmul_integer_is_exact", lambda: exact)
+    monkeypatch.setattr(session, "_choice_folder", None)
     monkeypatch.setattr(session, "paired_weights_pay", lambda: pays)
     made = session.numerics.__wrapped__()
     assert made.kernel == kernel

@@ -252,7 +252,9 @@ def train(mesh: Mesh, epoch: int, term: int = 0, **steps: int) -> m.EpochSums:
     ]
     for thread in threads:
         thread.start()
-    done = [mesh.answer(name, m.EpochDone).sums for name in mesh.roles]
+    answers = [mesh.answer(name, m.EpochDone) for name in mesh.roles]
+    assert all(0 < each.own_seconds <= each.seconds for each in answers), "says what it took itself"
+    done = [each.sums for each in answers]
     for thread in threads:
         thread.join(BOUND_SECONDS)
         assert not thread.is_alive()

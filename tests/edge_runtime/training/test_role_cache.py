@@ -145,3 +145,21 @@ def test_a_cache_of_other_layers_is_another_cache(mesh, data):
     role.open_cache(dataclasses.replace(request, layers={"encoder": (0,)}))
     with pytest.raises(RemoteError, match="owns no train samples"):
         role._samples("train")
+
+
+def test_who_is_given_samples_to_train_on_imports_pytorch_meanwhile_and_nobody_else(
+    mesh, data, monkeypatch
+):
+    imports = []
+    monkeypatch.setattr(
+        "edge_runtime.training.role.import_engine_ahead", lambda: imports.append("PyTorch")
+    )
+    two = mesh(A, B)
+    answers, trains = open_cache(data), dataclasses.replace(open_cache(data), trains=True)
+    two.roles[A].open_cache(answers)
+    two.roles[A].store(data.states([1]))
+    two.roles[B].open_cache(trains)
+    assert imports == []
+    for lines in ([1], [4]):
+        two.roles[B].store(data.states(lines))
+    assert imports == ["PyTorch"]

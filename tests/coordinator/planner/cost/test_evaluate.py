@@ -5,7 +5,7 @@ import pytest
 
 from coordinator.planner.cost import epoch as epochs
 from coordinator.planner.cost import evaluate as costs
-from coordinator.planner.cost import fill, memory
+from coordinator.planner.cost import fill, memory, moving
 from coordinator.planner.problem.problem import Tokens
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
@@ -163,6 +163,44 @@ def test_answers_are_not_exchanged() -> None:
     link = LinkProfile(up_bits_per_second=1e6, down_bits_per_second=1e6, latency_seconds=1.0)
     case = problem(profile("a", link=link), profile("b"), adapter_parameters=0)
     assert epochs.all_reduce_seconds(case, case.profiles) == 0
+
+
+def test_an_epoch_waits_while_the_trainer_with_the_fastest_link_sends_its_state() -> None:
+    slow, fast = (
+        LinkProfile(up_bits_per_second=rate, down_bits_per_second=rate, latency_seconds=0.01)
+        for rate in (1e6, 1e7)
+    )
+    case = problem(profile("a", link=slow), profile("b", link=fast), trains=True)
+    sending = 2 * 0.01 + 8 * 4 * 4 * 100_000 / 1e7
+    assert epochs.savings_seconds(case, case.profiles, 1.0) == pytest.approx(sending)
+    assert epochs.savings_seconds(case, case.profiles, 50.0) == pytest.approx(3 * sending)
+    before = epochs.epoch_seconds(dataclasses.replace(case, trains=False), {A: 8, B: 8})
+    after = epochs.epoch_seconds(case, {A: 8, B: 8})
+    parts = -(-before // epochs.PART_SECONDS)
+    assert after == pytest.approx(before + parts * sending)
+    plans = plan((0, 7, {A: 1.0}), owners={A: 8, B: 8})
+    assert costs.evaluate(case, plans).devices[B].epoch_parts["saving"] == pytest.approx(
+        parts * sending
+    )
+
+
+def test_moves_between_owners_take_their_links_side_by_side() -> None:
+    link = LinkProfile(up_bits_per_second=1e7, down_bits_per_second=2e7)
+    case = problem(*(profile(name, link=link) for name in "abc"))
+    size = memory.cache_bytes_per_sample(case)
+    plans = plan((0, 7, {A: 1.0}), owners={A: 8, B: 8})
+    to_two = {(A, B): 100, (A, DeviceId("c")): 100}
+    seconds = moving.moving_seconds(case, plans, to_two, 0)
+    assert seconds == pytest.approx(8 * 200 * size / 1e7)
+    from_two = {(A, B): 100, (DeviceId("c"), B): 100}
+    assert moving.moving_seconds(case, plans, from_two, 0) == pytest.approx(8 * 200 * size / 2e7)
+    assert moving.moving_seconds(case, plans, {}, 0) == 0
+
+
+def test_what_nobody_holds_is_computed_again() -> None:
+    case = problem(profile("a"), profile("b"))
+    whole = costs.evaluate(case, ALONE).fill_seconds
+    assert moving.moving_seconds(case, ALONE, {}, 600) == pytest.approx(0.1 * whole)
 
 
 def test_memory_counts_runtime_stage_and_training() -> None:

@@ -128,6 +128,25 @@ def test_an_epoch_is_the_slowest_trainers():
     assert found.total_seconds == pytest.approx(found.fill_seconds + 3 * found.epoch_seconds)
 
 
+def test_an_epoch_ends_when_the_state_is_saved():
+    made = small(device("a", rate=8e6), adapter_parameters=1_000_000)
+    plan = plan_of([(4, {"a": 1.0})], {"a": 4})
+    saving = simulate(dataclasses.replace(made, trains=True), plan).epoch_seconds
+    assert saving - simulate(made, plan).epoch_seconds == pytest.approx(16.0)
+
+
+def test_exchanges_take_as_much_longer_as_runs_have_found():
+    a, b = (device(name, rate=8e6) for name in "ab")
+    learnt = dataclasses.replace(a, trainer=dataclasses.replace(a.trainer, exchange_in_run=1.5))
+    plan = plan_of([(4, {"a": 1.0})], {"a": 2, "b": 2})
+    before, after = (
+        simulate(small(each, b, adapter_parameters=1_000_000), plan).epoch_seconds
+        for each in (a, learnt)
+    )
+    steps = 10 * 2e-3
+    assert after - steps == pytest.approx(1.5 * (before - steps), rel=0.01)
+
+
 def test_gradients_go_round_twice():
     names = ("a", "b", "c", "d")
     made = small(

@@ -75,6 +75,7 @@ class FakeTrainer:
         replica: outlives the session if the coordinator is gone.
         reject: tells who has sent what is wrong.
         applied: (epoch, step in it) of every update that was made here.
+        own_seconds_per_sample: what it says that its samples took it without the others.
     """
 
     def __init__(self, me: DeviceId, trained: int) -> None:
@@ -88,6 +89,7 @@ class FakeTrainer:
         self._kept: tuple[object, ...] | None = None
         self._group: _Group | None = None
         self._epoch: _Epoch | None = None
+        self.own_seconds_per_sample = 0.0
 
     def begin_session(self) -> None:
         """Keeps nothing but the replica."""
@@ -235,7 +237,9 @@ class FakeTrainer:
         if self.sums.steps < epoch.last:
             return False
         self._epoch = None
-        post(m.EpochDone(sums=self.sums, seconds=1.0))
+        chosen = epoch.steps[epoch.request.first_step : epoch.last]
+        own = self.own_seconds_per_sample * sum(map(len, chosen))
+        post(m.EpochDone(sums=self.sums, seconds=max(1.0, own), own_seconds=own))
         return True
 
     def outputs(self, request: m.Evaluate, owned: m.OwnSamples, reads: Readable) -> m.Outputs:

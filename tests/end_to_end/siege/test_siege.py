@@ -19,7 +19,7 @@ from edge_runtime.contract import messages as m
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.transport import Address, SecureContext
 from tests.conftest import TinyBundleMaker
-from tests.end_to_end.siege import (
+from tests.end_to_end.siege.rogues import (
     RogueCoordinator,
     RogueDevice,
     held_connections,

@@ -1,0 +1,87 @@
+"""Takes down what steps and all-reduces took, and predicts by it what is left. Pure."""
+
+import dataclasses
+
+from edge_runtime.contract import messages as m
+from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.profile import DeviceProfile
+
+from .state import PartDone, State
+
+
+def trained(state: State, device: DeviceId, steps: int, message: m.EpochDone) -> None:
+    """Takes down a trainer's own computing of some steps."""
+    profile = state.members.here[device].profile
+    if state.plan is None or profile is None:
+        return
+    owned = len(state.job.tables["train"].owned_by(state.plan, device))
+    samples = steps * owned / state.job.steps_per_epoch
+    state.experience.trained(profile, steps, samples, message.own_seconds, message.found)
+    state.part_done[device] = PartDone(
+        steps=steps, seconds=message.seconds, own_seconds=message.own_seconds
+    )
+
+
+def exchanged(state: State) -> None:
+    """Takes down what the all-reduces of a part took that all trainers have done.
+
+    The slowest of them waits for nobody: what its steps took besides its own computing is the
+    exchange. Steps that are longer than the slowest's usual ones are in it too.
+    """
+    done, state.part_done = state.part_done, {}
+    judge, plan = state.job.judge, state.plan
+    steps = {part.steps for part in done.values()}
+    if judge is None or plan is None or len(done) < 2 or done.keys() != {*state.owners}:
+        return
+    if len(steps) > 1 or not all(part.own_seconds for part in done.values()):
+        return
+    predicted = judge.predict([_unlearnt(each) for each in state.profiles.values()], plan)
+    of_epoch = predicted.devices[state.owners[0]].epoch_parts.get("exchange", 0.0)
+    count = steps.pop()
+    seconds = min(part.seconds - part.own_seconds for part in done.values())
+    expected = of_epoch * count / state.job.steps_per_epoch
+    state.experience.exchanged(state.owners, count, seconds, expected)
+
+
+def _unlearnt(profile: DeviceProfile) -> DeviceProfile:
+    if profile.trainer is None:
+        return profile
+    trainer = dataclasses.replace(profile.trainer, exchange_in_run=None)
+    return dataclasses.replace(profile, trainer=trainer)
+
+
+def predict_rest(state: State, moving_seconds: float = 0.0) -> float | None:
+    """Predicts the seconds of the epochs that are left, and takes down when that was.
+
+    With ``moving_seconds`` before they begin; None where nothing is predicted.
+    """
+    seconds = _rest(state)
+    if seconds is not None:
+        seconds += moving_seconds
+    state.record.rest = None if seconds is None else (state.now, seconds)
+    return seconds
+
+
+def _rest(state: State) -> float | None:
+    """Predicts by what this run has found of the devices.
+
+    And by how much longer than that the epochs took that it has trained whole under one plan.
+    """
+    plan, left = state.plan, state.job.options.epochs - state.epoch + 1
+    if plan is None:
+        return None
+    whole = [
+        epoch.seconds
+        for epoch in state.record.epochs
+        if epoch.seconds and epoch.term == state.term and not epoch.resumed
+    ]
+    seen = sum(whole) / len(whole) if whole else None
+    predicted = plan.predicted
+    if state.job.judge is not None:
+        known = [state.experience.learn(profile) for profile in state.profiles.values()]
+        predicted = state.job.judge.predict(known, plan)
+    if predicted is None or not predicted.epoch_seconds:
+        return None if seen is None else left * seen
+    if seen is not None:
+        state.epoch_ratio = seen / predicted.epoch_seconds
+    return left * predicted.epoch_seconds * state.epoch_ratio

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from edge_runtime.language_head import candidates
 from edge_runtime.language_head.candidates import Candidates, find_candidates, sum_tails
 from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.language_head.tail_sample import COUNTS_PER_TOKEN
@@ -55,6 +56,25 @@ def test_candidates_are_the_best_of_each_token_and_the_targets(form: str) -> Non
         assert found.tokens.dtype == np.int32
         rest = np.delete(np.exp(logits.astype(np.float64)), expected, axis=1).sum(1)
         np.testing.assert_allclose(found.log_rest, np.log(rest), atol=1e-5)
+
+
+def test_long_lines_are_worked_on_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    head, lines = make_head(), make_lines((37,))
+    (whole,) = find_candidates(lines, head)
+    monkeypatch.setattr(candidates, "CHUNK_ROWS", 10)
+    rows = []
+    piece_logits = FrozenHead.piece_logits
+    monkeypatch.setattr(
+        FrozenHead,
+        "piece_logits",
+        lambda self, hidden, *rest: (rows.append(len(hidden)), piece_logits(self, hidden, *rest))[
+            1
+        ],
+    )
+    (parts,) = find_candidates(lines, head)
+    np.testing.assert_array_equal(parts.tokens, whole.tokens)
+    np.testing.assert_allclose(parts.log_rest, whole.log_rest, atol=1e-5)
+    assert max(rows) == 10
 
 
 @pytest.mark.parametrize("vocabulary", [3, 50, 4096, 4097])

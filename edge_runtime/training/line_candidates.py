@@ -18,7 +18,7 @@ from edge_runtime.language_head.candidates import (
 from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.parallel_adapters import Batch
 
-TAIL_LINES = 32
+TAIL_LINES = 64
 """Of all trainers together, whose tails decide which tokens are sampled."""
 
 _DOMAIN = b"pacplus line 1\0"

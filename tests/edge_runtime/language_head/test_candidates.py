@@ -117,7 +117,7 @@ def test_tails_are_probabilities_of_tokens_that_are_no_candidates(form: str) -> 
         logits = head.logits(hidden).astype(np.float64)
         shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         shares[:, each.tokens] = 0
-        chosen = slice(None) if len(hidden) < 16 else np.arange(16) * 40 // 16
+        chosen = slice(None) if len(hidden) < 32 else np.arange(32) * 40 // 32
         expected = expected + shares[chosen].sum(0)
     parts = [(hidden, each) for (hidden, _), each in zip(lines, found, strict=True)]
     counts = sum_tails(parts, head) / COUNTS_PER_TOKEN

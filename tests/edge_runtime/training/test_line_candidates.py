@@ -143,7 +143,7 @@ def test_lines_of_the_tail_are_spread_over_the_order_of_samples():
     assert is_in_tail(np.arange(10), 10).all()
     chosen = is_in_tail(np.arange(1000), 1000)
     assert chosen.sum() == TAIL_LINES
-    assert np.diff(np.flatnonzero(chosen)).max() <= 32
+    assert np.diff(np.flatnonzero(chosen)).max() <= 16
 
 
 def test_the_exact_loss_finds_and_keeps_nothing(mesh, found, monkeypatch):

@@ -180,7 +180,7 @@ class _Run:
     prepared: Prepared
     earlier: Checkpoint
     began: float
-    tuning: Tuning = Tuning()
+    tuning: Tuning = dataclasses.field(default_factory=Tuning)
 
     def record(self, event: Record, session: SessionRecord) -> None:
         self.folder.record(event)

@@ -54,7 +54,7 @@ def test_without_held_out_data_nothing_is_tried(
     failed = pacplus(
         home, "train", bundle, "--data", data / "train.jsonl", "-o", run, "--tune", "4"
     )
-    assert failed.returncode == 2
-    assert "--eval" in failed.stderr
-    assert len(failed.stderr.strip().splitlines()) == 1
+    assert failed.code == 2
+    assert "--eval" in failed.err
+    assert len(failed.err.strip().splitlines()) == 1
     assert not run.exists()

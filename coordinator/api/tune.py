@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 from coordinator.planner import Problem
 from coordinator.planner.one_owner import plan_one_owner
+from coordinator.protocol.job import Keep
 from coordinator.protocol.record import SessionRecord
 from coordinator.runs.tuning_report import SettingReport, TuningReport
 from coordinator.tuning.design import draw_settings, weight_decay
@@ -28,14 +29,16 @@ class Tuning:
 
     settings: tuple[Setting, ...] = ()
 
+    def epoch(self, record: SessionRecord, last: int) -> int:
+        """The epoch whose adapter the session has kept."""
+        race = record.race
+        if race is None:
+            return last
+        return sum(stop.ends_epoch and stop.step <= race.best[1] for stop in race.stops)
+
     @classmethod
     def of(cls, prepared: Prepared, count: int | None) -> "Tuning":
-        """Draws ``count`` settings for what is prepared; none for None.
-
-        Raises:
-            UsageError: there is nothing to compare them on.
-        """
-        check_tune(count, evaluates="eval" in prepared.tables)
+        """Draws ``count`` settings for what is prepared; none for None."""
         return cls(draw_settings(prepared.config, prepared.options, count) if count else ())
 
     def plans(self, decide: Callable[[Problem], Plan]) -> Callable[[Problem], Plan]:
@@ -70,7 +73,9 @@ class Tuning:
         )
 
 
-def check_tune(count: int | None, *, evaluates: bool) -> None:
+def check_tune(
+    count: int | None, *, evaluates: bool, keep: Keep | None = None, patience: int | None = None
+) -> None:
     """Refuses a tuning that cannot be.
 
     Raises:
@@ -85,6 +90,10 @@ def check_tune(count: int | None, *, evaluates: bool) -> None:
             "--tune compares settings on held-out data: give a file by --eval, or a part of --data "
             "by --split 0.1"
         )
+    if keep == "last" or patience:
+        raise UsageError(
+            "--tune keeps the best setting's best epoch: leave out --keep last and --patience"
+        )
 
 
 def repeat(setting: Setting) -> Mapping[str, str]:
@@ -96,6 +105,7 @@ def repeat(setting: Setting) -> Mapping[str, str]:
         "--reduction": str(config.reduction),
         "--weight-decay": f"{weight_decay(config, options)!r}",
         "--adapter-seed": str(options.initial_seed),
+        "--patience": "0",
     }
 
 

@@ -37,8 +37,12 @@ def train(
     wait: o.Wait = "",
     max_length: o.MaxLength = "",
     epochs: o.Epochs = 3,
-    batch_size: o.BatchSize = 16,
+    batch_size: o.BatchSize = o.AUTO,
     learning_rate: o.LearningRate = None,
+    schedule: o.Schedule = "linear",
+    weight_decay: o.WeightDecay = None,
+    patience: o.Patience = None,
+    keep: o.Keep = None,
     seed: o.Seed = 0,
     adapter_seed: o.AdapterSeed = None,
     tune: o.Tune = None,
@@ -57,7 +61,12 @@ def train(
     """Fine-tune an adapter on your data, on your devices.
 
     Example: pacplus train bundle --data train.jsonl --eval dev.jsonl -o run
-    --emulate raspberry-pi-5,laptop --epochs 3; with --tune 8, the best of eight settings.
+    --emulate raspberry-pi-5,laptop --epochs 3
+
+    With data to evaluate on, the best epoch's adapter is kept: pacplus train bundle --data
+    chats.jsonl --split 0.1 -o run --epochs 20 --patience 3
+
+    With --tune 8 that of the best of eight settings.
     """
     for name, value in (("--reduction", reduction), ("--adapter-heads", adapter_heads)):
         if value < 1:
@@ -85,8 +94,14 @@ def train(
                 initialization=adapter_init,
             ),
             options=o.training_options(
-                *(epochs, batch_size, learning_rate, seed, loss, adapter_seed)
+                *(epochs, batch_size, learning_rate, seed, loss),
+                weight_decay=weight_decay,
+                schedule=schedule,
+                adapter_seed=adapter_seed,
             ),
+            auto_batch_size=batch_size == o.AUTO,
+            keep=keep,
+            patience=patience,
             fields=fields(),
             cache_dtype=cache_dtype,
             max_length=o.max_length(max_length),

@@ -4,12 +4,13 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
 from coordinator.samples.samples import SampleTable
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.generation import GenerationOptions
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.manifest import FileSpec, Manifest
@@ -25,6 +26,8 @@ from edge_runtime.contract.order import steps_per_epoch
 from edge_runtime.contract.plan import Owner, Plan, Prediction
 from edge_runtime.contract.profile import DeviceProfile
 from edge_runtime.contract.sample import Ragged, Samples
+
+Keep: TypeAlias = Literal["best", "last"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -100,6 +103,11 @@ class Job:
         settings: to be tried, of which the best one is kept; the first is the job's own. Empty
             where nothing is tuned.
         evaluate_before: compute outputs before training too.
+        keep: which epoch's adapter is wanted: the one with the lowest loss on evaluation samples,
+            or the last one.
+        patience: epochs after the best one that end training; 0 for never.
+        score: metrics of the outputs of all evaluation samples, ``loss`` among them.
+        evaluated: metrics of epochs that were evaluated in earlier sessions of the run.
         heartbeat_seconds: how often devices are to be heard.
         local: the devices run on this machine, so their process ids mean something here.
         only_plan: end once the plan is made.
@@ -129,6 +137,10 @@ class Job:
     wait_seconds: float | None = 0.0
     settings: tuple[Setting, ...] = ()
     evaluate_before: bool = True
+    keep: Keep = "last"
+    patience: int = 0
+    score: Callable[[Array], Mapping[str, float]] | None = None
+    evaluated: Mapping[int, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     heartbeat_seconds: float = 2.0
     local: bool = False
     only_plan: bool = False
@@ -148,6 +160,12 @@ class Job:
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
         return self.options.epochs * self.steps_per_epoch
+
+    @property
+    def evaluates_epochs(self) -> bool:
+        """Outputs are computed after each epoch."""
+        chooses = self.keep == "best" or self.patience > 0
+        return chooses and self.score is not None and "eval" in self.tables and self.total_steps > 0
 
     @property
     def adapter_file(self) -> FileSpec | None:

@@ -142,12 +142,12 @@ def train(
     )
     if begun is not None and cache_dtype == "auto":
         cache_dtype = begun.cache_dtype
-    keep, patience = choose_kept(
-        prepared.config.task, evaluates=evaluates, keep=keep, patience=patience, begun=begun
-    )
     tuning = Tuning.of(prepared, tune)
-    if tune:  # it compares epochs itself
-        keep, patience = "last", 0
+    keep, patience = tuning.kept(
+        *choose_kept(
+            prepared.config.task, evaluates=evaluates, keep=keep, patience=patience, begun=begun
+        )
+    )
     layers = prepared.config.layers
     dtype, notes = choose_cache_dtype(prepared.bundle.manifest, layers, cache_dtype)
     settings = dataclasses.replace(

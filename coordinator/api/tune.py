@@ -10,8 +10,8 @@ from coordinator.protocol.record import SessionRecord
 from coordinator.runs.tuning_report import SettingReport, TuningReport
 from coordinator.tuning.design import draw_settings, weight_decay
 from coordinator.tuning.race import Race
+from edge_runtime.contract.activations import OPTIMIZER_COPIES, count_parameters
 from edge_runtime.contract.adapter import AdapterConfig
-from edge_runtime.contract.adapter_size import OPTIMIZER_COPIES, count_parameters
 from edge_runtime.contract.errors import UsageError
 from edge_runtime.contract.messages import Setting
 from edge_runtime.contract.messages.tuning import MOST_SETTINGS
@@ -28,6 +28,10 @@ class Tuning:
     """The settings of a run; none where nothing is tuned, which changes nothing anywhere."""
 
     settings: tuple[Setting, ...] = ()
+
+    def kept(self, keep: Keep, patience: int) -> tuple[Keep, int]:
+        """What the session is to keep and when to stop: a tuning compares epochs itself."""
+        return ("last", 0) if self.settings else (keep, patience)
 
     def epoch(self, record: SessionRecord, last: int) -> int:
         """The epoch whose adapter the session has kept."""

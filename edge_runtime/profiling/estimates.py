@@ -9,9 +9,14 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from edge_runtime.contract.activations import answering_bytes, output_stream, training_bytes
+from edge_runtime.contract.activations import (
+    OPTIMIZER_COPIES,
+    answering_bytes,
+    count_parameters,
+    output_stream,
+    training_bytes,
+)
 from edge_runtime.contract.adapter import AdapterConfig
-from edge_runtime.contract.adapter_size import OPTIMIZER_COPIES, count_parameters
 from edge_runtime.contract.manifest import Stream
 from edge_runtime.contract.messages import ProfileRequest
 from edge_runtime.contract.profile import (

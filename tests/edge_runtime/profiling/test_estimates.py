@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from edge_runtime.contract.adapter_size import count_parameters
+from edge_runtime.contract.activations import count_parameters
 from edge_runtime.contract.messages import ProfileRequest
 from edge_runtime.contract.profile import BlockTiming, CoreSpeed
 from edge_runtime.profiling.estimates import (

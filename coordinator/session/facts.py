@@ -309,7 +309,7 @@ def progress(state: State, sums: m.EpochSums) -> None:
 def went_on(state: State) -> None:
     """Takes down that work goes on after the end of a plan."""
     broken, state.broken = state.broken, None
-    if broken is None:
+    if broken is None or not broken.device:  # other owners were chosen: nothing was lost
         return
     recovery = Recovery(
         term=state.term,

@@ -94,8 +94,8 @@ class Job:
         wait_seconds: how long to wait for devices when those that are left do not suffice; None
             for as long as it takes.
         evaluate_before: compute outputs before training too.
-        keep: which epoch's adapter is wanted: the one with the lowest loss on evaluation samples,
-            or the last one.
+        keep: which epoch's adapter is wanted: the best on evaluation samples, see
+            :func:`.best_epoch`, or the last one.
         patience: epochs after the best one that end training; 0 for never.
         score: metrics of the outputs of all evaluation samples, ``loss`` among them.
         evaluated: metrics of epochs that were evaluated in earlier sessions of the run.

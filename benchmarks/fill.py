@@ -44,6 +44,7 @@ from edge_runtime.system.allocator import tune_allocator
 from edge_runtime.system.usage import usable_threads
 
 NOW, BEFORE = "token budget", "fixed count"
+SIZE = 32
 Batches = Sequence[m.Array]
 Digests = dict[tuple[bytes, int], bytes]
 
@@ -53,11 +54,11 @@ def main() -> None:
     tune_allocator()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        data = _first_lines(arguments.data, work / "train.jsonl", arguments.lines)
+        data = first_lines(arguments.data, work / "train.jsonl", arguments.lines)
         options = TrainingOptions()
         prepared = prepare(arguments.bundle, data, None, None, AdapterChoice(), options, None)
         ways = _ways(prepared, arguments.size)
-        fill = Fill(prepared, arguments.threads, work)
+        fill = Fill(prepared, arguments.threads, work, "fp16")
         equal = _same_states(fill, ways)
         seconds: dict[str, list[float]] = {way: [] for way in ways}
         for way in (NOW, BEFORE, BEFORE, NOW) * arguments.rounds:
@@ -75,13 +76,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="JSONL to train on")
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--lines", type=int, default=6000, help="of the data, from its beginning")
-    parser.add_argument("--size", type=int, default=32, help="mean samples of a micro-batch")
+    parser.add_argument("--size", type=int, default=SIZE, help="mean samples of a micro-batch")
     parser.add_argument("--threads", type=int, default=usable_threads())
     parser.add_argument("--rounds", type=int, default=1, help="of A B B A")
     return parser.parse_args()
 
 
-def _first_lines(source: Path, target: Path, count: int) -> Path:
+def first_lines(source: Path, target: Path, count: int) -> Path:
     with source.open(encoding="utf-8") as lines:
         target.write_text("".join(itertools.islice(lines, count)), encoding="utf-8")
     return target
@@ -89,6 +90,22 @@ def _first_lines(source: Path, target: Path, count: int) -> Path:
 
 def _ways(prepared: Prepared, size: int) -> dict[str, Batches]:
     """Cuts the distinct lines into micro-batches in both ways; each is an array of lines."""
+    lines = _visited(prepared)
+    return {
+        NOW: micro_batches_of(prepared, size),
+        BEFORE: np.split(lines, range(size, len(lines), size)),
+    }
+
+
+def micro_batches_of(prepared: Prepared, size: int = SIZE) -> Batches:
+    """Cuts the distinct lines as the fill does; each micro-batch is an array of lines."""
+    lines, manifest = _visited(prepared), prepared.bundle.manifest
+    places = micro_batches(prepared.tables, manifest, size, "train", lines)
+    return [lines[each] for each in places]
+
+
+def _visited(prepared: Prepared) -> m.Array:
+    """The distinct lines as the first epoch visits them."""
     tables, options = prepared.tables, prepared.options
     table, distinct = tables["train"], Catalogue.make(tables).distinct["train"]
     steps = epoch_order(
@@ -100,20 +117,15 @@ def _ways(prepared: Prepared, size: int) -> dict[str, Batches]:
     )
     visited = np.concatenate(steps)
     _, firsts = np.unique(distinct[visited], return_index=True)
-    lines = visited[np.sort(firsts)]
-    places = micro_batches(tables, prepared.bundle.manifest, size, "train", lines)
-    return {
-        NOW: [lines[each] for each in places],
-        BEFORE: np.split(lines, range(size, len(lines), size)),
-    }
+    return visited[np.sort(firsts)]
 
 
 class Fill:
     """All blocks as the one stage of this machine."""
 
-    def __init__(self, prepared: Prepared, threads: int, folder: Path) -> None:
+    def __init__(self, prepared: Prepared, threads: int, folder: Path, dtype: m.CacheDtype) -> None:
         """Loads the stage; weights and caches lie in ``folder``."""
-        self._prepared, self._folder = prepared, folder
+        self._prepared, self._folder, self._dtype = prepared, folder, dtype
         self._samples = prepared.tables["train"].samples
         self._keep: Callable[[m.States], Any] = lambda _: None
         self._backbone = BackboneRole(
@@ -122,7 +134,7 @@ class Fill:
         manifest, store = prepared.bundle.manifest, WeightStore(folder / "weights")
         layers = prepared.config.layers
         stage = StageCutter(prepared.bundle).load_stage(
-            *(0, len(manifest.blocks)), layers=layers, dtype="fp16"
+            *(0, len(manifest.blocks)), layers=layers, dtype=dtype
         )
         copy_files(stage, prepared.bundle.path, store)
         self._backbone.load(stage, store)
@@ -130,13 +142,19 @@ class Fill:
     def cpu_seconds(self, batches: Batches) -> float:
         """Fills an empty cache, and says what that took."""
         with tempfile.TemporaryDirectory(dir=self._folder) as home:
-            cache = self._open_cache(Path(home))
-            self._keep = cache.append
-            self._backbone.send_as("fp16")
-            began = time.process_time()
-            self._run(batches)
+            cache = SampleCache(self.request, Path(home), CacheKeys(Path(home)))
+            seconds = self.into(cache, batches)
             cache.close()
-            return round(time.process_time() - began, 3)
+            return seconds
+
+    def into(self, cache: SampleCache, batches: Batches) -> float:
+        """Fills a cache with what it lacks, makes it durable, and says what that took."""
+        self._keep = cache.append
+        self._backbone.send_as(self._dtype)
+        began = time.process_time()
+        self._run(batches)
+        cache.flush()
+        return round(time.process_time() - began, 3)
 
     def digests(self, batches: Batches) -> Digests:
         """Digests the exact states of every sample in every layer."""
@@ -166,20 +184,21 @@ class Fill:
             )
             self._backbone.run(batch, 0, {name: each.values for name, each in part.inputs.items()})
 
-    def _open_cache(self, home: Path) -> SampleCache:
+    @property
+    def request(self) -> m.OpenCache:
+        """Names the cache of these states."""
         manifest, layers = self._prepared.bundle.manifest, self._prepared.config.layers
         asked: dict[Stream, tuple[int, ...]] = {
             stream: tuple(layer for layer in layers if manifest.blocks[layer].stream == stream)
             for stream in manifest.streams
         }
-        request = m.OpenCache(
+        return m.OpenCache(
             backbone_digest=manifest.backbone_digest,
-            dtype="fp16",
+            dtype=self._dtype,
             hidden_size=manifest.hidden_size,
             layers=asked,
             keys=self._samples.keys,
         )
-        return SampleCache(request, home, CacheKeys(home))
 
 
 def _same_states(fill: Fill, ways: dict[str, Batches]) -> bool:

@@ -112,11 +112,12 @@ def train(
         observer: is told of progress.
         auto_batch_size: choose the batch size by the data, instead of the options'; when going
             on, the run has one.
-        keep: whose adapter is wanted: that of the epoch with the lowest loss on evaluation data,
-            or of the last one; None for the best where there are such data.
-        patience: epochs without a lower loss on evaluation data that end training; 0 for never,
-            None for 2 where a language model is evaluated, and never elsewhere. When going on,
-            None keeps the run's, as with ``keep``.
+        keep: whose adapter is wanted: that of the epoch with the lowest loss (a classifier's, with
+            the highest accuracy) on evaluation data, or of the last one; None for the best where
+            there are such data.
+        patience: epochs of which none is better that end training; 0 for never, None for 2
+            where a language model is evaluated, and never elsewhere. When going on, None keeps
+            the run's, as with ``keep``.
 
     Raises:
         BadInputError: a file, a line or a field is wrong; nothing was written.

@@ -40,8 +40,8 @@ def default_patience(task: Task, *, evaluates: bool) -> int:
     """Chooses after how many epochs without a lower loss to stop; 0 for never.
 
     A language model that has seen its few lines often learns them by heart: its held-out loss
-    rises from some epoch on. The loss of a classifier rises while its accuracy still does, and its
-    epochs are cheap.
+    rises from some epoch on. The accuracy of a classifier, by few held-out lines, goes up and down,
+    and its epochs are cheap.
     """
     language = task in ("causal-lm", "seq2seq")
     return LANGUAGE_PATIENCE if language and evaluates else 0

@@ -137,14 +137,15 @@ Schedule = Annotated[
 Keep = Annotated[
     Literal["best", "last"] | None,
     _training(
-        "Which epoch's adapter is kept: best is that with the lowest loss on --eval or --split.",
+        "Which epoch's adapter is kept: best is that with the lowest loss on --eval or --split; "
+        "of a classifier, with the highest accuracy.",
         show_default="best, without these last",
     ),
 ]
 Patience = Annotated[
     int | None,
     _training(
-        "Stop when the loss on --eval or --split has not fallen for N epochs; 0 is never.",
+        "Stop when on --eval or --split no epoch was better for N epochs; 0 is never.",
         metavar="N",
         show_default="2 for language models, others 0",
     ),

@@ -85,7 +85,7 @@ class KeepEvaluation:
 
     Attributes:
         evaluated: metrics of all epochs that were evaluated so far, by epoch.
-        best: the one with the lowest loss.
+        best: which of them is the best.
         state: of the trainers after it, if that is the epoch that has just been evaluated; or
             else empty, and what is kept already stays.
     """

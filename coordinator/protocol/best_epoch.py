@@ -1,4 +1,4 @@
-"""Tells which evaluated epoch is the best: the earliest of those with the lowest loss. Pure."""
+"""Tells which evaluated epoch is the best: by its loss, a classifier's by its accuracy. Pure."""
 
 import math
 from collections.abc import Mapping
@@ -10,12 +10,14 @@ Evaluated = Mapping[int, Mapping[str, float]]
 def best_epoch(evaluated: Evaluated) -> int:
     """Chooses the epoch with the lowest loss; of equal ones the earliest.
 
-    A loss that is no number is worse than any.
+    Where metrics have an accuracy, the highest one decides, and the loss among equal ones: a
+    classifier's loss may rise, since it gets too sure, while it still gets more right. A loss that
+    is no number is worse than any.
 
     Raises:
         ValueError: no epoch was evaluated.
     """
-    return min(sorted(evaluated), key=lambda epoch: _loss(evaluated[epoch]))
+    return min(sorted(evaluated), key=lambda epoch: _rank(evaluated[epoch]))
 
 
 def epochs_since_best(evaluated: Evaluated, *, up_to: int) -> int | None:
@@ -27,6 +29,6 @@ def epochs_since_best(evaluated: Evaluated, *, up_to: int) -> int | None:
     return sum(epoch > best for epoch in seen)
 
 
-def _loss(metrics: Mapping[str, float]) -> float:
+def _rank(metrics: Mapping[str, float]) -> tuple[float, float]:
     loss = metrics["loss"]
-    return math.inf if math.isnan(loss) else loss
+    return -metrics.get("accuracy", 0.0), math.inf if math.isnan(loss) else loss

@@ -103,8 +103,8 @@ class Job:
         settings: to be tried, of which the best one is kept; the first is the job's own. Empty
             where nothing is tuned.
         evaluate_before: compute outputs before training too.
-        keep: which epoch's adapter is wanted: the one with the lowest loss on evaluation samples,
-            or the last one.
+        keep: which epoch's adapter is wanted: the best on evaluation samples, see
+            :func:`.best_epoch`, or the last one.
         patience: epochs after the best one that end training; 0 for never.
         score: metrics of the outputs of all evaluation samples, ``loss`` among them.
         evaluated: metrics of epochs that were evaluated in earlier sessions of the run.

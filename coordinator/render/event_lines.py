@@ -24,13 +24,13 @@ def line_of(record: Record) -> tuple[str, str | None] | None:
         case "epoch_evaluated":
             epoch, held_out = fields["epoch"], fields["loss"]
             best = fields["best"]
-            rank = "the lowest so far" if best == epoch else f"epoch {best} was better"
+            rank = "the best so far" if best == epoch else f"epoch {best} was better"
             return f"epoch {epoch}: held-out loss {held_out:.4f}, {rank}", None
         case "stopped_early":
             epoch, best, patience = fields["epoch"], fields["best"], fields["patience"]
             text = (
-                f"stopping after epoch {epoch}: the held-out loss has not fallen for {patience} "
-                f"epochs (--patience {patience}); epoch {best} was the best"
+                f"stopping after epoch {epoch}: on held-out data none was better than epoch "
+                f"{best} for {patience} epochs (--patience {patience})"
             )
             return text, ATTENTION
         case "owners_changed":

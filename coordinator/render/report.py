@@ -54,9 +54,9 @@ def _which(report: Report) -> str:
     last = report.epochs[-1].epoch if report.epochs else 0
     text = f"kept: epoch {report.kept_epoch} of {last}"
     if report.kept_epoch < last:
-        text += ", the one with the lowest held-out loss"
+        text += ", the best on held-out data"
     if report.stopped_early:
-        text += f"; stopped, since that loss did not fall for {report.patience} epochs"
+        text += f"; stopped, since none was better for {report.patience} epochs"
     return text
 
 

@@ -255,7 +255,7 @@ class State:
 
     @property
     def stops_early(self) -> bool:
-        """The loss has not fallen for as many epochs as there is patience for."""
+        """No epoch was better for as many epochs as there is patience for."""
         if not self.job.patience or not self.job.evaluates_epochs:
             return False
         since = epochs_since_best(self.record.evaluated, up_to=self.epochs_over)

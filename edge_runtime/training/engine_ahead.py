@@ -12,7 +12,7 @@ from edge_runtime.system.usage import available_memory_bytes, usable_cores
 logger = logging.getLogger(__name__)
 
 PLENTY_BYTES = 2 << 30
-"""With less memory free, PyTorch comes when the stage has gone."""
+"""With less memory free, PyTorch comes when the stage has gone, and batches are read in turn."""
 
 SPARE_CORES = 2
 """With fewer it would only take turns with the stage."""
@@ -23,8 +23,13 @@ SWITCH_SECONDS = 0.0005
 
 def import_engine_ahead() -> None:
     """Begins to import PyTorch in a thread of its own, where there is room and a core for it."""
-    if available_memory_bytes() >= PLENTY_BYTES and usable_cores() >= SPARE_CORES:
+    if has_core_to_spare():
         threading.Thread(target=_import, name="engine-ahead", daemon=True).start()
+
+
+def has_core_to_spare() -> bool:
+    """Tells whether a second thread would have a core, and memory for what it makes."""
+    return available_memory_bytes() >= PLENTY_BYTES and usable_cores() >= SPARE_CORES
 
 
 def _import() -> None:

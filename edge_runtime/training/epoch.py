@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import RemoteError, UnresumableError
@@ -12,12 +12,17 @@ from edge_runtime.contract.order import epoch_order, step_sizes, steps_per_epoch
 from edge_runtime.messaging.outbox import Outbox
 
 from .allreduce import AllReduce, Contribution
+from .batch_reader import BatchReader
 from .line_candidates import LineCandidates
 from .replica import Replica
 from .samples import OwnedSamples
 
 if TYPE_CHECKING:
-    from edge_runtime.parallel_adapters import Trainer
+    from collections.abc import Iterator
+
+    from edge_runtime.parallel_adapters import Batch, Trainer
+
+    Batches: TypeAlias = Iterator[tuple[m.Array, Batch]]
 
 PROGRESS_SECONDS = 0.25
 
@@ -44,11 +49,14 @@ def train_steps(
     if request.first_step == 0:
         replica.sums = m.EpochSums(epoch=request.epoch)
     began, reported, own_seconds = time.monotonic(), -math.inf, 0.0
-    for chosen, size in steps:
-        own_seconds += _step(replica, owned, chosen, size, group, lines)
-        if time.monotonic() - reported > PROGRESS_SECONDS:
-            reported = time.monotonic()
-            outbox.to_coordinator(m.Progress(sums=replica.sums))
+    own = [chosen for chosen, _ in steps]
+    with BatchReader(owned, own, replica.trainer.prepare_thread) as reader:
+        for number, (chosen, size) in enumerate(steps):
+            batches = reader.step(number)
+            own_seconds += _step(replica, owned, batches, (len(chosen), size), group, lines)
+            if time.monotonic() - reported > PROGRESS_SECONDS:
+                reported = time.monotonic()
+                outbox.to_coordinator(m.Progress(sums=replica.sums))
     if not replica.trainer.finite:
         raise _diverged("adapter", replica)
     seconds = time.monotonic() - began
@@ -96,19 +104,28 @@ def _steps(
 def _step(
     replica: Replica,
     owned: OwnedSamples,
-    chosen: m.Array,
-    size: int,
+    batches: Batches,
+    sizes: tuple[int, int],
     group: AllReduce,
     lines: LineCandidates | None,
 ) -> float:
-    """Applies one update of ``size`` samples, those of ``chosen`` its trainer's own.
+    """Applies one update.
+
+    Args:
+        replica: the adapter.
+        owned: this trainer's samples.
+        batches: those of the step.
+        sizes: how many these are, and how many all trainers have together.
+        group: all trainers.
+        lines: candidates, where the loss is over them.
 
     Returns:
         Seconds that it took without what the trainers do together.
     """
     trainer, sums = replica.trainer, replica.sums
+    samples, size = sizes
     began = time.monotonic()
-    own = _sum_gradients(trainer, owned, chosen, lines)
+    own = _sum_gradients(trainer, owned, batches, samples, lines)
     ended = time.monotonic()
     if not math.isfinite(own.loss_sum):
         raise _diverged("loss", replica)
@@ -132,19 +149,22 @@ def _step(
 
 
 def _sum_gradients(
-    trainer: Trainer, owned: OwnedSamples, chosen: m.Array, lines: LineCandidates | None
+    trainer: Trainer,
+    owned: OwnedSamples,
+    batches: Batches,
+    samples: int,
+    lines: LineCandidates | None,
 ) -> Contribution:
     """The samples' loss; ``trainer.flat_gradient`` has its gradient."""
     trainer.flat_gradient.fill(0)
     loss, count = 0.0, 0
-    for piece in owned.pieces(chosen) if len(chosen) else ():
-        batch = owned.batch(piece)
+    for piece, batch in batches:
         if lines is not None:
             batch = lines.add(owned.request.keys[piece], batch)
         loss += trainer.add_gradients(batch)
         count += batch.count
-        owned.computed(piece)
-    return Contribution(samples=len(chosen), count=count, loss_sum=loss)
+        del batch  # before the next one comes
+    return Contribution(samples=samples, count=count, loss_sum=loss)
 
 
 def _diverged(what: str, replica: Replica) -> UnresumableError:

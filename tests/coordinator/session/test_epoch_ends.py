@@ -144,3 +144,12 @@ def test_epochs_beyond_the_one_that_is_looked_at_do_not_count():
     evaluated = {epoch: {"loss": loss} for epoch, loss in enumerate((3.0, 1.0, 2.0, 0.0), 1)}
     assert best_epoch(evaluated) == 4
     assert [epochs_since_best(evaluated, up_to=epoch) for epoch in range(5)] == [None, 0, 0, 1, 0]
+
+
+def test_of_classifiers_the_accuracy_decides_and_among_equal_ones_the_loss():
+    worth = [(0.8, 0.3), (0.9, 0.5), (0.9, 0.4), (0.9, 0.4)]
+    evaluated = {
+        epoch: {"accuracy": accuracy, "loss": loss}
+        for epoch, (accuracy, loss) in enumerate(worth, 1)
+    }
+    assert best_epoch(evaluated) == 3

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from coordinator.cluster.stage_files import StageCutter
+from edge_runtime.backbone import role
 from edge_runtime.backbone.encoded_states import parts_for_owners
 from edge_runtime.backbone.role import BackboneRole
 from edge_runtime.contract import messages as m
@@ -163,6 +164,17 @@ def test_an_unloaded_stage_serves_nothing(tiny_bundle: TinyBundleMaker, tmp_path
     line.roles[DeviceId("d0")].unload()
     with pytest.raises(RemoteError, match="before its stage was loaded"):
         line.run(batch_of(bundle.manifest, 1), ids_of(bundle.manifest))
+
+
+def test_the_allocator_keeps_nothing_of_an_unloaded_stage(
+    tiny_bundle: TinyBundleMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = Line(tiny_bundle("bert", "none"), tmp_path, []).roles[DeviceId("d0")]
+    was_loaded = []
+    monkeypatch.setattr(role, "trim", lambda: was_loaded.append(backbone._loaded))
+    backbone.unload()
+    backbone.unload()
+    assert was_loaded == [None], "once, when nothing is loaded any more"
 
 
 def test_owners_get_each_sequence_with_its_own_lengths(

@@ -1,0 +1,130 @@
+"""Trains epochs of classification from a filled cache, and says where their CPU-seconds go.
+
+Example: python -m benchmarks.epoch --data ../shared/data/sst2/train.jsonl --bundle minilm-int8
+
+A device's parts do the work in this process, with one thread of PyTorch: the cache on disk, the
+batches that are read from it, gradients and updates. Each round trains the first epoch of a new
+adapter twice: with batches read in turn, whose parts are counted, and with the next one read
+ahead. Their losses and adapters are compared to the last bit. ``--cache`` keeps what was filled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.fill import Fill, first_lines, micro_batches_of
+from coordinator.api.adapter_config import AdapterChoice
+from coordinator.api.inputs import Prepared, prepare
+from edge_runtime.cache.keys import CacheKeys
+from edge_runtime.cache.session_cache import SampleCache
+from edge_runtime.contract import messages as m
+from edge_runtime.contract.adapter import TrainingOptions
+from edge_runtime.contract.order import epoch_order
+from edge_runtime.parallel_adapters import Trainer
+from edge_runtime.system.allocator import tune_allocator
+from edge_runtime.training.batch_reader import BatchReader
+from edge_runtime.training.samples import OwnedSamples
+
+IN_TURN, AHEAD = "in turn", "ahead"
+
+
+def main() -> None:
+    arguments = _arguments()
+    tune_allocator()
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        data = first_lines(arguments.data, work / "train.jsonl", arguments.lines)
+        options = TrainingOptions()
+        prepared = prepare(arguments.bundle, data, None, None, AdapterChoice(), options, None)
+        home = arguments.cache or work / "home"
+        fill = Fill(prepared, 1, work, arguments.cache_dtype)
+        cache = SampleCache(fill.request, home, CacheKeys(home))
+        if not cache.held(prepared.tables["train"].samples.keys).all():
+            seconds = fill.into(cache, micro_batches_of(prepared))
+            print(json.dumps({"fill": seconds, "cache_bytes": cache.bytes_used}), flush=True)
+        del fill
+        owned = OwnedSamples(_own(prepared), cache)
+        ends = set()
+        for way in (IN_TURN, AHEAD) * arguments.rounds:
+            row, end = _epoch(prepared, owned, way)
+            ends.add((row["loss"], end))
+            print(json.dumps(row), flush=True)
+        cache.close()
+    if len(ends) > 1:
+        print("losses or adapters are NOT EQUAL")
+        sys.exit(1)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="JSONL to train on")
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--lines", type=int, default=6000, help="of the data, from its beginning")
+    parser.add_argument("--cache", type=Path, help="folder to keep the cache in")
+    parser.add_argument("--cache-dtype", choices=("fp32", "fp16", "int8"), default="fp16")
+    parser.add_argument("--rounds", type=int, default=2)
+    return parser.parse_args()
+
+
+def _own(prepared: Prepared) -> m.OwnSamples:
+    """All samples are this device's."""
+    table = prepared.tables["train"]
+    samples = table.samples
+    return m.OwnSamples(
+        which="train",
+        total=len(table),
+        indices=np.arange(len(table), dtype=np.int32),
+        keys=samples.keys,
+        ranks=table.ranks,
+        lengths={name: each.astype(np.int32) for name, each in samples.lengths_of.items()},
+        second_starts=samples.second_starts.astype(np.int32),
+        targets=table.targets,
+    )
+
+
+def _epoch(prepared: Prepared, owned: OwnedSamples, way: str) -> tuple[dict[str, object], str]:
+    """Trains an epoch; what it took, and a digest of where it ended."""
+    options, total = prepared.options, owned.request.total
+    trainer = Trainer(prepared.config, options, 10 * total // options.batch_size)
+    steps = epoch_order(
+        *(owned.request.ranks, owned.tokens),
+        num_samples=total,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        epoch=1,
+    )
+    gradients = updates = loss = 0.0
+    clock = time.process_time
+    wall, began = time.perf_counter(), clock()
+    with BatchReader(owned, steps, trainer.prepare_thread, ahead=way == AHEAD) as reader:
+        for number in range(len(steps)):
+            trainer.flat_gradient.fill(0)
+            count = 0
+            for _, batch in reader.step(number):
+                at = clock()
+                loss += trainer.add_gradients(batch)
+                gradients += clock() - at
+                count += batch.count
+            at = clock()
+            trainer.flat_gradient /= max(1, count)
+            trainer.apply(trainer.flat_gradient)
+            updates += clock() - at
+    cpu = clock() - began
+    row: dict[str, object] = {"batches": way, "cpu_seconds": round(cpu, 3)}
+    if way == IN_TURN:
+        parts = {"gradients": gradients, "updates": updates, "reading": cpu - gradients - updates}
+        row |= {name: round(each, 3) for name, each in parts.items()}
+    row |= {"wall_seconds": round(time.perf_counter() - wall, 3), "loss": loss}
+    return row, hashlib.sha256(trainer.state()).hexdigest()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Reads a trainer's batches, the next one while the one before it is trained on.
+
+That is for a thread of its own, where a core and memory are to spare. Batches, their order and
+where an error is raised are the same without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from edge_runtime.contract.messages import Array
+from edge_runtime.parallel_adapters import Batch
+
+from .engine_ahead import has_core_to_spare
+from .samples import OwnedSamples
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+
+class BatchReader:
+    """The batches of some steps. The compute thread's; ends what it began when it is left."""
+
+    def __init__(
+        self,
+        owned: OwnedSamples,
+        steps: Sequence[Array],
+        prepare_thread: Callable[[], None],
+        *,
+        ahead: bool | None = None,
+    ) -> None:
+        """Reads the samples of ``steps``, which are asked for in order.
+
+        Args:
+            owned: the samples.
+            steps: this trainer's samples of each step; maybe none.
+            prepare_thread: sets the thread's arithmetic as the compute thread has it.
+            ahead: to use a thread; by default where there is a core for it.
+        """
+        self._owned, self._steps = owned, steps
+        ahead = has_core_to_spare() if ahead is None else ahead
+        self._thread = _thread(prepare_thread) if ahead else None
+        self._next: tuple[int, list[Array], Future[Batch]] | None = None
+
+    def __enter__(self) -> BatchReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+
+    def step(self, number: int) -> Iterator[tuple[Array, Batch]]:
+        """Yields the pieces of a step and their batches.
+
+        Raises:
+            CacheMiss: samples are not here, or damaged.
+        """
+        begun, self._next = self._next, None
+        reading: Future[Batch] | None = None
+        if begun is not None and begun[0] == number:
+            _, pieces, reading = begun
+        else:
+            pieces = self._pieces(number)
+        for at, piece in enumerate(pieces):
+            batch = self._owned.batch(piece) if reading is None else reading.result()
+            reading = None
+            if self._thread is not None and at + 1 < len(pieces):
+                reading = self._thread.submit(self._owned.batch, pieces[at + 1])
+            elif self._thread is not None and number + 1 < len(self._steps):
+                self._begin(self._thread, number + 1)
+            yield piece, batch
+            del batch  # before the next one comes
+            self._owned.computed(piece)
+
+    def _begin(self, thread: ThreadPoolExecutor, number: int) -> None:
+        if pieces := self._pieces(number):
+            self._next = number, pieces, thread.submit(self._owned.batch, pieces[0])
+
+    def _pieces(self, number: int) -> list[Array]:
+        chosen = self._steps[number]
+        return self._owned.pieces(chosen) if len(chosen) else []
+
+
+def _thread(prepare: Callable[[], None]) -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor  # not for devices that wait for work
+
+    return ThreadPoolExecutor(1, "read-ahead", initializer=prepare)

@@ -1,0 +1,94 @@
+"""Batches that are read ahead are those that would be read in turn."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from edge_runtime.cache.store import CacheMiss
+from edge_runtime.training import batch_reader, samples
+from edge_runtime.training.batch_reader import BatchReader
+from tests.edge_runtime.training.mesh import A, run
+
+BOUND_SECONDS = 10.0
+STEPS = [np.array([3, 1]), np.array([], np.int64), np.array([0, 2, 4]), np.array([5])]
+
+
+class Owned:
+    """Samples whose batch is the piece itself; pieces are of one or two samples."""
+
+    def __init__(self, missing: int = -1) -> None:
+        self.read: list[list[int]] = []
+        self.threads: set[str] = set()
+        self.reading = threading.Condition()
+        self._missing = missing
+
+    def pieces(self, chosen):
+        return [chosen[:2], chosen[2:]] if len(chosen) > 2 else [chosen]
+
+    def batch(self, piece):
+        with self.reading:
+            self.read.append(piece.tolist())
+            self.threads.add(threading.current_thread().name)
+            self.reading.notify_all()
+        if self._missing in piece:
+            raise CacheMiss([bytes(32)])
+        return piece
+
+    def computed(self, piece):
+        pass
+
+    def wait_for(self, count: int) -> None:
+        with self.reading:
+            assert self.reading.wait_for(lambda: len(self.read) >= count, BOUND_SECONDS)
+
+
+def read_all(owned, ahead):
+    with BatchReader(owned, STEPS, lambda: None, ahead=ahead) as reader:
+        return [[p.tolist() for p, _ in reader.step(number)] for number in range(len(STEPS))]
+
+
+def test_batches_and_their_order_are_the_same_in_turn_and_ahead():
+    in_turn, ahead = Owned(), Owned()
+    assert read_all(in_turn, False) == read_all(ahead, True) == [[[3, 1]], [], [[0, 2], [4]], [[5]]]
+    assert in_turn.read == ahead.read == [[3, 1], [0, 2], [4], [5]]
+    assert in_turn.threads == {threading.current_thread().name}
+
+
+def test_one_batch_is_read_ahead_and_no_more():
+    owned = Owned()
+    with BatchReader(owned, STEPS[2:], lambda: None, ahead=True) as reader:
+        batches = reader.step(0)
+        next(batches)
+        owned.wait_for(2)
+        assert owned.read == [[0, 2], [4]]
+        next(batches)
+        owned.wait_for(3)
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_what_is_missing_is_an_error_of_the_step_that_needs_it(ahead):
+    with BatchReader(Owned(missing=4), STEPS[2:], lambda: None, ahead=ahead) as reader:
+        batches = reader.step(0)
+        next(batches)
+        with pytest.raises(CacheMiss):
+            next(batches)
+
+
+def test_reading_ends_with_its_steps():
+    with BatchReader(Owned(), STEPS[2:], lambda: None, ahead=True) as reader:
+        next(reader.step(0))
+    assert not [each for each in threading.enumerate() if each.name.startswith("read-ahead")]
+
+
+def test_training_is_equal_to_the_bit_in_turn_and_ahead(mesh, data, monkeypatch):
+    monkeypatch.setattr(samples, "BATCH_BYTES", 4000)  # several pieces a step
+    everything, found = {A: (0, 1, 2, 3)}, []
+    for ahead in (False, True):
+        monkeypatch.setattr(batch_reader, "has_core_to_spare", lambda ahead=ahead: ahead)
+        found.append(run(mesh(A), data, everything))
+    (losses, (state,)), (losses_ahead, (state_ahead,)) = found
+    assert losses == losses_ahead
+    assert all(np.array_equal(state_ahead[name], each) for name, each in state.items())

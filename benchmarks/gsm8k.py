@@ -1,187 +1,172 @@
-"""Fine-tunes a language model on gsm8k and prints what happens to the held-out loss.
+"""Trains a language model by a side network and by LoRA, and compares loss and cost.
 
-Example: python benchmarks/gsm8k.py --data ../shared/data/gsm8k --bundle smollm2-int8 --lora MODEL
+Example: python -m benchmarks.gsm8k --data ../shared/data/gsm8k --bundle smollm2-int8 \
+    --lora SMOLLM2 --out gsm8k-500
 
-The loss is of the completion, in nats a token. The adapter is trained by two emulated laptops
-that must cut the backbone between them. With --lora the same lines are given to LoRA (peft,
-r = 8 on all linear layers) on the checkpoint that the bundle was exported from, in fp32.
+Both get the same lines, batches and held-out lines; losses are of what is to be written, in nats
+a token. The side network is trained by pacplus on this machine alone, over candidates and over
+the whole vocabulary; LoRA (peft, r = 8 on all linear layers) on the checkpoint that the bundle
+was exported from, in fp32. ``--out`` gets results.jsonl, to which every run and point is added
+at once: given again, the command goes on where it was stopped. At the end it prints the table
+and draws curve.svg, the held-out loss against CPU-seconds. ``--data`` may be gsm8k, instructions
+or tinyshakespeare; ``--random-head 150000`` measures the cost of such a head alone.
+
+For a first look: --lines 100 --dev-lines 60 --seeds 0. LoRA needs ``peft``.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
-import random
-import tempfile
-import time
+import shutil
 from pathlib import Path
 from typing import Any
 
-BATCH_SIZE = 16
-LORA_MICRO_BATCH = 8
-Row = tuple[list[int], int]
-"""Token ids of a line, and where its completion begins."""
+from .language_models.lines import tables, write_lines
+from .language_models.results import Results
 
 
 def main() -> None:
     arguments = _arguments()
-    with tempfile.TemporaryDirectory() as folder:
-        if arguments.bundle:
-            home = arguments.home or Path(folder) / "home"
-            os.environ["PACPLUS_HOME"] = str(home)
-            _train_adapter(arguments, Path(folder))
-        if arguments.lora:
-            _Lora(arguments).train()
+    out: Path = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    os.environ["PACPLUS_HOME"] = str(out / "home")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    _check_settings(arguments)
+    counts = {"train": arguments.lines, "dev": arguments.dev_lines}
+    files = write_lines(arguments.data, out, counts)
+    results = Results(out / "results.jsonl")
+    if arguments.only in (None, "head"):
+        _measure_heads(arguments, files, results)
+    if arguments.only in (None, "side"):
+        _train_side_networks(arguments, files, results)
+    if arguments.lora and arguments.only in (None, "lora"):
+        _train_lora(arguments, files, results)
+    from .language_models.summary import summary
+
+    text, drawing = summary(results.rows)
+    (out / "table.md").write_text(text, encoding="utf-8")
+    (out / "curve.svg").write_text(drawing, encoding="utf-8")
+    print(text)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with train and dev.jsonl")
-    parser.add_argument("--bundle", type=Path, help="the model, exported for causal-lm")
-    parser.add_argument("--lora", type=Path, help="its checkpoint: measures LoRA")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
+    parser.add_argument("--bundle", type=Path, required=True, help="exported for causal-lm")
+    parser.add_argument("--lora", type=Path, help="its checkpoint, a folder or a GGUF file")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--only", choices=("side", "lora", "head", "report"))
     parser.add_argument("--lines", type=int, default=500)
     parser.add_argument("--dev-lines", type=int, default=150)
+    parser.add_argument("--max-length", type=int, help="most tokens of a line")
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--losses", nargs="+", default=["candidates", "exact"])
+    parser.add_argument("--adapter", choices=("attention", "mlp"), default="mlp")
     parser.add_argument("--reduction", type=int, default=8)
-    parser.add_argument("--heads", type=int, default=1)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--loss", choices=("candidates", "exact"), default="candidates")
-    parser.add_argument("--lora-learning-rate", type=float, default=3e-4)
-    parser.add_argument("--emulate", default="laptop:memory=900M,laptop:memory=900M")
-    parser.add_argument("--home", type=Path, help="keeps the cache for another run")
+    parser.add_argument(
+        "--last-only", action="store_true", help="no shorter runs for the losses in between"
+    )
+    parser.add_argument("--lora-rates", type=float, nargs="+", default=[2e-4, 5e-4, 1e-3])
+    parser.add_argument("--lora-seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--lora-epochs", type=int, default=3)
+    parser.add_argument("--lora-points", type=int, default=4, help="held-out losses an epoch")
+    parser.add_argument("--random-head", type=int, help="tokens of a head to measure the cost of")
     return parser.parse_args()
 
 
-def _train_adapter(arguments: argparse.Namespace, folder: Path) -> None:
-    from coordinator import AdapterChoice, Cluster, TrainingOptions, parse_emulate, train
-
-    data = {"train": arguments.lines, "dev": arguments.dev_lines}
-    files = {part: folder / f"{part}.jsonl" for part in data}
-    for part, count in data.items():
-        with (arguments.data / f"{part}.jsonl").open(encoding="utf-8") as lines:
-            files[part].write_text("".join(itertools.islice(lines, count)), encoding="utf-8")
-    report = train(
-        arguments.bundle,
-        files["train"],
-        evaluation=files["dev"],
-        output=folder / "run",
-        cluster=Cluster(emulate=parse_emulate(arguments.emulate)),
-        adapter=AdapterChoice(reduction=arguments.reduction, num_heads=arguments.heads),
-        options=TrainingOptions(
-            epochs=arguments.epochs,
-            learning_rate=arguments.learning_rate,
-            batch_size=BATCH_SIZE,
-            loss=arguments.loss,
-        ),
-    ).report
-    row = {
-        "method": "adapter",
-        "loss": report.loss,
-        "before": report.eval["before"],
-        "after": report.eval["after"],
-        "parameters": report.parameters,
-        "stages": [[stage.first, stage.last] for stage in report.plan.stages],
-        "peak_megabytes": {d.id: round(d.peak_rss_bytes / 1e6) for d in report.devices},
-        "cpu_seconds": {d.id: dict(d.cpu_seconds) for d in report.devices},
-        "train_losses": [round(epoch.train_loss, 4) for epoch in report.epochs],
-    }
-    print(json.dumps(row), flush=True)
+def _check_settings(arguments: argparse.Namespace) -> None:
+    """Refuses a folder of results that other lines or another model led to."""
+    names = ("lines", "dev_lines", "max_length", "batch_size")
+    settings: dict[str, Any] = {name: getattr(arguments, name) for name in names}
+    manifest = json.loads((arguments.bundle / "manifest.json").read_text(encoding="utf-8"))
+    settings |= {"data": arguments.data.resolve().name, "model": manifest["model_id"]}
+    path = arguments.out / "settings.json"
+    if path.exists() and (before := json.loads(path.read_text(encoding="utf-8"))) != settings:
+        raise SystemExit(f"{path}: is of {before}, not {settings}; choose another --out")
+    path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
 
 
-class _Lora:
-    """AdamW, linear warm-up and decay, clipping at 1; a batch's loss is its tokens' mean."""
+def _measure_heads(arguments: argparse.Namespace, files: dict[str, Path], results: Results) -> None:
+    from .language_models.head_cost import head_of, measure_head, random_head, some_states
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        import torch
-        import transformers
-        from peft import LoraConfig, get_peft_model
+    wanted = [0, *([arguments.random_head] if arguments.random_head else [])]
+    if all(results.find(method="head", random=vocabulary) for vocabulary in wanted):
+        return
+    if not arguments.lora:
+        print("without --lora there are no states to measure the head's cost with", flush=True)
+        return
+    table = tables(arguments.bundle, files, arguments.batch_size, arguments.max_length)["train"]
+    states, tokens = some_states(arguments.lora, table)
+    for vocabulary in wanted:
+        if results.find(method="head", random=vocabulary):
+            continue
+        channels = states[0][0].shape[1]
+        head = random_head(vocabulary, channels) if vocabulary else head_of(arguments.bundle)
+        row = measure_head(head, states, tokens, arguments.batch_size)
+        results.add({"method": "head", "random": vocabulary, **row})
 
-        torch.manual_seed(0)
-        self._arguments = arguments
-        self._tokenizer = transformers.AutoTokenizer.from_pretrained(arguments.lora)
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            arguments.lora, dtype=torch.float32
-        )
-        self._backbone, self._head = model.model, model.lm_head
-        self._train = self._read("train", arguments.lines)
-        self._dev = self._read("dev", arguments.dev_lines)
-        shape = LoraConfig(r=8, lora_alpha=16, task_type="CAUSAL_LM", target_modules="all-linear")
-        self._model = get_peft_model(model, shape)  # changes the backbone's modules in place
 
-    def _read(self, part: str, count: int) -> list[Row]:
-        rows = []
-        with (self._arguments.data / f"{part}.jsonl").open(encoding="utf-8") as lines:
-            for line in itertools.islice(lines, count):
-                row = json.loads(line)
-                prompt, completion = (
-                    self._tokenizer.encode(row[name], add_special_tokens=False)
-                    for name in ("prompt", "completion")
+def _train_side_networks(
+    arguments: argparse.Namespace, files: dict[str, Path], results: Results
+) -> None:
+    from .language_models.side_network import Options, train_side_network
+
+    if not results.find(method="side", all_computed=True):
+        shutil.rmtree(arguments.out / "home", ignore_errors=True)  # what a stopped run has filled
+    shorter = [] if arguments.last_only else range(1, arguments.epochs)
+    for seed in arguments.seeds:
+        for loss in arguments.losses:
+            for epochs in (arguments.epochs, *shorter):
+                settings = {
+                    "loss": loss,
+                    "seed": seed,
+                    "epochs": epochs,
+                    "rate": arguments.learning_rate,
+                    "adapter": arguments.adapter,
+                    "reduction": arguments.reduction,
+                }
+                if _is_known(results, settings):
+                    continue
+                options = Options(
+                    batch_size=arguments.batch_size, max_length=arguments.max_length, **settings
                 )
-                ids = [*prompt, *completion, self._tokenizer.eos_token_id]
-                rows.append((ids, len(prompt)))
-        return rows
+                row = train_side_network(arguments.bundle, files, options, arguments.out / "run")
+                results.add({"method": "side", **settings, **row})
 
-    def train(self) -> None:
-        import torch
 
-        arguments, rows = self._arguments, self._train
-        weights = [weight for weight in self._model.parameters() if weight.requires_grad]
-        optimizer = torch.optim.AdamW(weights, lr=arguments.lora_learning_rate, weight_decay=0.0)
-        steps = arguments.epochs * -(-len(rows) // BATCH_SIZE)
-        warmup = max(1, round(0.06 * steps))
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: min((step + 1) / warmup, max(0.0, (steps - step) / (steps - warmup))),
-        )
-        self._print(0)
-        for epoch in range(arguments.epochs):
-            order = random.Random(epoch).sample(rows, len(rows))
-            for start in range(0, len(order), BATCH_SIZE):
-                self._backward(order[start : start + BATCH_SIZE])
-                torch.nn.utils.clip_grad_norm_(weights, 1.0)
-                optimizer.step()
-                optimizer.zero_grad()
-                schedule.step()
-            self._print(epoch + 1)
+def _is_known(results: Results, settings: dict[str, Any]) -> bool:
+    """Ended so, or passed by a longer run that evaluated each epoch."""
+    epochs, same = settings["epochs"], {**settings}
+    del same["epochs"]
+    rows = results.find(method="side", **same)
+    return any(row["epochs"] == epochs or len(row["by_epoch"]) >= epochs for row in rows)
 
-    def _backward(self, rows: list[Row]) -> None:
-        rows = sorted(rows, key=lambda row: len(row[0]))
-        counted = sum(len(ids) - start for ids, start in rows)
-        for at in range(0, len(rows), LORA_MICRO_BATCH):
-            loss, _ = self._loss(rows[at : at + LORA_MICRO_BATCH])
-            (loss / counted).backward()
 
-    def _print(self, epoch: int) -> None:
-        import torch
+def _train_lora(arguments: argparse.Namespace, files: dict[str, Path], results: Results) -> None:
+    from .language_models.lora import Lora, Options
 
-        total = count = 0.0
-        dev = sorted(self._dev, key=lambda row: len(row[0]))
-        with torch.inference_mode():
-            for at in range(0, len(dev), LORA_MICRO_BATCH):
-                loss, tokens = self._loss(dev[at : at + LORA_MICRO_BATCH])
-                total, count = total + float(loss), count + tokens
-        cpu_seconds = round(time.process_time(), 1)
-        row = {"method": "LoRA", "epoch": epoch, "loss": total / count, "cpu_seconds": cpu_seconds}
-        print(json.dumps(row), flush=True)
-
-    def _loss(self, rows: list[Row]) -> tuple[Any, int]:
-        """Summed over the completions' tokens, and their number."""
-        import torch
-
-        longest = max(len(ids) for ids, _ in rows)
-        ids = torch.zeros(len(rows), longest, dtype=torch.long)
-        mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-        for place, (tokens, start) in enumerate(rows):
-            ids[place, : len(tokens)] = torch.tensor(tokens)
-            mask[place, : len(tokens)] = 1
-            labels[place, start : len(tokens)] = torch.tensor(tokens[start:])
-        hidden = self._backbone(input_ids=ids, attention_mask=mask).last_hidden_state
-        counted = labels[:, 1:] != -100
-        logits = self._head(hidden[:, :-1][counted])
-        loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:][counted], reduction="sum")
-        return loss, int(counted.sum())
+    samples = tables(arguments.bundle, files, arguments.batch_size, arguments.max_length)
+    for seed in arguments.lora_seeds:
+        for rate in arguments.lora_rates:
+            settings = {"rate": rate, "seed": seed, "epochs": arguments.lora_epochs}
+            if results.find(method="lora", epoch=float(arguments.lora_epochs), **settings):
+                continue
+            options = Options(
+                batch_size=arguments.batch_size, points=arguments.lora_points, **settings
+            )
+            name = "-".join(f"{value:g}" for value in settings.values())
+            state = arguments.out / f"lora-{name}.safetensors"
+            Lora(arguments.lora, samples, options, state).train(
+                results, {"method": "lora", **settings}
+            )
+            state.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,13 @@ drawn together with its neighbours.
 """
 
 import dataclasses
-import html
-import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 from coordinator.planner.simulation.simulate import Interval, Lane, Simulation
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Plan
+
+from .svg import AXIS, document, rect, text, ticks
 
 MAX_DEVICES = 48
 """Rows; of more devices the first ones of the plan are drawn."""
@@ -25,7 +24,6 @@ PROCESSOR, LINK, ROW_GAP = 18, 6, 10
 ROW = PROCESSOR + 2 * LINK + ROW_GAP
 LETTER = 6.6
 """Pixels of a letter in the labels."""
-INK, AXIS = "#111827", "#6b7280"
 
 MIN_SEEN = 1.5
 """Pixels below which an interval is drawn together with the next one."""
@@ -85,16 +83,12 @@ def gantt_svg(simulation: Simulation, plan: Plan) -> str:
     panels = _side_by_side(_panels(simulation, plan), left)
     height = TOP + ROW * len(devices) + 76
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
-        f'viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="11">',
-        _rect(0, 0, WIDTH, height, "#ffffff"),
-        _text(MARGIN, 22, _headline(simulation, len(plan.devices)), font_size=14),
-        *(_text(MARGIN, TOP + ROW * i + PROCESSOR - 4, name) for i, name in enumerate(names)),
+        text(MARGIN, 22, _headline(simulation, len(plan.devices)), font_size=14),
+        *(text(MARGIN, TOP + ROW * i + PROCESSOR - 4, name) for i, name in enumerate(names)),
         *(part for panel in panels for part in _drawn(panel, devices)),
         *_legend(height - 18, {each.lane for panel in panels for each in panel.intervals}),
-        "</svg>",
     ]
-    return "\n".join(parts) + "\n"
+    return document(WIDTH, height, parts)
 
 
 def _headline(simulation: Simulation, devices: int) -> str:
@@ -152,10 +146,10 @@ def _side_by_side(panels: Iterable[_Panel], left: float) -> list[_Panel]:
 
 
 def _drawn(panel: _Panel, devices: Sequence[DeviceId]) -> Iterator[str]:
-    yield _text(panel.left, TOP - 10, panel.title)
+    yield text(panel.left, TOP - 10, panel.title)
     rows = {device: float(TOP + ROW * row) for row, device in enumerate(devices)}
     for top in rows.values():
-        yield _rect(panel.left, top, panel.width, ROW - ROW_GAP, "#f3f4f6")
+        yield rect(panel.left, top, panel.width, ROW - ROW_GAP, "#f3f4f6")
     yield from _axis(panel, TOP + ROW * len(devices))
     lanes: dict[tuple[float, float], list[Interval]] = {}
     for each in sorted(panel.intervals, key=lambda each: each.start):
@@ -167,10 +161,10 @@ def _drawn(panel: _Panel, devices: Sequence[DeviceId]) -> Iterator[str]:
             number = interval.label.removeprefix("step ")
             colour = COLOURS[interval.lane][int(number) % 2]
             width = max(end - start, 0.3)
-            yield _rect(start, top, width, height, colour)
+            yield rect(start, top, width, height, colour)
             if height > 10 and width > LETTER * len(number) + 4:
                 middle = (start + end) / 2
-                yield _text(middle, top + 12, number, text_anchor="middle", fill="#ffffff")
+                yield text(middle, top + 12, number, text_anchor="middle", fill="#ffffff")
 
 
 def _visible(panel: _Panel, intervals: Iterable[Interval]) -> list[tuple[float, float, Interval]]:
@@ -189,30 +183,18 @@ def _visible(panel: _Panel, intervals: Iterable[Interval]) -> list[tuple[float, 
 
 
 def _axis(panel: _Panel, y: float) -> Iterator[str]:
-    """Draws ticks at 1, 2 or 5 times a power of ten seconds."""
-    least = max(panel.end - panel.start, 1e-9) / max(2.0, panel.width / 90)
-    power = 10.0 ** math.floor(math.log10(least))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least)
-    yield _rect(panel.left, y, panel.width, 1, AXIS)
-    for tick in range(math.ceil(panel.start / step), math.floor(panel.end / step + 1e-9) + 1):
-        x = panel.x(tick * step)
-        yield _rect(x, y, 1, 5, AXIS)
-        yield _text(x, y + 18, f"{tick * step:.6g} s", text_anchor="middle")
+    """Draws the axis of a panel."""
+    yield rect(panel.left, y, panel.width, 1, AXIS)
+    for tick in ticks(panel.start, panel.end, at_most=panel.width / 90):
+        x = panel.x(tick)
+        yield rect(x, y, 1, 5, AXIS)
+        yield text(x, y + 18, f"{tick:.6g} s", text_anchor="middle")
 
 
 def _legend(y: float, lanes: set[Lane]) -> Iterator[str]:
     x = float(MARGIN)
     for lane in COLOURS:
         if lane in lanes:
-            yield _rect(x, y - 9, 12, 10, COLOURS[lane][0])
-            yield _text(x + 17, y, MEANINGS[lane])
+            yield rect(x, y - 9, 12, 10, COLOURS[lane][0])
+            yield text(x + 17, y, MEANINGS[lane])
             x += 17 + LETTER * len(MEANINGS[lane]) + 18
-
-
-def _rect(x: float, y: float, width: float, height: float, fill: str) -> str:
-    return f'<rect x="{x:.1f}" y="{y:g}" width="{width:.1f}" height="{height:g}" fill="{fill}"/>'
-
-
-def _text(x: float, y: float, text: str, *, fill: str = INK, **attributes: Any) -> str:
-    more = "".join(f' {name.replace("_", "-")}="{each}"' for name, each in attributes.items())
-    return f'<text x="{x:.1f}" y="{y:g}" fill="{fill}"{more}>{html.escape(text)}</text>'

@@ -14,6 +14,7 @@ of the vocabulary.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 BEST = 16
 """Candidates of each token, at least."""
 
+CHUNK_ROWS = 512
+"""Tokens of a line whose logits exist at a time."""
+
 LEAST_REST = 1e-6
 """Of the weight of all tokens, what is left at least: R is a difference of float32 sums."""
 
@@ -40,7 +44,7 @@ LOG_NOTHING = np.float32(-1e30)
 LINE_CANDIDATES_PER_TOKEN = 3.4
 """As measured: 297 of 87 tokens in the mean, 375 of 128 (gsm8k, SmolLM2)."""
 
-TAIL_TOKENS = 16
+TAIL_TOKENS = 32
 """Tokens of a line whose tail probabilities count for the sample."""
 
 
@@ -83,16 +87,28 @@ def find_candidates(
         head: the frozen head, as training has it.
         best: candidates of each token.
     """
-    found = [_Best(hidden, best) for hidden, _ in lines]
+    parts = [
+        [_Best(hidden[at : at + CHUNK_ROWS], best) for at in range(0, len(hidden), CHUNK_ROWS)]
+        for hidden, _ in lines
+    ]
     for span in head.spans():
         rows_Cd = head.rows(span)
-        for each in found:
+        for each in itertools.chain.from_iterable(parts):
             each.take(head.piece_logits(each.hidden, rows_Cd, span), span.start)
-    return [each.close(targets, head) for each, (_, targets) in zip(found, lines, strict=True)]
+    return [_of_line(line, targets, head) for line, (_, targets) in zip(parts, lines, strict=True)]
+
+
+def _of_line(parts: list[_Best], targets: NDArray[np.int64], head: FrozenHead) -> Candidates:
+    tokens = np.unique(np.concatenate([targets, *(each.tokens for each in parts)]))
+    log_rest = [each.log_rest(tokens, head) for each in parts]
+    return Candidates(
+        tokens=tokens.astype(np.int32),
+        log_rest=np.concatenate([np.zeros(0), *log_rest]).astype(np.float32),
+    )
 
 
 class _Best:
-    """The largest logits of a line's tokens so far, and the weight of all so far."""
+    """The largest logits of some tokens of a line so far, and the weight of all so far."""
 
     def __init__(self, hidden: NDArray[np.float32], best: int) -> None:
         self.hidden = hidden
@@ -130,17 +146,20 @@ class _Best:
         chosen = order[starts[:, None] + np.arange(best)]
         self._values, self._tokens = values[chosen], tokens[chosen]
 
-    def close(self, targets: NDArray[np.int64], head: FrozenHead) -> Candidates:
-        """Ends the pass."""
-        tokens = np.unique(np.concatenate([self._tokens[self._tokens >= 0], targets]))
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """Those with the largest logits of any of the line's."""
+        return self._tokens[self._tokens >= 0]
+
+    def log_rest(self, tokens: NDArray[np.int64], head: FrozenHead) -> NDArray[Any]:
+        """Computes log R where ``tokens`` are the line's candidates, (N,)."""
         if len(tokens) == head.vocabulary:
-            log_rest = np.full(len(targets), LOG_NOTHING)
-        else:
-            logits_NM = head.logits_of(self.hidden, tokens)
-            logits_NM -= self._largest[:, None]
-            rest = self._total - np.exp(logits_NM, out=logits_NM).sum(1, dtype=np.float64)
-            log_rest = self._largest + np.log(np.maximum(rest, LEAST_REST * self._total))
-        return Candidates(tokens=tokens.astype(np.int32), log_rest=log_rest.astype(np.float32))
+            return np.full(len(self.hidden), LOG_NOTHING)
+        logits_NM = head.logits_of(self.hidden, tokens)
+        logits_NM -= self._largest[:, None]
+        rest = self._total - np.exp(logits_NM, out=logits_NM).sum(1, dtype=np.float64)
+        log_rest: NDArray[Any] = np.log(np.maximum(rest, LEAST_REST * self._total))
+        return log_rest + self._largest
 
 
 def sum_tails(lines: Sequence[tuple[NDArray[np.float32], Candidates]], head: FrozenHead) -> Counts:

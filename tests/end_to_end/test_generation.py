@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,12 @@ def write(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[lis
 
     def run(bundle: Bundle, path: Path, cut: int, **options: Any) -> list[list[int]]:
         blocks = len(bundle.manifest.blocks)
-        functions = (lambda hellos: None), (lambda profiles: two_stages(blocks, cut))
+        functions = SimpleNamespace(
+            check_devices=lambda _: None,
+            make_plan=lambda _: two_stages(blocks, cut),
+            worth_measuring=lambda _: {},
+            judge=None,
+        )
         monkeypatch.setattr(running, "planner", lambda *_, **__: functions)
         task = Continuation(
             prompts=samples_of(bundle, PROMPTS),

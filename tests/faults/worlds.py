@@ -10,6 +10,7 @@ from edge_runtime.contract.cache_format import row_bytes
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import InfeasibleError
 from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.plan import Owner, Plan, Prediction, Stage, StageDevice
 from edge_runtime.contract.profile import DeviceProfile
 from tests.coordinator.planner.problems import manifest, profile
@@ -144,7 +145,7 @@ def draw_world(chance: random.Random) -> World:
         evaluation=chance.choices(texts, k=chance.randint(0, 5)),
         epochs=chance.randint(1, 3),
         seed=chance.randint(0, 3),
-        model=manifest([1] * BLOCKS),
+        model=_model(language=sum(train) % 4 == 0),
     )
     # After a loss, samples are computed for a second, two, four, ... before steps are applied.
     fill_seconds = chance.choice((None, 5.0))
@@ -190,6 +191,13 @@ def _draw_keeping(job: Job, chance: random.Random) -> tuple[Job, tuple[float, ..
     keep: Keep = chance.choice(("best", "best", "last"))
     patience = chance.choice((0, 0, 1, 1, 2))
     return dataclasses.replace(job, keep=keep, patience=patience, score=score), losses
+
+
+def _model(*, language: bool) -> Manifest:
+    """A classifier, or a language model, whose trainers must sample the same tokens."""
+    if language:
+        return manifest([1] * BLOCKS, encoder_blocks=0, task="causal-lm")
+    return manifest([1] * BLOCKS)
 
 
 def _draw_rooms(chance: random.Random, job: Job) -> dict[DeviceId, tuple[int, int]]:

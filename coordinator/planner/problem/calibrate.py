@@ -30,7 +30,9 @@ UNSURE = {"estimated": 1.0, "brief": 0.5, "thorough": 0.2, "run": 0.25}
 """Part of a prediction by which it may be off, by how the least sure of the devices was measured:
 not at all, in tenths of a second, in seconds, by a run. Of MiniLM on four clusters of one to three
 devices the fill took 1.18 to 1.33 times its prediction and an epoch 0.58 to 1.14 times after brief
-measuring; after a run of one trainer 1.10 to 1.21 and 0.92 to 1.08. Loading stages is not in it."""
+measuring; after a run of one trainer 1.10 to 1.21 and 0.92 to 1.08, of two or three 0.94 to 1.31
+for an epoch, and more where other programs begin or end on the machine. Loading stages is not in
+it."""
 
 
 def uncertainty(profiles: Iterable[DeviceProfile]) -> float:

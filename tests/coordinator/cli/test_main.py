@@ -41,7 +41,7 @@ OPTIONS = {
     "plan": {
         *("bundle", "--data", "--task", "--epochs", "--batch-size", "--cache-dtype"),
         "--max-length",
-        *("--profiles", "--simulate", "--plot", "--reprofile", "--measure"),
+        *("--profiles", "--simulate", "--plot", "--reprofile", "--measure", "--loss"),
         *FIELDS,
         *CLUSTER,
     },

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from edge_runtime.language_head import candidates
 from edge_runtime.language_head.candidates import Candidates, find_candidates, sum_tails
 from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.language_head.tail_sample import COUNTS_PER_TOKEN
@@ -57,6 +58,25 @@ def test_candidates_are_the_best_of_each_token_and_the_targets(form: str) -> Non
         np.testing.assert_allclose(found.log_rest, np.log(rest), atol=1e-5)
 
 
+def test_long_lines_are_worked_on_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    head, lines = make_head(), make_lines((37,))
+    (whole,) = find_candidates(lines, head)
+    monkeypatch.setattr(candidates, "CHUNK_ROWS", 10)
+    rows = []
+    piece_logits = FrozenHead.piece_logits
+    monkeypatch.setattr(
+        FrozenHead,
+        "piece_logits",
+        lambda self, hidden, *rest: (rows.append(len(hidden)), piece_logits(self, hidden, *rest))[
+            1
+        ],
+    )
+    (parts,) = find_candidates(lines, head)
+    np.testing.assert_array_equal(parts.tokens, whole.tokens)
+    np.testing.assert_allclose(parts.log_rest, whole.log_rest, atol=1e-5)
+    assert max(rows) == 10
+
+
 @pytest.mark.parametrize("vocabulary", [3, 50, 4096, 4097])
 def test_small_vocabularies_have_candidates_too(vocabulary: int) -> None:
     head, lines = make_head(vocabulary), make_lines((5,), vocabulary)
@@ -97,7 +117,7 @@ def test_tails_are_probabilities_of_tokens_that_are_no_candidates(form: str) -> 
         logits = head.logits(hidden).astype(np.float64)
         shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         shares[:, each.tokens] = 0
-        chosen = slice(None) if len(hidden) < 16 else np.arange(16) * 40 // 16
+        chosen = slice(None) if len(hidden) < 32 else np.arange(32) * 40 // 32
         expected = expected + shares[chosen].sum(0)
     parts = [(hidden, each) for (hidden, _), each in zip(lines, found, strict=True)]
     counts = sum_tails(parts, head) / COUNTS_PER_TOKEN

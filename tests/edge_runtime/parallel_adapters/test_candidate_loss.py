@@ -53,6 +53,15 @@ def test_an_untrained_adapters_loss_is_exact(make: Any, form: dict[str, float]) 
     assert made.gradients(data) == pytest.approx(made.gradients(whole(data)), rel=1e-5)
 
 
+def test_an_int8_head_is_the_same_in_the_rest_and_in_the_loss() -> None:
+    shape = config(num_outputs=VOCABULARY)
+    weight = head(shape).weight
+    scale = np.abs(weight).max(1, keepdims=True) / np.float32(127)
+    frozen = FrozenHead(weight=np.rint(weight / scale).astype(np.int8), row_scale=scale)
+    made, data = engine(shape, frozen, batch(shape, 6))
+    assert made.gradients(data) == pytest.approx(made.gradients(whole(data)), rel=1e-5)
+
+
 @BOTH
 @FORMS
 def test_with_all_of_the_vocabulary_it_is_the_whole_loss(make: Any, form: dict[str, float]) -> None:

@@ -1,0 +1,1 @@
+"""Parts of :mod:`benchmarks.gsm8k`: data, the two methods, what they came to."""

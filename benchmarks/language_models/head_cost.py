@@ -1,0 +1,120 @@
+"""What the frozen head costs in an epoch: over the whole vocabulary, and over candidates."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from coordinator.api.adapter_config import AdapterChoice, DataTraits, adapter_config
+from edge_runtime.language_head.candidates import counted, find_candidates, sum_tails
+from edge_runtime.language_head.frozen_head import FrozenHead
+from edge_runtime.language_head.tail_sample import draw_tail
+from edge_runtime.parallel_adapters.candidate_loss import StepSample, candidate_loss
+from edge_runtime.parallel_adapters.language import total_loss
+from export.partition.stages import open_bundle
+
+from .lora import load_model, sample
+from .results import Row
+
+if TYPE_CHECKING:
+    from coordinator.samples.samples import SampleTable
+
+LINES = 16
+"""Of which the cost is measured; that of an epoch is as much more as it has counted tokens."""
+
+States = list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
+"""Last hidden states and targets of each line's counted tokens."""
+
+
+def some_states(checkpoint: Path, table: SampleTable) -> tuple[States, int]:
+    """States of some lines, spread over the data; and the counted tokens of all lines."""
+    backbone = load_model(checkpoint).model
+    states = []
+    for index in np.linspace(0, len(table) - 1, min(LINES, len(table))).astype(int).tolist():
+        ids, follow = sample(table, index)
+        with torch.inference_mode():
+            hidden = backbone(input_ids=ids[None]).last_hidden_state[0].numpy()
+        places = counted(follow.numpy())
+        states.append((np.ascontiguousarray(hidden[places]), follow.numpy()[places]))
+    return states, int((table.targets.values >= 0).sum())
+
+
+def head_of(bundle: Path) -> FrozenHead:
+    """The head of a bundle."""
+    opened = open_bundle(bundle)
+    config = adapter_config(opened.manifest, "causal-lm", AdapterChoice(), DataTraits())
+    assert opened.manifest.head is not None
+    return FrozenHead.open(bundle / opened.manifest.head.path, config)
+
+
+def random_head(vocabulary: int, channels: int) -> FrozenHead:
+    """A head of random int8 rows."""
+    chance = np.random.default_rng(0)
+    weight = chance.integers(-127, 128, (vocabulary, channels)).astype(np.int8)
+    return FrozenHead(weight=weight, row_scale=np.full((vocabulary, 1), 4e-4, np.float32))
+
+
+def measure_head(head: FrozenHead, states: States, tokens: int, batch_size: int) -> Row:
+    """CPU-seconds of an epoch's steps by both losses, and of what is found once."""
+    torch.set_num_threads(1)
+    measured = sum(len(targets) for _, targets in states)
+    finding, lines = _timed(lambda: find_candidates(states, head))
+    pairs = [(hidden, line) for (hidden, _), line in zip(states, lines, strict=True)]
+    summing, counts = _timed(lambda: sum_tails(pairs, head))
+    seconds = {"exact": 0.0, "candidates": 0.0}
+    for step, first in enumerate(range(0, len(states), batch_size)):
+        chosen = slice(first, first + batch_size)
+        both = _Step(head, states[chosen], lines[chosen], lambda s=step: _drawn(counts, s, head))
+        seconds["exact"] += _timed(both.exact)[0]
+        seconds["candidates"] += _timed(both.over_candidates)[0]
+    share = tokens / max(1, measured)
+    return {
+        "vocabulary": head.vocabulary,
+        "tokens": tokens,
+        "measured_tokens": measured,
+        "candidates_a_line": round(float(np.mean([len(line.tokens) for line in lines])), 1),
+        "finding_cpu_seconds": round(finding * share, 3),
+        "tails_cpu_seconds": round(summing, 3),
+        **{f"{name}_cpu_seconds": round(value * share, 3) for name, value in seconds.items()},
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    head: FrozenHead
+    states: States
+    lines: Sequence[Any]
+    draw: Callable[[], StepSample]
+
+    def exact(self) -> None:
+        total_loss(self._features(), self._targets(), self.head).backward()
+
+    def over_candidates(self) -> None:
+        features = self._features()
+        candidate_loss(
+            *(features, features.detach(), self._targets(), self.lines, self.draw(), self.head)
+        ).backward()
+
+    def _features(self) -> torch.Tensor:
+        joined = np.concatenate([hidden for hidden, _ in self.states])
+        return torch.from_numpy(joined).requires_grad_()
+
+    def _targets(self) -> torch.Tensor:
+        joined = np.concatenate([targets for _, targets in self.states])
+        return torch.from_numpy(joined.astype(np.int64))
+
+
+def _drawn(counts: Any, step: int, head: FrozenHead) -> StepSample:
+    return StepSample.gather(draw_tail(counts, seed=0, step=step), head)
+
+
+def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    began = time.process_time()
+    result = work()
+    return time.process_time() - began, result

@@ -1,0 +1,77 @@
+"""The side network, trained by pacplus's public API with this machine as the only device."""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import shutil
+from pathlib import Path
+
+from coordinator import AdapterChoice, TrainingOptions, train
+
+from .results import Row
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to train; ``loss`` is ``candidates`` or ``exact``."""
+
+    loss: str
+    seed: int
+    epochs: int
+    rate: float
+    batch_size: int
+    adapter: str
+    reduction: int
+    max_length: int | None
+
+
+def train_side_network(bundle: Path, files: dict[str, Path], options: Options, folder: Path) -> Row:
+    """Trains once, in a new run folder that is removed again; the cache stays.
+
+    Returns:
+        Losses before and after, and after each epoch if the library says so; CPU-seconds of the
+        device by phase, and of this process beside it.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    began = _own_seconds()
+    report = train(
+        bundle,
+        files["train"],
+        evaluation=files["dev"],
+        output=folder,
+        adapter=AdapterChoice(kind=options.adapter, reduction=options.reduction),
+        options=TrainingOptions(
+            epochs=options.epochs,
+            learning_rate=options.rate,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            loss=options.loss,
+        ),
+        max_length=options.max_length,
+    ).report
+    (device,) = report.devices
+    fill = report.fill
+    shutil.rmtree(folder, ignore_errors=True)
+    return {
+        "before": report.eval["before"]["loss"],
+        "after": report.eval["after"]["loss"],
+        "by_epoch": [each["loss"] for epoch in report.epochs if (each := _metrics(epoch))],
+        "train_losses": [round(epoch.train_loss, 4) for epoch in report.epochs],
+        "parameters": report.parameters,
+        "computed": fill.computed,
+        "all_computed": fill.computed == fill.samples,
+        "cpu_seconds": dict(device.cpu_seconds),
+        "coordinator_cpu_seconds": round(_own_seconds() - began, 2),
+        "peak_megabytes": round(device.peak_rss_bytes / 1e6),
+    }
+
+
+def _metrics(epoch: object) -> dict[str, float]:
+    """Metrics of an epoch, where the library evaluates epochs."""
+    return dict(getattr(epoch, "eval", None) or {})
+
+
+def _own_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime

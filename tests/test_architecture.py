@@ -31,7 +31,8 @@ OUTSIDE_WORLD = {
 }
 PURE_FOLDERS = [
     *("coordinator/session", "coordinator/workload", "coordinator/planner"),
-    *("coordinator/protocol", "coordinator/samples", "edge_runtime/contract"),
+    *("coordinator/protocol", "coordinator/tuning", "coordinator/samples"),
+    "edge_runtime/contract",
 ]
 MAX_LINES, MAX_FILES = 400, 18
 UNSAFE_CALLS = {"eval", "exec", "compile", "open", "print", "input", "__import__"}

@@ -234,6 +234,7 @@ def run_settings(
         cache_quota_bytes=cache_quota_bytes,
         max_length=prepared.max_length,
         loss=options.loss if config.generative else "exact",
+        adapter_seed=options.adapter_seed,
         weight_decay=options.weight_decay,
         schedule=options.schedule,
     )

@@ -46,6 +46,7 @@ from .max_length import SHOWN_PLACES, MaxLength
 from .metrics import metrics
 from .run import Finished, run_session
 from .training_choice import check_kept, choose_kept
+from .tune import Tuning, check_tune
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +76,7 @@ def train(
     plan: Path | None = None,
     resume: bool = False,
     wait_seconds: float | None = None,
+    tune: int | None = None,
     observer: Observer | None = None,
     auto_batch_size: bool = False,
     keep: Keep | None = None,
@@ -105,6 +107,8 @@ def train(
         resume: go on with the run in ``output``.
         wait_seconds: how long to wait for devices when those that are left do not suffice; None
             for as long as it takes where they are paired, and not at all on this machine.
+        tune: settings to train side by side, on one device, of which the best on held-out data is
+            kept; the first are those given here. A tuning that is interrupted begins again.
         observer: is told of progress.
         auto_batch_size: choose the batch size by the data, instead of the options'; when going
             on, the run has one.
@@ -129,6 +133,7 @@ def train(
     choice = adapter or AdapterChoice()
     evaluates = evaluation is not None or held_out is not None
     check_kept(evaluates=evaluates, keep=keep, patience=patience)
+    check_tune(tune, evaluates=evaluates, keep=keep, patience=patience)
     begun = RunFolder(output).settings() if resume else None
     if begun is not None and auto_batch_size:
         options = dataclasses.replace(options, batch_size=begun.batch_size)
@@ -138,14 +143,18 @@ def train(
     )
     if begun is not None and cache_dtype == "auto":
         cache_dtype = begun.cache_dtype
-    keep, patience = choose_kept(
-        prepared.config.task, evaluates=evaluates, keep=keep, patience=patience, begun=begun
+    tuning = Tuning.of(prepared, tune)
+    keep, patience = tuning.kept(
+        *choose_kept(
+            prepared.config.task, evaluates=evaluates, keep=keep, patience=patience, begun=begun
+        )
     )
     layers = prepared.config.layers
     dtype, notes = choose_cache_dtype(prepared.bundle.manifest, layers, cache_dtype)
     settings = dataclasses.replace(
         run_settings(prepared, fields, dtype, cache_quota_bytes, held_out),
         encrypt_cache=encrypt_cache,
+        tune=tune,
         keep=keep,
         patience=patience,
     )
@@ -155,7 +164,9 @@ def train(
         observer.note(note)
     nothing = Checkpoint(step=0, epochs=(), eval_before={})
     earlier = (folder.last_checkpoint() if resume else None) or nothing
-    run = _Run(folder, prepared, earlier, time.monotonic())
+    run = _Run(folder, prepared, earlier, time.monotonic(), tuning)
+    if resume and tune:
+        observer.note("the settings are trained from the start again; what is cached is kept")
     if resume:  # steps that were applied beyond it are applied again
         folder.record(Record(event="resumed", fields={"step": earlier.step}))
     paired = cluster is not None and bool(cluster.devices)
@@ -165,7 +176,7 @@ def train(
             cache_dtype=dtype,
             cache_quota_bytes=folder.settings().cache_quota_bytes,
             encrypt_cache=folder.settings().encrypt_cache,
-            decide=decide,
+            decide=tuning.plans(decide),
             is_given=plan is not None,
             record=run.record,
             save=run.save,
@@ -177,11 +188,13 @@ def train(
             evaluate_before=not earlier.eval_before,
             keep=keep,
             patience=patience,
+            settings=tuning.settings,
             score=run.metrics,
             evaluated=folder.evaluations().by_epoch if resume else {},
         )
         kept_epoch, weights = run.kept(finished.record, keep)
-        folder.write_adapter(prepared.config, weights)
+        kept_epoch = tuning.epoch(finished.record, kept_epoch)
+        folder.write_adapter(tuning.config(finished.record, prepared.config), weights)
         report = run.report(finished, dtype, kept_epoch, patience)
         folder.write_report(to_plain(report))
     except (BadInputError, InfeasibleError) as error:
@@ -201,6 +214,7 @@ class _Run:
     prepared: Prepared
     earlier: Checkpoint
     began: float
+    tuning: Tuning = dataclasses.field(default_factory=Tuning)
 
     def record(self, event: Record, session: SessionRecord) -> None:
         self.folder.record(event)
@@ -275,6 +289,7 @@ class _Run:
             loss=prepared.options.loss if prepared.config.generative else "exact",
             recoveries=done.recoveries,
             truncated_lines=prepared.truncated[:SHOWN_PLACES],
+            tuning=self.tuning.report(session),
             batch_size=prepared.options.batch_size,
             kept_epoch=kept_epoch,
             patience=patience,

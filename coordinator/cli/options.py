@@ -151,6 +151,20 @@ Patience = Annotated[
     ),
 ]
 Seed = Annotated[int, _training("Decides initial weights and order.")]
+AdapterSeed = Annotated[
+    int | None,
+    _training("Decides the initial weights in place of --seed.", show_default="the seed"),
+]
+Tune = Annotated[
+    int | None,
+    _training(
+        "Train N settings side by side (rate, adapter, reduction, decay, first weights) from one "
+        "cache, on one device; keep the best on held-out data.",
+        "--tune",
+        metavar="N",
+        show_default="only the one given",
+    ),
+]
 Loss = Annotated[
     Literal["candidates", "exact"],
     _training(
@@ -268,6 +282,7 @@ def training_options(
     learning_rate: float | None,
     seed: int,
     loss: Literal["candidates", "exact"] = "candidates",
+    adapter_seed: int | None = None,
     weight_decay: float | None = None,
     schedule: Literal["linear", "cosine", "constant"] = "linear",
 ) -> TrainingOptions:
@@ -294,6 +309,7 @@ def training_options(
             weight_decay=weight_decay,
             seed=seed,
             loss=loss,
+            adapter_seed=adapter_seed,
         )
     except ValueError as error:
         raise UsageError(f"--{str(error).replace('_', '-', 1)}") from None

@@ -44,6 +44,8 @@ def train(
     patience: o.Patience = None,
     keep: o.Keep = None,
     seed: o.Seed = 0,
+    adapter_seed: o.AdapterSeed = None,
+    tune: o.Tune = None,
     loss: o.Loss = "candidates",
     adapter: o.Adapter = "attention",
     adapter_layers: o.AdapterLayers = "all",
@@ -63,6 +65,8 @@ def train(
 
     With data to evaluate on, the best epoch's adapter is kept: pacplus train bundle --data
     chats.jsonl --split 0.1 -o run --epochs 20 --patience 3
+
+    With --tune 8 that of the best of eight settings.
     """
     for name, value in (("--reduction", reduction), ("--adapter-heads", adapter_heads)):
         if value < 1:
@@ -93,6 +97,7 @@ def train(
                 *(epochs, batch_size, learning_rate, seed, loss),
                 weight_decay=weight_decay,
                 schedule=schedule,
+                adapter_seed=adapter_seed,
             ),
             auto_batch_size=batch_size == o.AUTO,
             keep=keep,
@@ -105,6 +110,7 @@ def train(
             plan=plan,
             resume=resume,
             wait_seconds=o.duration(wait, "--wait") if wait else None,
+            tune=tune,
             observer=o.display(),
         )
     _show(result, as_json=as_json)

@@ -51,7 +51,7 @@ FROM_DEVICES = frozenset(
     kind
     for kind in (vars(m.answers) | vars(m.telemetry)).values()
     if isinstance(kind, type) and issubclass(kind, m.Message) and kind is not m.Message
-) | {m.Tunnel}
+) | {m.Tunnel, m.SettingsTrained}
 """What a device may send to the coordinator."""
 
 

@@ -14,7 +14,14 @@ from edge_runtime.contract.checks import Array
 from edge_runtime.contract.generation import GenerationOptions
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.manifest import FileSpec, Manifest
-from edge_runtime.contract.messages import NOTHING_SUMMED, CacheDtype, EpochSums, Hello, SampleSet
+from edge_runtime.contract.messages import (
+    NOTHING_SUMMED,
+    CacheDtype,
+    EpochSums,
+    Hello,
+    SampleSet,
+    Setting,
+)
 from edge_runtime.contract.order import steps_per_epoch
 from edge_runtime.contract.plan import Owner, Plan, Prediction
 from edge_runtime.contract.profile import DeviceProfile
@@ -93,6 +100,8 @@ class Job:
         run: drawn for the run; a device keeps its adapter under this name for a while.
         wait_seconds: how long to wait for devices when those that are left do not suffice; None
             for as long as it takes.
+        settings: to be tried, of which the best one is kept; the first is the job's own. Empty
+            where nothing is tuned.
         evaluate_before: compute outputs before training too.
         keep: which epoch's adapter is wanted: the best on evaluation samples, see
             :func:`.best_epoch`, or the last one.
@@ -126,6 +135,7 @@ class Job:
     session: str = ""
     run: str = ""
     wait_seconds: float | None = 0.0
+    settings: tuple[Setting, ...] = ()
     evaluate_before: bool = True
     keep: Keep = "last"
     patience: int = 0

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
+from coordinator.tuning.race import Race
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.ids import DeviceId
@@ -172,6 +173,7 @@ class SessionRecord:
     parameters: int = 0
     state: bytes = b""
     recoveries: list[Recovery] = dataclasses.field(default_factory=list)
+    race: Race | None = None
     outputs_before: Array | None = None
     outputs_after: Array | None = None
     evaluated: dict[int, Mapping[str, float]] = dataclasses.field(default_factory=dict)

@@ -21,6 +21,14 @@ def line_of(record: Record) -> tuple[str, str | None] | None:
         case "epoch_finished":
             loss, seconds = fields["train_loss"], fields["seconds"]
             return f"epoch {fields['epoch']}: loss {loss:.4f}, {seconds:.1f} s", None
+        case "settings_trained":
+            losses, left = fields["losses"], fields["left"]
+            best = min(losses, key=losses.__getitem__)
+            text = (
+                f"update {fields['step']}: setting {best} is the best of {len(losses)}, held-out "
+                f"loss {losses[best]:.4f}; {len(left)} go on"
+            )
+            return text, None
         case "epoch_evaluated":
             epoch, held_out = fields["epoch"], fields["loss"]
             best = fields["best"]

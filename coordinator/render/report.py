@@ -12,6 +12,7 @@ from rich.table import Table
 from coordinator.runs.report import Report
 
 from .console import cell, say, table_of
+from .tuning import repeated, tuning_table
 
 if TYPE_CHECKING:
     from coordinator.api.merge import MergedModel
@@ -24,6 +25,9 @@ SHOWN_RECOVERIES = 10
 def show_report(report: Report, run: Path, console: Console | None = None) -> None:
     """Prints metrics before and after, where the time went, and each device's part."""
     console = console or Console()
+    if report.tuning is not None:
+        console.print(tuning_table(report.tuning))
+        say(console, repeated(report.tuning))
     console.print(_quality(report))
     console.print(_time(report))
     console.print(_devices(report))

@@ -9,6 +9,8 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages import Usage
 from edge_runtime.contract.plan import Plan
 
+from .tuning_report import TuningReport
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FillReport:
@@ -77,6 +79,7 @@ class Report:
     ``truncated`` counts lines that were cut to ``max_length`` tokens (None: the model's own
     limit), of which ``truncated_lines`` names the first. The adapter is that of ``kept_epoch``, and
     so is ``eval["after"]``; if it ``stopped_early``, that was ``patience`` epochs after the best.
+    ``tuning`` has the settings that were compared, of which the best one is reported on.
     """
 
     task: str
@@ -99,6 +102,7 @@ class Report:
     max_length: int | None = None
     loss: Loss = "exact"
     truncated_lines: tuple[str, ...] = ()
+    tuning: TuningReport | None = None
     batch_size: int = 0
     kept_epoch: int = 0
     patience: int = 0

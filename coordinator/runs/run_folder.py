@@ -50,6 +50,7 @@ class Settings:
     evaluated on instead, ``max_length`` the most tokens of a line, if that is not what the model
     takes, ``loss`` a language model's; runs from before there was a choice have the exact one, and
     kept their last epoch. ``keep`` and ``patience`` are as :class:`.Job` has them.
+    ``tune`` counts the settings that are compared, of which those given here are the first.
     """
 
     bundle: str
@@ -73,6 +74,8 @@ class Settings:
     max_length: int | None = None
     held_out: float | None = None
     loss: Loss = "exact"
+    adapter_seed: int | None = None
+    tune: int | None = None
     weight_decay: float | None = None
     schedule: Schedule = "linear"
     keep: Keep = "last"

@@ -33,6 +33,8 @@ PATIENCE_SECONDS: dict[type[m.Message], float] = {
 }
 """Within which a request is answered; files that it needs have to come, too."""
 
+_TRAINING = (m.TrainEpoch, m.TrainSettings)
+
 PROGRESS_SECONDS = 20.0
 """Least time without any progress before somebody is thought to hang."""
 PROGRESS_FACTOR = 20.0
@@ -110,7 +112,7 @@ def _culprits(state: State) -> list[DeviceId]:
         return [late]
     if state.generation is not None and (late := state.generation.late()) is not None:
         return [late]
-    trains = {device for device, question in state.questions if question.ask.kind is m.TrainEpoch}
+    trains = {device for device, question in state.questions if question.ask.kind in _TRAINING}
     awaited = {peer for device in trains for peer in state.awaited.get(device, ())}
     silent = {device for device in trains if not state.awaited.get(device)}
     # With everybody waiting for others, a message has been lost: any of them begins anew.

@@ -23,6 +23,7 @@ from .goals.filling import shards_of
 from .goals.planning import end_plan
 from .goals.portions import to_hold
 from .goals.training import begin_epoch
+from .goals.tuning import keep_settings
 from .members import Replica
 from .questions import Ask
 from .state import SavedState, State
@@ -343,6 +344,7 @@ _KEEP: dict[type[m.Message], Callable[[State, DeviceId, Ask, Any], None]] = {
     m.GroupFormed: _keep_group,
     m.GenerationReady: _keep_generation,
     m.EpochDone: _keep_part,
+    m.SettingsTrained: keep_settings,
     m.TrainerState: _save,
     m.Outputs: _keep_outputs,
     m.Usage: _keep_usage,

@@ -102,6 +102,10 @@ class State:
         experience: what devices did, against what they measured.
         saved: newest state of the trainers.
         lineage: names the group that trained up to here: a replica of another is not gone on with.
+        setting: that a tuning has chosen; until then, and without one, the job's is trained.
+        race_term: the term that the tuning under way has begun in, and ``race_sums`` the sums of
+            the epochs that its settings have ended, by setting and epoch.
+        raced: state of the best setting so far, of ``raced_parameters`` values.
         tail: what tokens of the vocabulary are sampled by, (V,) int64; None until it is known. With
             the first update it becomes a part of the trainers' state.
         target: update up to which the group is to train before its state is saved.
@@ -152,6 +156,10 @@ class State:
         self.computed: Array = np.zeros(len(self.catalogue.keys), bool)
         self.saved = SavedState(data=job.state, step=job.steps_done, sums=job.sums)
         self.lineage = job.run
+        self.setting: m.Setting | None = None
+        self.race_term, self.raced_parameters = 0, 0
+        self.race_sums: dict[tuple[int, int], m.EpochSums] = {}
+        self.raced: SavedState | None = None
         self.tail: Array | None = None
         self.target = job.steps_done
         self.step_seconds: float | None = None
@@ -236,6 +244,8 @@ class State:
     @property
     def trains(self) -> bool:
         """Updates are left to be applied, and there is hope in them."""
+        if self.setting is not None:
+            return False
         return self.job.total_steps > self.saved.step and not self.stops_early
 
     @property

@@ -231,6 +231,7 @@ class TrainingOptions:
             steps, which evens out the last batches; 0 uses the current weights.
         max_gradient_norm: clipping after the division by the global count; 0 is off.
         seed: decides the adapter's initial weights and the order of samples.
+        adapter_seed: decides the initial weights in its place, if it is given.
         loss: of a language model: over the whole vocabulary at each step, or over a line's
             likeliest tokens and a sample of the others.
     """
@@ -244,6 +245,7 @@ class TrainingOptions:
     average_fraction: float = 0.1
     max_gradient_norm: float = 1.0
     seed: int = 0
+    adapter_seed: int | None = None
     loss: Loss = "candidates"
 
     def __post_init__(self) -> None:
@@ -251,11 +253,18 @@ class TrainingOptions:
         require(1 <= self.batch_size <= 4096, "batch_size must be between 1 and 4096")
         require(0 < self.learning_rate < math.inf, "learning_rate must be positive and finite")
         require(0 <= self.seed < 1 << 63, "seed must be between 0 and 2**63 - 1")
+        of_weights = 0 <= (self.adapter_seed or 0) < 1 << 63
+        require(of_weights, "adapter_seed must be between 0 and 2**63 - 1")
         fractions = 0 <= self.warmup_fraction <= 1 and 0 <= self.average_fraction <= 1
         require(fractions, "warmup_fraction and average_fraction must be between 0 and 1")
         decays = 0 <= (self.weight_decay or 0) < math.inf
         require(decays, "weight_decay must be finite and not negative")
         require(self.max_gradient_norm >= 0, "max_gradient_norm must not be negative")
+
+    @property
+    def initial_seed(self) -> int:
+        """Decides the adapter's initial weights."""
+        return self.seed if self.adapter_seed is None else self.adapter_seed
 
 
 def default_weight_decay(task: Task) -> float:

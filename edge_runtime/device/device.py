@@ -125,6 +125,7 @@ class Device:
             m.TakeState: trainer.take_state,
             m.SumTails: lambda _: trainer.sum_tails(),
             m.TrainEpoch: trainer.train_epoch,
+            m.TrainSettings: trainer.train_settings,
             m.HoldSamples: trainer.hold,
             m.Evaluate: trainer.evaluate,
             m.SendState: lambda _: trainer.send_state(),

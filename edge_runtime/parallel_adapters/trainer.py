@@ -50,7 +50,7 @@ class Trainer:
     Neither networking nor cache I/O: a device calls :meth:`gradients`, sums
     ``flat_gradient`` over all trainers, divides by the global count and calls
     :meth:`apply` with the same values everywhere. Initial weights are a function of
-    ``options.seed`` alone. Outputs and saved weights are those of a running mean
+    ``options.initial_seed`` alone. Outputs and saved weights are those of a running mean
     (``options.average_fraction``).
 
     Attributes:
@@ -89,7 +89,7 @@ class Trainer:
         adapter, averaged = ParallelAdapter(config), ParallelAdapter(config)
         self._parameters, self._average = FlatParameters(adapter), FlatParameters(averaged)
         for parameters in (self._parameters, self._average):
-            parameters.initialize(options.seed, given or {})
+            parameters.initialize(options.initial_seed, given or {})
         self._average_steps = options.average_fraction * total_steps
         self._model, self._average_model = Model(adapter, head), Model(averaged, head)
         self._head, self._seed = head, options.seed

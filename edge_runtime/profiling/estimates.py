@@ -9,7 +9,13 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from edge_runtime.contract.activations import answering_bytes, output_stream, training_bytes
+from edge_runtime.contract.activations import (
+    OPTIMIZER_COPIES,
+    answering_bytes,
+    count_parameters,
+    output_stream,
+    training_bytes,
+)
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.manifest import Stream
 from edge_runtime.contract.messages import ProfileRequest
@@ -43,9 +49,6 @@ PYTORCH_BYTES = 215 << 20
 
 ANSWERING_BYTES = 24 << 20
 """Resident for an adapter's graph in ONNX Runtime."""
-
-OPTIMIZER_COPIES = 5
-"""Of a parameter: itself, gradient, two moments, what is exchanged."""
 
 RUNS = 200
 """Of a few microseconds each."""
@@ -235,20 +238,4 @@ def _memory_bytes(
         + OPTIMIZER_COPIES * 4 * parameters
         + max(widest, held(config, request.max_tokens))
         + head
-    )
-
-
-def count_parameters(config: AdapterConfig) -> int:
-    """Counts an adapter's matrices; biases and gates are not worth knowing here."""
-    width, hidden = config.width, config.hidden_size
-    block = 2 * config.feed_forward_ratio * width**2
-    if config.kind == "attention":
-        block += 4 * width**2
-    blocks = len(config.layers) - len(config.stacks)
-    head = 0 if config.generative else (config.head_features + config.comparison_features)
-    return (
-        len(config.layers) * hidden * width
-        + blocks * block
-        + width * hidden
-        + head * config.num_outputs
     )

@@ -35,6 +35,7 @@ from .line_candidates import LineCandidates, is_in_tail
 from .part_checks import Limits
 from .replica import TRAINING_THREADS, Replica
 from .samples import OwnedSamples
+from .side_by_side import SideBySide
 
 
 class TrainerRole:
@@ -59,6 +60,7 @@ class TrainerRole:
         self._is_set_up = False
         self._head: tuple[FrozenHead, str] | None = None
         self._lines: LineCandidates | None = None
+        self._settings: SideBySide | None = None
         self._group: tuple[int, AllReduce] | None = None
         self._predict: Callable[[Batch], m.Array] | None = None
         self._loaded: LoadedAdapter | None = None
@@ -158,11 +160,13 @@ class TrainerRole:
         ``kept`` from an earlier session.
         """
         self._is_set_up, self._loaded = request.adapter_graph is None, None
+        self._settings = None
         self._close_lines()
         if request.adapter_graph is None:
             head = _head(request, files)
             self._head = (head, request.head.sha256) if head and request.head else None
             replica = self._set_up_replica(request, head, files)
+            self._settings = SideBySide(request, head, files)
             trainer = replica.trainer
             ready = m.TrainingReady(
                 parameters=trainer.parameters, step=trainer.step, sums=replica.sums
@@ -259,6 +263,13 @@ class TrainerRole:
             raise RemoteError("nothing was said of what tokens are to be sampled by")
         train_steps(request, replica, owned, group[1], self._outbox, lines)
 
+    def train_settings(self, request: m.TrainSettings) -> None:
+        """Trains several settings side by side, which leaves this trainer's adapter alone."""
+        samples = self._samples("train"), self._samples("eval")
+        lines = self._line_candidates(self._trained())
+        if (settings := self._settings) is not None:
+            settings.train(request, *samples, lines, self._outbox)
+
     def sum_tails(self) -> None:
         """Sums the tails of the lines that all trainers choose, as far as they are here.
 
@@ -300,6 +311,8 @@ class TrainerRole:
         group, self._group = self._group, None
         if group is not None:
             group[1].close()
+        if self._settings is not None:
+            self._settings.close()
 
     def evaluate(self, request: m.Evaluate) -> None:
         """Computes the outputs of this device's evaluation samples, or of some of them.

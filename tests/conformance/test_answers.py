@@ -24,6 +24,7 @@ CASES: dict[type[m.Message], Callable[[World], m.Message]] = {
     m.SumTails: lambda world: m.SumTails(),
     m.FormGroup: lambda world: m.FormGroup(trainers=(A,)),
     m.TrainEpoch: lambda world: m.TrainEpoch(epoch=1),
+    m.TrainSettings: World.train_settings,
     m.Evaluate: lambda world: m.Evaluate(),
     m.SendState: lambda world: m.SendState(),
     m.BeginPhase: lambda world: m.BeginPhase(phase="train"),

@@ -141,6 +141,16 @@ class World:
             sums=sums,
         )
 
+    def train_settings(self) -> m.TrainSettings:
+        return m.TrainSettings(
+            settings=(m.Setting(number=0, config=self.config, options=OPTIONS),),
+            epoch=1,
+            first_step=0,
+            num_steps=STEPS,
+            total_steps=OPTIONS.epochs * STEPS,
+            sends_state=True,
+        )
+
     def take_state(self, state: m.TrainerState) -> m.TakeState:
         """Hands on what a donor sent."""
         return m.TakeState(data=state.data, step=state.step, sums=state.sums)

@@ -18,6 +18,7 @@ worked on::
     set_up          trainers made the adapter                                 setting up
     synchronize     all of them have the newest state                         setting up
     evaluate_before outputs before training                                   evaluating
+    tune            where settings are tried: the best one is trained       training
     evaluate_epoch  an epoch that is over is evaluated, if it is to be: before it, fill and
                     own of evaluation samples after a loss    filling, evaluating
     next_part       samples of the next steps are readable: see below         filling
@@ -44,7 +45,7 @@ from coordinator.session.questions import Ask, Todo
 from coordinator.session.state import State
 from edge_runtime.contract import messages as m
 
-from . import epoch_ends, filling, generating, measuring, planning, training
+from . import epoch_ends, filling, generating, measuring, planning, training, tuning
 
 Goal = Callable[[State], Todo | None]
 
@@ -78,6 +79,7 @@ _CACHED: tuple[Goal, ...] = (
     training.set_up,
     training.synchronize,
     training.evaluate_before,
+    tuning.tune,
     epoch_ends.at_end(partial(filling.fill, "eval")),
     epoch_ends.at_end(partial(filling.own, "eval")),
     epoch_ends.evaluate_epoch,

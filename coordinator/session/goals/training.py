@@ -39,13 +39,13 @@ def set_up(state: State) -> Todo | None:
 def adapter_request(state: State) -> m.SetUpTraining:
     """Has an owner make the adapter from the newest state that is saved."""
     job, saved = state.job, state.saved
-    manifest = job.manifest
+    manifest, chosen = job.manifest, state.setting or job
     head = manifest.head.path if manifest.head and job.config.generative else ""
     pruned = job.config.initialization == "pruned" and not saved.data
     initial = manifest.adapter_init if pruned else ""
     return m.SetUpTraining(
-        config=job.config,
-        options=job.options,
+        config=chosen.config,
+        options=chosen.options,
         total_steps=job.total_steps,
         state=np.frombuffer(saved.data, np.uint8),
         run=state.lineage,

@@ -2,8 +2,8 @@
 
 Three flows, and a tunnel for the third:
 
-- :mod:`.requests` and :mod:`.training`, *to a device*: what the coordinator asks for
-  (``ProfileRequest``,
+- :mod:`.requests`, :mod:`.training` and :mod:`.tuning`, *to a device*: what the coordinator
+  asks for (``ProfileRequest``,
   ``LoadStage``, ``RunBatch``, ``TrainEpoch``, ...). Each request is answered by exactly one
   message or by ``Failed``, see :mod:`.flow`.
 - :mod:`.answers` and :mod:`.telemetry`, *to the coordinator*.
@@ -29,6 +29,7 @@ from .mesh import *  # noqa: F403
 from .requests import *  # noqa: F403
 from .telemetry import *  # noqa: F403
 from .training import *  # noqa: F403
+from .tuning import *  # noqa: F403
 from .tunnel import *  # noqa: F403
 
 MESSAGE_TYPES: dict[str, type[Message]] = {

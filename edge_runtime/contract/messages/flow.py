@@ -3,6 +3,7 @@
 import edge_runtime.contract.messages.answers as answers
 import edge_runtime.contract.messages.requests as requests
 import edge_runtime.contract.messages.training as training
+import edge_runtime.contract.messages.tuning as tuning
 
 from .base import Message
 
@@ -21,6 +22,7 @@ ANSWER_OF: dict[type[Message], type[Message]] = {
     training.SumTails: answers.TailSums,
     training.FormGroup: answers.GroupFormed,
     training.TrainEpoch: answers.EpochDone,
+    tuning.TrainSettings: tuning.SettingsTrained,
     training.Evaluate: answers.Outputs,
     training.SendState: answers.TrainerState,
     requests.BeginPhase: answers.Usage,

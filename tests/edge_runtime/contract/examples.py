@@ -94,6 +94,14 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.Progress(sums=SUMS),
     m.Awaiting(step=3, peers=(A, B)),
     m.EpochDone(sums=SUMS, seconds=1.0),
+    m.SettingsTrained(
+        losses=np.array([0.5, np.inf]),
+        seconds=np.ones(2),
+        shared_seconds=0.1,
+        sums=(SUMS, SUMS),
+        parameters=np.array([3, 4]),
+        state=BYTES,
+    ),
     m.Outputs(indices=ROWS, outputs=np.zeros((2, 2), np.float32)),
     m.GenerationReady(),
     m.NextTokens(number=3, lines=ROWS, tokens=ROWS),
@@ -158,6 +166,13 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.SumTails(),
     m.FormGroup(trainers=(A, B), tail=ROWS.astype(np.int64)),
     m.TrainEpoch(epoch=1),
+    m.TrainSettings(
+        settings=(m.Setting(number=0, config=CONFIG, options=TrainingOptions()),),
+        epoch=1,
+        first_step=0,
+        num_steps=2,
+        total_steps=10,
+    ),
     m.Evaluate(),
     m.SetUpGeneration(
         options=GenerationOptions(), max_sequences=2, max_rows={"encoder": 8, "decoder": 8}

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 import pytest
 
+from edge_runtime.contract.activations import count_parameters
 from edge_runtime.contract.messages import ProfileRequest
 from edge_runtime.contract.profile import BlockTiming, CoreSpeed
 from edge_runtime.profiling.estimates import (
     core_speed,
-    count_parameters,
     estimate_blocks,
     estimate_handling,
     estimate_training,

@@ -249,6 +249,10 @@ class FakeDevice:
                 post(self.trainer.set_up(message))
             case m.Evaluate():
                 post(self._evaluate(message))
+            case m.TrainSettings():
+                self._trained()
+                samples = self._owned("train"), self._owned("eval")
+                post(self.trainer.train_settings(message, *samples, self.cached.reads))
             case m.TakeState() | m.SumTails() | m.SendState():
                 self._trained()
                 post(self.trainer.answer(message, self.owned.get("train")))

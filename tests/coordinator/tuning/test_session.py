@@ -1,0 +1,94 @@
+"""A session that tries settings: who trains them, what is kept, what an interruption means."""
+
+import dataclasses
+import random
+
+import numpy as np
+import pytest
+
+from coordinator.protocol.record import SessionRecord
+from coordinator.tuning.design import draw_settings
+from edge_runtime.contract import messages as m
+from edge_runtime.contract.errors import DeviceFailedError, InfeasibleError, UnresumableError
+from edge_runtime.contract.ids import DeviceId
+from tests.coordinator.planner.problems import manifest, profile
+from tests.coordinator.session.fakes.cluster import Cluster, lose
+from tests.coordinator.session.histories import plan_of
+from tests.coordinator.session.scenarios import Scenario, job_of
+from tests.coordinator.session.test_recovery import alter, answering, happened
+from tests.faults.worlds import BLOCKS, plan_for
+
+TEXTS, EVAL = tuple(range(16)), (20, 21, 22)
+NAMES = [DeviceId(f"d{i}") for i in range(2)]
+
+
+def cluster_of(*, owners: int = 1, settings: int = 4, devices: int = 2) -> Cluster:
+    """Some devices, of which the first ones own samples; two epochs of four updates."""
+    plan, profiles = plan_of((0, 1, 2, 3)), {name: profile(name) for name in NAMES[:devices]}
+    fields = {"layers": (0, 1), "train": TEXTS, "evaluation": EVAL}
+    job = job_of(plan, profiles, epochs=2, model=manifest([1] * BLOCKS), **fields)
+    drawn = draw_settings(job.config, job.options, settings)
+    job = dataclasses.replace(job, wait_seconds=None, settings=drawn)
+
+    def make_plan(known):
+        trainers = [
+            each if place < owners else dataclasses.replace(each, roles=("backbone",), trainer=None)
+            for place, each in enumerate(known)
+        ]
+        return plan_for(trainers, job, 1)
+
+    job = dataclasses.replace(job, make_plan=make_plan)
+    made = Scenario(job=job, plan=plan, profiles=profiles, held={}, train=TEXTS, eval=EVAL)
+    cluster = made.cluster()
+    cluster._window = 10**6
+    return cluster
+
+
+def played(cluster: Cluster) -> SessionRecord:
+    cluster.run(random.Random(1))
+    return cluster.session.record
+
+
+def test_settings_are_halved_and_the_best_one_s_adapter_is_kept():
+    cluster = cluster_of()
+    record = played(cluster)
+    assert cluster.finished, (cluster.session.phase, cluster.failure)
+    assert cluster.devices[NAMES[0]].trainer.tried == [(0, 1, 2, 3), (0, 3), (0, 3)]
+    assert record.race.best == (3, 4)
+    assert cluster.devices[NAMES[0]].trainer.request.config == cluster.job.settings[3].config
+    assert cluster.devices[NAMES[0]].trainer.request.options == cluster.job.settings[3].options
+    assert record.outputs_after is not None
+    assert [epoch.sums.samples for epoch in record.epochs] == [len(TEXTS)] * 2
+
+
+def test_a_tuning_that_is_interrupted_begins_again():
+    cluster = cluster_of()
+    name, _, _ = answering(cluster, m.SettingsTrained)
+    cluster.kill(name)
+    lose(cluster, name, "gone")
+    record = played(cluster)
+    assert cluster.finished, (cluster.session.phase, cluster.failure)
+    assert len(happened(cluster, "tuning_began")) == 2
+    assert [len(each.losses) for each in record.race.reached] == [4, 2, 2]
+
+
+def test_several_owners_are_refused_in_one_line():
+    cluster = cluster_of(owners=2)
+    played(cluster)
+    assert isinstance(cluster.failure, InfeasibleError)
+    assert "--tune trains on one device" in str(cluster.failure)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"losses": np.full(4, np.inf)}, UnresumableError),
+        ({"sums": (m.EpochSums(epoch=1, steps=3, samples=12, count=12),) * 4}, DeviceFailedError),
+    ],
+    ids=["nothing is finite", "another step"],
+)
+def test_what_cannot_be_is_not_believed(changes, error):
+    cluster = cluster_of(devices=1)
+    alter(cluster, m.SettingsTrained, **changes)
+    played(cluster)
+    assert isinstance(cluster.failure, error)

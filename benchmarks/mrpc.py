@@ -82,6 +82,7 @@ def _adapter(
         options=TrainingOptions(
             epochs=epochs, learning_rate=learning_rate, seed=seed, batch_size=BATCH_SIZE
         ),
+        keep="last",  # or the epoch would be chosen by what it is measured on
     )
     after = result.report.eval["after"]
     cpu = sum(device.cpu_seconds.get("train", 0.0) for device in result.report.devices)

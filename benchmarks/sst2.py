@@ -69,6 +69,7 @@ def _train(arguments: argparse.Namespace, data: Path, run: Path, emulate: str) -
         cluster=Cluster(emulate=parse_emulate(emulate) if emulate else ()),
         adapter=AdapterChoice(kind=arguments.adapter),
         options=TrainingOptions(epochs=arguments.epochs, seed=arguments.seed),
+        keep="last",  # or the epoch would be chosen by what it is measured on
     )
     return result.report
 

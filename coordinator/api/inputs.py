@@ -31,6 +31,7 @@ from .adapter_config import (
 )
 from .max_length import MaxLength, limited, note_on_cut, usual_limit
 from .reading import read_inputs
+from .training_choice import auto_batch_size as batch_size_for
 
 Tables: TypeAlias = dict[SampleSet, SampleTable]
 
@@ -79,8 +80,12 @@ def prepare(
     fields: FieldNames | None,
     held_out: float | None = None,
     max_length: MaxLength | None = None,
+    *,
+    auto_batch_size: bool = False,
 ) -> Prepared:
     """Prepares training; ``task`` None takes the bundle's own.
+
+    With ``auto_batch_size``, the options' batch size is chosen by the data.
 
     Raises:
         BadInputError: something is wrong with bundle, data or choice; says what and where.
@@ -89,6 +94,9 @@ def prepare(
     opened = open_bundle(bundle)
     chosen = task_for(opened.manifest, task)
     inputs = read_inputs(data, evaluation, chosen, fields or FieldNames(), held_out)
+    if auto_batch_size:
+        size = batch_size_for(chosen, _count(inputs.found["train"]), options.epochs)
+        options = dataclasses.replace(options, batch_size=size)
     config = adapter_config(opened.manifest, chosen, choice, inputs.traits)
     check_initial_weights(opened.path, opened.manifest, config)
     tokenized = (opened, config, options, inputs.found, inputs.files)
@@ -102,6 +110,11 @@ def prepare(
     if added := added_layers(choice.layers, config.layers):
         notes.insert(0, f"adapter layers: added {', '.join(map(str, added))}, the last of a stack")
     return dataclasses.replace(prepared, notes=tuple(notes))
+
+
+def _count(found: DataSet | LanguageData) -> int:
+    """Lines to learn from; a chat may be several."""
+    return len(found.inputs.places if isinstance(found, DataSet) else found.places)
 
 
 def tokenize(
@@ -221,4 +234,6 @@ def run_settings(
         cache_quota_bytes=cache_quota_bytes,
         max_length=prepared.max_length,
         loss=options.loss if config.generative else "exact",
+        weight_decay=options.weight_decay,
+        schedule=options.schedule,
     )

@@ -65,6 +65,7 @@ def plan(
     max_length: MaxLength | None = None,
     simulated: bool = False,
     observer: Observer | None = None,
+    auto_batch_size: bool = False,
 ) -> PlanResult:
     """Measures the devices and plans; trains nothing.
 
@@ -85,6 +86,7 @@ def plan(
     prepared = prepare(
         *(bundle, data, None, task, adapter or AdapterChoice(), options, fields),
         max_length=max_length,
+        auto_batch_size=auto_batch_size,
     )
     manifest, cluster = prepared.bundle.manifest, cluster or Cluster()
     dtype, notes = choose_cache_dtype(manifest, prepared.config.layers, cache_dtype)

@@ -12,7 +12,7 @@ from coordinator.cluster.pending_forgets import reminder
 from coordinator.cluster.server import Server
 from coordinator.planner import Problem, make_plan
 from coordinator.planner.plan import planner
-from coordinator.protocol.actions import Record, SaveCheckpoint
+from coordinator.protocol.actions import Kept, Record
 from coordinator.protocol.job import Continuation, Job
 from coordinator.protocol.record import SessionRecord
 from coordinator.session.machine import Session
@@ -52,7 +52,7 @@ def run_session(
     continuation: Continuation | None = None,
     checks_memory: bool = True,
     record: Callable[[Record, SessionRecord], None] = lambda _event, _record: None,
-    save: Callable[[SaveCheckpoint, SessionRecord], None] = lambda _action, _record: None,
+    save: Callable[[Kept, SessionRecord], None] = lambda _action, _record: None,
     **job: Any,
 ) -> Finished:
     """Gathers the cluster's devices and runs a session on them to its end.
@@ -67,7 +67,7 @@ def run_session(
         continuation: prompts to continue; nothing is cached then.
         checks_memory: refuse lines that the devices cannot hold before these are measured.
         record: keeps an event.
-        save: keeps a checkpoint.
+        save: keeps a checkpoint, or what an epoch was found to be worth.
         job: the other fields of the :class:`Job`.
 
     Raises:
@@ -116,7 +116,7 @@ def _serve(
     session: Session,
     observer: Observer,
     record: Callable[[Record, SessionRecord], None],
-    save: Callable[[SaveCheckpoint, SessionRecord], None],
+    save: Callable[[Kept, SessionRecord], None],
 ) -> None:
     """Runs a session on a host's devices, reusing and keeping their profiles."""
     observer.started(session, host)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edge_runtime.contract.generation import GenerationOptions
 
 LISTEN = "*:7700"
+AUTO = "auto"
 
 
 def option(panel: str | None, text: str, *names: str, **more: Any) -> Any:
@@ -60,7 +61,8 @@ TrainingData = Annotated[
     ),
 ]
 Evaluation = Annotated[
-    list[str] | None, option(None, "Data to evaluate on, before and after.", "--eval")
+    list[str] | None,
+    option(None, "Data to evaluate on, before training and after each epoch.", "--eval"),
 ]
 HeldOut = Annotated[
     float | None,
@@ -115,8 +117,39 @@ MaxLength = Annotated[
     ),
 ]
 Epochs = Annotated[int, _training("Passes over the data.")]
-BatchSize = Annotated[int, _training("Samples of a global batch.")]
+BatchSize = Annotated[
+    str,
+    _training(
+        "Samples of a global batch, which that many devices can share; auto: 16, and for a "
+        "language model with few lines down to 4, for more updates.",
+        metavar="N|auto",
+    ),
+]
 LearningRate = Annotated[float | None, _training("Peak learning rate.", show_default="by adapter")]
+WeightDecay = Annotated[
+    float | None,
+    _training("AdamW's, of the side network's matrices.", show_default="4; language models 0.1"),
+]
+Schedule = Annotated[
+    Literal["linear", "cosine", "constant"],
+    _training("Of the learning rate, after its warm-up: falls to 0 by this curve, or stays."),
+]
+Keep = Annotated[
+    Literal["best", "last"] | None,
+    _training(
+        "Which epoch's adapter is kept: best is that with the lowest loss on --eval or --split; "
+        "of a classifier, with the highest accuracy.",
+        show_default="best, without these last",
+    ),
+]
+Patience = Annotated[
+    int | None,
+    _training(
+        "Stop when on --eval or --split no epoch was better for N epochs; 0 is never.",
+        metavar="N",
+        show_default="2 for language models, others 0",
+    ),
+]
 Seed = Annotated[int, _training("Decides initial weights and order.")]
 Loss = Annotated[
     Literal["candidates", "exact"],
@@ -231,20 +264,36 @@ def cluster(
 
 def training_options(
     epochs: int,
-    batch_size: int,
+    batch_size: str,
     learning_rate: float | None,
     seed: int,
     loss: Literal["candidates", "exact"] = "candidates",
+    weight_decay: float | None = None,
+    schedule: Literal["linear", "cosine", "constant"] = "linear",
 ) -> TrainingOptions:
-    """Makes the options of training; raises UsageError if a value is out of range."""
+    """Makes the options of training; where the batch size is to be chosen, it is the default.
+
+    Raises UsageError if a value is out of range.
+    """
     from edge_runtime.contract.adapter import TrainingOptions
 
     rate = TrainingOptions().learning_rate if learning_rate is None else learning_rate
     if epochs < 1:
         raise UsageError("--epochs must be at least 1")
+    size = TrainingOptions().batch_size
+    if batch_size != AUTO:
+        if not (batch_size.isascii() and batch_size.isdigit()):
+            raise UsageError(f"--batch-size {batch_size}: give a number of samples, or auto")
+        size = int(batch_size)
     try:
         return TrainingOptions(
-            epochs=epochs, batch_size=batch_size, learning_rate=rate, seed=seed, loss=loss
+            epochs=epochs,
+            batch_size=size,
+            learning_rate=rate,
+            schedule=schedule,
+            weight_decay=weight_decay,
+            seed=seed,
+            loss=loss,
         )
     except ValueError as error:
         raise UsageError(f"--{str(error).replace('_', '-', 1)}") from None

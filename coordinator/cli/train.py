@@ -37,8 +37,12 @@ def train(
     wait: o.Wait = "",
     max_length: o.MaxLength = "",
     epochs: o.Epochs = 3,
-    batch_size: o.BatchSize = 16,
+    batch_size: o.BatchSize = o.AUTO,
     learning_rate: o.LearningRate = None,
+    schedule: o.Schedule = "linear",
+    weight_decay: o.WeightDecay = None,
+    patience: o.Patience = None,
+    keep: o.Keep = None,
     seed: o.Seed = 0,
     loss: o.Loss = "candidates",
     adapter: o.Adapter = "attention",
@@ -56,6 +60,9 @@ def train(
 
     Example: pacplus train bundle --data train.jsonl --eval dev.jsonl -o run
     --emulate raspberry-pi-5,laptop --epochs 3
+
+    With data to evaluate on, the best epoch's adapter is kept: pacplus train bundle --data
+    chats.jsonl --split 0.1 -o run --epochs 20 --patience 3
     """
     for name, value in (("--reduction", reduction), ("--adapter-heads", adapter_heads)):
         if value < 1:
@@ -82,7 +89,14 @@ def train(
                 num_heads=adapter_heads,
                 initialization=adapter_init,
             ),
-            options=o.training_options(epochs, batch_size, learning_rate, seed, loss),
+            options=o.training_options(
+                *(epochs, batch_size, learning_rate, seed, loss),
+                weight_decay=weight_decay,
+                schedule=schedule,
+            ),
+            auto_batch_size=batch_size == o.AUTO,
+            keep=keep,
+            patience=patience,
             fields=fields(),
             cache_dtype=cache_dtype,
             max_length=o.max_length(max_length),

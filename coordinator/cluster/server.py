@@ -10,6 +10,8 @@ from coordinator.protocol.actions import (
     Action,
     Fail,
     Finish,
+    KeepEvaluation,
+    Kept,
     Record,
     SaveCheckpoint,
     Send,
@@ -63,7 +65,7 @@ class Server:
         *,
         public_keys: Mapping[DeviceId, str],
         record: Callable[[Record], None],
-        save: Callable[[SaveCheckpoint], None],
+        save: Callable[[Kept], None],
         reroute: Callable[[DeviceId, m.Peers], m.Peers] = lambda _device, peers: peers,
         reminder: Reminder | None = None,
         kept: KeptCuts | None = None,
@@ -223,7 +225,7 @@ class Server:
                 self._send(action.device, stage, action.term, action.reply)
             case Record():
                 self._record(action)
-            case SaveCheckpoint():
+            case SaveCheckpoint() | KeepEvaluation():
                 self._save(action)
             case Finish():
                 self._finished = True

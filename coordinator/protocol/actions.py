@@ -1,6 +1,7 @@
 """Names what a session asks its host to do."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeAlias
 
 from edge_runtime.contract.errors import UserError
@@ -79,6 +80,26 @@ class SaveCheckpoint:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class KeepEvaluation:
+    """Keep what an epoch was found to be worth.
+
+    Attributes:
+        evaluated: metrics of all epochs that were evaluated so far, by epoch.
+        best: which of them is the best.
+        state: of the trainers after it, if that is the epoch that has just been evaluated; or
+            else empty, and what is kept already stays.
+    """
+
+    evaluated: Mapping[int, Mapping[str, float]]
+    best: int
+    state: bytes
+
+
+Kept: TypeAlias = SaveCheckpoint | KeepEvaluation
+"""What is to outlive the session."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Finish:
     """The session reached its end."""
 
@@ -90,4 +111,6 @@ class Fail:
     error: UserError
 
 
-Action: TypeAlias = Send | SendProfileRequest | SendStage | Record | SaveCheckpoint | Finish | Fail
+Action: TypeAlias = (
+    Send | SendProfileRequest | SendStage | Record | SaveCheckpoint | KeepEvaluation | Finish | Fail
+)

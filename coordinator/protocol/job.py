@@ -4,12 +4,13 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
 from coordinator.samples.samples import SampleTable
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.generation import GenerationOptions
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.manifest import FileSpec, Manifest
@@ -18,6 +19,8 @@ from edge_runtime.contract.order import steps_per_epoch
 from edge_runtime.contract.plan import Owner, Plan, Prediction
 from edge_runtime.contract.profile import DeviceProfile
 from edge_runtime.contract.sample import Ragged, Samples
+
+Keep: TypeAlias = Literal["best", "last"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -91,6 +94,11 @@ class Job:
         wait_seconds: how long to wait for devices when those that are left do not suffice; None
             for as long as it takes.
         evaluate_before: compute outputs before training too.
+        keep: which epoch's adapter is wanted: the best on evaluation samples, see
+            :func:`.best_epoch`, or the last one.
+        patience: epochs after the best one that end training; 0 for never.
+        score: metrics of the outputs of all evaluation samples, ``loss`` among them.
+        evaluated: metrics of epochs that were evaluated in earlier sessions of the run.
         heartbeat_seconds: how often devices are to be heard.
         local: the devices run on this machine, so their process ids mean something here.
         only_plan: end once the plan is made.
@@ -119,6 +127,10 @@ class Job:
     run: str = ""
     wait_seconds: float | None = 0.0
     evaluate_before: bool = True
+    keep: Keep = "last"
+    patience: int = 0
+    score: Callable[[Array], Mapping[str, float]] | None = None
+    evaluated: Mapping[int, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     heartbeat_seconds: float = 2.0
     local: bool = False
     only_plan: bool = False
@@ -138,6 +150,12 @@ class Job:
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
         return self.options.epochs * self.steps_per_epoch
+
+    @property
+    def evaluates_epochs(self) -> bool:
+        """Outputs are computed after each epoch."""
+        chooses = self.keep == "best" or self.patience > 0
+        return chooses and self.score is not None and "eval" in self.tables and self.total_steps > 0
 
     @property
     def adapter_file(self) -> FileSpec | None:

@@ -1,6 +1,7 @@
 """Records what a session has seen, for the report and the live display."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.checks import Array
@@ -155,7 +156,11 @@ class GenerationRecord:
 
 @dataclasses.dataclass(slots=True)
 class SessionRecord:
-    """Everything a report needs; ``rest`` is when what seconds of training were still to come."""
+    """Everything a report needs.
+
+    ``rest`` is when what seconds of training were still to come, ``evaluated`` has the metrics of
+    epochs on evaluation samples, those of earlier sessions of the run included.
+    """
 
     plan: Plan | None = None
     devices: dict[DeviceId, DeviceRecord] = dataclasses.field(default_factory=dict)
@@ -169,6 +174,7 @@ class SessionRecord:
     recoveries: list[Recovery] = dataclasses.field(default_factory=list)
     outputs_before: Array | None = None
     outputs_after: Array | None = None
+    evaluated: dict[int, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     generation: GenerationRecord | None = None
 
     def welcome(self, device: DeviceId, roles: tuple[Role, ...]) -> None:

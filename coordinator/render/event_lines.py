@@ -21,6 +21,18 @@ def line_of(record: Record) -> tuple[str, str | None] | None:
         case "epoch_finished":
             loss, seconds = fields["train_loss"], fields["seconds"]
             return f"epoch {fields['epoch']}: loss {loss:.4f}, {seconds:.1f} s", None
+        case "epoch_evaluated":
+            epoch, held_out = fields["epoch"], fields["loss"]
+            best = fields["best"]
+            rank = "the best so far" if best == epoch else f"epoch {best} was better"
+            return f"epoch {epoch}: held-out loss {held_out:.4f}, {rank}", None
+        case "stopped_early":
+            epoch, best, patience = fields["epoch"], fields["best"], fields["patience"]
+            text = (
+                f"stopping after epoch {epoch}: on held-out data none was better than epoch "
+                f"{best} for {patience} epochs (--patience {patience})"
+            )
+            return text, ATTENTION
         case "owners_changed":
             shards = ", ".join(f"{name} {count}" for name, count in fields["shards"].items())
             return f"other owners do what is left sooner: {shards}", None

@@ -41,7 +41,19 @@ def show_report(report: Report, run: Path, console: Console | None = None) -> No
         f"{fill.computed + fill.eval_computed} samples computed, "
         f"{fill.reused + fill.eval_reused} reused",
     )
+    say(console, _which(report))
     say(console, f"adapter: {report.parameters / 1000:.0f}k parameters, in {run / 'adapter'}")
+
+
+def _which(report: Report) -> str:
+    """Says which epoch's adapter is kept, and why there are no more epochs."""
+    last = report.epochs[-1].epoch if report.epochs else 0
+    text = f"kept: epoch {report.kept_epoch} of {last}"
+    if report.kept_epoch < last:
+        text += ", the best on held-out data"
+    if report.stopped_early:
+        text += f"; stopped, since none was better for {report.patience} epochs"
+    return text
 
 
 def _quality(report: Report) -> Table:
@@ -53,6 +65,8 @@ def _quality(report: Report) -> Table:
         )
     for epoch in report.epochs:
         table.add_row(f"loss of epoch {epoch.epoch}", "", f"{epoch.train_loss:.4f}")
+        if "loss" in epoch.eval:
+            table.add_row("  held-out", "", metric(epoch.eval["loss"]))
     return table
 
 

@@ -25,12 +25,13 @@ class FillReport:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EpochReport:
-    """One adapter epoch."""
+    """One adapter epoch; ``eval`` has the metrics after it, where epochs are evaluated."""
 
     epoch: int
     seconds: float
     train_loss: float
     samples_per_second: float
+    eval: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +75,8 @@ class Report:
     ``parameters`` counts trainable ones; ``total_seconds``, ``epochs`` and ``recoveries`` are of
     all sessions of a resumed run, an epoch's time and pace those of the session that ended it.
     ``truncated`` counts lines that were cut to ``max_length`` tokens (None: the model's own
-    limit), of which ``truncated_lines`` names the first.
+    limit), of which ``truncated_lines`` names the first. The adapter is that of ``kept_epoch``, and
+    so is ``eval["after"]``; if it ``stopped_early``, that was ``patience`` epochs after the best.
     """
 
     task: str
@@ -97,6 +99,10 @@ class Report:
     max_length: int | None = None
     loss: Loss = "exact"
     truncated_lines: tuple[str, ...] = ()
+    batch_size: int = 0
+    kept_epoch: int = 0
+    patience: int = 0
+    stopped_early: bool = False
 
 
 def fill_report(record: SessionRecord) -> FillReport:
@@ -129,6 +135,7 @@ def epoch_reports(record: SessionRecord) -> tuple[EpochReport, ...]:
             seconds=epoch.seconds,
             train_loss=epoch.train_loss,
             samples_per_second=(epoch.sums.samples - epoch.resumed) / epoch.seconds,
+            eval=record.evaluated.get(epoch.epoch, {}),
         )
         for epoch in record.epochs
         if epoch.seconds

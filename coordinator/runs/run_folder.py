@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from coordinator.data import FieldNames
-from coordinator.protocol.actions import Record
+from coordinator.protocol.actions import KeepEvaluation, Record
+from coordinator.protocol.job import Keep
 from edge_runtime import __version__
-from edge_runtime.contract.adapter import AdapterConfig, Loss
+from edge_runtime.contract.adapter import AdapterConfig, Loss, Schedule
 from edge_runtime.contract.errors import BadInputError, StorageError
 from edge_runtime.contract.messages import CacheDtype
 from edge_runtime.contract.plan import Plan
@@ -22,6 +23,7 @@ from edge_runtime.transport.files import make_private_directory, open_private, w
 
 from .checkpoints import Checkpoint as Checkpoint
 from .checkpoints import Checkpoints
+from .evaluations import EvaluationFiles, Evaluations
 
 T = TypeVar("T")
 
@@ -46,7 +48,8 @@ class Settings:
     use them. ``eval_sha256`` is empty without evaluation, ``learning_rate`` the peak,
     ``cache_quota_bytes`` per device, ``held_out`` the fraction of the training data that is
     evaluated on instead, ``max_length`` the most tokens of a line, if that is not what the model
-    takes, ``loss`` a language model's; runs from before there was a choice have the exact one.
+    takes, ``loss`` a language model's; runs from before there was a choice have the exact one, and
+    kept their last epoch. ``keep`` and ``patience`` are as :class:`.Job` has them.
     """
 
     bundle: str
@@ -70,6 +73,10 @@ class Settings:
     max_length: int | None = None
     held_out: float | None = None
     loss: Loss = "exact"
+    weight_decay: float | None = None
+    schedule: Schedule = "linear"
+    keep: Keep = "last"
+    patience: int = 0
 
 
 class RunFolder:
@@ -214,6 +221,14 @@ class RunFolder:
     def last_checkpoint(self) -> Checkpoint | None:
         """Reads the newest checkpoint that is whole, see :meth:`.Checkpoints.last`."""
         return Checkpoints(self.path).last()
+
+    def keep_evaluation(self, kept: KeepEvaluation) -> None:
+        """Keeps what epochs are worth, see :meth:`.EvaluationFiles.write`."""
+        EvaluationFiles(self.path).write(kept.evaluated, kept.best, kept.state)
+
+    def evaluations(self) -> Evaluations:
+        """Reads what epochs are worth, see :meth:`.EvaluationFiles.read`."""
+        return EvaluationFiles(self.path).read()
 
     def _write_json(self, name: str, value: Any) -> None:
         write_private(self.path / name, (json.dumps(value, indent=1) + "\n").encode())

@@ -18,6 +18,7 @@ from edge_runtime.contract.ids import DeviceId
 
 from . import departures, seen
 from .goals.between_epochs import reconsider
+from .goals.epoch_ends import awaits_evaluation
 from .goals.filling import shards_of
 from .goals.planning import end_plan
 from .goals.portions import to_hold
@@ -213,6 +214,7 @@ def _save(state: State, device: DeviceId, asked: Ask, message: m.TrainerState) -
     data = message.data.tobytes()
     check_state(device, data, before.data)
     state.saved = SavedState(data=data, step=message.step, sums=message.sums)
+    state.outputs = None  # they were another adapter's
     state.record.state = state.saved.data
     epoch = (message.step - 1) // steps + 1
     first = (epoch - 1) * steps
@@ -240,7 +242,7 @@ def _save(state: State, device: DeviceId, asked: Ask, message: m.TrainerState) -
         )
     )
     state.note("checkpoint", epoch=message.step // steps, step=message.step)
-    if ended:
+    if ended and not awaits_evaluation(state):
         reconsider(state)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from coordinator.protocol.actions import Action, Record, Send
+from coordinator.protocol.best_epoch import epochs_since_best
 from coordinator.protocol.events import Joined
 from coordinator.protocol.job import Job
 from coordinator.protocol.record import SessionRecord
@@ -130,7 +131,7 @@ class State:
     """
 
     def __init__(self, job: Job) -> None:
-        self.job, self.record = job, SessionRecord()
+        self.job, self.record = job, SessionRecord(evaluated=dict(job.evaluated))
         self.catalogue = Catalogue.make(job.tables)
         self.now = self.began = 0.0
         self.term = 1
@@ -234,13 +235,26 @@ class State:
 
     @property
     def trains(self) -> bool:
-        """Updates are left to be applied."""
-        return self.job.total_steps > self.saved.step
+        """Updates are left to be applied, and there is hope in them."""
+        return self.job.total_steps > self.saved.step and not self.stops_early
+
+    @property
+    def epochs_over(self) -> int:
+        """Whole epochs that the saved state has behind it."""
+        return self.saved.step // max(1, self.job.steps_per_epoch)
+
+    @property
+    def stops_early(self) -> bool:
+        """No epoch was better for as many epochs as there is patience for."""
+        if not self.job.patience or not self.job.evaluates_epochs:
+            return False
+        since = epochs_since_best(self.record.evaluated, up_to=self.epochs_over)
+        return since is not None and since >= self.job.patience
 
     @property
     def epoch(self) -> int:
         """The epoch that the saved state is in, from 1; one more than there are at the end."""
-        return self.saved.step // max(1, self.job.steps_per_epoch) + 1
+        return self.epochs_over + 1
 
     def expected_outputs(self) -> Array:
         """Outputs of the evaluation in work; all are missing when it begins."""

@@ -16,6 +16,7 @@ from .tensors import read_tensors, write_tensors
 AdapterKind = Literal["attention", "mlp"]
 Initialization = Literal["random", "pruned"]
 Loss = Literal["candidates", "exact"]
+Schedule = Literal["linear", "cosine", "constant"]
 
 NORM_EPSILON = 1e-5
 """Of every layer normalization in side network and head."""
@@ -220,7 +221,9 @@ class TrainingOptions:
     Attributes:
         epochs: passes over the training samples.
         batch_size: samples of a global batch, and the number S of logical shards.
-        learning_rate: peak of the schedule (linear warm-up, then linear decay to 0).
+        learning_rate: peak of the schedule.
+        schedule: of the rate after a linear warm-up: it falls to 0, linearly or along a half
+            cosine, or stays.
         warmup_fraction: share of all steps that warm up.
         weight_decay: AdamW's, on the side network's matrices; neither on the head nor on
             vectors; None takes the task's, see :func:`default_weight_decay`.
@@ -235,6 +238,7 @@ class TrainingOptions:
     epochs: int = 3
     batch_size: int = 16
     learning_rate: float = 1e-3
+    schedule: Schedule = "linear"
     warmup_fraction: float = 0.06
     weight_decay: float | None = None
     average_fraction: float = 0.1
@@ -249,8 +253,9 @@ class TrainingOptions:
         require(0 <= self.seed < 1 << 63, "seed must be between 0 and 2**63 - 1")
         fractions = 0 <= self.warmup_fraction <= 1 and 0 <= self.average_fraction <= 1
         require(fractions, "warmup_fraction and average_fraction must be between 0 and 1")
-        bounded = (self.weight_decay or 0) >= 0 and self.max_gradient_norm >= 0
-        require(bounded, "weight_decay and max_gradient_norm must not be negative")
+        decays = 0 <= (self.weight_decay or 0) < math.inf
+        require(decays, "weight_decay must be finite and not negative")
+        require(self.max_gradient_norm >= 0, "max_gradient_norm must not be negative")
 
 
 def default_weight_decay(task: Task) -> float:

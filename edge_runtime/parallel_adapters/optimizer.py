@@ -1,4 +1,4 @@
-"""AdamW over the flat buffer, with warm-up, linear decay and clipping."""
+"""AdamW over the flat buffer, with warm-up, a schedule of the rate, and clipping."""
 
 from __future__ import annotations
 
@@ -21,10 +21,14 @@ _FIRST, _SECOND, _STEP = "optimizer.first_moment", "optimizer.second_moment", "o
 
 
 def learning_rate(step: int, total_steps: int, options: TrainingOptions) -> float:
-    """Computes the rate of the 0-based ``step``: linear warm-up, then linear decay to 0."""
+    """Computes the rate of the 0-based ``step``: linear warm-up, then by the schedule."""
     warmup_steps = max(1, round(options.warmup_fraction * total_steps))
     rising = (step + 1) / warmup_steps
     falling = (total_steps - step) / max(1, total_steps - warmup_steps + 1)
+    if options.schedule == "cosine":
+        falling = (1 - math.cos(math.pi * min(1.0, max(0.0, falling)))) / 2
+    elif options.schedule == "constant":
+        falling = 1.0
     return options.learning_rate * max(0.0, min(rising, falling, 1.0))
 
 

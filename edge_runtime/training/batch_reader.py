@@ -7,14 +7,17 @@ where an error is raised are the same without it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from edge_runtime.contract.messages import Array
 from edge_runtime.parallel_adapters import Batch
 
 from .engine_ahead import has_core_to_spare
 from .samples import OwnedSamples
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 
 class BatchReader:
@@ -38,9 +41,7 @@ class BatchReader:
         """
         self._owned, self._steps = owned, steps
         ahead = has_core_to_spare() if ahead is None else ahead
-        self._thread = (
-            ThreadPoolExecutor(1, "read-ahead", initializer=prepare_thread) if ahead else None
-        )
+        self._thread = _thread(prepare_thread) if ahead else None
         self._next: tuple[int, list[Array], Future[Batch]] | None = None
 
     def __enter__(self) -> BatchReader:
@@ -85,3 +86,9 @@ class BatchReader:
     def _pieces(self, number: int) -> list[Array]:
         chosen = self._steps[number]
         return self._owned.pieces(chosen) if len(chosen) else []
+
+
+def _thread(prepare: Callable[[], None]) -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor  # not for devices that wait for work
+
+    return ThreadPoolExecutor(1, "read-ahead", initializer=prepare)

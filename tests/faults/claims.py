@@ -27,10 +27,10 @@ def check_end(lab: Laboratory) -> None:
 def _check_training(lab: Laboratory) -> None:
     job, record = lab.job, lab.session.record
     state = record.state or job.state
-    assert Replica.parse(state) == lab.reference[-1], (
+    steps, epochs = job.steps_per_epoch, lab.world.last_epoch
+    assert Replica.parse(state) == lab.reference[epochs * steps], (
         "another final state than that of an undisturbed run"
     )
-    steps, epochs = job.steps_per_epoch, job.options.epochs
     tiled = [(epoch, step) for epoch, first, last in lab.applied for step in range(first, last)]
     assert tiled == [(e, s) for e in range(1, epochs + 1) for s in range(steps)], lab.applied
     for epoch in record.epochs:
@@ -42,9 +42,24 @@ def _check_training(lab: Laboratory) -> None:
         if outputs is not None:
             expected = [output_of(line, done) for line in range(len(outputs))]
             assert np.array_equal(outputs[:, :2], expected), "other outputs than undisturbed"
+    if job.evaluates_epochs:
+        _check_best(lab, epochs)
     if "eval" in job.tables:
-        assert record.outputs_after is not None, "no outputs"
+        known = record.outputs_after is not None or job.evaluates_epochs
+        assert known, "no outputs"
         assert record.outputs_before is not None or not job.evaluate_before, "no outputs before"
+
+
+def _check_best(lab: Laboratory, epochs: int) -> None:
+    """Every epoch was evaluated once, and the best of them is kept, whatever failed."""
+    losses = lab.world.losses
+    told = [event.fields["epoch"] for event in lab.events if event.event == "epoch_evaluated"]
+    assert told == list(range(1, epochs + 1)), f"evaluated: {told}"
+    last, best = lab.evaluations[-1], lab.world.best_epoch(epochs)
+    assert last.best == best, f"epoch {last.best} is said to be the best, not {best}"
+    assert last.evaluated == {e: {"loss": losses[e - 1]} for e in range(1, epochs + 1)}
+    kept = Replica.parse(lab.best_state)
+    assert kept == lab.reference[best * lab.job.steps_per_epoch], "another adapter than the best"
 
 
 def check_quarantine(lab: Laboratory) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.protocol.actions import Action, Record, SaveCheckpoint, Send
+from coordinator.protocol.actions import Action, KeepEvaluation, Record, SaveCheckpoint, Send
 from coordinator.protocol.events import Event, Lost, Received, Tick
 from coordinator.session.machine import Session
 from coordinator.workload.fill import Fill
@@ -150,7 +150,20 @@ class Laboratory(Cluster):
         if isinstance(action, Record) and action.event == "steps_applied":
             fields = action.fields
             self.applied.append((fields["epoch"], fields["first"], fields["last"]))
+        if isinstance(action, SaveCheckpoint):
+            self._check_evaluated(action.step)
+        if isinstance(action, KeepEvaluation) and action.state:
+            step = action.best * self.job.steps_per_epoch
+            best = Replica.parse(action.state)
+            assert best == self.reference[step], "another state than that of the best epoch"
         super()._carry_out(action)
+
+    def _check_evaluated(self, step: int) -> None:
+        """Nobody trains on before an epoch is evaluated: its adapter would be gone."""
+        evaluated = self.evaluations[-1].evaluated if self.evaluations else {}
+        over = range(1, (step - 1) // self.job.steps_per_epoch + 1)
+        missing = [epoch for epoch in over if epoch not in evaluated]
+        assert not (missing and self.job.evaluates_epochs), f"not evaluated in time: {missing}"
 
     def _send(self, name: DeviceId, message: m.Message, tag: Tag) -> None:
         leaves = isinstance(message, m.Shutdown | m.Rejoin)
@@ -251,6 +264,7 @@ class Laboratory(Cluster):
         self.job = dataclasses.replace(
             self.job,
             **saved,
+            evaluated=self.evaluations[-1].evaluated if self.evaluations else {},
             session=session,
             run=names[-1] if names else self.job.run,
             evaluate_before=self.job.evaluate_before

@@ -8,7 +8,7 @@ from unittest import mock
 
 from coordinator.protocol.events import Received
 from coordinator.session import departures, facts, machine, talk
-from coordinator.session.goals import between_epochs, planning, training
+from coordinator.session.goals import between_epochs, epoch_ends, planning, training
 from coordinator.session.holdings import Holdings
 from coordinator.session.members import Member
 from coordinator.session.questions import Questions
@@ -157,6 +157,21 @@ def texts_begin_anew() -> contextlib.AbstractContextManager[Any]:
     return mock.patch.object(Generation, "_whole", whole)
 
 
+def the_newest_epoch_is_the_best() -> contextlib.AbstractContextManager[Any]:
+    """The adapter that is kept is that of the last epoch, whatever it is worth."""
+    return mock.patch.object(epoch_ends, "best_epoch", max)
+
+
+def nobody_waits_for_an_evaluation() -> contextlib.AbstractContextManager[Any]:
+    """An epoch is evaluated when everything else is done: by then its adapter is gone."""
+    real = epoch_ends.awaits_evaluation
+
+    def awaits(state: State) -> bool:
+        return real(state) and not state.trains
+
+    return mock.patch.object(epoch_ends, "awaits_evaluation", awaits)
+
+
 MUTANTS: dict[str, Mutant] = {
     mutant.__name__: mutant
     for mutant in (
@@ -173,5 +188,7 @@ MUTANTS: dict[str, Mutant] = {
         states_of_any_step,
         hangs_in_generation_are_not_found,
         texts_begin_anew,
+        the_newest_epoch_is_the_best,
+        nobody_waits_for_an_evaluation,
     )
 }

@@ -5,8 +5,9 @@ import functools
 import random
 from collections.abc import Mapping, Sequence
 
-from coordinator.protocol.job import Job
+from coordinator.protocol.job import Job, Keep
 from edge_runtime.contract.cache_format import row_bytes
+from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import InfeasibleError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Manifest
@@ -34,6 +35,7 @@ class World:
         late: devices that are not there at the beginning.
         rooms: samples that a device's disk has room for, and bytes of its memory besides.
         paces: seconds that a trainer's own computing takes it for each of its samples.
+        losses: on evaluation samples, after each epoch.
     """
 
     job: Job
@@ -44,6 +46,22 @@ class World:
     late: frozenset[DeviceId]
     rooms: Mapping[DeviceId, tuple[int, int]]
     paces: Mapping[DeviceId, float] = dataclasses.field(default_factory=dict)
+    losses: tuple[float, ...] = ()
+
+    @property
+    def last_epoch(self) -> int:
+        """After which training is to end."""
+        job = self.job
+        for epoch in range(1, len(self.losses) + 1):
+            since = epoch - self.best_epoch(epoch)
+            if job.evaluates_epochs and job.patience and since >= job.patience:
+                return epoch
+        return job.options.epochs
+
+    def best_epoch(self, up_to: int) -> int:
+        """The earliest of the epochs with the lowest loss."""
+        seen = self.losses[:up_to]
+        return seen.index(min(seen)) + 1
 
     def feasible(self, devices: Sequence[DeviceId]) -> bool:
         """These devices can do the work."""
@@ -148,6 +166,7 @@ def draw_world(chance: random.Random) -> World:
     late = frozenset(name for name in names[1:] if chance.random() < 0.15)
     unsure = chance.sample(names, chance.randint(0, len(names)))
     job = dataclasses.replace(job, worth_measuring=lambda _: dict.fromkeys(unsure, 0.5))
+    job, losses = _draw_keeping(job, random.Random(f"{train} {size} {job.options.seed}"))
     return World(
         job=job,
         profiles=profiles,
@@ -157,6 +176,7 @@ def draw_world(chance: random.Random) -> World:
         late=late,
         rooms=_draw_rooms(chance, job),
         paces={name: 1e-3 * chance.choice((1, 2, 5)) for name in names},
+        losses=losses,
     )
 
 
@@ -165,6 +185,19 @@ def _model(*, language: bool) -> Manifest:
     if language:
         return manifest([1] * BLOCKS, encoder_blocks=0, task="causal-lm")
     return manifest([1] * BLOCKS)
+
+
+def _draw_keeping(job: Job, chance: random.Random) -> tuple[Job, tuple[float, ...]]:
+    """Which epoch is kept, when to stop, and the losses by which that is decided."""
+    losses = tuple(chance.choice((1.0, 2.0, 3.0)) for _ in range(job.options.epochs))
+
+    def score(outputs: Array) -> dict[str, float]:
+        (epoch,) = set(outputs[:, 1].tolist())  # all outputs are of one adapter
+        return {"loss": losses[int(epoch) - 1]}
+
+    keep: Keep = chance.choice(("best", "best", "last"))
+    patience = chance.choice((0, 0, 1, 1, 2))
+    return dataclasses.replace(job, keep=keep, patience=patience, score=score), losses
 
 
 def _draw_rooms(chance: random.Random, job: Job) -> dict[DeviceId, tuple[int, int]]:

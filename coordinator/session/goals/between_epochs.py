@@ -59,6 +59,8 @@ def reconsider(state: State) -> None:
     reason = f"{', '.join(came)} joined" if came else "other owners train faster"
     end_plan(state, reason, came[0] if came else "")
     adopt(state, found)
+    if not came:
+        state.broken = None  # no interruption: nothing was lost
     state.portion_seconds = LONGEST_SECONDS  # nothing is lost: what moves may move at once
     shards = {owner.device: len(owner.shards) for owner in found.owners}
     seconds = predict_rest(state, moving_seconds)

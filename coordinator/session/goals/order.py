@@ -18,12 +18,15 @@ worked on::
     set_up          trainers made the adapter                                 setting up
     synchronize     all of them have the newest state                         setting up
     evaluate_before outputs before training                                   evaluating
+    evaluate_epoch  an epoch that is over is evaluated, if it is to be: before it, fill and
+                    own of evaluation samples after a loss    filling, evaluating
     next_part       samples of the next steps are readable: see below         filling
     sum_tails       before the first update: what tokens a loss samples     training
     train           the group has formed and applied the steps of a part      training
     save            the coordinator has the state; with the last part, passed training
     fill, own       after a loss amid training: the evaluation samples
-    evaluate_after  outputs after training                                    evaluating
+    evaluate_after  outputs after training; where epochs are evaluated,
+                    neither this nor the two before                           evaluating
     collect         final usage of every device                               collecting
 
 Once training has begun, ``fill_first`` and ``own_first`` have nothing to say: what a lost device
@@ -41,7 +44,7 @@ from coordinator.session.questions import Ask, Todo
 from coordinator.session.state import State
 from edge_runtime.contract import messages as m
 
-from . import filling, generating, measuring, planning, training
+from . import epoch_ends, filling, generating, measuring, planning, training
 
 Goal = Callable[[State], Todo | None]
 
@@ -75,11 +78,16 @@ _CACHED: tuple[Goal, ...] = (
     training.set_up,
     training.synchronize,
     training.evaluate_before,
+    epoch_ends.at_end(partial(filling.fill, "eval")),
+    epoch_ends.at_end(partial(filling.own, "eval")),
+    epoch_ends.evaluate_epoch,
     training.next_part,
     partial(filling.own, "train"),
     training.sum_tails,
     training.train,
     training.save,
+)
+_EVALUATED: tuple[Goal, ...] = (
     partial(filling.fill, "eval"),
     partial(filling.own, "eval"),
     training.evaluate_after,
@@ -94,4 +102,7 @@ def of(state: State) -> tuple[Goal, ...]:
         return (collect,)
     if job.only_plan:
         return (*_PLANNED, collect)
-    return (*_PLANNED, *(_CONTINUED if job.continuation else _CACHED), collect)
+    if job.continuation is not None:
+        return (*_PLANNED, *_CONTINUED, collect)
+    last = () if job.evaluates_epochs else _EVALUATED  # or else the last epoch's are known by then
+    return (*_PLANNED, *_CACHED, *last, collect)

@@ -247,18 +247,18 @@ def evaluate_before(state: State) -> Todo | None:
     begun = state.saved.step > job.steps_done
     if not job.evaluate_before or record.outputs_before is not None or begun:
         return None
-    if (todo := evaluate(state)) is not None:
+    if (todo := evaluate(state)) is not None or state.plan is None:
         return todo
     record.outputs_before, state.outputs = state.outputs, None
     return None
 
 
 def evaluate_after(state: State) -> Todo | None:
-    """Computes outputs after training."""
-    record = state.record
-    if not state.job.options.epochs or record.outputs_after is not None:
+    """Computes outputs after training, where they are not computed after each epoch."""
+    record, job = state.record, state.job
+    if not job.options.epochs or job.evaluates_epochs or record.outputs_after is not None:
         return None
-    if (todo := evaluate(state)) is not None:
+    if (todo := evaluate(state)) is not None or state.plan is None:
         return todo
     record.outputs_after, state.outputs = state.outputs, None
     return None

@@ -65,6 +65,10 @@ OTHERS = {
     "held_out": 0.1,
     "max_length": 7,
     "loss": "candidates",
+    "weight_decay": 1.0,
+    "schedule": "cosine",
+    "keep": "best",
+    "patience": 2,
 }
 CONFIG = AdapterConfig(hidden_size=8, reduction=2, layers=(0, 1), task="regression", num_outputs=1)
 

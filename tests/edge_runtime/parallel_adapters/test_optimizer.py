@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,18 @@ def test_the_rate_rises_to_its_peak_then_falls_towards_zero() -> None:
     assert rates[:10] == sorted(rates[:10])
     assert rates[9:] == sorted(rates[9:], reverse=True)
     assert 0 < rates[-1] < 0.02
+
+
+def test_schedules_warm_up_alike_and_then_fall_by_a_cosine_or_stay() -> None:
+    linear, cosine, constant = (
+        [learning_rate(step, 100, TrainingOptions(schedule=name)) for step in range(100)]
+        for name in ("linear", "cosine", "constant")
+    )
+    assert linear[:6] == cosine[:6] == constant[:6]
+    assert constant[6:] == [1e-3] * 94
+    assert all(later < earlier for earlier, later in itertools.pairwise(cosine[6:]))
+    assert cosine[20] > linear[20]
+    assert cosine[90] < linear[90]
 
 
 @pytest.mark.parametrize("total_steps", [0, 1, 2])

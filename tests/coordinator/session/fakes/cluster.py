@@ -11,6 +11,7 @@ from coordinator.protocol.actions import (
     Action,
     Fail,
     Finish,
+    KeepEvaluation,
     Record,
     SaveCheckpoint,
     Send,
@@ -71,6 +72,7 @@ class Cluster:
         self.phases: list[str] = [self.session.phase]
         self.events: list[Record] = []
         self.checkpoints: list[SaveCheckpoint] = []
+        self.evaluations: list[KeepEvaluation] = []
         self.owed: collections.Counter[tuple[DeviceId, type[m.Message]]] = collections.Counter()
         self.leases: dict[int, set[tuple[DeviceId, int]]] = {}
         self.finished = False
@@ -83,6 +85,11 @@ class Cluster:
         self._mesh: dict[tuple[DeviceId, DeviceId], Queue] = collections.defaultdict(
             collections.deque
         )
+
+    @property
+    def best_state(self) -> bytes:
+        """What a coordinator that is started again finds of the best epoch."""
+        return next((each.state for each in reversed(self.evaluations) if each.state), b"")
 
     @property
     def epochs_done(self) -> int:
@@ -236,6 +243,8 @@ class Cluster:
                 self.events.append(action)
             case SaveCheckpoint():
                 self.checkpoints.append(action)
+            case KeepEvaluation():
+                self.evaluations.append(action)
             case Finish():
                 self.finished = True
             case Fail():

@@ -73,10 +73,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--last-only", action="store_true", help="no shorter runs for the losses in between"
     )
-    parser.add_argument("--lora-rates", type=float, nargs="+", default=[2e-4, 5e-4, 1e-3])
+    parser.add_argument("--lora-rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3])
     parser.add_argument("--lora-seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--lora-epochs", type=int, default=3)
-    parser.add_argument("--lora-points", type=int, default=4, help="held-out losses an epoch")
+    parser.add_argument(
+        "--lora-points", type=int, default=5, help="held-out losses of its first epoch"
+    )
     parser.add_argument("--random-head", type=int, help="tokens of a head to measure the cost of")
     return parser.parse_args()
 

@@ -103,7 +103,7 @@ def _groups(rows: Iterable[Row], names: tuple[str, ...]) -> list[tuple[str, list
     groups: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in names), []).append(row)
-    words = {"reduction": "r = {}", "rate": "rate {:g}", "epochs": "{} epochs"}
+    words = {"reduction": "r = {}", "rate": "rate {:g}", "epochs": "epochs: {}"}
     return [
         (", ".join(words.get(n, "{}").format(v) for n, v in zip(names, key, strict=True)), group)
         for key, group in groups.items()

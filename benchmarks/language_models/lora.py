@@ -46,7 +46,11 @@ def sample(table: SampleTable, index: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to train; ``points`` is how often in an epoch the held-out loss is taken."""
+    """How to train.
+
+    The held-out loss is taken after each epoch, and within the first one ``points`` times: after
+    all of it, its half, its quarter and so on, as the curve's axis is logarithmic.
+    """
 
     rate: float
     seed: int
@@ -78,7 +82,8 @@ class Lora:
     def train(self, results: Results, row: Row) -> None:
         """Trains to the end; adds a row at each point, with CPU-seconds of training alone."""
         total = self._options.epochs * self._steps
-        marks = np.linspace(0, self._steps, self._options.points + 1).round().astype(int)[1:]
+        halves = min(self._options.points, self._steps.bit_length())
+        marks = {-(-self._steps // 2**halving) for halving in range(halves)}
         self._load()
         self._add_point(results, row)
         while self._step < total:
@@ -88,7 +93,7 @@ class Lora:
             self._update(batch, total)
             self._seconds += time.process_time() - began
             self._step += 1
-            if at + 1 in marks:
+            if self._step in marks or self._step % self._steps == 0:
                 self._save()
                 self._add_point(results, row)
 

@@ -100,6 +100,6 @@ def _where_lora_is_better(side: list[Curve], lora: list[Curve]) -> Iterator[str]
         if lower:
             first = lower[0]
             yield (
-                f"{curve.name}: LoRA is better whoever can wait: below {curve.best.loss:.3f} from "
+                f"{curve.name}: LoRA is better for who can wait: below {curve.best.loss:.3f} from "
                 f"{first.cpu_seconds:.0f} CPU-s on, {best.best.loss:.3f} at its best."
             )

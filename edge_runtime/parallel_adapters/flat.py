@@ -30,21 +30,22 @@ class FlatParameters:
 
     Attributes:
         values: (P,) float32.
-        gradients: (P,) float32.
+        gradients: (P,) float32; empty without.
         decayed: number of leading values that weight decay applies to.
     """
 
-    def __init__(self, adapter: ParallelAdapter) -> None:
+    def __init__(self, adapter: ParallelAdapter, *, trained: bool = True) -> None:
+        """Takes an adapter's parameters over; without gradients unless it is to be trained."""
         parameters = dict(adapter.named_parameters())
         self._config = adapter.config
         self._shapes = {name: tuple(parameters[name].shape) for name in in_flat_order(parameters)}
         sizes = {name: math.prod(shape) for name, shape in self._shapes.items()}
         self.decayed = sum(size for name, size in sizes.items() if is_decayed(name))
         self.values = torch.zeros(sum(sizes.values()))
-        self.gradients = torch.zeros_like(self.values)
+        self.gradients = torch.zeros_like(self.values) if trained else torch.empty(0)
         for name, value in self._views(self.values).items():
             parameters[name].data = value
-        for name, gradient in self._views(self.gradients).items():
+        for name, gradient in self._views(self.gradients).items() if trained else ():
             parameters[name].grad = gradient
 
     def _views(self, buffer: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -46,5 +46,5 @@ def from_bytes(config: AdapterConfig, weights: bytes, where: str = WEIGHTS) -> P
         BadInputError: ``weights`` are damaged or of an adapter of another shape.
     """
     adapter = ParallelAdapter(config)
-    FlatParameters(adapter).load(read_tensors(weights, where), where)
+    FlatParameters(adapter, trained=False).load(read_tensors(weights, where), where)
     return adapter

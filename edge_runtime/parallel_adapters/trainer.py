@@ -87,7 +87,8 @@ class Trainer:
         _configure_torch(threads)
         given = read_tensors(initial, "initial adapter weights") if initial else None
         adapter, averaged = ParallelAdapter(config), ParallelAdapter(config)
-        self._parameters, self._average = FlatParameters(adapter), FlatParameters(averaged)
+        self._parameters = FlatParameters(adapter)
+        self._average = FlatParameters(averaged, trained=False)
         for parameters in (self._parameters, self._average):
             parameters.initialize(options.initial_seed, given or {})
         self._average_steps = options.average_fraction * total_steps

@@ -67,7 +67,7 @@ def test_the_table_says_how_far_both_fall_and_where_lora_is_better() -> None:
     assert "| 1.200 (2) | 0.80 | 10.0 | 3.0 | 40.0 |" in text
     assert "ahead of LoRA at all of its 2 points" not in text
     assert "LoRA is ahead at 120 CPU-s (1.100 to 1.200)" in text
-    assert "LoRA is better whoever can wait: below 1.200 from 120 CPU-s on" in text
+    assert "LoRA is better for who can wait: below 1.200 from 120 CPU-s on" in text
 
 
 @pytest.mark.parametrize("rows", [[], SIDE, LORA, [*SIDE, *LORA]])

@@ -51,7 +51,7 @@ OPTIONS = {
         *("--learning-rate", "--adapter", "--adapter-layers", "--reduction", "--seed", "--resume"),
         *("--adapter-heads", "--adapter-init", "--cache-dtype", "--cache-quota", "--plan"),
         *("--encrypt-cache", "--reprofile", "--wait", "--loss", "--keep", "--patience"),
-        *("--weight-decay", "--schedule"),
+        *("--weight-decay", "--schedule", "--tune", "--adapter-seed"),
         "--max-length",
         "--split",
         *FIELDS,

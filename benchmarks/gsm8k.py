@@ -70,9 +70,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--adapter", choices=("attention", "mlp"), default="mlp")
     parser.add_argument("--reduction", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument(
-        "--last-only", action="store_true", help="no shorter runs for the losses in between"
-    )
     parser.add_argument("--lora-rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3])
     parser.add_argument("--lora-seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--lora-epochs", type=int, default=3)
@@ -122,33 +119,23 @@ def _train_side_networks(
 
     if not results.find(method="side", all_computed=True):
         shutil.rmtree(arguments.out / "home", ignore_errors=True)  # what a stopped run has filled
-    shorter = [] if arguments.last_only else range(1, arguments.epochs)
     for seed in arguments.seeds:
         for loss in arguments.losses:
-            for epochs in (arguments.epochs, *shorter):
-                settings = {
-                    "loss": loss,
-                    "seed": seed,
-                    "epochs": epochs,
-                    "rate": arguments.learning_rate,
-                    "adapter": arguments.adapter,
-                    "reduction": arguments.reduction,
-                }
-                if _is_known(results, settings):
-                    continue
-                options = Options(
-                    batch_size=arguments.batch_size, max_length=arguments.max_length, **settings
-                )
-                row = train_side_network(arguments.bundle, files, options, arguments.out / "run")
-                results.add({"method": "side", **settings, **row})
-
-
-def _is_known(results: Results, settings: dict[str, Any]) -> bool:
-    """Ended so, or passed by a longer run that evaluated each epoch."""
-    epochs, same = settings["epochs"], {**settings}
-    del same["epochs"]
-    rows = results.find(method="side", **same)
-    return any(row["epochs"] == epochs or len(row["by_epoch"]) >= epochs for row in rows)
+            settings = {
+                "loss": loss,
+                "seed": seed,
+                "epochs": arguments.epochs,
+                "rate": arguments.learning_rate,
+                "adapter": arguments.adapter,
+                "reduction": arguments.reduction,
+            }
+            if results.find(method="side", **settings):
+                continue
+            options = Options(
+                batch_size=arguments.batch_size, max_length=arguments.max_length, **settings
+            )
+            row = train_side_network(arguments.bundle, files, options, arguments.out / "run")
+            results.add({"method": "side", **settings, **row})
 
 
 def _train_lora(arguments: argparse.Namespace, files: dict[str, Path], results: Results) -> None:

@@ -30,7 +30,7 @@ def train_side_network(bundle: Path, files: dict[str, Path], options: Options, f
     """Trains once, in a new run folder that is removed again; the cache stays.
 
     Returns:
-        Losses before and after, and after each epoch if the library says so; CPU-seconds of the
+        Losses before and after, and after each epoch; CPU-seconds of the
         device by phase, and of this process beside it.
     """
     shutil.rmtree(folder, ignore_errors=True)
@@ -56,7 +56,7 @@ def train_side_network(bundle: Path, files: dict[str, Path], options: Options, f
     return {
         "before": report.eval["before"]["loss"],
         "after": report.eval["after"]["loss"],
-        "by_epoch": [each["loss"] for epoch in report.epochs if (each := _metrics(epoch))],
+        "by_epoch": [epoch.eval["loss"] for epoch in report.epochs],
         "train_losses": [round(epoch.train_loss, 4) for epoch in report.epochs],
         "parameters": report.parameters,
         "computed": fill.computed,
@@ -65,11 +65,6 @@ def train_side_network(bundle: Path, files: dict[str, Path], options: Options, f
         "coordinator_cpu_seconds": round(_own_seconds() - began, 2),
         "peak_megabytes": round(device.peak_rss_bytes / 1e6),
     }
-
-
-def _metrics(epoch: object) -> dict[str, float]:
-    """Metrics of an epoch, where the library evaluates epochs."""
-    return dict(getattr(epoch, "eval", None) or {})
 
 
 def _own_seconds() -> float:

@@ -63,7 +63,7 @@ def test_this_machine_alone_trains_evaluates_and_predicts(
 
     names = [event["event"] for event in events(run)]
     wanted = ["coordinator_listening", "device_joined", "plan_made", "fill_started"]
-    epoch = ["steps_applied", "epoch_finished", "checkpoint"]
+    epoch = ["steps_applied", "epoch_finished", "checkpoint", "epoch_evaluated"]
     wanted += ["fill_finished", "group_formed", *epoch * 5, "finished"]
     assert names == wanted
     assert all(event["time"] > 1.7e9 for event in events(run))

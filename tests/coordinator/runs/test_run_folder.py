@@ -69,6 +69,8 @@ OTHERS = {
     "schedule": "cosine",
     "keep": "best",
     "patience": 2,
+    "adapter_seed": 5,
+    "tune": 8,
 }
 CONFIG = AdapterConfig(hidden_size=8, reduction=2, layers=(0, 1), task="regression", num_outputs=1)
 

@@ -60,8 +60,8 @@ def test_options_of_the_functions_have_names() -> None:
     how = ["task=", "cluster=", "adapter=", "options=", "fields=", "cache_dtype="]
     use = ["generation=", "cluster=", "observer="]
     run = ["cache_quota_bytes=", "encrypt_cache=", "max_length=", "plan=", "resume="]
-    run += ["wait_seconds=", "observer="]
-    planned = ["max_length=", "simulated=", "observer="]
+    run += ["wait_seconds=", "tune=", "observer=", "auto_batch_size=", "keep=", "patience="]
+    planned = ["max_length=", "simulated=", "observer=", "auto_batch_size="]
     assert arguments == {
         "train": ["bundle", "data", "output=", "evaluation=", "held_out=", *how, *run],
         "plan": ["bundle", "data", *how[:2], "profiles=", *how[2:], *planned],

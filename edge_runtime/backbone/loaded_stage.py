@@ -39,21 +39,29 @@ class LoadedStage:
     files: FileStates
 
     @classmethod
-    def load(cls, request: m.LoadStage, store: WeightStore, threads: int) -> "LoadedStage":
+    def load(
+        cls, request: m.LoadStage, store: WeightStore, threads: int, *, spins: bool = False
+    ) -> "LoadedStage":
         """Loads a stage whose weight files are in ``store`` already."""
         paths = [write_stage_graph(part, store) for part in request.parts]
         files = [spec for part in request.parts for spec in part.files]
         names = [store.path(spec).name for spec in files]
         weights = [store.folder / name for name in (*names, *map(uint8_name, names))]
         weights += [paired_paths(store, spec)[0] for spec in files]
-        return cls.open(request, paths, threads, weights)
+        return cls.open(request, paths, threads, weights, spins=spins)
 
     @classmethod
     def open(
-        cls, request: m.LoadStage, graphs: Iterable[Path], threads: int, weights: Iterable[Path]
+        cls,
+        request: m.LoadStage,
+        graphs: Iterable[Path],
+        threads: int,
+        weights: Iterable[Path],
+        *,
+        spins: bool = False,
     ) -> "LoadedStage":
         """Loads a stage from a graph of each of its parts, beside the ``weights`` that they map."""
-        loaded = tuple(GraphSession(graph, threads) for graph in graphs)
+        loaded = tuple(GraphSession(graph, threads, spins=spins) for graph in graphs)
         return cls(
             identity=stage_identity(request, threads),
             graphs=loaded,

@@ -40,9 +40,10 @@ class BackboneRole:
         outbox: Outbox,
         keep: Callable[[m.States], None],
         memory: MemoryGuard | None = None,
+        spins: bool = False,
     ) -> None:
-        """``keep`` stores states that this device owns itself."""
-        self.threads = threads
+        """``keep`` stores states that this device owns itself; ``spins`` as of a session."""
+        self.threads, self._spins = threads, spins
         self._memory = memory or MemoryGuard.of_process()
         self._me, self._outbox, self._keep = me, outbox, keep
         self._loaded: LoadedStage | None = None
@@ -53,12 +54,12 @@ class BackboneRole:
     ) -> None:
         """Loads the stage, whose weight files are in ``store`` already, unless it was ``kept``."""
         self.unload()  # the old stage's memory goes before the new comes
-        self._loaded = kept or LoadedStage.load(request, store, self.threads)
+        self._loaded = kept or LoadedStage.load(request, store, self.threads, spins=self._spins)
 
     def open(self, request: m.LoadStage, graphs: Iterable[Path]) -> None:
         """Loads the stage from a graph of each of its parts, beside weight files."""
         self.unload()
-        self._loaded = LoadedStage.open(request, graphs, self.threads, ())
+        self._loaded = LoadedStage.open(request, graphs, self.threads, (), spins=self._spins)
 
     def send_as(self, dtype: m.CacheDtype) -> None:
         """Encodes states so from now on, whatever the stage was loaded for."""

@@ -78,7 +78,7 @@ class ResidentModel:
         self._memory = MemoryGuard.of_process()
         keep_choice_in(home_directory)
         self._backbone = BackboneRole(
-            me=HERE, threads=usable_threads(), outbox=Nobody(), keep=self._keep
+            me=HERE, threads=usable_threads(), outbox=Nobody(), keep=self._keep, spins=True
         )
         if is_whole(manifest, config):
             self._backbone.open(whole_stage(manifest, config, dtype), [bundle / BACKBONE])

@@ -45,7 +45,8 @@ LEARNT_SECONDS = 20.0
 
 def tick(state: State) -> bool:
     """Looks at the time; True if that changed anything."""
-    return _gather(state) or _wait(state) or _hang(state)
+    changes = _gather(state) or _wait(state)
+    return changes or departures.hear_witnesses(state) or _hang(state)
 
 
 def _gather(state: State) -> bool:

@@ -10,7 +10,8 @@ part, and ends the plan, if that needs whom it lost. What would happen again to 
                                   too UnresumableError: the reason says what to change
     fails, internal               quarantined; DeviceFailedError, if nobody else is left
     sends what is wrong           asked anew; the second time it is quarantined
-    accused by another            the same, but each accuser counts once; who accuses again fails
+    accused by another            the same, but each accuser counts once; who accuses again fails;
+                                  in training the others have a moment to say so too
     asks for relief               it stays, but its work goes to others where they can do it
     cannot reach another          what they send each other is forwarded, until both have joined
                                   anew, or one of them at another address
@@ -27,7 +28,10 @@ from edge_runtime.contract.errors import (
 from edge_runtime.contract.ids import DeviceId
 
 from .goals.planning import end_plan
-from .state import Break, State
+from .state import Break, State, Suspicion
+
+WITNESS_SECONDS = 0.5
+"""For other trainers to look at what one of them found wrong."""
 
 
 def lose(state: State, event: Lost) -> bool:
@@ -97,10 +101,38 @@ def accuse(state: State, device: DeviceId, accuser: DeviceId, reason: str) -> bo
     if device not in state.members.here:
         return False
     said = f"{accuser} says: {reason}"
+    if (suspicion := state.suspicions.get(device)) is not None and suspicion.accuser == accuser:
+        return False
     again = state.members.has_accused(device, accuser)
+    if not again and suspicion is None and _has_witnesses(state, device):
+        if not state.members.accuse(device, accuser):
+            state.suspicions[device] = Suspicion(accuser=accuser, reason=said, since=state.now)
+            state.note("device_blamed", device=device, reason=said)
+            return False
+        return _count(state, device, said, too_many=True)
     if again and len(state.members.here) > 2:
         return fail(state, accuser, m.Failed(reason=f"alone says of {device} again: {reason}"))
     return _count(state, device, said, state.members.accuse(device, accuser) or again)
+
+
+def _has_witnesses(state: State, device: DeviceId) -> bool:
+    """True if others than the accuser get of what a device sends in a step.
+
+    They need a moment to look at it: were a term begun at once, they would drop what is of the
+    one before, and the first to see it would be the only one to say so, time and again.
+    """
+    return state.training_begun and device in state.owners and len(state.owners) > 2
+
+
+def hear_witnesses(state: State) -> bool:
+    """Ends the wait for others to say what one has said of a device; True if anything changed."""
+    for device, suspicion in list(state.suspicions.items()):
+        if state.now - suspicion.since >= WITNESS_SECONDS:
+            del state.suspicions[device]
+            if device in state.members.here:
+                _start_anew(state, device, f"{device}: {suspicion.reason}")
+                return True
+    return False
 
 
 def blame(state: State, device: DeviceId, reason: str) -> bool:

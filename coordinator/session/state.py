@@ -82,6 +82,15 @@ class Break:
     computed_again: int = 0
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Suspicion:
+    """A trainer has said that another sends what is wrong; others may say so, too."""
+
+    accuser: DeviceId
+    reason: str
+    since: float
+
+
 class State:
     """Holds members, plan, facts and progress of a session.
 
@@ -132,6 +141,7 @@ class State:
         last_progress: when a micro-batch or a step was last known to be done.
         longest_seconds: that one has taken lately.
         awaited: by device, whom its training step waits for.
+        suspicions: what one trainer has said of another in this term.
     """
 
     def __init__(self, job: Job) -> None:
@@ -182,6 +192,7 @@ class State:
         self.called_back: dict[DeviceId, float] = {}
         self.last_progress = self.longest_seconds = 0.0
         self.awaited: dict[DeviceId, frozenset[DeviceId]] = {}
+        self.suspicions: dict[DeviceId, Suspicion] = {}
         self.out: list[Action] = []
 
     def do(self, *actions: Action) -> None:

@@ -166,6 +166,7 @@ def end_plan(state: State, reason: str, device: str = "") -> None:
     state.target, state.portion = state.saved.step, None
     state.portion_seconds = FIRST_SECONDS
     state.awaited.clear()
+    state.suspicions.clear()
     state.plan, state.fill, state.dealer, state.generation = None, None, None, None
     state.assigned = False
     state.questions.end_term()

@@ -1,6 +1,7 @@
 """What devices say of one another is judged: accusations, and who cannot reach whom."""
 
-from coordinator.protocol.events import Received
+from coordinator.protocol.events import Received, Tick
+from coordinator.session.departures import WITNESS_SECONDS
 from coordinator.session.relayed import RelayedPairs
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.ids import DeviceId
@@ -19,14 +20,43 @@ def accuse(cluster: Cluster, accuser: DeviceId, accused: DeviceId) -> None:
     cluster.tell(Received(device=accuser, message=told, term=term))
 
 
+def wait(cluster: Cluster) -> None:
+    """Lets the moment pass that others have to say so too."""
+    cluster.clock += WITNESS_SECONDS
+    cluster.tell(Tick())
+
+
 def left_out(cluster: Cluster) -> set[DeviceId]:
     return set(cluster.session.state.members.quarantined)
 
 
 def test_two_accusations_by_one_of_three_leave_nobody_out():
     cluster = cluster_of(3)
+    for _ in range(2):
+        accuse(cluster, D0, D1)
+        wait(cluster)
+    assert not left_out(cluster)
+    finish(cluster)
+
+
+def test_other_trainers_have_a_moment_to_look_at_what_one_of_them_found_wrong():
+    cluster = cluster_of(3)
     accuse(cluster, D0, D1)
+    term = cluster.session.state.term
+    accuse(cluster, D0, D1)  # of the same step
+    cluster.tell(Tick())
+    assert cluster.session.state.term == term
+    accuse(cluster, D2, D1)
+    assert left_out(cluster) == {D1}
+    finish(cluster)
+
+
+def test_if_nobody_else_says_so_the_accused_is_asked_anew_after_that_moment():
+    cluster = cluster_of(3)
     accuse(cluster, D0, D1)
+    term = cluster.session.state.term
+    wait(cluster)
+    assert cluster.session.state.term == term + 1
     assert not left_out(cluster)
     finish(cluster)
 
@@ -52,6 +82,7 @@ def test_who_accuses_again_and_again_alone_is_left_out_itself():
     cluster = cluster_of(3)
     for _ in range(4):
         accuse(cluster, D0, D1)
+        wait(cluster)
     assert left_out(cluster) == {D0}
     finish(cluster)
 

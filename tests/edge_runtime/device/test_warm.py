@@ -124,9 +124,9 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[m.LoadStage]:
     requests: list[m.LoadStage] = []
     load = LoadedStage.load
 
-    def noting(request: m.LoadStage, *rest: object) -> LoadedStage:
+    def noting(request: m.LoadStage, *rest: object, **more: bool) -> LoadedStage:
         requests.append(request)
-        return load(request, *rest)  # type: ignore[arg-type]
+        return load(request, *rest, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(LoadedStage, "load", noting)
     monkeypatch.setattr(module, "RESERVE_PART", 0.0)

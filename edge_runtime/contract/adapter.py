@@ -13,7 +13,7 @@ from .ids import Sha256
 from .manifest import Task
 from .tensors import read_tensors, write_tensors
 
-AdapterKind = Literal["attention", "mlp"]
+AdapterKind = Literal["attention", "mlp", "pointer"]
 Initialization = Literal["random", "pruned"]
 Loss = Literal["candidates", "exact"]
 Schedule = Literal["linear", "cosine", "constant"]
@@ -147,6 +147,11 @@ class AdapterConfig:
             SideStack(prefix="encoder.", layers=self.encoder_layers),
             SideStack(prefix="decoder.", layers=own, cross=True),
         )
+
+    @property
+    def copies(self) -> bool:
+        """It points at earlier tokens, whose ids it therefore needs: a language model's copying."""
+        return self.kind == "pointer"
 
     @property
     def generative(self) -> bool:

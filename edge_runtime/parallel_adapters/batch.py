@@ -34,6 +34,8 @@ class Batch:
         encoder_lengths: (B,) int64; with ``encoder_hidden`` only.
         candidates: of each sample of a language model, where the loss is not computed over the
             whole vocabulary.
+        tokens: (B, T) int64, the ids that the states are of, 0 as padding; with
+            ``AdapterConfig.copies`` only.
     """
 
     hidden: NDArray[np.float32]
@@ -43,6 +45,7 @@ class Batch:
     encoder_hidden: NDArray[np.float32] | None = None
     encoder_lengths: NDArray[np.int64] | None = None
     candidates: tuple[Candidates, ...] | None = None
+    tokens: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         _check_states("hidden", self.hidden, self.lengths)
@@ -67,6 +70,8 @@ class Batch:
                 raise ValueError(f"encoder_hidden must be of {size} samples")
         if self.candidates is not None and len(self.candidates) != size:
             raise ValueError(f"candidates must be of {size} samples")
+        if self.tokens is not None and self.tokens.shape != (size, tokens):
+            raise ValueError(f"tokens must have shape ({size}, {tokens})")
 
     @property
     def size(self) -> int:
@@ -94,6 +99,7 @@ class Batch:
             encoder_hidden=None,
             encoder_lengths=None,
             candidates=None if self.candidates is None else self.candidates[span],
+            tokens=None if self.tokens is None else self.tokens[span, :tokens],
         )
         if self.encoder_hidden is None or self.encoder_lengths is None:
             return batch

@@ -184,6 +184,7 @@ def synthetic_batch(
         encoder_hidden=states(config.encoder_layers, encoder_tokens) if encoder_tokens else None,
         encoder_lengths=np.full(size, encoder_tokens, np.int64) if encoder_tokens else None,
         candidates=_candidates(request, config, size, tokens),
+        tokens=np.zeros((size, tokens), np.int64) if config.copies else None,
     )
 
 

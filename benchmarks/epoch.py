@@ -77,7 +77,9 @@ def _arguments() -> argparse.Namespace:
 def _own(prepared: Prepared) -> m.OwnSamples:
     """All samples are this device's."""
     table = prepared.tables["train"]
-    samples = table.samples
+    samples, tokens = table.samples, None
+    if prepared.config.copies:
+        tokens = samples.tokens_of(prepared.bundle.manifest.output_stream).values
     return m.OwnSamples(
         which="train",
         total=len(table),
@@ -86,7 +88,8 @@ def _own(prepared: Prepared) -> m.OwnSamples:
         ranks=table.ranks,
         lengths={name: each.astype(np.int32) for name, each in samples.lengths_of.items()},
         second_starts=samples.second_starts.astype(np.int32),
-        targets=table.targets,
+        targets=table.targets_of(np.arange(len(table))),
+        tokens=tokens,
     )
 
 

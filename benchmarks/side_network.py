@@ -151,16 +151,19 @@ class _Steps:
         lengths = np.array([prompt + answer for prompt, answer in samples])
         layers, tokens, d = len(self._config.layers), int(lengths.max()), self._config.hidden_size
         shape = (layers, len(samples), tokens, d)
-        targets = RANDOM.integers(0, 2, len(samples))
+        targets, ids = RANDOM.integers(0, 2, len(samples)), None
         if self._config.generative:
             targets = np.full((len(samples), tokens), -1)
             for row, (prompt, answer) in zip(targets, samples, strict=True):
                 row[prompt - 1 : prompt + answer - 1] = RANDOM.integers(0, 49152, answer)
+        if self._config.copies:
+            ids = RANDOM.integers(0, 49152, (len(samples), tokens))
         return Batch(
             hidden=np.resize(self._pool, shape),
             lengths=lengths,
             second_starts=np.zeros(len(samples), np.int64),
             targets=targets,
+            tokens=ids,
         )
 
 

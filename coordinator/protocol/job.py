@@ -168,6 +168,11 @@ class Job:
         return chooses and self.score is not None and "eval" in self.tables and self.total_steps > 0
 
     @property
+    def copies(self) -> bool:
+        """An adapter of the job reads token ids, which owners must therefore be told."""
+        return self.config.copies or any(each.config.copies for each in self.settings)
+
+    @property
     def adapter_file(self) -> FileSpec | None:
         """File of ``adapter_graph``, by which devices fetch it; None where there is none."""
         return _adapter_file(self.adapter_graph) if self.adapter_graph else None

@@ -198,6 +198,7 @@ class Generation:
         lines = np.array(group.lines, np.int32)
         known, lengths = self._known(lines, begins=not group.begun)
         inputs = self._newest(group) if group.begun else self._whole(lines)
+        tokens = inputs[self._output_input] if self._config.copies else None
         batch = m.MicroBatch(
             number=self._number,
             route=route,
@@ -206,7 +207,7 @@ class Generation:
             destinations=(
                 m.Destination(device=group.owner, positions=np.arange(len(lines), dtype=np.int32)),
             ),
-            sequences=Sequences(lines=lines, known=known),
+            sequences=Sequences(lines=lines, known=known, tokens=tokens),
         )
         return Send(device=batch.route[0], message=m.RunBatch(batch=batch, inputs=inputs))
 

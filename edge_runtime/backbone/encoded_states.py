@@ -68,6 +68,7 @@ class EncodedStates:
     ) -> m.States:
         """The part of ``encoded`` (L, tokens, R) of the samples at ``positions``, ascending."""
         batch, lengths = self._batch, self._batch.lengths[stream]
+        sequences = batch.sequences
         if len(positions) < len(lengths):
             sample_of_row = np.repeat(np.arange(len(lengths)), lengths)
             encoded = encoded[:, np.isin(sample_of_row, positions)]
@@ -78,7 +79,7 @@ class EncodedStates:
             layers=layers,
             encoded=encoded,
             numerics=str(numerics()),
-            sequences=batch.sequences.take(positions) if batch.sequences else None,
+            sequences=sequences.take(positions, batch.lengths) if sequences else None,
         )
 
 

@@ -29,6 +29,13 @@ def check_keys(keys: Array) -> None:
     check_array("keys", keys, np.uint8, (*keys.shape[:1], 32))
 
 
+def check_tokens(tokens: Array | None) -> None:
+    """Raises ValueError unless they are token ids, (T,) int32 and not negative, or None."""
+    if tokens is not None:
+        check_array("tokens", tokens, np.int32, (tokens.size,))
+        require(tokens.min(initial=0) >= 0, "tokens must not be negative")
+
+
 def is_finite(values: Array) -> bool:
     """True if no value of a float array is infinite or not a number."""
     return not values.size or math.isfinite(max(float(values.max()), -float(values.min())))

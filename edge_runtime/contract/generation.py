@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
-from .checks import Array, check_array, require
+from .checks import Array, check_array, check_tokens, require
 from .manifest import Stream, check_streams
 
 
@@ -45,10 +46,13 @@ class Sequences:
     Attributes:
         lines: (N,) int32, distinct: their names in the session.
         known: by stream, (N,) int32: the rows of each that took the same route before.
+        tokens: ids of the decoder's new rows, one sequence after another, int32, where the
+            adapter reads them: with ``AdapterConfig.copies``; otherwise None.
     """
 
     lines: Array
     known: dict[Stream, Array]
+    tokens: Array | None = None
 
     def __post_init__(self) -> None:
         count = len(self.lines)
@@ -59,10 +63,19 @@ class Sequences:
         for stream, known in self.known.items():
             check_array(f"known rows of {stream}", known, np.int32, (count,))
             require(known.min(initial=0) >= 0, f"known rows of {stream} must not be negative")
+        check_tokens(self.tokens)
 
-    def take(self, positions: Array) -> Sequences:
-        """Some of them, in the order of ``positions``."""
+    def take(self, positions: Array, lengths: Mapping[Stream, Array]) -> Sequences:
+        """Some of them, in the order of ``positions``.
+
+        ``lengths`` says how many new rows each of all of them has, (N,) int32 by stream.
+        """
+        tokens = self.tokens
+        if tokens is not None:
+            parts = np.split(tokens, np.cumsum(lengths["decoder"])[:-1])
+            tokens = np.concatenate([tokens[:0], *(parts[each] for each in positions)])
         return Sequences(
             lines=self.lines[positions],
             known={stream: known[positions] for stream, known in self.known.items()},
+            tokens=tokens,
         )

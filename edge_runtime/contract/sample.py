@@ -104,6 +104,16 @@ class Samples:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def tokens_of(self, stream: Stream) -> Ragged:
+        """Ids of each sample's tokens in a sequence.
+
+        Raises:
+            ValueError: the sequence has no input, or several: which of them has ids, is not said.
+        """
+        names = [name for name in self.inputs if self.streams.get(name, "encoder") == stream]
+        require(len(names) == 1, f"{stream} has {len(names)} token inputs instead of one")
+        return self.inputs[names[0]]
+
     def take(self, indices: npt.ArrayLike) -> "Samples":
         """The samples ``indices``, in that order."""
         chosen = np.asarray(indices, np.int64)

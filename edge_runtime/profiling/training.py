@@ -184,8 +184,14 @@ def synthetic_batch(
         encoder_hidden=states(config.encoder_layers, encoder_tokens) if encoder_tokens else None,
         encoder_lengths=np.full(size, encoder_tokens, np.int64) if encoder_tokens else None,
         candidates=_candidates(request, config, size, tokens),
-        tokens=np.zeros((size, tokens), np.int64) if config.copies else None,
+        tokens=_tokens(config, size, tokens),
     )
+
+
+def _tokens(config: AdapterConfig, size: int, tokens: int) -> Array | None:
+    if not config.copies:
+        return None
+    return np.random.default_rng(0).integers(0, config.num_outputs, (size, tokens))
 
 
 def _candidates(

@@ -108,6 +108,7 @@ def _batch(
         targets=targets,
         encoder_hidden=encoder,
         encoder_lengths=np.array([encoder.shape[2]]) if encoder is not None else None,
+        tokens=tokens[None] if config.copies else None,
     )
 
 

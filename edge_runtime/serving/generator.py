@@ -14,6 +14,7 @@ from edge_runtime.cache.encoding import check_encoded, decode_into
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.cache_format import row_bytes
 from edge_runtime.contract.errors import RemoteError
+from edge_runtime.contract.generation import Sequences
 from edge_runtime.contract.manifest import HIDDEN_PREFIX, Stream
 from edge_runtime.contract.messages import Array, NextTokens, SetUpGeneration, States
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED, Batch
@@ -22,6 +23,9 @@ from .sampling import choose_tokens
 
 OUTPUT: Stream = "decoder"
 """The sequence that a language model writes."""
+
+TOKENS = "tokens"
+"""Rows of ids, beside those of hidden states."""
 
 
 class Adapter(Protocol):
@@ -37,6 +41,7 @@ class _Step:
 
     lines: list[int]
     missing: set[int]
+    tokens: Array
     lengths: Array | None = None
 
 
@@ -77,6 +82,8 @@ class Generator:
             raise RemoteError(f"step {states.number}: {error}") from None
         rows = np.empty((*states.encoded.shape[:2], self._config.hidden_size), np.float32)
         decode_into(states.encoded, rows, "fp32")
+        if self._config.copies and stream == OUTPUT and step.lengths is None:
+            self._held.append(TOKENS, stream, sequences, states.lengths, step.tokens)
         for layer, each in zip(states.layers, rows, strict=True):
             self._held.append(_name(layer), stream, sequences, states.lengths, each)
         step.missing -= set(states.layers)
@@ -104,7 +111,7 @@ class Generator:
         """The micro-batch that the states are of."""
         sequences, number = states.sequences, states.number
         assert sequences is not None
-        lines = sequences.lines.tolist()
+        lines, tokens = sequences.lines.tolist(), self._tokens(number, sequences)
         step = self._steps.get(number)
         if step is None:
             if set(sequences.known) != set(self._layers) or not lines:
@@ -114,10 +121,22 @@ class Generator:
             begins = not sequences.known[OUTPUT].any()
             streams = self._layers if begins else (OUTPUT,)
             missing = {layer for stream in streams for layer in self._layers[stream]}
-            step = self._steps[number] = _Step(lines=lines, missing=missing)
+            step = self._steps[number] = _Step(lines=lines, missing=missing, tokens=tokens)
         if step.lines != lines or not step.missing.issuperset(states.layers):
             raise RemoteError(f"states of step {number} came twice, or of other sequences")
+        if not np.array_equal(step.tokens, tokens):
+            raise RemoteError(f"states of step {number} came with other tokens")
         return step
+
+    def _tokens(self, number: int, sequences: Sequences) -> Array:
+        """The step's new tokens; none where the adapter does not read them."""
+        if not self._config.copies:
+            return np.zeros(0, np.int32)
+        if (tokens := sequences.tokens) is None:
+            raise RemoteError(f"step {number} came without its tokens, which the adapter reads")
+        if tokens.max(initial=0) >= self._config.num_outputs:
+            raise RemoteError(f"a token of step {number} is not of the adapter's vocabulary")
+        return tokens
 
     def _choose(self, number: int, lines: list[int], lengths: Array) -> NextTokens:
         logits = self._model.adapter.last_logits(self._batch(lines, lengths))
@@ -139,7 +158,15 @@ class Generator:
             targets=np.full(hidden.shape[1:3], NOT_COUNTED, np.int64),
             encoder_hidden=attended,
             encoder_lengths=attended_lengths,
+            tokens=self._ids(lines, lengths) if self._config.copies else None,
         )
+
+    def _ids(self, lines: list[int], lengths: Array) -> Array:
+        """(B, T) int64, 0 as padding."""
+        mask = np.arange(int(lengths.max())) < lengths[:, None]
+        padded = np.zeros(mask.shape, np.int64)
+        padded[mask] = self._held.joined(TOKENS, lines)
+        return padded
 
     def _padded(self, layers: Sequence[int], lines: list[int], lengths: Array) -> Array:
         """(L, B, T, d) float32 of what is held."""

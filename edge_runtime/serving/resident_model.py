@@ -160,7 +160,10 @@ class ResidentModel:
         if targets is not None:
             padded = np.full(hidden[output].shape[1:3], NOT_COUNTED, np.int64)
             padded[_mask(lengths[output])] = targets.values
-        two = self._config.encoder_layers > 0
+        two, ids = self._config.encoder_layers > 0, None
+        if self._config.copies:
+            ids = np.zeros(hidden[output].shape[1:3], np.int64)
+            ids[_mask(lengths[output])] = samples.tokens_of(output).values
         return Batch(
             hidden=hidden[output],
             lengths=lengths[output],
@@ -168,6 +171,7 @@ class ResidentModel:
             targets=padded,
             encoder_hidden=hidden["encoder"] if two else None,
             encoder_lengths=lengths["encoder"] if two else None,
+            tokens=ids,
         )
 
     def _padded(self, parts: list[m.Array], lengths: m.Array) -> m.Array:

@@ -73,6 +73,7 @@ def _steps(
 ) -> list[tuple[m.Array, int]]:
     """This trainer's samples of each step that is asked for, and how many all have together."""
     options, trainer = replica.options, replica.trainer
+    owned.check_for(replica.config)
     whole = steps_per_epoch(owned.request.total, options.batch_size)
     first, last = request.first_step, whole
     if request.num_steps is not None:

@@ -13,6 +13,7 @@ import numpy as np
 from edge_runtime.cache.keys import CacheKeys
 from edge_runtime.cache.session_cache import TRANSIENT_BYTES, SampleCache
 from edge_runtime.contract import messages as m
+from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.errors import AllReduceClosedError, RemoteError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.inference.weight_store import WeightStore
@@ -62,7 +63,7 @@ class TrainerRole:
         self._lines: LineCandidates | None = None
         self._settings: SideBySide | None = None
         self._group: tuple[int, AllReduce] | None = None
-        self._predict: Callable[[Batch], m.Array] | None = None
+        self._predict: tuple[AdapterConfig, Callable[[Batch], m.Array]] | None = None
         self._loaded: LoadedAdapter | None = None
         self._generator: Generator | None = None
         self._memory = MemoryGuard.of_process()
@@ -176,7 +177,7 @@ class TrainerRole:
             self._loaded = loaded = kept or LoadedAdapter.load(
                 request, _head(request, files), files, TRAINING_THREADS
             )
-            self._predict = loaded.session.outputs
+            self._predict = request.config, loaded.session.outputs
             ready = m.TrainingReady(parameters=0)
         self._outbox.to_coordinator(ready)
 
@@ -187,7 +188,7 @@ class TrainerRole:
         if replica is None or not replica.is_of(request):
             self.replica = self._group = None  # its memory goes before the new comes
             self.replica = replica = Replica.make(request, head, files)
-        self._predict = replica.trainer.outputs
+        self._predict = replica.config, replica.trainer.outputs
         return replica
 
     def take_state(self, request: m.TakeState) -> None:
@@ -324,6 +325,8 @@ class TrainerRole:
         owned = self._samples("eval")
         if self._predict is None:
             raise RemoteError("training was not set up")
+        config, predict = self._predict
+        owned.check_for(config)
         indices = owned.request.indices
         chosen = np.arange(len(indices))
         if request.indices is not None:
@@ -334,7 +337,7 @@ class TrainerRole:
         for group in groups_by_length(chosen, owned.tokens):
             for piece in owned.pieces(group):
                 pieces.append(piece)
-                found.append(self._predict(owned.batch(piece)))
+                found.append(predict(owned.batch(piece)))
                 owned.computed(piece)
         computed = np.concatenate(pieces)
         outputs = np.concatenate(found)[np.argsort(computed)]

@@ -4,6 +4,8 @@ import numpy as np
 
 from edge_runtime.cache.session_cache import SampleCache
 from edge_runtime.contract.activations import LIVE_STATES
+from edge_runtime.contract.adapter import AdapterConfig
+from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.messages import Array, OwnSamples
 from edge_runtime.parallel_adapters import Batch
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED
@@ -23,7 +25,7 @@ class OwnedSamples:
         """True where every token has a target."""
         self.tokens: Array = np.sum([each.astype(np.int64) for each in request.lengths.values()], 0)
         """Of each sample, over all of its sequences, (N,) int64."""
-        if self._of_tokens:
+        if "decoder" in request.lengths:
             self._ends = np.cumsum(request.lengths["decoder"], dtype=np.int64)
 
     def pieces(self, chosen: Array) -> list[Array]:
@@ -39,6 +41,15 @@ class OwnedSamples:
         """Notes that a piece was computed with: its memory may be used again."""
         self._memory.computed(LIVE_STATES * self._padded_bytes(chosen))
 
+    def check_for(self, config: AdapterConfig) -> None:
+        """Raises RemoteError unless the samples have what an adapter reads of them."""
+        if not config.copies:
+            return
+        if (tokens := self.request.tokens) is None:
+            raise RemoteError("samples came without their tokens, which the adapter reads")
+        if tokens.max(initial=0) >= config.num_outputs:
+            raise RemoteError("a token of the samples is not of the adapter's vocabulary")
+
     def batch(self, chosen: Array) -> Batch:
         """The samples ``chosen`` with their states, right-padded."""
         keys = self.request.keys[chosen]
@@ -52,6 +63,7 @@ class OwnedSamples:
             targets=self._targets(chosen, hidden.shape[2]),
             encoder_hidden=attended,
             encoder_lengths=attended_lengths,
+            tokens=self._tokens(chosen, hidden.shape[2]),
         )
 
     def _padded_bytes(self, chosen: Array) -> int:
@@ -67,9 +79,17 @@ class OwnedSamples:
     def _targets(self, chosen: Array, longest: int) -> Array:
         if not self._of_tokens:
             return self.request.targets[chosen]
-        padded = np.full((len(chosen), longest), NOT_COUNTED, np.int64)
+        return self._padded(self.request.targets, chosen, longest, NOT_COUNTED)
+
+    def _tokens(self, chosen: Array, longest: int) -> Array | None:
+        tokens = self.request.tokens
+        return None if tokens is None else self._padded(tokens, chosen, longest, 0)
+
+    def _padded(self, values: Array, chosen: Array, longest: int, padding: int) -> Array:
+        """Pads what there is one of for each token of the decoder's sequence, (B, T) int64."""
+        padded = np.full((len(chosen), longest), padding, np.int64)
         lengths = self.request.lengths["decoder"]
         for row, sample in zip(padded, chosen, strict=True):
             end, length = self._ends[sample], lengths[sample]
-            row[:length] = self.request.targets[end - length : end]
+            row[:length] = values[end - length : end]
         return padded

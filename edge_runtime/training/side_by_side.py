@@ -74,6 +74,9 @@ class SideBySide:
         """
         self._closed = False
         batches = _batches(request, owned)
+        for each in request.settings:
+            owned.check_for(each.config)
+            held_out.check_for(each.config)
         self._choose(request)
         lanes = [_Lane(self._replicas[each.number]) for each in request.settings]
         clock = _Clock(outbox)

@@ -163,12 +163,20 @@ def _own_samples(
         lengths={stream: each[lines] for stream, each in int32_lengths(samples).items()},
         second_starts=samples.second_starts[lines].astype(np.int32),
         targets=_targets(state, table, lines),
+        tokens=_tokens(state, table, lines),
     )
 
 
 def _targets(state: State, table: SampleTable, lines: Array) -> Array:
     targets, config = table.targets_of(lines), state.job.config
     return config.standardized(targets) if config.task == "regression" else targets
+
+
+def _tokens(state: State, table: SampleTable, lines: Array) -> Array | None:
+    job = state.job
+    if not job.copies:
+        return None
+    return table.samples.tokens_of(job.manifest.output_stream).take(lines).values
 
 
 def shards_of(plan: Plan | None, device: DeviceId) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from edge_runtime.contract.checks import Array as Array
-from edge_runtime.contract.checks import check_array, require
+from edge_runtime.contract.checks import check_array, check_tokens, require
 from edge_runtime.contract.generation import Sequences
 from edge_runtime.contract.manifest import HIDDEN_PREFIX, FileSpec, InputSpec, Stream, check_streams
 
@@ -114,6 +114,16 @@ def check_sequences(sequences: Sequences, lengths: Mapping[Stream, Array], count
     require(lines == count, f"{lines} sequences for {count} samples")
     known = set(lengths) <= set(sequences.known)
     require(known, "it is not said how many rows of a sequence are known")
+    check_token_rows(sequences.tokens, lengths)
+
+
+def check_token_rows(tokens: Array | None, lengths: Mapping[Stream, Array]) -> None:
+    """Raises ValueError unless there is an id for each of the decoder's rows, or none is told."""
+    check_tokens(tokens)
+    if tokens is not None:
+        require("decoder" in lengths, "tokens are told, but no sample has a decoder's sequence")
+        rows = int(lengths["decoder"].sum())
+        require(len(tokens) == rows, f"{len(tokens)} tokens for {rows} rows")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,16 @@ from edge_runtime.contract.checks import check_array, check_keys, require
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import FileSpec
 
-from .base import NOTHING_SUMMED, Array, EpochSums, Lengths, Message, SampleSet, check_lengths
+from .base import (
+    NOTHING_SUMMED,
+    Array,
+    EpochSums,
+    Lengths,
+    Message,
+    SampleSet,
+    check_lengths,
+    check_token_rows,
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +35,8 @@ class OwnSamples(Message):
         targets: (N,) int64 classes, or standardized float32 values (see
             :meth:`AdapterConfig.standardized`); or, for language models, int32, one for
             each token of the decoder's sequence, sample after sample.
+        tokens: ids of the decoder's sequences, int32, as a language model's ``targets``, where
+            an adapter reads them: with ``AdapterConfig.copies``; otherwise None.
     """
 
     which: SampleSet
@@ -36,6 +47,7 @@ class OwnSamples(Message):
     lengths: Lengths
     second_starts: Array
     targets: Array
+    tokens: Array | None = None
 
     def __post_init__(self) -> None:
         count = len(self.keys)
@@ -51,6 +63,7 @@ class OwnSamples(Message):
             expected = int(self.lengths["decoder"].sum())
         fits = self.targets.shape == (expected,)
         require(fits, f"targets are {self.targets.shape}, not ({expected},)")
+        check_token_rows(self.tokens, self.lengths)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

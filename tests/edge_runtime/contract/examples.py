@@ -11,7 +11,7 @@ import numpy as np
 
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
-from edge_runtime.contract.codec import Frame, encode
+from edge_runtime.contract.codec import PROTOCOL_VERSION, Frame, encode
 from edge_runtime.contract.generation import GenerationOptions, Sequences
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.manifest import FileSpec, InputSpec
@@ -32,7 +32,7 @@ BYTES = np.arange(4, dtype=np.uint8)
 KEYS = np.zeros((2, 32), np.uint8)
 ROWS = np.array([0, 1], np.int32)
 LENGTHS = {"encoder": np.array([2, 1], np.int32), "decoder": np.array([1, 1], np.int32)}
-SEQUENCES = Sequences(lines=ROWS, known={"encoder": ROWS, "decoder": ROWS})
+SEQUENCES = Sequences(lines=ROWS, known={"encoder": ROWS, "decoder": ROWS}, tokens=ROWS)
 BATCH = m.MicroBatch(
     number=3,
     route=(A, B),
@@ -152,6 +152,7 @@ EXAMPLES: tuple[m.Message, ...] = (
         lengths=LENGTHS,
         second_starts=ROWS,
         targets=ROWS.astype(np.int64),
+        tokens=ROWS,
     ),
     m.SetUpTraining(
         config=CONFIG,
@@ -360,5 +361,5 @@ _CHANGES: tuple[Change, ...] = (_replaced,) * 5 + (_resized,) * 3 + (_bitten,) *
 
 def with_fields(name: str, fields: Any, *frames: Frame) -> list[Frame]:
     """Frames of a message of type ``name`` with any ``fields``, encoded as they are."""
-    header = [4, TAG.session, TAG.term, TAG.reply, name, fields]
+    header = [PROTOCOL_VERSION, TAG.session, TAG.term, TAG.reply, name, fields]
     return [msgspec.msgpack.encode(header), *frames]

@@ -73,7 +73,7 @@ def draw_settings(
 def weight_decay(config: AdapterConfig, options: TrainingOptions) -> float:
     """The weight decay that training with these options has."""
     given = options.weight_decay
-    return default_weight_decay(config.task) if given is None else given
+    return default_weight_decay(config) if given is None else given
 
 
 def _reductions(config: AdapterConfig) -> tuple[int, ...]:

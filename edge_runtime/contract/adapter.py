@@ -268,7 +268,7 @@ class TrainingOptions:
             cosine, or stays.
         warmup_fraction: share of all steps that warm up.
         weight_decay: AdamW's, on the side network's matrices; neither on the head nor on
-            vectors; None takes the task's, see :func:`default_weight_decay`.
+            vectors; None takes the adapter's, see :func:`default_weight_decay`.
         average_fraction: the weights in use are a running mean over this share of all
             steps, which evens out the last batches; 0 uses the current weights.
         max_gradient_norm: clipping after the division by the global count; 0 is off.
@@ -309,14 +309,14 @@ class TrainingOptions:
         return self.seed if self.adapter_seed is None else self.adapter_seed
 
 
-def default_weight_decay(task: Task) -> float:
-    """Weight decay of a task where none is given.
+def default_weight_decay(config: AdapterConfig) -> float:
+    """Weight decay of an adapter where none is given.
 
-    Large where each sample has one label, since personal data is scarce (SST-2, 6,000 lines:
-    accuracy 0.82 with 0.01, 0.849 with 4). A language model learns from every token, of
-    which there are many, so its weights need not be held back.
+    Large, since personal data is scarce (SST-2, 6,000 lines: accuracy 0.82 with 0.01, 0.849 with
+    4; a pointer on 500 lines of gsm8k: held-out loss 0.969 with 0.1, 0.961 with 1, 0.956 with 4,
+    0.980 with 12).
     """
-    return 0.1 if task in ("causal-lm", "seq2seq") else 4.0
+    return 0.1 if config.generative and not config.copies else 4.0
 
 
 OPTIMIZER_PREFIX = "optimizer."

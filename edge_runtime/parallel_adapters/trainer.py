@@ -101,7 +101,7 @@ class Trainer:
             self._parameters,
             options,
             total_steps,
-            weight_decay=default_weight_decay(config.task) if decay is None else decay,
+            weight_decay=default_weight_decay(config) if decay is None else decay,
         )
         self.flat_gradient: NDArray[np.float32] = self._parameters.gradients.numpy()
         self.flat_parameters: NDArray[np.float32] = self._parameters.values.numpy()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -142,6 +143,7 @@ def test_a_task_is_held_back_as_it_needs_unless_something_else_is_asked_for(
 
 def test_a_language_model_without_a_pointer_is_held_back_less() -> None:
     pooled = default_weight_decay(samples.config())
-    assert default_weight_decay(language_samples.config("pointer", num_heads=1)) == pooled
+    pointer = dataclasses.replace(language_samples.config(), kind="pointer")
+    assert default_weight_decay(pointer) == pooled
     for config in (language_samples.config(), language_samples.seq2seq("mlp")):
         assert default_weight_decay(config) < pooled

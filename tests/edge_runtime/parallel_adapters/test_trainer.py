@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from edge_runtime.cache.encoding import decode_into, encode
 from edge_runtime.contract.adapter import AdapterKind, TrainingOptions, adapter_weights
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.tensors import read_tensors, write_tensors
@@ -299,3 +300,26 @@ def test_the_parts_of_a_batch_add_up_their_gradients(kind: AdapterKind) -> None:
     assert sum(losses) == pytest.approx(loss, rel=1e-5)
     scale = np.abs(expected).max()
     np.testing.assert_allclose(engine.flat_gradient, expected, atol=1e-5 * scale)
+
+
+def test_a_trainer_leaves_its_thread_to_encode_and_decode_subnormals() -> None:
+    states = np.array([[2.0**-24, -(2.0**-20), 2.0**-15, 1.0]], np.float32)
+    data, decoded = batch(4), np.empty_like(states)
+    engine = trainer("attention")
+    engine.gradients(data)
+    engine.apply(engine.flat_gradient)
+    engine.outputs(data)
+    Predictor(config("attention"), adapter_weights(engine.state())).outputs(data)
+    decode_into(encode(states, "fp16"), decoded, "fp16")
+
+    np.testing.assert_array_equal(decoded, states)
+
+
+def test_subnormal_gradients_count_as_zeros() -> None:
+    engine = trainer("attention")
+    engine.gradients(batch(4))
+    tiny = np.full_like(engine.flat_gradient, 1e-40)
+    engine.apply(tiny)
+    moments = read_tensors(engine.state(), "state")["optimizer.first_moment"]
+
+    assert not moments.any()

@@ -179,7 +179,9 @@ def relieve(state: State, device: DeviceId, reason: str) -> bool:
         return False
     member.relief = reason
     state.note("relief", device=device, reason=reason)
-    if reason and _matters(state, device):
+    # With nobody who could take its work, the end of a plan would only cost what is under way.
+    others_work = any(not each.relief for each in state.members.here.values())
+    if reason and others_work and _matters(state, device):
         end_plan(state, f"{device} asks for relief: {reason}", device)
     return True
 

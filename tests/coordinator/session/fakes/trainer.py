@@ -45,6 +45,11 @@ def output_of(index: int, epochs_done: int) -> tuple[float, float]:
     return float(index), float(epochs_done)
 
 
+def setting_loss(number: int, step: int) -> float:
+    """The held-out loss that fake trainers find for a setting after that many updates."""
+    return 1 / (1 + number)
+
+
 def count_of(targets: np.ndarray) -> int:
     """The divisor of a mean loss."""
     return int((targets >= 0).sum()) if targets.dtype == np.int32 else len(targets)
@@ -77,6 +82,7 @@ class FakeTrainer:
         applied: (epoch, step in it) of every update that was made here.
         tried: numbers of the settings of each request to train several.
         own_seconds_per_sample: what it says that its samples took it without the others.
+        setting_loss: what it finds settings to be worth.
     """
 
     def __init__(self, me: DeviceId, trained: int) -> None:
@@ -92,6 +98,7 @@ class FakeTrainer:
         self._group: _Group | None = None
         self._epoch: _Epoch | None = None
         self.own_seconds_per_sample = 0.0
+        self.setting_loss: Callable[[int, int], float] = setting_loss
 
     def begin_session(self) -> None:
         """Keeps nothing but the replica."""
@@ -161,7 +168,7 @@ class FakeTrainer:
     def train_settings(
         self, request: m.TrainSettings, owned: m.OwnSamples, held_out: m.OwnSamples, reads: Readable
     ) -> m.SettingsTrained:
-        """Trains settings at once; the one of the largest number comes to the least loss."""
+        """Trains settings at once; by default that of the largest number has the least loss."""
         assert self.request is not None
         if not reads(owned.keys).all() or not reads(held_out.keys).all():
             raise RemoteError("lacks samples that it is to train on or to evaluate")
@@ -175,7 +182,7 @@ class FakeTrainer:
         state = replica.state if request.sends_state else b""
         count = len(request.settings)
         return m.SettingsTrained(
-            losses=np.array([1 / (1 + each.number) for each in request.settings]),
+            losses=np.array([self.setting_loss(e.number, replica.step) for e in request.settings]),
             seconds=np.full(count, 0.5),
             shared_seconds=0.1,
             sums=(sums,) * count,

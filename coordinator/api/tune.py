@@ -10,7 +10,7 @@ from coordinator.protocol.record import SessionRecord
 from coordinator.runs.tuning_report import SettingReport, TuningReport
 from coordinator.tuning.design import draw_settings, weight_decay
 from coordinator.tuning.race import Race
-from edge_runtime.contract.activations import OPTIMIZER_COPIES, count_parameters
+from edge_runtime.contract.activations import FLOAT_BYTES, OPTIMIZER_COPIES, count_parameters
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.errors import UsageError
 from edge_runtime.contract.messages import Setting
@@ -19,7 +19,7 @@ from edge_runtime.contract.plan import Plan
 
 from .inputs import Prepared
 
-_BYTES = 4 * OPTIMIZER_COPIES
+_BYTES = FLOAT_BYTES * OPTIMIZER_COPIES
 """Of a parameter of an adapter that is trained."""
 
 

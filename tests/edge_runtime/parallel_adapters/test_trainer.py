@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from edge_runtime.cache.encoding import decode_into, encode
+from edge_runtime.contract.activations import OPTIMIZER_COPIES
 from edge_runtime.contract.adapter import AdapterKind, TrainingOptions, adapter_weights
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.tensors import read_tensors, write_tensors
@@ -323,3 +325,14 @@ def test_subnormal_gradients_count_as_zeros() -> None:
     moments = read_tensors(engine.state(), "state")["optimizer.first_moment"]
 
     assert not moments.any()
+
+
+def test_a_trainer_holds_no_more_copies_of_a_parameter_than_are_reckoned_with() -> None:
+    engine = trainer("attention", num_outputs=7)  # as large as no other
+    engine.gradients(batch(4))
+    engine.apply(engine.flat_gradient)
+    gc.collect()
+    storages = (each.untyped_storage() for each in gc.get_objects() if type(each) is torch.Tensor)
+    copies = {each.data_ptr() for each in storages if each.nbytes() == 4 * engine.parameters}
+
+    assert len(copies) == OPTIMIZER_COPIES

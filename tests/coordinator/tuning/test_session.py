@@ -103,6 +103,18 @@ def test_a_device_that_asks_for_relief_goes_on_tuning_where_nobody_else_could():
     assert len(happened(cluster, "tuning_began")) == 1
 
 
+def test_a_device_that_has_nothing_to_do_any_more_may_sleep_while_another_tunes():
+    cluster = cluster_of()
+    owner, _, _ = answering(cluster, m.SettingsTrained)
+    for _ in range(2):  # the second time what they send is forwarded already
+        lost = m.PeerLost(peer=NAMES[1], reason="no route")
+        cluster.tell(Received(device=owner, message=lost))
+    played(cluster)
+    assert cluster.finished, (cluster.session.phase, cluster.failure)
+    assert len(happened(cluster, "tuning_began")) == 1
+    assert not cluster.session.state.members.quarantined
+
+
 def test_several_owners_are_refused_in_one_line():
     cluster = cluster_of(owners=2)
     played(cluster)

@@ -54,7 +54,7 @@ def test_settings_are_halved_and_the_best_one_s_adapter_is_kept():
     cluster = cluster_of()
     record = played(cluster)
     assert cluster.finished, (cluster.session.phase, cluster.failure)
-    assert cluster.devices[NAMES[0]].trainer.tried == [(0, 1, 2, 3), (0, 3), (0, 3)]
+    assert cluster.devices[NAMES[0]].trainer.settings.tried == [(0, 1, 2, 3), (0, 3), (0, 3)]
     assert record.race.best == (3, 4)
     assert cluster.devices[NAMES[0]].trainer.request.config == cluster.job.settings[3].config
     assert cluster.devices[NAMES[0]].trainer.request.options == cluster.job.settings[3].options
@@ -65,7 +65,7 @@ def test_settings_are_halved_and_the_best_one_s_adapter_is_kept():
 def test_what_diverges_after_an_epoch_that_was_good_takes_nothing_with_it():
     cluster = cluster_of(devices=1)
     owner = cluster.devices[NAMES[0]].trainer
-    owner.setting_loss = lambda number, step: 1 / (1 + number) if step <= 4 else np.inf
+    owner.settings.loss = lambda number, step: 1 / (1 + number) if step <= 4 else np.inf
     record = played(cluster)
     assert cluster.finished, (cluster.session.phase, cluster.failure)
     assert record.race.best == (3, 4)
@@ -75,7 +75,7 @@ def test_what_diverges_after_an_epoch_that_was_good_takes_nothing_with_it():
 def test_epochs_that_the_best_setting_was_not_trained_in_are_not_reported_as_its_own():
     cluster = cluster_of(devices=1, epochs=8)
     owner = cluster.devices[NAMES[0]].trainer
-    owner.setting_loss = lambda number, step: 0.1 if (number, step) == (3, 4) else 9.0 + number
+    owner.settings.loss = lambda number, step: 0.1 if (number, step) == (3, 4) else 9.0 + number
     record = played(cluster)
     assert cluster.finished, (cluster.session.phase, cluster.failure)
     assert [len(each.losses) for each in record.race.reached][:3] == [4, 4, 2]

@@ -21,6 +21,7 @@ from tests.coordinator.session.fakes.replica import (
     order_of,
     summed_gradient,
 )
+from tests.coordinator.session.fakes.settings import FakeSettings
 
 Post = Callable[[m.Message], None]
 PostTo = Callable[[DeviceId, m.Message], None]
@@ -43,11 +44,6 @@ def output_of(index: int, epochs_done: int) -> tuple[float, float]:
     A language model's third column is 0.
     """
     return float(index), float(epochs_done)
-
-
-def setting_loss(number: int, step: int) -> float:
-    """The held-out loss that fake trainers find for a setting after that many updates."""
-    return 1 / (1 + number)
 
 
 def count_of(targets: np.ndarray) -> int:
@@ -80,9 +76,8 @@ class FakeTrainer:
         replica: outlives the session if the coordinator is gone.
         reject: tells who has sent what is wrong.
         applied: (epoch, step in it) of every update that was made here.
-        tried: numbers of the settings of each request to train several.
+        settings: those that it trains side by side.
         own_seconds_per_sample: what it says that its samples took it without the others.
-        setting_loss: what it finds settings to be worth.
     """
 
     def __init__(self, me: DeviceId, trained: int) -> None:
@@ -93,12 +88,11 @@ class FakeTrainer:
         self.tail: np.ndarray | None = None
         self.sums = m.NOTHING_SUMMED
         self.applied: list[tuple[int, int]] = []
-        self.tried: list[tuple[int, ...]] = []
+        self.settings = FakeSettings()
         self._kept: tuple[object, ...] | None = None
         self._group: _Group | None = None
         self._epoch: _Epoch | None = None
         self.own_seconds_per_sample = 0.0
-        self.setting_loss: Callable[[int, int], float] = setting_loss
 
     def begin_session(self) -> None:
         """Keeps nothing but the replica."""
@@ -123,6 +117,7 @@ class FakeTrainer:
         """Makes the adapter, or keeps the one that is there if it is of the same run."""
         assert (request.head is not None) == request.config.generative
         self.request = request
+        self.settings.forget()
         if request.adapter_graph is not None:
             self.replica = self._kept = self._group = None
             return m.TrainingReady(parameters=0)
@@ -164,31 +159,6 @@ class FakeTrainer:
                 return self.sum_tails(owned)
             case m.SendState():
                 return self.state()
-
-    def train_settings(
-        self, request: m.TrainSettings, owned: m.OwnSamples, held_out: m.OwnSamples, reads: Readable
-    ) -> m.SettingsTrained:
-        """Trains settings at once; by default that of the largest number has the least loss."""
-        assert self.request is not None
-        if not reads(owned.keys).all() or not reads(held_out.keys).all():
-            raise RemoteError("lacks samples that it is to train on or to evaluate")
-        options, last = self.request.options, request.first_step + request.num_steps
-        which = {"seed": options.seed, "epoch": request.epoch}
-        sizes = step_sizes(owned.total, options.batch_size, **which)
-        samples = int(sizes[:last].sum())
-        sums = m.EpochSums(epoch=request.epoch, steps=last, samples=samples, count=samples)
-        self.tried.append(tuple(each.number for each in request.settings))
-        replica = Replica(step=(request.epoch - 1) * len(sizes) + last)
-        state = replica.state if request.sends_state else b""
-        count = len(request.settings)
-        return m.SettingsTrained(
-            losses=np.array([self.setting_loss(e.number, replica.step) for e in request.settings]),
-            seconds=np.full(count, 0.5),
-            shared_seconds=0.1,
-            sums=(sums,) * count,
-            parameters=np.full(count, PARAMETERS, np.int64),
-            state=np.frombuffer(state, np.uint8),
-        )
 
     # ---- steps
 

@@ -72,7 +72,7 @@ class Tuning:
             step=step,
             steps=tuple(each.stop.step for each in race.reached),
             shared_cpu_seconds=sum(each.shared_seconds for each in race.reached),
-            repeat=repeat(self.settings[best]),
+            repeat=repeat(self.settings[best], last=step == race.stops[-1].step),
             settings=tuple(_setting_report(each, race) for each in self.settings),
         )
 
@@ -100,9 +100,13 @@ def check_tune(
         )
 
 
-def repeat(setting: Setting) -> Mapping[str, str]:
-    """Options of ``pacplus train`` that train this setting alone, besides those given before."""
+def repeat(setting: Setting, *, last: bool) -> Mapping[str, str]:
+    """Options of ``pacplus train`` that train this setting alone, besides those given before.
+
+    With ``last``, its last epoch was the best by loss; alone, a classifier's accuracy would choose.
+    """
     config, options = setting.config, setting.options
+    kept = {"--keep": "last"} if last else {}
     return {
         "--learning-rate": f"{options.learning_rate!r}",
         "--adapter": config.kind,
@@ -110,6 +114,7 @@ def repeat(setting: Setting) -> Mapping[str, str]:
         "--weight-decay": f"{weight_decay(config, options)!r}",
         "--adapter-seed": str(options.initial_seed),
         "--patience": "0",
+        **kept,
     }
 
 

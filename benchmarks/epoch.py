@@ -107,7 +107,7 @@ def _epoch(prepared: Prepared, owned: OwnedSamples, way: str) -> tuple[dict[str,
     gradients = updates = loss = 0.0
     clock = time.process_time
     wall, began = time.perf_counter(), clock()
-    with BatchReader(owned, steps, trainer.prepare_thread, ahead=way == AHEAD) as reader:
+    with BatchReader(owned, steps, ahead=way == AHEAD) as reader:
         for number in range(len(steps)):
             trainer.flat_gradient.fill(0)
             count = 0

@@ -8,7 +8,6 @@ import functools
 import gc
 import hashlib
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,14 +31,6 @@ LONGEST_FIRST = ("test_haswell.py", "test_families.py", "test_faults.py")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Starts with what takes longest, so that no worker is left alone with it at the end."""
     items.sort(key=lambda item: item.path.name not in LONGEST_FIRST)
-
-
-@pytest.fixture(autouse=True)
-def denormals_kept() -> Iterator[None]:
-    """Undoes what a trainer in this process does to arithmetic: tiny numbers count again."""
-    yield
-    if torch := sys.modules.get("torch"):
-        torch.set_flush_denormal(False)
 
 
 SHARED_TRACES = "PACPLUS_TEST_TRACES"

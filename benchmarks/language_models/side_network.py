@@ -49,6 +49,8 @@ def train_side_network(bundle: Path, files: dict[str, Path], options: Options, f
             loss=options.loss,
         ),
         max_length=options.max_length,
+        keep="best",
+        patience=0,  # the curve shows every epoch
     ).report
     (device,) = report.devices
     fill = report.fill

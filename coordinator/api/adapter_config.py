@@ -28,11 +28,13 @@ LayerIndices: TypeAlias = tuple[int, ...]
 class AdapterChoice:
     """The user's choice of side blocks.
 
-    ``reduction`` is backbone width / adapter width; ``layers`` are the hidden states that are
-    read: ``"all"``, ``"every:K"`` or a comma-separated list.
+    Without a ``kind`` it is the task's: a pointer for a decoder-only language model, else
+    attention; and attention where its heads or pruned weights are asked for. ``reduction`` is
+    backbone width / adapter width; ``layers`` are the hidden states that are read: ``"all"``,
+    ``"every:K"`` or a comma-separated list.
     """
 
-    kind: AdapterKind = "attention"
+    kind: AdapterKind | None = None
     reduction: int = 8
     layers: str = "all"
     num_heads: int = 1
@@ -104,7 +106,7 @@ def adapter_config(
         mean, scale = _moments(traits.values)
     try:
         return AdapterConfig(
-            kind=choice.kind,
+            kind=_kind(choice, task),
             hidden_size=manifest.hidden_size,
             reduction=choice.reduction,
             num_heads=choice.num_heads,
@@ -125,6 +127,23 @@ def adapter_config(
         )
     except ValueError as error:
         raise BadInputError(f"adapter: {error}") from None
+
+
+def _kind(choice: AdapterChoice, task: Task) -> AdapterKind:
+    of_attention = choice.num_heads > 1 or choice.initialization == "pruned"
+    if choice.kind is None:
+        return "pointer" if task == "causal-lm" and not of_attention else "attention"
+    if choice.kind == "pointer" and of_attention:
+        raise BadInputError(
+            "adapter: a pointer has heads and first weights of its own; leave out --adapter-heads "
+            "and --adapter-init, or train with --adapter attention"
+        )
+    if choice.kind == "pointer" and task != "causal-lm":
+        raise BadInputError(
+            f"adapter: a pointer is for decoder-only language models, not for {task}; train with "
+            "--adapter attention or mlp"
+        )
+    return choice.kind
 
 
 def _moments(values_N: npt.NDArray[np.float64]) -> tuple[float, float]:

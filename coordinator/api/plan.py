@@ -1,7 +1,9 @@
 """Measures the devices and plans: :func:`plan`."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from coordinator.cluster.host import Cluster
 from coordinator.cluster.observer import NullObserver, Observer
@@ -17,14 +19,15 @@ from devices.this_machine import this_machine
 from edge_runtime.contract.adapter import TrainingOptions
 from edge_runtime.contract.errors import UsageError
 from edge_runtime.contract.manifest import Manifest, Task
+from edge_runtime.contract.messages import CacheDtype
 from edge_runtime.contract.plan import Owner, Plan, Stage, StageDevice
 from edge_runtime.contract.profile import DeviceProfile
 
 from .adapter_config import AdapterChoice
 from .cache_dtype import CacheChoice, choose_cache_dtype
-from .inputs import prepare
+from .inputs import Prepared, prepare
 from .max_length import MaxLength
-from .run import run_session
+from .run import Finished, run_session
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,25 +95,11 @@ def plan(
     dtype, notes = choose_cache_dtype(manifest, prepared.config.layers, cache_dtype)
     for note in notes:
         observer.note(note)
-    problems: list[Problem] = []
-
-    def decide(problem: Problem) -> Plan:
-        problems.append(problem)
-        return make_plan(problem) if given is None else _provisional(problem)
-
-    if given is not None:
-        one_core = dataclasses.replace(this_machine(), cores=1, compute_cores=1.0)
-        cluster = dataclasses.replace(cluster, emulate=(one_core,))
-    measured = run_session(
-        *(cluster, prepared, observer),
-        cache_dtype=dtype,
-        decide=decide,
-        is_given=given is not None,
-        checks_memory=given is None,
-        only_plan=True,
-    )
-    problem, made = problems[-1], measured.plan
-    if given is not None:
+    if given is None:
+        measured, problem = _measure(cluster, prepared, dtype, observer)
+        made = measured.plan
+    else:
+        measured, problem = _measure_this_machine(cluster, prepared, dtype, observer)
         (reference,) = problem.profiles
         problem = with_devices(problem, given.profiles(manifest, reference))
         made = make_plan(problem)
@@ -124,6 +113,44 @@ def plan(
         alternatives=compare(problem),
         simulated=simulate(problem, made) if simulated else None,
         uncertainty=uncertainty(problem.profiles),
+    )
+
+
+def _measure(
+    cluster: Cluster,
+    prepared: Prepared,
+    cache_dtype: CacheDtype,
+    observer: Observer,
+    decide: Callable[[Problem], Plan] = make_plan,
+    **session: Any,
+) -> tuple[Finished, Problem]:
+    """Measures devices in a session that ends with a plan; returns what that was made for, too."""
+    problems: list[Problem] = []
+
+    def noted(problem: Problem) -> Plan:
+        problems.append(problem)
+        return decide(problem)
+
+    finished = run_session(
+        *(cluster, prepared, observer),
+        cache_dtype=cache_dtype,
+        decide=noted,
+        only_plan=True,
+        **session,
+    )
+    return finished, problems[-1]
+
+
+def _measure_this_machine(
+    cluster: Cluster, prepared: Prepared, cache_dtype: CacheDtype, observer: Observer
+) -> tuple[Finished, Problem]:
+    """Measures one core of it as ``cluster`` says, whether or not it could do the work."""
+    one_core = dataclasses.replace(this_machine(), cores=1, compute_cores=1.0)
+    alone = dataclasses.replace(cluster, emulate=(one_core,))
+    return _measure(
+        *(alone, prepared, cache_dtype, observer, _provisional),
+        is_given=True,
+        checks_memory=False,
     )
 
 

@@ -1,9 +1,6 @@
 """Trains an adapter and writes the run: :func:`train`."""
 
 import dataclasses
-import secrets
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from coordinator.cluster.host import Cluster
@@ -11,41 +8,20 @@ from coordinator.cluster.observer import NullObserver, Observer
 from coordinator.data import FieldNames, Source
 from coordinator.planner import make_plan
 from coordinator.planning_files.plan_file import read_plan
-from coordinator.protocol.actions import KeepEvaluation, Kept, Record
 from coordinator.protocol.job import Keep
-from coordinator.protocol.record import SessionRecord
-from coordinator.runs.report import (
-    EpochReport,
-    Report,
-    cache_report,
-    device_reports,
-    epoch_reports,
-    fill_of_sessions,
-    fill_report,
-)
-from coordinator.runs.run_folder import Checkpoint, RunFolder, check_new
-from coordinator.session.failures import RESUME
-from edge_runtime.contract.adapter import TrainingOptions, adapter_weights
-from edge_runtime.contract.checks import Array
-from edge_runtime.contract.errors import (
-    BadInputError,
-    InfeasibleError,
-    StoppedError,
-    StorageError,
-)
+from coordinator.runs.report import Report
+from coordinator.runs.run_folder import RunFolder, check_new
+from edge_runtime.contract.adapter import TrainingOptions
 from edge_runtime.contract.manifest import Task
-from edge_runtime.contract.messages import CacheDtype
-from edge_runtime.contract.structure import to_plain
 from export.output import check_folder
-from export.partition.stages import import_ahead
 
 from .adapter_config import AdapterChoice
 from .cache_dtype import CacheChoice, choose_cache_dtype
-from .inputs import Prepared, prepare, run_settings
-from .max_length import SHOWN_PLACES, MaxLength
-from .metrics import metrics
-from .run import Finished, run_session
+from .inputs import prepare, run_settings
+from .max_length import MaxLength
+from .run import run_session
 from .training_choice import check_kept, choose_kept
+from .training_run import TrainingRun
 from .tune import Tuning, check_tune
 
 
@@ -127,30 +103,28 @@ def train(
     """
     observer, options = observer or NullObserver(), options or TrainingOptions()
     decide = read_plan(plan).first() if plan is not None else make_plan
+    evaluates = evaluation is not None or held_out is not None
     if not resume:
         check_new(output)
     check_folder(output)
-    choice = adapter or AdapterChoice()
-    evaluates = evaluation is not None or held_out is not None
     check_kept(evaluates=evaluates, keep=keep, patience=patience)
     check_tune(tune, evaluates=evaluates, keep=keep, patience=patience)
     begun = RunFolder(output).settings() if resume else None
     if begun is not None and auto_batch_size:
         options = dataclasses.replace(options, batch_size=begun.batch_size)
-    prepared = prepare(
-        *(bundle, data, evaluation, task, choice, options, fields, held_out, max_length),
-        auto_batch_size=auto_batch_size and begun is None,
-    )
     if begun is not None and cache_dtype == "auto":
         cache_dtype = begun.cache_dtype
-    tuning = Tuning.of(prepared, tune)
-    keep, patience = tuning.kept(
-        *choose_kept(
-            prepared.config.task, evaluates=evaluates, keep=keep, patience=patience, begun=begun
-        )
+    prepared = prepare(
+        *(bundle, data, evaluation, task, adapter or AdapterChoice(), options, fields, held_out),
+        max_length,
+        auto_batch_size=auto_batch_size and begun is None,
     )
-    layers = prepared.config.layers
-    dtype, notes = choose_cache_dtype(prepared.bundle.manifest, layers, cache_dtype)
+    config, tuning = prepared.config, Tuning.of(prepared, tune)
+    dtype, notes = choose_cache_dtype(prepared.bundle.manifest, config.layers, cache_dtype)
+    chosen = choose_kept(
+        config.task, evaluates=evaluates, keep=keep, patience=patience, begun=begun
+    )
+    keep, patience = tuning.kept(*chosen)
     settings = dataclasses.replace(
         run_settings(prepared, fields, dtype, cache_quota_bytes, held_out),
         encrypt_cache=encrypt_cache,
@@ -158,140 +132,20 @@ def train(
         keep=keep,
         patience=patience,
     )
-    folder = (RunFolder.resume if resume else RunFolder.create)(output, settings)
+    run = TrainingRun.begin(output, settings, prepared, tuning, resume=resume)
     prepared.announce(observer)
     for note in notes:
         observer.note(note)
-    nothing = Checkpoint(step=0, epochs=(), eval_before={})
-    earlier = (folder.last_checkpoint() if resume else None) or nothing
-    run = _Run(folder, prepared, earlier, time.monotonic(), tuning)
     if resume and tune:
         observer.note("the settings are trained from the start again; what is cached is kept")
-    if resume:  # steps that were applied beyond it are applied again
-        folder.record(Record(event="resumed", fields={"step": earlier.step}))
     paired = cluster is not None and bool(cluster.devices)
-    try:
+    with run.in_work():
         finished = run_session(
             *(cluster or Cluster(), prepared, observer),
-            cache_dtype=dtype,
-            cache_quota_bytes=folder.settings().cache_quota_bytes,
-            encrypt_cache=folder.settings().encrypt_cache,
             decide=tuning.plans(decide),
             is_given=plan is not None,
-            record=run.record,
-            save=run.save,
-            state=earlier.state,
-            steps_done=earlier.step,
-            sums=earlier.sums,
-            run=(folder.last_group() if resume else "") or secrets.token_hex(8),
             wait_seconds=0.0 if wait_seconds is None and not paired else wait_seconds,
-            evaluate_before=not earlier.eval_before,
-            keep=keep,
-            patience=patience,
-            settings=tuning.settings,
-            score=run.metrics,
-            evaluated=folder.evaluations().by_epoch if resume else {},
+            **run.job(),
         )
-        kept_epoch, weights = run.kept(finished.record, keep)
-        kept_epoch = tuning.epoch(finished.record, kept_epoch)
-        folder.write_adapter(tuning.config(finished.record, prepared.config), weights)
-        report = run.report(finished, dtype, kept_epoch, patience)
-        folder.write_report(to_plain(report))
-    except (BadInputError, InfeasibleError) as error:
-        if not resume:
-            folder.discard_unplanned()
-        if isinstance(error, StorageError) and folder.is_planned:
-            raise StoppedError(f"{error}; mend that, and {RESUME}") from None
-        raise
+        report = run.finish(finished)
     return TrainResult(run=output, report=report)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Run:
-    """Writes down a training session, added to what earlier sessions of the run did."""
-
-    folder: RunFolder
-    prepared: Prepared
-    earlier: Checkpoint
-    began: float
-    tuning: Tuning = dataclasses.field(default_factory=Tuning)
-
-    def record(self, event: Record, session: SessionRecord) -> None:
-        self.folder.record(event)
-        if event.event == "plan_made" and session.plan is not None:
-            self.folder.write_plan(session.plan)
-            # Nothing to do here for a while, and the adapter's graph is to be written at the end.
-            import_ahead()
-
-    def save(self, action: Kept, session: SessionRecord) -> None:
-        if isinstance(action, KeepEvaluation):
-            self.folder.keep_evaluation(action)
-            return
-        checkpoint = self._checkpoint(session, action.step, action.state)
-        self.folder.write_checkpoint(dataclasses.replace(checkpoint, sums=action.sums))
-
-    def _checkpoint(self, session: SessionRecord, step: int, state: bytes) -> Checkpoint:
-        return Checkpoint(
-            step=step,
-            epochs=(*self._earlier_epochs(session), *epoch_reports(session)),
-            eval_before=self.earlier.eval_before or self.metrics(session.outputs_before),
-            state=state,
-            seconds=self.earlier.seconds + time.monotonic() - self.began,
-            fill=fill_of_sessions(self.earlier.fill, fill_report(session)),
-            recoveries=(*self.earlier.recoveries, *session.recoveries),
-        )
-
-    def _earlier_epochs(self, session: SessionRecord) -> Iterator[EpochReport]:
-        """Epochs of earlier sessions; the last of them may have been evaluated only since."""
-        for epoch in self.earlier.epochs:
-            yield dataclasses.replace(epoch, eval=session.evaluated.get(epoch.epoch, {}))
-
-    def kept(self, session: SessionRecord, keep: Keep) -> tuple[int, bytes]:
-        """Reads which epoch's adapter is kept, and its weights."""
-        evaluations = self.folder.evaluations()
-        if keep == "best" and evaluations.best:
-            return evaluations.best, evaluations.weights
-        weights = adapter_weights(session.state or self.earlier.state)
-        return self._checkpoint(session, 0, b"").epochs[-1].epoch, weights
-
-    def metrics(self, outputs: Array | None) -> dict[str, float]:
-        """Computes metrics of the evaluation samples' outputs; none where there are none."""
-        table = self.prepared.tables.get("eval")
-        if table is None or outputs is None:
-            return {}
-        return metrics(self.prepared.config.task, outputs, table.targets)
-
-    def report(
-        self, finished: Finished, cache_dtype: CacheDtype, kept_epoch: int, patience: int
-    ) -> Report:
-        """Reports the whole run, whose adapter is that of ``kept_epoch``."""
-        prepared, session, manifest = self.prepared, finished.record, self.prepared.bundle.manifest
-        done = self._checkpoint(session, 0, b"")
-        after = session.evaluated.get(kept_epoch) or self.metrics(session.outputs_after)
-        return Report(
-            task=prepared.config.task,
-            model=manifest.model_id,
-            bundle=str(prepared.bundle.path.resolve()),
-            bundle_digest=manifest.digest,
-            seed=prepared.options.seed,
-            labels=prepared.config.labels,
-            truncated=len(prepared.truncated),
-            dilation=finished.dilation,
-            plan=finished.plan,
-            parameters=session.parameters,
-            total_seconds=done.seconds,
-            fill=fill_of_sessions(self.earlier.fill, fill_report(session)),
-            epochs=done.epochs,
-            eval={"before": done.eval_before, "after": after},
-            cache=cache_report(session, cache_dtype),
-            devices=device_reports(session, finished.devices),
-            max_length=prepared.max_length,
-            loss=prepared.options.loss if prepared.config.generative else "exact",
-            recoveries=done.recoveries,
-            truncated_lines=prepared.truncated[:SHOWN_PLACES],
-            tuning=self.tuning.report(session),
-            batch_size=prepared.options.batch_size,
-            kept_epoch=kept_epoch,
-            patience=patience,
-            stopped_early=done.epochs[-1].epoch < prepared.options.epochs,
-        )

@@ -10,7 +10,7 @@ from coordinator.protocol.record import SessionRecord
 from coordinator.runs.tuning_report import SettingReport, TuningReport
 from coordinator.tuning.design import draw_settings, weight_decay
 from coordinator.tuning.race import Race
-from edge_runtime.contract.activations import OPTIMIZER_COPIES, count_parameters
+from edge_runtime.contract.activations import FLOAT_BYTES, OPTIMIZER_COPIES, count_parameters
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.errors import UsageError
 from edge_runtime.contract.messages import Setting
@@ -19,7 +19,7 @@ from edge_runtime.contract.plan import Plan
 
 from .inputs import Prepared
 
-_BYTES = 4 * OPTIMIZER_COPIES
+_BYTES = FLOAT_BYTES * OPTIMIZER_COPIES
 """Of a parameter of an adapter that is trained."""
 
 
@@ -72,7 +72,7 @@ class Tuning:
             step=step,
             steps=tuple(each.stop.step for each in race.reached),
             shared_cpu_seconds=sum(each.shared_seconds for each in race.reached),
-            repeat=repeat(self.settings[best]),
+            repeat=repeat(self.settings[best], last=step == race.stops[-1].step),
             settings=tuple(_setting_report(each, race) for each in self.settings),
         )
 
@@ -100,9 +100,13 @@ def check_tune(
         )
 
 
-def repeat(setting: Setting) -> Mapping[str, str]:
-    """Options of ``pacplus train`` that train this setting alone, besides those given before."""
+def repeat(setting: Setting, *, last: bool) -> Mapping[str, str]:
+    """Options of ``pacplus train`` that train this setting alone, besides those given before.
+
+    With ``last``, its last epoch was the best by loss; alone, a classifier's accuracy would choose.
+    """
     config, options = setting.config, setting.options
+    kept = {"--keep": "last"} if last else {}
     return {
         "--learning-rate": f"{options.learning_rate!r}",
         "--adapter": config.kind,
@@ -110,6 +114,7 @@ def repeat(setting: Setting) -> Mapping[str, str]:
         "--weight-decay": f"{weight_decay(config, options)!r}",
         "--adapter-seed": str(options.initial_seed),
         "--patience": "0",
+        **kept,
     }
 
 

@@ -199,7 +199,13 @@ TopP = Annotated[
 ]
 DrawSeed = Annotated[int | None, _generation("Decides what is drawn.", "--seed", show_default="0")]
 
-Adapter = Annotated[Literal["attention", "mlp"], _adapter("Kind of the side blocks.")]
+Adapter = Annotated[
+    Literal["attention", "mlp", "pointer"] | None,
+    _adapter(
+        "Kind of the side blocks; a pointer also learns to copy tokens of the context.",
+        show_default="pointer for decoder-only language models, else attention",
+    ),
+]
 AdapterLayers = Annotated[
     str,
     _adapter("Hidden states that are read: all, every:K, or a list; always a stack's last."),

@@ -47,7 +47,7 @@ def train(
     adapter_seed: o.AdapterSeed = None,
     tune: o.Tune = None,
     loss: o.Loss = "candidates",
-    adapter: o.Adapter = "attention",
+    adapter: o.Adapter = None,
     adapter_layers: o.AdapterLayers = "all",
     adapter_heads: o.AdapterHeads = 1,
     adapter_init: o.AdapterInit = "random",

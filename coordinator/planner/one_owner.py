@@ -7,6 +7,7 @@ from edge_runtime.contract.errors import InfeasibleError
 from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.profile import DeviceProfile
 
+from .cost.memory import shard_storage_bytes
 from .problem.problem import Problem
 
 
@@ -24,12 +25,31 @@ def plan_one_owner(problem: Problem, decide: Callable[[Problem], Plan], more_byt
     plans, refused = [], None
     for each in _choices(problem, more_bytes):
         try:
-            plans.append(decide(each))
+            plan = decide(each)
+            _check_room(each, plan)
+            plans.append(plan)
         except InfeasibleError as error:
             refused = refused or error
     if not plans:
         raise refused or InfeasibleError("no device can train")
     return min(plans, key=lambda plan: plan.predicted.total_seconds if plan.predicted else 0.0)
+
+
+def _check_room(problem: Problem, plan: Plan) -> None:
+    """Refuses an owner whose disk lacks room, for which others would compute again and again.
+
+    Raises:
+        InfeasibleError: names it, and what it lacks.
+    """
+    needed = problem.batch_size * shard_storage_bytes(problem)
+    for owner in plan.owners:
+        room = problem.profile(owner.device).storage_bytes
+        if len(plan.owners) == 1 and room < needed:
+            raise InfeasibleError(
+                f"{owner.device}: its disk has room for {room / 1e6:.0f} MB of {needed / 1e6:.0f} "
+                "MB, and --tune needs all samples on one device; free some there, raise "
+                "--cache-quota, or use a smaller --cache-dtype"
+            )
 
 
 def _choices(problem: Problem, more_bytes: int) -> Iterator[Problem]:

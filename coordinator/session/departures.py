@@ -159,16 +159,24 @@ def quarantine(state: State, device: DeviceId, reason: str) -> None:
 
 
 def separate(state: State, device: DeviceId, peer: DeviceId, reason: str) -> bool:
-    """Two devices cannot reach each other: what they send is forwarded from now on."""
+    """Two devices cannot reach each other: what they send is forwarded from now on.
+
+    That ends the plan only if what is left needs both: one that has nothing to do any more may
+    have gone to sleep, and what is trained without it goes on.
+    """
     if peer not in state.members.here:
         return False
     pair = frozenset((device, peer))
+    needed = state.plan is None or (_matters(state, device) and _matters(state, peer))
     if pair in state.relayed:
+        if not needed:
+            return False
         return fail(state, device, m.Failed(reason=f"cannot reach {peer}: {reason}"))
     state.relayed.add(pair)
     state.linking.forget_pair(device, peer)
     state.note("relayed", devices=sorted(pair), reason=reason)
-    end_plan(state, f"{device} cannot reach {peer}: {reason}")
+    if needed:
+        end_plan(state, f"{device} cannot reach {peer}: {reason}")
     return True
 
 
@@ -179,7 +187,9 @@ def relieve(state: State, device: DeviceId, reason: str) -> bool:
         return False
     member.relief = reason
     state.note("relief", device=device, reason=reason)
-    if reason and _matters(state, device):
+    # With nobody who could take its work, the end of a plan would only cost what is under way.
+    others_work = any(not each.relief for each in state.members.here.values())
+    if reason and others_work and _matters(state, device):
         end_plan(state, f"{device} asks for relief: {reason}", device)
     return True
 

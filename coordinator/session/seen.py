@@ -4,6 +4,7 @@ import dataclasses
 
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.plan import Plan
 from edge_runtime.contract.profile import DeviceProfile
 
 from .state import PartDone, State
@@ -16,6 +17,7 @@ def trained(state: State, device: DeviceId, steps: int, message: m.EpochDone) ->
         return
     owned = len(state.job.tables["train"].owned_by(state.plan, device))
     samples = steps * owned / state.job.steps_per_epoch
+    state.found_samples += message.found
     state.experience.trained(profile, steps, samples, message.own_seconds, message.found)
     state.part_done[device] = PartDone(
         steps=steps, seconds=message.seconds, own_seconds=message.own_seconds
@@ -65,23 +67,39 @@ def predict_rest(state: State, moving_seconds: float = 0.0) -> float | None:
 def _rest(state: State) -> float | None:
     """Predicts by what this run has found of the devices.
 
-    And by how much longer than that the epochs took that it has trained whole under one plan.
+    And by how much longer than that the epochs took that it has trained whole under one plan. In
+    the first of a session, language models' trainers find candidates besides.
     """
-    plan, left = state.plan, state.job.options.epochs - state.epoch + 1
+    plan, left, epochs = state.plan, state.job.options.epochs - state.epoch + 1, state.record.epochs
     if plan is None:
         return None
-    whole = [
-        epoch.seconds
-        for epoch in state.record.epochs
-        if epoch.seconds and epoch.term == state.term and not epoch.resumed
-    ]
-    seen = sum(whole) / len(whole) if whole else None
-    predicted = plan.predicted
-    if state.job.judge is not None:
-        known = [state.experience.learn(profile) for profile in state.profiles.values()]
-        predicted = state.job.judge.predict(known, plan)
-    if predicted is None or not predicted.epoch_seconds:
+    whole = [each for each in epochs if each.seconds and each.term == state.term]
+    whole = [each for each in whole if not each.resumed]
+    later = [each for each in whole if not state.found_samples or each is not epochs[0]]
+    seconds = [each.seconds for each in later or whole]
+    seen = sum(seconds) / len(seconds) if seconds else None
+    predicted, finding = _predict_epoch(state, plan)
+    if not predicted:
         return None if seen is None else left * seen
     if seen is not None:
-        state.epoch_ratio = seen / predicted.epoch_seconds
-    return left * predicted.epoch_seconds * state.epoch_ratio
+        state.epoch_ratio = seen / (predicted if later else predicted + finding)
+    return left * predicted * state.epoch_ratio
+
+
+def _predict_epoch(state: State, plan: Plan) -> tuple[float, float]:
+    """Predicts the seconds of an epoch, 0 if nothing does, and of what candidates were found."""
+    judge, job = state.job.judge, state.job
+    if judge is None:
+        return plan.predicted.epoch_seconds if plan.predicted is not None else 0.0, 0.0
+    known = [state.experience.learn(profile) for profile in state.profiles.values()]
+    alone = judge.predict([_without_finding(each) for each in known], plan).epoch_seconds
+    # The judge divides among all epochs what is done once.
+    finding = job.options.epochs * (judge.predict(known, plan).epoch_seconds - alone)
+    return alone, finding * min(1.0, state.found_samples / len(job.tables["train"]))
+
+
+def _without_finding(profile: DeviceProfile) -> DeviceProfile:
+    if profile.trainer is None:
+        return profile
+    trainer = dataclasses.replace(profile.trainer, seconds_per_new_sample=0.0)
+    return dataclasses.replace(profile, trainer=trainer)

@@ -127,6 +127,7 @@ class State:
         step_seconds: pace of the last part of an epoch.
         part_began: when the part of the epoch in work began, and at which update.
         part_done: what trainers have said of their steps of that part.
+        found_samples: whose candidates trainers have found in this session.
         epoch_ratio: time of whole epochs over what is predicted of them by what was learnt.
         set_up_seconds: the longest that a device took to make the adapter.
         fill_began: when the fill under way began; ``computed_before`` is what was computed then.
@@ -175,6 +176,7 @@ class State:
         self.step_seconds: float | None = None
         self.part_began: tuple[float, int] | None = None
         self.part_done: dict[DeviceId, PartDone] = {}
+        self.found_samples = 0
         self.epoch_ratio, self.set_up_seconds = 1.0, 0.0
         self.fill_began, self.fill_told = 0.0, False
         self.computed_before = self.computed

@@ -49,7 +49,8 @@ def draw_settings(
     others, seed = count - 1, options.seed
     rates = _deal(RATE_FACTORS, others, seed, 0)
     decays = _deal(DECAY_FACTORS, others, seed, 1)
-    kinds = _deal(KINDS if free else (config.kind,), others, seed, 2)
+    # A pointer's candidates hold the context's tokens too: others would train on another loss.
+    kinds = _deal(KINDS if free and not config.copies else (config.kind,), others, seed, 2)
     reductions = _deal(_reductions(config) if free else (config.reduction,), others, seed, 3)
     drawn = [
         Setting(
@@ -72,7 +73,7 @@ def draw_settings(
 def weight_decay(config: AdapterConfig, options: TrainingOptions) -> float:
     """The weight decay that training with these options has."""
     given = options.weight_decay
-    return default_weight_decay(config.task) if given is None else given
+    return default_weight_decay(config) if given is None else given
 
 
 def _reductions(config: AdapterConfig) -> tuple[int, ...]:

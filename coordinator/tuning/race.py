@@ -85,20 +85,22 @@ class Race:
 
     @property
     def next(self) -> Stop | None:
-        """The stop that comes; None at the end."""
+        """The stop that comes; None at the end, and where nobody goes on."""
         behind = len(self.reached)
-        return self.stops[behind] if behind < len(self.stops) else None
+        return self.stops[behind] if behind < len(self.stops) and self.left else None
 
     @property
     def left(self) -> tuple[int, ...]:
-        """Settings that go on, in order.
+        """Settings that go on, in order; none where all diverge after an epoch that was good.
 
         Raises:
-            UnresumableError: not one of them has a loss that is finite.
+            UnresumableError: not one of them has, or had after an epoch, a loss that is finite.
         """
         if not self.reached:
             return tuple(range(self.settings))
         last = self.reached[-1]
+        if self._ends and not any(map(math.isfinite, last.losses.values())):
+            return ()
         return survivors(last.losses, last.stop.keeps)
 
     def after(self, reached: Reached) -> "Race":
@@ -114,15 +116,19 @@ class Race:
         Raises:
             ValueError: no epoch has ended with a finite loss.
         """
-        found = [
+        _, step, number = min(self._ends)
+        return number, step
+
+    @property
+    def _ends(self) -> list[tuple[float, int, int]]:
+        """Finite losses at the ends of epochs, each with its update and setting."""
+        return [
             (loss, each.stop.step, number)
             for each in self.reached
             if each.stop.ends_epoch
             for number, loss in each.losses.items()
             if math.isfinite(loss)
         ]
-        _, step, number = min(found)
-        return number, step
 
 
 def survivors(losses: Mapping[int, float], keeps: int) -> tuple[int, ...]:

@@ -268,7 +268,7 @@ class Device:
         self._standing.term = term
         self._worker.begin_term(term)
         self._link.discard_unsent(term)
-        self._trainer.begin_term()
+        self._trainer.begin_term(term)
         self._files.begin_term(term)
         with tagged(self._standing.tag):
             self._worker.submit(self._forget_sequences)

@@ -6,12 +6,13 @@ otherwise, and states of both kinds would meet in one cache.
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -59,14 +60,25 @@ def kept_choice(
     if (known := kept()) is not None:
         return known
     kernel = choose()
-    if (known := kept()) is not None:
-        return known
     choice = KernelChoice(processor=processor, software=software, kernel=kernel)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), _alone(folder):
+        if (known := kept()) is not None:
+            return known
         path.unlink(missing_ok=True)
         with open(path, "x", encoding="utf-8", opener=_private) as file:
             json.dump(to_plain(choice), file)
-    return kept() or kernel
+    return kernel
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Has other processes wait that would write there, for as long as one file takes."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def processor_model() -> str:

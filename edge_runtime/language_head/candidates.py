@@ -82,8 +82,8 @@ def find_candidates(
     """Finds the candidates of some lines in one pass over the vocabulary, piece by piece.
 
     Args:
-        lines: of each, the last hidden states of its counted tokens, (N, d), and their targets,
-            (N,).
+        lines: of each, the last hidden states of its counted tokens, (N, d), and tokens that are
+            candidates in any case: its targets, and what may be copied.
         head: the frozen head, as training has it.
         best: candidates of each token.
     """
@@ -95,11 +95,11 @@ def find_candidates(
         rows_Cd = head.rows(span)
         for each in itertools.chain.from_iterable(parts):
             each.take(head.piece_logits(each.hidden, rows_Cd, span), span.start)
-    return [_of_line(line, targets, head) for line, (_, targets) in zip(parts, lines, strict=True)]
+    return [_of_line(line, certain, head) for line, (_, certain) in zip(parts, lines, strict=True)]
 
 
-def _of_line(parts: list[_Best], targets: NDArray[np.int64], head: FrozenHead) -> Candidates:
-    tokens = np.unique(np.concatenate([targets, *(each.tokens for each in parts)]))
+def _of_line(parts: list[_Best], certain: NDArray[np.int64], head: FrozenHead) -> Candidates:
+    tokens = np.unique(np.concatenate([certain, *(each.tokens for each in parts)]))
     log_rest = [each.log_rest(tokens, head) for each in parts]
     return Candidates(
         tokens=tokens.astype(np.int32),

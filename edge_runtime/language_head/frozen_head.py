@@ -34,6 +34,29 @@ CHUNK_ROWS = 512
 """Rows of features whose logits exist at a time, where the loss is all that is wanted."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Added:
+    """What is added to the logits of some tokens, by row.
+
+    Attributes:
+        values: (N, T) float32.
+        tokens: (N, T) int64, the ids that they are of; those of one row may be equal.
+    """
+
+    values: NDArray[np.float32]
+    tokens: NDArray[np.int64]
+
+    def rows(self, rows: slice) -> Added:
+        """That of some rows."""
+        return Added(self.values[rows], self.tokens[rows])
+
+    def add_to(self, logits_NC: NDArray[np.float32], first: int = 0) -> None:
+        """Adds to logits of the tokens from ``first`` on."""
+        places = self.tokens - first
+        rows, columns = np.nonzero((places >= 0) & (places < logits_NC.shape[1]))
+        np.add.at(logits_NC, (rows, places[rows, columns]), self.values[rows, columns])
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FrozenHead:
     """The head's arrays; read-only.
@@ -131,13 +154,17 @@ class FrozenHead:
         return self.piece_logits(features_Nd, self.rows_of(tokens_M), tokens_M)
 
     def losses(
-        self, features_Nd: NDArray[np.float32], targets_N: NDArray[np.int64]
+        self,
+        features_Nd: NDArray[np.float32],
+        targets_N: NDArray[np.int64],
+        added: Added | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Cross-entropy of many rows, whose logits never exist as a whole.
 
         Args:
             features_Nd: what the head reads.
             targets_N: tokens that must follow.
+            added: what is added to logits, if anything.
 
         Returns:
             -log softmax(logits)[target] in nats, (N,) float32, and whether the target has the
@@ -152,17 +179,25 @@ class FrozenHead:
         correct_N = np.empty(len(targets_N), np.bool_)
         for first in range(0, len(targets_N), CHUNK_ROWS):
             rows = slice(first, first + CHUNK_ROWS)
-            losses_N[rows], correct_N[rows] = self._losses(features_Nd[rows], targets_N[rows])
+            of_rows = None if added is None else added.rows(rows)
+            losses_N[rows], correct_N[rows] = self._losses(
+                features_Nd[rows], targets_N[rows], of_rows
+            )
         return losses_N, correct_N
 
     def _losses(
-        self, features_Nd: NDArray[np.float32], targets_N: NDArray[np.int64]
+        self,
+        features_Nd: NDArray[np.float32],
+        targets_N: NDArray[np.int64],
+        added: Added | None,
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """As :meth:`losses`; the softmax is summed up relative to the largest logit so far."""
         largest, own = np.full((2, len(targets_N)), -np.inf, np.float32)
         total = np.zeros(len(targets_N), np.float32)
         for span in self.spans():
             logits_NC = self.piece_logits(features_Nd, self.rows(span), span)
+            if added is not None:
+                added.add_to(logits_NC, span.start)
             place_N = targets_N - span.start
             inside = np.flatnonzero((place_N >= 0) & (place_N < logits_NC.shape[1]))
             own[inside] = logits_NC[inside, place_N[inside]]

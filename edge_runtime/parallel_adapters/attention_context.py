@@ -66,6 +66,12 @@ class AttentionContext:
         places = None if bool(mask_BT.all()) else mask_BT.flatten().nonzero()[:, 0]
         return cls((batch, tokens), places, bias, memory)
 
+    @classmethod
+    def alone(cls, shape: tuple[int, ...], places_N: Tensor) -> AttentionContext:
+        """Makes the context of some tokens that attend to nothing."""
+        batch, tokens = shape
+        return cls((batch, tokens), places_N, torch.empty(0))
+
     def pack(self, x_BTc: Tensor) -> Tensor:
         """Takes the tokens out of (..., B, T, c): (..., N, c)."""
         x = x_BTc.flatten(-3, -2)

@@ -68,6 +68,10 @@ class Batch:
             _check_states("encoder_hidden", self.encoder_hidden, self.encoder_lengths)
             if self.encoder_hidden.shape[1] != size:
                 raise ValueError(f"encoder_hidden must be of {size} samples")
+        self._check_language()
+
+    def _check_language(self) -> None:
+        size, tokens = self.hidden.shape[1:3]
         if self.candidates is not None and len(self.candidates) != size:
             raise ValueError(f"candidates must be of {size} samples")
         if self.tokens is not None and self.tokens.shape != (size, tokens):

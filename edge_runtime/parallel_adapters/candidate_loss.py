@@ -7,7 +7,8 @@ others weigh at u = 0 (``language_head/candidates.py``), and S the sampled token
 
 where w_s = drawn / expected (``language_head/tail_sample.py``). In code that is one softmax over C
 and S in which row s of token i has log w_s + log R_i - logsumexp_s(W_s h_i + log w_s) added.
-Exact at u = 0; consistent as S grows; where nothing is left of S, the rest stays R.
+Exact at u = 0; consistent as S grows; where nothing is left of S, the rest stays R. Tokens of the
+context that an adapter copies are candidates too, so what it adds to their logits is exact.
 
 Shapes: N counted tokens, d channels, M candidates of a line, S sampled tokens.
 """
@@ -21,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .language import logits, slope, tensor
+from .language import Gradients, logits, slope, tensor
+from .pointer import Copies
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,19 +58,19 @@ class _CandidateLoss(torch.autograd.Function):
     def forward(
         ctx: Any,
         features_Nd: Tensor,
+        copies_NT: Tensor | None,
         last_Nd: Tensor,
         targets_N: Tensor,
-        lines: Sequence[Candidates],
-        sample: StepSample,
-        head: FrozenHead,
+        lines: _Lines,
     ) -> Tensor:
-        """Computes the loss, and keeps its gradient."""
-        gradient_Nd = torch.empty_like(features_Nd)
+        """Computes the loss, and keeps its gradients."""
+        copies = None if copies_NT is None else Copies(copies_NT, lines.context)
+        gradients = Gradients.like(features_Nd, copies)
         total, first = 0.0, 0
-        for candidates in lines:
+        for candidates in lines.candidates:
             count = len(candidates.log_rest)
             if count:
-                line = _Line(candidates, sample, head)
+                line = _Line(candidates, lines.sample, lines.head)
             for start in range(first, first + count, CHUNK_ROWS):
                 rows = slice(start, min(start + CHUNK_ROWS, first + count))
                 log_rest = torch.from_numpy(
@@ -77,17 +79,29 @@ class _CandidateLoss(torch.autograd.Function):
                 total += line.loss(
                     *(features_Nd[rows], last_Nd[rows], targets_N[rows]),
                     log_rest,
-                    gradient_Nd[rows],
+                    None if copies is None else copies.rows(rows),
+                    gradients.rows(rows),
                 )
             first += count
-        ctx.save_for_backward(gradient_Nd)
+        ctx.save_for_backward(gradients.features, gradients.copies)
         return torch.tensor(total, dtype=features_Nd.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None, None]:
-        """Passes on the gradient of the features."""
-        (gradient_Nd,) = ctx.saved_tensors
-        return gradient_Nd * gradients[0], None, None, None, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+        """Passes on the gradients of features and copies."""
+        features, copies = ctx.saved_tensors
+        of_copies = None if copies is None else copies * gradients[0]
+        return features * gradients[0], of_copies, None, None, None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class _Lines:
+    """What a loss is over besides features and copies; ``context`` are those' tokens, (N, T)."""
+
+    candidates: Sequence[Candidates]
+    context: Tensor
+    sample: StepSample
+    head: FrozenHead
 
 
 def candidate_loss(
@@ -97,6 +111,7 @@ def candidate_loss(
     lines: Sequence[Candidates],
     sample: StepSample,
     head: FrozenHead,
+    copies: Copies | None = None,
 ) -> Tensor:
     """Estimates the summed cross-entropy of the counted tokens, differentiable.
 
@@ -107,15 +122,19 @@ def candidate_loss(
         lines: candidates of each line; those of a line without counted tokens may be empty.
         sample: of the step.
         head: the frozen head.
+        copies: what is added to the logits of context tokens, each a candidate of its line.
 
     Raises:
-        ValueError: the lines have not as many tokens as there are features, or a target is no
-            candidate of its line.
+        ValueError: the lines have not as many tokens as there are features, or a target or a
+            token of the context is no candidate of its line.
     """
     if sum(len(line.log_rest) for line in lines) != len(features_Nd):
         raise ValueError("candidates are of other tokens than those that are counted")
+    context = torch.empty(0) if copies is None else copies.tokens
     loss: Tensor = _CandidateLoss.apply(  # type: ignore[no-untyped-call]
-        features_Nd, last_Nd, targets_N, lines, sample, head
+        features_Nd,
+        None if copies is None else copies.logits,
+        *(last_Nd, targets_N, _Lines(lines, context, sample, head)),
     )
     return loss
 
@@ -137,34 +156,52 @@ class _Line:
         last_Nd: Tensor,
         targets_N: Tensor,
         log_rest_N: Tensor,
-        gradient_Nd: Tensor,
+        copies: Copies | None,
+        gradients: Gradients,
     ) -> float:
-        """Computes the summed loss of some of its tokens, and the gradient of their features."""
+        """Computes the summed loss of some of its tokens, and gradients."""
         head, size = self._head, len(self._tokens)
-        places = np.searchsorted(self._tokens, targets_N.numpy())
-        if not np.array_equal(self._tokens.take(places, mode="clip"), targets_N.numpy()):
-            raise ValueError("a target is not among the candidates of its line")
-        place_N1 = torch.from_numpy(places)[:, None]
+        place_N1 = self._places(targets_N, "target")[:, None]
         of_candidates = logits(features_Nd, self._rows_Md, head, self._tokens)
         of_rest, slope_rest = self._rest(features_Nd, last_Nd, log_rest_N)
+        slopes = slope(of_candidates, head)
+        own_slope = slopes.gather(1, place_N1) if isinstance(slopes, Tensor) else slopes
+        if copies is not None:
+            # Of all rows alike: they are tokens of one line.
+            context_T, shown = self._context(copies)
+            of_candidates.index_add_(1, context_T, copies.logits[:, :shown])
         own_N1 = of_candidates.gather(1, place_N1)
         shares = torch.cat((of_candidates, of_rest), 1)
         largest_N1 = shares.amax(1, keepdim=True)
         shares.sub_(largest_N1).exp_()
         total_N1 = shares.sum(1, keepdim=True)
         shares.div_(total_N1)
-        gradient = shares[:, :size] * slope(of_candidates, head)
+        if copies is not None and gradients.copies is not None:
+            gradients.copies[:, :shown] = shares[:, context_T] - (context_T == place_N1).float()
+            gradients.copies[:, shown:] = 0
+        gradient = shares[:, :size] * slopes
         # Of the target's own row one is subtracted; in place of another product.
-        own_slope = slope(own_N1, head)
         if isinstance(own_slope, Tensor):
             gradient.scatter_add_(1, place_N1, -own_slope)
         else:
             gradient.scatter_add_(1, place_N1, torch.full_like(own_N1, -own_slope))
-        torch.mm(gradient, self._rows_Md, out=gradient_Nd)
+        torch.mm(gradient, self._rows_Md, out=gradients.features)
         if self._is_sampled:
-            gradient_Nd.addmm_(shares[:, size:].mul_(slope_rest), self._sample.rows)
+            gradients.features.addmm_(shares[:, size:].mul_(slope_rest), self._sample.rows)
         loss_N1 = total_N1.log_().add_(largest_N1).sub_(own_N1)
         return float(loss_N1.sum(dtype=torch.float64))
+
+    def _context(self, copies: Copies) -> tuple[Tensor, int]:
+        """Places of the context's tokens among the candidates, and how many there are."""
+        ids_T = copies.tokens[0]
+        shown = int((ids_T >= 0).sum())  # padding comes last
+        return self._places(ids_T[:shown], "token of the context"), shown
+
+    def _places(self, tokens_N: Tensor, what: str) -> Tensor:
+        places = np.searchsorted(self._tokens, tokens_N.numpy())
+        if not np.array_equal(self._tokens.take(places, mode="clip"), tokens_N.numpy()):
+            raise ValueError(f"a {what} is not among the candidates of its line")
+        return torch.from_numpy(places)
 
     def _rest(
         self, features_Nd: Tensor, last_Nd: Tensor, log_rest_N: Tensor

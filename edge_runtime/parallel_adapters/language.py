@@ -5,10 +5,13 @@ Shapes: N counted tokens, d channels, V vocabulary, C tokens of a piece of the v
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from .pointer import Copies
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,32 +27,72 @@ class _TotalLoss(torch.autograd.Function):
     """:func:`total_loss`; its gradient is made in the forward pass."""
 
     @staticmethod
-    def forward(ctx: Any, features_Nd: Tensor, targets_N: Tensor, head: FrozenHead) -> Tensor:
-        """Computes the loss, and keeps its gradient."""
-        gradient_Nd = torch.empty_like(features_Nd)
-        loss_N, _ = token_losses(features_Nd, targets_N, head, gradient_Nd)
-        ctx.save_for_backward(gradient_Nd)
+    def forward(
+        ctx: Any,
+        features_Nd: Tensor,
+        copies_NT: Tensor | None,
+        tokens_NT: Tensor | None,
+        targets_N: Tensor,
+        head: FrozenHead,
+    ) -> Tensor:
+        """Computes the loss, and keeps its gradients."""
+        copies = _copies(copies_NT, tokens_NT)
+        gradients = Gradients.like(features_Nd, copies)
+        loss_N, _ = token_losses(features_Nd, targets_N, head, gradients, copies)
+        ctx.save_for_backward(gradients.features, gradients.copies)
         return loss_N.sum()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        """Passes on the gradient of the features."""
-        (gradient_Nd,) = ctx.saved_tensors
-        return gradient_Nd * gradients[0], None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+        """Passes on the gradients of features and copies."""
+        features, copies = ctx.saved_tensors
+        of_copies = None if copies is None else copies * gradients[0]
+        return features * gradients[0], of_copies, None, None, None
 
 
-def total_loss(features_Nd: Tensor, targets_N: Tensor, head: FrozenHead) -> Tensor:
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Gradients:
+    """Where gradients of a summed loss go: of features, (N, d), and of copies, (N, T)."""
+
+    features: Tensor
+    copies: Tensor | None
+
+    @classmethod
+    def like(cls, features_Nd: Tensor, copies: Copies | None) -> Gradients:
+        """Makes room for them, not yet filled."""
+        of_copies = None if copies is None else torch.empty_like(copies.logits)
+        return cls(torch.empty_like(features_Nd), of_copies)
+
+    def rows(self, rows: slice) -> Gradients:
+        """Those of some tokens, as views."""
+        return Gradients(self.features[rows], None if self.copies is None else self.copies[rows])
+
+
+def _copies(logits_NT: Tensor | None, tokens_NT: Tensor | None) -> Copies | None:
+    return None if logits_NT is None or tokens_NT is None else Copies(logits_NT, tokens_NT)
+
+
+def total_loss(
+    features_Nd: Tensor, targets_N: Tensor, head: FrozenHead, copies: Copies | None = None
+) -> Tensor:
     """Computes the summed cross-entropy of the counted tokens, differentiable.
 
     Autograd would keep the logits of the whole vocabulary: the gradient with respect to the
     features is summed up piece by piece with the loss.
     """
-    loss: Tensor = _TotalLoss.apply(features_Nd, targets_N, head)  # type: ignore[no-untyped-call]
+    added = (None, None) if copies is None else (copies.logits, copies.tokens)
+    loss: Tensor = _TotalLoss.apply(  # type: ignore[no-untyped-call]
+        features_Nd, *added, targets_N, head
+    )
     return loss
 
 
 def token_losses(
-    features_Nd: Tensor, targets_N: Tensor, head: FrozenHead, gradient_Nd: Tensor | None = None
+    features_Nd: Tensor,
+    targets_N: Tensor,
+    head: FrozenHead,
+    gradients: Gradients | None = None,
+    copies: Copies | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Computes the cross-entropy in one pass over the vocabulary, piece by piece.
 
@@ -62,35 +105,57 @@ def token_losses(
         features_Nd: what the head reads.
         targets_N: int64 tokens that must follow.
         head: the frozen head.
-        gradient_Nd: where the gradient of the summed loss with respect to the features
-            goes; None where it is not wanted, which halves the work.
+        gradients: where the gradients of the summed loss go; None where they are not wanted,
+            which halves the work.
+        copies: what is added to logits, if anything.
 
     Returns:
         -log softmax(logits)[target] in nats, (N,) float32, and whether the target has the
         largest logit, (N,) bool.
     """
     largest, own = torch.full((2, len(targets_N)), -torch.inf)
+    plain = torch.zeros(targets_N.shape)
     total = torch.zeros(targets_N.shape)
-    if gradient_Nd is not None:
-        gradient_Nd.zero_()
+    if gradients is not None:
+        gradients.features.zero_()
+        if gradients.copies is not None:
+            gradients.copies.zero_()
     for span in head.spans(CHUNK_TOKENS):
         rows_Cd = tensor(head.rows(span))
         logits_NC = logits(features_Nd, rows_Cd, head, span)
+        slopes = slope(logits_NC, head) if gradients is not None else 1.0
         place_N = targets_N - span.start
         inside = ((place_N >= 0) & (place_N < len(rows_Cd))).nonzero()[:, 0]
+        plain[inside] = logits_NC[inside, place_N[inside]]
+        found = None if copies is None else _add_copies(logits_NC, copies, span)
         own[inside] = logits_NC[inside, place_N[inside]]
         larger = torch.maximum(largest, logits_NC.amax(1))
         shrink = torch.exp(largest - larger)
-        slopes = slope(logits_NC, head) if gradient_Nd is not None else 1.0
         shares_NC = logits_NC.sub_(larger[:, None]).exp_()
         total.mul_(shrink).add_(shares_NC.sum(1))
-        if gradient_Nd is not None:
-            gradient_Nd.mul_(shrink[:, None]).addmm_(shares_NC.mul_(slopes), rows_Cd)
+        if gradients is not None:
+            if found is not None and gradients.copies is not None:
+                place_NT, is_here_NT = found
+                here = shares_NC.gather(1, place_NT).mul_(is_here_NT)
+                gradients.copies.mul_(shrink[:, None]).add_(here)
+            gradients.features.mul_(shrink[:, None]).addmm_(shares_NC.mul_(slopes), rows_Cd)
         largest = larger
-    if gradient_Nd is not None:
+    if gradients is not None:
         target_rows = tensor(head.rows_of(targets_N.numpy()))
-        gradient_Nd.div_(total[:, None]).sub_(target_rows.mul_(slope(own[:, None], head)))
+        own_slope = slope(plain[:, None], head)
+        gradients.features.div_(total[:, None]).sub_(target_rows.mul_(own_slope))
+        if copies is not None and gradients.copies is not None:
+            gradients.copies.div_(total[:, None])[copies.tokens == targets_N[:, None]] -= 1
     return largest - own + total.log(), own == largest
+
+
+def _add_copies(logits_NC: Tensor, copies: Copies, span: slice) -> tuple[Tensor, Tensor]:
+    """Adds to logits of the tokens ``span``; returns their places in it, and which are there."""
+    place_NT = copies.tokens - span.start
+    is_here_NT = (place_NT >= 0) & (place_NT < logits_NC.shape[1])
+    place_NT = place_NT.clamp_(0, logits_NC.shape[1] - 1)
+    logits_NC.scatter_add_(1, place_NT, copies.logits * is_here_NT)
+    return place_NT, is_here_NT
 
 
 def logits(

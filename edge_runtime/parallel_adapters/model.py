@@ -12,6 +12,7 @@ from torch.nn import functional
 from .batch import NOT_COUNTED
 from .candidate_loss import candidate_loss
 from .language import token_losses, total_loss
+from .pointer import Copies
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,8 +86,8 @@ class Model:
         if self._head is None:
             outputs: Tensor = self._adapter(*_inputs(batch))
             return outputs
-        features, targets, counted, _ = self._features(batch, self._head)
-        loss, correct = token_losses(features, targets, self._head)
+        features, targets, counted, _, copies = self._features(batch, self._head)
+        loss, correct = token_losses(features, targets, self._head, copies=copies)
         values = torch.stack((loss, torch.ones_like(loss), correct.float()), 1)
         sample = counted // batch.hidden.shape[2]
         return torch.zeros(batch.size, LANGUAGE_OUTPUTS).index_add_(0, sample, values)
@@ -94,11 +95,11 @@ class Model:
     def _loss(self, batch: Batch, sample: StepSample | None) -> Tensor:
         """Summed loss, with gradients to come."""
         if self._head is not None:
-            features, targets, _, last = self._features(batch, self._head)
+            features, targets, _, last, copies = self._features(batch, self._head)
             if sample is not None and batch.candidates is not None:
                 lines = batch.candidates
-                return candidate_loss(features, last, targets, lines, sample, self._head)
-            return total_loss(features, targets, self._head)
+                return candidate_loss(features, last, targets, lines, sample, self._head, copies)
+            return total_loss(features, targets, self._head, copies)
         config, targets = self._config, torch.from_numpy(batch.targets)
         outputs = self._adapter.pooled_outputs(*_inputs(batch))
         if config.task == "regression":
@@ -107,17 +108,19 @@ class Model:
             raise IndexError(f"a target is not below {config.num_outputs}")
         return functional.cross_entropy(outputs, targets, reduction="sum")
 
-    def _features(self, batch: Batch, head: FrozenHead) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Features and targets of the counted tokens, places in (B*T,), last hidden states."""
+    def _features(
+        self, batch: Batch, head: FrozenHead
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Copies | None]:
+        """Features and targets of the counted tokens, places in (B*T,), last states, copies."""
         targets = torch.from_numpy(np.ascontiguousarray(batch.targets)).view(-1)
         counted = (targets != NOT_COUNTED).nonzero()[:, 0]
         targets = targets[counted]
         if len(targets) and not (targets.min() >= 0 and targets.max() < head.vocabulary):
             raise IndexError(f"a target is not below {head.vocabulary}")
         hidden, mask, _, encoder = _inputs(batch)
-        state = self._adapter.side_state(hidden, mask, encoder)
-        last, state = (x.flatten(0, 1)[counted] for x in (hidden[-1], state))
-        return self._adapter.features(last, state), targets, counted, last
+        features, added = self._adapter.language(hidden, mask, counted, encoder)
+        last = hidden[-1].flatten(0, 1)[counted]
+        return features, targets, counted, last, _copies(added, batch, counted, head)
 
     def _check(self, batch: Batch) -> None:
         config = self._config
@@ -128,6 +131,8 @@ class Model:
                 raise ValueError("an encoder-decoder's batch needs encoder_hidden")
             expected = (config.encoder_layers, config.hidden_size)
             _check_shape("encoder_hidden", batch.encoder_hidden, expected)
+        if config.copies and batch.tokens is None:
+            raise ValueError("an adapter that copies tokens needs the batch's")
         if (batch.targets.ndim == 2) != config.generative:
             raise ValueError(f"targets of shape {batch.targets.shape} are not of {config.task}")
 
@@ -138,7 +143,7 @@ def _groups(batch: Batch, config: AdapterConfig) -> Iterator[Batch]:
     for hidden in (batch.hidden, batch.encoder_hidden):
         if hidden is not None:
             layers, _, tokens, channels = hidden.shape
-            values += layers * tokens * (channels + tokens * config.num_heads)
+            values += layers * tokens * (channels + tokens * config.score_heads)
     size = max(1, CHUNK_VALUES // max(1, values))
     if size >= batch.size:
         yield batch
@@ -159,6 +164,18 @@ def _inputs(batch: Batch) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]
         encoder = _states(batch.encoder_hidden, batch.encoder_lengths)
     hidden, mask = _states(batch.hidden, batch.lengths)
     return hidden, mask, torch.from_numpy(batch.second_starts), encoder
+
+
+def _copies(added: Tensor | None, batch: Batch, counted: Tensor, head: FrozenHead) -> Copies | None:
+    """What is added to logits of the context's tokens."""
+    if added is None:
+        return None
+    assert batch.tokens is not None  # see Model._check
+    if not 0 <= batch.tokens.min(initial=0) <= batch.tokens.max(initial=0) < head.vocabulary:
+        raise IndexError(f"a token is not below {head.vocabulary}")
+    padding = np.arange(batch.tokens.shape[1]) >= batch.lengths[:, None]
+    tokens = torch.from_numpy(np.where(padding, -1, batch.tokens))
+    return Copies(added, tokens[counted // tokens.shape[1]])
 
 
 def _check_shape(name: str, hidden: NDArray[np.float32], expected: tuple[int, int]) -> None:

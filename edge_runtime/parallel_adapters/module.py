@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from .attention_context import AttentionContext, Memory
 from .comparison import compare
-from .side_network import Linear, SideNetwork, fuse, normalize
+from .pointer import Pointer, SummedReads
+from .side_network import Linear, SideBlock, SideNetwork, fuse, normalize
 
 if TYPE_CHECKING:
     from edge_runtime.contract.adapter import AdapterConfig
@@ -37,11 +38,18 @@ class ParallelAdapter(nn.Module):
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__()
         self.config = config
-        *before, last = (SideNetwork(config, stack) for stack in config.stacks)
-        if before:
-            self.encoder, self.decoder = before[0], last
-        else:  # the only one's parameters are saved without a prefix
-            self.down, self.gate, self.blocks = last.down, last.gate, last.blocks
+        if config.copies:
+            (stack,) = config.stacks
+            blocks = (SideBlock(config, cross=False) for _ in range(config.side_blocks(stack)))
+            self.down: nn.Module = SummedReads(config, stack.layers)
+            self.blocks = nn.ModuleList(blocks)
+            self.pointer = Pointer(config)
+        else:
+            *before, last = (SideNetwork(config, stack) for stack in config.stacks)
+            if before:
+                self.encoder, self.decoder = before[0], last
+            else:  # the only one's parameters are saved without a prefix
+                self.down, self.gate, self.blocks = last.down, last.gate, last.blocks
         self.up = Linear(config.width, config.hidden_size)
         if not config.generative:
             self.head = Linear(config.head_features, config.num_outputs, bias=True)
@@ -70,11 +78,42 @@ class ParallelAdapter(nn.Module):
             features (B, T, d) that the frozen head reads.
         """
         if self.config.generative:
-            return self.features(hidden_LBTd[-1], self.side_state(hidden_LBTd, mask_BT, encoder))
+            places = torch.arange(mask_BT.numel())
+            features, _ = self.language(hidden_LBTd, mask_BT, places, encoder)
+            return features.view(*mask_BT.shape, -1)
         outputs = self.pooled_outputs(hidden_LBTd, mask_BT, second_starts_B, encoder)
         if self.config.task == "regression":
             outputs = outputs.double() * self.config.target_scale + self.config.target_mean
         return outputs
+
+    def language(
+        self,
+        hidden_LBTd: Tensor,
+        mask_BT: Tensor,
+        places_N: Tensor,
+        encoder: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Computes what a language model's logits are made of, for some tokens.
+
+        Args:
+            hidden_LBTd: as in :meth:`forward`.
+            mask_BT: likewise.
+            places_N: where these tokens are among the B * T, ascending.
+            encoder: likewise.
+
+        Returns:
+            h_L + U(norm(s_L)), the features that the frozen head reads, (N, d); and with
+            ``config.copies`` what is added to the logits of the context's tokens, (N, T).
+        """
+        if self.config.reads_each_token_alone:
+            state = self._last_state(hidden_LBTd, AttentionContext.alone(mask_BT.shape, places_N))
+        else:
+            padded = self.side_state(hidden_LBTd, mask_BT, encoder)
+            state = padded.flatten(0, 1).index_select(0, places_N)
+        side = normalize(state)
+        last = hidden_LBTd[-1].flatten(0, 1).index_select(0, places_N)
+        features = last + side * self.config.up_scale @ self.up.weight
+        return features, self.pointer(hidden_LBTd, side, places_N) if self.config.copies else None
 
     def side_state(
         self,
@@ -90,18 +129,19 @@ class ParallelAdapter(nn.Module):
             memory = Memory(normalize(self.encoder(encoder_hidden, context)), context)
         causal = self.config.causal
         context = AttentionContext.of(mask_BT.bool(), hidden_LBTd.dtype, causal, memory)
+        return context.pad(self._last_state(hidden_LBTd, context))
+
+    def _last_state(self, hidden_LBTd: Tensor, context: AttentionContext) -> Tensor:
+        """s_L of the context's tokens, (N, w)."""
         if self.config.encoder_layers:
-            return context.pad(self.decoder(hidden_LBTd, context))
-        return context.pad(fuse(self.down, self.gate, self.blocks, hidden_LBTd, context))
-
-    def features(self, last: Tensor, state: Tensor) -> Tensor:
-        """Computes h_L + U(norm(s_L)), (..., d), of some tokens of a language model.
-
-        Args:
-            last: the backbone's last hidden states h_L, (..., d).
-            state: last side states, (..., w).
-        """
-        return last + normalize(state) * self.config.up_scale @ self.up.weight
+            state: Tensor = self.decoder(hidden_LBTd, context)
+            return state
+        if not self.config.copies:
+            return fuse(self.down, self.gate, self.blocks, hidden_LBTd, context)
+        state = self.down(normalize(context.pack(hidden_LBTd)))
+        for block in self.blocks:
+            state = block(state, context)
+        return state
 
     def pooled_outputs(
         self,

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # Parts of a side block start close to the identity, and the head close to indifference.
 RESIDUAL_GAIN = 0.3
 HEAD_GAIN = 0.3
+# A pointer starts by pointing at what followed states like the present one, and looks little at
+# what it points at.
+OWN_GAIN = 0.3
 
 _ORDER = {
     name: place
@@ -30,7 +33,8 @@ _ORDER = {
             ("down.weight",),
             ("up.weight",),
             ("blocks.weight",),
-            ("down.bias", "gate"),
+            ("pointer.read", "pointer.own", "pointer.query.weight"),
+            ("down.bias", "gate", "pointer.gate.weight", "pointer.gate_bias"),
             ("head.weight", "head.bias"),
             ("comparison.weight",),
             ("blocks.bias",),
@@ -92,6 +96,9 @@ def _initial_std(config: AdapterConfig, name: str, shape: tuple[int, ...]) -> fl
         return float(shape[-2] ** -0.5 / config.down_scale)
     if group == "head.weight":
         return float(HEAD_GAIN * shape[0] ** -0.5 / config.head_scale)
+    if group in ("pointer.read", "pointer.own"):
+        gain = OWN_GAIN if group == "pointer.own" else 1.0
+        return float(gain * shape[1] ** -0.5 / config.down_scale)
     if group == "blocks.weight":
         gain = RESIDUAL_GAIN if name.endswith(("out.weight", "fc2.weight")) else 1.0
         return float(gain * shape[0] ** -0.5)

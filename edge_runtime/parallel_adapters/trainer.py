@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,8 @@ from .module import ParallelAdapter
 from .optimizer import AdamW
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
@@ -32,16 +36,25 @@ from .batch import Batch
 # The weights that training goes on from; in the state only.
 _CURRENT = "optimizer.current_weights"
 _TAIL = "optimizer.tail_counts"
+_SMALLEST_NORMAL = sys.float_info.min
 
 
-def _configure_torch(threads: int) -> None:
-    torch.set_num_threads(threads)
-    _flush_subnormals()
+@contextlib.contextmanager
+def _flushing_subnormals() -> Iterator[None]:
+    """Takes them for zero in this thread: with gradients of well-learnt samples, 30 times faster.
 
-
-def _flush_subnormals() -> None:
-    """Flushes them in this thread: gradients of well-learnt samples are, up to 30 times slower."""
+    The mode is the processor's: with it left on, what else the thread does, or a thread that it
+    starts, would encode and decode halves below 2^-14 as zeros, so that a cache and what is learnt
+    of it would depend on who filled it and who read it.
+    """
+    if _SMALLEST_NORMAL / 2 == 0.0:  # it is on already; PyTorch does not say
+        yield
+        return
     torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 class Trainer:
@@ -84,7 +97,7 @@ class Trainer:
             BadInputError: ``initial`` is damaged or of an adapter of another shape.
             ValueError: a language model without the head that fits it.
         """
-        _configure_torch(threads)
+        torch.set_num_threads(threads)
         given = read_tensors(initial, "initial adapter weights") if initial else None
         adapter, averaged = ParallelAdapter(config), ParallelAdapter(config)
         self._parameters = FlatParameters(adapter)
@@ -101,18 +114,10 @@ class Trainer:
             self._parameters,
             options,
             total_steps,
-            weight_decay=default_weight_decay(config.task) if decay is None else decay,
+            weight_decay=default_weight_decay(config) if decay is None else decay,
         )
         self.flat_gradient: NDArray[np.float32] = self._parameters.gradients.numpy()
         self.flat_parameters: NDArray[np.float32] = self._parameters.values.numpy()
-
-    @staticmethod
-    def prepare_thread() -> None:
-        """Sets this thread's arithmetic as it is in the thread that made the trainer.
-
-        States that are decoded here and there are equal to the bit then.
-        """
-        _flush_subnormals()
 
     @property
     def parameters(self) -> int:
@@ -147,6 +152,7 @@ class Trainer:
         self.flat_gradient.fill(0)
         return self.add_gradients(batch)
 
+    @_flushing_subnormals()
     def add_gradients(self, batch: Batch) -> float:
         """As :meth:`gradients`, adding to ``flat_gradient``: for a batch that comes in parts."""
         if not batch.size:
@@ -175,6 +181,7 @@ class Trainer:
         """``flat_gradient`` by parameter, as views."""
         return self._parameters.named_gradients()
 
+    @_flushing_subnormals()
     def apply(self, mean_gradient: NDArray[np.float32]) -> None:
         """Clips and applies the mean gradient over the global batch; ``step`` advances.
 
@@ -186,6 +193,7 @@ class Trainer:
             self._average.values, self._parameters.values, self.step, self._average_steps
         )
 
+    @_flushing_subnormals()
     def outputs(self, batch: Batch) -> NDArray[Any]:
         """Computes what the averaged weights say of a batch, float32 unless said.
 
@@ -240,9 +248,10 @@ class Predictor:
         Raises:
             BadInputError: damaged, or of an adapter of another shape.
         """
-        _configure_torch(threads)
+        torch.set_num_threads(threads)
         self._model = Model(from_bytes(config, weights), head)
 
+    @_flushing_subnormals()
     def outputs(self, batch: Batch) -> NDArray[Any]:
         """As :meth:`Trainer.outputs`."""
         return self._model.outputs(batch)

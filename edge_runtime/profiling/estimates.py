@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from edge_runtime.contract.activations import (
+    FLOAT_BYTES,
     OPTIMIZER_COPIES,
+    STATE_COPIES,
     answering_bytes,
     count_parameters,
     output_stream,
@@ -191,6 +193,8 @@ def estimate_training(
     parameters, cores = count_parameters(config), min(usable_cores(), TRAINING_THREADS)
     passes = 3 if trains else 1  # forward; backward to activations and to weights
     tokens = request.tokens[output_stream(request.tokens)]
+    if config.generative and config.reads_each_token_alone:
+        tokens = min(tokens, request.counted_tokens)  # nobody asks for the others' side states
     work = 2 * passes * parameters * tokens
     products = (work + _head_flops(request, config, trains)) / speed.flops
     by_candidates = trains and config.generative and request.loss == "candidates"
@@ -233,9 +237,7 @@ def _memory_bytes(
         width = 1 if request.head_dtype == "int8" else 4
         head = width * config.hidden_size * config.num_outputs
     fixed = PYTORCH_BYTES if trains else ANSWERING_BYTES
-    return (
-        fixed
-        + OPTIMIZER_COPIES * 4 * parameters
-        + max(widest, held(config, request.max_tokens))
-        + head
-    )
+    copy = FLOAT_BYTES * parameters
+    saving = STATE_COPIES * copy if trains else 0
+    at_once = max(widest, held(config, request.max_tokens), saving)
+    return fixed + OPTIMIZER_COPIES * copy + at_once + head

@@ -189,9 +189,8 @@ def synthetic_batch(
 
 
 def _tokens(config: AdapterConfig, size: int, tokens: int) -> Array | None:
-    if not config.copies:
-        return None
-    return np.random.default_rng(0).integers(0, config.num_outputs, (size, tokens))
+    """Ids of the context; each is a candidate of its line."""
+    return np.zeros((size, tokens), np.int64) if config.copies else None
 
 
 def _candidates(

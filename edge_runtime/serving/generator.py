@@ -17,7 +17,6 @@ from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.generation import Sequences
 from edge_runtime.contract.manifest import HIDDEN_PREFIX, Stream
 from edge_runtime.contract.messages import Array, NextTokens, SetUpGeneration, States
-from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED, Batch
 
 from .sampling import choose_tokens
@@ -30,10 +29,10 @@ TOKENS = "tokens"
 
 
 class Adapter(Protocol):
-    """Makes features; :class:`edge_runtime.serving.onnx_adapter.AdapterSession` in truth."""
+    """Makes logits; :class:`edge_runtime.serving.onnx_adapter.AdapterSession` in truth."""
 
-    def last_features(self, batch: Batch) -> Array:
-        """Makes the head's input of each sequence's last token, (B, d) float32."""
+    def last_logits(self, batch: Batch) -> Array:
+        """Makes the logits of what follows each sequence's last token, (B, V) float32."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -48,11 +47,10 @@ class _Step:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LanguageModel:
-    """From hidden states to logits: the adapter makes features, the head logits of them."""
+    """From hidden states to logits."""
 
     config: AdapterConfig
     adapter: Adapter
-    head: FrozenHead
 
 
 class Generator:
@@ -141,8 +139,8 @@ class Generator:
         return tokens
 
     def _choose(self, number: int, lines: list[int], lengths: Array) -> NextTokens:
-        features = self._model.adapter.last_features(self._batch(lines, lengths))
-        logits, names = self._model.head.logits(features), np.array(lines, np.int32)
+        logits = self._model.adapter.last_logits(self._batch(lines, lengths))
+        names = np.array(lines, np.int32)
         tokens = choose_tokens(logits, self._request.options, names, lengths)
         return NextTokens(number=number, lines=names, tokens=tokens)
 

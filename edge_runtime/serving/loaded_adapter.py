@@ -44,7 +44,7 @@ class LoadedAdapter:
         session = AdapterSession(store.path(spec).read_bytes(), config, head, threads=threads)
         language = None
         if head is not None:
-            language = LanguageModel(config=config, adapter=session, head=head)
+            language = LanguageModel(config=config, adapter=session)
         paths = [store.path(file) for file in (spec, request.head) if file is not None]
         return cls(
             identity=adapter_identity(request),

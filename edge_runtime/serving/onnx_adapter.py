@@ -6,7 +6,7 @@ from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.errors import UnresumableError
 from edge_runtime.contract.messages import Array
 from edge_runtime.inference.session import GraphSession
-from edge_runtime.language_head.frozen_head import FrozenHead
+from edge_runtime.language_head.frozen_head import Added, FrozenHead
 from edge_runtime.parallel_adapters import Batch
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED
 
@@ -27,8 +27,8 @@ class AdapterSession:
         """
         self._config, self._head = config, head
         self._graph = GraphSession(graph, threads, ADAPTER_GRAPH)
-        inputs, output = _signature(config)
-        if (set(self._graph.input_names), self._graph.output_names) != (inputs, (output,)):
+        inputs, outputs = _signature(config)
+        if (set(self._graph.input_names), self._graph.output_names) != (inputs, outputs):
             raise UnresumableError(f"{ADAPTER_GRAPH}: is not of the adapter that is configured")
         expected = (config.num_outputs, config.hidden_size)
         if config.generative and (head is None or (head.vocabulary, head.hidden_size) != expected):
@@ -45,19 +45,23 @@ class AdapterSession:
         if not batch.size:
             wide = self._config.task == "regression"
             return np.zeros((0, self._config.num_outputs), np.float64 if wide else np.float32)
-        return self._run(batch)
+        (outputs,) = self._run(batch)
+        return outputs
 
-    def last_features(self, batch: Batch) -> Array:
-        """The head's input of each sample's last (decoder) token, (B, d) float32.
+    def last_logits(self, batch: Batch) -> Array:
+        """The logits of what follows each sample's last (decoder) token, (B, V) float32.
 
         ``batch.targets`` are not read.
         """
-        if not self._config.generative:
-            raise ValueError(f"an adapter for {self._config.task} makes no features")
+        if self._head is None or not self._config.generative:
+            raise ValueError(f"an adapter for {self._config.task} has no logits of tokens")
         if not batch.size:
-            return np.zeros((0, self._config.hidden_size), np.float32)
-        last: Array = self._run(batch)[np.arange(batch.size), batch.lengths - 1]
-        return last
+            return np.zeros((0, self._config.num_outputs), np.float32)
+        features, added = self._of(batch, np.arange(batch.size), batch.lengths - 1)
+        logits = self._head.logits(features)
+        if added is not None:
+            added.add_to(logits)
+        return logits
 
     def shrink(self) -> None:
         """Gives back what runs have taken."""
@@ -68,15 +72,24 @@ class AdapterSession:
         result = np.zeros((batch.size, 3), np.float32)
         samples, tokens = np.nonzero(batch.targets != NOT_COUNTED)
         if len(samples):
-            losses, correct = head.losses(
-                self._run(batch)[samples, tokens], batch.targets[samples, tokens]
-            )
+            features, added = self._of(batch, samples, tokens)
+            losses, correct = head.losses(features, batch.targets[samples, tokens], added)
             values = np.stack((losses, np.ones_like(losses), correct.astype(np.float32)), 1)
             np.add.at(result, samples, values)
         return result
 
-    def _run(self, batch: Batch) -> Array:
-        """The graph's one output."""
+    def _of(self, batch: Batch, samples: Array, places: Array) -> tuple[Array, Added | None]:
+        """Features of some tokens, and what is added to logits there."""
+        if not self._config.copies:
+            (features,) = self._run(batch)
+            return features[samples, places], None
+        if batch.tokens is None:
+            raise ValueError("an adapter that copies tokens needs the batch's")
+        features, copies = self._run(batch)
+        return features[samples, places], Added(copies[samples, places], batch.tokens[samples])
+
+    def _run(self, batch: Batch) -> list[Array]:
+        """The graph's outputs."""
         feeds = {"hidden": batch.hidden, "attention_mask": _mask(batch.hidden, batch.lengths)}
         if self._config.pair:
             feeds["second_starts"] = batch.second_starts.astype(np.int64)
@@ -92,18 +105,19 @@ class AdapterSession:
             expected = (layers, self._config.hidden_size)
             if name in feeds and (found := feeds[name].shape[::3]) != expected:
                 raise ValueError(f"{name} has (L, d) = {found}, the adapter {expected}")
-        (output,) = self._graph.run(feeds, self._graph.output_names)
-        return output
+        return self._graph.run(feeds, self._graph.output_names)
 
 
-def _signature(config: AdapterConfig) -> tuple[set[str], str]:
-    """Inputs and output of such an adapter's graph."""
+def _signature(config: AdapterConfig) -> tuple[set[str], tuple[str, ...]]:
+    """Inputs and outputs of such an adapter's graph."""
     inputs = {"hidden", "attention_mask"}
     if config.pair:
         inputs.add("second_starts")
     if config.encoder_layers:
         inputs |= {"encoder_hidden", "encoder_attention_mask"}
-    return inputs, "features" if config.generative else "outputs"
+    if not config.generative:
+        return inputs, ("outputs",)
+    return inputs, ("features", "copies") if config.copies else ("features",)
 
 
 def _mask(hidden: Array, lengths: Array) -> Array:

@@ -199,7 +199,7 @@ class ResidentModel:
         """
         if self._head is None:
             raise ValueError("the model is no language model")
-        model = LanguageModel(config=self._config, adapter=self._adapter, head=self._head)
+        model = LanguageModel(config=self._config, adapter=self._adapter)
         self._backbone.send_as("fp32")
         self._backbone.set_up_generation(request)
         self._generator = Generator(request, model)

@@ -6,7 +6,7 @@ where an error is raised are the same without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,6 @@ class BatchReader:
         self,
         owned: OwnedSamples,
         steps: Sequence[Array],
-        prepare_thread: Callable[[], None],
         *,
         ahead: bool | None = None,
     ) -> None:
@@ -36,12 +35,11 @@ class BatchReader:
         Args:
             owned: the samples.
             steps: this trainer's samples of each step; maybe none.
-            prepare_thread: sets the thread's arithmetic as the compute thread has it.
             ahead: to use a thread; by default where there is a core for it.
         """
         self._owned, self._steps = owned, steps
         ahead = has_core_to_spare() if ahead is None else ahead
-        self._thread = _thread(prepare_thread) if ahead else None
+        self._thread = _thread() if ahead else None
         self._next: tuple[int, list[Array], Future[Batch]] | None = None
 
     def __enter__(self) -> BatchReader:
@@ -88,7 +86,7 @@ class BatchReader:
         return self._owned.pieces(chosen) if len(chosen) else []
 
 
-def _thread(prepare: Callable[[], None]) -> ThreadPoolExecutor:
+def _thread() -> ThreadPoolExecutor:
     from concurrent.futures import ThreadPoolExecutor  # not for devices that wait for work
 
-    return ThreadPoolExecutor(1, "read-ahead", initializer=prepare)
+    return ThreadPoolExecutor(1, "read-ahead")

@@ -50,7 +50,7 @@ def train_steps(
         replica.sums = m.EpochSums(epoch=request.epoch)
     began, reported, own_seconds = time.monotonic(), -math.inf, 0.0
     own = [chosen for chosen, _ in steps]
-    with BatchReader(owned, own, replica.trainer.prepare_thread) as reader:
+    with BatchReader(owned, own) as reader:
         for number, (chosen, size) in enumerate(steps):
             batches = reader.step(number)
             own_seconds += _step(replica, owned, batches, (len(chosen), size), group, lines)

@@ -22,6 +22,7 @@ TAIL_LINES = 64
 """Of all trainers together, whose tails decide which tokens are sampled."""
 
 _DOMAIN = b"pacplus line 1\0"
+_CONTEXT_DOMAIN = b"pacplus line with context 1\0"
 
 
 class LineCandidates:
@@ -33,13 +34,14 @@ class LineCandidates:
 
     def add(self, keys: Array, batch: Batch) -> Batch:
         """Adds the candidates of a batch whose samples have these keys, (B, 32) uint8."""
+        domain = _DOMAIN if batch.tokens is None else _CONTEXT_DOMAIN
         names = [
-            _name(key, row[:length])
+            _name(domain, key, row[:length])
             for key, row, length in zip(keys, batch.targets, batch.lengths, strict=True)
         ]
         kept = {name: rows for name in names if (rows := self._cache.get(name)) is not None}
         lacking = [at for at, name in enumerate(names) if name not in kept]
-        lines = [_line(batch, at) for at in lacking]
+        lines = [(_last_states(batch, at), _certain(batch, at)) for at in lacking]
         for at, each in zip(lacking, find_candidates(lines, self._head), strict=True):
             kept[names[at]] = rows = each.packed()
             self._cache.put(names[at], rows)
@@ -55,7 +57,7 @@ class LineCandidates:
     def sum_tails(self, batch: Batch) -> Array:
         """Sums tail probabilities over a batch with candidates, (V,) int64."""
         assert batch.candidates is not None
-        hidden = (_line(batch, at)[0] for at in range(batch.size))
+        hidden = (_last_states(batch, at) for at in range(batch.size))
         return sum_tails(list(zip(hidden, batch.candidates, strict=True)), self._head)
 
     def close(self) -> None:
@@ -73,13 +75,25 @@ def is_in_tail(ranks: Array, total: int) -> Array:
     return chosen
 
 
-def _line(batch: Batch, at: int) -> tuple[Array, Array]:
-    """Last hidden states and targets of a sample's counted tokens."""
-    places = counted(batch.targets[at])
-    return batch.hidden[-1, at, places], batch.targets[at, places]
+def _last_states(batch: Batch, at: int) -> Array:
+    """Last hidden states of a sample's counted tokens."""
+    states: Array = batch.hidden[-1, at, counted(batch.targets[at])]
+    return states
 
 
-def _name(key: Array, targets: Array) -> bytes:
+def _certain(batch: Batch, at: int) -> Array:
+    """Tokens that are candidates of a sample whatever the backbone says.
+
+    Its targets, and those of the context where the adapter may copy them.
+    """
+    targets = batch.targets[at]
+    found: Array = targets[counted(targets)]
+    if batch.tokens is None:
+        return found
+    return np.concatenate([found, batch.tokens[at, : batch.lengths[at]]])
+
+
+def _name(domain: bytes, key: Array, targets: Array) -> bytes:
     """Key of a line: a sample's own has only what the backbone reads, not what is to follow."""
     data = targets.astype("<i4").tobytes()
-    return hashlib.sha256(_DOMAIN + key.tobytes() + data).digest()
+    return hashlib.sha256(domain + key.tobytes() + data).digest()

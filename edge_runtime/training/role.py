@@ -5,6 +5,7 @@ Does not import torch; :mod:`edge_runtime.parallel_adapters` does, when an adapt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -240,9 +241,11 @@ class TrainerRole:
         self._group = current_tag().term, all_reduce
         self._outbox.to_coordinator(m.GroupFormed())
 
-    def begin_term(self) -> None:
-        """Gives up a step that waits for others; what is cached and learnt stays."""
+    def begin_term(self, term: float = math.inf) -> None:
+        """Gives up a step of an earlier term; what is cached and learnt stays."""
         self._close_group()
+        if (settings := self._settings) is not None:
+            settings.begin_term(term)
 
     def deliver(self, sender: DeviceId, part: m.GradientPart | m.ReducedPart) -> None:
         """Takes in a peer's part of a step."""
@@ -312,8 +315,6 @@ class TrainerRole:
         group, self._group = self._group, None
         if group is not None:
             group[1].close()
-        if self._settings is not None:
-            self._settings.close()
 
     def evaluate(self, request: m.Evaluate) -> None:
         """Computes the outputs of this device's evaluation samples, or of some of them.
@@ -381,7 +382,7 @@ class TrainerRole:
 
     def close(self) -> None:
         """Ends a waiting step and makes the cache durable."""
-        self._close_group()
+        self.begin_term()
         self._close_cache()
 
     def _trained(self) -> Replica:

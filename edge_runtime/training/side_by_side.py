@@ -16,6 +16,7 @@ from edge_runtime.contract.order import epoch_order, steps_per_epoch
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.messaging.outbox import Outbox
+from edge_runtime.messaging.tagging import current_tag
 from edge_runtime.parallel_adapters import Batch
 from edge_runtime.serving.pieces import groups_by_length
 
@@ -51,11 +52,12 @@ class SideBySide:
         self._request = dataclasses.replace(request, state=np.zeros(0, np.uint8))
         self._head, self._files = head, files
         self._replicas: dict[int, Replica] = {}
-        self._closed = False
+        self._has_best = False
+        self._term, self._first_term = 0, 0.0
 
-    def close(self) -> None:
-        """Ends the steps that are under way; for the I/O thread."""
-        self._closed = True
+    def begin_term(self, term: float = math.inf) -> None:
+        """Ends steps of earlier terms, under way or about to begin; for the I/O thread."""
+        self._first_term = term
 
     def train(
         self,
@@ -70,9 +72,9 @@ class SideBySide:
         Raises:
             RemoteError: the settings are at another step, or samples are another device's.
             AllReduceClosedError: the term or the session ended.
-            UnresumableError: not one setting's numbers are finite.
+            UnresumableError: not one setting's numbers are finite, nor were they after an epoch.
         """
-        self._closed = False
+        self._term = current_tag().term
         batches = _batches(request, owned)
         for each in request.settings:
             owned.check_for(each.config)
@@ -84,13 +86,15 @@ class SideBySide:
             self._step(lanes, owned, chosen, lines, clock)
         self._evaluate(lanes, held_out, clock)
         losses = np.array([_mean(lane) for lane in lanes])
-        if not np.isfinite(losses).any():
+        state = b""
+        if np.isfinite(losses).any():
+            if request.sends_state:
+                state, self._has_best = lanes[int(losses.argmin())].replica.trainer.state(), True
+        elif not self._has_best:
             raise UnresumableError(
                 "the loss of every setting is not a finite number: lower --learning-rate, "
                 "around which they are chosen"
             )
-        best = lanes[int(losses.argmin())].replica.trainer
-        state = best.state() if request.sends_state else b""
         outbox.to_coordinator(
             m.SettingsTrained(
                 losses=losses,
@@ -107,6 +111,7 @@ class SideBySide:
         numbers = [each.number for each in request.settings]
         if request.epoch == 1 and not request.first_step:
             self._replicas.clear()
+            self._has_best = False
             for each in request.settings:
                 alone = dataclasses.replace(
                     self._request,
@@ -139,7 +144,8 @@ class SideBySide:
         clock: _Clock,
     ) -> None:
         """Applies one update of every setting."""
-        running = [lane for lane in lanes if not lane.diverged]
+        if not (running := [lane for lane in lanes if not lane.diverged]):
+            return
         losses, count = [0.0] * len(running), 0
         for lane in running:
             lane.replica.trainer.flat_gradient.fill(0)
@@ -152,6 +158,7 @@ class SideBySide:
             for place, lane in enumerate(running):
                 with clock.of(lane):
                     losses[place] += lane.replica.trainer.add_gradients(batch)
+                clock.report(lanes)  # with many settings, a step takes long
             count += batch.count
             owned.computed(piece)
         for lane, loss in zip(running, losses, strict=True):
@@ -175,11 +182,11 @@ class SideBySide:
                         trainer, config = lane.replica.trainer, lane.replica.config
                         loss, count = summed_loss(config, trainer.outputs(batch), batch)
                         lane.loss, lane.count = lane.loss + loss, lane.count + count
+                    clock.report(lanes)
                 held_out.computed(piece)
-                clock.report(lanes)
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self._term < self._first_term:
             raise AllReduceClosedError("the term of these steps has ended")
 
 

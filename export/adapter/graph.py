@@ -16,6 +16,8 @@ Outputs:
                             targets' units
     features                float32 (B, T, d), for language models: what the frozen head,
                             which is no part of the graph, reads
+    copies                  float32 (B, T, T), with ``AdapterConfig.copies``: what each token
+                            adds to the logits of each token of the context
 
 The formulas are those of ``edge_runtime/parallel_adapters``: its ``side_network``, ``module``
 and ``comparison``.
@@ -28,6 +30,7 @@ from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.tensors import read_tensors
 from export.ir.graph import add_output, serialized
 
+from .pointer import copies, summed_state
 from .segment_comparison import comparison
 from .side_network import Builder, StackInputs, floats, ints, side_state
 
@@ -57,10 +60,14 @@ def build_adapter(config: AdapterConfig, weights: bytes) -> Builder:
     encoder = None
     if config.encoder_layers:
         encoder = _stack_inputs(build, "encoder_", config.encoder_layers)
-    state = side_state(build, own, encoder)
+    state = summed_state(build, own.hidden) if config.copies else side_state(build, own, encoder)
     if config.generative:
-        features = _features(build, build.pick(own.hidden, layers - 1), state)
+        side = build.normalize(state, config.width)
+        features = _features(build, build.pick(own.hidden, layers - 1), side)
         add_output(build.graph, features, "features", "batch", "sequence", config.hidden_size)
+        if config.copies:
+            added = copies(build, own.hidden, own.mask, side)
+            add_output(build.graph, added, "copies", "batch", "sequence", "sequence")
     else:
         outputs = _head(build, own.hidden, state, _pooling_weights(build, own.mask, starts))
         dtype = ir.DataType.DOUBLE if config.task == "regression" else ir.DataType.FLOAT
@@ -76,11 +83,10 @@ def _stack_inputs(build: Builder, prefix: str, layers: int) -> StackInputs:
     )
 
 
-def _features(build: Builder, last: ir.Value, state: ir.Value) -> ir.Value:
+def _features(build: Builder, last: ir.Value, side: ir.Value) -> ir.Value:
     """h_L + U(norm(s_L)), (B, T, d)."""
     d, w = build.config.hidden_size, build.config.width
-    normed = build.normalize(state, w)
-    up = build.linear(normed, "up.weight", w, d, scale=build.config.up_scale)
+    up = build.linear(side, "up.weight", w, d, scale=build.config.up_scale)
     return build.add("Add", last, up)
 
 

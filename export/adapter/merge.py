@@ -154,6 +154,10 @@ def metadata(manifest: Manifest, config: AdapterConfig) -> dict[str, str]:
     return found
 
 
+_CONTEXT = "context"
+"""Input for the ids of the tokens that a copying adapter points at."""
+
+
 def check_output(output: Path) -> None:
     """Raises BadInputError if a model cannot be written there without overwriting anything."""
     check_new_file(output, example="model.onnx")
@@ -191,6 +195,7 @@ def _add_logits(build: Builder, bundle: Bundle, backbone: ir.Graph) -> None:
     spec = bundle.manifest.head
     assert spec is not None  # a language model's adapter is trained with one
     tensors = read_tensors((bundle.path / spec.path).read_bytes(), spec.path)
+    added = build.graph.outputs.pop() if build.config.copies else None
     features = build.graph.outputs.pop()
     rows_Nd = build.add("Reshape", features, ints(-1, build.config.hidden_size))
     weight = _tied(backbone, tensors["weight"])
@@ -211,6 +216,11 @@ def _add_logits(build: Builder, bundle: Bundle, backbone: ir.Graph) -> None:
     tokens = build.add("Shape", features, start=0, end=2)
     shape = build.add("Concat", tokens, ints(spec.vocab_size), axis=0)
     logits = build.add("Reshape", logits, shape)
+    if added is not None:
+        context = build.input(_CONTEXT, ir.DataType.INT64, "batch", "sequence")
+        ids = build.add("Unsqueeze", build.add("Cast", context, to=ir.DataType.INT64), ints(1))
+        ids = build.add("Expand", ids, build.add("Shape", added))
+        logits = build.add("ScatterElements", logits, ids, added, axis=2, reduction="add")
     add_output(build.graph, logits, "logits", "batch", "sequence", spec.vocab_size)
 
 
@@ -246,6 +256,9 @@ def _attach(graph: ir.Graph, build: Builder, manifest: Manifest) -> ir.Value:
         read["encoder_hidden"] = _stacked(graph, "encoder_hidden", states[:encoder_layers])
         read["encoder_attention_mask"] = masks["encoder"]
     read["hidden"] = _stacked(graph, "hidden", states[encoder_layers:])
+    if _CONTEXT in inputs:
+        (tokens,) = (s.name for s in manifest.inputs if s.kind == "tokens")
+        read[_CONTEXT] = values[tokens]
     if "second_starts" in inputs:
         graph.inputs.append(inputs["second_starts"])
     for name, value in read.items():

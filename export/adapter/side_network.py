@@ -100,10 +100,10 @@ class StackInputs:
 def side_state(build: Builder, own: StackInputs, encoder: StackInputs | None) -> ir.Value:
     """s_L of the stack that outputs, (B, T, w)."""
     *before, stack = build.config.stacks
-    bias = _score_bias(build, own.mask, causal=build.config.causal)
+    bias = score_bias(build, own.mask, causal=build.config.causal)
     if encoder is None:
         return _stack(build, stack, own.hidden, bias)
-    encoder_bias = _score_bias(build, encoder.mask)
+    encoder_bias = score_bias(build, encoder.mask)
     state = _stack(build, before[0], encoder.hidden, encoder_bias)
     memory = build.normalize(state, build.config.width), encoder_bias
     return _stack(build, stack, own.hidden, bias, memory)
@@ -135,11 +135,11 @@ def _stack(
             state = _self_attention(build, block, state, bias)
         if memory is not None:
             state = _cross_attention(build, block, state, *memory)
-        state = _feed_forward(build, block, state)
+        state = feed_forward(build, block, state)
     return state
 
 
-def _score_bias(build: Builder, mask_BS: ir.Value, causal: bool = False) -> ir.Value:
+def score_bias(build: Builder, mask_BS: ir.Value, causal: bool = False) -> ir.Value:
     """(B, 1, 1, S), or (B, 1, S, S) if causal: 0 where a query sees a key, else huge."""
     seen = build.add("Unsqueeze", build.add("Cast", mask_BS, to=ir.DataType.BOOL), ints(1, 2))
     if causal:
@@ -184,7 +184,8 @@ def _mix(build: Builder, qkv: list[ir.Value], bias: ir.Value) -> ir.Value:
     return build.add("Reshape", mixed_BTHK, ints(0, 0, w))
 
 
-def _feed_forward(build: Builder, prefix: str, x: ir.Value) -> ir.Value:
+def feed_forward(build: Builder, prefix: str, x: ir.Value) -> ir.Value:
+    """The MLP of a side block."""
     w = build.config.width
     inner = w * build.config.feed_forward_ratio
     wide = build.linear(build.normalize(x, w), f"{prefix}.fc1.weight", w, inner)

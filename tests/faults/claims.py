@@ -11,12 +11,15 @@ from tests.coordinator.session.fakes.trainer import output_of
 from tests.coordinator.session.scenarios import sums_of
 from tests.faults.generating import GeneratingLaboratory, check_texts
 from tests.faults.laboratory import Laboratory
+from tests.faults.tuning import TuningLaboratory, check_tuning
 
 
 def check_end(lab: Laboratory) -> None:
     """The run has the result of an undisturbed one, and each step was applied once."""
     if isinstance(lab, GeneratingLaboratory):
         check_texts(lab)
+    elif isinstance(lab, TuningLaboratory):
+        check_tuning(lab)
     else:
         _check_training(lab)
     check_quarantine(lab)

@@ -13,6 +13,7 @@ from edge_runtime.contract.ids import DeviceId
 from tests.faults.claims import check_end, check_failure
 from tests.faults.generating import GeneratingLaboratory, draw_generating_world
 from tests.faults.laboratory import Laboratory
+from tests.faults.tuning import TuningLaboratory, draw_tuning_world
 from tests.faults.worlds import draw_world
 
 KINDS = {
@@ -60,6 +61,11 @@ class History:
         """Whether prompts are continued in it, as in one of eight, or an adapter trained."""
         return self.seed % 8 == 7
 
+    @property
+    def tunes(self) -> bool:
+        """Whether settings are compared in it, as in one of sixteen."""
+        return self.seed % 16 == 13
+
 
 def draw_history(seed: int) -> History:
     """One to eight faults, most of them in the first few hundred steps."""
@@ -69,6 +75,8 @@ def draw_history(seed: int) -> History:
     faults = [Fault(chance.randint(0, span), kind, chance.randint(0, 10**6)) for kind in kinds]
     if seed % 8 == 3:
         faults.append(Fault(0, "stray", 0))
+    if seed % 16 == 13:
+        faults.append(Fault(0, "interrupt", chance.randint(0, 10**6)))
     return History(seed, tuple(sorted(faults, key=lambda fault: fault.at)))
 
 
@@ -82,6 +90,9 @@ def play(history: History) -> Laboratory:
     if history.generates:
         generating = draw_generating_world(chance)
         return _Player(history, GeneratingLaboratory(generating, chance), chance).play()
+    if history.tunes:
+        tuning = draw_tuning_world(chance)
+        return _Player(history, TuningLaboratory(tuning, chance), chance).play()
     world = draw_world(chance)
     parts = mock.patch.object(training, "PART_SECONDS", world.part_seconds)
     with parts, mock.patch.object(experience, "ENOUGH_STEPS", 1):
@@ -96,6 +107,7 @@ class _Player:
         self._idle = 0
         self._strays = False
         self._astray: DeviceId | None = None
+        self._interruption: Fault | None = None
 
     def play(self) -> Laboratory:
         lab, events = self._lab, 0
@@ -106,6 +118,8 @@ class _Player:
                 self._strike(self._faults.popleft())
             if self._strays:
                 self._go_astray()
+            if self._interruption is not None:
+                self._interrupt_tuning(self._interruption)
             if lab.undetected and self._chance.random() < 0.03:
                 lab.detect(min(lab.undetected))
             if lab.over:
@@ -268,6 +282,18 @@ class _Player:
             self._strays = False
             lab.resume(f"s{lab.sessions + 1}")
             lab.wake(self._astray)
+
+    def _interrupt(self, _: DeviceId, __: DeviceId, fault: Fault) -> None:
+        """Something befalls the device that tunes, once it has settings behind a stop."""
+        self._interruption = fault if fault.pick % 4 else None
+
+    def _interrupt_tuning(self, fault: Fault) -> None:
+        lab = self._lab
+        race, name = lab.session.record.race, getattr(lab, "trains", None)
+        if name is not None and race is not None and race.reached and self._up(name):
+            self._interruption = None
+            strike = (self._kill, self._freeze, self._refuse)[fault.pick % 3]
+            strike(name, name, fault)
 
     def _resume(self, _: DeviceId, __: DeviceId, fault: Fault) -> None:
         if not self._lab.over:

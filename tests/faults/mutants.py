@@ -8,11 +8,12 @@ from unittest import mock
 
 from coordinator.protocol.events import Received
 from coordinator.session import departures, facts, machine, talk
-from coordinator.session.goals import between_epochs, epoch_ends, planning, training
+from coordinator.session.goals import between_epochs, epoch_ends, planning, training, tuning
 from coordinator.session.holdings import Holdings
 from coordinator.session.members import Member
 from coordinator.session.questions import Questions
 from coordinator.session.state import State
+from coordinator.tuning.race import Race
 from coordinator.workload.generation import Generation
 from edge_runtime.contract import messages as m
 
@@ -172,6 +173,31 @@ def nobody_waits_for_an_evaluation() -> contextlib.AbstractContextManager[Any]:
     return mock.patch.object(epoch_ends, "awaits_evaluation", awaits)
 
 
+@contextlib.contextmanager
+def a_race_goes_on_elsewhere() -> Iterator[None]:
+    """What settings have come to in an earlier term counts, though their adapters are gone."""
+    real = tuning._race
+
+    def race(state: State) -> Any:
+        if state.record.race is not None:
+            state.race_term = state.term
+        return real(state)
+
+    with mock.patch.object(tuning, "_race", race):
+        yield
+
+
+def the_last_epoch_of_a_setting_is_the_best() -> contextlib.AbstractContextManager[Any]:
+    """Of the settings that are left at the end one is kept, whatever it was worth before."""
+    best = property(lambda self: (min(self.reached[-1].losses), self.step))
+    return mock.patch.object(Race, "best", best)
+
+
+def whoever_goes_ends_the_plan() -> contextlib.AbstractContextManager[Any]:
+    """A device that has nothing to do any more makes all others begin again."""
+    return mock.patch.object(departures, "_matters", lambda state, _: state.plan is not None)
+
+
 MUTANTS: dict[str, Mutant] = {
     mutant.__name__: mutant
     for mutant in (
@@ -190,5 +216,8 @@ MUTANTS: dict[str, Mutant] = {
         texts_begin_anew,
         the_newest_epoch_is_the_best,
         nobody_waits_for_an_evaluation,
+        a_race_goes_on_elsewhere,
+        the_last_epoch_of_a_setting_is_the_best,
+        whoever_goes_ends_the_plan,
     )
 }

@@ -115,19 +115,8 @@ def plan_for(
 
 def draw_world(chance: random.Random) -> World:
     """Two to four devices, up to 14 lines, up to three epochs."""
-    names = [DeviceId(f"d{i}") for i in range(chance.randint(2, 4))]
-    roles = [chance.choice(("both", "both", "both", "runs", "trains")) for _ in names]
-    roles[0] = "both"
-    profiles = {
-        name: profile(
-            name,
-            layer=None if role == "trains" else 1e-5,
-            train=None if role == "runs" else 1e-3,
-        )
-        for name, role in zip(names, roles, strict=True)
-    }
-    running = sum(role != "trains" for role in roles)
-    enough = chance.randint(1, min(BLOCKS, running))
+    profiles, enough = _draw_devices(chance)
+    names = list(profiles)
     texts = range(NUM_TEXTS)
     train = chance.choices(texts, k=chance.randint(1, 14))
     size = chance.randint(1, 4)
@@ -178,6 +167,24 @@ def draw_world(chance: random.Random) -> World:
         paces={name: 1e-3 * chance.choice((1, 2, 5)) for name in names},
         losses=losses,
     )
+
+
+def _draw_devices(chance: random.Random) -> tuple[dict[DeviceId, DeviceProfile], int]:
+    """The first one runs and trains; some hold the backbone together, see :class:`World`."""
+    names = [DeviceId(f"d{i}") for i in range(chance.randint(2, 4))]
+    roles = [chance.choice(("both", "both", "both", "runs", "trains")) for _ in names]
+    roles[0] = "both"
+    profiles = {
+        name: profile(
+            name,
+            layer=None if role == "trains" else 1e-5,
+            train=None if role == "runs" else 1e-3,
+        )
+        for name, role in zip(names, roles, strict=True)
+    }
+    running = sum(role != "trains" for role in roles)
+    enough = chance.randint(1, min(BLOCKS, running))
+    return profiles, enough
 
 
 def _model(*, language: bool) -> Manifest:

@@ -121,7 +121,8 @@ def keep_settings(state: State, device: DeviceId, _: Ask, message: m.SettingsTra
     epoch = state.record.epochs[-1]
     epoch.seconds = state.now - epoch.began
     for number, each in sums.items():
-        state.race_sums[number, epoch.epoch] = each
+        if np.isfinite(losses[number]):
+            state.race_sums[number, epoch.epoch] = each
     if race.best[1] == stop.step:
         data = message.state.tobytes()
         check_state(device, data, b"")
@@ -139,8 +140,11 @@ def _choose(state: State, race: Race) -> None:
     state.training_begun = True
     record = state.record
     record.state, record.parameters = state.saved.data, state.raced_parameters
-    for epoch in record.epochs:
-        epoch.sums = state.race_sums.get((number, epoch.epoch), epoch.sums)
+    # A setting that was dropped, or with whom all diverged, has no part in the epochs after that.
+    own = [each for each in record.epochs if (number, each.epoch) in state.race_sums]
+    for epoch in own:
+        epoch.sums = state.race_sums[number, epoch.epoch]
+    record.epochs[:] = own
     for device in state.owners:
         state.members.here[device].replica = None
     state.lineage = ""

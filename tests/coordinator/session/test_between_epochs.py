@@ -5,9 +5,13 @@ import random
 
 import pytest
 
+from coordinator.planner.problem.calibrate import run_factors
+from coordinator.protocol.record import EpochRecord
 from coordinator.session import experience
+from coordinator.session.seen import predict_rest
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.ids import DeviceId
+from edge_runtime.contract.profile import TrainerProfile
 from tests.coordinator.planner.problems import profile
 from tests.coordinator.session.fakes.cluster import Cluster
 from tests.coordinator.session.fakes.judge import FakeJudge
@@ -117,6 +121,22 @@ def test_the_end_of_an_epoch_says_how_long_the_others_will_take() -> None:
         mean = sum(float(str(each["seconds"])) for each in ends[:done]) / done
         assert fields["remaining_seconds"] == pytest.approx((3 - done) * mean)
     assert cluster.session.record.rest is not None
+
+
+def test_finding_candidates_in_the_first_epoch_is_expected_of_no_other() -> None:
+    state = cluster_of(1.0, 1.0).session.state
+    trainer = TrainerProfile(seconds_per_sample=1.0, memory_bytes=0, seconds_per_new_sample=6.0)
+    state.plan = plan_of((0, 1), (2, 3))
+    state.profiles = {
+        name: dataclasses.replace(profile(name), trainer=trainer) for name in (D0, D1)
+    }
+    factor = run_factors(state.profiles[D0])[1]
+    expected = 2 * factor  # of an epoch; finding takes 6 s besides
+    state.saved = dataclasses.replace(state.saved, step=state.job.steps_per_epoch)
+    seconds = 1.5 * (expected + 6.0)
+    state.record.epochs.append(EpochRecord(epoch=1, began=0.0, seconds=seconds, term=1))
+    state.found_samples = len(TEXTS)
+    assert predict_rest(state) == pytest.approx(2 * 1.5 * expected)
 
 
 def test_what_a_group_exchanged_is_learnt_from_the_slowest() -> None:

@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 
+from coordinator.protocol.events import Received
 from coordinator.protocol.record import SessionRecord
 from coordinator.tuning.design import draw_settings
 from edge_runtime.contract import messages as m
@@ -22,11 +23,11 @@ TEXTS, EVAL = tuple(range(16)), (20, 21, 22)
 NAMES = [DeviceId(f"d{i}") for i in range(2)]
 
 
-def cluster_of(*, owners: int = 1, settings: int = 4, devices: int = 2) -> Cluster:
-    """Some devices, of which the first ones own samples; two epochs of four updates."""
+def cluster_of(*, owners: int = 1, settings: int = 4, devices: int = 2, epochs: int = 2) -> Cluster:
+    """Some devices, of which the first ones own samples; epochs of four updates."""
     plan, profiles = plan_of((0, 1, 2, 3)), {name: profile(name) for name in NAMES[:devices]}
     fields = {"layers": (0, 1), "train": TEXTS, "evaluation": EVAL}
-    job = job_of(plan, profiles, epochs=2, model=manifest([1] * BLOCKS), **fields)
+    job = job_of(plan, profiles, epochs=epochs, model=manifest([1] * BLOCKS), **fields)
     drawn = draw_settings(job.config, job.options, settings)
     job = dataclasses.replace(job, wait_seconds=None, settings=drawn)
 
@@ -53,12 +54,33 @@ def test_settings_are_halved_and_the_best_one_s_adapter_is_kept():
     cluster = cluster_of()
     record = played(cluster)
     assert cluster.finished, (cluster.session.phase, cluster.failure)
-    assert cluster.devices[NAMES[0]].trainer.tried == [(0, 1, 2, 3), (0, 3), (0, 3)]
+    assert cluster.devices[NAMES[0]].trainer.settings.tried == [(0, 1, 2, 3), (0, 3), (0, 3)]
     assert record.race.best == (3, 4)
     assert cluster.devices[NAMES[0]].trainer.request.config == cluster.job.settings[3].config
     assert cluster.devices[NAMES[0]].trainer.request.options == cluster.job.settings[3].options
     assert record.outputs_after is not None
     assert [epoch.sums.samples for epoch in record.epochs] == [len(TEXTS)] * 2
+
+
+def test_what_diverges_after_an_epoch_that_was_good_takes_nothing_with_it():
+    cluster = cluster_of(devices=1)
+    owner = cluster.devices[NAMES[0]].trainer
+    owner.settings.loss = lambda number, step: 1 / (1 + number) if step <= 4 else np.inf
+    record = played(cluster)
+    assert cluster.finished, (cluster.session.phase, cluster.failure)
+    assert record.race.best == (3, 4)
+    assert [epoch.epoch for epoch in record.epochs] == [1]
+
+
+def test_epochs_that_the_best_setting_was_not_trained_in_are_not_reported_as_its_own():
+    cluster = cluster_of(devices=1, epochs=8)
+    owner = cluster.devices[NAMES[0]].trainer
+    owner.settings.loss = lambda number, step: 0.1 if (number, step) == (3, 4) else 9.0 + number
+    record = played(cluster)
+    assert cluster.finished, (cluster.session.phase, cluster.failure)
+    assert [len(each.losses) for each in record.race.reached][:3] == [4, 4, 2]
+    assert record.race.best == (3, 4)
+    assert [epoch.epoch for epoch in record.epochs] == [1, 2]
 
 
 def test_a_tuning_that_is_interrupted_begins_again():
@@ -70,6 +92,27 @@ def test_a_tuning_that_is_interrupted_begins_again():
     assert cluster.finished, (cluster.session.phase, cluster.failure)
     assert len(happened(cluster, "tuning_began")) == 2
     assert [len(each.losses) for each in record.race.reached] == [4, 2, 2]
+
+
+def test_a_device_that_asks_for_relief_goes_on_tuning_where_nobody_else_could():
+    cluster = cluster_of(devices=1)
+    name, _, _ = answering(cluster, m.SettingsTrained)
+    cluster.tell(Received(device=name, message=m.Relief(reason="battery at 10%")))
+    played(cluster)
+    assert cluster.finished, (cluster.session.phase, cluster.failure)
+    assert len(happened(cluster, "tuning_began")) == 1
+
+
+def test_a_device_that_has_nothing_to_do_any_more_may_sleep_while_another_tunes():
+    cluster = cluster_of()
+    owner, _, _ = answering(cluster, m.SettingsTrained)
+    for _ in range(2):  # the second time what they send is forwarded already
+        lost = m.PeerLost(peer=NAMES[1], reason="no route")
+        cluster.tell(Received(device=owner, message=lost))
+    played(cluster)
+    assert cluster.finished, (cluster.session.phase, cluster.failure)
+    assert len(happened(cluster, "tuning_began")) == 1
+    assert not cluster.session.state.members.quarantined
 
 
 def test_several_owners_are_refused_in_one_line():

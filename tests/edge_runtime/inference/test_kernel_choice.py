@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -9,6 +11,7 @@ from edge_runtime.contract.errors import StorageError
 from edge_runtime.inference import kernel_choice, session
 from edge_runtime.inference.kernel_choice import FILE, kept_choice, processor_model
 
+BOUND_SECONDS = 10.0
 SOFTWARE = "pacplus 1, onnxruntime 2"
 
 
@@ -45,6 +48,21 @@ def test_of_two_that_choose_at_a_time_the_first_to_write_is_followed(tmp_path):
         return "exact"
 
     assert kept_choice(tmp_path, SOFTWARE, slowly) == "paired"
+
+
+@pytest.mark.parametrize("round_", range(20))
+def test_of_many_that_choose_at_a_time_all_follow_the_same(tmp_path, round_):
+    together = threading.Barrier(8)
+
+    def choose(place):
+        def at_once():
+            together.wait(BOUND_SECONDS)
+            return ("paired", "exact")[place % 2]
+
+        return kept_choice(tmp_path, SOFTWARE, at_once)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(choose, range(8)))) == 1
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"kernel": "fast"}', "\x00"])

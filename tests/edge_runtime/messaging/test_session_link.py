@@ -87,14 +87,19 @@ def test_a_message_that_is_none_is_reported_and_credited(
     until(lambda: len(phone.received) == 1, board, phone)
 
 
+def connect_behind(relay: Link, board: Side, phone: Side) -> None:
+    """Has the board reach the phone through a relay."""
+    board.link.set_peers((phone.behind(relay),))
+    phone.link.set_peers((board.peer,))
+    until(lambda: not board.link.unreached_peers(), board, phone)
+
+
 def test_one_broken_connection_is_mended_and_nothing_is_lost_or_doubled(
     sides: tuple[Side, Side],
 ) -> None:
     board, phone = sides
     with Link(**WAY) as relay:
-        board.link.set_peers((phone.behind(relay),))
-        phone.link.set_peers((board.peer,))
-        until(lambda: not board.link.unreached_peers(), board, phone)
+        connect_behind(relay, board, phone)
         for step in range(60):
             board.link.to_peer(PHONE, part(1 << 18, step))
             board.link.wait(0.0)
@@ -109,9 +114,7 @@ def test_one_broken_connection_is_mended_and_nothing_is_lost_or_doubled(
 def test_a_connection_that_stays_broken_is_told_once(sides: tuple[Side, Side]) -> None:
     board, phone = sides
     with Link(**WAY) as relay:
-        board.link.set_peers((phone.behind(relay),))
-        phone.link.set_peers((board.peer,))
-        until(lambda: not board.link.unreached_peers(), board, phone)
+        connect_behind(relay, board, phone)
         assert board.link.take_lost(time.monotonic()) == []
     lost: list[DeviceId] = []
     until(lambda: lost.extend(board.link.take_lost(time.monotonic())) or bool(lost), board)
@@ -140,9 +143,7 @@ def test_a_peer_is_followed_to_its_new_address_with_what_was_on_the_way(
 ) -> None:
     board, phone = sides
     with Link(**WAY) as relay:
-        board.link.set_peers((phone.behind(relay),))
-        phone.link.set_peers((board.peer,))
-        until(lambda: not board.link.unreached_peers(), board, phone)
+        connect_behind(relay, board, phone)
         relay.cut()
         for step in range(3):
             board.link.to_peer(PHONE, part(9, step))

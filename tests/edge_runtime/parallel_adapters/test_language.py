@@ -165,9 +165,9 @@ def test_an_untrained_adapter_leaves_the_features_as_they_are(
     engine, data = trainer(shape), batch(shape, 5)
     seen = []
 
-    def spy(features: torch.Tensor, *rest: Any) -> Any:
+    def spy(features: torch.Tensor, *rest: Any, **options: Any) -> Any:
         seen.append(features.numpy().copy())
-        return language.token_losses(features, *rest)
+        return language.token_losses(features, *rest, **options)
 
     monkeypatch.setattr(model, "token_losses", spy)
     engine.outputs(data)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -54,7 +55,7 @@ def test_updates_equal_those_of_torchs_adamw_with_decay_on_the_side_networks_mat
         torch.nn.Parameter(part.clone()) for part in values.split([decayed, len(values) - decayed])
     ]
     expected = torch.optim.AdamW(
-        [{"params": [parts[0]], "weight_decay": default_weight_decay("classification")},
+        [{"params": [parts[0]], "weight_decay": default_weight_decay(samples.config())},
          {"params": [parts[1]], "weight_decay": 0.0}]
     )  # fmt: skip
     for step in range(4):
@@ -75,7 +76,7 @@ def test_updates_equal_those_of_torchs_adamw_with_decay_on_the_side_networks_mat
 
 def test_updates_equal_torchs_fused_adamw_to_the_bit() -> None:
     engine, options = trainer(), TrainingOptions(learning_rate=1e-2)
-    draw, decay = np.random.default_rng(1), default_weight_decay("classification")
+    draw, decay = np.random.default_rng(1), default_weight_decay(samples.config())
     decayed = sum(
         gradient.size
         for name, gradient in engine.named_gradients().items()
@@ -135,11 +136,14 @@ def test_a_task_is_held_back_as_it_needs_unless_something_else_is_asked_for(
         engine.apply(np.zeros(engine.parameters, np.float32))
         return engine.flat_parameters
 
-    default = default_weight_decay(config.task)
+    default = default_weight_decay(config)
     np.testing.assert_array_equal(updated(None), updated(default))
     assert not np.array_equal(updated(None), updated(2 * default))
 
 
-def test_language_models_are_held_back_less() -> None:
-    for task in ("causal-lm", "seq2seq"):
-        assert default_weight_decay(task) < default_weight_decay("classification")
+def test_a_language_model_without_a_pointer_is_held_back_less() -> None:
+    pooled = default_weight_decay(samples.config())
+    pointer = dataclasses.replace(language_samples.config(), kind="pointer")
+    assert default_weight_decay(pointer) == pooled
+    for config in (language_samples.config(), language_samples.seq2seq("mlp")):
+        assert default_weight_decay(config) < pooled

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 import torch
 from torch.nn import functional
 
+from edge_runtime.cache.encoding import decode_into, encode
+from edge_runtime.contract.activations import OPTIMIZER_COPIES
 from edge_runtime.contract.adapter import AdapterKind, TrainingOptions, adapter_weights
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.tensors import read_tensors, write_tensors
@@ -299,3 +302,37 @@ def test_the_parts_of_a_batch_add_up_their_gradients(kind: AdapterKind) -> None:
     assert sum(losses) == pytest.approx(loss, rel=1e-5)
     scale = np.abs(expected).max()
     np.testing.assert_allclose(engine.flat_gradient, expected, atol=1e-5 * scale)
+
+
+def test_a_trainer_leaves_its_thread_to_encode_and_decode_subnormals() -> None:
+    states = np.array([[2.0**-24, -(2.0**-20), 2.0**-15, 1.0]], np.float32)
+    data, decoded = batch(4), np.empty_like(states)
+    engine = trainer("attention")
+    engine.gradients(data)
+    engine.apply(engine.flat_gradient)
+    engine.outputs(data)
+    Predictor(config("attention"), adapter_weights(engine.state())).outputs(data)
+    decode_into(encode(states, "fp16"), decoded, "fp16")
+
+    np.testing.assert_array_equal(decoded, states)
+
+
+def test_subnormal_gradients_count_as_zeros() -> None:
+    engine = trainer("attention")
+    engine.gradients(batch(4))
+    tiny = np.full_like(engine.flat_gradient, 1e-40)
+    engine.apply(tiny)
+    moments = read_tensors(engine.state(), "state")["optimizer.first_moment"]
+
+    assert not moments.any()
+
+
+def test_a_trainer_holds_no_more_copies_of_a_parameter_than_are_reckoned_with() -> None:
+    engine = trainer("attention", num_outputs=7)  # as large as no other
+    engine.gradients(batch(4))
+    engine.apply(engine.flat_gradient)
+    gc.collect()
+    storages = (each.untyped_storage() for each in gc.get_objects() if type(each) is torch.Tensor)
+    copies = {each.data_ptr() for each in storages if each.nbytes() == 4 * engine.parameters}
+
+    assert len(copies) == OPTIMIZER_COPIES

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from edge_runtime.contract.activations import count_parameters
+from edge_runtime.contract.activations import OPTIMIZER_COPIES, STATE_COPIES, count_parameters
 from edge_runtime.contract.messages import ProfileRequest
 from edge_runtime.contract.profile import BlockTiming, CoreSpeed
 from edge_runtime.profiling.estimates import (
@@ -72,6 +72,15 @@ def test_longer_samples_and_larger_heads_cost_more() -> None:
     small, large = (estimate_training(REQUEST, each, SPEED) for each in (TRANSFORMATIONS, wide))
     assert large.seconds_per_sample > small.seconds_per_sample
     assert large.memory_bytes > small.memory_bytes
+
+
+def test_a_large_adapter_needs_room_for_its_state_as_it_is_written() -> None:
+    small, large = (
+        dataclasses.replace(CLASSES, hidden_size=4096, reduction=reduction) for reduction in (4, 2)
+    )
+    more = count_parameters(large) - count_parameters(small)
+    less, memory = (estimate_training(TEXTS, each, SPEED).memory_bytes for each in (small, large))
+    assert memory - less == 4 * (OPTIMIZER_COPIES + STATE_COPIES) * more
 
 
 def blocks_of(

@@ -46,7 +46,7 @@ class Owned:
 
 
 def read_all(owned, ahead):
-    with BatchReader(owned, STEPS, lambda: None, ahead=ahead) as reader:
+    with BatchReader(owned, STEPS, ahead=ahead) as reader:
         return [[p.tolist() for p, _ in reader.step(number)] for number in range(len(STEPS))]
 
 
@@ -59,7 +59,7 @@ def test_batches_and_their_order_are_the_same_in_turn_and_ahead():
 
 def test_one_batch_is_read_ahead_and_no_more():
     owned = Owned()
-    with BatchReader(owned, STEPS[2:], lambda: None, ahead=True) as reader:
+    with BatchReader(owned, STEPS[2:], ahead=True) as reader:
         batches = reader.step(0)
         next(batches)
         owned.wait_for(2)
@@ -70,7 +70,7 @@ def test_one_batch_is_read_ahead_and_no_more():
 
 @pytest.mark.parametrize("ahead", [False, True])
 def test_what_is_missing_is_an_error_of_the_step_that_needs_it(ahead):
-    with BatchReader(Owned(missing=4), STEPS[2:], lambda: None, ahead=ahead) as reader:
+    with BatchReader(Owned(missing=4), STEPS[2:], ahead=ahead) as reader:
         batches = reader.step(0)
         next(batches)
         with pytest.raises(CacheMiss):
@@ -78,7 +78,7 @@ def test_what_is_missing_is_an_error_of_the_step_that_needs_it(ahead):
 
 
 def test_reading_ends_with_its_steps():
-    with BatchReader(Owned(), STEPS[2:], lambda: None, ahead=True) as reader:
+    with BatchReader(Owned(), STEPS[2:], ahead=True) as reader:
         next(reader.step(0))
     assert not [each for each in threading.enumerate() if each.name.startswith("read-ahead")]
 

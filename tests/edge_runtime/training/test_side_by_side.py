@@ -7,8 +7,10 @@ import pytest
 
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import AllReduceClosedError, RemoteError, UnresumableError
+from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.contract.order import steps_per_epoch
 from edge_runtime.contract.tensors import read_tensors
+from edge_runtime.messaging.tagging import tagged
 from edge_runtime.training import samples as owned_samples
 from edge_runtime.training import side_by_side
 from tests.edge_runtime.training import mesh as mesh_module
@@ -180,3 +182,40 @@ def test_a_new_term_ends_the_steps_under_way(mesh, data, monkeypatch):
     monkeypatch.setattr(side_by_side, "_apply", begin_term)
     with pytest.raises(AllReduceClosedError):
         only.roles[A].train_settings(request(settings(data, 1e-2)))
+
+
+def test_steps_of_a_term_that_is_over_do_not_begin_and_those_of_the_next_do(mesh, data):
+    only = mesh(A)
+    ready(only, data)
+    asked = request(settings(data, 1e-2), num_steps=1)
+    only.roles[A].begin_term(2)  # after the request of term 1 has been taken out of the queue
+    with tagged(Tag(term=1)), pytest.raises(AllReduceClosedError):
+        only.roles[A].train_settings(asked)
+    with tagged(Tag(term=2)):
+        assert try_all(only, asked).sums[0].steps == 1
+
+
+def test_progress_is_told_while_a_step_is_trained_with_each_setting(mesh, data, monkeypatch):
+    only, told, before_update = mesh(A), [], []
+    ready(only, data)
+    apply = side_by_side._apply
+
+    def counted(*given):
+        before_update.append(len(told))
+        apply(*given)
+
+    monkeypatch.setattr(side_by_side._Clock, "report", lambda _, lanes: told.append(len(lanes)))
+    monkeypatch.setattr(side_by_side, "_apply", counted)
+    try_all(only, request(settings(data, 1e-2, 3e-3, 1e-3), num_steps=1))
+    assert before_update == [3] * 3
+
+
+def test_all_that_diverge_after_an_epoch_that_was_good_leave_its_best(mesh, data, monkeypatch):
+    only = mesh(A)
+    ready(only, data)
+    chosen = settings(data, 1e-2, 1e-3)
+    try_all(only, request(chosen, sends_state=True))
+    monkeypatch.setattr(side_by_side, "_mean", lambda _: np.inf)
+    done = try_all(only, request(chosen, epoch=2, sends_state=True))
+    assert np.isinf(done.losses).all()
+    assert not done.state.size

@@ -43,17 +43,21 @@ def devices(tmp_path: Path) -> PairedDevices:
     return PairedDevices(tmp_path / "devices.json")
 
 
-@pytest.fixture
-def pairing(network: Network, devices: PairedDevices, clock: Clock) -> Iterator[PairingServer]:
-    server = PairingServer(
-        network.here,
-        network.server,
-        listen=LOOPBACK,
+def server_of(network: Network, devices: PairedDevices, **changes: Any) -> PairingServer:
+    """A server that pairs devices with a coordinator of that network."""
+    usual = {"listen": LOOPBACK, "control_address": network.address}
+    return PairingServer(
+        *(network.here, network.server),
         devices=devices,
         allow_list=network.router.allow_list,
-        control_address=Address(host="0.0.0.0", port=network.address.port),
-        clock=clock,
+        **{**usual, **changes},
     )
+
+
+@pytest.fixture
+def pairing(network: Network, devices: PairedDevices, clock: Clock) -> Iterator[PairingServer]:
+    everywhere = Address(host="0.0.0.0", port=network.address.port)
+    server = server_of(network, devices, control_address=everywhere, clock=clock)
     yield server
     server.close()
 
@@ -81,15 +85,7 @@ def test_what_has_to_be_done_before_a_device_goes_on_is_done_before_it_is_told(
         thread.join(0.2)
         waits.append(thread.is_alive())
 
-    server = PairingServer(
-        network.here,
-        network.server,
-        listen=LOOPBACK,
-        devices=devices,
-        allow_list=network.router.allow_list,
-        control_address=network.address,
-        before_reply=before_reply,
-    )
+    server = server_of(network, devices, before_reply=before_reply)
     thread, told = in_thread(
         lambda: pair(
             network.there,
@@ -250,15 +246,7 @@ def test_pairing_again_keeps_the_name(network: Network, devices: PairedDevices) 
     keypair = KeyPair.generate()
     names = []
     for _ in range(2):
-        server = PairingServer(
-            network.here,
-            network.server,
-            listen=LOOPBACK,
-            devices=devices,
-            allow_list=network.router.allow_list,
-            control_address=network.address,
-        )
-        _, learnt = pair_with(network, server, keypair)
+        _, learnt = pair_with(network, server_of(network, devices), keypair)
         assert isinstance(learnt, Pairing)
         names.append(learnt.device_id)
     assert names == ["my-board", "my-board"]
@@ -277,12 +265,9 @@ def test_a_paired_key_still_has_no_access_to_the_pairing_of_others(
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
 @pytest.mark.parametrize("listen", ["[::1]:0", "[::]:0", "*:0"])
 def test_a_device_pairs_over_ipv6(network: Network, devices: PairedDevices, listen: str) -> None:
-    server = PairingServer(
-        network.here,
-        network.server,
+    server = server_of(
+        *(network, devices),
         listen=Address.parse(listen),
-        devices=devices,
-        allow_list=network.router.allow_list,
         control_address=Address(host="::", port=7700),
         other_addresses=[Address(host="laptop.local", port=7700)],
     )

@@ -252,7 +252,9 @@ class FakeDevice:
             case m.TrainSettings():
                 self._trained()
                 samples = self._owned("train"), self._owned("eval")
-                post(self.trainer.train_settings(message, *samples, self.cached.reads))
+                done = self.trainer.settings.train(message, *samples, self.cached.reads)
+                post(m.Progress(sums=done.sums[0]))
+                post(done)
             case m.TakeState() | m.SumTails() | m.SendState():
                 self._trained()
                 post(self.trainer.answer(message, self.owned.get("train")))

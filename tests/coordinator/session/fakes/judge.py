@@ -8,9 +8,15 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import DevicePrediction, Owner, Plan, Prediction
 from edge_runtime.contract.profile import DeviceProfile
 
+FINDING_EPOCHS = 3
+"""Among which the time for finding candidates is divided."""
+
 
 class FakeJudge:
-    """Each shard takes its owner its factor in seconds; moving a sample takes ``move_seconds``."""
+    """Each shard takes its owner its factor in seconds; moving a sample takes ``move_seconds``.
+
+    Finding candidates takes all together, of three epochs, what one sample takes its slowest owner.
+    """
 
     def __init__(self, num_shards: int, move_seconds: float = 0.0) -> None:
         self._num_shards, self._move_seconds = num_shards, move_seconds
@@ -19,6 +25,8 @@ class FakeJudge:
     def predict(self, profiles: Sequence[DeviceProfile], plan: Plan) -> Prediction:
         factors = {profile.device: run_factors(profile)[1] for profile in profiles}
         seconds = max(factors[owner.device] * len(owner.shards) for owner in plan.owners)
+        new = (each.trainer.seconds_per_new_sample for each in profiles if each.trainer)
+        seconds += max(new, default=0.0) / FINDING_EPOCHS
         parts = {"compute": seconds, "exchange": 1.0}
         devices = {
             device: DevicePrediction(

@@ -21,6 +21,7 @@ from tests.coordinator.session.fakes.replica import (
     order_of,
     summed_gradient,
 )
+from tests.coordinator.session.fakes.settings import FakeSettings
 
 Post = Callable[[m.Message], None]
 PostTo = Callable[[DeviceId, m.Message], None]
@@ -75,7 +76,7 @@ class FakeTrainer:
         replica: outlives the session if the coordinator is gone.
         reject: tells who has sent what is wrong.
         applied: (epoch, step in it) of every update that was made here.
-        tried: numbers of the settings of each request to train several.
+        settings: those that it trains side by side.
         own_seconds_per_sample: what it says that its samples took it without the others.
     """
 
@@ -87,7 +88,7 @@ class FakeTrainer:
         self.tail: np.ndarray | None = None
         self.sums = m.NOTHING_SUMMED
         self.applied: list[tuple[int, int]] = []
-        self.tried: list[tuple[int, ...]] = []
+        self.settings = FakeSettings()
         self._kept: tuple[object, ...] | None = None
         self._group: _Group | None = None
         self._epoch: _Epoch | None = None
@@ -116,6 +117,7 @@ class FakeTrainer:
         """Makes the adapter, or keeps the one that is there if it is of the same run."""
         assert (request.head is not None) == request.config.generative
         self.request = request
+        self.settings.forget()
         if request.adapter_graph is not None:
             self.replica = self._kept = self._group = None
             return m.TrainingReady(parameters=0)
@@ -157,31 +159,6 @@ class FakeTrainer:
                 return self.sum_tails(owned)
             case m.SendState():
                 return self.state()
-
-    def train_settings(
-        self, request: m.TrainSettings, owned: m.OwnSamples, held_out: m.OwnSamples, reads: Readable
-    ) -> m.SettingsTrained:
-        """Trains settings at once; the one of the largest number comes to the least loss."""
-        assert self.request is not None
-        if not reads(owned.keys).all() or not reads(held_out.keys).all():
-            raise RemoteError("lacks samples that it is to train on or to evaluate")
-        options, last = self.request.options, request.first_step + request.num_steps
-        which = {"seed": options.seed, "epoch": request.epoch}
-        sizes = step_sizes(owned.total, options.batch_size, **which)
-        samples = int(sizes[:last].sum())
-        sums = m.EpochSums(epoch=request.epoch, steps=last, samples=samples, count=samples)
-        self.tried.append(tuple(each.number for each in request.settings))
-        replica = Replica(step=(request.epoch - 1) * len(sizes) + last)
-        state = replica.state if request.sends_state else b""
-        count = len(request.settings)
-        return m.SettingsTrained(
-            losses=np.array([1 / (1 + each.number) for each in request.settings]),
-            seconds=np.full(count, 0.5),
-            shared_seconds=0.1,
-            sums=(sums,) * count,
-            parameters=np.full(count, PARAMETERS, np.int64),
-            state=np.frombuffer(state, np.uint8),
-        )
 
     # ---- steps
 

@@ -1,4 +1,4 @@
-"""What a training run keeps on disk."""
+"""What is kept on disk of a training run in work."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from coordinator.api.inputs import Prepared
-from coordinator.api.train import _Run
+from coordinator.api.training_run import TrainingRun
 from coordinator.protocol.actions import SaveCheckpoint
 from coordinator.protocol.record import SessionRecord
-from coordinator.runs.run_folder import Checkpoint, RunFolder
+from coordinator.runs.run_folder import RunFolder
 from edge_runtime.contract.errors import UnresumableError
 from edge_runtime.contract.messages import EpochSums
 from edge_runtime.contract.tensors import read_tensors, write_tensors
@@ -35,7 +35,7 @@ def test_an_adapter_that_is_not_finite_is_not_kept_and_the_last_good_one_is(
 ) -> None:
     folder = RunFolder.create(tmp_path / "run", SETTINGS)
     prepared = cast(Prepared, SimpleNamespace(tables={}))
-    run = _Run(folder, prepared, Checkpoint(step=0, epochs=(), eval_before={}), 0.0)
+    run = TrainingRun(folder=folder, settings=SETTINGS, prepared=prepared, began=0.0)
     sums = EpochSums(epoch=1, steps=3, samples=24, count=24, loss_sum=9.0)
     save = SaveCheckpoint(epoch=0, state=state(2.0), step=3, sums=sums)
     run.save(save, SessionRecord())

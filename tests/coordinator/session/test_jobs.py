@@ -218,10 +218,8 @@ def test_samples_stay_where_an_earlier_plan_had_them_cached():
     assert [record.event for record in again.events].count("plan_made") == 1
 
 
-WRITERS = {
-    "causal-lm": manifest([1] * 2, encoder_blocks=0, task="causal-lm"),
-    "seq2seq": manifest([1] * 2, encoder_blocks=1, task="seq2seq"),
-}
+TEXTS, SPLIT = tuple(range(6)), plan_of((0, 1), (2,))
+WRITER = manifest([1] * 2, encoder_blocks=0, task="causal-lm")
 
 
 def owned(job: Job) -> dict[tuple[DeviceId, str], m.OwnSamples]:
@@ -238,19 +236,15 @@ def owned(job: Job) -> dict[tuple[DeviceId, str], m.OwnSamples]:
     }
 
 
-TEXTS, SPLIT = tuple(range(6)), plan_of((0, 1), (2,))
-
-
-def writing_job(task: str, kind: AdapterKind) -> Job:
+def writing_job(kind: AdapterKind) -> Job:
     profiles = {name: profile(name) for name in SPLIT.devices}
     texts = {"train": TEXTS, "evaluation": (8, 2)}
-    job = job_of(SPLIT, profiles, layers=(0, 1), epochs=1, model=WRITERS[task], **texts)
+    job = job_of(SPLIT, profiles, layers=(0, 1), epochs=1, model=WRITER, **texts)
     return dataclasses.replace(job, config=dataclasses.replace(job.config, kind=kind))
 
 
-@pytest.mark.parametrize("task", WRITERS)
-def test_owners_are_told_the_tokens_of_their_samples_where_the_adapter_reads_them(task):
-    job = writing_job(task, "pointer")
+def test_owners_are_told_the_tokens_of_their_samples_where_the_adapter_reads_them():
+    job = writing_job("pointer")
     told = owned(job)
     assert {which for _, which in told} == {"train", "eval"}
     for (_, which), request in told.items():
@@ -263,11 +257,11 @@ def test_owners_are_told_the_tokens_of_their_samples_where_the_adapter_reads_the
 
 @pytest.mark.parametrize("kind", ["attention", "mlp"])
 def test_owners_are_told_no_tokens_that_nothing_reads(kind):
-    assert all(request.tokens is None for request in owned(writing_job("causal-lm", kind)).values())
+    assert all(request.tokens is None for request in owned(writing_job(kind)).values())
 
 
 def test_owners_are_told_tokens_where_one_of_the_settings_that_are_tried_reads_them():
-    job = writing_job("causal-lm", "mlp")
+    job = writing_job("mlp")
     usual = m.Setting(number=0, config=job.config, options=job.options)
     pointer = dataclasses.replace(job.config, kind="pointer")
     other = dataclasses.replace(usual, number=1, config=pointer)

@@ -103,10 +103,11 @@ def test_long_samples_are_measured_one_by_one():
 
 
 def test_an_adapter_that_reads_tokens_is_measured_with_some():
-    pointer = dataclasses.replace(TRANSFORMATIONS, kind="pointer")
+    usual = config(task="causal-lm", causal=True, num_outputs=300)
+    pointer = dataclasses.replace(usual, kind="pointer")
     batch = synthetic_batch(REQUEST, pointer, REQUEST.tokens, 5)
     assert batch.tokens.shape == (5, 4)
     assert 0 <= batch.tokens.min() <= batch.tokens.max() < 300
-    usual = synthetic_batch(REQUEST, TRANSFORMATIONS, REQUEST.tokens, 5)
-    assert usual.tokens is None
-    assert (usual.hidden == batch.hidden).all()
+    other = synthetic_batch(REQUEST, usual, REQUEST.tokens, 5)
+    assert other.tokens is None
+    assert (other.hidden == batch.hidden).all()

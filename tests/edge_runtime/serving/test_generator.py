@@ -8,28 +8,26 @@ from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.generation import GenerationOptions, Sequences
 from edge_runtime.contract.messages import SetUpGeneration, States
-from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.serving.generator import Generator, LanguageModel
 
 D = V = 4
 REQUEST = SetUpGeneration(
     options=GenerationOptions(), max_sequences=3, max_rows={"encoder": 9, "decoder": 9}
 )
-HEAD = FrozenHead(weight=np.eye(V, D, dtype=np.float32))
 
 
 class SumOfAll:
-    """Features are the sum of all rows of all layers, but for padding's."""
+    """Logits are the sum of all rows of all layers, but for padding's."""
 
     def __init__(self) -> None:
         self.batches = []
 
-    def last_features(self, batch):
+    def last_logits(self, batch):
         self.batches.append(batch)
-        features = batch.hidden.sum((0, 2))
+        logits = batch.hidden.sum((0, 2))
         if batch.encoder_hidden is not None:
-            features = features + batch.encoder_hidden.sum((0, 2))
-        return features
+            logits = logits + batch.encoder_hidden.sum((0, 2))
+        return logits
 
 
 def config(layers=(0, 2), encoder_layers=0, kind="attention") -> AdapterConfig:
@@ -47,7 +45,7 @@ def config(layers=(0, 2), encoder_layers=0, kind="attention") -> AdapterConfig:
 
 def generator(**shape) -> tuple[Generator, SumOfAll]:
     adapter = SumOfAll()
-    return Generator(REQUEST, LanguageModel(config(**shape), adapter, HEAD)), adapter
+    return Generator(REQUEST, LanguageModel(config(**shape), adapter)), adapter
 
 
 def states(number, layers, lines, known, lengths, token=0, tokens=None, **changes) -> States:
@@ -160,15 +158,6 @@ def test_tokens_come_to_the_adapter_that_reads_them_in_order_and_padded():
     first, second = (batch.tokens for batch in adapter.batches)
     assert (first.tolist(), first.dtype) == ([[1, 0, 0], [2, 3, 0]], np.int64)
     assert second.tolist() == [[2, 3, 0, 2], [1, 3, 0, 0]]
-
-
-def test_tokens_of_what_is_written_come_with_the_states_of_what_is_read_too():
-    found, adapter = generator(layers=(1, 2, 3), encoder_layers=1, kind="pointer")
-    nothing = {"encoder": [0], "decoder": [0]}
-    assert found.take(states(0, [1], [0], nothing, [4], tokens=[3, 1])) is None
-    assert found.take(states(0, [2, 3], [0], nothing, [2], tokens=[3, 1])) is not None
-    (batch,) = adapter.batches
-    assert batch.tokens.tolist() == [[3, 1]]
 
 
 def test_released_sequences_leave_no_tokens():

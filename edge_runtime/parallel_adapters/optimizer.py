@@ -21,7 +21,11 @@ _FIRST, _SECOND, _STEP = "optimizer.first_moment", "optimizer.second_moment", "o
 
 
 def learning_rate(step: int, total_steps: int, options: TrainingOptions) -> float:
-    """Computes the rate of the 0-based ``step``: linear warm-up, then by the schedule."""
+    """Computes the rate of the 0-based ``step``: linear warm-up, then by the schedule.
+
+    Raises:
+        ValueError: the options are not settled, see :func:`.adapter.settled`.
+    """
     warmup_steps = max(1, round(options.warmup_fraction * total_steps))
     rising = (step + 1) / warmup_steps
     falling = (total_steps - step) / max(1, total_steps - warmup_steps + 1)
@@ -29,7 +33,7 @@ def learning_rate(step: int, total_steps: int, options: TrainingOptions) -> floa
         falling = (1 - math.cos(math.pi * min(1.0, max(0.0, falling)))) / 2
     elif options.schedule == "constant":
         falling = 1.0
-    return options.learning_rate * max(0.0, min(rising, falling, 1.0))
+    return options.peak * max(0.0, min(rising, falling, 1.0))
 
 
 class AdamW:
@@ -44,9 +48,8 @@ class AdamW:
         parameters: FlatParameters,
         options: TrainingOptions,
         total_steps: int,
-        *,
-        weight_decay: float,
     ) -> None:
+        """Makes moments of 0; ``options`` are settled, see :func:`.adapter.settled`."""
         size = parameters.values.numel()
         self.step = 0
         self._options = options
@@ -59,7 +62,7 @@ class AdamW:
         sizes = [parameters.decayed, size - parameters.decayed]
         buffers = (parameters.values, self._gradient, self._first, self._second)
         self._ranges = list(zip(*(torch.split(buffer, sizes) for buffer in buffers), strict=True))
-        self._decays = weight_decay, 0.0
+        self._decays = options.decay, 0.0
 
     def apply(self, mean_gradient: NDArray[np.float32]) -> None:
         """Clips by the global norm and updates the parameters in place.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from edge_runtime.contract.adapter import default_weight_decay
+from edge_runtime.contract.adapter import settled
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.tensors import read_tensors, write_tensors
 from edge_runtime.language_head.tail_sample import draw_tail, is_tail
@@ -109,13 +109,7 @@ class Trainer:
         self._head, self._seed = head, options.seed
         self._tail: Counts | None = None
         self._sample: tuple[int, StepSample] | None = None
-        decay = options.weight_decay
-        self._optimizer = AdamW(
-            self._parameters,
-            options,
-            total_steps,
-            weight_decay=default_weight_decay(config) if decay is None else decay,
-        )
+        self._optimizer = AdamW(self._parameters, settled(options, config), total_steps)
         self.flat_gradient: NDArray[np.float32] = self._parameters.gradients.numpy()
         self.flat_parameters: NDArray[np.float32] = self._parameters.values.numpy()
 

@@ -193,8 +193,8 @@ def estimate_training(
     parameters, cores = count_parameters(config), min(usable_cores(), TRAINING_THREADS)
     passes = 3 if trains else 1  # forward; backward to activations and to weights
     tokens = request.tokens[output_stream(request.tokens)]
-    if config.generative and config.reads_each_token_alone:
-        tokens = min(tokens, request.counted_tokens)  # nobody asks for the others' side states
+    if trains and config.generative and config.reads_each_token_alone:
+        tokens = min(tokens, max(1, request.counted_tokens))  # others' side states go nowhere
     work = 2 * passes * parameters * tokens
     products = (work + _head_flops(request, config, trains)) / speed.flops
     by_candidates = trains and config.generative and request.loss == "candidates"

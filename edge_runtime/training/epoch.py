@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, TypeAlias
 
 from edge_runtime.contract import messages as m
+from edge_runtime.contract.adapter import settled
 from edge_runtime.contract.errors import RemoteError, UnresumableError
 from edge_runtime.contract.order import epoch_order, step_sizes, steps_per_epoch
 from edge_runtime.messaging.outbox import Outbox
@@ -174,7 +175,7 @@ def _diverged(what: str, replica: Replica) -> UnresumableError:
             f"the {what} is not a finite number before anything is learnt: the backbone's hidden "
             "states are too large; export the model again with another --quantize"
         )
-    rate, epoch = replica.options.learning_rate, replica.sums.epoch
+    rate, epoch = settled(replica.options, replica.config).peak, replica.sums.epoch
     return UnresumableError(
         f"the {what} is not a finite number in epoch {epoch}: the learning rate of {rate:g} is too "
         "high; train a new run with a lower --learning-rate"

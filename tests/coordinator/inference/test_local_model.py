@@ -17,11 +17,13 @@ from coordinator.protocol.job import Continuation
 from coordinator.samples.samples import SampleTable
 from edge_runtime.backbone.role import BackboneRole
 from edge_runtime.contract import messages as m
+from edge_runtime.contract.adapter import AdapterKind
 from edge_runtime.contract.errors import InfeasibleError
 from edge_runtime.contract.generation import GenerationOptions
 from edge_runtime.contract.manifest import FileSpec
 from edge_runtime.contract.sample import Ragged, Samples, sample_keys
 from edge_runtime.inference.weight_store import WeightStore
+from edge_runtime.parallel_adapters import Batch
 from edge_runtime.serving import whole_stage
 from edge_runtime.serving.resident_model import HERE, ResidentModel
 from edge_runtime.training.role import TrainerRole
@@ -257,3 +259,70 @@ def test_a_line_that_takes_too_much_memory_is_named(
     monkeypatch.setattr(model.resident, "outputs", pytest.fail)
     with pytest.raises(InfeasibleError, match=r"text 1: its 9000 tokens take too much memory"):
         model.outputs(table_of(bundle, 3, longest=9000), Told())
+
+
+class Noting:
+    """An adapter that notes its batches; the head's input is the last hidden state."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+
+    def outputs(self, batch: Batch) -> np.ndarray[Any, Any]:
+        self.batches.append(batch)
+        return np.zeros((batch.size, 3))
+
+    def last_features(self, batch: Batch) -> np.ndarray[Any, Any]:
+        self.batches.append(batch)
+        return batch.hidden[-1][np.arange(batch.size), batch.lengths - 1]
+
+
+def noting_model(bundle: Bundle, kind: AdapterKind) -> tuple[LocalModel, Noting]:
+    """A loaded model whose adapter notes what it is asked."""
+    usual, noting = local_model(bundle, "fp32"), Noting()
+    config, resident = dataclasses.replace(usual.config, kind=kind), usual.resident
+    resident._config, resident._adapter = config, noting  # type: ignore[assignment]
+    model = dataclasses.replace(usual, config=config)
+    model.__dict__["resident"] = resident
+    return model, noting
+
+
+def tokens_in(batches: list[Batch]) -> list[list[int]]:
+    """Those of each sample; checks that padding is 0."""
+    rows = []
+    for batch in batches:
+        assert batch.tokens is not None
+        for row, length in zip(batch.tokens, batch.lengths.tolist(), strict=True):
+            assert not row[length:].any()
+            rows.append(row[:length].tolist())
+    return rows
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_an_adapter_that_reads_tokens_has_those_of_lines_and_of_texts_that_it_writes(
+    tiny_bundle: TinyBundleMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    monkeypatch.setenv("PACPLUS_HOME", str(tmp_path))
+    bundle = tiny_bundle(family, "none")
+    model, noting = noting_model(bundle, "pointer")
+    table = table_of(bundle, 5, longest=8)
+    model.outputs(table, Told())
+    rows = table.samples.tokens_of(bundle.manifest.output_stream)
+    lines = [rows[i].tolist() for i in range(5)]
+    assert sorted(tokens_in(noting.batches)) == sorted(lines)
+
+    noting.batches.clear()
+    task = Continuation(prompts=table.samples, options=GenerationOptions(max_new_tokens=4))
+    longest = SampleTable.make(task.longest(bundle.manifest), np.zeros(5, np.int64), 16)
+    written = model.continued(task, longest, Told())
+    assert max(map(len, written)) > 2
+    seen = tokens_in(noting.batches)
+    for line, new in zip(lines, written, strict=True):
+        for count in range(min(len(new) + 1, 4)):
+            assert [*line, *new[:count]] in seen
+
+
+def test_other_adapters_have_no_tokens(tiny_bundle: TinyBundleMaker) -> None:
+    bundle = tiny_bundle("llama", "none")
+    model, noting = noting_model(bundle, "mlp")
+    model.outputs(table_of(bundle, 3, longest=8), Told())
+    assert {batch.tokens is None for batch in noting.batches} == {True}

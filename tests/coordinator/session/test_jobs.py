@@ -7,12 +7,14 @@ import pytest
 
 from coordinator.protocol.actions import Action, Send
 from coordinator.protocol.events import Joined, Received
+from coordinator.protocol.job import Job
 from coordinator.session.machine import Session
 from edge_runtime.contract import messages as m
+from edge_runtime.contract.adapter import AdapterKind
 from edge_runtime.contract.errors import InfeasibleError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.plan import Owner
-from tests.coordinator.planner.problems import profile
+from tests.coordinator.planner.problems import manifest, profile
 from tests.coordinator.session.fakes.cluster import Cluster
 from tests.coordinator.session.fakes.device import link_of
 from tests.coordinator.session.fakes.trainer import output_of
@@ -21,7 +23,7 @@ from tests.coordinator.session.histories import (
     play,
     scenario_of,
 )
-from tests.coordinator.session.scenarios import Scenario, key_of, resumed
+from tests.coordinator.session.scenarios import Scenario, job_of, key_of, resumed
 
 
 def measured_before(scenario: Scenario) -> Cluster:
@@ -214,3 +216,60 @@ def test_samples_stay_where_an_earlier_plan_had_them_cached():
     assert again.leases == {}
     assert again.session.plan.owners == split.owners
     assert [record.event for record in again.events].count("plan_made") == 1
+
+
+WRITERS = {
+    "causal-lm": manifest([1] * 2, encoder_blocks=0, task="causal-lm"),
+    "seq2seq": manifest([1] * 2, encoder_blocks=1, task="seq2seq"),
+}
+
+
+def owned(job: Job) -> dict[tuple[DeviceId, str], m.OwnSamples]:
+    """The samples that devices have been told of as theirs when the session is over."""
+    profiles = {name: profile(name) for name in job.devices}
+    scenario = Scenario(job=job, plan=SPLIT, profiles=profiles, held={}, train=TEXTS, eval=(8, 2))
+    cluster = scenario.cluster()
+    cluster.run(random.Random(1))
+    assert cluster.finished, cluster.failure
+    return {
+        (name, which): each
+        for name, device in cluster.devices.items()
+        for which, each in device.owned.items()
+    }
+
+
+TEXTS, SPLIT = tuple(range(6)), plan_of((0, 1), (2,))
+
+
+def writing_job(task: str, kind: AdapterKind) -> Job:
+    profiles = {name: profile(name) for name in SPLIT.devices}
+    texts = {"train": TEXTS, "evaluation": (8, 2)}
+    job = job_of(SPLIT, profiles, layers=(0, 1), epochs=1, model=WRITERS[task], **texts)
+    return dataclasses.replace(job, config=dataclasses.replace(job.config, kind=kind))
+
+
+@pytest.mark.parametrize("task", WRITERS)
+def test_owners_are_told_the_tokens_of_their_samples_where_the_adapter_reads_them(task):
+    job = writing_job(task, "pointer")
+    told = owned(job)
+    assert {which for _, which in told} == {"train", "eval"}
+    for (_, which), request in told.items():
+        rows = job.tables[which].samples.tokens_of("decoder")
+        expected = [i for line in request.indices.tolist() for i in rows[line].tolist()]
+        assert request.tokens is not None
+        assert request.tokens.tolist() == expected
+        assert len(expected) == request.lengths["decoder"].sum()
+
+
+@pytest.mark.parametrize("kind", ["attention", "mlp"])
+def test_owners_are_told_no_tokens_that_nothing_reads(kind):
+    assert all(request.tokens is None for request in owned(writing_job("causal-lm", kind)).values())
+
+
+def test_owners_are_told_tokens_where_one_of_the_settings_that_are_tried_reads_them():
+    job = writing_job("causal-lm", "mlp")
+    usual = m.Setting(number=0, config=job.config, options=job.options)
+    pointer = dataclasses.replace(job.config, kind="pointer")
+    other = dataclasses.replace(usual, number=1, config=pointer)
+    assert not dataclasses.replace(job, settings=(usual,)).copies
+    assert dataclasses.replace(job, settings=(usual, other)).copies

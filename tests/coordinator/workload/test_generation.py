@@ -17,7 +17,7 @@ from coordinator.protocol.record import GenerationRecord
 from coordinator.samples.samples import SampleTable
 from coordinator.workload.generation import HELD_BYTES, Generation
 from edge_runtime.backbone.row_buffer import RowBuffer
-from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
+from edge_runtime.contract.adapter import AdapterConfig, AdapterKind, TrainingOptions
 from edge_runtime.contract.codec import decode, encode
 from edge_runtime.contract.errors import DeviceFailedError
 from edge_runtime.contract.generation import GenerationOptions
@@ -79,9 +79,10 @@ def plan_of(cuts: Sequence[int], owners: int, micro_batch: int) -> Plan:
     )
 
 
-def config_of(of: Manifest) -> AdapterConfig:
+def config_of(of: Manifest, kind: AdapterKind = "attention") -> AdapterConfig:
     encoder = len(of.layers_of("encoder")) if len(of.streams) == 2 else 0
     return AdapterConfig(
+        kind=kind,
         hidden_size=8,
         reduction=2,
         layers=tuple(range(BLOCKS)),
@@ -97,6 +98,7 @@ def generation(
     of: Manifest | None = None,
     plan: Plan | None = None,
     earlier: GenerationRecord | None = None,
+    kind: AdapterKind = "attention",
     **options,
 ) -> Generation:
     of = of or model()
@@ -105,7 +107,7 @@ def generation(
     plan = plan or plan_of([2], 1, 4)
     job = Job(
         manifest=of,
-        config=config_of(of),
+        config=config_of(of, kind),
         options=TrainingOptions(epochs=0),
         tables={"eval": table},
         devices=plan.devices,
@@ -363,3 +365,33 @@ def test_a_second_answer_is_not_awaited():
     running.chosen(DeviceId("o0"), answer(batch), 1.0)
     with pytest.raises(DeviceFailedError, match="chose tokens for other prompts"):
         running.chosen(DeviceId("o0"), answer(batch), 2.0)
+
+
+@pytest.mark.parametrize("encoder_blocks", [0, 2])
+def test_tokens_of_what_is_written_travel_to_an_adapter_that_reads_them(encoder_blocks):
+    of = model(encoder_blocks)
+    rows, output = [[3, 4, 5], [6, 7]], [[3, 4, 5], [6, 7]] if not encoder_blocks else [[1], [1]]
+    plan = plan_of([], 1, 2)
+    running = generation(rows, of=of, plan=plan, kind="pointer")
+    batches = [send.message.batch for send in running.start()]
+    for batch in batches:
+        lines = batch.sequences.lines.tolist()
+        assert batch.sequences.tokens.tolist() == [i for line in lines for i in output[line]]
+        sends = running.chosen(DeviceId("o0"), answer(batch, token=8), 1.0)
+        (again,) = (send.message.batch for send in sends if isinstance(send.message, RunBatch))
+        assert again.sequences.lines.tolist() == lines
+        assert again.sequences.tokens.tolist() == [8] * len(lines)
+    # Under another plan, devices know nothing of what is written.
+    resumed = generation(rows, of=of, plan=plan, kind="pointer", earlier=running.record)
+    for send in resumed.start():
+        sequences = send.message.batch.sequences
+        expected = [i for line in sequences.lines.tolist() for i in [*output[line], 8]]
+        assert sequences.tokens.tolist() == expected
+
+
+def test_no_tokens_travel_beside_the_inputs_to_other_adapters():
+    running = generation([[3, 4, 5]])
+    batch = first_batch(running)
+    assert batch.sequences.tokens is None
+    (send,) = running.chosen(DeviceId("o0"), answer(batch), 1.0)
+    assert send.message.batch.sequences.tokens is None

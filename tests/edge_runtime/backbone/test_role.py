@@ -16,6 +16,7 @@ from edge_runtime.backbone.role import BackboneRole
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.codec import decode, encode
 from edge_runtime.contract.errors import RemoteError, UnresumableError
+from edge_runtime.contract.generation import Sequences
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.inference.weight_store import WeightStore
@@ -250,3 +251,29 @@ def test_lengths_of_a_thousand_million_tokens_cost_nothing_without_their_rows(
     huge = {stream: np.full_like(each, 1 << 30) for stream, each in batch.lengths.items()}
     with pytest.raises(RemoteError, match="lacks input"):
         line.roles[DeviceId("d1")].run(dataclasses.replace(batch, lengths=huge), 1, {})
+
+
+def test_each_owner_gets_the_tokens_of_its_own_sequences() -> None:
+    lengths, places = np.array([1, 3, 2], np.int32), np.arange(3, dtype=np.int32)
+    owners = {DeviceId("a"): [2, 0], DeviceId("b"): [1]}
+    batch = m.MicroBatch(
+        number=1,
+        route=(OWNER,),
+        keys=np.zeros((3, 32), np.uint8),
+        lengths={"decoder": lengths},
+        destinations=tuple(
+            m.Destination(device=owner, positions=np.array(mine, np.int32))
+            for owner, mine in owners.items()
+        ),
+        sequences=Sequences(
+            lines=places + 7,
+            known={"decoder": places},
+            tokens=np.array([10, 20, 21, 22, 30, 31], np.int32),
+        ),
+    )
+    states = {0: np.zeros((6, 4), np.float32)}
+    dealt = {
+        owner: (part.sequences.lines.tolist(), part.sequences.tokens.tolist())
+        for owner, part in parts_for_owners(batch, "decoder", states, "fp32")
+    }
+    assert dealt == {"a": ([7, 9], [10, 30, 31]), "b": ([8], [20, 21, 22])}

@@ -202,6 +202,10 @@ def test_a_heartbeat_is_one_small_frame() -> None:
     assert len(frames[0]) < 128
 
 
+WRITTEN = {"lengths": {"decoder": np.array([2], np.int32)}}
+"""Of one sample, of which two tokens are written."""
+
+
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
@@ -212,6 +216,13 @@ def test_a_heartbeat_is_one_small_frame() -> None:
         ("OwnSamples", {"lengths": {"encoder": np.array(1, np.int32)}}),
         ("OwnSamples", {"targets": np.zeros((1, 1), np.int64)}),
         ("OwnSamples", {"targets": np.zeros(1, np.int32)}),
+        ("OwnSamples", {"tokens": np.zeros(1, np.int32)}),
+        ("OwnSamples", {"tokens": np.zeros(0, np.int32)}),
+        ("OwnSamples", {"tokens": np.zeros(2, np.int64), **WRITTEN}),
+        ("OwnSamples", {"tokens": np.zeros(1, np.int32), **WRITTEN}),
+        ("OwnSamples", {"tokens": np.zeros(0, np.int32), **WRITTEN}),
+        ("OwnSamples", {"tokens": np.zeros((2, 1), np.int32), **WRITTEN}),
+        ("OwnSamples", {"tokens": np.array([3, -1], np.int32), **WRITTEN}),
         ("Outputs", {"indices": np.array(1, np.int32)}),
     ],
 )

@@ -100,3 +100,57 @@ def test_bounds_are_positive(wrong):
     bounds = {"max_sequences": 1, "max_rows": {"decoder": 1}, **wrong}
     with pytest.raises(ValueError, match=r"must be"):
         SetUpGeneration(options=GenerationOptions(), **bounds)
+
+
+def told(tokens: np.ndarray | None) -> MicroBatch:
+    """The first pass of two sequences, of three and two tokens."""
+    sequences = Sequences(lines=ids(4, 3), known={"decoder": ids(0, 0)}, tokens=tokens)
+    return batch(lengths={"decoder": ids(3, 2)}, sequences=sequences)
+
+
+def test_tokens_stay_with_their_sequence_on_the_wire_and_when_some_are_taken():
+    received = decode(encode(RunBatch(batch=told(ids(5, 6, 7, 8, 9)), inputs={})))
+    assert isinstance(received, RunBatch)
+    sequences, lengths = received.batch.sequences, received.batch.lengths
+    assert sequences is not None
+    for positions, tokens in [((0,), [5, 6, 7]), ((1,), [8, 9]), ((1, 0), [8, 9, 5, 6, 7])]:
+        taken = sequences.take(ids(*positions), lengths)
+        assert taken.lines.tolist() == [[4, 3][place] for place in positions]
+        assert taken.tokens is not None
+        assert (taken.tokens.tolist(), taken.tokens.dtype) == (tokens, np.int32)
+    assert sequences.take(ids(), lengths).tokens.tolist() == []
+
+
+def test_where_nothing_reads_tokens_no_frame_is_spent_on_them():
+    silent, full = (
+        encode(RunBatch(batch=told(tokens), inputs={})) for tokens in (None, ids(*range(5)))
+    )
+    assert len(full) == len(silent) + 1
+    received = decode(silent)
+    assert isinstance(received, RunBatch)
+    assert received.batch.sequences.tokens is None
+    assert received.batch.sequences.take(ids(1), received.batch.lengths).tokens is None
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [
+        (ids(5, 6, 7, 8), "4 tokens for 5 rows"),
+        (ids(), "0 tokens for 5 rows"),
+        (ids(5, 6, 7, 8, -1), "not be negative"),
+        (ids(5, 6, 7, 8, 9).astype(np.int64), "int32"),
+        (ids(5, 6, 7, 8, 9).reshape(1, 5), "int32 of shape"),
+        (np.array(5, np.int32), "int32 of shape"),
+    ],
+)
+def test_tokens_that_are_not_of_the_new_rows_are_refused(tokens, said):
+    made = told(ids(5, 6, 7, 8, 9))
+    object.__setattr__(made.sequences, "tokens", tokens)
+    with pytest.raises(DecodeError, match=said):
+        decode(encode(RunBatch(batch=made, inputs={})))
+
+
+def test_tokens_without_a_sequence_that_is_written_are_refused():
+    sequences = Sequences(lines=ids(4, 3), known={"encoder": ids(0, 0)}, tokens=ids(5, 6))
+    with pytest.raises(ValueError, match="no sample has a decoder's sequence"):
+        batch(lengths={"encoder": ids(1, 1)}, sequences=sequences)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -81,3 +83,13 @@ def test_a_second_segment_starts_inside_of_its_sample() -> None:
             second_starts=np.array([4, 0, 0, 0], np.int32),
             keys=samples.keys,
         )
+
+
+def test_the_ids_of_a_sequence_are_those_of_its_only_input() -> None:
+    samples = some_samples()
+    with pytest.raises(ValueError, match="encoder has 2 token inputs instead of one"):
+        samples.tokens_of("encoder")
+    with pytest.raises(ValueError, match="decoder has 0 token inputs"):
+        samples.tokens_of("decoder")
+    written = dataclasses.replace(samples, streams={"input_ids": "decoder"})
+    assert written.tokens_of("decoder") is samples.inputs["input_ids"]

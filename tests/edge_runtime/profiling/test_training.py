@@ -100,3 +100,13 @@ def test_long_samples_are_measured_one_by_one():
     row_bytes = len(CLASSES.layers) * HIDDEN_SIZE * 4
     assert samples_at_once(CLASSES, {"encoder": BATCH_BYTES // row_bytes // 3}, LARGEST_BATCH) == 3
     assert samples_at_once(CLASSES, {"encoder": BATCH_BYTES}, LARGEST_BATCH) == 1
+
+
+def test_an_adapter_that_reads_tokens_is_measured_with_some():
+    pointer = dataclasses.replace(TRANSFORMATIONS, kind="pointer")
+    batch = synthetic_batch(REQUEST, pointer, REQUEST.tokens, 5)
+    assert batch.tokens.shape == (5, 4)
+    assert 0 <= batch.tokens.min() <= batch.tokens.max() < 300
+    usual = synthetic_batch(REQUEST, TRANSFORMATIONS, REQUEST.tokens, 5)
+    assert usual.tokens is None
+    assert (usual.hidden == batch.hidden).all()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edge_runtime.contract.adapter import AdapterConfig, adapter_weights
 from edge_runtime.contract.adapter import TrainingOptions as Options
 from edge_runtime.language_head.frozen_head import FrozenHead
-from edge_runtime.parallel_adapters import Trainer
+from edge_runtime.parallel_adapters import Batch, Trainer
+from edge_runtime.serving import cache_effect as cache_effect_module
 from edge_runtime.serving.cache_effect import TokenizedText, cache_effect
 from export.adapter.graph import adapter_onnx
 from export.partition.stages import Bundle
@@ -62,3 +65,29 @@ def test_fewer_bits_move_the_outputs_further(
     assert effect("fp32") == 0.0
     assert 0.0 < effect("fp16") < 1e-3
     assert effect("fp16") < effect("int8") < 0.2
+
+
+class Noting:
+    """An adapter session that notes its batches."""
+
+    def __init__(self, *_: Any) -> None:
+        self.batches: list[Batch] = []
+
+    def outputs(self, batch: Batch) -> np.ndarray[Any, Any]:
+        self.batches.append(batch)
+        return np.zeros((batch.size, 3))
+
+
+@pytest.mark.parametrize(("family", "ids"), [("llama", IDS), ("t5", [0, *IDS[1:4]])])
+def test_an_adapter_that_reads_tokens_has_them(
+    tiny_bundle: TinyBundleMaker, monkeypatch: pytest.MonkeyPatch, family: str, ids: list[int]
+) -> None:
+    bundle = tiny_bundle(family, "none")
+    config, adapter = adapter_for(bundle)
+    monkeypatch.setattr(cache_effect_module, "AdapterSession", lambda *_: noting)
+    for kind, expected in (("mlp", None), ("pointer", [ids])):
+        noting = Noting()
+        shape = dataclasses.replace(config, kind=kind)
+        cache_effect(bundle.path, bundle.manifest, shape, adapter, "fp16", [TEXT])
+        tokens = [None if each.tokens is None else each.tokens.tolist() for each in noting.batches]
+        assert tokens == [expected] * 2

@@ -87,3 +87,19 @@ def test_an_owner_takes_no_states_before_generation_is_set_up(tmp_path):
     role.release(np.array([0], np.int32))
     role.keep(states(2, [0, 2], [0], [0], [3], token=1))
     assert sent[1].tokens.tolist() == [1]
+
+
+def test_an_owner_whose_adapter_reads_tokens_takes_no_states_without_them(tmp_path):
+    sent = Sent()
+    role = TrainerRole(me=DeviceId("a"), home=tmp_path, outbox=sent)
+    role._loaded = LoadedAdapter(
+        identity="",
+        session=cast(AdapterSession, None),
+        language=LanguageModel(config(kind="pointer"), adapter := SumOfAll(), HEAD),
+        files=FileStates({}),
+    )
+    role.set_up_generation(REQUEST)
+    with pytest.raises(RemoteError, match="step 1 came without its tokens"):
+        role.keep(states(1, [0, 2], [0], [0], [3]))
+    role.keep(states(1, [0, 2], [0], [0], [3], tokens=[3, 1, 2]))
+    assert [batch.tokens.tolist() for batch in adapter.batches] == [[[3, 1, 2]]]

@@ -32,9 +32,10 @@ class SumOfAll:
         return features
 
 
-def config(layers=(0, 2), encoder_layers=0) -> AdapterConfig:
+def config(layers=(0, 2), encoder_layers=0, kind="attention") -> AdapterConfig:
     task = "seq2seq" if encoder_layers else "causal-lm"
     return AdapterConfig(
+        kind=kind,
         hidden_size=D,
         reduction=2,
         layers=layers,
@@ -49,14 +50,15 @@ def generator(**shape) -> tuple[Generator, SumOfAll]:
     return Generator(REQUEST, LanguageModel(config(**shape), adapter, HEAD)), adapter
 
 
-def states(number, layers, lines, known, lengths, token=0, **changes) -> States:
-    """Rows that point at ``token``."""
+def states(number, layers, lines, known, lengths, token=0, tokens=None, **changes) -> States:
+    """Rows that point at ``token``; ``tokens`` are the ids of the new rows."""
     rows = np.zeros((len(layers), sum(lengths), D), np.float32)
     rows[..., token] = 1
     known = known if isinstance(known, dict) else {"decoder": known}
     sequences = Sequences(
         lines=np.array(lines, np.int32),
         known={stream: np.array(each, np.int32) for stream, each in known.items()},
+        tokens=None if tokens is None else np.array(tokens, np.int32),
     )
     made = States(
         number=number,
@@ -147,3 +149,63 @@ def test_steps_that_never_come_to_an_end_are_bounded():
         found.take(states(number, [0], [number], [0], [1]))
     with pytest.raises(RemoteError, match="more than 3 steps"):
         found.take(states(3, [2], [0], [0], [1]))
+
+
+def test_tokens_come_to_the_adapter_that_reads_them_in_order_and_padded():
+    found, adapter = generator(kind="pointer")
+    told = {"tokens": [1, 2, 3, 0]}
+    assert found.take(states(0, [2], [1, 0], [0, 0], [1, 3], **told)) is None
+    assert found.take(states(0, [0], [1, 0], [0, 0], [1, 3], **told)) is not None
+    found.take(states(1, [0, 2], [0, 1], [3, 1], [1, 1], tokens=[2, 3]))
+    first, second = (batch.tokens for batch in adapter.batches)
+    assert (first.tolist(), first.dtype) == ([[1, 0, 0], [2, 3, 0]], np.int64)
+    assert second.tolist() == [[2, 3, 0, 2], [1, 3, 0, 0]]
+
+
+def test_tokens_of_what_is_written_come_with_the_states_of_what_is_read_too():
+    found, adapter = generator(layers=(1, 2, 3), encoder_layers=1, kind="pointer")
+    nothing = {"encoder": [0], "decoder": [0]}
+    assert found.take(states(0, [1], [0], nothing, [4], tokens=[3, 1])) is None
+    assert found.take(states(0, [2, 3], [0], nothing, [2], tokens=[3, 1])) is not None
+    (batch,) = adapter.batches
+    assert batch.tokens.tolist() == [[3, 1]]
+
+
+def test_released_sequences_leave_no_tokens():
+    found, adapter = generator(kind="pointer")
+    found.take(states(0, [0, 2], [0], [0], [2], tokens=[1, 2]))
+    found.release(np.array([0], np.int32))
+    found.take(states(1, [0, 2], [0], [0], [1], tokens=[3]))
+    assert adapter.batches[1].tokens.tolist() == [[3]]
+
+
+def test_other_adapters_get_no_tokens():
+    found, adapter = generator()
+    found.take(states(0, [0, 2], [0], [0], [2]))
+    (batch,) = adapter.batches
+    assert batch.tokens is None
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (states(1, [0, 2], [0], [1], [1]), "step 1 came without its tokens"),
+        (states(1, [0, 2], [0], [1], [1], tokens=[]), "0 rows of 'tokens' for 1 tokens"),
+        (states(1, [0, 2], [0], [1], [1], tokens=[1, 2]), "2 rows of 'tokens' for 1 tokens"),
+        (states(1, [0, 2], [0], [1], [1], tokens=[V]), "not of the adapter's vocabulary"),
+        (states(1, [0, 2], [0], [2], [1], tokens=[1]), "2 rows of 'tokens' of sequence 0"),
+    ],
+    ids=["none", "too few", "too many", "unknown", "gap"],
+)
+def test_an_adapter_that_reads_tokens_takes_no_states_without_the_right_ones(bad, said):
+    found, _ = generator(kind="pointer")
+    found.take(states(0, [0, 2], [0], [0], [1], tokens=[1]))
+    with pytest.raises(RemoteError, match=said):
+        found.take(bad)
+
+
+def test_stages_that_tell_of_different_tokens_are_refused():
+    found, _ = generator(kind="pointer")
+    found.take(states(0, [0], [0], [0], [2], tokens=[1, 2]))
+    with pytest.raises(RemoteError, match="states of step 0 came with other tokens"):
+        found.take(states(0, [2], [0], [0], [2], tokens=[1, 3]))

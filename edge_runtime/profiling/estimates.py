@@ -15,6 +15,7 @@ from edge_runtime.contract.activations import (
     STATE_COPIES,
     answering_bytes,
     count_parameters,
+    count_recognizing,
     output_stream,
     training_bytes,
 )
@@ -193,9 +194,10 @@ def estimate_training(
     parameters, cores = count_parameters(config), min(usable_cores(), TRAINING_THREADS)
     passes = 3 if trains else 1  # forward; backward to activations and to weights
     tokens = request.tokens[output_stream(request.tokens)]
+    for_all, counted = parameters, max(1, min(tokens, request.counted_tokens))
     if trains and config.generative and config.reads_each_token_alone:
-        tokens = min(tokens, max(1, request.counted_tokens))  # others' side states go nowhere
-    work = 2 * passes * parameters * tokens
+        for_all = count_recognizing(config)  # nobody asks for uncounted tokens' side states
+    work = 2 * passes * (for_all * tokens + (parameters - for_all) * counted)
     products = (work + _head_flops(request, config, trains)) / speed.flops
     by_candidates = trains and config.generative and request.loss == "candidates"
     finding = FINDING * _products_flops(request, config, config.num_outputs) / speed.flops

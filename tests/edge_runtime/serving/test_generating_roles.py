@@ -22,7 +22,7 @@ from tests.coordinator.planner.problems import manifest
 from tests.edge_runtime.backbone.test_incremental_stage import CausalBlocks
 from tests.edge_runtime.backbone.test_stage import stage_files
 from tests.edge_runtime.contract.test_generation import batch
-from tests.edge_runtime.serving.test_generator import HEAD, SumOfAll, config, states
+from tests.edge_runtime.serving.test_generator import SumOfAll, config, states
 
 REQUEST = SetUpGeneration(
     options=GenerationOptions(), max_sequences=4, max_rows={"decoder": 9, "encoder": 9}
@@ -76,7 +76,7 @@ def test_an_owner_takes_no_states_before_generation_is_set_up(tmp_path):
     role._loaded = LoadedAdapter(
         identity="",
         session=cast(AdapterSession, None),
-        language=LanguageModel(config(), SumOfAll(), HEAD),
+        language=LanguageModel(config(), SumOfAll()),
         files=FileStates({}),
     )
     role.set_up_generation(REQUEST)
@@ -95,7 +95,7 @@ def test_an_owner_whose_adapter_reads_tokens_takes_no_states_without_them(tmp_pa
     role._loaded = LoadedAdapter(
         identity="",
         session=cast(AdapterSession, None),
-        language=LanguageModel(config(kind="pointer"), adapter := SumOfAll(), HEAD),
+        language=LanguageModel(config(kind="pointer"), adapter := SumOfAll()),
         files=FileStates({}),
     )
     role.set_up_generation(REQUEST)

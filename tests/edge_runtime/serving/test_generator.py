@@ -8,23 +8,21 @@ from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.generation import GenerationOptions, Sequences
 from edge_runtime.contract.messages import SetUpGeneration, States
-from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.serving.generator import Generator, LanguageModel
 
 D = V = 4
 REQUEST = SetUpGeneration(
     options=GenerationOptions(), max_sequences=3, max_rows={"encoder": 9, "decoder": 9}
 )
-HEAD = FrozenHead(weight=np.eye(V, D, dtype=np.float32))
 
 
 class SumOfAll:
-    """Features are the sum of all rows of all layers, but for padding's."""
+    """Logits are the sum of all rows of all layers, but for padding's."""
 
     def __init__(self) -> None:
         self.batches = []
 
-    def last_features(self, batch):
+    def last_logits(self, batch):
         self.batches.append(batch)
         features = batch.hidden.sum((0, 2))
         if batch.encoder_hidden is not None:
@@ -47,7 +45,7 @@ def config(layers=(0, 2), encoder_layers=0, kind="attention") -> AdapterConfig:
 
 def generator(**shape) -> tuple[Generator, SumOfAll]:
     adapter = SumOfAll()
-    return Generator(REQUEST, LanguageModel(config(**shape), adapter, HEAD)), adapter
+    return Generator(REQUEST, LanguageModel(config(**shape), adapter)), adapter
 
 
 def states(number, layers, lines, known, lengths, token=0, tokens=None, **changes) -> States:

@@ -104,7 +104,8 @@ def _epoch(prepared: Prepared, owned: OwnedSamples, way: str) -> tuple[dict[str,
     gradients = updates = loss = 0.0
     clock = time.process_time
     wall, began = time.perf_counter(), clock()
-    with BatchReader(owned, steps, trainer.prepare_thread, ahead=way == AHEAD) as reader:
+    ahead, packs = way == AHEAD, trainer.packs
+    with BatchReader(owned, steps, trainer.prepare_thread, packs=packs, ahead=ahead) as reader:
         for number in range(len(steps)):
             trainer.flat_gradient.fill(0)
             count = 0

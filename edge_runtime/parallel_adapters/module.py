@@ -71,7 +71,8 @@ class ParallelAdapter(nn.Module):
         """
         if self.config.generative:
             return self.features(hidden_LBTd[-1], self.side_state(hidden_LBTd, mask_BT, encoder))
-        outputs = self.pooled_outputs(hidden_LBTd, mask_BT, second_starts_B, encoder)
+        state_BTw = self.side_state(hidden_LBTd, mask_BT, encoder)
+        outputs = self.pooled_outputs(hidden_LBTd, mask_BT, second_starts_B, state_BTw)
         if self.config.task == "regression":
             outputs = outputs.double() * self.config.target_scale + self.config.target_mean
         return outputs
@@ -107,8 +108,8 @@ class ParallelAdapter(nn.Module):
         self,
         hidden_LBTd: Tensor,
         mask_BT: Tensor,
-        second_starts_B: Tensor | None = None,
-        encoder: tuple[Tensor, Tensor] | None = None,
+        second_starts_B: Tensor | None,
+        state_BTw: Tensor,
     ) -> Tensor:
         """Computes logits, or values in standard deviations from the targets' mean, (B, C).
 
@@ -119,7 +120,6 @@ class ParallelAdapter(nn.Module):
         what. Without u and v themselves (InferSent has them: Conneau et al., 2017) the head
         learns less by heart; the order of the segments is in the comparison.
         """
-        state_BTw = self.side_state(hidden_LBTd, mask_BT, encoder)
         starts_B = second_starts_B if self.config.pair else None
         pool_BST = pooling_weights(mask_BT.bool(), starts_B, state_BTw.dtype)
         side_BSw = torch.bmm(pool_BST, normalize(state_BTw))

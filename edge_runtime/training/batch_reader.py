@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from edge_runtime.contract.messages import Array
-from edge_runtime.parallel_adapters import Batch
+from edge_runtime.parallel_adapters import Batch, PackedBatch
 
 from .engine_ahead import has_core_to_spare
 from .samples import OwnedSamples
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
+
+AnyBatch: TypeAlias = Batch | PackedBatch
 
 
 class BatchReader:
@@ -29,6 +31,7 @@ class BatchReader:
         steps: Sequence[Array],
         prepare_thread: Callable[[], None],
         *,
+        packs: bool = False,
         ahead: bool | None = None,
     ) -> None:
         """Reads the samples of ``steps``, which are asked for in order.
@@ -37,12 +40,14 @@ class BatchReader:
             owned: the samples.
             steps: this trainer's samples of each step; maybe none.
             prepare_thread: sets the thread's arithmetic as the compute thread has it.
+            packs: batches are to be without padding.
             ahead: to use a thread; by default where there is a core for it.
         """
+        self._read: Callable[[Array], AnyBatch] = owned.packed_batch if packs else owned.batch
         self._owned, self._steps = owned, steps
         ahead = has_core_to_spare() if ahead is None else ahead
         self._thread = _thread(prepare_thread) if ahead else None
-        self._next: tuple[int, list[Array], Future[Batch]] | None = None
+        self._next: tuple[int, list[Array], Future[AnyBatch]] | None = None
 
     def __enter__(self) -> BatchReader:
         return self
@@ -56,23 +61,23 @@ class BatchReader:
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
 
-    def step(self, number: int) -> Iterator[tuple[Array, Batch]]:
+    def step(self, number: int) -> Iterator[tuple[Array, AnyBatch]]:
         """Yields the pieces of a step and their batches.
 
         Raises:
             CacheMiss: samples are not here, or damaged.
         """
         begun, self._next = self._next, None
-        reading: Future[Batch] | None = None
+        reading: Future[AnyBatch] | None = None
         if begun is not None and begun[0] == number:
             _, pieces, reading = begun
         else:
             pieces = self._pieces(number)
         for at, piece in enumerate(pieces):
-            batch = self._owned.batch(piece) if reading is None else reading.result()
+            batch = self._read(piece) if reading is None else reading.result()
             reading = None
             if self._thread is not None and at + 1 < len(pieces):
-                reading = self._thread.submit(self._owned.batch, pieces[at + 1])
+                reading = self._thread.submit(self._read, pieces[at + 1])
             elif self._thread is not None and number + 1 < len(self._steps):
                 self._begin(self._thread, number + 1)
             yield piece, batch
@@ -81,7 +86,7 @@ class BatchReader:
 
     def _begin(self, thread: ThreadPoolExecutor, number: int) -> None:
         if pieces := self._pieces(number):
-            self._next = number, pieces, thread.submit(self._owned.batch, pieces[0])
+            self._next = number, pieces, thread.submit(self._read, pieces[0])
 
     def _pieces(self, number: int) -> list[Array]:
         chosen = self._steps[number]

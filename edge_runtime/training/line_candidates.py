@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from typing import TypeAlias
 
 import numpy as np
 
@@ -16,7 +17,9 @@ from edge_runtime.language_head.candidates import (
     sum_tails,
 )
 from edge_runtime.language_head.frozen_head import FrozenHead
-from edge_runtime.parallel_adapters import Batch
+from edge_runtime.parallel_adapters import Batch, PackedBatch
+
+AnyBatch: TypeAlias = Batch | PackedBatch
 
 TAIL_LINES = 64
 """Of all trainers together, whose tails decide which tokens are sampled."""
@@ -31,7 +34,7 @@ class LineCandidates:
         self._head, self._cache = head, cache
         self._found = 0
 
-    def add(self, keys: Array, batch: Batch) -> Batch:
+    def add(self, keys: Array, batch: AnyBatch) -> AnyBatch:
         """Adds the candidates of a batch whose samples have these keys, (B, 32) uint8."""
         names = [
             _name(key, row[:length])
@@ -52,7 +55,7 @@ class LineCandidates:
         found, self._found = self._found, 0
         return found
 
-    def sum_tails(self, batch: Batch) -> Array:
+    def sum_tails(self, batch: AnyBatch) -> Array:
         """Sums tail probabilities over a batch with candidates, (V,) int64."""
         assert batch.candidates is not None
         hidden = (_line(batch, at)[0] for at in range(batch.size))
@@ -73,10 +76,13 @@ def is_in_tail(ranks: Array, total: int) -> Array:
     return chosen
 
 
-def _line(batch: Batch, at: int) -> tuple[Array, Array]:
+def _line(batch: AnyBatch, at: int) -> tuple[Array, Array]:
     """Last hidden states and targets of a sample's counted tokens."""
     places = counted(batch.targets[at])
-    return batch.hidden[-1, at, places], batch.targets[at, places]
+    if isinstance(batch, Batch):
+        return batch.hidden[-1, at, places], batch.targets[at, places]
+    hidden = batch.states[-1, int(batch.lengths[:at].sum()) + places]
+    return hidden.astype(np.float32, copy=False), batch.targets[at, places]
 
 
 def _name(key: Array, targets: Array) -> bytes:

@@ -163,6 +163,20 @@ class PackedBatch:
         """As :attr:`Batch.count`."""
         return _count(self.targets)
 
+    def padded(self) -> Batch:
+        """The same samples in float32, padded to the longest."""
+        layers, _, channels = self.states.shape
+        longest = int(self.lengths.max(initial=0))
+        hidden = np.zeros((layers, self.size, longest, channels), np.float32)
+        hidden[:, np.arange(longest) < self.lengths[:, None]] = self.states
+        return Batch(
+            hidden=hidden,
+            lengths=self.lengths,
+            second_starts=self.second_starts,
+            targets=self.targets,
+            candidates=self.candidates,
+        )
+
     def rows(self, span: slice) -> PackedBatch:
         """The samples of ``span``."""
         lengths = self.lengths[span]

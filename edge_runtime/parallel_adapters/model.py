@@ -72,43 +72,65 @@ class Model:
         is_written = by_hand is not None and by_hand.writes_all and batch.size > 0
         if not is_written:
             flat.fill(0)
-        return self._sum(batch, sample, adds=not is_written)
+        return self._sum(batch, sample, by_hand, adds=not is_written)
 
     def add_gradients(self, batch: Batch | PackedBatch, sample: StepSample | None = None) -> float:
         """Computes the summed loss; its gradient is added to the parameters'.
 
         With ``sample``, of the batch's candidates and these tokens.
         """
-        self._checked(batch)
-        return self._sum(batch, sample, adds=True)
+        return self._sum(batch, sample, self._checked(batch), adds=True)
 
     def _checked(self, batch: Batch | PackedBatch) -> GradientsByHand | None:
+        """Checks the batch; what computes its gradients by hand, if that is to be done.
+
+        By hand, the attention weights of all blocks are kept. Those of long samples would be
+        larger than the hidden states, and autograd's attention keeps none.
+        """
         self._check(batch)
-        if self._by_hand is None and is_by_hand(self._config):
+        config = self._config
+        longest = int(batch.lengths.max(initial=0))
+        is_long = longest * config.num_heads > config.hidden_size and config.kind == "attention"
+        if is_long or not is_by_hand(config):
+            return None
+        if self._by_hand is None:
             self._by_hand = GradientsByHand(self._adapter)
         return self._by_hand
 
-    def _sum(self, batch: Batch | PackedBatch, sample: StepSample | None, adds: bool) -> float:
+    def _sum(
+        self,
+        batch: Batch | PackedBatch,
+        sample: StepSample | None,
+        by_hand: GradientsByHand | None,
+        adds: bool,
+    ) -> float:
         spans = _spans(batch, self._config)
-        if len(spans) == 1:
-            return self._loss_of(batch, sample, adds)
         total = 0.0
         for span in spans:
-            total += self._loss_of(batch.rows(span), sample, adds)
+            group = batch if len(spans) == 1 else batch.rows(span)
+            if by_hand is None:
+                total += self._by_autograd(group, sample)
+            else:
+                total += self._loss_by_hand(by_hand, group, sample, adds)
             adds = True
         return total
 
-    def _loss_of(self, group: Batch | PackedBatch, sample: StepSample | None, adds: bool) -> float:
-        if self._by_hand is not None:
-            packed = group.packed() if isinstance(group, Batch) else group
+    def _loss_by_hand(
+        self,
+        by_hand: GradientsByHand,
+        group: Batch | PackedBatch,
+        sample: StepSample | None,
+        adds: bool,
+    ) -> float:
+        packed = group.packed() if isinstance(group, Batch) else group
 
-            def head_loss(state_Nw: Tensor) -> Tensor:
-                return self._head_loss(group, packed, sample, state_Nw)
+        def head_loss(state_Nw: Tensor) -> Tensor:
+            return self._head_loss(group, packed, sample, state_Nw)
 
-            return self._by_hand.loss(packed, head_loss, adds=adds)
-        if isinstance(group, PackedBatch):
-            raise ValueError("an encoder-decoder's batch needs encoder_hidden")
-        loss = self._loss(group, sample)
+        return by_hand.loss(packed, head_loss, adds=adds)
+
+    def _by_autograd(self, group: Batch | PackedBatch, sample: StepSample | None) -> float:
+        loss = self._loss(group if isinstance(group, Batch) else group.padded(), sample)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.item()
 
@@ -125,9 +147,8 @@ class Model:
             last = torch.from_numpy(packed.states[-1].astype(np.float32, copy=False))[counted]
             features = self._adapter.features(last, state_Nw[counted])
             return self._language_loss(packed, features, last, targets, sample)
-        if isinstance(batch, PackedBatch):
-            raise ValueError("pairs are compared in padded batches")
-        hidden, mask, starts, _ = _inputs(batch)
+        padded = batch if isinstance(batch, Batch) else batch.padded()
+        hidden, mask, starts, _ = _inputs(padded)
         state = AttentionContext.of(mask, state_Nw.dtype).pad(state_Nw)
         return self._pooled_loss(
             self._adapter.pooled_outputs(hidden, mask, starts, state), batch.targets

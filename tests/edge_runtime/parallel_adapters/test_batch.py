@@ -75,8 +75,24 @@ def test_pairs_and_encoder_decoders_come_padded() -> None:
     assert not both.packs
     with pytest.raises(ValueError, match="not packed"):
         language_samples.batch(shape, 3).packed()
-    with pytest.raises(ValueError, match="padded batches"):
-        trainer(pair=True).gradients(batch(3).packed())
+
+
+@pytest.mark.parametrize("pair", [False, True], ids=["long", "pairs"])
+def test_what_is_computed_of_padded_batches_may_come_packed(pair: bool) -> None:
+    """Attention weights of samples that are longer than the states are wide stay autograd's."""
+    engine = moved(trainer(pair=pair, num_heads=4))
+    data = batch(5)
+    assert int(data.lengths.max()) * 4 > 24
+    loss = engine.gradients(data)
+    expected = engine.flat_gradient.copy()
+
+    assert engine.gradients(data.packed()) == pytest.approx(loss)
+    np.testing.assert_allclose(engine.flat_gradient, expected, atol=1e-6)
+
+
+def test_padding_gives_the_padded_batch_back() -> None:
+    whole = batch(5)
+    np.testing.assert_array_equal(whole.packed().padded().hidden, whole.hidden)
 
 
 def test_lengths_that_are_not_of_the_states_are_refused() -> None:

@@ -10,6 +10,7 @@ from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import RemoteError, UnresumableError
 from edge_runtime.contract.order import epoch_order, step_sizes, steps_per_epoch
 from edge_runtime.messaging.outbox import Outbox
+from edge_runtime.system.allocator import trim
 
 from .allreduce import AllReduce, Contribution
 from .batch_reader import AnyBatch, BatchReader
@@ -62,6 +63,8 @@ def train_steps(
         raise _diverged("adapter", replica)
     seconds = time.monotonic() - began
     found = lines.take_found() if lines is not None else 0
+    if found:
+        trim()  # finding candidates took logits of many tokens, training on them does not
     outbox.to_coordinator(
         m.EpochDone(
             sums=replica.sums, seconds=seconds, own_seconds=min(own_seconds, seconds), found=found

@@ -81,9 +81,8 @@ def output_stream(lengths: Mapping[Stream, int]) -> Stream:
     return "decoder" if "decoder" in lengths else "encoder"
 
 
-OPTIMIZER_COPIES = 6
-"""Of a parameter that is trained: itself, its running mean, its gradient, that as the optimizer
-takes it, two moments."""
+OPTIMIZER_COPIES = 5
+"""Of a parameter that is trained: itself, its running mean, its gradient, two moments."""
 
 STATE_COPIES = 8
 """Of a parameter besides, while a trainer's state is written between two steps: its four tensors,

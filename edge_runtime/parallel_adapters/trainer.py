@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from edge_runtime.language_head.frozen_head import FrozenHead
     from edge_runtime.language_head.tail_sample import Counts
 
-from .batch import Batch
+from .batch import Batch, PackedBatch
 
 # The weights that training goes on from; in the state only.
 _CURRENT = "optimizer.current_weights"
@@ -131,7 +131,13 @@ class Trainer:
         """Updates applied so far."""
         return self._optimizer.step
 
-    def gradients(self, batch: Batch) -> float:
+    @property
+    def packs(self) -> bool:
+        """Gradients of packed batches cost less: padded ones are packed first."""
+        return self._model.packs
+
+    @_flushing_subnormals()
+    def gradients(self, batch: Batch | PackedBatch) -> float:
         """Summed loss; its gradient replaces ``flat_gradient``.
 
         The loss is in nats for classification, in nats summed over the counted tokens for
@@ -143,16 +149,15 @@ class Trainer:
             ValueError: the batch does not fit the adapter.
             IndexError: a target is no class, or not in the vocabulary.
         """
-        self.flat_gradient.fill(0)
-        return self.add_gradients(batch)
+        return self._model.gradients(batch, self.flat_gradient, self._sample_for(batch))
 
     @_flushing_subnormals()
-    def add_gradients(self, batch: Batch) -> float:
+    def add_gradients(self, batch: Batch | PackedBatch) -> float:
         """As :meth:`gradients`, adding to ``flat_gradient``: for a batch that comes in parts."""
-        if not batch.size:
-            return 0.0
-        sample = self._sample_of_step() if batch.candidates is not None else None
-        return self._model.add_gradients(batch, sample)
+        return self._model.add_gradients(batch, self._sample_for(batch)) if batch.size else 0.0
+
+    def _sample_for(self, batch: Batch | PackedBatch) -> StepSample | None:
+        return self._sample_of_step() if batch.candidates is not None and batch.size else None
 
     @property
     def tail(self) -> Counts | None:

@@ -160,15 +160,6 @@ def test_tokens_come_to_the_adapter_that_reads_them_in_order_and_padded():
     assert second.tolist() == [[2, 3, 0, 2], [1, 3, 0, 0]]
 
 
-def test_tokens_of_what_is_written_come_with_the_states_of_what_is_read_too():
-    found, adapter = generator(layers=(1, 2, 3), encoder_layers=1, kind="pointer")
-    nothing = {"encoder": [0], "decoder": [0]}
-    assert found.take(states(0, [1], [0], nothing, [4], tokens=[3, 1])) is None
-    assert found.take(states(0, [2, 3], [0], nothing, [2], tokens=[3, 1])) is not None
-    (batch,) = adapter.batches
-    assert batch.tokens.tolist() == [[3, 1]]
-
-
 def test_released_sequences_leave_no_tokens():
     found, adapter = generator(kind="pointer")
     found.take(states(0, [0, 2], [0], [0], [2], tokens=[1, 2]))

@@ -16,7 +16,9 @@ from tests.edge_runtime.training.mesh import (
     sum_tails,
 )
 
-POINTER = dataclasses.replace(Transformations.config, kind="pointer")
+POINTER = dataclasses.replace(
+    Transformations.config, kind="pointer", task="causal-lm", encoder_layers=0
+)
 EVERYTHING = {A: (0, 1, 2, 3)}
 
 

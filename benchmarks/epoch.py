@@ -18,15 +18,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-
-from benchmarks.fill import Fill, first_lines, micro_batches_of
-from coordinator.api.adapter_config import AdapterChoice
-from coordinator.api.inputs import Prepared, prepare
+from benchmarks.one_device import Fill, arguments_of_data, micro_batches_of, own_all, prepared
+from coordinator.api.inputs import Prepared
 from edge_runtime.cache.keys import CacheKeys
 from edge_runtime.cache.session_cache import SampleCache
-from edge_runtime.contract import messages as m
-from edge_runtime.contract.adapter import TrainingOptions
 from edge_runtime.contract.order import epoch_order
 from edge_runtime.parallel_adapters import Trainer
 from edge_runtime.system.allocator import tune_allocator
@@ -41,20 +36,18 @@ def main() -> None:
     tune_allocator()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        data = first_lines(arguments.data, work / "train.jsonl", arguments.lines)
-        options = TrainingOptions()
-        prepared = prepare(arguments.bundle, data, None, None, AdapterChoice(), options, None)
+        inputs = prepared(arguments, work)
         home = arguments.cache or work / "home"
-        fill = Fill(prepared, 1, work, arguments.cache_dtype)
+        fill = Fill(inputs, 1, work, arguments.cache_dtype)
         cache = SampleCache(fill.request, home, CacheKeys(home))
-        if not cache.held(prepared.tables["train"].samples.keys).all():
-            seconds = fill.into(cache, micro_batches_of(prepared))
+        if not cache.held(inputs.tables["train"].samples.keys).all():
+            seconds = fill.into(cache, micro_batches_of(inputs))
             print(json.dumps({"fill": seconds, "cache_bytes": cache.bytes_used}), flush=True)
         del fill
-        owned = OwnedSamples(_own(prepared), cache)
+        owned = OwnedSamples(own_all(inputs), cache)
         ends = set()
         for way in (IN_TURN, AHEAD) * arguments.rounds:
-            row, end = _epoch(prepared, owned, way)
+            row, end = _epoch(inputs, owned, way)
             ends.add((row["loss"], end))
             print(json.dumps(row), flush=True)
         cache.close()
@@ -65,38 +58,17 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="JSONL to train on")
-    parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--lines", type=int, default=6000, help="of the data, from its beginning")
+    arguments_of_data(parser)
     parser.add_argument("--cache", type=Path, help="folder to keep the cache in")
     parser.add_argument("--cache-dtype", choices=("fp32", "fp16", "int8"), default="fp16")
     parser.add_argument("--rounds", type=int, default=2)
     return parser.parse_args()
 
 
-def _own(prepared: Prepared) -> m.OwnSamples:
-    """All samples are this device's."""
-    table = prepared.tables["train"]
-    samples, tokens = table.samples, None
-    if prepared.config.copies:
-        tokens = samples.tokens_of(prepared.bundle.manifest.output_stream).values
-    return m.OwnSamples(
-        which="train",
-        total=len(table),
-        indices=np.arange(len(table), dtype=np.int32),
-        keys=samples.keys,
-        ranks=table.ranks,
-        lengths={name: each.astype(np.int32) for name, each in samples.lengths_of.items()},
-        second_starts=samples.second_starts.astype(np.int32),
-        targets=table.targets_of(np.arange(len(table))),
-        tokens=tokens,
-    )
-
-
-def _epoch(prepared: Prepared, owned: OwnedSamples, way: str) -> tuple[dict[str, object], str]:
+def _epoch(inputs: Prepared, owned: OwnedSamples, way: str) -> tuple[dict[str, object], str]:
     """Trains an epoch; what it took, and a digest of where it ended."""
-    options, total = prepared.options, owned.request.total
-    trainer = Trainer(prepared.config, options, 10 * total // options.batch_size)
+    options, total = inputs.options, owned.request.total
+    trainer = Trainer(inputs.config, options, 10 * total // options.batch_size)
     steps = epoch_order(
         *(owned.request.ranks, owned.tokens),
         num_samples=total,
@@ -107,13 +79,13 @@ def _epoch(prepared: Prepared, owned: OwnedSamples, way: str) -> tuple[dict[str,
     gradients = updates = loss = 0.0
     clock = time.process_time
     wall, began = time.perf_counter(), clock()
-    with BatchReader(owned, steps, ahead=way == AHEAD) as reader:
+    with BatchReader(owned, steps, packs=trainer.packs, ahead=way == AHEAD) as reader:
         for number in range(len(steps)):
-            trainer.flat_gradient.fill(0)
-            count = 0
+            count, write = 0, trainer.gradients
             for _, batch in reader.step(number):
                 at = clock()
-                loss += trainer.add_gradients(batch)
+                loss += write(batch)
+                write = trainer.add_gradients
                 gradients += clock() - at
                 count += batch.count
             at = clock()

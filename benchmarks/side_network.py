@@ -1,10 +1,10 @@
-"""Trains the side network by autograd and by another version of it, and compares the cost.
+"""Trains the side network and another version of it, and compares the cost.
 
-Example, against the backward passes that were written by hand until e69bb42:
+Example, against autograd alone, as it was until b49f4b2:
 
-    mkdir by_hand && git archive e69bb42 edge_runtime/training | tar x -C by_hand
-    python benchmarks/side_network.py --data ../shared/data \
-        --against by_hand/edge_runtime/training
+    mkdir before && git archive b49f4b2 edge_runtime/parallel_adapters | tar x -C before
+    python -m benchmarks.side_network --data ../shared/data \
+        --against before/edge_runtime/parallel_adapters
 
 CPU-seconds of one thread, in one process, in the order A B B A. States are random (what they
 are does not change the cost); lengths are the data's, tokens being words times 1.2.
@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-import edge_runtime.parallel_adapters as by_autograd
+import edge_runtime.parallel_adapters as ours
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.parallel_adapters import Batch
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="beginning of a workload's name")
     arguments = parser.parse_args()
     tune_allocator()
-    versions = {"autograd": by_autograd, "other": _load(arguments.against)}
+    versions = {"now": ours, "other": _load(arguments.against)}
     for name, (config, head, steps) in _workloads(arguments.data).items():
         if not name.startswith(arguments.only):
             continue
@@ -52,9 +52,9 @@ def main() -> None:
             for each, package in versions.items()
         }
         seconds: dict[str, list[float]] = {each: [] for each in versions}
-        for each in ("autograd", "other", "other", "autograd") * arguments.rounds:
+        for each in ("now", "other", "other", "now") * arguments.rounds:
             seconds[each].append(round(_seconds(trainers[each], steps), 2))
-        ratio = round(sum(seconds["autograd"]) / sum(seconds["other"]), 3)
+        ratio = round(sum(seconds["now"]) / sum(seconds["other"]), 3)
         print(json.dumps({"workload": name, **seconds, "ratio": ratio}), flush=True)
 
 

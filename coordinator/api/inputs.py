@@ -13,7 +13,7 @@ from coordinator.data import DataFile, DataSet, FieldNames, LanguageData, Source
 from coordinator.runs.run_folder import Settings
 from coordinator.samples.samples import SampleTable
 from coordinator.tokenization import LanguageTokenizer, SampleTokenizer
-from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
+from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions, settled
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import BadInputError, UsageError
 from edge_runtime.contract.manifest import Task
@@ -99,6 +99,7 @@ def prepare(
         options = dataclasses.replace(options, batch_size=size)
     config = adapter_config(opened.manifest, chosen, choice, inputs.traits)
     check_initial_weights(opened.path, opened.manifest, config)
+    options = settled(options, config)
     tokenized = (opened, config, options, inputs.found, inputs.files)
     if max_length == "auto":
         whole = tokenize(*tokenized)
@@ -228,7 +229,7 @@ def run_settings(
         reduction=config.reduction,
         epochs=options.epochs,
         batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
+        learning_rate=options.peak,
         seed=options.seed,
         cache_dtype=cache_dtype,
         cache_quota_bytes=cache_quota_bytes,

@@ -8,10 +8,10 @@ from coordinator.planner.one_owner import plan_one_owner
 from coordinator.protocol.job import Keep
 from coordinator.protocol.record import SessionRecord
 from coordinator.runs.tuning_report import SettingReport, TuningReport
-from coordinator.tuning.design import draw_settings, weight_decay
+from coordinator.tuning.design import draw_settings
 from coordinator.tuning.race import Race
 from edge_runtime.contract.activations import FLOAT_BYTES, OPTIMIZER_COPIES, count_parameters
-from edge_runtime.contract.adapter import AdapterConfig
+from edge_runtime.contract.adapter import AdapterConfig, settled
 from edge_runtime.contract.errors import UsageError
 from edge_runtime.contract.messages import Setting
 from edge_runtime.contract.messages.tuning import MOST_SETTINGS
@@ -105,13 +105,13 @@ def repeat(setting: Setting, *, last: bool) -> Mapping[str, str]:
 
     With ``last``, its last epoch was the best by loss; alone, a classifier's accuracy would choose.
     """
-    config, options = setting.config, setting.options
+    config, options = setting.config, settled(setting.options, setting.config)
     kept = {"--keep": "last"} if last else {}
     return {
-        "--learning-rate": f"{options.learning_rate!r}",
+        "--learning-rate": f"{options.peak!r}",
         "--adapter": config.kind,
         "--reduction": str(config.reduction),
-        "--weight-decay": f"{weight_decay(config, options)!r}",
+        "--weight-decay": f"{options.decay!r}",
         "--adapter-seed": str(options.initial_seed),
         "--patience": "0",
         **kept,
@@ -119,14 +119,15 @@ def repeat(setting: Setting, *, last: bool) -> Mapping[str, str]:
 
 
 def _setting_report(setting: Setting, race: Race) -> SettingReport:
-    config, options, number = setting.config, setting.options, setting.number
+    config, number = setting.config, setting.number
+    options = settled(setting.options, config)
     seen = [each for each in race.reached if number in each.losses]
     return SettingReport(
         number=number,
         adapter=config.kind,
         reduction=config.reduction,
-        learning_rate=options.learning_rate,
-        weight_decay=weight_decay(config, options),
+        learning_rate=options.peak,
+        weight_decay=options.decay,
         adapter_seed=options.initial_seed,
         held_out_loss=tuple(each.losses[number] for each in seen),
         cpu_seconds=sum(each.seconds[number] for each in seen),

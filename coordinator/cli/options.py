@@ -125,10 +125,15 @@ BatchSize = Annotated[
         metavar="N|auto",
     ),
 ]
-LearningRate = Annotated[float | None, _training("Peak learning rate.", show_default="by adapter")]
+LearningRate = Annotated[
+    float | None, _training("Peak learning rate.", show_default="2e-3 of a pointer, else 1e-3")
+]
 WeightDecay = Annotated[
     float | None,
-    _training("AdamW's, of the side network's matrices.", show_default="4; language models 0.1"),
+    _training(
+        "AdamW's, of the side network's matrices.",
+        show_default="4; 0.1 of a language model that is no pointer",
+    ),
 ]
 Schedule = Annotated[
     Literal["linear", "cosine", "constant"],
@@ -298,7 +303,6 @@ def training_options(
     """
     from edge_runtime.contract.adapter import TrainingOptions
 
-    rate = TrainingOptions().learning_rate if learning_rate is None else learning_rate
     if epochs < 1:
         raise UsageError("--epochs must be at least 1")
     size = TrainingOptions().batch_size
@@ -310,7 +314,7 @@ def training_options(
         return TrainingOptions(
             epochs=epochs,
             batch_size=size,
-            learning_rate=rate,
+            learning_rate=learning_rate,
             schedule=schedule,
             weight_decay=weight_decay,
             seed=seed,

@@ -25,7 +25,7 @@ from edge_runtime.contract.adapter import (
     AdapterConfig,
     AdapterKind,
     TrainingOptions,
-    default_weight_decay,
+    settled,
 )
 from edge_runtime.contract.messages import Setting
 from edge_runtime.contract.order import random_words
@@ -44,7 +44,7 @@ def draw_settings(
     config: AdapterConfig, options: TrainingOptions, count: int
 ) -> tuple[Setting, ...]:
     """Draws ``count`` settings around the one given, by ``options.seed`` alone."""
-    decay = weight_decay(config, options)
+    around = settled(options, config)
     free = config.initialization != "pruned"
     others, seed = count - 1, options.seed
     rates = _deal(RATE_FACTORS, others, seed, 0)
@@ -58,8 +58,8 @@ def draw_settings(
             config=dataclasses.replace(config, kind=kind, reduction=reduction),
             options=dataclasses.replace(
                 options,
-                learning_rate=options.learning_rate * rate,
-                weight_decay=decay * factor,
+                learning_rate=around.peak * rate,
+                weight_decay=around.decay * factor,
                 adapter_seed=(options.initial_seed + number) % (1 << 63),
             ),
         )
@@ -68,12 +68,6 @@ def draw_settings(
         )
     ]
     return (Setting(number=0, config=config, options=options), *drawn)
-
-
-def weight_decay(config: AdapterConfig, options: TrainingOptions) -> float:
-    """The weight decay that training with these options has."""
-    given = options.weight_decay
-    return default_weight_decay(config) if given is None else given
 
 
 def _reductions(config: AdapterConfig) -> tuple[int, ...]:

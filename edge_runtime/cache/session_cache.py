@@ -186,11 +186,30 @@ class SampleCache:
         Raises:
             CacheMiss: samples are neither on the disk nor in memory, or damaged.
         """
+        with self._lock:
+            return self._read_padded(record_keys(keys, stream), self.layers[stream])
+
+    def read_packed(self, keys: Array, stream: Stream) -> tuple[Array, Array]:
+        """The states of one sequence without padding: (L, N, d), and lengths (B,) int64.
+
+        float32, or float16 as an fp16 cache has them.
+
+        Raises:
+            CacheMiss: as of :meth:`read`.
+        """
         records, layers = record_keys(keys, stream), self.layers[stream]
         with self._lock:
-            if not self._transient:
-                return self._opened().read_batch(records, layers)
-            return self._read_both(records, layers)
+            cache = self._opened()
+            if cache.dtype == "int8" or self._transient:
+                hidden, lengths = self._read_padded(records, layers)
+                return hidden[:, np.arange(hidden.shape[2]) < lengths[:, None]], lengths
+            lengths, encoded = cache.read_encoded(records, layers)
+        return encoded.view(np.float16 if cache.dtype == "fp16" else np.float32), lengths
+
+    def _read_padded(self, records: Array, layers: Sequence[int]) -> tuple[Array, Array]:
+        if not self._transient:
+            return self._opened().read_batch(records, layers)
+        return self._read_both(records, layers)
 
     def _read_both(self, records: Array, layers: Sequence[int]) -> tuple[Array, Array]:
         """Reads samples of which some, or some layers, are in memory only."""

@@ -81,9 +81,8 @@ def output_stream(lengths: Mapping[Stream, int]) -> Stream:
     return "decoder" if "decoder" in lengths else "encoder"
 
 
-OPTIMIZER_COPIES = 6
-"""Of a parameter that is trained: itself, its running mean, its gradient, that as the optimizer
-takes it, two moments."""
+OPTIMIZER_COPIES = 5
+"""Of a parameter that is trained: itself, its running mean, its gradient, two moments."""
 
 STATE_COPIES = 8
 """Of a parameter besides, while a trainer's state is written between two steps: its four tensors,
@@ -97,13 +96,19 @@ def count_parameters(config: AdapterConfig) -> int:
     if config.kind == "attention":
         block += 4 * width**2
     blocks = sum(config.side_blocks(stack) for stack in config.stacks)
-    pointing = POINTER_HEADS * POINTER_CHANNELS if config.copies else 0
-    pointer = pointing * (2 * len(config.pointer_layers) * hidden + width)
+    queries = POINTER_HEADS * POINTER_CHANNELS * width if config.copies else 0
     head = 0 if config.generative else (config.head_features + config.comparison_features)
     return (
         len(config.layers) * hidden * width
         + blocks * block
-        + pointer
+        + queries
+        + count_recognizing(config)
         + width * hidden
         + head * config.num_outputs
     )
+
+
+def count_recognizing(config: AdapterConfig) -> int:
+    """Counts the parameters that a pointer recognizes tokens by, whether counted or not."""
+    channels = POINTER_HEADS * POINTER_CHANNELS
+    return 2 * len(config.pointer_layers) * config.hidden_size * channels

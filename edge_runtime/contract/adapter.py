@@ -263,12 +263,12 @@ class TrainingOptions:
     Attributes:
         epochs: passes over the training samples.
         batch_size: samples of a global batch, and the number S of logical shards.
-        learning_rate: peak of the schedule.
+        learning_rate: peak of the schedule; None takes the adapter's, see :func:`settled`.
         schedule: of the rate after a linear warm-up: it falls to 0, linearly or along a half
             cosine, or stays.
         warmup_fraction: share of all steps that warm up.
         weight_decay: AdamW's, on the side network's matrices; neither on the head nor on
-            vectors; None takes the adapter's, see :func:`default_weight_decay`.
+            vectors; None takes the adapter's, see :func:`settled`.
         average_fraction: the weights in use are a running mean over this share of all
             steps, which evens out the last batches; 0 uses the current weights.
         max_gradient_norm: clipping after the division by the global count; 0 is off.
@@ -280,7 +280,7 @@ class TrainingOptions:
 
     epochs: int = 3
     batch_size: int = 16
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     schedule: Schedule = "linear"
     warmup_fraction: float = 0.06
     weight_decay: float | None = None
@@ -293,7 +293,8 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         require(self.epochs >= 0, "epochs must not be negative")
         require(1 <= self.batch_size <= 4096, "batch_size must be between 1 and 4096")
-        require(0 < self.learning_rate < math.inf, "learning_rate must be positive and finite")
+        given = self.learning_rate is None or 0 < self.learning_rate < math.inf
+        require(given, "learning_rate must be positive and finite")
         require(0 <= self.seed < 1 << 63, "seed must be between 0 and 2**63 - 1")
         of_weights = 0 <= (self.adapter_seed or 0) < 1 << 63
         require(of_weights, "adapter_seed must be between 0 and 2**63 - 1")
@@ -304,9 +305,46 @@ class TrainingOptions:
         require(self.max_gradient_norm >= 0, "max_gradient_norm must not be negative")
 
     @property
+    def peak(self) -> float:
+        """The learning rate, where it is settled.
+
+        Raises:
+            ValueError: it is the adapter's still.
+        """
+        if self.learning_rate is None:
+            raise ValueError("the learning rate is not settled")
+        return self.learning_rate
+
+    @property
+    def decay(self) -> float:
+        """The weight decay, likewise."""
+        if self.weight_decay is None:
+            raise ValueError("the weight decay is not settled")
+        return self.weight_decay
+
+    @property
     def initial_seed(self) -> int:
         """Decides the adapter's initial weights."""
         return self.seed if self.adapter_seed is None else self.adapter_seed
+
+
+def settled(options: TrainingOptions, config: AdapterConfig) -> TrainingOptions:
+    """The options with the adapter's own learning rate and weight decay where none is given."""
+    rate, decay = options.learning_rate, options.weight_decay
+    return dataclasses.replace(
+        options,
+        learning_rate=default_learning_rate(config) if rate is None else rate,
+        weight_decay=default_weight_decay(config) if decay is None else decay,
+    )
+
+
+def default_learning_rate(config: AdapterConfig) -> float:
+    """Peak learning rate of an adapter.
+
+    Of a pointer twice the others' (500 lines of gsm8k: held-out loss 0.969 with 1e-3, 0.956 with
+    2e-3).
+    """
+    return 2e-3 if config.copies else 1e-3
 
 
 def default_weight_decay(config: AdapterConfig) -> float:

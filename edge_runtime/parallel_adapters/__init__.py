@@ -1,9 +1,10 @@
 """Parallel Adapters and their training. PyTorch is imported on first use.
 
 :mod:`.module` states the network, :mod:`.model` what is computed of a batch, and
-:mod:`.trainer` what a device drives. Gradients are autograd's: backward passes written by
-hand took 1.27 times its CPU-seconds on SST-2 (padding included), and 0.94 to 1.0 times where
-there is no padding (``benchmarks/side_network.py``).
+:mod:`.trainer` what a device drives. The side network's gradients are computed by hand
+(:mod:`edge_runtime.side_gradients`), since a step of a classifier is a thousand small
+operations to autograd; an encoder-decoder's, and those of heads that read more than a mean,
+are autograd's.
 """
 
 from __future__ import annotations
@@ -14,14 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 from edge_runtime.contract.errors import MissingExtraError
 
-from .batch import Batch
+from .batch import Batch, PackedBatch
 
 if TYPE_CHECKING:
     from .load import load_adapter
     from .module import ParallelAdapter
     from .trainer import Predictor, Trainer
 
-__all__ = ["Batch", "ParallelAdapter", "Predictor", "Trainer", "is_available", "load_adapter"]
+__all__ = [
+    "Batch",
+    "PackedBatch",
+    "ParallelAdapter",
+    "Predictor",
+    "Trainer",
+    "is_available",
+    "load_adapter",
+]
 
 _MODULES = {
     "ParallelAdapter": "module",

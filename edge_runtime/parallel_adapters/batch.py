@@ -1,4 +1,4 @@
-"""Defines the batch that a trainer is fed with."""
+"""Defines the batches that a trainer is fed with: padded, or as the cache has them."""
 
 from __future__ import annotations
 
@@ -85,9 +85,7 @@ class Batch:
     @property
     def count(self) -> int:
         """Divisor of the mean loss: samples, or a language model's counted tokens."""
-        if self.targets.ndim == 1:
-            return self.size
-        return int(np.count_nonzero(self.targets != NOT_COUNTED))
+        return _count(self.targets)
 
     def rows(self, span: slice) -> Batch:
         """The samples of ``span``, without the padding that only the others need."""
@@ -114,6 +112,107 @@ class Batch:
             encoder_hidden=self.encoder_hidden[:, span, :tokens],
             encoder_lengths=encoder_lengths,
         )
+
+    def packed(self) -> PackedBatch:
+        """The samples of one stack without padding.
+
+        Raises:
+            ValueError: they have two.
+        """
+        if self.encoder_hidden is not None:
+            raise ValueError("batches of encoder-decoders are not packed")
+        mask = np.arange(self.hidden.shape[2]) < self.lengths[:, None]
+        layers, _, _, channels = self.hidden.shape
+        whole = mask.all()
+        states = self.hidden.reshape(layers, -1, channels) if whole else self.hidden[:, mask]
+        return PackedBatch(
+            states=states,
+            lengths=self.lengths,
+            second_starts=self.second_starts,
+            targets=self.targets[:, : int(self.lengths.max(initial=0))]
+            if self.targets.ndim == 2
+            else self.targets,
+            candidates=self.candidates,
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PackedBatch:
+    """As :class:`Batch`, of one stack, with the samples' tokens one after another.
+
+    Attributes:
+        states: (L, N, d), float32 or as an fp16 cache has them, float16.
+        lengths: (B,) int64, which add up to N.
+        second_starts: (B,) int64.
+        targets: (B,), or (B, T) of language models.
+        candidates: of language models.
+    """
+
+    states: NDArray[np.float32] | NDArray[np.float16]
+    lengths: NDArray[np.int64]
+    second_starts: NDArray[np.int64]
+    targets: NDArray[Any]
+    candidates: tuple[Candidates, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.states.ndim != 3 or self.states.dtype not in (np.float32, np.float16):
+            raise ValueError("states must be float32 or float16, (layers, tokens, channels)")
+        if (self.size and self.lengths.min() < 1) or self.lengths.sum() != self.states.shape[1]:
+            raise ValueError(f"lengths must be positive and add up to {self.states.shape[1]}")
+        longest = int(self.lengths.max(initial=0))
+        if self.targets.shape not in ((self.size,), (self.size, longest)):
+            raise ValueError(f"targets must have shape ({self.size},) or ({self.size}, {longest})")
+
+    @property
+    def size(self) -> int:
+        """Number of samples B."""
+        return len(self.lengths)
+
+    @property
+    def tokens(self) -> None:
+        """No ids: adapters that copy tokens are trained on padded batches."""
+        return
+
+    @property
+    def count(self) -> int:
+        """As :attr:`Batch.count`."""
+        return _count(self.targets)
+
+    def padded(self) -> Batch:
+        """The same samples in float32, padded to the longest."""
+        layers, _, channels = self.states.shape
+        longest = int(self.lengths.max(initial=0))
+        hidden = np.zeros((layers, self.size, longest, channels), np.float32)
+        hidden[:, np.arange(longest) < self.lengths[:, None]] = self.states
+        return Batch(
+            hidden=hidden,
+            lengths=self.lengths,
+            second_starts=self.second_starts,
+            targets=self.targets,
+            candidates=self.candidates,
+        )
+
+    def rows(self, span: slice) -> PackedBatch:
+        """The samples of ``span``."""
+        lengths = self.lengths[span]
+        first = int(self.lengths[: span.start].sum())
+        targets = self.targets[span]
+        if targets.ndim == 2:
+            targets = targets[:, : int(lengths.max(initial=0))]
+        return dataclasses.replace(
+            self,
+            states=self.states[:, first : first + int(lengths.sum())],
+            lengths=lengths,
+            second_starts=self.second_starts[span],
+            targets=targets,
+            candidates=None if self.candidates is None else self.candidates[span],
+        )
+
+
+def _count(targets: NDArray[Any]) -> int:
+    if targets.ndim == 1:
+        return len(targets)
+    return int(np.count_nonzero(targets != NOT_COUNTED))
 
 
 def _check_states(name: str, hidden: NDArray[np.float32], lengths: NDArray[np.int64]) -> None:

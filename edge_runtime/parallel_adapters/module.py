@@ -81,7 +81,8 @@ class ParallelAdapter(nn.Module):
             places = torch.arange(mask_BT.numel())
             features, _ = self.language(hidden_LBTd, mask_BT, places, encoder)
             return features.view(*mask_BT.shape, -1)
-        outputs = self.pooled_outputs(hidden_LBTd, mask_BT, second_starts_B, encoder)
+        state_BTw = self.side_state(hidden_LBTd, mask_BT, encoder)
+        outputs = self.pooled_outputs(hidden_LBTd, mask_BT, second_starts_B, state_BTw)
         if self.config.task == "regression":
             outputs = outputs.double() * self.config.target_scale + self.config.target_mean
         return outputs
@@ -110,10 +111,14 @@ class ParallelAdapter(nn.Module):
         else:
             padded = self.side_state(hidden_LBTd, mask_BT, encoder)
             state = padded.flatten(0, 1).index_select(0, places_N)
-        side = normalize(state)
         last = hidden_LBTd[-1].flatten(0, 1).index_select(0, places_N)
-        features = last + side * self.config.up_scale @ self.up.weight
-        return features, self.pointer(hidden_LBTd, side, places_N) if self.config.copies else None
+        if not self.config.copies:
+            return self.features(last, state), None
+        return self.features(last, state), self.pointer(hidden_LBTd, normalize(state), places_N)
+
+    def features(self, last: Tensor, state: Tensor) -> Tensor:
+        """Computes h_L + U(norm(s_L)), (N, d), from h_L and s_L of some tokens."""
+        return last + normalize(state) * self.config.up_scale @ self.up.weight
 
     def side_state(
         self,
@@ -147,8 +152,8 @@ class ParallelAdapter(nn.Module):
         self,
         hidden_LBTd: Tensor,
         mask_BT: Tensor,
-        second_starts_B: Tensor | None = None,
-        encoder: tuple[Tensor, Tensor] | None = None,
+        second_starts_B: Tensor | None,
+        state_BTw: Tensor,
     ) -> Tensor:
         """Computes logits, or values in standard deviations from the targets' mean, (B, C).
 
@@ -159,7 +164,6 @@ class ParallelAdapter(nn.Module):
         what. Without u and v themselves (InferSent has them: Conneau et al., 2017) the head
         learns less by heart; the order of the segments is in the comparison.
         """
-        state_BTw = self.side_state(hidden_LBTd, mask_BT, encoder)
         starts_B = second_starts_B if self.config.pair else None
         pool_BST = pooling_weights(mask_BT.bool(), starts_B, state_BTw.dtype)
         side_BSw = torch.bmm(pool_BST, normalize(state_BTw))

@@ -21,7 +21,11 @@ _FIRST, _SECOND, _STEP = "optimizer.first_moment", "optimizer.second_moment", "o
 
 
 def learning_rate(step: int, total_steps: int, options: TrainingOptions) -> float:
-    """Computes the rate of the 0-based ``step``: linear warm-up, then by the schedule."""
+    """Computes the rate of the 0-based ``step``: linear warm-up, then by the schedule.
+
+    Raises:
+        ValueError: the options are not settled, see :func:`.adapter.settled`.
+    """
     warmup_steps = max(1, round(options.warmup_fraction * total_steps))
     rising = (step + 1) / warmup_steps
     falling = (total_steps - step) / max(1, total_steps - warmup_steps + 1)
@@ -29,7 +33,7 @@ def learning_rate(step: int, total_steps: int, options: TrainingOptions) -> floa
         falling = (1 - math.cos(math.pi * min(1.0, max(0.0, falling)))) / 2
     elif options.schedule == "constant":
         falling = 1.0
-    return options.learning_rate * max(0.0, min(rising, falling, 1.0))
+    return options.peak * max(0.0, min(rising, falling, 1.0))
 
 
 class AdamW:
@@ -44,22 +48,21 @@ class AdamW:
         parameters: FlatParameters,
         options: TrainingOptions,
         total_steps: int,
-        *,
-        weight_decay: float,
     ) -> None:
+        """Makes moments of 0; ``options`` are settled, see :func:`.adapter.settled`."""
         size = parameters.values.numel()
         self.step = 0
         self._options = options
         self._total_steps = total_steps
-        self._gradient = torch.zeros(size)
+        self._size = size
         self._first = torch.zeros(size)
         self._second = torch.zeros(size)
         # One counter for each range, as the fused kernel wants it.
         self._counters = [torch.zeros(()), torch.zeros(())]
-        sizes = [parameters.decayed, size - parameters.decayed]
-        buffers = (parameters.values, self._gradient, self._first, self._second)
-        self._ranges = list(zip(*(torch.split(buffer, sizes) for buffer in buffers), strict=True))
-        self._decays = weight_decay, 0.0
+        self._sizes = [parameters.decayed, size - parameters.decayed]
+        buffers = (parameters.values, self._first, self._second)
+        self._ranges = list(zip(*(torch.split(each, self._sizes) for each in buffers), strict=True))
+        self._decays = options.decay, 0.0
 
     def apply(self, mean_gradient: NDArray[np.float32]) -> None:
         """Clips by the global norm and updates the parameters in place.
@@ -68,33 +71,33 @@ class AdamW:
             UnresumableError: the gradient is not finite; nothing was changed.
             ValueError: ``mean_gradient`` is not (P,) float32.
         """
-        if mean_gradient.shape != self._gradient.shape or mean_gradient.dtype != np.float32:
-            raise ValueError(f"mean_gradient must be float32 of shape {self._gradient.shape}")
-        np.copyto(self._gradient.numpy(), mean_gradient)
+        if mean_gradient.shape != (self._size,) or mean_gradient.dtype != np.float32:
+            raise ValueError(f"mean_gradient must be float32 of shape {(self._size,)}")
+        gradient = torch.from_numpy(mean_gradient)
         # A dot product, since PyTorch's norm of a vector is not vectorised.
-        norm = math.sqrt(float(torch.dot(self._gradient, self._gradient)))
+        norm = math.sqrt(float(torch.dot(gradient, gradient)))
         if not math.isfinite(norm):
             raise UnresumableError("the gradient is not finite; lower the learning rate")
         limit = self._options.max_gradient_norm
         if limit and norm > limit:
-            self._gradient.mul_(limit / norm)
-        self._update()
+            gradient = gradient * (limit / norm)
+        self._update(gradient)
         self.step += 1
 
-    def _update(self) -> None:
+    def _update(self, gradient: torch.Tensor) -> None:
         """Calls the kernel of ``torch.optim.AdamW(fused=True)``.
 
         The class itself imports PyTorch's compiler when it is made: as long as all the rest of
         PyTorch, and as many megabytes.
         """
         rate = learning_rate(self.step, self._total_steps, self._options)
-        for (values, *others), counter, decay in zip(
-            self._ranges, self._counters, self._decays, strict=True
+        parts = torch.split(gradient, self._sizes)
+        for (values, first, second), part, counter, decay in zip(
+            self._ranges, parts, self._counters, self._decays, strict=True
         ):
             counter += 1
-            gradient, first, second = ([each] for each in others)
             torch._fused_adamw_(
-                *([values], gradient, first, second, [], [counter]),
+                *([values], [part], [first], [second], [], [counter]),
                 lr=rate,
                 beta1=0.9,
                 beta2=0.999,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from edge_runtime.contract.adapter import default_weight_decay
+from edge_runtime.contract.adapter import settled
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.tensors import read_tensors, write_tensors
 from edge_runtime.language_head.tail_sample import draw_tail, is_tail
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from edge_runtime.language_head.frozen_head import FrozenHead
     from edge_runtime.language_head.tail_sample import Counts
 
-from .batch import Batch
+from .batch import Batch, PackedBatch
 
 # The weights that training goes on from; in the state only.
 _CURRENT = "optimizer.current_weights"
@@ -109,13 +109,7 @@ class Trainer:
         self._head, self._seed = head, options.seed
         self._tail: Counts | None = None
         self._sample: tuple[int, StepSample] | None = None
-        decay = options.weight_decay
-        self._optimizer = AdamW(
-            self._parameters,
-            options,
-            total_steps,
-            weight_decay=default_weight_decay(config) if decay is None else decay,
-        )
+        self._optimizer = AdamW(self._parameters, settled(options, config), total_steps)
         self.flat_gradient: NDArray[np.float32] = self._parameters.gradients.numpy()
         self.flat_parameters: NDArray[np.float32] = self._parameters.values.numpy()
 
@@ -137,7 +131,13 @@ class Trainer:
         """Updates applied so far."""
         return self._optimizer.step
 
-    def gradients(self, batch: Batch) -> float:
+    @property
+    def packs(self) -> bool:
+        """Gradients of packed batches cost less: padded ones are packed first."""
+        return self._model.packs
+
+    @_flushing_subnormals()
+    def gradients(self, batch: Batch | PackedBatch) -> float:
         """Summed loss; its gradient replaces ``flat_gradient``.
 
         The loss is in nats for classification, in nats summed over the counted tokens for
@@ -149,16 +149,15 @@ class Trainer:
             ValueError: the batch does not fit the adapter.
             IndexError: a target is no class, or not in the vocabulary.
         """
-        self.flat_gradient.fill(0)
-        return self.add_gradients(batch)
+        return self._model.gradients(batch, self.flat_gradient, self._sample_for(batch))
 
     @_flushing_subnormals()
-    def add_gradients(self, batch: Batch) -> float:
+    def add_gradients(self, batch: Batch | PackedBatch) -> float:
         """As :meth:`gradients`, adding to ``flat_gradient``: for a batch that comes in parts."""
-        if not batch.size:
-            return 0.0
-        sample = self._sample_of_step() if batch.candidates is not None else None
-        return self._model.add_gradients(batch, sample)
+        return self._model.add_gradients(batch, self._sample_for(batch)) if batch.size else 0.0
+
+    def _sample_for(self, batch: Batch | PackedBatch) -> StepSample | None:
+        return self._sample_of_step() if batch.candidates is not None and batch.size else None
 
     @property
     def tail(self) -> Counts | None:

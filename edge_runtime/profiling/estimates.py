@@ -15,6 +15,7 @@ from edge_runtime.contract.activations import (
     STATE_COPIES,
     answering_bytes,
     count_parameters,
+    count_recognizing,
     output_stream,
     training_bytes,
 )
@@ -30,6 +31,7 @@ from edge_runtime.contract.profile import (
 from edge_runtime.language_head.candidates import usual_candidates
 from edge_runtime.language_head.tail_sample import SAMPLED_TOKENS
 from edge_runtime.serving.pieces import EVALUATION_BATCH
+from edge_runtime.side_gradients.network import is_by_hand
 from edge_runtime.system.usage import usable_cores
 from edge_runtime.training.replica import TRAINING_THREADS
 
@@ -39,11 +41,12 @@ from .training import samples_at_once
 REFERENCE_VALUES_PER_SECOND = 8.7e9
 """Values a second that numpy multiplies on the core on which the constants below were measured."""
 
-SECONDS_PER_FLOP = 3e-11
+SECONDS_PER_FLOP = {"by hand": 1.2e-11, "autograd": 3e-11}
 """Of a sample's part of a step besides its matrix products: element-wise work, reading states,
-dispatch. Measured on MiniLM (reduction 8, 19 tokens): 0.85 ms in all, a quarter of it products."""
+dispatch. Measured on MiniLM (reduction 8, 19 tokens) with autograd: 0.85 ms in all, a quarter of it
+products; by hand on another core, with 13 tokens: half of 0.3 ms."""
 
-STEP_SECONDS = 0.004
+STEP_SECONDS = {"by hand": 0.002, "autograd": 0.004}
 """Dispatch and optimizer of a step."""
 
 PYTORCH_BYTES = 215 << 20
@@ -193,17 +196,20 @@ def estimate_training(
     parameters, cores = count_parameters(config), min(usable_cores(), TRAINING_THREADS)
     passes = 3 if trains else 1  # forward; backward to activations and to weights
     tokens = request.tokens[output_stream(request.tokens)]
-    if config.generative and config.reads_each_token_alone:
-        tokens = min(tokens, request.counted_tokens)  # nobody asks for the others' side states
-    work = 2 * passes * parameters * tokens
+    for_all, counted = parameters, max(1, min(tokens, request.counted_tokens))
+    if trains and config.generative and config.reads_each_token_alone:
+        for_all = count_recognizing(config)  # nobody asks for uncounted tokens' side states
+    work = 2 * passes * (for_all * tokens + (parameters - for_all) * counted)
     products = (work + _head_flops(request, config, trains)) / speed.flops
     by_candidates = trains and config.generative and request.loss == "candidates"
+    by_hand = trains and is_by_hand(config) and not config.pair
+    way = "by hand" if by_hand else "autograd"
     finding = FINDING * _products_flops(request, config, config.num_outputs) / speed.flops
     return TrainerProfile(
         source="estimated",
-        seconds_per_sample=(products + speed.slower * SECONDS_PER_FLOP * work) / cores,
+        seconds_per_sample=(products + speed.slower * SECONDS_PER_FLOP[way] * work) / cores,
         seconds_per_new_sample=finding / cores if by_candidates else 0.0,
-        seconds_per_step=speed.slower * STEP_SECONDS / cores if trains else 0.0,
+        seconds_per_step=speed.slower * STEP_SECONDS[way] / cores if trains else 0.0,
         memory_bytes=_memory_bytes(request, config, parameters, trains=trains),
         parameters=parameters if trains else 0,
         seconds_per_exchanged_value=speed.slower * EXCHANGED_SECONDS if trains else 0.0,

@@ -85,6 +85,9 @@ class AdapterSession:
             return features[samples, places], None
         if batch.tokens is None:
             raise ValueError("an adapter that copies tokens needs the batch's")
+        vocabulary = self._config.num_outputs
+        if not 0 <= batch.tokens.min(initial=0) <= batch.tokens.max(initial=0) < vocabulary:
+            raise IndexError(f"a token is not below {vocabulary}")
         features, copies = self._run(batch)
         return features[samples, places], Added(copies[samples, places], batch.tokens[samples])
 

@@ -7,12 +7,14 @@ import time
 from typing import TYPE_CHECKING, TypeAlias
 
 from edge_runtime.contract import messages as m
+from edge_runtime.contract.adapter import settled
 from edge_runtime.contract.errors import RemoteError, UnresumableError
 from edge_runtime.contract.order import epoch_order, step_sizes, steps_per_epoch
 from edge_runtime.messaging.outbox import Outbox
+from edge_runtime.system.allocator import trim
 
 from .allreduce import AllReduce, Contribution
-from .batch_reader import BatchReader
+from .batch_reader import AnyBatch, BatchReader
 from .line_candidates import LineCandidates
 from .replica import Replica
 from .samples import OwnedSamples
@@ -20,9 +22,9 @@ from .samples import OwnedSamples
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edge_runtime.parallel_adapters import Batch, Trainer
+    from edge_runtime.parallel_adapters import Trainer
 
-    Batches: TypeAlias = Iterator[tuple[m.Array, Batch]]
+    Batches: TypeAlias = Iterator[tuple[m.Array, AnyBatch]]
 
 PROGRESS_SECONDS = 0.25
 
@@ -50,7 +52,7 @@ def train_steps(
         replica.sums = m.EpochSums(epoch=request.epoch)
     began, reported, own_seconds = time.monotonic(), -math.inf, 0.0
     own = [chosen for chosen, _ in steps]
-    with BatchReader(owned, own) as reader:
+    with BatchReader(owned, own, packs=replica.trainer.packs) as reader:
         for number, (chosen, size) in enumerate(steps):
             batches = reader.step(number)
             own_seconds += _step(replica, owned, batches, (len(chosen), size), group, lines)
@@ -61,6 +63,8 @@ def train_steps(
         raise _diverged("adapter", replica)
     seconds = time.monotonic() - began
     found = lines.take_found() if lines is not None else 0
+    if found:
+        trim()  # finding candidates took logits of many tokens, training on them does not
     outbox.to_coordinator(
         m.EpochDone(
             sums=replica.sums, seconds=seconds, own_seconds=min(own_seconds, seconds), found=found
@@ -157,14 +161,16 @@ def _sum_gradients(
     lines: LineCandidates | None,
 ) -> Contribution:
     """The samples' loss; ``trainer.flat_gradient`` has its gradient."""
-    trainer.flat_gradient.fill(0)
-    loss, count = 0.0, 0
+    loss, count, write = 0.0, 0, trainer.gradients
     for piece, batch in batches:
         if lines is not None:
             batch = lines.add(owned.request.keys[piece], batch)
-        loss += trainer.add_gradients(batch)
+        loss += write(batch)
         count += batch.count
+        write = trainer.add_gradients
         del batch  # before the next one comes
+    if not count:
+        trainer.flat_gradient.fill(0)
     return Contribution(samples=samples, count=count, loss_sum=loss)
 
 
@@ -174,7 +180,7 @@ def _diverged(what: str, replica: Replica) -> UnresumableError:
             f"the {what} is not a finite number before anything is learnt: the backbone's hidden "
             "states are too large; export the model again with another --quantize"
         )
-    rate, epoch = replica.options.learning_rate, replica.sums.epoch
+    rate, epoch = settled(replica.options, replica.config).peak, replica.sums.epoch
     return UnresumableError(
         f"the {what} is not a finite number in epoch {epoch}: the learning rate of {rate:g} is too "
         "high; train a new run with a lower --learning-rate"

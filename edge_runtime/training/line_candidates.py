@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from typing import TypeAlias
 
 import numpy as np
 
@@ -16,7 +17,12 @@ from edge_runtime.language_head.candidates import (
     sum_tails,
 )
 from edge_runtime.language_head.frozen_head import FrozenHead
-from edge_runtime.parallel_adapters import Batch
+from edge_runtime.parallel_adapters import Batch, PackedBatch
+from edge_runtime.serving.pieces import groups_by_length
+
+from .samples import OwnedSamples
+
+AnyBatch: TypeAlias = Batch | PackedBatch
 
 TAIL_LINES = 64
 """Of all trainers together, whose tails decide which tokens are sampled."""
@@ -32,7 +38,7 @@ class LineCandidates:
         self._head, self._cache = head, cache
         self._found = 0
 
-    def add(self, keys: Array, batch: Batch) -> Batch:
+    def add(self, keys: Array, batch: AnyBatch) -> AnyBatch:
         """Adds the candidates of a batch whose samples have these keys, (B, 32) uint8."""
         domain = _DOMAIN if batch.tokens is None else _CONTEXT_DOMAIN
         names = [
@@ -54,7 +60,7 @@ class LineCandidates:
         found, self._found = self._found, 0
         return found
 
-    def sum_tails(self, batch: Batch) -> Array:
+    def sum_tails(self, batch: AnyBatch) -> Array:
         """Sums tail probabilities over a batch with candidates, (V,) int64."""
         assert batch.candidates is not None
         hidden = (_last_states(batch, at) for at in range(batch.size))
@@ -75,13 +81,34 @@ def is_in_tail(ranks: Array, total: int) -> Array:
     return chosen
 
 
-def _last_states(batch: Batch, at: int) -> Array:
+def sum_tails_here(owned: OwnedSamples, lines: LineCandidates, held: Array) -> Array:
+    """Sums the tails of those lines of all trainers' choice that are here, (V,) or (1,) int64.
+
+    Args:
+        owned: this trainer's samples.
+        lines: finds their candidates.
+        held: (N,) bool, which of them can be read.
+    """
+    keys, counts = owned.request.keys, np.zeros(1, np.int64)
+    chosen = is_in_tail(owned.request.ranks, owned.request.total) & held
+    for group in groups_by_length(np.flatnonzero(chosen), owned.tokens):
+        for piece in owned.pieces(group) if len(group) else ():
+            counts = counts + lines.sum_tails(lines.add(keys[piece], owned.batch(piece)))
+            owned.computed(piece)
+    return counts
+
+
+def _last_states(batch: AnyBatch, at: int) -> Array:
     """Last hidden states of a sample's counted tokens."""
-    states: Array = batch.hidden[-1, at, counted(batch.targets[at])]
-    return states
+    places = counted(batch.targets[at])
+    if isinstance(batch, Batch):
+        states: Array = batch.hidden[-1, at, places]
+        return states
+    states = batch.states[-1, int(batch.lengths[:at].sum()) + places]
+    return states.astype(np.float32, copy=False)
 
 
-def _certain(batch: Batch, at: int) -> Array:
+def _certain(batch: AnyBatch, at: int) -> Array:
     """Tokens that are candidates of a sample whatever the backbone says.
 
     Its targets, and those of the context where the adapter may copy them.

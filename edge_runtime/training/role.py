@@ -33,7 +33,7 @@ from edge_runtime.system.usage import available_memory_bytes
 from .allreduce import AllReduce
 from .engine_ahead import import_engine_ahead
 from .epoch import train_steps
-from .line_candidates import LineCandidates, is_in_tail
+from .line_candidates import LineCandidates, sum_tails_here
 from .part_checks import Limits
 from .replica import TRAINING_THREADS, Replica
 from .samples import OwnedSamples
@@ -282,18 +282,8 @@ class TrainerRole:
         replica, owned = self._trained(), self._samples("train")
         counts = np.zeros(replica.config.num_outputs, np.int64)
         if (lines := self._line_candidates(replica)) is not None:
-            counts += self._tails(owned, lines)
+            counts += sum_tails_here(owned, lines, self._opened().held_now(owned.request.keys))
         self._outbox.to_coordinator(m.TailSums(counts=counts))
-
-    def _tails(self, owned: OwnedSamples, lines: LineCandidates) -> m.Array:
-        keys, counts = owned.request.keys, np.zeros(1, np.int64)
-        chosen = is_in_tail(owned.request.ranks, owned.request.total)
-        chosen &= self._opened().held_now(keys)
-        for group in groups_by_length(np.flatnonzero(chosen), owned.tokens):
-            for piece in owned.pieces(group) if len(group) else ():
-                counts = counts + lines.sum_tails(lines.add(keys[piece], owned.batch(piece)))
-                owned.computed(piece)
-        return counts
 
     def _line_candidates(self, replica: Replica) -> LineCandidates | None:
         """Opens the candidates of lines; None where the loss is over the whole vocabulary."""

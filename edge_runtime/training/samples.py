@@ -7,7 +7,7 @@ from edge_runtime.contract.activations import LIVE_STATES
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.messages import Array, OwnSamples
-from edge_runtime.parallel_adapters import Batch
+from edge_runtime.parallel_adapters import Batch, PackedBatch
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED
 from edge_runtime.serving.pieces import BATCH_BYTES, halved
 from edge_runtime.system.memory_guard import MemoryGuard
@@ -64,6 +64,17 @@ class OwnedSamples:
             encoder_hidden=attended,
             encoder_lengths=attended_lengths,
             tokens=self._tokens(chosen, hidden.shape[2]),
+        )
+
+    def packed_batch(self, chosen: Array) -> PackedBatch:
+        """The samples ``chosen`` of the only sequence, with their states one after another."""
+        ((stream, _),) = self._cache.layers.items()
+        states, lengths = self._cache.read_packed(self.request.keys[chosen], stream)
+        return PackedBatch(
+            states=states,
+            lengths=lengths,
+            second_starts=self.request.second_starts[chosen].astype(np.int64),
+            targets=self._targets(chosen, int(lengths.max(initial=0))),
         )
 
     def _padded_bytes(self, chosen: Array) -> int:

@@ -147,12 +147,13 @@ class SideBySide:
         if not (running := [lane for lane in lanes if not lane.diverged]):
             return
         losses, count = [0.0] * len(running), 0
+        packs = all(lane.replica.trainer.packs for lane in running)
         for lane in running:
             lane.replica.trainer.flat_gradient.fill(0)
         for piece in owned.pieces(chosen):
             self._check_open()
             with clock:
-                batch = owned.batch(piece)
+                batch = owned.packed_batch(piece) if packs else owned.batch(piece)
                 if lines is not None:
                     batch = lines.add(owned.request.keys[piece], batch)
             for place, lane in enumerate(running):

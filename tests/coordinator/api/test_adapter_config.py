@@ -109,6 +109,39 @@ def test_pruned_weights_must_be_in_the_bundle():
     assert adapter_config(has, "causal-lm", choice, DataTraits()).initialization == "pruned"
 
 
+@pytest.mark.parametrize(
+    ("bundle", "task", "kind"),
+    [
+        (DECODER, "causal-lm", "pointer"),
+        (DECODER, "classification", "attention"),
+        (ENCODER, "regression", "attention"),
+        (BOTH, "seq2seq", "attention"),
+    ],
+)
+def test_the_kind_is_the_tasks_unless_another_is_wanted(bundle, task, kind):
+    traits = DataTraits(labels=("a", "b"), values=np.array([1, 2], np.float32))
+    assert adapter_config(bundle, task, AdapterChoice(), traits).kind == kind
+    assert adapter_config(bundle, task, AdapterChoice(kind="mlp"), traits).kind == "mlp"
+
+
+def test_heads_and_pruned_weights_are_of_attention():
+    has = dataclasses.replace(DECODER, adapter_init="adapter_init.safetensors")
+    for changes in ({"num_heads": 2}, {"initialization": "pruned"}):
+        choice = AdapterChoice(**changes)
+        assert adapter_config(has, "causal-lm", choice, DataTraits()).kind == "attention"
+        with pytest.raises(BadInputError, match="leave out --adapter-heads and --adapter-init"):
+            adapter_config(has, "causal-lm", AdapterChoice(kind="pointer", **changes), DataTraits())
+
+
+@pytest.mark.parametrize(
+    ("bundle", "task"), [(DECODER, "classification"), (ENCODER, "regression"), (BOTH, "seq2seq")]
+)
+def test_a_pointer_is_for_decoder_only_language_models(bundle, task):
+    traits = DataTraits(labels=("a", "b"), values=np.array([1, 2], np.float32))
+    with pytest.raises(BadInputError, match=f"not for {task}; train with --adapter attention or"):
+        adapter_config(bundle, task, AdapterChoice(kind="pointer"), traits)
+
+
 ONE, TWO = (range(7),), (range(3), range(3, 7))
 
 

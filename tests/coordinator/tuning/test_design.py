@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from coordinator.tuning.design import draw_settings, weight_decay
-from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
+from coordinator.tuning.design import draw_settings
+from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions, settled
 from edge_runtime.contract.messages import TrainSettings
 
 CONFIG = AdapterConfig(hidden_size=384, layers=(0, 1, 2), task="classification", num_outputs=2)
@@ -57,4 +57,14 @@ def test_no_side_network_is_drawn_that_cannot_be(reduction):
 
 def test_decays_are_drawn_around_the_task_s_own():
     drawn = draw_settings(CONFIG, OPTIONS, 8)
-    assert {weight_decay(each.config, each.options) for each in drawn} <= {1.0, 4.0, 16.0}
+    assert {settled(each.options, each.config).decay for each in drawn} <= {1.0, 4.0, 16.0}
+
+
+def test_a_pointers_settings_are_all_pointers():
+    """Other kinds would train on another loss, whose candidates lack the context's tokens."""
+    pointer = dataclasses.replace(CONFIG, kind="pointer", task="causal-lm", num_outputs=50)
+    drawn = draw_settings(pointer, OPTIONS, 8)
+    assert {each.config.kind for each in drawn} == {"pointer"}
+    assert len({each.config.reduction for each in drawn}) > 1
+    others = draw_settings(dataclasses.replace(pointer, kind="mlp"), OPTIONS, 8)
+    assert {each.config.kind for each in others} == {"attention", "mlp"}

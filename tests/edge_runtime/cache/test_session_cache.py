@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from edge_runtime.cache.encoding import encode
 from edge_runtime.cache.keys import KEY_FILE, CacheKeys
 from edge_runtime.cache.session_cache import SampleCache
 from edge_runtime.contract.errors import BadInputError
@@ -55,4 +56,36 @@ def test_a_wrong_passphrase_is_said_and_the_right_one_still_opens(tmp_path):
         open_cache(tmp_path, CacheKeys(tmp_path, "wrong"), encrypted=True)
     cache = open_cache(tmp_path, CacheKeys(tmp_path, "right"), encrypted=True)
     assert cache.held(keys_of([1])).all()
+    cache.close()
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8"])
+def test_packed_states_are_the_padded_ones_without_padding(tmp_path, dtype):
+    keys, lengths = keys_of([1, 2, 3]), np.array([3, 1, 4], np.int32)
+    request = OpenCache(
+        backbone_digest=DIGEST,
+        dtype=dtype,
+        hidden_size=HIDDEN_SIZE,
+        layers={"encoder": (0, 1)},
+        keys=keys,
+    )
+    cache = SampleCache(request, tmp_path, CacheKeys(tmp_path))
+    hidden = np.random.default_rng(0).normal(size=(2, 8, HIDDEN_SIZE)).astype(np.float32)
+    states = States(
+        number=0,
+        keys=keys,
+        lengths=lengths,
+        layers=(0, 1),
+        encoded=encode(hidden, dtype),
+        numerics="n",
+    )
+    cache.append(states)
+
+    padded, _ = cache.read(keys[[2, 0]], "encoder")
+    packed, found = cache.read_packed(keys[[2, 0]], "encoder")
+
+    assert found.tolist() == [4, 3]
+    assert packed.dtype == (np.float16 if dtype == "fp16" else np.float32)
+    np.testing.assert_array_equal(packed[:, :4], padded[:, 0])
+    np.testing.assert_array_equal(packed[:, 4:], padded[:, 1, :3])
     cache.close()

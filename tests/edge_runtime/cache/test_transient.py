@@ -48,6 +48,12 @@ def test_states_in_memory_read_as_those_on_the_disk(tmp_path, data):
             partial.read(data.keys[BOTH], stream), whole.read(data.keys[BOTH], stream), strict=True
         ):
             np.testing.assert_array_equal(ours, theirs)
+        for ours, theirs in zip(
+            partial.read_packed(data.keys[BOTH], stream),
+            whole.read_packed(data.keys[BOTH], stream),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(ours, theirs)
     whole.close()
     partial.close()
 

@@ -10,7 +10,7 @@ import pytest
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.tensors import write_tensors
-from edge_runtime.language_head.frozen_head import CHUNK_TOKENS, FrozenHead
+from edge_runtime.language_head.frozen_head import CHUNK_ROWS, CHUNK_TOKENS, Added, FrozenHead
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,6 +67,43 @@ def test_logits_are_those_of_the_formula(
     logits = head.logits(features())
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def added(rows: int, tokens: int = 5) -> Added:
+    """To few tokens of the first and the last piece, so that some are equal; the last are none."""
+    random = np.random.default_rng(2)
+    ids = random.choice([0, 3, CHUNK_TOKENS - 1, CHUNK_TOKENS, V - 1], (rows, tokens))
+    ids[:, -1] = -1
+    return Added(random.normal(size=ids.shape).astype(np.float32), ids)
+
+
+def test_what_is_added_is_summed_by_token() -> None:
+    of_two = Added(
+        np.array([[1, 2, 4, 8], [16, 32, 64, 128]], np.float32),
+        np.array([[5, 7, 5, 6], [4, 9, -1, 9]]),
+    )
+    logits = np.zeros((2, 4), np.float32)
+    of_two.add_to(logits, first=5)  # of the tokens 5 to 8
+    np.testing.assert_array_equal(logits, [[5, 8, 2, 0], [0, 0, 0, 0]])
+    of_two.rows(slice(1, 2)).add_to(logits[:1], first=6)  # of the tokens 6 to 9
+    np.testing.assert_array_equal(logits[0], [5, 8, 2, 160])
+
+
+@pytest.mark.parametrize("softcap", [0.0, 2.0])
+def test_losses_are_those_of_logits_with_what_is_added(tmp_path: Path, softcap: float) -> None:
+    rows = CHUNK_ROWS + 9
+    head = opened(tmp_path, tensors(int8=True, bias=True), config(logit_softcap=softcap))
+    targets = np.where(np.arange(rows) % 2, added(rows).tokens[:, 0], np.arange(rows))
+    logits = head.logits(features(rows))
+    added(rows).add_to(logits)
+    expected = np.log(np.exp(logits.astype(np.float64)).sum(1)) - logits[np.arange(rows), targets]
+
+    losses, hits = head.losses(features(rows), targets, added(rows))
+
+    np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(hits, logits[np.arange(rows), targets] == logits.max(1))
+    without, _ = head.losses(features(rows), targets)
+    assert np.abs(without - losses).max() > 0.5
 
 
 def test_an_int8_weight_stays_int8_in_memory(tmp_path: Path) -> None:

@@ -47,6 +47,23 @@ def logits(features: Tensor, head: FrozenHead) -> Tensor:
     return head.softcap * torch.tanh(result / head.softcap) if head.softcap else result
 
 
+def copies(module: ParallelAdapter, data: Batch) -> Tensor:
+    """What a pointer adds to the logits of the context's tokens, (B, T, T)."""
+    hidden, seen = torch.from_numpy(data.hidden), mask(data.hidden, data.lengths)
+    _, found = module.language(hidden, seen, torch.arange(seen.numel()))
+    assert found is not None
+    return found.view(*seen.shape, -1)
+
+
+def token_logits(module: ParallelAdapter, data: Batch, head: FrozenHead) -> Tensor:
+    """Of every token of the vocabulary, (B, T, V)."""
+    found = logits(run(module, data), head)
+    if data.tokens is None:
+        return found
+    added = copies(module, data)
+    return found.scatter_add(2, torch.from_numpy(data.tokens)[:, None].expand_as(added), added)
+
+
 def language_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy summed over the counted tokens, in nats."""
     return functional.cross_entropy(
@@ -56,9 +73,10 @@ def language_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 def loss(module: ParallelAdapter, data: Batch, head: FrozenHead | None = None) -> Tensor:
     """Summed loss of the whole batch."""
-    config, found, targets = module.config, run(module, data), torch.from_numpy(data.targets)
+    config, targets = module.config, torch.from_numpy(data.targets)
     if head is not None:
-        return language_loss(logits(found, head), targets)
+        return language_loss(token_logits(module, data, head), targets)
+    found = run(module, data)
     if config.task == "regression":
         values = targets * config.target_scale + config.target_mean
         return ((found[:, 0] - values) / config.target_scale).square().sum()

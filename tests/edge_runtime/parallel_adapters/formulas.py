@@ -85,6 +85,35 @@ def features(
     return hidden_LTd[-1] + change
 
 
+def pointer(config: AdapterConfig, p: dict[str, Array], hidden_LTd: Array) -> tuple[Array, Array]:
+    """h_L + U(norm(s)), (T, d), and what is added to logits of the context's tokens, (T, T)."""
+    layers, tokens, d = hidden_LTd.shape
+    s = p["down.bias"]
+    for h, matrix in zip(hidden_LTd, p["down.weight"], strict=True):
+        s = s + norm(h) @ matrix * (96 / d) / np.sqrt(layers)
+    for i in range(3):
+        inner = norm(s) @ p[f"blocks.{i}.fc1.weight"] + p[f"blocks.{i}.fc1.bias"]
+        s = s + (inner * sigmoid(inner)) @ p[f"blocks.{i}.fc2.weight"]
+    side = norm(s) * 192 / config.width
+    # All layers, or four of them from the first to the last.
+    seen = [*range(layers)] if layers < 4 else [(layers - 1) * k // 3 for k in range(4)]
+    parts = np.stack([norm(hidden_LTd[layer]) for layer in seen]) * (96 / d) / np.sqrt(len(seen))
+    read, own = ((parts @ p[f"pointer.{name}"]).sum(0) for name in ("read", "own"))
+    query = read + side @ p["pointer.query.weight"]
+    gates_TH = side @ p["pointer.gate.weight"] + 10 * p["pointer.gate_bias"]
+    copies = np.zeros((tokens, tokens))
+    for i in range(tokens):
+        for head in range(4):
+            channels = slice(32 * head, 32 * (head + 1))
+            scores = [
+                query[i, channels] @ ((read[j - 1] if j else 0 * own[j]) + own[j])[channels]
+                for j in range(i + 1)
+            ]
+            copies[i, : i + 1] += gates_TH[i, head] * softmax(np.array(scores) / np.sqrt(32))
+    change: Array = side @ p["up.weight"]
+    return hidden_LTd[-1] + change, copies
+
+
 def outputs(config: AdapterConfig, p: dict[str, Array], hidden_LTd: Array, start: int) -> Array:
     """(C,); ``start``: of the second segment, 0 where there is none."""
     out = hidden_LTd[-1] + norm(side_state(config, p, hidden_LTd, "")) @ p["up.weight"]

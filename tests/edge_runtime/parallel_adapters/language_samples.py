@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,11 @@ def seq2seq(kind: AdapterKind = "attention", **changes: Any) -> AdapterConfig:
     layers = tuple(range(ENCODER_LAYERS + samples.LAYERS))
     changes = {"encoder_layers": ENCODER_LAYERS, "layers": layers, **changes}
     return config(kind, task="seq2seq", **changes)
+
+
+def pointer(**changes: Any) -> AdapterConfig:
+    """Of a decoder whose adapter copies tokens of the context."""
+    return config("pointer", **changes)
 
 
 def head(config: AdapterConfig, seed: int = 0, *, bias: bool = False) -> FrozenHead:
@@ -70,7 +76,18 @@ def batch(config: AdapterConfig, size: int, seed: int = 0, junk: float = 0.0) ->
             "encoder_lengths": encoder_lengths,
         }
     starts = np.zeros(size, np.int64)
-    return Batch(hidden=hidden, lengths=lengths, second_starts=starts, targets=targets, **encoder)
+    data = Batch(hidden=hidden, lengths=lengths, second_starts=starts, targets=targets, **encoder)
+    return with_context(data, config, random) if config.copies else data
+
+
+def with_context(data: Batch, config: AdapterConfig, random: np.random.Generator) -> Batch:
+    """Adds the tokens that the states are of: some come again, and some are to follow."""
+    shape = data.targets.shape
+    tokens = random.integers(0, 6, shape) * (config.num_outputs // 6)
+    tokens[np.arange(shape[1]) >= data.lengths[:, None]] = 0
+    repeats = (data.targets >= 0) & (random.random(shape) < 0.5)
+    targets = np.where(repeats, tokens, data.targets)
+    return dataclasses.replace(data, tokens=tokens, targets=targets)
 
 
 def trainer(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -16,16 +15,15 @@ LAYERS = 3
 
 
 def config(kind: AdapterKind = "attention", **changes: Any) -> AdapterConfig:
-    base = AdapterConfig(
-        kind=kind,
-        hidden_size=HIDDEN_SIZE,
-        reduction=3,
-        num_heads=2,
-        layers=tuple(range(LAYERS)),
-        task="classification",
-        num_outputs=3,
-    )
-    return dataclasses.replace(base, **changes)
+    base: dict[str, Any] = {
+        "hidden_size": HIDDEN_SIZE,
+        "reduction": 3,
+        "num_heads": 2,
+        "layers": tuple(range(LAYERS)),
+        "task": "classification",
+        "num_outputs": 3,
+    }
+    return AdapterConfig(kind=kind, **{**base, **changes})
 
 
 def batch(size: int, seed: int = 0, *, regression: bool = False) -> Batch:

@@ -14,11 +14,20 @@ from edge_runtime.language_head.candidates import counted, find_candidates, sum_
 from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.language_head.tail_sample import TailSample, draw_tail
 from edge_runtime.parallel_adapters import Batch, Trainer, candidate_loss, trainer
-from tests.edge_runtime.parallel_adapters.language_samples import batch, config, head, seq2seq
+from tests.edge_runtime.parallel_adapters.language_samples import (
+    batch,
+    config,
+    head,
+    pointer,
+    seq2seq,
+)
 from tests.edge_runtime.parallel_adapters.samples import moved
 
 VOCABULARY = 3000
-BOTH = pytest.mark.parametrize("make", [config, seq2seq], ids=["causal-lm", "seq2seq"])
+MODELS = pytest.mark.parametrize(
+    "make", [config, seq2seq, pointer], ids=["causal-lm", "seq2seq", "pointer"]
+)
+DECODERS = pytest.mark.parametrize("make", [config, pointer], ids=["attention", "pointer"])
 SOFT = {"logit_scale": 0.7, "logit_softcap": 3.0}
 FORMS = pytest.mark.parametrize("form", [{}, SOFT], ids=["plain", "softcap and bias"])
 
@@ -32,7 +41,13 @@ def engine(
         (hidden[place], row[place])
         for hidden, row, place in zip(data.hidden[-1], data.targets, places, strict=True)
     ]
-    candidates = find_candidates(lines, frozen, best)
+    certain = [
+        (hidden, row if data.tokens is None else np.concatenate([row, tokens[:length]]))
+        for (hidden, row), tokens, length in zip(
+            lines, data.targets if data.tokens is None else data.tokens, data.lengths, strict=True
+        )
+    ]
+    candidates = find_candidates(certain, frozen, best)
     options = TrainingOptions(seed=seed, learning_rate=1e-2)
     made = Trainer(shape, options, 20, head=frozen)
     parts = [(hidden, each) for (hidden, _), each in zip(lines, candidates, strict=True)]
@@ -44,7 +59,7 @@ def whole(data: Batch) -> Batch:
     return dataclasses.replace(data, candidates=None)
 
 
-@BOTH
+@MODELS
 @FORMS
 def test_an_untrained_adapters_loss_is_exact(make: Any, form: dict[str, float]) -> None:
     shape = make(num_outputs=VOCABULARY, **form)
@@ -62,7 +77,7 @@ def test_an_int8_head_is_the_same_in_the_rest_and_in_the_loss() -> None:
     assert made.gradients(data) == pytest.approx(made.gradients(whole(data)), rel=1e-5)
 
 
-@BOTH
+@MODELS
 @FORMS
 def test_with_all_of_the_vocabulary_it_is_the_whole_loss(make: Any, form: dict[str, float]) -> None:
     shape = make(**form)
@@ -75,10 +90,12 @@ def test_with_all_of_the_vocabulary_it_is_the_whole_loss(make: Any, form: dict[s
     np.testing.assert_allclose(made.flat_gradient, expected[1], atol=2e-5 * scale)
 
 
+@DECODERS
 def test_gradients_are_those_of_the_whole_vocabulary_in_the_mean_of_draws(
+    make: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    shape = config(num_outputs=VOCABULARY, **SOFT)
+    shape = make(num_outputs=VOCABULARY, **SOFT)
     frozen = head(shape, bias=True)
     made, data = engine(shape, frozen, batch(shape, 2))
     moved(made, 0.003)  # what the head reads changes by a fifth
@@ -96,9 +113,10 @@ def test_gradients_are_those_of_the_whole_vocabulary_in_the_mean_of_draws(
     assert np.linalg.norm(off) < 1.5 * np.linalg.norm(noise)
 
 
+@DECODERS
 @FORMS
-def test_the_gradient_is_that_of_the_loss(form: dict[str, float]) -> None:
-    shape = config(num_outputs=VOCABULARY, **form)
+def test_the_gradient_is_that_of_the_loss(make: Any, form: dict[str, float]) -> None:
+    shape = make(num_outputs=VOCABULARY, **form)
     frozen = head(shape, bias=bool(form))
     made, data = engine(shape, frozen, batch(shape, 4))
     moved(made)
@@ -137,10 +155,12 @@ def first_row(data: Batch) -> dict[str, Any]:
     return {name: getattr(part, name) for name in fields}
 
 
+@DECODERS
 def test_neither_groups_of_samples_nor_chunks_of_a_line_change_it(
+    make: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    shape = config(num_outputs=VOCABULARY)
+    shape = make(num_outputs=VOCABULARY)
     made, data = engine(shape, head(shape), batch(shape, 7))
     moved(made)
     loss, gradient = made.gradients(data), made.flat_gradient.copy()
@@ -198,3 +218,31 @@ def test_candidates_of_other_tokens_are_refused() -> None:
     fewer = dataclasses.replace(data, targets=np.full_like(data.targets, -1))
     with pytest.raises(ValueError, match="of other tokens"):
         made.gradients(fewer)
+
+
+def test_a_token_that_may_be_copied_must_be_a_candidate() -> None:
+    shape = pointer(num_outputs=VOCABULARY)
+    made, data = engine(shape, head(shape), batch(shape, 4))
+    assert data.tokens is not None
+    other = np.where(data.tokens > 0, VOCABULARY - 1, 0)
+    with pytest.raises(ValueError, match="token of the context is not among the candidates"):
+        made.gradients(dataclasses.replace(data, tokens=other))
+
+
+def test_what_is_copied_is_exact_whatever_is_sampled() -> None:
+    """Where copies alone change, the rest of the vocabulary weighs what it did."""
+    shape = pointer(num_outputs=VOCABULARY)
+    made, data = engine(shape, head(shape), batch(shape, 6))
+    first = 0
+    for name, gradient in made.named_gradients().items():
+        if name == "pointer.gate_bias":
+            made.flat_parameters[first : first + gradient.size] = 0.3, -0.1, 0.2, 0.1
+        first += gradient.size
+    before = made.gradients(whole(data))
+    expected = {name: each.copy() for name, each in made.named_gradients().items()}
+    assert made.gradients(data) == pytest.approx(before, rel=1e-5)
+    for name, gradient in made.named_gradients().items():
+        if name.startswith("pointer"):
+            scale = np.abs(expected[name]).max()
+            assert scale > 0
+            np.testing.assert_allclose(gradient, expected[name], atol=2e-5 * scale, err_msg=name)

@@ -17,6 +17,7 @@ from tests.edge_runtime.parallel_adapters.language_samples import (
     batch,
     config,
     head,
+    pointer,
     seq2seq,
     trainer,
 )
@@ -25,8 +26,14 @@ from tests.edge_runtime.parallel_adapters.samples import moved
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-KINDS: tuple[AdapterKind, ...] = ("attention", "mlp")
-BOTH = pytest.mark.parametrize("make", [config, seq2seq], ids=["causal-lm", "seq2seq"])
+EACH = pytest.mark.parametrize(
+    ("make", "kind"),
+    [*itertools.product((config, seq2seq), ("attention", "mlp")), (config, "pointer")],
+    ids=["attention", "mlp", "seq2seq attention", "seq2seq mlp", "pointer"],
+)
+MODELS = pytest.mark.parametrize(
+    "make", [config, seq2seq, pointer], ids=["causal-lm", "seq2seq", "pointer"]
+)
 SOFT = {"logit_scale": 0.7, "logit_softcap": 1.5}
 
 
@@ -42,8 +49,7 @@ def assert_close(
         )
 
 
-@BOTH
-@pytest.mark.parametrize("kind", KINDS)
+@EACH
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("head_form", [{}, SOFT], ids=["plain", "softcap and bias"])
 def test_gradients_equal_those_of_the_module(
@@ -60,7 +66,7 @@ def test_gradients_equal_those_of_the_module(
     assert_close(engine.named_gradients(), expected)
 
 
-@BOTH
+@MODELS
 def test_neither_pieces_of_the_vocabulary_nor_groups_of_samples_change_gradients(
     make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,16 +84,15 @@ def test_neither_pieces_of_the_vocabulary_nor_groups_of_samples_change_gradients
     np.testing.assert_allclose(engine.outputs(data), outputs, rtol=1e-5)
 
 
-@BOTH
-@pytest.mark.parametrize("kind", KINDS)
+@EACH
 def test_outputs_are_each_samples_loss_counted_and_correct_tokens(
     make: Any, kind: AdapterKind
 ) -> None:
     shape = make(kind)
     engine, data = moved(trainer(shape)), batch(shape, 7)
+    module = by_module.adapter(shape, engine.state())
     with torch.no_grad():
-        features = by_module.run(by_module.adapter(shape, engine.state()), data)
-    logits = by_module.logits(features, head(shape))
+        logits = by_module.token_logits(module, data, head(shape))
     # Some targets that the model does predict.
     best = logits.argmax(-1).numpy()
     targets = np.where((data.targets >= 0) & (data.targets % 2 == 0), best, data.targets)
@@ -110,8 +115,7 @@ def test_outputs_are_each_samples_loss_counted_and_correct_tokens(
     np.testing.assert_array_equal(predictor.outputs(data), outputs)
 
 
-@BOTH
-@pytest.mark.parametrize("kind", KINDS)
+@EACH
 def test_padding_changes_neither_outputs_nor_gradients(make: Any, kind: AdapterKind) -> None:
     shape = make(kind)
     engine, data = moved(trainer(shape)), batch(shape, 6)
@@ -132,6 +136,8 @@ def widened(data: Batch, extra: int) -> Batch:
     if data.encoder_hidden is not None:
         hidden = np.pad(data.encoder_hidden, pad, constant_values=55.0)
         encoder = {"encoder_hidden": hidden}
+    if data.tokens is not None:
+        encoder = {"tokens": np.pad(data.tokens, ((0, 0), (0, extra)))}
     return dataclasses.replace(
         data,
         hidden=np.pad(data.hidden, pad, constant_values=123.0),
@@ -156,8 +162,7 @@ def test_a_token_sees_no_later_one() -> None:
     assert abs(engine.outputs(data) - before)[0, 0] > 1e-3
 
 
-@BOTH
-@pytest.mark.parametrize("kind", KINDS)
+@EACH
 def test_an_untrained_adapter_leaves_the_features_as_they_are(
     make: Any, kind: AdapterKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,7 +180,7 @@ def test_an_untrained_adapter_leaves_the_features_as_they_are(
     np.testing.assert_array_equal(seen[0], data.hidden[-1][data.targets >= 0])
 
 
-@BOTH
+@MODELS
 def test_several_trainers_lose_what_one_would(make: Any) -> None:
     shape = make()
     single, several = trainer(shape), [trainer(shape) for _ in range(2)]
@@ -192,8 +197,7 @@ def test_several_trainers_lose_what_one_would(make: Any) -> None:
         assert sum(losses) == pytest.approx(expected, rel=1e-4)
 
 
-@BOTH
-@pytest.mark.parametrize("kind", KINDS)
+@EACH
 def test_training_learns(make: Any, kind: AdapterKind) -> None:
     shape = make(kind)
     engine, data = trainer(shape, total_steps=80), batch(shape, 12)

@@ -38,10 +38,17 @@ LANGUAGE = [
     language_samples.seq2seq(),
     language_samples.seq2seq("mlp"),
 ]
+POINTERS = [language_samples.pointer(), language_samples.pointer(layers=tuple(range(7)))]
 
 
 def name_of(config: AdapterConfig) -> str:
-    parts = (config.kind, config.task, f"{config.num_heads} heads", "pair" if config.pair else "")
+    parts = (
+        config.kind,
+        config.task,
+        f"{len(config.layers)} layers",
+        f"{config.num_heads} heads",
+        "pair" if config.pair else "",
+    )
     return " ".join(part for part in parts if part)
 
 
@@ -113,11 +120,56 @@ def test_features_follow_the_formulas(config: AdapterConfig) -> None:
         np.testing.assert_allclose(sample[:tokens], expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("config", POOLED + LANGUAGE, ids=name_of)
+@pytest.mark.parametrize("config", POINTERS, ids=name_of)
+def test_what_a_pointer_copies_follows_the_formulas(config: AdapterConfig) -> None:
+    module, data = exact(config), language_samples.batch(config, 7, junk=50.0)
+    hidden, mask, _, _ = doubled(data)
+    some = torch.tensor([0, 9, 11, mask.numel() - 1])
+    with torch.no_grad():
+        features, copies = whole(module, hidden, mask)
+        of_some = module.language(hidden, mask, some)
+    for found, part in zip((features, copies), of_some, strict=True):
+        assert part is not None
+        torch.testing.assert_close(found.flatten(0, 1)[some], part)
+    for row, tokens in enumerate(data.lengths):
+        states = data.hidden[:, row, :tokens].astype(np.float64)
+        expected, added = formulas.pointer(config, arrays(module), states)
+        own = copies[row, :tokens].numpy()
+        np.testing.assert_allclose(features[row, :tokens], expected, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(own[:, :tokens], added, rtol=1e-9, atol=1e-9)
+        assert not own[:, tokens:].any(), "a padding is copied"
+    assert np.abs(added).max() > 1
+
+
+class Whole(torch.nn.Module):
+    """A pointer with both of its outputs in one."""
+
+    def __init__(self, adapter: ParallelAdapter) -> None:
+        super().__init__()
+        self.adapter = adapter
+
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor, *_: Any) -> torch.Tensor:
+        return torch.cat(whole(self.adapter, hidden, mask), 2)
+
+
+def whole(
+    module: ParallelAdapter, hidden: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features and copies of all tokens, (B, T, d) and (B, T, T)."""
+    features, copies = module.language(hidden, mask, torch.arange(mask.numel()))
+    assert copies is not None
+    return features.view(*mask.shape, -1), copies.view(*mask.shape, -1)
+
+
+@pytest.mark.parametrize("config", POOLED + LANGUAGE + POINTERS, ids=name_of)
 def test_gradients_equal_finite_differences(config: AdapterConfig) -> None:
     """One random direction for each parameter, through all of its values."""
-    module, inputs = exact(config), doubled(batch(config, 3))
+    inputs = doubled(batch(config, 3))
+    module: torch.nn.Module = exact(config)
     weights = random_weights(config)
+    if config.copies:
+        module = Whole(exact(config))
+        weights = {f"adapter.{name}": value for name, value in weights.items()}
     random = torch.Generator().manual_seed(0)
 
     def total(steps: torch.Tensor) -> torch.Tensor:
@@ -139,7 +191,7 @@ def test_gradients_equal_finite_differences(config: AdapterConfig) -> None:
     assert (slopes.abs() > 1e-6).all()
 
 
-@pytest.mark.parametrize("config", POOLED + LANGUAGE, ids=name_of)
+@pytest.mark.parametrize("config", POOLED + LANGUAGE + POINTERS, ids=name_of)
 def test_saved_weights_load_directly(config: AdapterConfig) -> None:
     state = samples.moved(trainer(config)).state()
     weights = read_tensors(adapter_weights(state))
@@ -163,6 +215,7 @@ def test_saved_weights_load_directly(config: AdapterConfig) -> None:
         (samples.config("mlp"), "21ab1fe66245f6c4"),
         (language_samples.seq2seq(), "b28df7770f4c1c0b"),
         (language_samples.config(num_heads=1), "1d9f2d75abf58442"),
+        (language_samples.pointer(), "b085645cfaa02454"),
     ],
 )
 def test_first_weights_names_and_their_order_are_those_of_the_first_release(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,8 +27,11 @@ def test_the_rate_rises_to_its_peak_then_falls_towards_zero() -> None:
 
 
 def test_schedules_warm_up_alike_and_then_fall_by_a_cosine_or_stay() -> None:
+    def options(schedule: Any) -> TrainingOptions:
+        return TrainingOptions(learning_rate=1e-3, schedule=schedule)
+
     linear, cosine, constant = (
-        [learning_rate(step, 100, TrainingOptions(schedule=name)) for step in range(100)]
+        [learning_rate(step, 100, options(name)) for step in range(100)]
         for name in ("linear", "cosine", "constant")
     )
     assert linear[:6] == cosine[:6] == constant[:6]
@@ -40,7 +44,7 @@ def test_schedules_warm_up_alike_and_then_fall_by_a_cosine_or_stay() -> None:
 @pytest.mark.parametrize("total_steps", [0, 1, 2])
 def test_the_shortest_runs_have_a_rate(total_steps: int) -> None:
     for step in range(total_steps + 1):
-        assert 0 <= learning_rate(step, total_steps, TrainingOptions()) <= 1e-2
+        assert 0 <= learning_rate(step, total_steps, TrainingOptions(learning_rate=1e-3)) <= 1e-2
 
 
 def test_updates_equal_those_of_torchs_adamw_with_decay_on_the_side_networks_matrices() -> None:

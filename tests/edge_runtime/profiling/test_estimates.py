@@ -16,9 +16,17 @@ from edge_runtime.profiling.estimates import (
     estimate_handling,
     estimate_training,
 )
-from tests.edge_runtime.parallel_adapters import samples
+from tests.edge_runtime.parallel_adapters import language_samples, samples
 from tests.edge_runtime.parallel_adapters.samples import config
-from tests.edge_runtime.profiling.test_training import CLASSES, REQUEST, TEXTS, TRANSFORMATIONS
+from tests.edge_runtime.profiling.test_training import (
+    CLASSES,
+    COPYING,
+    EVERY,
+    LINES,
+    REQUEST,
+    TEXTS,
+    TRANSFORMATIONS,
+)
 
 SPEED = CoreSpeed(flops=1e11, slower=1.0)
 SLOW = CoreSpeed(flops=1e10, slower=4.0)
@@ -35,11 +43,27 @@ WIDE = dataclasses.replace(
 def test_an_adapters_parameters_are_counted_without_pytorch() -> None:
     counted = count_parameters(CLASSES)
     assert counted == pytest.approx(samples.trainer().parameters, rel=0.25)
+    pointer = language_samples.pointer(layers=tuple(range(7)))
+    copying = language_samples.trainer(pointer)
+    vectors = ("bias", "gate_bias", "gate.weight")
+    matrices = {n: g for n, g in copying.named_gradients().items() if not n.endswith(vectors)}
+    assert count_parameters(pointer) == sum(each.size for each in matrices.values())
+    assert count_parameters(pointer) == pytest.approx(copying.parameters, rel=0.01)
 
 
-@pytest.mark.parametrize(
-    ("request_", "adapter"), [(TEXTS, CLASSES), (REQUEST, TRANSFORMATIONS)], ids=["text", "seq2seq"]
-)
+def test_a_pointer_reads_uncounted_tokens_too() -> None:
+    """Its side states are of counted tokens only, but any token may be copied."""
+    few, all_ = (dataclasses.replace(LINES, counted_tokens=count) for count in (1, 6))
+    short = dataclasses.replace(few, tokens={"decoder": 3})
+    usual, more, less = (estimate_training(each, COPYING, SPEED) for each in (few, all_, short))
+    assert less.seconds_per_sample < 0.7 * usual.seconds_per_sample
+    assert usual.seconds_per_sample < more.seconds_per_sample
+    alone = dataclasses.replace(COPYING, kind="mlp")
+    of_few, of_short = (estimate_training(each, alone, SPEED) for each in (few, short))
+    assert of_few.seconds_per_sample == of_short.seconds_per_sample
+
+
+@EVERY
 def test_a_slow_core_takes_longer_for_everything(request_, adapter) -> None:
     fast, slow = (estimate_training(request_, adapter, speed) for speed in (SPEED, SLOW))
     assert slow.seconds_per_sample > 3 * fast.seconds_per_sample > 0

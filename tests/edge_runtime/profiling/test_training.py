@@ -37,14 +37,22 @@ REQUEST = ProfileRequest(
     cache_dtype="fp16",
     cache_quota_bytes=None,
 )
+COPYING = config("pointer", task="causal-lm", causal=True, num_outputs=300)
+LINES = dataclasses.replace(
+    REQUEST, tokens={"decoder": 6}, max_tokens={"decoder": 9}, adapter=COPYING
+)
 TEXTS = dataclasses.replace(
     REQUEST, tokens={"encoder": 6}, max_tokens={"encoder": 9}, adapter=CLASSES
 )
 
-
-@pytest.mark.parametrize(
-    ("request_", "adapter"), [(TEXTS, CLASSES), (REQUEST, TRANSFORMATIONS)], ids=["text", "seq2seq"]
+EVERY = pytest.mark.parametrize(
+    ("request_", "adapter"),
+    [(TEXTS, CLASSES), (REQUEST, TRANSFORMATIONS), (LINES, COPYING)],
+    ids=["text", "seq2seq", "pointer"],
 )
+
+
+@EVERY
 def test_every_kind_of_adapter_can_be_measured(request_, adapter, tmp_path):
     found = measure_training(request_, adapter, tmp_path)
     assert found.seconds_per_exchanged_value > 0
@@ -54,18 +62,21 @@ def test_every_kind_of_adapter_can_be_measured(request_, adapter, tmp_path):
     assert found.parameters > 1000
 
 
-def test_a_loss_over_candidates_is_measured_with_what_it_takes_once(tmp_path):
-    request = dataclasses.replace(REQUEST, loss="candidates")
-    found = measure_training(request, TRANSFORMATIONS, tmp_path)
+@pytest.mark.parametrize(
+    ("request_", "adapter"),
+    [(REQUEST, TRANSFORMATIONS), (LINES, COPYING)],
+    ids=["seq2seq", "pointer"],
+)
+def test_a_loss_over_candidates_is_measured_with_what_it_takes_once(request_, adapter, tmp_path):
+    request = dataclasses.replace(request_, loss="candidates")
+    found = measure_training(request, adapter, tmp_path)
     assert found.seconds_per_sample > 0
     assert found.seconds_per_new_sample > 0
-    batch = synthetic_batch(request, TRANSFORMATIONS, request.max_tokens, 2)
+    batch = synthetic_batch(request, adapter, request.max_tokens, 2)
     assert [len(each.log_rest) for each in batch.candidates] == [batch.count // 2] * 2
 
 
-@pytest.mark.parametrize(
-    ("request_", "adapter"), [(TEXTS, CLASSES), (REQUEST, TRANSFORMATIONS)], ids=["text", "seq2seq"]
-)
+@EVERY
 def test_a_trained_adapter_is_measured_as_a_graph(request_, adapter, tmp_path):
     make = language_samples.trainer if adapter.generative else trainer_of_classes
     graph = adapter_onnx(adapter, adapter_weights(make(adapter).state()))

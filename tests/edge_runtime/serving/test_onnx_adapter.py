@@ -33,9 +33,10 @@ def pooled(request):
     return config, weights
 
 
-@pytest.fixture(params=["causal-lm", "seq2seq", "softcap"])
+@pytest.fixture(params=["causal-lm", "seq2seq", "softcap", "pointer"])
 def language(request):
-    make = language_samples.seq2seq if request.param == "seq2seq" else language_samples.config
+    makes = {"seq2seq": language_samples.seq2seq, "pointer": language_samples.pointer}
+    make = makes.get(request.param, language_samples.config)
     changes = {"logit_softcap": 4.0, "logit_scale": 0.5} if request.param == "softcap" else {}
     config = make(**changes)
     weights = adapter_weights(samples.moved(language_samples.trainer(config)).state())
@@ -91,15 +92,15 @@ def test_the_losses_of_an_int8_head_of_many_pieces_equal_the_predictors(language
     np.testing.assert_array_equal(found[:, 1:], expected[:, 1:])
 
 
-def test_the_last_features_are_those_of_each_samples_last_token(language):
+def test_the_last_logits_are_those_of_what_follows_each_samples_last_token(language):
     config, weights = language
     head = language_samples.head(config)
     own = session(config, weights, head)
     batch = language_samples.batch(config, 9)
-    found = own.last_features(batch)
-    assert found.shape == (9, config.hidden_size)
-    logits = head.logits(found).astype(np.float64)
-    target = 7
+    found = own.last_logits(batch)
+    assert (found.shape, found.dtype) == ((9, config.num_outputs), np.float32)
+    logits = found.astype(np.float64)
+    target = 7 if batch.tokens is None else int(batch.tokens[-1, 0])
     losses = np.log(np.exp(logits).sum(1)) - logits[:, target]
 
     only_last = np.full_like(batch.targets, -1)
@@ -107,8 +108,22 @@ def test_the_last_features_are_those_of_each_samples_last_token(language):
     outputs = own.outputs(dataclasses.replace(batch, targets=only_last))
     np.testing.assert_allclose(outputs[:, 0], losses, rtol=1e-5)
     for i in range(9):
-        alone = own.last_features(batch.rows(slice(i, i + 1)))
-        np.testing.assert_allclose(alone[0], found[i], atol=1e-5)
+        alone = own.last_logits(batch.rows(slice(i, i + 1)))
+        np.testing.assert_allclose(alone[0], found[i], atol=1e-5 * np.abs(found).max())
+    assert own.last_logits(batch.rows(slice(0, 0))).shape == (0, config.num_outputs)
+
+
+def test_tokens_that_are_copied_must_be_there():
+    config = language_samples.pointer()
+    weights = adapter_weights(language_samples.trainer(config).state())
+    own = session(config, weights, language_samples.head(config))
+    batch = language_samples.batch(config, 3)
+    for use in (own.outputs, own.last_logits):
+        with pytest.raises(ValueError, match="needs the batch's"):
+            use(dataclasses.replace(batch, tokens=None))
+        for wrong in (-1, language_samples.VOCABULARY):
+            with pytest.raises(IndexError, match="not below 50"):
+                use(dataclasses.replace(batch, tokens=np.full_like(batch.tokens, wrong)))
 
 
 def test_an_adapter_of_another_kind_is_bad_input():
@@ -127,8 +142,8 @@ def test_what_does_not_fit_the_adapter_is_refused():
     batch = samples.batch(3)
     with pytest.raises(ValueError, match=r"hidden has \(L, d\) = \(2, 24\), the adapter \(3, 24\)"):
         own.outputs(dataclasses.replace(batch, hidden=batch.hidden[:2]))
-    with pytest.raises(ValueError, match="makes no features"):
-        own.last_features(batch)
+    with pytest.raises(ValueError, match="has no logits of tokens"):
+        own.last_logits(batch)
 
     language = language_samples.config()
     weights = adapter_weights(language_samples.trainer(language).state())

@@ -5,11 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from edge_runtime.cache.candidate_cache import CandidateCache
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.training import line_candidates
-from edge_runtime.training.line_candidates import TAIL_LINES, is_in_tail
+from edge_runtime.training.line_candidates import TAIL_LINES, LineCandidates, is_in_tail
 from edge_runtime.training.role import TrainerRole
+from tests.edge_runtime.parallel_adapters import language_samples
 from tests.edge_runtime.training.mesh import (
     OPTIONS,
     RUN,
@@ -128,6 +130,47 @@ def test_other_targets_of_the_same_texts_have_other_candidates(mesh, found):
     train(only, 1)
     counted = [line for line in range(len(other.keys)) if other.count([line])]
     assert sum(found) >= before + len(counted)
+
+
+def lines_of(folder, head) -> LineCandidates:
+    """With few candidates of each token, kept in a folder."""
+    states = folder / "states"
+    states.mkdir(exist_ok=True)
+    options = {"quota_bytes": None, "numerics": "these", "key": None}
+    return LineCandidates(head, CandidateCache(states, "ab" * 32, 16, **options))
+
+
+def test_tokens_that_may_be_copied_are_candidates_and_kept_under_keys_of_their_own(tmp_path):
+    config = language_samples.pointer(num_outputs=3000)
+    batch = language_samples.batch(config, 6)
+    keys = np.random.default_rng(0).integers(0, 256, (6, 32)).astype(np.uint8)
+    lines = lines_of(tmp_path, language_samples.head(config))
+    with_context = lines.add(keys, batch).candidates
+    assert lines.take_found() == 6
+    without = lines.add(keys, dataclasses.replace(batch, tokens=None)).candidates
+    assert lines.take_found() == 6, "candidates that lack the context's tokens were reused"
+
+    lacking = 0
+    for row, length in enumerate(batch.lengths):
+        context = batch.tokens[row, :length]
+        assert np.isin(context, with_context[row].tokens).all()
+        np.testing.assert_array_equal(
+            with_context[row].tokens, np.union1d(without[row].tokens, context)
+        )
+        lacking += int((~np.isin(context, without[row].tokens)).sum())
+    assert lacking
+
+    lines.close()
+    again = lines_of(tmp_path, language_samples.head(config))
+    for data, expected in (
+        (batch, with_context),
+        (dataclasses.replace(batch, tokens=None), without),
+    ):
+        for kept, found in zip(again.add(keys, data).candidates, expected, strict=True):
+            np.testing.assert_array_equal(kept.tokens, found.tokens)
+            np.testing.assert_array_equal(kept.log_rest, found.log_rest)
+    assert again.take_found() == 0
+    again.close()
 
 
 def test_what_tokens_are_sampled_by_does_not_depend_on_who_owns_the_lines(mesh):

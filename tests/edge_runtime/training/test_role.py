@@ -88,13 +88,13 @@ def test_short_memory_changes_nothing_but_the_pieces(mesh, monkeypatch):
     data, everything = Data(), {A: (0, 1, 2, 3)}
     whole_losses, (whole,) = run(mesh(A), data, everything)
     sizes = []
-    batch = owned_samples.OwnedSamples.batch
+    batch = owned_samples.OwnedSamples.packed_batch
 
     def counted(owned, chosen):
         sizes.append(len(chosen))
         return batch(owned, chosen)
 
-    monkeypatch.setattr(owned_samples.OwnedSamples, "batch", counted)
+    monkeypatch.setattr(owned_samples.OwnedSamples, "packed_batch", counted)
     monkeypatch.setattr(MemoryGuard, "of_process", lambda: MemoryGuard(lambda: 0))
     losses, (split,) = run(mesh(A), data, everything)
     assert set(sizes) == {1}

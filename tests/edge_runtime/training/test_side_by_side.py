@@ -100,13 +100,17 @@ def side_by_side_state(done: m.SettingsTrained) -> dict[str, np.ndarray]:
 
 def test_each_batch_is_read_once_for_all(mesh, data, monkeypatch):
     read: list[int] = []
-    batch = owned_samples.OwnedSamples.batch
 
-    def counted(owned, chosen):
-        read.extend(chosen.tolist())
-        return batch(owned, chosen)
+    def counting(batch):
+        def counted(owned, chosen):
+            read.extend(chosen.tolist())
+            return batch(owned, chosen)
 
-    monkeypatch.setattr(owned_samples.OwnedSamples, "batch", counted)
+        return counted
+
+    for name in ("batch", "packed_batch"):
+        counted = counting(getattr(owned_samples.OwnedSamples, name))
+        monkeypatch.setattr(owned_samples.OwnedSamples, name, counted)
     only = mesh(A)
     ready(only, data)
     done = try_all(only, request(settings(data, 1e-2, 3e-3, 1e-3, 1e-4)))

@@ -23,11 +23,22 @@ SHAPES = pytest.mark.parametrize(
         (language_samples.config, {}),
         (language_samples.config, {"kind": "mlp"}),
         (language_samples.config, {"num_heads": 1, "layers": (1, 5)}),
+        (language_samples.pointer, {}),
+        (language_samples.pointer, {"layers": (0, 1, 3, 4, 6, 7)}),
         (language_samples.seq2seq, {}),
         (language_samples.seq2seq, {"kind": "mlp"}),
         (language_samples.seq2seq, {"encoder_layers": 1, "layers": (3, 4, 7)}),
     ],
-    ids=["decoder", "mlp decoder", "some layers", "both", "mlp both", "one encoder layer"],
+    ids=[
+        "decoder",
+        "mlp decoder",
+        "some layers",
+        "pointer",
+        "pointer of six layers",
+        "both",
+        "mlp both",
+        "one encoder layer",
+    ],
 )
 
 
@@ -53,11 +64,11 @@ def inputs(batch):
     return values
 
 
-def run(model, values):
+def run(model, values, output="features"):
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     assert [value.name for value in session.get_inputs()] == list(values)
-    (features,) = session.run(["features"], values)
-    return features
+    (found,) = session.run([output], values)
+    return found
 
 
 def expected_features(config, weights, batch):
@@ -90,6 +101,10 @@ def test_with_the_numpy_head_it_loses_what_the_trainer_loses(make, changes):
 
     features = run(adapter_onnx(config, weights), inputs(batch))
     logits = head.logits(features.reshape(-1, config.hidden_size)).astype(np.float64)
+    if config.copies:
+        copies = run(adapter_onnx(config, weights), inputs(batch), "copies")
+        tokens = np.repeat(batch.tokens, batch.targets.shape[1], axis=0)
+        np.add.at(logits, (np.arange(len(tokens))[:, None], tokens), np.concatenate(copies))
     log_sum = np.log(np.exp(logits).sum(1))
     targets = batch.targets.ravel()
     losses = log_sum - logits[np.arange(len(targets)), targets]
@@ -109,8 +124,46 @@ def test_padding_has_no_effect(make, changes):
     )
 
 
-def test_a_token_sees_no_later_one():
-    config, weights = trained(language_samples.config, {})
+POINTERS = pytest.mark.parametrize("layers", [(0, 1, 2), (0, 1, 3, 4, 6, 7)])
+
+
+@POINTERS
+def test_what_a_pointer_copies_is_that_of_pytorch(layers):
+    config, weights = trained(language_samples.pointer, {"layers": layers})
+    model = adapter_onnx(config, weights)
+    for size in (1, 2, 9):
+        batch = language_samples.batch(config, size, junk=50.0)
+        tokens = inputs(batch)["attention_mask"].astype(bool)
+        copies = run(model, inputs(batch), "copies")
+        with torch.no_grad():
+            expected = by_module.copies(from_bytes(config, weights), batch).numpy()
+        assert (copies.dtype, copies.shape) == (np.float32, (*tokens.shape, tokens.shape[1]))
+        scale = np.abs(expected[tokens]).max()
+        np.testing.assert_allclose(copies[tokens], expected[tokens], atol=1e-5 * scale)
+        assert scale > 0.1
+
+
+@POINTERS
+def test_neither_padding_nor_a_later_token_is_copied(layers):
+    config, weights = trained(language_samples.pointer, {"layers": layers})
+    model = adapter_onnx(config, weights)
+    one, other = (language_samples.batch(config, 9, junk=junk) for junk in (0, 1000))
+    tokens = inputs(one)["attention_mask"].astype(bool)
+    copies, again = (run(model, inputs(batch), "copies") for batch in (one, other))
+    np.testing.assert_array_equal(copies[tokens], again[tokens])
+    later = np.triu(np.ones((tokens.shape[1],) * 2, bool), 1)
+    assert not copies[(later | ~tokens[:, None]) & tokens[..., None]].any()
+
+    changed = one.hidden.copy()
+    changed[:, :, 2:] += np.random.default_rng(0).normal(size=changed[:, :, 2:].shape)
+    after = run(model, inputs(dataclasses.replace(one, hidden=changed)), "copies")
+    np.testing.assert_array_equal(copies[:, :2], after[:, :2])
+    assert np.abs(copies[:, 2:] - after[:, 2:])[tokens[:, 2:]].max() > 0.1
+
+
+@pytest.mark.parametrize("make", [language_samples.config, language_samples.pointer])
+def test_a_token_sees_no_later_one(make):
+    config, weights = trained(make, {})
     model = adapter_onnx(config, weights)
     batch = language_samples.batch(config, 4)
     before = run(model, inputs(batch))

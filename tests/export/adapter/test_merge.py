@@ -40,9 +40,18 @@ def pooled(request, tiny_bundle):
     return trained(tiny_bundle("bert", "int8"), **changes)
 
 
-@pytest.fixture(params=["llama-none", "llama-int8", "gemma2-none", "t5-none", "flan-t5-none"])
+LANGUAGE = [
+    *("llama-none", "llama-int8", "gemma2-none", "t5-none", "flan-t5-none"),
+    # qwen2's head is tied to its embeddings; gemma2's logits are capped before anything is added.
+    *("pointer-llama-none", "pointer-llama-int8", "pointer-qwen2-none", "pointer-gemma2-none"),
+]
+
+
+@pytest.fixture(params=LANGUAGE)
 def language(request, tiny_bundle):
-    return trained(tiny_bundle(*request.param.rsplit("-", 1)))
+    name = request.param.removeprefix("pointer-")
+    changes = {} if name == request.param else {"kind": "pointer"}
+    return trained(tiny_bundle(*name.rsplit("-", 1)), **changes)
 
 
 def trained(bundle, **changes):
@@ -108,9 +117,13 @@ def batch_of(bundle, config, fed, targets=None, states=None):
     count = len(own[0])
     if targets is None:
         targets = np.zeros(count, np.int64)
+    lengths = LENGTHS[bundle.manifest.output_stream]
+    if config.copies:
+        (ids,) = (fed[spec.name] for spec in bundle.manifest.inputs if spec.kind == "tokens")
+        encoder["tokens"] = ids * (np.arange(ids.shape[1]) < lengths[:, None])
     return Batch(
         hidden=np.stack(own),
-        lengths=LENGTHS[bundle.manifest.output_stream],
+        lengths=lengths,
         second_starts=np.array([3, 0, 2]) * config.pair,
         targets=targets,
         **encoder,
@@ -155,11 +168,12 @@ def test_logits_of_every_token_are_those_of_the_pytorch_adapter(language, tmp_pa
     np.testing.assert_array_equal(hits, expected[:, 2])
 
 
-def test_an_untrained_adapter_leaves_the_models_own_logits(tiny_bundle, tiny_model, tmp_path):
+@pytest.mark.parametrize("kind", ["attention", "pointer"])
+def test_an_untrained_adapter_leaves_the_models_own_logits(kind, tiny_bundle, tiny_model, tmp_path):
     import torch
     from transformers import AutoModelForCausalLM
 
-    bundle, config, _, head = trained(tiny_bundle("llama", "none"))
+    bundle, config, _, head = trained(tiny_bundle("llama", "none"), kind=kind)
     untrained = adapter_weights(Trainer(config, TrainingOptions(), 1, head=head).state())
     fed = feeds(bundle.manifest)
     (found,) = session(merged(tmp_path, bundle, config, untrained).path).run(["logits"], fed)

@@ -1,0 +1,90 @@
+"""Gradients of an adapter whose side network's are computed by hand.
+
+The head is autograd's where it is not a simple one: of pairs, and of language models.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from edge_runtime.side_gradients.layout import Layout
+from edge_runtime.side_gradients.network import SideNetwork
+from edge_runtime.side_gradients.pooled_head import PooledHead
+from edge_runtime.system.blas import blas_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge_runtime.contract.checks import Array
+
+    from .batch import PackedBatch
+    from .module import ParallelAdapter
+
+
+class GradientsByHand:
+    """Writes the gradients of an adapter's parameters, which autograd does not see.
+
+    Attributes:
+        writes_all: every parameter's; otherwise those of the head are autograd's, which adds.
+    """
+
+    def __init__(self, adapter: ParallelAdapter) -> None:
+        """Computes with the memory of the parameters and of their gradients."""
+        config = adapter.config
+        named = dict(adapter.named_parameters())
+        values = {name: each.detach().numpy() for name, each in named.items()}
+        gradients = {
+            name: each.grad.numpy() for name, each in named.items() if each.grad is not None
+        }
+        self._side = SideNetwork(config, values, gradients)
+        is_simple = not config.generative and not config.pair
+        self._head = PooledHead(config, values, gradients) if is_simple else None
+        self.writes_all = is_simple
+
+    def loss(
+        self,
+        batch: PackedBatch,
+        head_loss: Callable[[torch.Tensor], torch.Tensor],
+        *,
+        adds: bool,
+    ) -> float:
+        """Computes the summed loss, and writes its gradient.
+
+        Args:
+            batch: the samples.
+            head_loss: what autograd is to make of the last side state, (N, w), if it has to.
+            adds: on top of what is there; a head that is autograd's is always added.
+
+        Raises:
+            IndexError: a target is no class.
+        """
+        with np.errstate(all="ignore"), blas_threads(torch.get_num_threads()):
+            state_Nw = self._side.forward(_reader(batch.states), Layout.of(batch.lengths))
+            if self._head is not None:
+                last_Nd = self._side.centred_last
+                loss, gradient = self._head.loss(
+                    *(last_Nd, state_Nw, batch.lengths, batch.targets), adds
+                )
+            else:
+                leaf = torch.from_numpy(state_Nw).requires_grad_()
+                total = head_loss(leaf)
+                total.backward()  # type: ignore[no-untyped-call]
+                assert leaf.grad is not None
+                loss, gradient = total.item(), leaf.grad.numpy()
+            self._side.backward(gradient, adds)
+        return loss
+
+
+def _reader(states_LNd: Array) -> Callable[[int, Array], None]:
+    """Reads layers; PyTorch makes float32 of float16 ten times as fast as numpy."""
+
+    def read(layer: int, out: Array) -> None:
+        torch.from_numpy(out).copy_(torch.from_numpy(states_LNd[layer]))
+
+    def copy(layer: int, out: Array) -> None:
+        np.copyto(out, states_LNd[layer])
+
+    return read if states_LNd.dtype == np.float16 else copy

@@ -106,8 +106,8 @@ class Pointer(nn.Module):
         side = side_Nw * self._side_scale
         queries = self._by_head(read.index_add(0, places_N, self.query(side)), batch)
         later = torch.ones(tokens, tokens, dtype=torch.bool).triu_(1)
-        scores = torch.matmul(queries, keys.transpose(2, 3)).mul(POINTER_CHANNELS**-0.5)
-        shares_BHTT = scores.masked_fill(later, MASKED).softmax(-1)
+        scores = torch.matmul(queries * POINTER_CHANNELS**-0.5, keys.transpose(2, 3))
+        shares_BHTT = scores.masked_fill_(later, MASKED).softmax(-1)
         gates = self.gate(side, GATE_REACH * self.gate_bias)
         shares_NHT = shares_BHTT.transpose(1, 2).flatten(0, 1).index_select(0, places_N)
         return torch.bmm(gates[:, None], shares_NHT)[:, 0]

@@ -20,7 +20,7 @@ from .cache_dtype import CacheChoice, choose_cache_dtype
 from .inputs import prepare, run_settings
 from .max_length import MaxLength
 from .run import run_session
-from .training_choice import check_kept, choose_kept
+from .training_choice import as_begun, check_kept, choose_kept
 from .training_run import TrainingRun
 from .tune import Tuning, check_tune
 
@@ -110,12 +110,13 @@ def train(
     check_kept(evaluates=evaluates, keep=keep, patience=patience)
     check_tune(tune, evaluates=evaluates, keep=keep, patience=patience)
     begun = RunFolder(output).settings() if resume else None
-    if begun is not None and auto_batch_size:
-        options = dataclasses.replace(options, batch_size=begun.batch_size)
+    adapter = adapter or AdapterChoice()
+    if begun is not None:
+        adapter, options = as_begun(adapter, options, begun, auto_batch_size=auto_batch_size)
     if begun is not None and cache_dtype == "auto":
         cache_dtype = begun.cache_dtype
     prepared = prepare(
-        *(bundle, data, evaluation, task, adapter or AdapterChoice(), options, fields, held_out),
+        *(bundle, data, evaluation, task, adapter, options, fields, held_out),
         max_length,
         auto_batch_size=auto_batch_size and begun is None,
     )
@@ -132,6 +133,8 @@ def train(
         keep=keep,
         patience=patience,
     )
+    if begun is not None and options.weight_decay is None:  # an earlier release's run
+        settings = dataclasses.replace(settings, weight_decay=None)
     run = TrainingRun.begin(output, settings, prepared, tuning, resume=resume)
     prepared.announce(observer)
     for note in notes:

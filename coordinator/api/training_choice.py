@@ -1,9 +1,14 @@
 """Chooses what training is not told: the batch, what is kept, when to stop. Pure."""
 
+import dataclasses
+
 from coordinator.protocol.job import Keep
 from coordinator.runs.run_folder import Settings
+from edge_runtime.contract.adapter import TrainingOptions
 from edge_runtime.contract.errors import UsageError
 from edge_runtime.contract.manifest import Task
+
+from .adapter_config import AdapterChoice
 
 LANGUAGE_PATIENCE = 2
 """Epochs; one alone may be worse by chance, and each costs as much as training did before it."""
@@ -34,6 +39,22 @@ def auto_batch_size(task: Task, lines: int, epochs: int) -> int:
     while size > NARROWEST and epochs * lines < size * ENOUGH_UPDATES:
         size //= 2
     return size
+
+
+def as_begun(
+    adapter: AdapterChoice, options: TrainingOptions, begun: Settings, *, auto_batch_size: bool
+) -> tuple[AdapterChoice, TrainingOptions]:
+    """Takes what is not given from the run that is gone on with: defaults may have changed."""
+    rate, decay = options.learning_rate, options.weight_decay
+    return (
+        dataclasses.replace(adapter, kind=adapter.kind or begun.adapter),
+        dataclasses.replace(
+            options,
+            learning_rate=begun.learning_rate if rate is None else rate,
+            weight_decay=begun.weight_decay if decay is None else decay,
+            batch_size=begun.batch_size if auto_batch_size else options.batch_size,
+        ),
+    )
 
 
 def default_patience(task: Task, *, evaluates: bool) -> int:

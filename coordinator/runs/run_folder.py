@@ -14,7 +14,7 @@ from coordinator.data import FieldNames
 from coordinator.protocol.actions import KeepEvaluation, Record
 from coordinator.protocol.job import Keep
 from edge_runtime import __version__
-from edge_runtime.contract.adapter import AdapterConfig, Loss, Schedule
+from edge_runtime.contract.adapter import AdapterConfig, AdapterKind, Loss, Schedule
 from edge_runtime.contract.errors import BadInputError, StorageError
 from edge_runtime.contract.messages import CacheDtype
 from edge_runtime.contract.plan import Plan
@@ -59,7 +59,7 @@ class Settings:
     eval_sha256: str
     fields: FieldNames
     task: str
-    adapter: str
+    adapter: AdapterKind
     adapter_layers: tuple[int, ...]
     adapter_heads: int
     adapter_init: str

@@ -171,6 +171,7 @@ def right_tokens(
         targets=targets,
         encoder_hidden=np.stack(chosen[: config.encoder_layers]) if two else None,
         encoder_lengths=np.array([len(prompt)]) if two else None,
+        tokens=np.array([output[:-1]]) if config.copies else None,
     )
     predictor = Predictor(config, weights, head=head_of(bundle, config))
     _, counted, right = predictor.outputs(batch)[0].tolist()

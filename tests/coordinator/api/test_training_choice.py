@@ -1,14 +1,20 @@
 """What training is not told follows from the data and the task."""
 
+import dataclasses
+
 import pytest
 
+from coordinator.api.adapter_config import AdapterChoice
 from coordinator.api.training_choice import (
+    as_begun,
     auto_batch_size,
     check_kept,
     choose_kept,
     default_patience,
 )
+from edge_runtime.contract.adapter import TrainingOptions
 from edge_runtime.contract.errors import UsageError
+from tests.coordinator.runs.test_run_folder import SETTINGS
 
 
 @pytest.mark.parametrize(
@@ -57,3 +63,19 @@ def test_what_needs_data_to_judge_by_is_refused_without_them(keep, patience):
 def test_a_negative_patience_is_refused():
     with pytest.raises(UsageError, match="--patience must not be negative"):
         check_kept(evaluates=True, keep=None, patience=-1)
+
+
+def test_a_run_that_is_gone_on_with_keeps_what_is_not_given():
+    begun = dataclasses.replace(
+        SETTINGS, adapter="mlp", learning_rate=3e-4, weight_decay=None, batch_size=8
+    )
+    adapter, options = as_begun(AdapterChoice(), TrainingOptions(), begun, auto_batch_size=True)
+    assert (adapter.kind, options.learning_rate, options.weight_decay) == ("mlp", 3e-4, None)
+    assert options.batch_size == 8
+
+
+def test_what_is_given_is_not_taken_from_the_run():
+    begun = dataclasses.replace(SETTINGS, adapter="mlp", learning_rate=3e-4, weight_decay=2.0)
+    given = TrainingOptions(learning_rate=1e-2, weight_decay=0.0, batch_size=2)
+    adapter, options = as_begun(AdapterChoice(kind="pointer"), given, begun, auto_batch_size=False)
+    assert (adapter.kind, options) == ("pointer", given)

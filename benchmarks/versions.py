@@ -85,9 +85,7 @@ def _cpu_seconds() -> float:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    print(
-        "| version | CPU-s in all | fill | epochs | peak MB | loss, first and last epoch |"
-    )
+    print("| version | CPU-s in all | fill | epochs | peak MB | loss, first and last epoch |")
     print("|---|---|---|---|---|---|")
     for version in (BEFORE, NOW):
         of_version = [row for row in rows if row["version"] == version]

@@ -54,9 +54,11 @@ def block_bytes(
 
 def training_bytes(config: AdapterConfig, lengths: Mapping[Stream, int]) -> int:
     """Counts what a training step on one sample holds, libraries and the adapter apart."""
-    matrices = LIVE_CAUSAL_MASKS if config.causal and not config.reads_each_token_alone else 0
+    matrices = 0.0
     if config.copies:
         matrices = LIVE_POINTER_MATRICES * POINTER_HEADS
+    elif config.causal and not config.reads_each_token_alone:
+        matrices = LIVE_CAUSAL_MASKS
     pairs = lengths[output_stream(lengths)] ** 2
     return int(FLOAT_BYTES * (LIVE_STATES * _values(config, lengths) + matrices * pairs))
 

@@ -24,7 +24,7 @@ def learning_rate(step: int, total_steps: int, options: TrainingOptions) -> floa
     """Computes the rate of the 0-based ``step``: linear warm-up, then by the schedule.
 
     Raises:
-        ValueError: the options are not settled, see :func:`.adapter.settled`.
+        ValueError: the options are not settled, see :func:`.settled`.
     """
     warmup_steps = max(1, round(options.warmup_fraction * total_steps))
     rising = (step + 1) / warmup_steps
@@ -49,7 +49,7 @@ class AdamW:
         options: TrainingOptions,
         total_steps: int,
     ) -> None:
-        """Makes moments of 0; ``options`` are settled, see :func:`.adapter.settled`."""
+        """Makes moments of 0; ``options`` are settled, see :func:`.settled`."""
         size = parameters.values.numel()
         self.step = 0
         self._options = options

@@ -75,6 +75,13 @@ class SampleTable:
             return 0.0
         return float((self.targets.values >= 0).sum()) / max(1, len(self))
 
+    @property
+    def mean_uncounted_tokens(self) -> float:
+        """Tokens of a line that it does not count, likewise."""
+        if not isinstance(self.targets, Ragged):
+            return 0.0
+        return float((self.targets.values < 0).sum()) / max(1, len(self))
+
     def owned_by(self, plan: Plan, device: DeviceId) -> Array:
         """Indices of the lines whose shard the device owns, ascending."""
         return np.flatnonzero(np.isin(self.shards, np.array(plan.shards_of(device), np.int64)))

@@ -4,7 +4,7 @@ Setting 0 is the one that was asked for. The others vary, each apart from the re
 
 ============== ============================================================
 learning rate  1/4, 1/2, 1, 2 or 4 times
-side block     attention or mlp
+side block     attention or mlp; where a pointer is asked for, a pointer
 reduction      half, the same or twice (a wider or narrower side network)
 weight decay   1/4, 1 or 4 times
 adapter seed   another one each: other first weights, the same batches

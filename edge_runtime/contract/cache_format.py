@@ -21,6 +21,10 @@ CANDIDATE_TOKEN_BYTES = 17
 """Kept of a counted token for a loss over candidates: its part of the line's, headers included.
 Measured: 16.1 (gsm8k, 128 tokens a line)."""
 
+CONTEXT_TOKEN_BYTES = 1.4
+"""Kept besides of a token that is not counted but may be copied: it is a candidate, unless it
+is one already."""
+
 
 def row_bytes(dtype: CacheDtype, hidden_size: int) -> int:
     """Bytes of one token's state of ``hidden_size`` channels at one layer.

@@ -44,6 +44,10 @@ LOG_NOTHING = np.float32(-1e30)
 LINE_CANDIDATES_PER_TOKEN = 3.4
 """As measured: 297 of 87 tokens in the mean, 375 of 128 (gsm8k, SmolLM2)."""
 
+LINE_CANDIDATES_PER_CONTEXT_TOKEN = 0.35
+"""Of an adapter that copies, for each token that is not counted: a prompt's 62 tokens are 22 that
+the completion has not (gsm8k, SmolLM2)."""
+
 TAIL_TOKENS = 32
 """Tokens of a line whose tail probabilities count for the sample."""
 
@@ -206,9 +210,16 @@ class _Tail:
         return tail_counts(probabilities)
 
 
-def usual_candidates(tokens: int, vocabulary: int) -> int:
-    """Estimates the candidates of a line with so many counted tokens."""
-    return min(vocabulary, BEST + round(LINE_CANDIDATES_PER_TOKEN * tokens))
+def usual_candidates(tokens: int, vocabulary: int, context: int = 0) -> int:
+    """Estimates the candidates of a line.
+
+    Args:
+        tokens: of the line that are counted.
+        vocabulary: tokens that there are.
+        context: other tokens of the line that may be copied.
+    """
+    found = LINE_CANDIDATES_PER_TOKEN * tokens + LINE_CANDIDATES_PER_CONTEXT_TOKEN * context
+    return min(vocabulary, BEST + round(found))
 
 
 def counted(row: NDArray[Any]) -> NDArray[np.int64]:

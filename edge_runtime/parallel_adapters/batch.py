@@ -192,6 +192,24 @@ class PackedBatch:
             candidates=self.candidates,
         )
 
+    def counted_only(self) -> PackedBatch:
+        """The counted tokens of language models' samples; samples without any are left out."""
+        is_here = np.arange(self.targets.shape[1]) < self.lengths[:, None]
+        is_counted = is_here & (self.targets != NOT_COUNTED)
+        every = is_counted.sum(1)
+        kept = np.flatnonzero(every)
+        lengths = every[kept]
+        targets = np.full((len(kept), int(lengths.max(initial=0))), NOT_COUNTED, np.int64)
+        targets[np.arange(targets.shape[1]) < lengths[:, None]] = self.targets[is_counted]
+        lines = self.candidates
+        return PackedBatch(
+            states=self.states[:, is_counted[is_here]],
+            lengths=lengths,
+            second_starts=np.zeros(len(kept), np.int64),
+            targets=targets,
+            candidates=None if lines is None else tuple(lines[at] for at in kept),
+        )
+
     def rows(self, span: slice) -> PackedBatch:
         """The samples of ``span``."""
         lengths = self.lengths[span]

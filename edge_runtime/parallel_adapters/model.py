@@ -124,6 +124,10 @@ class Model:
         adds: bool,
     ) -> float:
         packed = group.packed() if isinstance(group, Batch) else group
+        if self._config.generative and self._config.reads_each_token_alone:
+            packed = packed.counted_only()
+            if not packed.size:
+                return 0.0
 
         def head_loss(state_Nw: Tensor) -> Tensor:
             return self._head_loss(group, packed, sample, state_Nw)

@@ -223,7 +223,10 @@ def _head_flops(request: ProfileRequest, config: AdapterConfig, trains: bool) ->
     vocabulary = config.num_outputs
     if not trains or request.loss == "exact":
         return (2 if trains else 1) * _products_flops(request, config, vocabulary)
-    rows = 2 * usual_candidates(request.counted_tokens, vocabulary) + 3 * SAMPLED_TOKENS
+    tokens = request.tokens[output_stream(request.tokens)]
+    context = max(0, tokens - request.counted_tokens) if config.copies else 0
+    candidates = usual_candidates(request.counted_tokens, vocabulary, context)
+    rows = 2 * candidates + 3 * SAMPLED_TOKENS
     return SMALL_PRODUCTS * _products_flops(request, config, rows)
 
 

@@ -199,7 +199,8 @@ def _candidates(
     if not config.generative or request.loss == "exact":
         return None
     counted = _counted(request, tokens)
-    count = usual_candidates(counted, config.num_outputs)
+    context = tokens - counted if config.copies else 0
+    count = usual_candidates(counted, config.num_outputs, context)
     each = np.arange(count) * config.num_outputs // count
     log_rest = np.zeros(counted, np.float32)
     return (Candidates(tokens=each.astype(np.int32), log_rest=log_rest),) * size

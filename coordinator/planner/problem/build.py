@@ -8,7 +8,7 @@ import numpy as np
 from coordinator.samples.samples import SampleTable
 from edge_runtime.contract.activations import block_bytes
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
-from edge_runtime.contract.cache_format import CANDIDATE_TOKEN_BYTES, row_bytes
+from edge_runtime.contract.cache_format import CANDIDATE_TOKEN_BYTES, CONTEXT_TOKEN_BYTES, row_bytes
 from edge_runtime.contract.manifest import Manifest, Stream
 from edge_runtime.contract.messages import CacheDtype, SampleSet
 from edge_runtime.contract.profile import (
@@ -70,7 +70,8 @@ def _loss_bytes(
     train = tables.get("train")
     if train is None or not config.generative or options.loss == "exact":
         return 0.0
-    return CANDIDATE_TOKEN_BYTES * train.mean_counted_tokens
+    context = train.mean_uncounted_tokens if config.copies else 0.0
+    return CANDIDATE_TOKEN_BYTES * train.mean_counted_tokens + CONTEXT_TOKEN_BYTES * context
 
 
 def _longest_line(tables: Mapping[SampleSet, SampleTable], manifest: Manifest) -> str:

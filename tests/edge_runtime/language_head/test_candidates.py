@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from edge_runtime.language_head import candidates
-from edge_runtime.language_head.candidates import Candidates, find_candidates, sum_tails
+from edge_runtime.language_head.candidates import (
+    Candidates,
+    find_candidates,
+    sum_tails,
+    usual_candidates,
+)
 from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.language_head.tail_sample import COUNTS_PER_TOKEN
 
@@ -131,3 +136,9 @@ def test_candidates_are_packed_into_few_bytes() -> None:
     again = Candidates.unpacked(rows)
     np.testing.assert_array_equal(again.tokens, found.tokens)
     np.testing.assert_array_equal(again.log_rest, found.log_rest)
+
+
+def test_a_context_to_copy_adds_to_the_candidates_that_are_reckoned_with() -> None:
+    assert usual_candidates(87, 49152) == 312
+    assert usual_candidates(87, 49152, 1000) == 312 + 350
+    assert usual_candidates(87, 400, 1000) == 400

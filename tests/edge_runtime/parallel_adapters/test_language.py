@@ -12,6 +12,7 @@ import torch
 
 from edge_runtime.contract.adapter import AdapterKind, adapter_weights
 from edge_runtime.parallel_adapters import Batch, Predictor, language, model
+from edge_runtime.parallel_adapters.batch import NOT_COUNTED
 from tests.edge_runtime.parallel_adapters import by_module
 from tests.edge_runtime.parallel_adapters.language_samples import (
     batch,
@@ -235,3 +236,19 @@ def test_what_does_not_fit_is_refused() -> None:
         trainer(shape, head(config(num_outputs=51)))
     with pytest.raises(ValueError, match="targets of padding"):
         dataclasses.replace(data, targets=np.abs(data.targets))
+
+
+def test_where_tokens_are_read_alone_uncounted_ones_are_not_computed() -> None:
+    shape = config("mlp")
+    data = batch(shape, 7)
+    is_counted = data.targets != NOT_COUNTED
+    is_counted[3] = False  # a sample without any
+    data = dataclasses.replace(data, targets=np.where(is_counted, data.targets, NOT_COUNTED))
+    engine = moved(trainer(shape))
+    loss = engine.gradients(data)
+    expected = engine.flat_gradient.copy()
+    hidden = data.hidden.copy()
+    hidden[:, ~is_counted] = np.nan
+
+    assert engine.gradients(dataclasses.replace(data, hidden=hidden)) == loss
+    np.testing.assert_array_equal(engine.flat_gradient, expected)

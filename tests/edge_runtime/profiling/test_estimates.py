@@ -10,6 +10,7 @@ import pytest
 from edge_runtime.contract.activations import OPTIMIZER_COPIES, STATE_COPIES, count_parameters
 from edge_runtime.contract.messages import ProfileRequest
 from edge_runtime.contract.profile import BlockTiming, CoreSpeed
+from edge_runtime.profiling import estimates
 from edge_runtime.profiling.estimates import (
     core_speed,
     estimate_blocks,
@@ -61,6 +62,17 @@ def test_a_pointer_reads_uncounted_tokens_too() -> None:
     alone = dataclasses.replace(COPYING, kind="mlp")
     of_few, of_short = (estimate_training(each, alone, SPEED) for each in (few, short))
     assert of_few.seconds_per_sample == of_short.seconds_per_sample
+
+
+def test_a_context_to_copy_makes_a_step_dearer() -> None:
+    wide = dataclasses.replace(COPYING, num_outputs=30_000, hidden_size=576)
+    request = dataclasses.replace(LINES, loss="candidates", counted_tokens=10)
+    short, long = (
+        estimates._head_flops(dataclasses.replace(request, tokens={"decoder": each}), wide, True)
+        for each in (10, 1010)
+    )
+    products = 2 * 576 * 10  # of each token with a row of the head
+    assert long - short == estimates.SMALL_PRODUCTS * products * 2 * 350
 
 
 @EVERY

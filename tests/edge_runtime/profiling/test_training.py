@@ -122,3 +122,14 @@ def test_an_adapter_that_reads_tokens_is_measured_with_some():
     other = synthetic_batch(REQUEST, usual, REQUEST.tokens, 5)
     assert other.tokens is None
     assert (other.hidden == batch.hidden).all()
+
+
+def test_a_pointers_lines_have_the_context_among_their_candidates() -> None:
+    request = dataclasses.replace(LINES, loss="candidates", counted_tokens=2)
+    wide = dataclasses.replace(COPYING, num_outputs=3000)
+    lengths = {"decoder": 60}
+    copying, alone = (
+        synthetic_batch(request, each, lengths, 1).candidates
+        for each in (wide, dataclasses.replace(wide, kind="mlp"))
+    )
+    assert len(copying[0].tokens) == len(alone[0].tokens) + 14, "0.35 of 40"

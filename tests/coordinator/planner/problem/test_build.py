@@ -3,9 +3,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coordinator.planner.problem import build
 from coordinator.planner.problem.build import paddings
 from coordinator.planner.problem.lengths import cut_micro_batches, usual_length
 from coordinator.planner.problem.problem import Padded, Tokens
+from coordinator.samples.samples import SampleTable
+from edge_runtime.contract.adapter import TrainingOptions
+from edge_runtime.contract.sample import Ragged
+from tests.coordinator.session.scenarios import samples
+from tests.edge_runtime.parallel_adapters import language_samples
 
 
 def test_micro_batches_are_padded_to_their_longest_sample() -> None:
@@ -101,3 +107,14 @@ def test_padding_is_small_where_lengths_differ() -> None:
     assert padded < 1.06 * lengths.sum()
     _, *tokens = sorted(len(places) * lengths[places].max() for places in found)
     assert min(tokens) > 0.9 * max(tokens), "but for what is left over, they take equally long"
+
+
+def test_what_a_pointer_may_copy_is_kept_with_the_candidates() -> None:
+    followed = Ragged.from_rows([[-1, -1, 5, 6], [-1, -1, -1, -1, 7, 8]])
+    tables = {"train": SampleTable.make(samples([1, 2]), followed, 4)}
+    alone, copying = (
+        build._loss_bytes(language_samples.config(kind), TrainingOptions(), tables)
+        for kind in ("mlp", "pointer")
+    )
+    assert alone == 17 * 2
+    assert copying == pytest.approx(17 * 2 + 1.4 * 3)

@@ -57,15 +57,13 @@ def side_curves(rows: Sequence[Row]) -> list[Curve]:
     side = [row for row in rows if row["method"] == "side"]
     filled = next((row for row in side if row["all_computed"]), None)
     fill = 0.0 if filled is None else _seconds_before(filled)
-    first = next((row for row in side if row["loss"] == "candidates"), None)
     curves = []
     for name, group in _groups(side, ("loss", "adapter", "reduction", "rate")):
-        # The first run over candidates also finds them.
-        usual = [row for row in group if row is not first] or group
+        # The first run over candidates finds them, where no other kind has.
+        finds, first = group[0]["loss"] == "candidates", group[0]
+        usual = (group[1:] if finds else group) or group
         epoch_seconds = statistics.median(_training(row) / row["epochs"] for row in usual)
-        found = 0.0
-        if first is not None and group[0]["loss"] == "candidates":
-            found = max(0.0, _training(first) - first["epochs"] * epoch_seconds)
+        found = max(0.0, _training(first) - first["epochs"] * epoch_seconds) if finds else 0.0
         points = [Point(cpu_seconds=fill, loss=_mean(row["before"] for row in group), epoch=0)]
         for epoch in range(1, max(row["epochs"] for row in group) + 1):
             losses = _losses_after(group, epoch)

@@ -7,7 +7,7 @@ heads do, as in pointer networks (Vinyals et al., 2015): they add to the logits 
 are in the context::
 
     s_i = blocks(sum over layers of D_l norm(h_li));  r_i = sum over some layers of R_l norm(h_li)
-    q_i = r_i + Q norm(s_i);  k_j = r_{j-1} + K_l norm(h_lj), summed likewise
+    q_i = r_i + Q norm(s_i);  k_j = r_{j-1} + sum over the same layers of K_l norm(h_lj)
     logit_i(v) += sum over heads of g(norm(s_i)) * sum over j <= i, x_j = v, of softmax_j(q_i k_j)
 
 So a token is found by what stood before it, in the states that the next token is to be told
@@ -73,7 +73,7 @@ class SummedReads(nn.Module):
 
 
 class Pointer(nn.Module):
-    """The heads that point."""
+    """The heads that point: ``read`` is R, ``own`` is K, ``query`` is Q, ``gate`` is g."""
 
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__()

@@ -224,7 +224,10 @@ Reduction = Annotated[int, _adapter("Backbone width / adapter width.")]
 
 Dtype = Annotated[
     Literal["auto", "fp32", "fp16", "int8"],
-    _cache("How activations are stored: auto takes fp16 where they fit it, else fp32."),
+    _cache(
+        "How activations are stored: auto takes int8 for language models and fp16 for others, "
+        "where these hold them."
+    ),
 ]
 CacheQuota = Annotated[str, _cache("Limit of each device's cache, e.g. 2G.", metavar="SIZE")]
 EncryptCache = Annotated[

@@ -153,8 +153,9 @@ class Parity:
     checked tokens, or their root mean square if the backbone is quantized.
 
     Earlier bundles lack ``state_max``, the largest magnitude in each hidden state, and
-    ``fp16_error``, how far rounding to fp16 moves a token's state at most, measured in the
-    same way: values beyond 65504 are cut off, and those below 6e-5 lose digits.
+    ``fp16_error`` and ``int8_error``, how far rounding to the cache's fp16 and int8 moves a
+    token's state at most, measured in the same way: fp16 cuts off values beyond 65504 and takes
+    digits from those below 6e-5; int8 crushes what is small beside others of its group.
     """
 
     worst: float
@@ -163,9 +164,10 @@ class Parity:
     tokens: int
     state_max: tuple[float, ...] | None = None
     fp16_error: tuple[float, ...] | None = None
+    int8_error: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        for ranges in (self.state_max, self.fp16_error):
+        for ranges in (self.state_max, self.fp16_error, self.int8_error):
             require(ranges is None or len(ranges) == len(self.per_state), "states differ in number")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from edge_runtime.cache.encoding import decode_into, encode
 from edge_runtime.contract.cache_format import FP16_MAX
 from edge_runtime.contract.errors import PacplusError
 from edge_runtime.contract.manifest import Parity, Quantization, Stream
@@ -61,7 +62,7 @@ def measure_parity(
     """
     graph = Graph(graph_file)
     errors: list[list[Array]] = [[] for _ in blocks]
-    largest, rounding = np.zeros(len(blocks)), np.zeros(len(blocks))
+    largest, halves, codes = np.zeros((3, len(blocks)))
     tokens = 0
     for start in range(0, len(samples), _BATCH_SIZE):
         batch = pad_batch(samples[start : start + _BATCH_SIZE], loaded.inputs)
@@ -74,7 +75,8 @@ def measure_parity(
             found = states[hidden_name(block)][mask]
             errors[block].append(relative_error(found, expected[mask]))
             largest[block] = max(largest[block], np.abs(found).max())
-            rounding[block] = max(rounding[block], fp16_error(found).max())
+            halves[block] = max(halves[block], fp16_error(found).max())
+            codes[block] = max(codes[block], int8_error(found).max())
     per_state = _rounded(_summary(np.concatenate(error), quantization) for error in errors)
     return Parity(
         worst=max(per_state),
@@ -82,7 +84,8 @@ def measure_parity(
         per_state=per_state,
         tokens=tokens,
         state_max=_rounded(largest),
-        fp16_error=_rounded(rounding),
+        fp16_error=_rounded(halves),
+        int8_error=_rounded(codes),
     )
 
 
@@ -90,6 +93,13 @@ def fp16_error(hidden: Array) -> Array:
     """How far rounding to fp16 moves each token's state, as :func:`relative_error`."""
     half = np.clip(hidden, -FP16_MAX, FP16_MAX).astype(np.float16)
     return relative_error(half.astype(np.float32), hidden)
+
+
+def int8_error(hidden: Array) -> Array:
+    """How far the cache's int8 moves each token's state, as :func:`relative_error`."""
+    decoded = np.empty_like(hidden, np.float32)
+    decode_into(encode(hidden, "int8"), decoded, "int8")
+    return relative_error(decoded, hidden)
 
 
 def _rounded(figures: Iterable[float]) -> tuple[float, ...]:

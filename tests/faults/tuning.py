@@ -143,9 +143,8 @@ class TuningLaboratory(Laboratory):
         post = super()._post(name)
 
         def lie(message: m.Message, tag: Tag) -> None:
-            if name in self.lies and isinstance(message, m.SettingsTrained):
-                message = _lie(message, self.lies.pop(name))
-                self.liars[name] += 1
+            if isinstance(message, m.SettingsTrained) and (chance := self.lie(name, type(message))):
+                message = _lie(message, chance)
             post(message, tag)
 
         return lie

@@ -25,6 +25,7 @@ from typing import Any
 
 from .language_models.lines import tables, write_lines
 from .language_models.results import Results
+from .settings import check_settings
 
 
 def main() -> None:
@@ -87,10 +88,8 @@ def _check_settings(arguments: argparse.Namespace) -> None:
     settings: dict[str, Any] = {name: getattr(arguments, name) for name in names}
     manifest = json.loads((arguments.bundle / "manifest.json").read_text(encoding="utf-8"))
     settings |= {"data": arguments.data.resolve().name, "model": manifest["model_id"]}
-    path = arguments.out / "settings.json"
-    if path.exists() and (before := json.loads(path.read_text(encoding="utf-8"))) != settings:
-        raise SystemExit(f"{path}: is of {before}, not {settings}; choose another --out")
-    path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+    out: Path = arguments.out
+    check_settings(out / "settings.json", settings, out / "results.jsonl")
 
 
 def _measure_heads(arguments: argparse.Namespace, files: dict[str, Path], results: Results) -> None:

@@ -6,12 +6,14 @@ Example: git worktree add ../before b49f4b2
 
 Each run is the whole command in an empty home, on this machine alone: start, fill and epochs.
 CPU-seconds are user + system of all of its processes. Runs are in the order A B B A and added to
-``--out`` when they are done; given again, the command goes on where it was stopped.
+``--out`` when they are done; given again, the command goes on where it was stopped. Beside it a
+file says the settings, and which versions are compared: results of others are refused.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import os
@@ -22,12 +24,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.settings import check_settings
+
 NOW, BEFORE = "now", "before"
 
 
 def main() -> None:
     arguments = _arguments()
     checkouts = {NOW: Path(__file__).parents[1], BEFORE: arguments.before.resolve()}
+    settings = _settings(arguments, checkouts)
+    check_settings(arguments.out.with_suffix(".settings.json"), settings, arguments.out)
     done = arguments.out.read_text().splitlines() if arguments.out.exists() else []
     rows = [json.loads(line) for line in done]
     for version in list((NOW, BEFORE, BEFORE, NOW) * arguments.rounds)[len(rows) :]:
@@ -49,12 +55,36 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _settings(arguments: argparse.Namespace, checkouts: dict[str, Path]) -> dict[str, Any]:
+    """What decides on the figures."""
+    manifest = json.loads((arguments.bundle / "manifest.json").read_text(encoding="utf-8"))
+    return {
+        "data": hashlib.sha256(_lines(arguments).encode()).hexdigest()[:16],
+        "lines": arguments.lines,
+        "epochs": arguments.epochs,
+        "model": manifest["model_id"],
+        "quantization": manifest["quantization"],
+        **{version: _revision(checkout) for version, checkout in checkouts.items()},
+    }
+
+
+def _revision(checkout: Path) -> str:
+    """The commit; the folder where that is no checkout of git, or is a part of one."""
+    if not (checkout / ".git").exists():
+        return str(checkout)
+    command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _lines(arguments: argparse.Namespace) -> str:
+    with arguments.data.open(encoding="utf-8") as lines:
+        return "".join(itertools.islice(lines, arguments.lines))
+
+
 def _run(checkout: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        with arguments.data.open(encoding="utf-8") as lines:
-            first = "".join(itertools.islice(lines, arguments.lines))
-        (home / "train.jsonl").write_text(first, encoding="utf-8")
+        (home / "train.jsonl").write_text(_lines(arguments), encoding="utf-8")
         command = [sys.executable, "-m", "coordinator", "train", str(arguments.bundle.resolve())]
         command += ["--data", str(home / "train.jsonl"), "--epochs", str(arguments.epochs)]
         places = {"PYTHONPATH": str(checkout), "HOME": folder, "PACPLUS_HOME": folder}

@@ -72,7 +72,7 @@ class Tuning:
             step=step,
             steps=tuple(each.stop.step for each in race.reached),
             shared_cpu_seconds=sum(each.shared_seconds for each in race.reached),
-            repeat=repeat(self.settings[best], last=step == race.stops[-1].step),
+            repeat=repeat(self.settings[best]),
             settings=tuple(_setting_report(each, race) for each in self.settings),
         )
 
@@ -100,13 +100,9 @@ def check_tune(
         )
 
 
-def repeat(setting: Setting, *, last: bool) -> Mapping[str, str]:
-    """Options of ``pacplus train`` that train this setting alone, besides those given before.
-
-    With ``last``, its last epoch was the best by loss; alone, a classifier's accuracy would choose.
-    """
+def repeat(setting: Setting) -> Mapping[str, str]:
+    """Options of ``pacplus train`` that train this setting alone, besides those given before."""
     config, options = setting.config, settled(setting.options, setting.config)
-    kept = {"--keep": "last"} if last else {}
     return {
         "--learning-rate": f"{options.peak!r}",
         "--adapter": config.kind,
@@ -114,14 +110,15 @@ def repeat(setting: Setting, *, last: bool) -> Mapping[str, str]:
         "--weight-decay": f"{options.decay!r}",
         "--adapter-seed": str(options.initial_seed),
         "--patience": "0",
-        **kept,
     }
 
 
 def _setting_report(setting: Setting, race: Race) -> SettingReport:
     config, number = setting.config, setting.number
     options = settled(setting.options, config)
-    seen = [each for each in race.reached if number in each.losses]
+    seen = [each for each in race.reached if number in each.worth]
+    worth = [each.worth[number] for each in seen]
+    accuracies = tuple(each.accuracy for each in worth if each.accuracy is not None)
     return SettingReport(
         number=number,
         adapter=config.kind,
@@ -129,6 +126,8 @@ def _setting_report(setting: Setting, race: Race) -> SettingReport:
         learning_rate=options.peak,
         weight_decay=options.decay,
         adapter_seed=options.initial_seed,
-        held_out_loss=tuple(each.losses[number] for each in seen),
+        held_out_loss=tuple(each.loss for each in worth),
+        held_out_accuracy=accuracies or None,
+        best_step=race.best_of(number),
         cpu_seconds=sum(each.seconds[number] for each in seen),
     )

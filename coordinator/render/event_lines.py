@@ -22,18 +22,18 @@ def line_of(record: Record) -> tuple[str, str | None] | None:
             loss, seconds = fields["train_loss"], fields["seconds"]
             return f"epoch {fields['epoch']}: loss {loss:.4f}, {seconds:.1f} s", None
         case "settings_trained":
-            losses, left = fields["losses"], fields["left"]
-            best = min(losses, key=losses.__getitem__)
+            losses, left, best = fields["losses"], fields["left"], fields["best"]
+            held_out = _held_out(losses[best], fields["accuracies"][best])
             text = (
                 f"update {fields['step']}: setting {best} is the best of {len(losses)}, held-out "
-                f"loss {losses[best]:.4f}; {len(left)} go on"
+                f"{held_out}; {len(left)} go on"
             )
             return text, None
         case "epoch_evaluated":
-            epoch, held_out = fields["epoch"], fields["loss"]
+            epoch, held_out = fields["epoch"], _held_out(fields["loss"], fields.get("accuracy"))
             best = fields["best"]
             rank = "the best so far" if best == epoch else f"epoch {best} was better"
-            return f"epoch {epoch}: held-out loss {held_out:.4f}, {rank}", None
+            return f"epoch {epoch}: held-out {held_out}, {rank}", None
         case "stopped_early":
             epoch, best, patience = fields["epoch"], fields["best"], fields["patience"]
             text = (
@@ -54,6 +54,11 @@ def line_of(record: Record) -> tuple[str, str | None] | None:
             return _off_pace(fields), ATTENTION
         case _:
             return _healing(record.event, fields)
+
+
+def _held_out(loss: float, accuracy: float | None) -> str:
+    """Names what decides first."""
+    return f"loss {loss:.4f}" if accuracy is None else f"accuracy {accuracy:.4f}, loss {loss:.4f}"
 
 
 def _healing(event: str, fields: Mapping[str, Any]) -> tuple[str, str | None] | None:

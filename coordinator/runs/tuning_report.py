@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Mapping
 
+from edge_runtime.contract.held_out import HeldOut
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SettingReport:
@@ -17,6 +19,9 @@ class SettingReport:
         adapter_seed: of the first weights.
         held_out_loss: at each of the tuning's steps, as far as it was trained; null where training
             diverges.
+        held_out_accuracy: likewise, of classifiers; null for other tasks.
+        best_step: updates behind the best of its adapters at the end of an epoch; where it reached
+            none, those that it was trained for.
         cpu_seconds: of its own gradients, updates and evaluation.
     """
 
@@ -27,7 +32,16 @@ class SettingReport:
     weight_decay: float
     adapter_seed: int
     held_out_loss: tuple[float, ...]
+    held_out_accuracy: tuple[float, ...] | None
+    best_step: int
     cpu_seconds: float
+
+    def held_out(self, place: int) -> HeldOut:
+        """What it came to at one of the tuning's steps."""
+        accuracy = self.held_out_accuracy
+        return HeldOut(
+            loss=self.held_out_loss[place], accuracy=None if accuracy is None else accuracy[place]
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,16 +5,21 @@ half of the rest after twice as many, and so on, until two are left, which train
 (Jamieson and Talwalkar, 2016). The setting that was asked for always goes on, so that the one
 chosen is at least as good as it on the held-out data. Eight settings cost three trainings.
 
-The adapter that is chosen is that of lowest held-out loss at the end of any epoch.
+The adapter that is chosen is the best at the end of any epoch, by the rule that chooses the epoch
+of a training alone (``HeldOut.rank``), and so are those that go on.
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import TypeAlias
 
 from edge_runtime.contract.errors import UnresumableError
+from edge_runtime.contract.held_out import HeldOut
 
 LEFT_AT_THE_END = 2
+
+Rank: TypeAlias = tuple[bool, float, float]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +43,13 @@ class Reached:
 
     Attributes:
         stop: which.
-        losses: held-out, by setting; infinite for one that diverges.
+        worth: of each setting, on held-out samples.
         seconds: processor time of each from the stop before to this one.
         shared_seconds: likewise, of reading and decoding for all.
     """
 
     stop: Stop
-    losses: Mapping[int, float]
+    worth: Mapping[int, HeldOut]
     seconds: Mapping[int, float]
     shared_seconds: float
 
@@ -99,19 +104,19 @@ class Race:
         if not self.reached:
             return tuple(range(self.settings))
         last = self.reached[-1]
-        if self._ends and not any(map(math.isfinite, last.losses.values())):
+        if self._ends and not any(each.finite for each in last.worth.values()):
             return ()
-        return survivors(last.losses, last.stop.keeps)
+        return survivors(last.worth, last.stop.keeps)
 
     def after(self, reached: Reached) -> "Race":
         """The race once the next stop is reached."""
-        if reached.stop != self.next or tuple(reached.losses) != self.left:
+        if reached.stop != self.next or tuple(reached.worth) != self.left:
             raise ValueError("that is not the next stop of the settings that are left")
         return dataclasses.replace(self, reached=(*self.reached, reached))
 
     @property
     def best(self) -> tuple[int, int]:
-        """Number of the setting, and update, of the lowest loss at the end of an epoch.
+        """Number of the setting, and update, of the best adapter at the end of an epoch.
 
         Raises:
             ValueError: no epoch has ended with a finite loss.
@@ -119,25 +124,34 @@ class Race:
         _, step, number = min(self._ends)
         return number, step
 
+    def best_of(self, number: int) -> int:
+        """Update after which a setting was the best at the end of an epoch.
+
+        Of one that was never finite there, the last update after which it was evaluated.
+        """
+        own = [(rank, step) for rank, step, of in self._ends if of == number]
+        seen = [each.stop.step for each in self.reached if number in each.worth]
+        return min(own)[1] if own else seen[-1]
+
     @property
-    def _ends(self) -> list[tuple[float, int, int]]:
-        """Finite losses at the ends of epochs, each with its update and setting."""
+    def _ends(self) -> list[tuple[Rank, int, int]]:
+        """Ranks at the ends of epochs, each with its update and setting, but of what diverges."""
         return [
-            (loss, each.stop.step, number)
+            (worth.rank, each.stop.step, number)
             for each in self.reached
             if each.stop.ends_epoch
-            for number, loss in each.losses.items()
-            if math.isfinite(loss)
+            for number, worth in each.worth.items()
+            if worth.finite
         ]
 
 
-def survivors(losses: Mapping[int, float], keeps: int) -> tuple[int, ...]:
-    """The ``keeps`` settings of lowest loss, with setting 0 among them unless it diverges.
+def survivors(worth: Mapping[int, HeldOut], keeps: int) -> tuple[int, ...]:
+    """The best ``keeps`` settings, with setting 0 among them unless it diverges.
 
     Raises:
         UnresumableError: every loss is infinite.
     """
-    ranked = sorted((loss, number) for number, loss in losses.items() if math.isfinite(loss))
+    ranked = sorted((each.rank, number) for number, each in worth.items() if each.finite)
     if not ranked:
         raise UnresumableError(
             "every setting's loss is infinite: lower --learning-rate, around which they are chosen"

@@ -24,7 +24,7 @@ from .messages.tag import UNTAGGED, Tag
 from .structure import from_msgpack
 from .text import excerpt, one_line
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 MAX_HEADER_BYTES = 1 << 20
 MAX_CONTAINERS = 1 << 16
 """Most lists and maps of a header; the largest, of a stage, names some hundred files."""

@@ -12,6 +12,7 @@ import numpy as np
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.errors import AllReduceClosedError, RemoteError, UnresumableError
+from edge_runtime.contract.held_out import HeldOut
 from edge_runtime.contract.order import epoch_order, steps_per_epoch
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.language_head.frozen_head import FrozenHead
@@ -35,7 +36,14 @@ class _Lane:
     seconds: float = 0.0
     loss: float = 0.0
     count: int = 0
+    correct: int = 0
     diverged: bool = False
+
+    def held_out(self) -> HeldOut:
+        """What it comes to on the evaluation samples."""
+        classes = self.replica.config.task == "classification"
+        count = max(1, self.count)
+        return HeldOut(loss=_mean(self), accuracy=self.correct / count if classes else None)
 
 
 class SideBySide:
@@ -85,11 +93,12 @@ class SideBySide:
         for chosen in batches:
             self._step(lanes, owned, chosen, lines, clock)
         self._evaluate(lanes, held_out, clock)
-        losses = np.array([_mean(lane) for lane in lanes])
+        worth = [lane.held_out() for lane in lanes]
         state = b""
-        if np.isfinite(losses).any():
+        if any(each.finite for each in worth):
             if request.sends_state:
-                state, self._has_best = lanes[int(losses.argmin())].replica.trainer.state(), True
+                best = min(range(len(lanes)), key=lambda place: worth[place].rank)
+                state, self._has_best = lanes[best].replica.trainer.state(), True
         elif not self._has_best:
             raise UnresumableError(
                 "the loss of every setting is not a finite number: lower --learning-rate, "
@@ -97,7 +106,8 @@ class SideBySide:
             )
         outbox.to_coordinator(
             m.SettingsTrained(
-                losses=losses,
+                losses=np.array([each.loss for each in worth]),
+                correct=np.array([lane.correct for lane in lanes], np.int64),
                 seconds=np.array([lane.seconds for lane in lanes]),
                 shared_seconds=clock.shared,
                 sums=tuple(lane.replica.sums for lane in lanes),
@@ -168,7 +178,7 @@ class SideBySide:
         clock.report(lanes)
 
     def _evaluate(self, lanes: list[_Lane], held_out: OwnedSamples, clock: _Clock) -> None:
-        """Sums each setting's loss on the evaluation samples, which are read once."""
+        """Sums each setting's loss on the evaluation samples, which are read once, and its hits."""
         for lane in lanes:
             lane.diverged |= not lane.replica.trainer.finite
         for group in groups_by_length(np.arange(len(held_out.tokens)), held_out.tokens):
@@ -181,8 +191,11 @@ class SideBySide:
                         continue
                     with clock.of(lane):
                         trainer, config = lane.replica.trainer, lane.replica.config
-                        loss, count = summed_loss(config, trainer.outputs(batch), batch)
+                        outputs = trainer.outputs(batch)
+                        loss, count = summed_loss(config, outputs, batch)
                         lane.loss, lane.count = lane.loss + loss, lane.count + count
+                        if config.task == "classification":
+                            lane.correct += int((outputs.argmax(axis=1) == batch.targets).sum())
                     clock.report(lanes)
                 held_out.computed(piece)
 
@@ -288,6 +301,6 @@ def summed_loss(config: AdapterConfig, outputs: m.Array, batch: Batch) -> tuple[
 
 
 def _mean(lane: _Lane) -> float:
-    """The mean loss; infinite where it is no number."""
-    loss = lane.loss / max(1, lane.count)
+    """The mean loss; infinite where it is no number, and never below 0 by rounding."""
+    loss = max(0.0, lane.loss / max(1, lane.count))
     return loss if lane.count and not lane.diverged and math.isfinite(loss) else math.inf

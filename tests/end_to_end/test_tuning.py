@@ -37,10 +37,16 @@ def test_the_best_of_several_settings_is_kept_and_comes_to_the_same_alone(
     assert [each["number"] for each in tuning["settings"]] == [0, 1, 2, 3]
     assert [len(each["held_out_loss"]) for each in tuning["settings"]].count(3) == 2
     assert len(tuning["settings"][0]["held_out_loss"]) == 3, "the one asked for trains to the end"
-    assert best["held_out_loss"][-1] <= tuning["settings"][0]["held_out_loss"][-1]
+    kept = tuning["steps"].index(tuning["step"])
+    asked_for = tuning["settings"][0]
+    at_best = tuning["steps"].index(asked_for["best_step"])
+    assert (best["held_out_accuracy"][kept], -best["held_out_loss"][kept]) >= (
+        asked_for["held_out_accuracy"][at_best],
+        -asked_for["held_out_loss"][at_best],
+    )
     assert all(each["cpu_seconds"] > 0 for each in tuning["settings"])
     assert tuning["repeat"]["--adapter"] == best["adapter"]
-    kept = tuning["steps"].index(tuning["step"])
+    assert report["eval"]["after"]["accuracy"] == best["held_out_accuracy"][kept]
     assert report["eval"]["after"]["loss"] == pytest.approx(best["held_out_loss"][kept], rel=1e-3)
     config = json.loads((run / "adapter" / "adapter_config.json").read_text())
     assert (config["kind"], config["reduction"]) == (best["adapter"], best["reduction"])

@@ -100,10 +100,8 @@ class GeneratingLaboratory(Laboratory):
         post = super()._post(name)
 
         def lie(message: m.Message, tag: Tag) -> None:
-            if name in self.lies and isinstance(message, m.NextTokens):
-                chance = self.lies.pop(name)
+            if isinstance(message, m.NextTokens) and (chance := self.lie(name, type(message))):
                 message = dataclasses.replace(message, **_lie(message, chance))
-                self.liars[name] += 1
             post(message, tag)
 
         return lie

@@ -12,7 +12,7 @@ from edge_runtime.contract import messages as m
 from edge_runtime.contract.ids import DeviceId
 from tests.faults.claims import check_end, check_failure
 from tests.faults.generating import GeneratingLaboratory, draw_generating_world
-from tests.faults.laboratory import Laboratory
+from tests.faults.laboratory import Laboratory, Lie
 from tests.faults.tuning import TuningLaboratory, draw_tuning_world
 from tests.faults.worlds import draw_world
 
@@ -214,7 +214,9 @@ class _Player:
 
     def _lie(self, name: DeviceId, _: DeviceId, fault: Fault) -> None:
         if self._up(name):
-            self._lab.lies[name] = random.Random(fault.pick)
+            # Most lies are told before there is a state to be saved.
+            only = m.TrainerState if fault.pick % 3 == 0 else None
+            self._lab.lies[name] = Lie(random.Random(fault.pick), only)
 
     def _accuse(self, name: DeviceId, other: DeviceId, _: Fault) -> None:
         lab = self._lab

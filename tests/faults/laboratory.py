@@ -30,6 +30,14 @@ TELEMETRY = (m.Progress, m.BatchServed, m.SamplesSent, m.Heartbeat, m.Awaiting, 
 KEPT_BY_ALL_TERMS = (m.Stored, m.Notice, m.Heartbeat)
 
 
+@dataclasses.dataclass(frozen=True)
+class Lie:
+    """A lie that a device is going to tell, in its next message or in its next one of a kind."""
+
+    chance: random.Random
+    only: type[m.Message] | None = None
+
+
 class Laboratory(Cluster):
     """Plays a world with faults.
 
@@ -52,7 +60,7 @@ class Laboratory(Cluster):
             cached.room, cached.memory_bytes = room
         self.frozen: set[DeviceId] = set()
         self.undetected: set[DeviceId] = set()
-        self.lies: dict[DeviceId, random.Random] = {}
+        self.lies: dict[DeviceId, Lie] = {}
         self.refusing: set[DeviceId] = set()
         self.liars: collections.Counter[DeviceId] = collections.Counter()
         self.offences: collections.Counter[DeviceId] = collections.Counter()
@@ -89,12 +97,20 @@ class Laboratory(Cluster):
         def lie(message: m.Message, tag: Tag) -> None:
             lacks = isinstance(message, m.Failed) and message.reason.startswith("lacks samples")
             assert not lacks, f"{name} {message}"
-            if name in self.lies and type(message) in LIES:
-                message = LIES[type(message)](message, self.lies.pop(name))
-                self.liars[name] += 1
+            if type(message) in LIES and (chance := self.lie(name, type(message))):
+                message = LIES[type(message)](message, chance)
             post(message, tag)
 
         return lie
+
+    def lie(self, name: DeviceId, kind: type[m.Message]) -> random.Random | None:
+        """What draws the lie that a device tells in a message of this kind; None for the truth."""
+        lie = self.lies.get(name)
+        if lie is None or lie.only not in (None, kind):
+            return None
+        del self.lies[name]
+        self.liars[name] += 1
+        return lie.chance
 
     def _post_to(self, name: DeviceId) -> TaggedPostTo:
         post_to = super()._post_to(name)
@@ -102,9 +118,8 @@ class Laboratory(Cluster):
         def lie(to: DeviceId, message: m.Message, tag: Tag) -> None:
             if to in self.down:
                 return
-            if name in self.lies and isinstance(message, m.GradientPart):
-                message = broken_part(message, self.lies.pop(name))
-                self.liars[name] += 1
+            if isinstance(message, m.GradientPart) and (chance := self.lie(name, type(message))):
+                message = broken_part(message, chance)
             post_to(to, message, tag)
 
         return lie
@@ -237,11 +252,14 @@ class Laboratory(Cluster):
                 post(m.PeerLost(peer=peer, reason="no route"), device._own_tag)
 
     def repeat(self, event: Received) -> None:
-        """Something arrives a second time; of an old term, it must not matter."""
+        """Something arrives a second time; of an old term, or an answer, it must not matter."""
         if event.device not in self.session.devices or isinstance(event.message, m.Hello):
             return
         term = self.session.state.term
         old = 0 < event.term < term
+        if not old and type(event.message) in m.ANSWER_OF.values():
+            self._answer_again(event)
+            return
         if not old and not isinstance(event.message, TELEMETRY):
             return
         before = self._facts()
@@ -249,6 +267,16 @@ class Laboratory(Cluster):
         if old and not isinstance(event.message, KEPT_BY_ALL_TERMS):
             assert not actions, f"{event.message} of term {event.term} was acted on in {term}"
             assert self._facts() == before, f"{event.message} of an old term changed something"
+
+    def _answer_again(self, event: Received) -> None:
+        """Nobody waits for an answer any more that was given, whatever else is asked meanwhile."""
+        if self.session.state.questions.is_open(event.device, event.reply):
+            return  # it went to a process that has ended, or is to come
+        before = self._facts()
+        actions = self.session.handle(event, self.clock)
+        self.heard.append((event, self.clock, actions))
+        assert not actions, f"{event.message} was acted on twice"
+        assert self._facts() == before, f"{event.message} changed something a second time"
 
     def _facts(self) -> Any:
         state = self.session.state

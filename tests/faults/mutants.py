@@ -16,6 +16,7 @@ from coordinator.session.state import State
 from coordinator.tuning.race import Race
 from coordinator.workload.generation import Generation
 from edge_runtime.contract import messages as m
+from edge_runtime.contract.held_out import HeldOut
 
 Mutant = Callable[[], contextlib.AbstractContextManager[Any]]
 
@@ -189,8 +190,17 @@ def a_race_goes_on_elsewhere() -> Iterator[None]:
 
 def the_last_epoch_of_a_setting_is_the_best() -> contextlib.AbstractContextManager[Any]:
     """Of the settings that are left at the end one is kept, whatever it was worth before."""
-    best = property(lambda self: (min(self.reached[-1].losses), self.step))
+    best = property(lambda self: (min(self.reached[-1].worth), self.step))
     return mock.patch.object(Race, "best", best)
+
+
+def settings_are_judged_by_loss() -> contextlib.AbstractContextManager[Any]:
+    """As it was: a tuning does not look at the accuracy that a training alone is judged by."""
+
+    def held_out(state: State, device: Any, message: Any) -> list[HeldOut]:
+        return [HeldOut(loss=loss) for loss in message.losses.tolist()]
+
+    return mock.patch.object(tuning, "_held_out", held_out)
 
 
 def whoever_goes_ends_the_plan() -> contextlib.AbstractContextManager[Any]:
@@ -218,6 +228,7 @@ MUTANTS: dict[str, Mutant] = {
         nobody_waits_for_an_evaluation,
         a_race_goes_on_elsewhere,
         the_last_epoch_of_a_setting_is_the_best,
+        settings_are_judged_by_loss,
         whoever_goes_ends_the_plan,
     )
 }

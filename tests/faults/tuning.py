@@ -11,19 +11,20 @@ from coordinator.protocol.actions import Action, Record
 from coordinator.tuning.design import draw_settings
 from coordinator.tuning.race import Race, Reached, stops
 from edge_runtime.contract import messages as m
+from edge_runtime.contract.held_out import HeldOut
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.messages.tag import Tag
 from edge_runtime.contract.profile import DeviceProfile
 from tests.coordinator.session.fakes.replica import Replica
-from tests.coordinator.session.fakes.settings import of_setting
+from tests.coordinator.session.fakes.settings import FakeSettings, of_setting
 from tests.coordinator.session.fakes.trainer import output_of
 from tests.faults.laboratory import Laboratory
-from tests.faults.worlds import World, draw_world
+from tests.faults.worlds import NUM_TEXTS, World, draw_world
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TuningWorld(World):
-    """Besides, what tells settings' losses."""
+    """Besides, what tells settings' losses and hits."""
 
     seed: int
 
@@ -37,17 +38,34 @@ class TuningWorld(World):
             known = (*known, math.inf, math.inf)
         return random.Random(f"{self.seed} {number} {step}").choice(known)
 
+    def correct(self, number: int, step: int) -> int:
+        """How many held-out samples are given their class after that many updates."""
+        if self.job.config.task != "classification":
+            return 0
+        few = range(min(2, len(self.job.tables["eval"])) + 1)
+        return random.Random(f"{self.seed} {number} {step} right").choice(few)
+
+    def worth(self, number: int, step: int) -> HeldOut:
+        """What a setting comes to by both."""
+        loss, correct = self.loss(number, step), self.correct(number, step)
+        if self.job.config.task != "classification":
+            return HeldOut(loss=loss)
+        share = correct / len(self.job.tables["eval"])
+        return HeldOut(loss=loss, accuracy=share if loss < math.inf else 0.0)
+
+    def tell(self, settings: FakeSettings) -> None:
+        """Has a device's settings come to that."""
+        settings.loss, settings.correct = self.loss, self.correct
+
     def undisturbed(self) -> Race:
         """The race as it goes if nothing happens."""
         job = self.job
         count = len(job.settings)
         race = Race(settings=count, stops=stops(count, job.options.epochs, job.steps_per_epoch))
         while (stop := race.next) is not None:
-            losses = {number: self.loss(number, stop.step) for number in race.left}
-            seconds = dict.fromkeys(losses, 0.5)
-            race = race.after(
-                Reached(stop=stop, losses=losses, seconds=seconds, shared_seconds=0.1)
-            )
+            worth = {number: self.worth(number, stop.step) for number in race.left}
+            seconds = dict.fromkeys(worth, 0.5)
+            race = race.after(Reached(stop=stop, worth=worth, seconds=seconds, shared_seconds=0.1))
         return race
 
 
@@ -90,11 +108,11 @@ class TuningLaboratory(Laboratory):
         self.tuning_world = world
         self.trains: DeviceId | None = None
         for device in self.devices.values():
-            device.trainer.settings.loss = world.loss
+            world.tell(device.trainer.settings)
 
     def start_again(self, name: DeviceId) -> None:
         super().start_again(name)
-        self.devices[name].trainer.settings.loss = self.tuning_world.loss
+        self.tuning_world.tell(self.devices[name].trainer.settings)
 
     def resume(self, session: str) -> None:
         self.trains = None
@@ -125,9 +143,8 @@ class TuningLaboratory(Laboratory):
         post = super()._post(name)
 
         def lie(message: m.Message, tag: Tag) -> None:
-            if name in self.lies and isinstance(message, m.SettingsTrained):
-                message = _lie(message, self.lies.pop(name))
-                self.liars[name] += 1
+            if isinstance(message, m.SettingsTrained) and (chance := self.lie(name, type(message))):
+                message = _lie(message, chance)
             post(message, tag)
 
         return lie
@@ -135,10 +152,16 @@ class TuningLaboratory(Laboratory):
 
 def _lie(message: m.SettingsTrained, chance: random.Random) -> m.SettingsTrained:
     further = tuple(dataclasses.replace(each, steps=each.steps + 1) for each in message.sums)
-    fewer = {name: getattr(message, name)[1:] for name in ("losses", "seconds", "sums")}
+    fewer = {name: getattr(message, name)[1:] for name in ("losses", "correct", "seconds", "sums")}
     fewer["parameters"] = message.parameters[1:]
     state = np.zeros(7, np.uint8)
-    wrong: list[dict[str, object]] = [{"sums": further}, fewer, {"state": state}]
+    many = np.full_like(message.correct, 1 + NUM_TEXTS)
+    wrong: list[dict[str, object]] = [
+        {"sums": further},
+        fewer,
+        {"state": state},
+        {"correct": many},
+    ]
     return dataclasses.replace(message, **chance.choice(wrong))
 
 
@@ -149,13 +172,12 @@ def check_tuning(lab: TuningLaboratory) -> None:
     expected = world.undisturbed()
     assert record.race.reached == expected.reached, "other losses than undisturbed"
     ends = [
-        (loss, each.stop.step, number)
-        for each in expected.reached
-        if each.stop.ends_epoch
-        for number, loss in each.losses.items()
+        (-(each.accuracy or 0.0), each.loss, at.stop.step, number)
+        for at in expected.reached
+        if at.stop.ends_epoch
+        for number, each in at.worth.items()
     ]
-    loss, step, number = min(ends)
-    assert loss < math.inf, "nothing was learnt"
+    _, _, step, number = min(end for end in ends if end[1] < math.inf)
     assert Replica.parse(record.state) == of_setting(number, step), "not the best setting's state"
     (owner,) = lab.session.state.owners
     asked = lab.devices[owner].trainer.request
@@ -163,7 +185,7 @@ def check_tuning(lab: TuningLaboratory) -> None:
         chosen = job.settings[number]
         assert (asked.config, asked.options) == (chosen.config, chosen.options)
     finite = [
-        at // job.steps_per_epoch for loss, at, of in ends if of == number and loss < math.inf
+        at // job.steps_per_epoch for _, loss, at, of in ends if of == number and loss < math.inf
     ]
     assert [epoch.epoch for epoch in record.epochs] == finite, "epochs that it has no part in"
     for outputs, done in (

@@ -5,9 +5,8 @@ are left; what it has come to is nowhere else, so that a tuning which is interru
 After it, the best state is the session's, as if it had been trained alone.
 """
 
+from collections.abc import Iterator
 from functools import partial
-
-import numpy as np
 
 from coordinator.session.questions import Ask, Todo
 from coordinator.session.state import SavedState, State
@@ -15,6 +14,7 @@ from coordinator.session.value_checks import check_state, step_of
 from coordinator.tuning.race import Race, Reached, Stop, stops
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import DeviceFailedError, InfeasibleError
+from edge_runtime.contract.held_out import HeldOut
 from edge_runtime.contract.ids import DeviceId
 
 from .training import begin_epoch, set_up, sum_tails
@@ -94,40 +94,63 @@ def keep_settings(state: State, device: DeviceId, _: Ask, message: m.SettingsTra
     """Keeps what the settings have come to at a stop, and the state of the best so far.
 
     Raises:
-        DeviceFailedError: it is of other settings or another step.
+        DeviceFailedError: it is of other settings, samples or another step.
         UnresumableError: no setting's numbers are finite.
     """
     race = _race(state)
     stop, numbers = race.next, race.left
     if stop is None or len(message.sums) != len(numbers):
         raise DeviceFailedError(f"{device}: answered for other settings than asked")
-    losses = dict(zip(numbers, message.losses.tolist(), strict=True))
+    worth = dict(zip(numbers, _held_out(state, device, message), strict=True))
     sums = dict(zip(numbers, message.sums, strict=True))
-    for number, loss in losses.items():
-        if np.isfinite(loss) and step_of(state.job, device, sums[number]) != stop.step:
+    for number, each in worth.items():
+        if each.finite and step_of(state.job, device, sums[number]) != stop.step:
             raise DeviceFailedError(f"{device}: trained to another step than it was asked to")
     reached = Reached(
         stop=stop,
-        losses=losses,
+        worth=worth,
         seconds=dict(zip(numbers, message.seconds.tolist(), strict=True)),
         shared_seconds=message.shared_seconds,
     )
     state.record.race = race = race.after(reached)
     left = race.left
-    state.note("settings_trained", step=stop.step, losses=losses, left=list(left))
+    state.note(
+        "settings_trained",
+        step=stop.step,
+        losses={number: each.loss for number, each in worth.items()},
+        accuracies={number: each.accuracy for number, each in worth.items()},
+        best=min(worth, key=lambda number: worth[number].rank),
+        left=list(left),
+    )
     state.progressed(device)
     if not stop.ends_epoch:
         return
     epoch = state.record.epochs[-1]
     epoch.seconds = state.now - epoch.began
-    for number, each in sums.items():
-        if np.isfinite(losses[number]):
-            state.race_sums[number, epoch.epoch] = each
+    for number, of_epoch in sums.items():
+        if worth[number].finite:
+            state.race_sums[number, epoch.epoch] = of_epoch
     if race.best[1] == stop.step:
         data = message.state.tobytes()
         check_state(device, data, b"")
         state.raced = SavedState(data=data, step=stop.step, sums=sums[race.best[0]])
         state.raced_parameters = int(message.parameters[numbers.index(race.best[0])])
+
+
+def _held_out(state: State, device: DeviceId, message: m.SettingsTrained) -> Iterator[HeldOut]:
+    """What each setting comes to, as the metrics of an evaluation would say it.
+
+    Raises:
+        DeviceFailedError: more samples are correct than there are.
+    """
+    classes = state.job.config.task == "classification"
+    count = len(state.job.tables["eval"]) if classes else 0
+    if (most := int(message.correct.max())) > count:
+        raise DeviceFailedError(
+            f"{device}: says that {most} of {count} held-out samples with classes are right"
+        )
+    for loss, correct in zip(message.losses.tolist(), message.correct.tolist(), strict=True):
+        yield HeldOut(loss=loss, accuracy=correct / count if classes else None)
 
 
 def _choose(state: State, race: Race) -> None:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
-from edge_runtime.contract.checks import check_array, require, require_amounts
+from edge_runtime.contract.checks import MAX_AMOUNT, check_array, require, require_amounts
 
 from .base import Array, EpochSums, Message
 
@@ -68,14 +68,18 @@ class SettingsTrained(Message):
 
     Attributes:
         losses: (K,) float64, means over the evaluation samples; infinite where training diverges.
+        correct: (K,) int64, evaluation samples that are given their class; 0 where training
+            diverges, and without classes.
         seconds: (K,) float64 of the processor, for each one's own gradients, updates, evaluation.
         shared_seconds: likewise, for what was done once for all: reading and decoding.
         sums: of the epoch.
         parameters: (K,) int64.
-        state: of the one of lowest loss, the first of equals; empty where none was wanted.
+        state: of the best one by ``HeldOut.rank``, the first of equals; empty where none was
+            wanted.
     """
 
     losses: Array
+    correct: Array
     seconds: Array
     shared_seconds: float
     sums: tuple[EpochSums, ...]
@@ -85,9 +89,13 @@ class SettingsTrained(Message):
     def __post_init__(self) -> None:
         count = len(self.sums)
         check_array("losses", self.losses, np.float64, (count,))
+        check_array("correct", self.correct, np.int64, (count,))
         check_array("seconds", self.seconds, np.float64, (count,))
         check_array("parameters", self.parameters, np.int64, (count,))
         check_array("state", self.state, np.uint8, (self.state.size,))
-        sound = not np.isnan(self.losses).any() and np.isfinite(self.seconds).all()
-        require(sound and (self.seconds >= 0).all(), "losses or seconds cannot be")
+        require((self.losses >= 0).all(), "losses must be numbers, and not negative")
+        possible = 0 <= self.correct.min(initial=0) <= self.correct.max(initial=0) <= MAX_AMOUNT
+        require(possible, "counts of correct samples must not be negative or huge")
+        sound = np.isfinite(self.seconds).all() and (self.seconds >= 0).all()
+        require(sound, "seconds must be finite, and not negative")
         require_amounts(self, "shared_seconds")

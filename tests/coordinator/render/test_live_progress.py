@@ -81,6 +81,33 @@ def test_who_is_waited_for_is_said_and_for_what(phase, here, asked, said):
             {"epoch": 2, "train_loss": 0.12345, "seconds": 4.0},
             "epoch 2: loss 0.1235, 4.0 s\n",
         ),
+        (
+            "epoch_evaluated",
+            {"epoch": 2, "best": 1, "loss": 0.45678, "accuracy": 0.75},
+            "epoch 2: held-out accuracy 0.7500, loss 0.4568, epoch 1 was better\n",
+        ),
+        (
+            "settings_trained",
+            {
+                "step": 9,
+                "losses": {0: 0.5, 3: 0.25},
+                "accuracies": {0: 0.75, 3: 0.5},
+                "best": 0,
+                "left": [0, 3],
+            },
+            "update 9: setting 0 is the best of 2, held-out accuracy 0.7500, loss 0.5000; 2 go on",
+        ),
+        (
+            "settings_trained",
+            {
+                "step": 9,
+                "losses": {0: 0.5, 3: 0.25},
+                "accuracies": {0: None, 3: None},
+                "best": 3,
+                "left": [0, 3],
+            },
+            "update 9: setting 3 is the best of 2, held-out loss 0.2500; 2 go on\n",
+        ),
         ("generation_finished", {"tokens": 30, "seconds": 2.0}, "30 tokens in 2.0 s, 15.0"),
         ("notice", {"device": "pi", "text": "read again"}, "pi: read again\n"),
         ("device_off_pace", {"device": "pi", "factor": 0.5}, "pi is 2.0x faster than it measured"),

@@ -62,6 +62,17 @@ def test_settings_are_halved_and_the_best_one_s_adapter_is_kept():
     assert [epoch.sums.samples for epoch in record.epochs] == [len(TEXTS)] * 2
 
 
+def test_of_classifiers_the_most_accurate_one_is_kept_whatever_its_loss():
+    cluster = cluster_of(devices=1)
+    cluster.devices[NAMES[0]].trainer.settings.correct = lambda number, step: int(number == 1)
+    record = played(cluster)
+    assert cluster.finished, (cluster.session.phase, cluster.failure)
+    assert record.race.best == (1, 4), "setting 3 has the lowest loss"
+    assert cluster.devices[NAMES[0]].trainer.settings.tried == [(0, 1, 2, 3), (0, 1), (0, 1)]
+    assert [worth.accuracy for worth in record.race.reached[-1].worth.values()] == [0, 1 / 3]
+    assert [each["best"] for each in happened(cluster, "settings_trained")] == [1, 1, 1]
+
+
 def test_what_diverges_after_an_epoch_that_was_good_takes_nothing_with_it():
     cluster = cluster_of(devices=1)
     owner = cluster.devices[NAMES[0]].trainer
@@ -78,7 +89,7 @@ def test_epochs_that_the_best_setting_was_not_trained_in_are_not_reported_as_its
     owner.settings.loss = lambda number, step: 0.1 if (number, step) == (3, 4) else 9.0 + number
     record = played(cluster)
     assert cluster.finished, (cluster.session.phase, cluster.failure)
-    assert [len(each.losses) for each in record.race.reached][:3] == [4, 4, 2]
+    assert [len(each.worth) for each in record.race.reached][:3] == [4, 4, 2]
     assert record.race.best == (3, 4)
     assert [epoch.epoch for epoch in record.epochs] == [1, 2]
 
@@ -91,7 +102,7 @@ def test_a_tuning_that_is_interrupted_begins_again():
     record = played(cluster)
     assert cluster.finished, (cluster.session.phase, cluster.failure)
     assert len(happened(cluster, "tuning_began")) == 2
-    assert [len(each.losses) for each in record.race.reached] == [4, 2, 2]
+    assert [len(each.worth) for each in record.race.reached] == [4, 2, 2]
 
 
 def test_a_device_that_asks_for_relief_goes_on_tuning_where_nobody_else_could():
@@ -127,8 +138,9 @@ def test_several_owners_are_refused_in_one_line():
     [
         ({"losses": np.full(4, np.inf)}, UnresumableError),
         ({"sums": (m.EpochSums(epoch=1, steps=3, samples=12, count=12),) * 4}, DeviceFailedError),
+        ({"correct": np.array([0, 1, len(EVAL) + 1, 0])}, DeviceFailedError),
     ],
-    ids=["nothing is finite", "another step"],
+    ids=["nothing is finite", "another step", "more right than there are"],
 )
 def test_what_cannot_be_is_not_believed(changes, error):
     cluster = cluster_of(devices=1)

@@ -96,6 +96,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.EpochDone(sums=SUMS, seconds=1.0),
     m.SettingsTrained(
         losses=np.array([0.5, np.inf]),
+        correct=np.array([7, 0]),
         seconds=np.ones(2),
         shared_seconds=0.1,
         sums=(SUMS, SUMS),

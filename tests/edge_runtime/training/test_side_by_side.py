@@ -82,7 +82,7 @@ def test_a_setting_comes_to_the_same_bits_as_alone(mesh, data, monkeypatch):
         done = try_all(
             only, request(chosen, epoch, first_step=2, num_steps=STEPS - 2, sends_state=True)
         )
-    best = int(done.losses.argmin())
+    best = min(range(3), key=lambda place: (-done.correct[place], done.losses[place]))
     data_alone = type(data)()
     data_alone.config = chosen[best].config
     monkeypatch.setattr(mesh_module, "OPTIONS", chosen[best].options)
@@ -132,6 +132,33 @@ def test_the_held_out_loss_is_that_of_the_outputs(mesh, data):
     targets = data.targets[found.indices]
     log = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(logits)), targets]
     assert done.losses[0] == pytest.approx(log.mean())
+    assert done.correct.tolist() == [(logits.argmax(1) == targets).sum()]
+
+
+def test_the_state_is_that_of_the_most_accurate_classifier_whatever_its_loss(
+    mesh, data, monkeypatch
+):
+    def more_right_with_more_loss(config, outputs, batch):
+        right = int((outputs.argmax(axis=1) == batch.targets).sum())
+        return float(right), len(outputs)
+
+    monkeypatch.setattr(side_by_side, "summed_loss", more_right_with_more_loss)
+    only, chosen = mesh(A), settings(data, 1e-2, 1e-9, 3e-3, 1e-8)
+    ready(only, data)
+    done = try_all(only, request(chosen, sends_state=True))
+    assert len(set(done.correct.tolist())) > 1
+    best = int(done.correct.argmax())
+    assert done.losses[best] == done.losses.max()
+    alone = side_by_side_state(try_all(only, request((chosen[best],), sends_state=True)))
+    assert all(np.array_equal(each, alone[n]) for n, each in side_by_side_state(done).items())
+
+
+def test_without_classes_nothing_is_right_or_wrong(mesh):
+    data = Transformations()
+    only = mesh(A)
+    tail = ready(only, data)
+    done = try_all(only, request(settings(data, 1e-2), tail=tail))
+    assert done.correct.tolist() == [0]
 
 
 def test_a_setting_that_is_not_named_any_more_is_forgotten(mesh, data):

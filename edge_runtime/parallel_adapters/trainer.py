@@ -131,11 +131,6 @@ class Trainer:
         """Updates applied so far."""
         return self._optimizer.step
 
-    @property
-    def packs(self) -> bool:
-        """Gradients of packed batches cost less: padded ones are packed first."""
-        return self._model.packs
-
     @_flushing_subnormals()
     def gradients(self, batch: Batch | PackedBatch) -> float:
         """Summed loss; its gradient replaces ``flat_gradient``.
@@ -193,7 +188,7 @@ class Trainer:
         )
 
     @_flushing_subnormals()
-    def outputs(self, batch: Batch) -> NDArray[Any]:
+    def outputs(self, batch: Batch | PackedBatch) -> NDArray[Any]:
         """Computes what the averaged weights say of a batch, float32 unless said.
 
         (B, C) logits; (B, 1) float64 values in the targets' units; for language models (B, 3): the
@@ -251,6 +246,6 @@ class Predictor:
         self._model = Model(from_bytes(config, weights), head)
 
     @_flushing_subnormals()
-    def outputs(self, batch: Batch) -> NDArray[Any]:
+    def outputs(self, batch: Batch | PackedBatch) -> NDArray[Any]:
         """As :meth:`Trainer.outputs`."""
         return self._model.outputs(batch)

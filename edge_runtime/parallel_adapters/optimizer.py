@@ -65,7 +65,7 @@ class AdamW:
         self._decays = options.decay, 0.0
 
     def apply(self, mean_gradient: NDArray[np.float32]) -> None:
-        """Clips by the global norm and updates the parameters in place.
+        """Clips by the global norm, in place, and updates the parameters in place.
 
         Raises:
             UnresumableError: the gradient is not finite; nothing was changed.
@@ -80,7 +80,7 @@ class AdamW:
             raise UnresumableError("the gradient is not finite; lower the learning rate")
         limit = self._options.max_gradient_norm
         if limit and norm > limit:
-            gradient = gradient * (limit / norm)
+            gradient *= limit / norm
         self._update(gradient)
         self.step += 1
 

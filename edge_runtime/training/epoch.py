@@ -63,8 +63,7 @@ def train_steps(
         raise _diverged("adapter", replica)
     seconds = time.monotonic() - began
     found = lines.take_found() if lines is not None else 0
-    if found:
-        trim()  # finding candidates took logits of many tokens, training on them does not
+    trim()  # what steps take, writing and sending the state takes in other pieces
     outbox.to_coordinator(
         m.EpochDone(
             sums=replica.sums, seconds=seconds, own_seconds=min(own_seconds, seconds), found=found

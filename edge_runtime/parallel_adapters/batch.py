@@ -1,4 +1,4 @@
-"""Defines the batches that a trainer is fed with: padded, or as the cache has them."""
+"""Defines batches: as the cache has them, which a trainer is fed with, or padded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""AdamW over the flat buffer, with warm-up, a schedule of the rate, and clipping."""
+"""AdamW over the flat buffer, with warm-up, a schedule of the rate, and clipping.
+
+A running mean of the weights is what is evaluated, saved and used.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,17 @@ def learning_rate(step: int, total_steps: int, options: TrainingOptions) -> floa
     elif options.schedule == "constant":
         falling = 1.0
     return options.peak * max(0.0, min(rising, falling, 1.0))
+
+
+def update_average(
+    average: torch.Tensor, values: torch.Tensor, updates: int, horizon: float
+) -> None:
+    """Moves ``average`` towards ``values`` after update number ``updates`` (1 is the first).
+
+    The plain mean of all values at first, an exponential one over ``horizon`` updates
+    later (Polyak averaging; Izmailov et al., 2018, for why it generalises better).
+    """
+    average.lerp_(values, 1 / max(1.0, min(updates, horizon)))
 
 
 class AdamW:

@@ -14,13 +14,12 @@ from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.tensors import read_tensors, write_tensors
 from edge_runtime.language_head.tail_sample import draw_tail, is_tail
 
-from .averaging import update_average
 from .candidate_loss import StepSample
 from .flat import FlatParameters, check_tensor
 from .load import from_bytes
 from .model import Model
 from .module import ParallelAdapter
-from .optimizer import AdamW
+from .optimizer import AdamW, update_average
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

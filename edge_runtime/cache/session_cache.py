@@ -200,10 +200,14 @@ class SampleCache:
         records, layers = record_keys(keys, stream), self.layers[stream]
         with self._lock:
             cache = self._opened()
-            if cache.dtype == "int8" or self._transient:
-                hidden, lengths = self._read_padded(records, layers)
+            if self._transient:
+                hidden, lengths = self._read_both(records, layers)
                 return hidden[:, np.arange(hidden.shape[2]) < lengths[:, None]], lengths
             lengths, encoded = cache.read_encoded(records, layers)
+        if cache.dtype == "int8":
+            states = np.empty((*encoded.shape[:2], self.hidden_size), np.float32)
+            decode_into(encoded, states, cache.dtype)
+            return states, lengths
         return encoded.view(np.float16 if cache.dtype == "fp16" else np.float32), lengths
 
     def _read_padded(self, records: Array, layers: Sequence[int]) -> tuple[Array, Array]:

@@ -3,14 +3,16 @@
 The header is ``[protocol version, session, term, reply, message type, fields]``; see
 :class:`.Tag` for its second to fourth element. An array field is an extension value that gives
 dtype, shape and the index of the frame that holds its bytes, so large tensors are neither
-copied into the header nor parsed.
+copied into the header nor parsed. A very large one is cut into several frames: a socket encrypts a
+frame as a whole, which takes three times its bytes meanwhile.
 
 Whatever comes from a peer is checked before use: version, type, every field, and that
-each array's frame has exactly the bytes which dtype and shape call for. Values are built as the
+each array's frames have exactly the bytes which dtype and shape call for. Values are built as the
 types of the message's fields and nothing else, so that depth, cost and memory are bounded by the
 types; what no type asks for is never built, compared or printed.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -29,6 +31,9 @@ MAX_HEADER_BYTES = 1 << 20
 MAX_CONTAINERS = 1 << 16
 """Most lists and maps of a header; the largest, of a stage, names some hundred files."""
 MAX_FRAMES = 64
+WHOLE_BYTES = 8 << 20
+"""Most of an array in one frame; larger ones are in ``PARTS`` frames of about equal size."""
+PARTS = 16
 MAX_EXTENSION_BYTES = 256
 MAX_DIMENSIONS = 8
 MAX_EMPTY = 1 << 20
@@ -47,7 +52,7 @@ _NUMPY_DTYPES = {name: np.dtype(name) for name in _DTYPES}
 def encode(message: Message, tag: Tag = UNTAGGED) -> list[Frame]:
     """Frames of ``message``, which belongs to ``tag``.
 
-    Arrays are sent without a copy where they are contiguous.
+    Arrays are handed on without a copy where they are contiguous.
 
     Raises:
         ValueError: an array has a dtype that never crosses the wire (a bug of ours).
@@ -61,7 +66,8 @@ def encode(message: Message, tag: Tag = UNTAGGED) -> list[Frame]:
             raise TypeError(f"cannot send a {type(value).__name__}")
         array = np.ascontiguousarray(value)
         description = [_DTYPES.index(array.dtype.name), len(frames), *value.shape]
-        frames.append(array.data.cast("B") if array.size else b"")
+        data: Frame = array.data.cast("B") if array.size else b""
+        frames.extend(data[part] for part in _parts(len(data)))
         return msgspec.msgpack.Ext(_ARRAY, msgspec.msgpack.encode(description))
 
     belongs = (tag.session, tag.term, tag.reply)
@@ -76,7 +82,9 @@ def decode(frames: Sequence[Frame]) -> Message:
 
 
 def decode_tagged(frames: Sequence[Frame]) -> tuple[Tag, Message]:
-    """The message in ``frames`` and what it belongs to. Arrays are read-only views of the frames.
+    """The message in ``frames`` and what it belongs to.
+
+    Arrays are read-only: views of the frames, but for those that were cut.
 
     Raises:
         DecodeError: the frames are not a valid message; the text says why.
@@ -152,7 +160,7 @@ def _other_version(version: int) -> str:
 
 
 class _Arrays:
-    """Makes arrays of frames, one of each, in the order in which :func:`encode` writes them.
+    """Makes arrays of frames, each used once, in the order in which :func:`encode` writes them.
 
     So neither a header of many arrays nor one large frame named often costs more than it has
     bytes.
@@ -172,15 +180,33 @@ class _Arrays:
             raise DecodeError("array description is not valid") from None
         if len(shape) > MAX_DIMENSIONS or min(shape, default=0) < 0 or frame_index != self._used:
             raise DecodeError("array description is not valid, or not of the next frame")
-        if not 0 <= dtype_index < len(_DTYPES) or frame_index >= len(self._frames):
+        if not 0 <= dtype_index < len(_DTYPES):
             raise DecodeError("array description is out of range")
-        self._used += 1
-        return _array(_DTYPES[dtype_index], shape, self._frames[frame_index])
+        name = _DTYPES[dtype_index]
+        parts = _parts(math.prod(shape) * _NUMPY_DTYPES[name].itemsize)
+        frames = self._frames[frame_index : frame_index + len(parts)]
+        if len(frames) < len(parts):
+            raise DecodeError("array description is out of range")
+        self._used += len(parts)
+        if len(parts) == 1:
+            return _array(name, shape, frames[0])
+        sizes = [part.stop - part.start for part in parts]
+        if [len(each) for each in frames] != sizes:
+            raise DecodeError(f"array of shape {shape} does not fit its {len(parts)} frames")
+        return _array(name, shape, b"".join(frames))
 
     def check_all_used(self) -> None:
         """Raises DecodeError if a frame belongs to no array."""
         if self._used != len(self._frames):
             raise DecodeError(f"{len(self._frames)} frames, of which {self._used} are used")
+
+
+def _parts(size: int) -> list[slice]:
+    """The bytes of an array's frames among all of its bytes."""
+    if size <= WHOLE_BYTES:
+        return [slice(0, size)]
+    ends = [size * part // PARTS for part in range(PARTS + 1)]
+    return [slice(*pair) for pair in itertools.pairwise(ends)]
 
 
 def _array(name: str, shape: list[int], frame: Frame) -> np.ndarray[Any, Any]:

@@ -4,6 +4,7 @@ Trainers, coordinator and export exchange adapters, heads and trainer states thr
 Bytes may come from a peer or from a damaged disk; the library checks them.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,13 +19,16 @@ DTYPES = {
     "U8": np.dtype("u1"),
     "I8": np.dtype("i1"),
     "I16": np.dtype("<i2"),
-    "I32": np.dtype("<i4"),
-    "I64": np.dtype("<i8"),
     "F16": np.dtype("<f2"),
+    "I32": np.dtype("<i4"),
     "F32": np.dtype("<f4"),
     "F64": np.dtype("<f8"),
+    "I64": np.dtype("<i8"),
 }
-"""The format's names of the dtypes that pacplus reads and writes."""
+"""The format's names of the dtypes that pacplus reads and writes, in its order."""
+
+_ALIGNMENT = 8
+"""Of the first tensor: the header is filled up with spaces."""
 
 
 def write_tensors(
@@ -32,9 +36,11 @@ def write_tensors(
 ) -> bytes:
     """Serializes ``tensors``; equal input gives equal bytes.
 
+    They are those of the library's writer, which takes the memory of all tensors twice.
+
     Args:
         tensors: by name.
-        metadata: at most one entry: the library writes several in random order.
+        metadata: at most one entry, since the library writes several in random order.
 
     Raises:
         ValueError: a dtype is not supported, or there is too much metadata.
@@ -44,9 +50,20 @@ def write_tensors(
             raise ValueError(f"tensor {name!r} of {array.dtype} cannot be written")
     if len(metadata or ()) > 1:
         raise ValueError("metadata must be one entry")
-    dense = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    data: bytes = safetensors.numpy.save(dense, dict(metadata) if metadata else None)
-    return data
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    order = list(names)
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    parts, end = [], 0
+    for name, array in sorted(
+        tensors.items(), key=lambda item: (-order.index(item[1].dtype), item[0].encode())
+    ):
+        offsets = [end, end := end + array.nbytes]
+        dtype, shape = names[array.dtype], list(array.shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+        parts.append(np.asarray(array, order="C").data)
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
 
 
 def read_tensors(data: bytes, where: str = "tensors") -> dict[str, np.ndarray[Any, Any]]:

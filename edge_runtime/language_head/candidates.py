@@ -91,6 +91,8 @@ def find_candidates(
         head: the frozen head, as training has it.
         best: candidates of each token.
     """
+    if not lines:
+        return []
     parts = [
         [_Best(hidden[at : at + CHUNK_ROWS], best) for at in range(0, len(hidden), CHUNK_ROWS)]
         for hidden, _ in lines

@@ -3,8 +3,9 @@
 :mod:`.module` states the network, :mod:`.model` what is computed of a batch, and
 :mod:`.trainer` what a device drives. The side network's gradients are computed by hand
 (:mod:`edge_runtime.side_gradients`), since a step of a classifier is a thousand small
-operations to autograd; an encoder-decoder's, and those of heads that read more than a mean,
-are autograd's.
+operations to autograd; an encoder-decoder's, a pointer's, and those of heads that read more than
+a mean, are autograd's. :mod:`.batch` has the two forms of a batch: packed ones are trained on, and
+padded ones are what graphs of ONNX read.
 """
 
 from __future__ import annotations

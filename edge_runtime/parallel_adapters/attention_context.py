@@ -1,6 +1,7 @@
-"""Packs the tokens of a batch, and masks those that a token must not attend to.
+"""Hidden states of a batch as they are read, and the mask of its tokens' attention.
 
-Shapes: B samples, T tokens of the longest, N tokens that are no padding, c channels.
+Shapes: L layers, B samples, T tokens of the longest, N tokens of all, M of them that something is
+computed for, c channels.
 """
 
 from __future__ import annotations
@@ -12,6 +13,30 @@ from torch import Tensor
 
 # Added to the scores of what must not be seen; its exponential is exactly 0.
 MASKED = -1e30
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class PackedStates:
+    """Hidden states of one stack, the samples' tokens one after another.
+
+    Attributes:
+        layers: (L, N, d) in the precision that they are kept in, finer or coarser than the
+            adapter's: one layer at a time is decoded, since all are the most that a trainer holds.
+        lengths: (B,) int64, which add up to N.
+    """
+
+    layers: Tensor
+    lengths: Tensor
+
+    @classmethod
+    def of_padded(cls, hidden_LBTd: Tensor, mask_BT: Tensor) -> PackedStates:
+        """Takes the tokens out, which are true in the mask and come before the padding."""
+        return cls(hidden_LBTd[:, mask_BT], mask_BT.sum(1))
+
+    def decoded(self, layer: int, dtype: torch.dtype, rows_M: Tensor | None = None) -> Tensor:
+        """One layer's states, (N, d), or those of some tokens, (M, d)."""
+        states_Nd = self.layers[layer]
+        return (states_Nd if rows_M is None else states_Nd.index_select(0, rows_M)).to(dtype)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -48,16 +73,21 @@ class AttentionContext:
 
     @classmethod
     def of(
-        cls, mask_BT: Tensor, dtype: torch.dtype, causal: bool = False, memory: Memory | None = None
+        cls,
+        lengths_B: Tensor,
+        dtype: torch.dtype,
+        causal: bool = False,
+        memory: Memory | None = None,
     ) -> AttentionContext:
         """Makes the context of a batch.
 
         Args:
-            mask_BT: true on tokens, false on padding.
+            lengths_B: tokens of each sample.
             dtype: of the scores.
             causal: a token attends to those up to its own place only.
             memory: the encoder's tokens.
         """
+        mask_BT = token_mask(lengths_B)
         batch, tokens = mask_BT.shape
         visible = mask_BT[:, None, None]
         if causal:
@@ -67,10 +97,9 @@ class AttentionContext:
         return cls((batch, tokens), places, bias, memory)
 
     @classmethod
-    def alone(cls, shape: tuple[int, ...], places_N: Tensor) -> AttentionContext:
-        """Makes the context of some tokens that attend to nothing."""
-        batch, tokens = shape
-        return cls((batch, tokens), places_N, torch.empty(0))
+    def alone(cls, tokens: int) -> AttentionContext:
+        """Makes the context of so many tokens that attend to nothing."""
+        return cls((1, tokens), None, torch.empty(0))
 
     def pack(self, x_BTc: Tensor) -> Tensor:
         """Takes the tokens out of (..., B, T, c): (..., N, c)."""
@@ -84,3 +113,9 @@ class AttentionContext:
             empty = x_Nc.new_zeros(batch * tokens, x_Nc.shape[-1])
             x_Nc = empty.index_copy(0, self.places, x_Nc)
         return x_Nc.view(*self.shape, -1)
+
+
+def token_mask(lengths_B: Tensor) -> Tensor:
+    """(B, T) bool: true on tokens, false on padding, which is on the right."""
+    longest = int(lengths_B.max()) if len(lengths_B) else 0
+    return torch.arange(longest) < lengths_B[:, None]

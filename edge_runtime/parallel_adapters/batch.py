@@ -1,4 +1,4 @@
-"""Defines the batches that a trainer is fed with: padded, or as the cache has them."""
+"""Defines batches: as the cache has them, which a trainer is fed with, or padded."""
 
 from __future__ import annotations
 
@@ -114,54 +114,61 @@ class Batch:
         )
 
     def packed(self) -> PackedBatch:
-        """The samples of one stack without padding.
-
-        Raises:
-            ValueError: they have two.
-        """
-        if self.encoder_hidden is not None:
-            raise ValueError("batches of encoder-decoders are not packed")
-        mask = np.arange(self.hidden.shape[2]) < self.lengths[:, None]
-        layers, _, _, channels = self.hidden.shape
-        whole = mask.all()
-        states = self.hidden.reshape(layers, -1, channels) if whole else self.hidden[:, mask]
+        """The samples without padding."""
+        encoder = None
+        if self.encoder_hidden is not None and self.encoder_lengths is not None:
+            encoder = _without_padding(self.encoder_hidden, self.encoder_lengths)
+        longest = int(self.lengths.max(initial=0))
+        is_here = np.arange(self.hidden.shape[2]) < self.lengths[:, None]
         return PackedBatch(
-            states=states,
+            states=_without_padding(self.hidden, self.lengths),
             lengths=self.lengths,
             second_starts=self.second_starts,
-            targets=self.targets[:, : int(self.lengths.max(initial=0))]
-            if self.targets.ndim == 2
-            else self.targets,
+            targets=self.targets[:, :longest] if self.targets.ndim == 2 else self.targets,
+            encoder_states=encoder,
+            encoder_lengths=self.encoder_lengths,
             candidates=self.candidates,
+            tokens=None if self.tokens is None else self.tokens[is_here],
         )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PackedBatch:
-    """As :class:`Batch`, of one stack, with the samples' tokens one after another.
+    """As :class:`Batch`, with the samples' tokens one after another.
 
     Attributes:
         states: (L, N, d), float32 or as an fp16 cache has them, float16.
         lengths: (B,) int64, which add up to N.
         second_starts: (B,) int64.
         targets: (B,), or (B, T) of language models.
+        encoder_states: (Le, Ne, d), likewise; with encoder-decoders only.
+        encoder_lengths: (B,) int64, which add up to Ne; with ``encoder_states`` only.
         candidates: of language models.
+        tokens: (N,) int64, the ids that the states are of, where an adapter reads them.
     """
 
     states: NDArray[np.float32] | NDArray[np.float16]
     lengths: NDArray[np.int64]
     second_starts: NDArray[np.int64]
     targets: NDArray[Any]
+    encoder_states: NDArray[np.float32] | NDArray[np.float16] | None = None
+    encoder_lengths: NDArray[np.int64] | None = None
     candidates: tuple[Candidates, ...] | None = None
+    tokens: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
-        if self.states.ndim != 3 or self.states.dtype not in (np.float32, np.float16):
-            raise ValueError("states must be float32 or float16, (layers, tokens, channels)")
-        if (self.size and self.lengths.min() < 1) or self.lengths.sum() != self.states.shape[1]:
-            raise ValueError(f"lengths must be positive and add up to {self.states.shape[1]}")
+        _check_packed("states", self.states, self.lengths)
+        if (self.encoder_states is None) != (self.encoder_lengths is None):
+            raise ValueError("encoder_states and encoder_lengths must be given together")
+        if self.encoder_states is not None and self.encoder_lengths is not None:
+            _check_packed("encoder_states", self.encoder_states, self.encoder_lengths)
+            if len(self.encoder_lengths) != self.size:
+                raise ValueError(f"encoder_states must be of {self.size} samples")
         longest = int(self.lengths.max(initial=0))
         if self.targets.shape not in ((self.size,), (self.size, longest)):
             raise ValueError(f"targets must have shape ({self.size},) or ({self.size}, {longest})")
+        if self.tokens is not None and self.tokens.shape != self.states.shape[1:2]:
+            raise ValueError(f"tokens must have shape ({self.states.shape[1]},)")
 
     @property
     def size(self) -> int:
@@ -169,62 +176,53 @@ class PackedBatch:
         return len(self.lengths)
 
     @property
-    def tokens(self) -> None:
-        """No ids: adapters that copy tokens are trained on padded batches."""
-        return
-
-    @property
     def count(self) -> int:
         """As :attr:`Batch.count`."""
         return _count(self.targets)
 
-    def padded(self) -> Batch:
-        """The same samples in float32, padded to the longest."""
-        layers, _, channels = self.states.shape
-        longest = int(self.lengths.max(initial=0))
-        hidden = np.zeros((layers, self.size, longest, channels), np.float32)
-        hidden[:, np.arange(longest) < self.lengths[:, None]] = self.states
-        return Batch(
-            hidden=hidden,
-            lengths=self.lengths,
-            second_starts=self.second_starts,
-            targets=self.targets,
-            candidates=self.candidates,
-        )
-
-    def counted_only(self) -> PackedBatch:
-        """The counted tokens of language models' samples; samples without any are left out."""
+    @property
+    def counted(self) -> NDArray[np.int64]:
+        """Of a language model's N tokens, the places of those with a target, ascending."""
         is_here = np.arange(self.targets.shape[1]) < self.lengths[:, None]
-        is_counted = is_here & (self.targets != NOT_COUNTED)
-        every = is_counted.sum(1)
-        kept = np.flatnonzero(every)
-        lengths = every[kept]
-        targets = np.full((len(kept), int(lengths.max(initial=0))), NOT_COUNTED, np.int64)
-        targets[np.arange(targets.shape[1]) < lengths[:, None]] = self.targets[is_counted]
-        lines = self.candidates
-        return PackedBatch(
-            states=self.states[:, is_counted[is_here]],
-            lengths=lengths,
-            second_starts=np.zeros(len(kept), np.int64),
-            targets=targets,
-            candidates=None if lines is None else tuple(lines[at] for at in kept),
-        )
+        return np.flatnonzero(self.targets[is_here] != NOT_COUNTED)
 
     def rows(self, span: slice) -> PackedBatch:
-        """The samples of ``span``."""
+        """The samples of ``span``, as views."""
         lengths = self.lengths[span]
-        first = int(self.lengths[: span.start].sum())
+        of_span = _tokens_of(self.lengths, span)
         targets = self.targets[span]
         if targets.ndim == 2:
             targets = targets[:, : int(lengths.max(initial=0))]
+        encoder_states, encoder_lengths = self.encoder_states, self.encoder_lengths
+        if encoder_states is not None and encoder_lengths is not None:
+            encoder_states = encoder_states[:, _tokens_of(encoder_lengths, span)]
+            encoder_lengths = encoder_lengths[span]
         return dataclasses.replace(
             self,
-            states=self.states[:, first : first + int(lengths.sum())],
+            states=self.states[:, of_span],
             lengths=lengths,
             second_starts=self.second_starts[span],
             targets=targets,
+            encoder_states=encoder_states,
+            encoder_lengths=encoder_lengths,
             candidates=None if self.candidates is None else self.candidates[span],
+            tokens=None if self.tokens is None else self.tokens[of_span],
         )
+
+
+def _tokens_of(lengths: NDArray[np.int64], span: slice) -> slice:
+    """The tokens of some samples among those of all."""
+    first = int(lengths[: span.start].sum())
+    return slice(first, first + int(lengths[span].sum()))
+
+
+def _without_padding(
+    hidden: NDArray[np.float32], lengths: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """(L, B, T, d) to (L, N, d)."""
+    mask = np.arange(hidden.shape[2]) < lengths[:, None]
+    layers, _, _, channels = hidden.shape
+    return hidden.reshape(layers, -1, channels) if mask.all() else hidden[:, mask]
 
 
 def _count(targets: NDArray[Any]) -> int:
@@ -241,3 +239,10 @@ def _check_states(name: str, hidden: NDArray[np.float32], lengths: NDArray[np.in
         raise ValueError(f"lengths of {name} must have shape ({size},)")
     if size and not (lengths.min() >= 1 and lengths.max() <= tokens):
         raise ValueError(f"lengths of {name} must be between 1 and {tokens}")
+
+
+def _check_packed(name: str, states: NDArray[Any], lengths: NDArray[np.int64]) -> None:
+    if states.ndim != 3 or states.dtype not in (np.float32, np.float16):
+        raise ValueError(f"{name} must be float32 or float16, (layers, tokens, channels)")
+    if (len(lengths) and lengths.min() < 1) or lengths.sum() != states.shape[1]:
+        raise ValueError(f"lengths must be positive and add up to {states.shape[1]}")

@@ -18,6 +18,8 @@ from edge_runtime.system.blas import blas_threads
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
+
     from edge_runtime.contract.checks import Array
 
     from .batch import PackedBatch
@@ -47,6 +49,7 @@ class GradientsByHand:
     def loss(
         self,
         batch: PackedBatch,
+        rows_M: NDArray[np.int64] | None,
         head_loss: Callable[[torch.Tensor], torch.Tensor],
         *,
         adds: bool,
@@ -55,21 +58,24 @@ class GradientsByHand:
 
         Args:
             batch: the samples.
-            head_loss: what autograd is to make of the last side state, (N, w), if it has to.
+            rows_M: which tokens a side state is wanted of, where each is read alone; else None.
+            head_loss: what autograd is to make of the last side state, (N, w) or (M, w), if it
+                has to.
             adds: on top of what is there; a head that is autograd's is always added.
 
         Raises:
             IndexError: a target is no class.
         """
+        lengths = batch.lengths if rows_M is None else np.array([len(rows_M)])
         with np.errstate(all="ignore"), blas_threads(torch.get_num_threads()):
-            state_Nw = self._side.forward(_reader(batch.states), Layout.of(batch.lengths))
+            state_Mw = self._side.forward(_reader(batch.states, rows_M), Layout.of(lengths))
             if self._head is not None:
                 last_Nd = self._side.centred_last
                 loss, gradient = self._head.loss(
-                    *(last_Nd, state_Nw, batch.lengths, batch.targets), adds
+                    *(last_Nd, state_Mw, batch.lengths, batch.targets), adds
                 )
             else:
-                leaf = torch.from_numpy(state_Nw).requires_grad_()
+                leaf = torch.from_numpy(state_Mw).requires_grad_()
                 total = head_loss(leaf)
                 total.backward()  # type: ignore[no-untyped-call]
                 assert leaf.grad is not None
@@ -78,13 +84,17 @@ class GradientsByHand:
         return loss
 
 
-def _reader(states_LNd: Array) -> Callable[[int, Array], None]:
+def _reader(states_LNd: Array, rows_M: NDArray[np.int64] | None) -> Callable[[int, Array], None]:
     """Reads layers; PyTorch makes float32 of float16 ten times as fast as numpy."""
+    if rows_M is not None:
+        chosen = torch.from_numpy(rows_M)
 
     def read(layer: int, out: Array) -> None:
-        torch.from_numpy(out).copy_(torch.from_numpy(states_LNd[layer]))
+        states_Nd = torch.from_numpy(states_LNd[layer])
+        wanted = states_Nd if rows_M is None else states_Nd.index_select(0, chosen)
+        torch.from_numpy(out).copy_(wanted)
 
     def copy(layer: int, out: Array) -> None:
         np.copyto(out, states_LNd[layer])
 
-    return read if states_LNd.dtype == np.float16 else copy
+    return read if states_LNd.dtype == np.float16 or rows_M is not None else copy

@@ -18,14 +18,14 @@ from torch import Tensor
 from edge_runtime.contract.adapter import ALIGNMENT_SHARPNESS
 
 from .attention_context import MASKED
-from .side_network import normalize
+from .layer_reads import normalize
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
 
 @torch.no_grad()
-def compare(layers: Sequence[Tensor], pool_BST: Tensor) -> Tensor:
+def compare(layers: Iterable[Tensor], pool_BST: Tensor) -> Tensor:
     """Computes how the tokens x of each sample differ from their counterparts y, (B, K * 5 * d).
 
     For each layer the mean of x - y over the first segment and over the second, then the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,11 +12,12 @@ from torch.nn import functional
 
 from edge_runtime.side_gradients.network import is_by_hand
 
-from .attention_context import AttentionContext
-from .batch import NOT_COUNTED, Batch, PackedBatch
+from .attention_context import PackedStates
+from .batch import Batch, PackedBatch
 from .by_hand import GradientsByHand
 from .candidate_loss import candidate_loss
 from .language import token_losses, total_loss
+from .layer_reads import normalize
 from .pointer import Copies
 
 if TYPE_CHECKING:
@@ -40,7 +42,8 @@ class Model:
     """An adapter, and the frozen head of a language model.
 
     A batch is worked on in groups of samples whose intermediate values fit in a cache or
-    at least in little memory; groups depend on the batch's shape alone.
+    at least in little memory; groups depend on the batch's shape alone. Padded batches are
+    packed first.
     """
 
     def __init__(self, adapter: ParallelAdapter, head: FrozenHead | None = None) -> None:
@@ -60,35 +63,31 @@ class Model:
         self._head = head if config.generative else None
         self._by_hand: GradientsByHand | None = None
 
-    @property
-    def packs(self) -> bool:
-        """Gradients are computed of packed batches: padded ones have to be packed first."""
-        return is_by_hand(self._config) and not self._config.pair
-
     def gradients(
         self, batch: Batch | PackedBatch, flat: NDArray[np.float32], sample: StepSample | None
     ) -> float:
         """Computes the summed loss; ``flat``, all parameters' gradients, becomes its gradient."""
-        by_hand = self._checked(batch)
-        is_written = by_hand is not None and by_hand.writes_all and batch.size > 0
+        packed = self._checked(batch)
+        by_hand = self._by_hand_for(packed)
+        is_written = by_hand is not None and by_hand.writes_all and packed.size > 0
         if not is_written:
             flat.fill(0)
-        return self._sum(batch, sample, by_hand, adds=not is_written)
+        return self._sum(packed, sample, by_hand, adds=not is_written)
 
     def add_gradients(self, batch: Batch | PackedBatch, sample: StepSample | None = None) -> float:
         """Computes the summed loss; its gradient is added to the parameters'.
 
         With ``sample``, of the batch's candidates and these tokens.
         """
-        return self._sum(batch, sample, self._checked(batch), adds=True)
+        packed = self._checked(batch)
+        return self._sum(packed, sample, self._by_hand_for(packed), adds=True)
 
-    def _checked(self, batch: Batch | PackedBatch) -> GradientsByHand | None:
-        """Checks the batch; what computes its gradients by hand, if that is to be done.
+    def _by_hand_for(self, batch: PackedBatch) -> GradientsByHand | None:
+        """What computes a batch's gradients by hand, if that is to be done.
 
         By hand, the attention weights of all blocks are kept. Those of long samples would be
         larger than the hidden states, and autograd's attention keeps none.
         """
-        self._check(batch)
         config = self._config
         longest = int(batch.lengths.max(initial=0))
         is_long = longest * config.num_heads > config.hidden_size and config.kind == "attention"
@@ -100,113 +99,36 @@ class Model:
 
     def _sum(
         self,
-        batch: Batch | PackedBatch,
+        batch: PackedBatch,
         sample: StepSample | None,
         by_hand: GradientsByHand | None,
         adds: bool,
     ) -> float:
-        spans = _spans(batch, self._config)
         total = 0.0
-        for span in spans:
-            group = batch if len(spans) == 1 else batch.rows(span)
+        for group in _groups(batch, self._config):
+            read = _Group(group, self._adapter, self._head)
+            if read.rows is not None and not len(read.rows):
+                continue
             if by_hand is None:
-                total += self._by_autograd(group, sample)
+                loss = self._loss(read, read.side_state(), sample)
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += loss.item()
             else:
-                total += self._loss_by_hand(by_hand, group, sample, adds)
+                head_loss = functools.partial(self._loss, read, sample=sample)
+                total += by_hand.loss(group, read.rows, head_loss, adds=adds)
             adds = True
         return total
 
-    def _loss_by_hand(
-        self,
-        by_hand: GradientsByHand,
-        group: Batch | PackedBatch,
-        sample: StepSample | None,
-        adds: bool,
-    ) -> float:
-        packed = group.packed() if isinstance(group, Batch) else group
-        if self._config.generative and self._config.reads_each_token_alone:
-            packed = packed.counted_only()
-            if not packed.size:
-                return 0.0
-
-        def head_loss(state_Nw: Tensor) -> Tensor:
-            return self._head_loss(group, packed, sample, state_Nw)
-
-        return by_hand.loss(packed, head_loss, adds=adds)
-
-    def _by_autograd(self, group: Batch | PackedBatch, sample: StepSample | None) -> float:
-        loss = self._loss(group if isinstance(group, Batch) else group.padded(), sample)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss.item()
-
-    def _head_loss(
-        self,
-        batch: Batch | PackedBatch,
-        packed: PackedBatch,
-        sample: StepSample | None,
-        state_Nw: Tensor,
-    ) -> Tensor:
-        """Summed loss as it follows from the last side state, (N, w)."""
-        if self._head is not None:
-            counted, targets = _counted(packed, self._head)
-            last = torch.from_numpy(packed.states[-1].astype(np.float32, copy=False))[counted]
-            features = self._adapter.features(last, state_Nw[counted])
-            return self._language_loss(packed, features, last, targets, sample)
-        padded = batch if isinstance(batch, Batch) else batch.padded()
-        hidden, mask, starts, _ = _inputs(padded)
-        state = AttentionContext.of(mask, state_Nw.dtype).pad(state_Nw)
-        return self._pooled_loss(
-            self._adapter.pooled_outputs(hidden, mask, starts, state), batch.targets
-        )
-
-    @torch.inference_mode()
-    def outputs(self, batch: Batch) -> NDArray[Any]:
-        """(B, C); see :meth:`.trainer.Trainer.outputs`."""
-        self._check(batch)
-        width = self._config.num_outputs if self._head is None else LANGUAGE_OUTPUTS
-        dtype = np.float64 if self._config.task == "regression" else np.float32
-        result = np.zeros((batch.size, width), dtype)
-        first = 0
-        for group in _groups(batch, self._config) if batch.size else ():
-            result[first : first + group.size] = self._outputs(group).numpy()
-            first += group.size
-        return result
-
-    def _outputs(self, batch: Batch) -> Tensor:
-        if self._head is None:
-            outputs: Tensor = self._adapter(*_inputs(batch))
-            return outputs
-        features, targets, counted, _, copies = self._features(batch, self._head)
-        loss, correct = token_losses(features, targets, self._head, copies=copies)
-        values = torch.stack((loss, torch.ones_like(loss), correct.float()), 1)
-        sample = counted // batch.hidden.shape[2]
-        return torch.zeros(batch.size, LANGUAGE_OUTPUTS).index_add_(0, sample, values)
-
-    def _loss(self, batch: Batch, sample: StepSample | None) -> Tensor:
-        """Summed loss, with gradients to come."""
-        if self._head is not None:
-            features, targets, _, last, copies = self._features(batch, self._head)
-            return self._language_loss(batch, features, last, targets, sample, copies)
-        hidden, mask, starts, encoder = _inputs(batch)
-        state = self._adapter.side_state(hidden, mask, encoder)
-        return self._pooled_loss(
-            self._adapter.pooled_outputs(hidden, mask, starts, state), batch.targets
-        )
-
-    def _language_loss(
-        self,
-        batch: Batch | PackedBatch,
-        features: Tensor,
-        last: Tensor,
-        targets: Tensor,
-        sample: StepSample | None,
-        copies: Copies | None = None,
-    ) -> Tensor:
-        assert self._head is not None
-        if sample is not None and batch.candidates is not None:
-            lines = batch.candidates
-            return candidate_loss(features, last, targets, lines, sample, self._head, copies)
-        return total_loss(features, targets, self._head, copies)
+    def _loss(self, group: _Group, state: Tensor, sample: StepSample | None) -> Tensor:
+        """Summed loss as it follows from the last side state."""
+        batch, head = group.batch, self._head
+        if head is None:
+            return self._pooled_loss(group.pooled_outputs(state), batch.targets)
+        features, last, copies = group.features(state)
+        targets, lines = group.targets, batch.candidates
+        if sample is None or lines is None:
+            return total_loss(features, targets, head, copies)
+        return candidate_loss(features, last, targets, lines, sample, head, copies)
 
     def _pooled_loss(self, outputs: Tensor, of_samples: NDArray[Any]) -> Tensor:
         config, targets = self._config, torch.from_numpy(of_samples)
@@ -216,98 +138,140 @@ class Model:
             raise IndexError(f"a target is not below {config.num_outputs}")
         return functional.cross_entropy(outputs, targets, reduction="sum")
 
-    def _features(
-        self, batch: Batch, head: FrozenHead
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Copies | None]:
-        """Features and targets of the counted tokens, places in (B*T,), last states, copies."""
-        targets = torch.from_numpy(np.ascontiguousarray(batch.targets)).view(-1)
-        counted = (targets != NOT_COUNTED).nonzero()[:, 0]
-        targets = _known(targets[counted], head)
-        hidden, mask, _, encoder = _inputs(batch)
-        features, added = self._adapter.language(hidden, mask, counted, encoder)
-        last = hidden[-1].flatten(0, 1)[counted]
-        return features, targets, counted, last, _copies(added, batch, counted, head)
+    @torch.inference_mode()
+    def outputs(self, batch: Batch | PackedBatch) -> NDArray[Any]:
+        """(B, C); see :meth:`.trainer.Trainer.outputs`."""
+        packed = self._checked(batch)
+        width = self._config.num_outputs if self._head is None else LANGUAGE_OUTPUTS
+        dtype = np.float64 if self._config.task == "regression" else np.float32
+        result = np.zeros((packed.size, width), dtype)
+        first = 0
+        for group in _groups(packed, self._config):
+            found = self._outputs(_Group(group, self._adapter, self._head))
+            result[first : first + group.size] = found.numpy()
+            first += group.size
+        return result
 
-    def _check(self, batch: Batch | PackedBatch) -> None:
+    def _outputs(self, group: _Group) -> Tensor:
+        if self._head is None:
+            return self._adapter.in_units(group.pooled_outputs(group.side_state()))
+        features, _, copies = group.features(group.side_state())
+        loss, correct = token_losses(features, group.targets, self._head, copies=copies)
+        values = torch.stack((loss, torch.ones_like(loss), correct.float()), 1)
+        size = group.batch.size
+        return torch.zeros(size, LANGUAGE_OUTPUTS).index_add_(0, group.samples, values)
+
+    def _checked(self, batch: Batch | PackedBatch) -> PackedBatch:
+        """The batch without padding, if it fits the adapter."""
+        packed = batch.packed() if isinstance(batch, Batch) else batch
         config = self._config
         own = len(config.layers) - config.encoder_layers
-        hidden = batch.hidden if isinstance(batch, Batch) else batch.states
-        _check_shape("hidden", hidden, (own, config.hidden_size))
+        _check_shape("hidden", packed.states, (own, config.hidden_size))
         if config.encoder_layers:
-            if isinstance(batch, PackedBatch) or batch.encoder_hidden is None:
+            if packed.encoder_states is None:
                 raise ValueError("an encoder-decoder's batch needs encoder_hidden")
             expected = (config.encoder_layers, config.hidden_size)
-            _check_shape("encoder_hidden", batch.encoder_hidden, expected)
-        if config.copies and batch.tokens is None:
+            _check_shape("encoder_hidden", packed.encoder_states, expected)
+        if config.copies and packed.tokens is None:
             raise ValueError("an adapter that copies tokens needs the batch's")
-        if (batch.targets.ndim == 2) != config.generative:
-            raise ValueError(f"targets of shape {batch.targets.shape} are not of {config.task}")
+        if (packed.targets.ndim == 2) != config.generative:
+            raise ValueError(f"targets of shape {packed.targets.shape} are not of {config.task}")
+        return packed
 
 
-def _groups(batch: Batch, config: AdapterConfig) -> Iterator[Batch]:
+class _Group:
+    """Samples that are worked on at once, as tensors.
+
+    Attributes:
+        batch: the samples.
+        counted: of a language model, which of the N tokens have a target, (M,).
+        rows: the same, where side states of no other tokens are needed; else None.
+    """
+
+    def __init__(
+        self, batch: PackedBatch, adapter: ParallelAdapter, head: FrozenHead | None
+    ) -> None:
+        self.batch, self._adapter, self._head = batch, adapter, head
+        self.counted = np.empty(0, np.int64) if head is None else batch.counted
+        alone = head is not None and adapter.config.reads_each_token_alone
+        self.rows = self.counted if alone else None
+        self._states = _states(batch.states, batch.lengths)
+
+    def side_state(self) -> Tensor:
+        """The last side state: of all tokens, or of ``rows``."""
+        batch, encoder = self.batch, None
+        if batch.encoder_states is not None and batch.encoder_lengths is not None:
+            encoder = _states(batch.encoder_states, batch.encoder_lengths)
+        rows = None if self.rows is None else torch.from_numpy(self.rows)
+        return self._adapter.side_state(self._states, encoder, rows)
+
+    def pooled_outputs(self, state: Tensor) -> Tensor:
+        """Outputs of samples, from the last side state."""
+        starts = torch.from_numpy(self.batch.second_starts)
+        return self._adapter.pooled_outputs(self._states, starts, state)
+
+    def features(self, state: Tensor) -> tuple[Tensor, Tensor, Copies | None]:
+        """Of the counted tokens: features, the backbone's last states, and what is copied."""
+        counted = torch.from_numpy(self.counted)
+        normed = normalize(state if self.rows is not None else state.index_select(0, counted))
+        last = self._states.decoded(-1, normed.dtype, counted)
+        features = self._adapter.features(last, normed)
+        if not self._adapter.config.copies:
+            return features, last, None
+        context = self._context()[self.samples]
+        return features, last, Copies(self._adapter.pointer(self._states, normed, counted), context)
+
+    @property
+    def targets(self) -> Tensor:
+        """Those of the counted tokens."""
+        targets = self.batch.targets
+        found = targets[np.arange(targets.shape[1]) < self.batch.lengths[:, None]][self.counted]
+        return torch.from_numpy(self._known("target", found))
+
+    @property
+    def samples(self) -> Tensor:
+        """Which sample each counted token is of."""
+        ends = np.cumsum(self.batch.lengths)
+        return torch.from_numpy(np.searchsorted(ends, self.counted, side="right"))
+
+    def _context(self) -> Tensor:
+        """The samples' tokens, (B, T), with -1 as padding."""
+        batch = self.batch
+        assert batch.tokens is not None  # see Model._checked
+        is_here = np.arange(batch.targets.shape[1]) < batch.lengths[:, None]
+        tokens = np.full(is_here.shape, -1, np.int64)
+        tokens[is_here] = self._known("token", batch.tokens)
+        return torch.from_numpy(tokens)
+
+    def _known(self, what: str, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        assert self._head is not None
+        vocabulary = self._head.vocabulary
+        if len(tokens) and not (tokens.min() >= 0 and tokens.max() < vocabulary):
+            raise IndexError(f"a {what} is not below {vocabulary}")
+        return tokens
+
+
+def _groups(batch: PackedBatch, config: AdapterConfig) -> Iterator[PackedBatch]:
     """The samples of ``batch``, in order, in groups of about ``CHUNK_VALUES``."""
-    spans = _spans(batch, config)
-    yield from [batch] if len(spans) == 1 else map(batch.rows, spans)
-
-
-def _spans(batch: Batch | PackedBatch, config: AdapterConfig) -> list[slice]:
     values = 0
-    for layers, tokens, channels in _sizes(batch):
-        values += layers * tokens * (channels + tokens * config.score_heads)
+    for states, lengths in (
+        (batch.states, batch.lengths),
+        (batch.encoder_states, batch.encoder_lengths),
+    ):
+        if states is not None and lengths is not None:
+            layers, _, channels = states.shape
+            tokens = int(lengths.max(initial=0))
+            values += layers * tokens * (channels + tokens * config.score_heads)
     size = max(1, CHUNK_VALUES // max(1, values))
-    return [slice(first, first + size) for first in range(0, batch.size, size)]
+    for first in range(0, batch.size, size):
+        yield batch if size >= batch.size else batch.rows(slice(first, first + size))
 
 
-def _sizes(batch: Batch | PackedBatch) -> Iterator[tuple[int, int, int]]:
-    """Layers, padded tokens of a sample and channels of each stack."""
-    if isinstance(batch, PackedBatch):
-        yield len(batch.states), int(batch.lengths.max(initial=0)), batch.states.shape[2]
-        return
-    for hidden in (batch.hidden, batch.encoder_hidden):
-        if hidden is not None:
-            yield len(hidden), *hidden.shape[2:]
+def _states(states: NDArray[Any], lengths: NDArray[np.int64]) -> PackedStates:
+    return PackedStates(torch.from_numpy(states), torch.from_numpy(lengths))
 
 
-def _counted(batch: PackedBatch, head: FrozenHead) -> tuple[Tensor, Tensor]:
-    """Places of the counted tokens among all, and their targets."""
-    tokens = batch.targets[np.arange(batch.targets.shape[1]) < batch.lengths[:, None]]
-    counted = np.flatnonzero(tokens != NOT_COUNTED)
-    return torch.from_numpy(counted), _known(torch.from_numpy(tokens[counted]), head)
-
-
-def _known(targets: Tensor, head: FrozenHead) -> Tensor:
-    if len(targets) and not (targets.min() >= 0 and targets.max() < head.vocabulary):
-        raise IndexError(f"a target is not below {head.vocabulary}")
-    return targets
-
-
-def _states(hidden: NDArray[np.float32], lengths: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    mask = np.arange(hidden.shape[2]) < lengths[:, None]
-    return torch.from_numpy(np.ascontiguousarray(hidden)), torch.from_numpy(mask)
-
-
-def _inputs(batch: Batch) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
-    """Arguments of :class:`.module.ParallelAdapter`."""
-    encoder = None
-    if batch.encoder_hidden is not None and batch.encoder_lengths is not None:
-        encoder = _states(batch.encoder_hidden, batch.encoder_lengths)
-    hidden, mask = _states(batch.hidden, batch.lengths)
-    return hidden, mask, torch.from_numpy(batch.second_starts), encoder
-
-
-def _copies(added: Tensor | None, batch: Batch, counted: Tensor, head: FrozenHead) -> Copies | None:
-    """What is added to logits of the context's tokens."""
-    if added is None:
-        return None
-    assert batch.tokens is not None  # see Model._check
-    if not 0 <= batch.tokens.min(initial=0) <= batch.tokens.max(initial=0) < head.vocabulary:
-        raise IndexError(f"a token is not below {head.vocabulary}")
-    padding = np.arange(batch.tokens.shape[1]) >= batch.lengths[:, None]
-    tokens = torch.from_numpy(np.where(padding, -1, batch.tokens))
-    return Copies(added, tokens[counted // tokens.shape[1]])
-
-
-def _check_shape(name: str, hidden: NDArray[Any], expected: tuple[int, int]) -> None:
-    found = (hidden.shape[0], hidden.shape[-1])
+def _check_shape(name: str, states: NDArray[Any], expected: tuple[int, int]) -> None:
+    found = (states.shape[0], states.shape[-1])
     if found != expected:
         raise ValueError(f"{name} has (L, d) = {found}, the adapter {expected}")

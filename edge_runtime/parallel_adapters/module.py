@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .attention_context import AttentionContext, Memory
+from .attention_context import AttentionContext, Memory, PackedStates, token_mask
 from .comparison import compare
+from .layer_reads import normalize
 from .pointer import Pointer, SummedReads
-from .side_network import Linear, SideBlock, SideNetwork, fuse, normalize
+from .side_network import Linear, SideBlock, SideNetwork, fuse
 
 if TYPE_CHECKING:
     from edge_runtime.contract.adapter import AdapterConfig
@@ -31,8 +32,8 @@ class ParallelAdapter(nn.Module):
     All parameters are zero until they are loaded (``load_state_dict``) or initialized
     (:func:`.parameters.initialize`).
 
-    Shapes: L hidden states, B samples, T tokens, S segments, d backbone width, w adapter
-    width, C outputs.
+    Shapes: L hidden states, B samples, T tokens of the longest, N of all, M of them that are
+    asked for, S segments, d backbone width, w adapter width, C outputs.
     """
 
     def __init__(self, config: AdapterConfig) -> None:
@@ -75,85 +76,61 @@ class ParallelAdapter(nn.Module):
 
         Returns:
             Logits (B, C), or float64 values (B, 1) in the targets' units; for language models the
-            features (B, T, d) that the frozen head reads.
+            features (B, T, d) that the frozen head reads, 0 on padding.
         """
+        mask_BT = mask_BT.bool()
+        own = PackedStates.of_padded(hidden_LBTd, mask_BT)
+        attended = None
+        if encoder is not None:
+            attended = PackedStates.of_padded(encoder[0], encoder[1].bool())
+        state_Nw = self.side_state(own, attended)
         if self.config.generative:
-            places = torch.arange(mask_BT.numel())
-            features, _ = self.language(hidden_LBTd, mask_BT, places, encoder)
-            return features.view(*mask_BT.shape, -1)
-        state_BTw = self.side_state(hidden_LBTd, mask_BT, encoder)
-        outputs = self.pooled_outputs(hidden_LBTd, mask_BT, second_starts_B, state_BTw)
-        if self.config.task == "regression":
-            outputs = outputs.double() * self.config.target_scale + self.config.target_mean
-        return outputs
+            features_Nd = self.features(hidden_LBTd[-1][mask_BT], normalize(state_Nw))
+            padded = features_Nd.new_zeros(*mask_BT.shape, features_Nd.shape[1])
+            return padded.masked_scatter(mask_BT[..., None], features_Nd)
+        return self.in_units(self.pooled_outputs(own, second_starts_B, state_Nw))
 
-    def language(
-        self,
-        hidden_LBTd: Tensor,
-        mask_BT: Tensor,
-        places_N: Tensor,
-        encoder: tuple[Tensor, Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Computes what a language model's logits are made of, for some tokens.
-
-        Args:
-            hidden_LBTd: as in :meth:`forward`.
-            mask_BT: likewise.
-            places_N: where these tokens are among the B * T, ascending.
-            encoder: likewise.
-
-        Returns:
-            h_L + U(norm(s_L)), the features that the frozen head reads, (N, d); and with
-            ``config.copies`` what is added to the logits of the context's tokens, (N, T).
-        """
-        if self.config.reads_each_token_alone:
-            state = self._last_state(hidden_LBTd, AttentionContext.alone(mask_BT.shape, places_N))
-        else:
-            padded = self.side_state(hidden_LBTd, mask_BT, encoder)
-            state = padded.flatten(0, 1).index_select(0, places_N)
-        last = hidden_LBTd[-1].flatten(0, 1).index_select(0, places_N)
-        if not self.config.copies:
-            return self.features(last, state), None
-        return self.features(last, state), self.pointer(hidden_LBTd, normalize(state), places_N)
-
-    def features(self, last: Tensor, state: Tensor) -> Tensor:
-        """Computes h_L + U(norm(s_L)), (N, d), from h_L and s_L of some tokens."""
-        return last + normalize(state) * self.config.up_scale @ self.up.weight
+    def in_units(self, outputs: Tensor) -> Tensor:
+        """Computes values in the targets' units, float64, of a regression; logits stay."""
+        if self.config.task != "regression":
+            return outputs
+        return outputs.double() * self.config.target_scale + self.config.target_mean
 
     def side_state(
         self,
-        hidden_LBTd: Tensor,
-        mask_BT: Tensor,
-        encoder: tuple[Tensor, Tensor] | None = None,
+        states: PackedStates,
+        encoder: PackedStates | None = None,
+        rows_M: Tensor | None = None,
     ) -> Tensor:
-        """Computes s_L of the stack that outputs, (B, T, w); 0 on padding."""
-        memory = None
-        if self.config.encoder_layers and encoder is not None:
-            encoder_hidden, encoder_mask = encoder
-            context = AttentionContext.of(encoder_mask.bool(), encoder_hidden.dtype)
-            memory = Memory(normalize(self.encoder(encoder_hidden, context)), context)
-        causal = self.config.causal
-        context = AttentionContext.of(mask_BT.bool(), hidden_LBTd.dtype, causal, memory)
-        return context.pad(self._last_state(hidden_LBTd, context))
+        """Computes s_L of the stack that outputs, (N, w).
 
-    def _last_state(self, hidden_LBTd: Tensor, context: AttentionContext) -> Tensor:
-        """s_L of the context's tokens, (N, w)."""
-        if self.config.encoder_layers:
-            state: Tensor = self.decoder(hidden_LBTd, context)
+        With ``rows_M``, of these tokens alone, (M, w): with ``config.reads_each_token_alone``.
+        """
+        config, dtype = self.config, self.up.weight.dtype
+        if config.reads_each_token_alone:
+            reads: Tensor = self.down(states, rows_M)
+            context = AttentionContext.alone(reads.shape[-2])
+            if not config.copies:
+                return fuse(reads, self.gate, self.blocks, context)
+            for block in self.blocks:
+                reads = block(reads, context)
+            return reads
+        memory = None
+        if config.encoder_layers and encoder is not None:
+            context = AttentionContext.of(encoder.lengths, dtype)
+            memory = Memory(normalize(self.encoder(encoder, context)), context)
+        context = AttentionContext.of(states.lengths, dtype, config.causal, memory)
+        if config.encoder_layers:
+            state: Tensor = self.decoder(states, context)
             return state
-        if not self.config.copies:
-            return fuse(self.down, self.gate, self.blocks, hidden_LBTd, context)
-        state = self.down(normalize(context.pack(hidden_LBTd)))
-        for block in self.blocks:
-            state = block(state, context)
-        return state
+        return fuse(self.down(states), self.gate, self.blocks, context)
+
+    def features(self, last_Md: Tensor, normed_Mw: Tensor) -> Tensor:
+        """Computes h_L + U(norm(s_L)), which the frozen head reads, from h_L and norm(s_L)."""
+        return last_Md + normed_Mw * self.config.up_scale @ self.up.weight
 
     def pooled_outputs(
-        self,
-        hidden_LBTd: Tensor,
-        mask_BT: Tensor,
-        second_starts_B: Tensor | None,
-        state_BTw: Tensor,
+        self, states: PackedStates, second_starts_B: Tensor | None, state_Nw: Tensor
     ) -> Tensor:
         """Computes logits, or values in standard deviations from the targets' mean, (B, C).
 
@@ -164,16 +141,20 @@ class ParallelAdapter(nn.Module):
         what. Without u and v themselves (InferSent has them: Conneau et al., 2017) the head
         learns less by heart; the order of the segments is in the comparison.
         """
-        starts_B = second_starts_B if self.config.pair else None
-        pool_BST = pooling_weights(mask_BT.bool(), starts_B, state_BTw.dtype)
-        side_BSw = torch.bmm(pool_BST, normalize(state_BTw))
-        embedding_BSd = normalize(pool_BST @ hidden_LBTd[-1] + side_BSw @ self.up.weight)
-        if not self.config.pair:
+        config, dtype = self.config, state_Nw.dtype
+        context = AttentionContext.of(states.lengths, dtype)
+        starts_B = second_starts_B if config.pair else None
+        pool_BST = pooling_weights(token_mask(states.lengths), starts_B, dtype)
+        side_BSw = torch.bmm(pool_BST, context.pad(normalize(state_Nw)))
+        last_BSd = torch.bmm(pool_BST, context.pad(states.decoded(-1, dtype)))
+        embedding_BSd = normalize(last_BSd + side_BSw @ self.up.weight)
+        if not config.pair:
             return self._head(embedding_BSd[:, 0])
         u, v = embedding_BSd.unbind(1)
         outputs = self._head(torch.cat(((u - v).abs(), u * v), 1))
-        found = compare([hidden_LBTd[layer] for layer in self.config.compared_layers], pool_BST)
-        outputs += self.comparison(found * self.config.comparison_scale)
+        compared = (context.pad(states.decoded(layer, dtype)) for layer in config.compared_layers)
+        found = compare(compared, pool_BST)
+        outputs += self.comparison(found * config.comparison_scale)
         return outputs
 
     def _head(self, features: Tensor) -> Tensor:

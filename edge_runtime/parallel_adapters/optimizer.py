@@ -1,4 +1,7 @@
-"""AdamW over the flat buffer, with warm-up, a schedule of the rate, and clipping."""
+"""AdamW over the flat buffer, with warm-up, a schedule of the rate, and clipping.
+
+A running mean of the weights is what is evaluated, saved and used.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,17 @@ def learning_rate(step: int, total_steps: int, options: TrainingOptions) -> floa
     return options.peak * max(0.0, min(rising, falling, 1.0))
 
 
+def update_average(
+    average: torch.Tensor, values: torch.Tensor, updates: int, horizon: float
+) -> None:
+    """Moves ``average`` towards ``values`` after update number ``updates`` (1 is the first).
+
+    The plain mean of all values at first, an exponential one over ``horizon`` updates
+    later (Polyak averaging; Izmailov et al., 2018, for why it generalises better).
+    """
+    average.lerp_(values, 1 / max(1.0, min(updates, horizon)))
+
+
 class AdamW:
     """Decoupled weight decay on the side network's matrices (Loshchilov and Hutter, 2019).
 
@@ -65,7 +79,7 @@ class AdamW:
         self._decays = options.decay, 0.0
 
     def apply(self, mean_gradient: NDArray[np.float32]) -> None:
-        """Clips by the global norm and updates the parameters in place.
+        """Clips by the global norm, in place, and updates the parameters in place.
 
         Raises:
             UnresumableError: the gradient is not finite; nothing was changed.
@@ -80,7 +94,7 @@ class AdamW:
             raise UnresumableError("the gradient is not finite; lower the learning rate")
         limit = self._options.max_gradient_norm
         if limit and norm > limit:
-            gradient = gradient * (limit / norm)
+            gradient *= limit / norm
         self._update(gradient)
         self.step += 1
 

@@ -13,8 +13,8 @@ are in the context::
 So a token is found by what stood before it, in the states that the next token is to be told
 from (Olsson et al., 2022, call such heads induction heads), and by what it is itself.
 
-Shapes: L hidden states, B samples of T tokens, N tokens to compute for, d backbone width, w
-adapter width, H heads of c channels.
+Shapes: L hidden states, B lines of up to T tokens, N tokens of all, M of them to compute for, d
+backbone width, w adapter width, H heads of c channels.
 """
 
 from __future__ import annotations
@@ -34,10 +34,13 @@ from edge_runtime.contract.adapter import (
 )
 
 from .attention_context import MASKED
-from .side_network import Linear, normalize
+from .layer_reads import read_sum
+from .side_network import Linear
 
 if TYPE_CHECKING:
     from edge_runtime.contract.adapter import AdapterConfig
+
+    from .attention_context import PackedStates
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -45,8 +48,8 @@ class Copies:
     """What is added to the logits of tokens of the context.
 
     Attributes:
-        logits: (N, T) for N tokens to predict; of later tokens and padding they are 0.
-        tokens: (N, T) int64, the ids of the context; -1 as padding.
+        logits: (M, T) for M tokens to predict; of later tokens and padding they are 0.
+        tokens: (M, T) int64, the ids of the context; -1 as padding.
     """
 
     logits: Tensor
@@ -66,10 +69,10 @@ class SummedReads(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.width))
         self._scale = config.down_scale * layers**-0.5
 
-    def forward(self, normed_LNd: Tensor) -> Tensor:
-        """Maps (L, N, d) to (N, w)."""
-        read_Nw = torch.bmm(normed_LNd, self.weight).sum(0)
-        return torch.add(self.bias, read_Nw, alpha=self._scale)
+    def forward(self, states: PackedStates, rows_M: Tensor | None = None) -> Tensor:
+        """Maps (L, N, d) to (N, w), or for some tokens (M, w)."""
+        read_Mw = read_sum(states, self.weight, rows_M=rows_M)
+        return torch.add(self.bias, read_Mw, alpha=self._scale)
 
 
 class Pointer(nn.Module):
@@ -77,7 +80,7 @@ class Pointer(nn.Module):
 
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__()
-        self._layers = list(config.pointer_layers)
+        self._layers = config.pointer_layers
         shape = len(self._layers), config.hidden_size, POINTER_HEADS * POINTER_CHANNELS
         self.read = nn.Parameter(torch.zeros(shape))
         self.own = nn.Parameter(torch.zeros(shape))
@@ -87,32 +90,40 @@ class Pointer(nn.Module):
         self._read_scale = config.down_scale * len(self._layers) ** -0.5
         self._side_scale = POINTER_REACH / config.width
 
-    def forward(self, hidden_LBTd: Tensor, side_Nw: Tensor, places_N: Tensor) -> Tensor:
+    def forward(self, states: PackedStates, side_Mw: Tensor, rows_M: Tensor) -> Tensor:
         """Computes what is added to the logits of each token of the context.
 
+        Line by line: tokens that are not asked for have no queries, and lines no padding.
+
         Args:
-            hidden_LBTd: all hidden states that the adapter reads.
-            side_Nw: normalized last side states of the tokens to compute for.
-            places_N: where these tokens are among the B * T, ascending.
+            states: all hidden states that the adapter reads.
+            side_Mw: normalized last side states of the tokens to compute for.
+            rows_M: which of the N tokens these are, ascending.
 
         Returns:
-            (N, T), 0 for what comes after a token.
+            (M, T), 0 for what comes after a token.
         """
-        _, batch, tokens, _ = hidden_LBTd.shape
-        normed = normalize(hidden_LBTd[self._layers].flatten(1, 2))
-        read = torch.bmm(normed, self.read).sum(0) * self._read_scale
-        own = torch.bmm(normed, self.own).sum(0) * self._read_scale
-        keys = self._by_head(own, batch) + functional.pad(self._by_head(read, batch), (0, 0, 1, -1))
-        side = side_Nw * self._side_scale
-        queries = self._by_head(read.index_add(0, places_N, self.query(side)), batch)
-        later = torch.ones(tokens, tokens, dtype=torch.bool).triu_(1)
-        scores = torch.matmul(queries * POINTER_CHANNELS**-0.5, keys.transpose(2, 3))
-        shares_BHTT = scores.masked_fill_(later, MASKED).softmax(-1)
+        weight = torch.cat((self.read, self.own), 2)
+        reads = read_sum(states, weight, self._layers) * self._read_scale
+        read, own = reads.view(len(reads), 2, POINTER_HEADS, POINTER_CHANNELS).unbind(1)
+        side = side_Mw * self._side_scale
+        queries = self.query(side).view(-1, POINTER_HEADS, POINTER_CHANNELS)
+        queries = (queries + read.index_select(0, rows_M)) * POINTER_CHANNELS**-0.5
         gates = self.gate(side, GATE_REACH * self.gate_bias)
-        shares_NHT = shares_BHTT.transpose(1, 2).flatten(0, 1).index_select(0, places_N)
-        return torch.bmm(gates[:, None], shares_NHT)[:, 0]
+        ends_B = states.lengths.cumsum(0)
+        ends, asked = ends_B.tolist(), torch.searchsorted(rows_M, ends_B).tolist()
+        longest, found = int(states.lengths.max()), []
+        for first, end, begin, stop in zip([0, *ends], ends, [0, *asked], asked, strict=False):
+            keys = own[first:end] + functional.pad(read[first:end], (0, 0, 0, 0, 1, -1))
+            places = rows_M[begin:stop] - first
+            added = _pointed(queries[begin:stop], keys, gates[begin:stop], places)
+            found.append(functional.pad(added, (0, longest - (end - first))))
+        return torch.cat(found)
 
-    @staticmethod
-    def _by_head(x: Tensor, batch: int) -> Tensor:
-        """(B * T, H * c) to (B, H, T, c)."""
-        return x.view(batch, -1, POINTER_HEADS, POINTER_CHANNELS).transpose(1, 2)
+
+def _pointed(queries_MHc: Tensor, keys_THc: Tensor, gates_MH: Tensor, places_M: Tensor) -> Tensor:
+    """What is added to the logits of a line's T tokens at some of its places, (M, T)."""
+    scores_HMT = torch.bmm(queries_MHc.transpose(0, 1), keys_THc.permute(1, 2, 0))
+    later_MT = torch.arange(len(keys_THc)) > places_M[:, None]
+    shares_HMT = scores_HMT.masked_fill_(later_MT, MASKED).softmax(-1)
+    return torch.bmm(gates_MH[:, None], shares_HMT.transpose(0, 1))[:, 0]

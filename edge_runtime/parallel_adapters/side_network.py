@@ -13,17 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edge_runtime.contract.adapter import NORM_EPSILON
+from .layer_reads import normalize, read_each
 
 if TYPE_CHECKING:
     from edge_runtime.contract.adapter import AdapterConfig, SideStack
 
-    from .attention_context import AttentionContext
-
-
-def normalize(x: Tensor) -> Tensor:
-    """Applies layer normalization, without parameters, over the last dimension."""
-    return functional.layer_norm(x, x.shape[-1:], eps=NORM_EPSILON)
+    from .attention_context import AttentionContext, PackedStates
 
 
 class Linear(nn.Module):
@@ -84,7 +79,7 @@ class SideBlock(nn.Module):
 
 
 class DownProjections(nn.Module):
-    """D_i(norm(h_i)) of all layers, as one batched matrix product."""
+    """D_i(norm(h_i)) of all layers."""
 
     def __init__(self, config: AdapterConfig, layers: int) -> None:
         super().__init__()
@@ -92,10 +87,10 @@ class DownProjections(nn.Module):
         self.bias = nn.Parameter(torch.zeros(layers, config.width))
         self._scale = config.down_scale
 
-    def forward(self, hidden_LNd: Tensor) -> Tensor:
-        """Maps (L, N, d) to (L, N, w)."""
-        read_LNw = torch.bmm(normalize(hidden_LNd), self.weight)
-        return torch.add(self.bias[:, None], read_LNw, alpha=self._scale)
+    def forward(self, states: PackedStates, rows_M: Tensor | None = None) -> Tensor:
+        """Maps (L, N, d) to (L, N, w), or for some tokens (L, M, w)."""
+        read_LMw = read_each(states, self.weight, rows_M)
+        return torch.add(self.bias[:, None], read_LMw, alpha=self._scale)
 
 
 class SideNetwork(nn.Module):
@@ -108,17 +103,13 @@ class SideNetwork(nn.Module):
         self.gate = nn.Parameter(torch.zeros(len(blocks)))
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, hidden_LBTd: Tensor, context: AttentionContext) -> Tensor:
+    def forward(self, states: PackedStates, context: AttentionContext) -> Tensor:
         """Computes the last side state, (N, w)."""
-        return fuse(self.down, self.gate, self.blocks, hidden_LBTd, context)
+        return fuse(self.down(states), self.gate, self.blocks, context)
 
 
 def fuse(
-    down: nn.Module,
-    gate: Tensor,
-    blocks: nn.ModuleList,
-    hidden_LBTd: Tensor,
-    context: AttentionContext,
+    reads_LNw: Tensor, gate: Tensor, blocks: nn.ModuleList, context: AttentionContext
 ) -> Tensor:
     """s_0 = D_0(norm(h_0));  s_i = A_i(mu_i s_{i-1} + (1 - mu_i) D_i(norm(h_i))).
 
@@ -129,7 +120,7 @@ def fuse(
     Returns:
         The last side state s_L, (N, w).
     """
-    state, *others = down(context.pack(hidden_LBTd)).unbind(0)
+    state, *others = reads_LNw.unbind(0)
     for block, mu, read in zip(blocks, gate.sigmoid(), others, strict=True):
         state = block(torch.lerp(read, state, mu), context)
     result: Tensor = state

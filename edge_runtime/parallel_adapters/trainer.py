@@ -14,13 +14,12 @@ from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.tensors import read_tensors, write_tensors
 from edge_runtime.language_head.tail_sample import draw_tail, is_tail
 
-from .averaging import update_average
 from .candidate_loss import StepSample
 from .flat import FlatParameters, check_tensor
 from .load import from_bytes
 from .model import Model
 from .module import ParallelAdapter
-from .optimizer import AdamW
+from .optimizer import AdamW, update_average
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,11 +130,6 @@ class Trainer:
         """Updates applied so far."""
         return self._optimizer.step
 
-    @property
-    def packs(self) -> bool:
-        """Gradients of packed batches cost less: padded ones are packed first."""
-        return self._model.packs
-
     @_flushing_subnormals()
     def gradients(self, batch: Batch | PackedBatch) -> float:
         """Summed loss; its gradient replaces ``flat_gradient``.
@@ -193,7 +187,7 @@ class Trainer:
         )
 
     @_flushing_subnormals()
-    def outputs(self, batch: Batch) -> NDArray[Any]:
+    def outputs(self, batch: Batch | PackedBatch) -> NDArray[Any]:
         """Computes what the averaged weights say of a batch, float32 unless said.
 
         (B, C) logits; (B, 1) float64 values in the targets' units; for language models (B, 3): the
@@ -251,6 +245,6 @@ class Predictor:
         self._model = Model(from_bytes(config, weights), head)
 
     @_flushing_subnormals()
-    def outputs(self, batch: Batch) -> NDArray[Any]:
+    def outputs(self, batch: Batch | PackedBatch) -> NDArray[Any]:
         """As :meth:`Trainer.outputs`."""
         return self._model.outputs(batch)

@@ -6,20 +6,18 @@ where an error is raised are the same without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from edge_runtime.contract.messages import Array
-from edge_runtime.parallel_adapters import Batch, PackedBatch
+from edge_runtime.parallel_adapters import PackedBatch
 
 from .engine_ahead import has_core_to_spare
 from .samples import OwnedSamples
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
-
-AnyBatch: TypeAlias = Batch | PackedBatch
 
 
 class BatchReader:
@@ -30,7 +28,6 @@ class BatchReader:
         owned: OwnedSamples,
         steps: Sequence[Array],
         *,
-        packs: bool = False,
         ahead: bool | None = None,
     ) -> None:
         """Reads the samples of ``steps``, which are asked for in order.
@@ -38,14 +35,12 @@ class BatchReader:
         Args:
             owned: the samples.
             steps: this trainer's samples of each step; maybe none.
-            packs: batches are to be without padding.
             ahead: to use a thread; by default where there is a core for it.
         """
-        self._read: Callable[[Array], AnyBatch] = owned.packed_batch if packs else owned.batch
         self._owned, self._steps = owned, steps
         ahead = has_core_to_spare() if ahead is None else ahead
         self._thread = _thread() if ahead else None
-        self._next: tuple[int, list[Array], Future[AnyBatch]] | None = None
+        self._next: tuple[int, list[Array], Future[PackedBatch]] | None = None
 
     def __enter__(self) -> BatchReader:
         return self
@@ -59,23 +54,23 @@ class BatchReader:
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
 
-    def step(self, number: int) -> Iterator[tuple[Array, AnyBatch]]:
+    def step(self, number: int) -> Iterator[tuple[Array, PackedBatch]]:
         """Yields the pieces of a step and their batches.
 
         Raises:
             CacheMiss: samples are not here, or damaged.
         """
         begun, self._next = self._next, None
-        reading: Future[AnyBatch] | None = None
+        reading: Future[PackedBatch] | None = None
         if begun is not None and begun[0] == number:
             _, pieces, reading = begun
         else:
             pieces = self._pieces(number)
         for at, piece in enumerate(pieces):
-            batch = self._read(piece) if reading is None else reading.result()
+            batch = self._owned.packed_batch(piece) if reading is None else reading.result()
             reading = None
             if self._thread is not None and at + 1 < len(pieces):
-                reading = self._thread.submit(self._read, pieces[at + 1])
+                reading = self._thread.submit(self._owned.packed_batch, pieces[at + 1])
             elif self._thread is not None and number + 1 < len(self._steps):
                 self._begin(self._thread, number + 1)
             yield piece, batch
@@ -84,7 +79,7 @@ class BatchReader:
 
     def _begin(self, thread: ThreadPoolExecutor, number: int) -> None:
         if pieces := self._pieces(number):
-            self._next = number, pieces, thread.submit(self._read, pieces[0])
+            self._next = number, pieces, thread.submit(self._owned.packed_batch, pieces[0])
 
     def _pieces(self, number: int) -> list[Array]:
         chosen = self._steps[number]

@@ -14,7 +14,7 @@ from edge_runtime.messaging.outbox import Outbox
 from edge_runtime.system.allocator import trim
 
 from .allreduce import AllReduce, Contribution
-from .batch_reader import AnyBatch, BatchReader
+from .batch_reader import BatchReader
 from .line_candidates import LineCandidates
 from .replica import Replica
 from .samples import OwnedSamples
@@ -22,9 +22,9 @@ from .samples import OwnedSamples
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edge_runtime.parallel_adapters import Trainer
+    from edge_runtime.parallel_adapters import PackedBatch, Trainer
 
-    Batches: TypeAlias = Iterator[tuple[m.Array, AnyBatch]]
+    Batches: TypeAlias = Iterator[tuple[m.Array, PackedBatch]]
 
 PROGRESS_SECONDS = 0.25
 
@@ -52,7 +52,7 @@ def train_steps(
         replica.sums = m.EpochSums(epoch=request.epoch)
     began, reported, own_seconds = time.monotonic(), -math.inf, 0.0
     own = [chosen for chosen, _ in steps]
-    with BatchReader(owned, own, packs=replica.trainer.packs) as reader:
+    with BatchReader(owned, own) as reader:
         for number, (chosen, size) in enumerate(steps):
             batches = reader.step(number)
             own_seconds += _step(replica, owned, batches, (len(chosen), size), group, lines)
@@ -63,8 +63,7 @@ def train_steps(
         raise _diverged("adapter", replica)
     seconds = time.monotonic() - began
     found = lines.take_found() if lines is not None else 0
-    if found:
-        trim()  # finding candidates took logits of many tokens, training on them does not
+    trim()  # what steps take, writing and sending the state takes in other pieces
     outbox.to_coordinator(
         m.EpochDone(
             sums=replica.sums, seconds=seconds, own_seconds=min(own_seconds, seconds), found=found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from typing import TypeAlias
 
 import numpy as np
 
@@ -17,12 +16,10 @@ from edge_runtime.language_head.candidates import (
     sum_tails,
 )
 from edge_runtime.language_head.frozen_head import FrozenHead
-from edge_runtime.parallel_adapters import Batch, PackedBatch
+from edge_runtime.parallel_adapters import PackedBatch
 from edge_runtime.serving.pieces import groups_by_length
 
 from .samples import OwnedSamples
-
-AnyBatch: TypeAlias = Batch | PackedBatch
 
 TAIL_LINES = 64
 """Of all trainers together, whose tails decide which tokens are sampled."""
@@ -38,7 +35,7 @@ class LineCandidates:
         self._head, self._cache = head, cache
         self._found = 0
 
-    def add(self, keys: Array, batch: AnyBatch) -> AnyBatch:
+    def add(self, keys: Array, batch: PackedBatch) -> PackedBatch:
         """Adds the candidates of a batch whose samples have these keys, (B, 32) uint8."""
         domain = _DOMAIN if batch.tokens is None else _CONTEXT_DOMAIN
         names = [
@@ -60,7 +57,7 @@ class LineCandidates:
         found, self._found = self._found, 0
         return found
 
-    def sum_tails(self, batch: AnyBatch) -> Array:
+    def sum_tails(self, batch: PackedBatch) -> Array:
         """Sums tail probabilities over a batch with candidates, (V,) int64."""
         assert batch.candidates is not None
         hidden = (_last_states(batch, at) for at in range(batch.size))
@@ -93,22 +90,19 @@ def sum_tails_here(owned: OwnedSamples, lines: LineCandidates, held: Array) -> A
     chosen = is_in_tail(owned.request.ranks, owned.request.total) & held
     for group in groups_by_length(np.flatnonzero(chosen), owned.tokens):
         for piece in owned.pieces(group) if len(group) else ():
-            counts = counts + lines.sum_tails(lines.add(keys[piece], owned.batch(piece)))
+            counts = counts + lines.sum_tails(lines.add(keys[piece], owned.packed_batch(piece)))
             owned.computed(piece)
     return counts
 
 
-def _last_states(batch: AnyBatch, at: int) -> Array:
+def _last_states(batch: PackedBatch, at: int) -> Array:
     """Last hidden states of a sample's counted tokens."""
-    places = counted(batch.targets[at])
-    if isinstance(batch, Batch):
-        states: Array = batch.hidden[-1, at, places]
-        return states
-    states = batch.states[-1, int(batch.lengths[:at].sum()) + places]
-    return states.astype(np.float32, copy=False)
+    places = int(batch.lengths[:at].sum()) + counted(batch.targets[at])
+    states: Array = batch.states[-1, places].astype(np.float32, copy=False)
+    return states
 
 
-def _certain(batch: AnyBatch, at: int) -> Array:
+def _certain(batch: PackedBatch, at: int) -> Array:
     """Tokens that are candidates of a sample whatever the backbone says.
 
     Its targets, and those of the context where the adapter may copy them.
@@ -117,7 +111,8 @@ def _certain(batch: AnyBatch, at: int) -> Array:
     found: Array = targets[counted(targets)]
     if batch.tokens is None:
         return found
-    return np.concatenate([found, batch.tokens[at, : batch.lengths[at]]])
+    end = int(batch.lengths[: at + 1].sum())
+    return np.concatenate([found, batch.tokens[end - int(batch.lengths[at]) : end]])
 
 
 def _name(domain: bytes, key: Array, targets: Array) -> bytes:

@@ -23,7 +23,6 @@ from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.language_head.tail_sample import is_tail
 from edge_runtime.messaging.outbox import Outbox
 from edge_runtime.messaging.tagging import current_tag, peer_tag, tagged
-from edge_runtime.parallel_adapters import Batch
 from edge_runtime.serving.generator import Generator
 from edge_runtime.serving.loaded_adapter import LoadedAdapter
 from edge_runtime.serving.pieces import groups_by_length
@@ -64,7 +63,9 @@ class TrainerRole:
         self._lines: LineCandidates | None = None
         self._settings: SideBySide | None = None
         self._group: tuple[int, AllReduce] | None = None
-        self._predict: tuple[AdapterConfig, Callable[[Batch], m.Array]] | None = None
+        self._predict: tuple[AdapterConfig, Callable[[OwnedSamples, m.Array], m.Array]] | None = (
+            None
+        )
         self._loaded: LoadedAdapter | None = None
         self._generator: Generator | None = None
         self._memory = MemoryGuard.of_process()
@@ -178,7 +179,10 @@ class TrainerRole:
             self._loaded = loaded = kept or LoadedAdapter.load(
                 request, _head(request, files), files, TRAINING_THREADS
             )
-            self._predict = request.config, loaded.session.outputs
+            self._predict = (
+                request.config,
+                lambda of, piece: loaded.session.outputs(of.batch(piece)),
+            )
             ready = m.TrainingReady(parameters=0)
         self._outbox.to_coordinator(ready)
 
@@ -189,7 +193,8 @@ class TrainerRole:
         if replica is None or not replica.is_of(request):
             self.replica = self._group = None  # its memory goes before the new comes
             self.replica = replica = Replica.make(request, head, files)
-        self._predict = replica.config, replica.trainer.outputs
+        trainer = replica.trainer
+        self._predict = replica.config, lambda of, piece: trainer.outputs(of.packed_batch(piece))
         return replica
 
     def take_state(self, request: m.TakeState) -> None:
@@ -328,7 +333,7 @@ class TrainerRole:
         for group in groups_by_length(chosen, owned.tokens):
             for piece in owned.pieces(group):
                 pieces.append(piece)
-                found.append(predict(owned.batch(piece)))
+                found.append(predict(owned, piece))
                 owned.computed(piece)
         computed = np.concatenate(pieces)
         outputs = np.concatenate(found)[np.argsort(computed)]

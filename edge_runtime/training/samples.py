@@ -67,14 +67,20 @@ class OwnedSamples:
         )
 
     def packed_batch(self, chosen: Array) -> PackedBatch:
-        """The samples ``chosen`` of the only sequence, with their states one after another."""
-        ((stream, _),) = self._cache.layers.items()
-        states, lengths = self._cache.read_packed(self.request.keys[chosen], stream)
+        """The samples ``chosen`` with their states as the cache has them, without padding."""
+        keys = self.request.keys[chosen]
+        read = {stream: self._cache.read_packed(keys, stream) for stream in self._cache.layers}
+        states, lengths = read["decoder" if "decoder" in read else "encoder"]
+        attended, attended_lengths = read["encoder"] if len(read) == 2 else (None, None)
+        longest, tokens = int(lengths.max(initial=0)), self.request.tokens
         return PackedBatch(
             states=states,
             lengths=lengths,
             second_starts=self.request.second_starts[chosen].astype(np.int64),
-            targets=self._targets(chosen, int(lengths.max(initial=0))),
+            targets=self._targets(chosen, longest),
+            encoder_states=attended,
+            encoder_lengths=attended_lengths,
+            tokens=None if tokens is None else self._one_after_another(tokens, chosen),
         )
 
     def _padded_bytes(self, chosen: Array) -> int:
@@ -95,6 +101,12 @@ class OwnedSamples:
     def _tokens(self, chosen: Array, longest: int) -> Array | None:
         tokens = self.request.tokens
         return None if tokens is None else self._padded(tokens, chosen, longest, 0)
+
+    def _one_after_another(self, values: Array, chosen: Array) -> Array:
+        """What there is one of for each token of the decoder's sequence, (N,) int64."""
+        ends, lengths = self._ends[chosen], self.request.lengths["decoder"][chosen]
+        spans = [values[end - n : end] for end, n in zip(ends, lengths, strict=True)]
+        return np.concatenate([np.empty(0, np.int64), *spans])
 
     def _padded(self, values: Array, chosen: Array, longest: int, padding: int) -> Array:
         """Pads what there is one of for each token of the decoder's sequence, (B, T) int64."""

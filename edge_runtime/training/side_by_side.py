@@ -18,7 +18,7 @@ from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.messaging.outbox import Outbox
 from edge_runtime.messaging.tagging import current_tag
-from edge_runtime.parallel_adapters import Batch
+from edge_runtime.parallel_adapters import PackedBatch
 from edge_runtime.serving.pieces import groups_by_length
 
 from .line_candidates import LineCandidates
@@ -157,13 +157,12 @@ class SideBySide:
         if not (running := [lane for lane in lanes if not lane.diverged]):
             return
         losses, count = [0.0] * len(running), 0
-        packs = all(lane.replica.trainer.packs for lane in running)
         for lane in running:
             lane.replica.trainer.flat_gradient.fill(0)
         for piece in owned.pieces(chosen):
             self._check_open()
             with clock:
-                batch = owned.packed_batch(piece) if packs else owned.batch(piece)
+                batch = owned.packed_batch(piece)
                 if lines is not None:
                     batch = lines.add(owned.request.keys[piece], batch)
             for place, lane in enumerate(running):
@@ -185,7 +184,7 @@ class SideBySide:
             for piece in held_out.pieces(group):
                 self._check_open()
                 with clock:
-                    batch = held_out.batch(piece)
+                    batch = held_out.packed_batch(piece)
                 for lane in lanes:
                     if lane.diverged:
                         continue
@@ -283,7 +282,7 @@ def _apply(lane: _Lane, of_step: m.EpochSums) -> None:
         )
 
 
-def summed_loss(config: AdapterConfig, outputs: m.Array, batch: Batch) -> tuple[float, int]:
+def summed_loss(config: AdapterConfig, outputs: m.Array, batch: PackedBatch) -> tuple[float, int]:
     """Sums the loss over a batch of evaluation samples, as the trainer's: see ``Trainer``.
 
     Returns:

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from edge_runtime.contract.codec import (
     MAX_HEADER_BYTES,
+    PARTS,
     PROTOCOL_VERSION,
+    WHOLE_BYTES,
     decode,
     decode_tagged,
     encode,
@@ -78,6 +80,22 @@ def test_arrays_are_sent_without_a_copy_and_received_as_views() -> None:
     assert isinstance(received, GradientPart)
     assert received.values[0] == 7
     assert not received.values.flags.writeable or np.shares_memory(received.values, values)
+
+
+def test_a_very_large_array_travels_in_parts_that_must_all_be_there() -> None:
+    values = np.arange(WHOLE_BYTES // 4 + 3, dtype=np.float32)
+    sent = GradientPart(step=1, values=values, count=1)
+    frames = encode(sent)
+    assert len(frames) == 1 + PARTS
+    assert max(memoryview(each).nbytes for each in frames) < WHOLE_BYTES / 8
+    assert len(encode(dataclasses.replace(sent, values=values[:-3]))) == 2
+    received = decode(frames)
+    assert isinstance(received, GradientPart)
+    np.testing.assert_array_equal(received.values, values)
+    moved = [*frames[:3], bytes(frames[3]) + b"0", bytes(frames[4])[:-1], *frames[5:]]
+    for wrong in (frames[:-1], [*frames, b""], moved, [*frames[:-1], b""]):
+        with pytest.raises(DecodeError):
+            decode(wrong)
 
 
 def test_a_dictionary_of_arrays_and_an_empty_array_survive() -> None:

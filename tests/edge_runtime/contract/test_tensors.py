@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.contract.adapter import adapter_weights
 from edge_runtime.contract.errors import BadInputError
-from edge_runtime.contract.tensors import read_tensors, write_tensors
+from edge_runtime.contract.tensors import DTYPES, read_tensors, write_tensors
 
 TENSORS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -37,6 +37,14 @@ def test_what_was_written_is_read_back() -> None:
 
 def test_the_safetensors_library_reads_what_is_written() -> None:
     same(safetensors.numpy.load(write_tensors(TENSORS, {"key": "value"})), TENSORS)
+
+
+@pytest.mark.parametrize("metadata", [None, {"kéy": 'a "value"\n\x1f\x7f'}])
+def test_its_bytes_are_those_of_the_librarys_writer(metadata: dict[str, str] | None) -> None:
+    odd = {name: np.zeros(3, np.float32) for name in ("ä", "a\\b", "a/b", "Z", "\u2028", "\t")}
+    every = {code: np.ones((2, 1), dtype) for code, dtype in DTYPES.items()}
+    for tensors in (TENSORS, {}, {**odd, **every, "none": np.zeros((0, 4), np.int8)}):
+        assert write_tensors(tensors, metadata) == safetensors.numpy.save(tensors, metadata)
 
 
 def test_what_the_safetensors_library_writes_is_read() -> None:

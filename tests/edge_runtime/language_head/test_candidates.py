@@ -142,3 +142,11 @@ def test_a_context_to_copy_adds_to_the_candidates_that_are_reckoned_with() -> No
     assert usual_candidates(87, 49152) == 312
     assert usual_candidates(87, 49152, 1000) == 312 + 350
     assert usual_candidates(87, 400, 1000) == 400
+
+
+def test_where_no_line_lacks_candidates_the_head_is_not_decoded() -> None:
+    class Untouched:
+        def spans(self) -> None:
+            raise AssertionError("the vocabulary was passed over for nothing")
+
+    assert find_candidates([], Untouched()) == []  # type: ignore[arg-type]

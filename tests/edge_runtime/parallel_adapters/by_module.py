@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from edge_runtime.contract.adapter import adapter_weights
+from edge_runtime.parallel_adapters.attention_context import PackedStates
+from edge_runtime.parallel_adapters.layer_reads import normalize
 from edge_runtime.parallel_adapters.load import from_bytes
 
 if TYPE_CHECKING:
@@ -49,10 +51,18 @@ def logits(features: Tensor, head: FrozenHead) -> Tensor:
 
 def copies(module: ParallelAdapter, data: Batch) -> Tensor:
     """What a pointer adds to the logits of the context's tokens, (B, T, T)."""
-    hidden, seen = torch.from_numpy(data.hidden), mask(data.hidden, data.lengths)
-    _, found = module.language(hidden, seen, torch.arange(seen.numel()))
-    assert found is not None
-    return found.view(*seen.shape, -1)
+    return pointed(module, torch.from_numpy(data.hidden), mask(data.hidden, data.lengths))
+
+
+def pointed(module: ParallelAdapter, hidden: Tensor, seen: Tensor) -> Tensor:
+    """The same of hidden states (L, B, T, d); 0 of padding, which ``seen`` (B, T) is not."""
+    states = PackedStates.of_padded(hidden, seen)
+    side = normalize(module.side_state(states))
+    added = module.pointer(states, side, torch.arange(len(side)))
+    longest = added.shape[1]
+    found = added.new_zeros(*seen.shape, seen.shape[1])
+    found[:, :, :longest][seen] = added
+    return found
 
 
 def token_logits(module: ParallelAdapter, data: Batch, head: FrozenHead) -> Tensor:

@@ -7,12 +7,29 @@ import dataclasses
 import numpy as np
 import pytest
 
-from edge_runtime.contract.adapter import AdapterKind
-from edge_runtime.parallel_adapters import PackedBatch
+from edge_runtime.contract.adapter import AdapterConfig
+from edge_runtime.parallel_adapters import Batch, PackedBatch, Trainer
 from tests.edge_runtime.parallel_adapters import language_samples
-from tests.edge_runtime.parallel_adapters.samples import batch, moved, rows, trainer
+from tests.edge_runtime.parallel_adapters.samples import batch, config, moved, rows, trainer
 
-KINDS: tuple[AdapterKind, ...] = ("attention", "mlp")
+SHAPES = {
+    "attention": config(),
+    "long": config(num_heads=4),
+    "mlp": config("mlp"),
+    "pair": config(pair=True),
+    "language": language_samples.config("mlp"),
+    "pointer": language_samples.pointer(),
+    "encoder-decoder": language_samples.seq2seq(),
+}
+"""Attention weights of samples that are longer than the states are wide are autograd's."""
+
+EVERY = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+
+
+def engine_and_batch(shape: AdapterConfig, size: int = 7) -> tuple[Trainer, Batch]:
+    if shape.generative:
+        return moved(language_samples.trainer(shape)), language_samples.batch(shape, size, junk=9)
+    return moved(trainer(shape.kind, num_heads=shape.num_heads, pair=shape.pair)), batch(size)
 
 
 def test_packing_takes_padding_away() -> None:
@@ -25,40 +42,70 @@ def test_packing_takes_padding_away() -> None:
     assert (packed.size, packed.count) == (padded.size, padded.count)
 
 
-def test_samples_of_a_packed_batch_are_those_of_the_padded_one() -> None:
-    shape = language_samples.config()
-    padded, span = language_samples.batch(shape, 6), slice(2, 5)
+def test_packed_tokens_and_encoder_states_are_those_of_the_samples() -> None:
+    with_tokens = language_samples.batch(language_samples.pointer(), 4)
+    of_both = language_samples.batch(language_samples.seq2seq(), 4, junk=9)
+    assert with_tokens.tokens is not None
+    assert of_both.encoder_hidden is not None
+    assert of_both.encoder_lengths is not None
+    tokens, encoder = with_tokens.packed().tokens, of_both.packed().encoder_states
+    assert tokens is not None
+    assert encoder is not None
+
+    expected = [row[:n] for row, n in zip(with_tokens.tokens, with_tokens.lengths, strict=True)]
+    np.testing.assert_array_equal(tokens, np.concatenate(expected))
+    last = int(of_both.encoder_lengths[-1])
+    np.testing.assert_array_equal(encoder[:, -last:], of_both.encoder_hidden[:, -1, :last])
+
+
+@EVERY
+def test_samples_of_a_packed_batch_are_those_of_the_padded_one(shape: AdapterConfig) -> None:
+    _, padded = engine_and_batch(shape)
+    span = slice(2, 5)
     found, expected = padded.packed().rows(span), padded.rows(span).packed()
 
-    for field in ("states", "lengths", "second_starts", "targets"):
-        np.testing.assert_array_equal(getattr(found, field), getattr(expected, field))
+    for field in dataclasses.fields(PackedBatch):
+        np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name))
     assert found.count == padded.rows(span).count
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_packed_batch_has_the_gradients_of_the_padded_one(kind: AdapterKind) -> None:
-    engine, data = moved(trainer(kind)), batch(7)
-    assert engine.packs
-    loss = engine.gradients(data)
+@EVERY
+def test_padding_changes_neither_gradients_nor_outputs(shape: AdapterConfig) -> None:
+    engine, data = engine_and_batch(shape)
+    loss, outputs = engine.gradients(data), engine.outputs(data)
     expected = engine.flat_gradient.copy()
 
     assert engine.gradients(data.packed()) == loss
     np.testing.assert_array_equal(engine.flat_gradient, expected)
+    np.testing.assert_array_equal(engine.outputs(data.packed()), outputs)
 
 
-def test_float16_states_are_the_float32_ones_that_they_stand_for() -> None:
-    engine, data = moved(trainer()), batch(7).packed()
-    half = dataclasses.replace(data, states=data.states.astype(np.float16))
+@EVERY
+def test_float16_states_are_the_float32_ones_that_they_stand_for(shape: AdapterConfig) -> None:
+    engine, data = engine_and_batch(shape)
+    half, wide = (in_precision(data.packed(), dtype) for dtype in (np.float16, np.float32))
     loss = engine.gradients(half)
     found = engine.flat_gradient.copy()
-    wide = dataclasses.replace(half, states=half.states.astype(np.float32))
 
     assert engine.gradients(wide) == loss
     np.testing.assert_array_equal(engine.flat_gradient, found)
+    np.testing.assert_array_equal(engine.outputs(half), engine.outputs(wide))
 
 
-def test_parts_of_a_packed_batch_add_up() -> None:
-    engine, data = moved(trainer()), batch(7).packed()
+def in_precision(data: PackedBatch, dtype: type[np.floating]) -> PackedBatch:
+    """Values that float16 has, as ``dtype``."""
+    encoder = data.encoder_states
+    return dataclasses.replace(
+        data,
+        states=data.states.astype(np.float16).astype(dtype),
+        encoder_states=None if encoder is None else encoder.astype(np.float16).astype(dtype),
+    )
+
+
+@EVERY
+def test_parts_of_a_packed_batch_add_up(shape: AdapterConfig) -> None:
+    engine, padded = engine_and_batch(shape)
+    data = padded.packed()
     loss = engine.gradients(data)
     expected = engine.flat_gradient.copy()
 
@@ -67,40 +114,35 @@ def test_parts_of_a_packed_batch_add_up() -> None:
     np.testing.assert_allclose(engine.flat_gradient, expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_pairs_and_encoder_decoders_come_padded() -> None:
-    shape = language_samples.seq2seq()
-    both = language_samples.trainer(shape, language_samples.head(shape))
+@pytest.mark.parametrize("shape", [SHAPES["language"], SHAPES["pointer"]], ids=["mlp", "pointer"])
+def test_lines_without_a_counted_token_weigh_nothing(shape: AdapterConfig) -> None:
+    engine, data = engine_and_batch(shape)
+    data.targets[[0, 3]] = -1
+    others = data.packed().rows(slice(1, 3)), data.packed().rows(slice(4, 7))
+    expected = [engine.gradients(others[0]) + engine.add_gradients(others[1])]
+    gradient = engine.flat_gradient.copy()
 
-    assert not trainer(pair=True).packs
-    assert not both.packs
-    with pytest.raises(ValueError, match="not packed"):
-        language_samples.batch(shape, 3).packed()
-
-
-@pytest.mark.parametrize("pair", [False, True], ids=["long", "pairs"])
-def test_what_is_computed_of_padded_batches_may_come_packed(pair: bool) -> None:
-    """Attention weights of samples that are longer than the states are wide stay autograd's."""
-    engine = moved(trainer(pair=pair, num_heads=4))
-    data = batch(5)
-    assert int(data.lengths.max()) * 4 > 24
-    loss = engine.gradients(data)
-    expected = engine.flat_gradient.copy()
-
-    assert engine.gradients(data.packed()) == pytest.approx(loss)
-    np.testing.assert_allclose(engine.flat_gradient, expected, atol=1e-6)
+    assert [engine.gradients(data)] == pytest.approx(expected)
+    np.testing.assert_allclose(engine.flat_gradient, gradient, atol=1e-5 * np.abs(gradient).max())
+    assert engine.gradients(data.rows(slice(3, 4))) == 0
+    assert not engine.flat_gradient.any()
 
 
-def test_padding_gives_the_padded_batch_back() -> None:
-    whole = batch(5)
-    np.testing.assert_array_equal(whole.packed().padded().hidden, whole.hidden)
-
-
-def test_lengths_that_are_not_of_the_states_are_refused() -> None:
-    whole = batch(3).packed()
+def test_lengths_and_tokens_that_are_not_of_the_states_are_refused() -> None:
+    whole = language_samples.batch(language_samples.seq2seq(), 3).packed()
+    assert whole.encoder_lengths is not None
+    assert whole.encoder_states is not None
     with pytest.raises(ValueError, match="add up"):
-        PackedBatch(
-            states=whole.states[:, 1:],
-            lengths=whole.lengths,
-            second_starts=whole.second_starts,
-            targets=whole.targets,
+        dataclasses.replace(whole, states=whole.states[:, 1:])
+    with pytest.raises(ValueError, match="add up"):
+        dataclasses.replace(whole, encoder_lengths=whole.encoder_lengths + 1)
+    with pytest.raises(ValueError, match="given together"):
+        dataclasses.replace(whole, encoder_lengths=None)
+    with pytest.raises(ValueError, match="of 3 samples"):
+        dataclasses.replace(
+            whole,
+            encoder_states=whole.encoder_states[:, :1],
+            encoder_lengths=np.ones(1, np.int64),
         )
+    with pytest.raises(ValueError, match="tokens must have shape"):
+        dataclasses.replace(whole, tokens=np.zeros(1, np.int64))

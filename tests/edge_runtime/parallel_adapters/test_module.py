@@ -17,6 +17,8 @@ from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.structure import to_plain
 from edge_runtime.contract.tensors import read_tensors
 from edge_runtime.parallel_adapters import ParallelAdapter, Trainer, load_adapter
+from edge_runtime.parallel_adapters.attention_context import PackedStates
+from edge_runtime.parallel_adapters.layer_reads import normalize
 from tests.edge_runtime.parallel_adapters import by_module, formulas, language_samples, samples
 
 if TYPE_CHECKING:
@@ -124,13 +126,14 @@ def test_features_follow_the_formulas(config: AdapterConfig) -> None:
 def test_what_a_pointer_copies_follows_the_formulas(config: AdapterConfig) -> None:
     module, data = exact(config), language_samples.batch(config, 7, junk=50.0)
     hidden, mask, _, _ = doubled(data)
-    some = torch.tensor([0, 9, 11, mask.numel() - 1])
+    states = PackedStates.of_padded(hidden, mask)
+    some = torch.tensor([0, 5, 11, int(mask.sum()) - 1])
     with torch.no_grad():
-        features, copies = whole(module, hidden, mask)
-        of_some = module.language(hidden, mask, some)
-    for found, part in zip((features, copies), of_some, strict=True):
-        assert part is not None
-        torch.testing.assert_close(found.flatten(0, 1)[some], part)
+        features, copies = module(hidden, mask), by_module.pointed(module, hidden, mask)
+        side = module.side_state(states, rows_M=some)
+        torch.testing.assert_close(module.side_state(states)[some], side)
+        of_some = module.pointer(states, normalize(side), some)
+    torch.testing.assert_close(copies[mask][some], of_some)
     for row, tokens in enumerate(data.lengths):
         states = data.hidden[:, row, :tokens].astype(np.float64)
         expected, added = formulas.pointer(config, arrays(module), states)
@@ -149,16 +152,8 @@ class Whole(torch.nn.Module):
         self.adapter = adapter
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor, *_: Any) -> torch.Tensor:
-        return torch.cat(whole(self.adapter, hidden, mask), 2)
-
-
-def whole(
-    module: ParallelAdapter, hidden: torch.Tensor, mask: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features and copies of all tokens, (B, T, d) and (B, T, T)."""
-    features, copies = module.language(hidden, mask, torch.arange(mask.numel()))
-    assert copies is not None
-    return features.view(*mask.shape, -1), copies.view(*mask.shape, -1)
+        features = self.adapter(hidden, mask)
+        return torch.cat((features, by_module.pointed(self.adapter, hidden, mask)), 2)
 
 
 @pytest.mark.parametrize("config", POOLED + LANGUAGE + POINTERS, ids=name_of)

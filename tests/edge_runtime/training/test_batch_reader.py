@@ -28,7 +28,7 @@ class Owned:
     def pieces(self, chosen):
         return [chosen[:2], chosen[2:]] if len(chosen) > 2 else [chosen]
 
-    def batch(self, piece):
+    def packed_batch(self, piece):
         with self.reading:
             self.read.append(piece.tolist())
             self.threads.add(threading.current_thread().name)

@@ -142,7 +142,7 @@ def lines_of(folder, head) -> LineCandidates:
 
 def test_tokens_that_may_be_copied_are_candidates_and_kept_under_keys_of_their_own(tmp_path):
     config = language_samples.pointer(num_outputs=3000)
-    batch = language_samples.batch(config, 6)
+    batch = language_samples.batch(config, 6).packed()
     keys = np.random.default_rng(0).integers(0, 256, (6, 32)).astype(np.uint8)
     lines = lines_of(tmp_path, language_samples.head(config))
     with_context = lines.add(keys, batch).candidates
@@ -151,8 +151,8 @@ def test_tokens_that_may_be_copied_are_candidates_and_kept_under_keys_of_their_o
     assert lines.take_found() == 6, "candidates that lack the context's tokens were reused"
 
     lacking = 0
-    for row, length in enumerate(batch.lengths):
-        context = batch.tokens[row, :length]
+    for row, end in enumerate(batch.lengths.cumsum()):
+        context = batch.tokens[end - batch.lengths[row] : end]
         assert np.isin(context, with_context[row].tokens).all()
         np.testing.assert_array_equal(
             with_context[row].tokens, np.union1d(without[row].tokens, context)

@@ -60,10 +60,23 @@ def test_a_batch_of_nothing_has_no_token(owner):
     assert batch.tokens.shape == (0, batch.hidden.shape[2])
 
 
+@pytest.mark.parametrize("mine", [[11, 4, 0, 7], []], ids=["some", "none"])
+def test_a_packed_batch_holds_what_the_padded_one_does(owner, mine):
+    only, data = owner
+    owned = OwnedSamples(told(data, mine), only.roles[A]._opened())
+    chosen = np.arange(len(mine))[::-1]
+    packed, expected = owned.packed_batch(chosen), owned.batch(chosen).packed()
+    for field in dataclasses.fields(packed):
+        found = getattr(packed, field.name)
+        np.testing.assert_array_equal(found, getattr(expected, field.name), err_msg=field.name)
+    assert packed.tokens.dtype == np.int64
+
+
 def test_samples_that_came_without_tokens_have_none(owner):
     only, data = owner
     owned = OwnedSamples(data.own([1, 2]), only.roles[A]._opened())
     assert owned.batch(np.arange(2)).tokens is None
+    assert owned.packed_batch(np.arange(2)).tokens is None
     owned.check_for(data.config)
 
 

@@ -5,8 +5,8 @@ half of the rest after twice as many, and so on, until two are left, which train
 (Jamieson and Talwalkar, 2016). The setting that was asked for always goes on, so that the one
 chosen is at least as good as it on the held-out data. Eight settings cost three trainings.
 
-Those of lowest held-out loss go on, classifiers too: early, and by few lines, the loss tells better
-than the coarse accuracy who will be accurate in the end (benchmarks/README.md has the figures). The
+Those of lowest held-out loss go on, classifiers too: by few lines an accuracy is coarse and often
+equal, and the loss found settings as good or better (benchmarks/README.md has the figures). The
 adapter that is kept is the best at the end of any epoch, by the rule that chooses the epoch of a
 training alone (``HeldOut.rank``).
 """

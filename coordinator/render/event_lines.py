@@ -26,7 +26,7 @@ def line_of(record: Record) -> tuple[str, str | None] | None:
             held_out = _held_out(losses[best], fields["accuracies"][best])
             text = (
                 f"update {fields['step']}: setting {best} is the best of {len(losses)}, held-out "
-                f"{held_out}; {len(left)} go on"
+                f"{held_out}; {len(left)} go on, by loss"
             )
             return text, None
         case "epoch_evaluated":

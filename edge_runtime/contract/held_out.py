@@ -1,7 +1,7 @@
 """Tells which of several adapters is the best on held-out samples: the one rule for it. Pure.
 
-Epochs of one training, settings of a tuning that go on, and the adapter of a tuning that is kept
-are all chosen by it, on devices and by the coordinator.
+The epoch of a training alone and the adapter of a tuning are chosen by it, on devices and by the
+coordinator.
 """
 
 import dataclasses

@@ -16,7 +16,6 @@ from coordinator.session.state import State
 from coordinator.tuning.race import Race
 from coordinator.workload.generation import Generation
 from edge_runtime.contract import messages as m
-from edge_runtime.contract.held_out import HeldOut
 
 Mutant = Callable[[], contextlib.AbstractContextManager[Any]]
 
@@ -194,13 +193,19 @@ def the_last_epoch_of_a_setting_is_the_best() -> contextlib.AbstractContextManag
     return mock.patch.object(Race, "best", best)
 
 
-def settings_are_judged_by_loss() -> contextlib.AbstractContextManager[Any]:
-    """As it was: a tuning does not look at the accuracy that a training alone is judged by."""
+def a_tuning_chooses_by_loss() -> contextlib.AbstractContextManager[Any]:
+    """As it was: it does not look at the accuracy that a training alone is judged by."""
 
-    def held_out(state: State, device: Any, message: Any) -> list[HeldOut]:
-        return [HeldOut(loss=loss) for loss in message.losses.tolist()]
+    def best(self: Race) -> tuple[int, int]:
+        ends = [each for each in self.reached if each.stop.ends_epoch]
+        _, step, number = min(
+            (worth.loss, each.stop.step, number)
+            for each in ends
+            for number, worth in each.worth.items()
+        )
+        return number, step
 
-    return mock.patch.object(tuning, "_held_out", held_out)
+    return mock.patch.object(Race, "best", property(best))
 
 
 def whoever_goes_ends_the_plan() -> contextlib.AbstractContextManager[Any]:
@@ -228,7 +233,7 @@ MUTANTS: dict[str, Mutant] = {
         nobody_waits_for_an_evaluation,
         a_race_goes_on_elsewhere,
         the_last_epoch_of_a_setting_is_the_best,
-        settings_are_judged_by_loss,
+        a_tuning_chooses_by_loss,
         whoever_goes_ends_the_plan,
     )
 }

@@ -39,10 +39,16 @@ class TuningWorld(World):
         return random.Random(f"{self.seed} {number} {step}").choice(known)
 
     def correct(self, number: int, step: int) -> int:
-        """How many held-out samples are given their class after that many updates."""
-        if self.job.config.task != "classification":
+        """How many held-out samples are given their class after that many updates.
+
+        In every other world more of them, the higher the loss.
+        """
+        loss, count = self.loss(number, step), len(self.job.tables["eval"])
+        if self.job.config.task != "classification" or loss == math.inf:
             return 0
-        few = range(min(2, len(self.job.tables["eval"])) + 1)
+        if self.seed % 2:
+            return min(count, int(loss))
+        few = range(min(2, count) + 1)
         return random.Random(f"{self.seed} {number} {step} right").choice(few)
 
     def worth(self, number: int, step: int) -> HeldOut:
@@ -50,8 +56,7 @@ class TuningWorld(World):
         loss, correct = self.loss(number, step), self.correct(number, step)
         if self.job.config.task != "classification":
             return HeldOut(loss=loss)
-        share = correct / len(self.job.tables["eval"])
-        return HeldOut(loss=loss, accuracy=share if loss < math.inf else 0.0)
+        return HeldOut(loss=loss, accuracy=correct / len(self.job.tables["eval"]))
 
     def tell(self, settings: FakeSettings) -> None:
         """Has a device's settings come to that."""

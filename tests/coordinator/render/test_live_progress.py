@@ -106,7 +106,7 @@ def test_who_is_waited_for_is_said_and_for_what(phase, here, asked, said):
                 "best": 3,
                 "left": [0, 3],
             },
-            "update 9: setting 3 is the best of 2, held-out loss 0.2500; 2 go on\n",
+            "update 9: setting 3 is the best of 2, held-out loss 0.2500; 2 go on, by loss\n",
         ),
         ("generation_finished", {"tokens": 30, "seconds": 2.0}, "30 tokens in 2.0 s, 15.0"),
         ("notice", {"device": "pi", "text": "read again"}, "pi: read again\n"),

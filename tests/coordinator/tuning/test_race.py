@@ -99,12 +99,12 @@ def test_only_the_next_stop_is_believed():
         race.after(Reached(stop=wrong, worth=of(seconds), seconds=seconds, shared_seconds=0.0))
 
 
-def test_classifiers_go_on_by_accuracy_and_equal_ones_by_loss():
+def test_classifiers_too_go_on_by_loss_which_is_less_coarse():
     worth = {
         number: HeldOut(loss=loss, accuracy=accuracy)
         for number, (accuracy, loss) in enumerate([(0.5, 0.1), (0.7, 0.4), (0.8, 0.6), (0.7, 0.3)])
     }
-    assert survivors(worth, 3) == (0, 2, 3)
+    assert survivors(worth, 3) == (0, 1, 3)
 
 
 def test_the_adapter_of_a_classifier_is_the_most_accurate_one():

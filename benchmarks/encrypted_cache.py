@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_runtime.cache.encoding import encode
 from edge_runtime.cache.store import ActivationCache
+from edge_runtime.contract.cache_format.encoding import encode
 
 BATCH = 16
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from edge_runtime.cache.encoding import check_range, encode
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.cache_format import row_bytes
+from edge_runtime.contract.cache_format.encoding import check_range, encode
 from edge_runtime.contract.errors import UnresumableError
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Stream

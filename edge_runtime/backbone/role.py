@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_runtime.cache.encoding import check_range
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.cache_format import row_bytes
+from edge_runtime.contract.cache_format.encoding import check_range
 from edge_runtime.contract.checks import is_finite
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.ids import DeviceId

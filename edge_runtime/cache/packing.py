@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edge_runtime.contract.cache_format.encoding import Encoded
 from edge_runtime.contract.checks import check_array, require
 
-from .encoding import Encoded
 from .record import (
     MAX_LAYER,
     MAX_LAYERS,

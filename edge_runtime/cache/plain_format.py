@@ -17,7 +17,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from .encoding import Encoded
+from edge_runtime.contract.cache_format.encoding import Encoded
+
 from .record import (
     Buffer,
     ReadInto,

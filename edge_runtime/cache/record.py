@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from .encoding import Encoded
+from edge_runtime.contract.cache_format.encoding import Encoded
 
 KEY_BYTES = 32
 MAGIC_BYTES = 8

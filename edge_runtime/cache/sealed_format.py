@@ -29,9 +29,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edge_runtime.contract.cache_format.encoding import Encoded
 from edge_runtime.contract.errors import MissingExtraError
 
-from .encoding import Encoded
 from .plain_format import SEALED_SEGMENT_MAGIC
 from .record import (
     KEY_BYTES,

@@ -13,10 +13,10 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from edge_runtime.contract.cache_format.encoding import Encoded
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.transport.files import sync_folder
 
-from .encoding import Encoded
 from .record import Buffer, RecordFormat
 
 _LOCK_NAME = "lock"

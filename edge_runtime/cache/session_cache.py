@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_runtime.contract.cache_format.encoding import decode_into
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.manifest import Stream
@@ -20,7 +21,6 @@ from edge_runtime.contract.messages.mesh import split_layers
 from edge_runtime.inference.session import numerics
 
 from .candidate_cache import CandidateCache
-from .encoding import decode_into
 from .folder_names import folder_name
 from .keys import CacheKeys
 from .store import ActivationCache, CacheMiss
@@ -192,7 +192,7 @@ class SampleCache:
     def read_packed(self, keys: Array, stream: Stream) -> tuple[Array, Array]:
         """The states of one sequence without padding: (L, N, d), and lengths (B,) int64.
 
-        float32, or float16 as an fp16 cache has them.
+        float32, or as a cache has them: float16, or rows of int8, (L, N, R) uint8.
 
         Raises:
             CacheMiss: as of :meth:`read`.
@@ -205,9 +205,7 @@ class SampleCache:
                 return hidden[:, np.arange(hidden.shape[2]) < lengths[:, None]], lengths
             lengths, encoded = cache.read_encoded(records, layers)
         if cache.dtype == "int8":
-            states = np.empty((*encoded.shape[:2], self.hidden_size), np.float32)
-            decode_into(encoded, states, cache.dtype)
-            return states, lengths
+            return encoded, lengths
         return encoded.view(np.float16 if cache.dtype == "fp16" else np.float32), lengths
 
     def _read_padded(self, records: Array, layers: Sequence[int]) -> tuple[Array, Array]:

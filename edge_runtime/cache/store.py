@@ -21,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.contract.cache_format import row_bytes
+from edge_runtime.contract.cache_format.encoding import Encoded, Hidden, check_encoded, decode_into
 from edge_runtime.contract.errors import BadInputError, PacplusError
 from edge_runtime.contract.messages import CacheDtype
 
-from .encoding import Encoded, Hidden, check_encoded, decode_into
 from .folder_names import folder_name
 from .index import Index, Located
 from .packing import MicroBatch, Pending, pack

@@ -6,7 +6,7 @@ what the memory is used for: the samples of the next steps, in their order.
 
 from collections.abc import Iterable
 
-from .encoding import Encoded
+from edge_runtime.contract.cache_format.encoding import Encoded
 
 
 class TransientStates:

@@ -11,6 +11,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from edge_runtime.contract.cache_format.encoding import decode_int8, decode_into
+
 # Added to the scores of what must not be seen; its exponential is exactly 0.
 MASKED = -1e30
 
@@ -21,7 +23,8 @@ class PackedStates:
 
     Attributes:
         layers: (L, N, d) in the precision that they are kept in, finer or coarser than the
-            adapter's: one layer at a time is decoded, since all are the most that a trainer holds.
+            adapter's, or (L, N, R) uint8 as an int8 cache has them: one layer at a time is
+            decoded, since all are the most that a trainer holds.
         lengths: (B,) int64, which add up to N.
     """
 
@@ -35,8 +38,22 @@ class PackedStates:
 
     def decoded(self, layer: int, dtype: torch.dtype, rows_M: Tensor | None = None) -> Tensor:
         """One layer's states, (N, d), or those of some tokens, (M, d)."""
-        states_Nd = self.layers[layer]
-        return (states_Nd if rows_M is None else states_Nd.index_select(0, rows_M)).to(dtype)
+        states = self._rows(layer, rows_M)
+        if states.dtype == torch.uint8:
+            states = torch.from_numpy(decode_int8(states.numpy()))
+        return states.to(dtype)
+
+    def read_into(self, out_Md: Tensor, layer: int, rows_M: Tensor | None = None) -> None:
+        """Writes the same to float32 memory."""
+        states = self._rows(layer, rows_M)
+        if states.dtype == torch.uint8:
+            decode_into(states.numpy(), out_Md.numpy(), "int8")
+        else:
+            out_Md.copy_(states)
+
+    def _rows(self, layer: int, rows_M: Tensor | None) -> Tensor:
+        states = self.layers[layer]
+        return states if rows_M is None else states.index_select(0, rows_M)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+
+from edge_runtime.contract.cache_format import int8_hidden_size
+from edge_runtime.contract.cache_format.encoding import decode_int8
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_runtime.language_head.candidates import Candidates
+
+Kept: TypeAlias = "NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint8]"
+"""Hidden states in one of the forms of a cache."""
 
 NOT_COUNTED = -1
 """Target of a token that no loss is counted for."""
@@ -137,7 +143,8 @@ class PackedBatch:
     """As :class:`Batch`, with the samples' tokens one after another.
 
     Attributes:
-        states: (L, N, d), float32 or as an fp16 cache has them, float16.
+        states: (L, N, d) float32, or as a cache has them: (L, N, d) float16, or rows of int8,
+            (L, N, R) uint8, which are decoded when they are read, a layer at a time.
         lengths: (B,) int64, which add up to N.
         second_starts: (B,) int64.
         targets: (B,), or (B, T) of language models.
@@ -147,11 +154,11 @@ class PackedBatch:
         tokens: (N,) int64, the ids that the states are of, where an adapter reads them.
     """
 
-    states: NDArray[np.float32] | NDArray[np.float16]
+    states: Kept
     lengths: NDArray[np.int64]
     second_starts: NDArray[np.int64]
     targets: NDArray[Any]
-    encoder_states: NDArray[np.float32] | NDArray[np.float16] | None = None
+    encoder_states: Kept | None = None
     encoder_lengths: NDArray[np.int64] | None = None
     candidates: tuple[Candidates, ...] | None = None
     tokens: NDArray[np.int64] | None = None
@@ -186,6 +193,11 @@ class PackedBatch:
         is_here = np.arange(self.targets.shape[1]) < self.lengths[:, None]
         return np.flatnonzero(self.targets[is_here] != NOT_COUNTED)
 
+    def last_states(self, places_M: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The last hidden states of some tokens, (M, d) float32."""
+        rows = self.states[-1, places_M]
+        return decode_int8(rows) if rows.dtype == np.uint8 else rows.astype(np.float32, copy=False)
+
     def rows(self, span: slice) -> PackedBatch:
         """The samples of ``span``, as views."""
         lengths = self.lengths[span]
@@ -208,6 +220,12 @@ class PackedBatch:
             candidates=None if self.candidates is None else self.candidates[span],
             tokens=None if self.tokens is None else self.tokens[of_span],
         )
+
+
+def channels(states: Kept) -> int:
+    """The width d of states in any of their forms."""
+    width = states.shape[-1]
+    return int8_hidden_size(width) if states.dtype == np.uint8 else width
 
 
 def _tokens_of(lengths: NDArray[np.int64], span: slice) -> slice:
@@ -242,7 +260,7 @@ def _check_states(name: str, hidden: NDArray[np.float32], lengths: NDArray[np.in
 
 
 def _check_packed(name: str, states: NDArray[Any], lengths: NDArray[np.int64]) -> None:
-    if states.ndim != 3 or states.dtype not in (np.float32, np.float16):
-        raise ValueError(f"{name} must be float32 or float16, (layers, tokens, channels)")
+    if states.ndim != 3 or states.dtype not in (np.float32, np.float16, np.uint8):
+        raise ValueError(f"{name} must be float32, float16 or rows of int8, (layers, tokens, ...)")
     if (len(lengths) and lengths.min() < 1) or lengths.sum() != states.shape[1]:
         raise ValueError(f"lengths must be positive and add up to {states.shape[1]}")

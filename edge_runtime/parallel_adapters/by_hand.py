@@ -15,6 +15,8 @@ from edge_runtime.side_gradients.network import SideNetwork
 from edge_runtime.side_gradients.pooled_head import PooledHead
 from edge_runtime.system.blas import blas_threads
 
+from .attention_context import PackedStates
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -68,7 +70,7 @@ class GradientsByHand:
         """
         lengths = batch.lengths if rows_M is None else np.array([len(rows_M)])
         with np.errstate(all="ignore"), blas_threads(torch.get_num_threads()):
-            state_Mw = self._side.forward(_reader(batch.states, rows_M), Layout.of(lengths))
+            state_Mw = self._side.forward(_reader(batch, rows_M), Layout.of(lengths))
             if self._head is not None:
                 last_Nd = self._side.centred_last
                 loss, gradient = self._head.loss(
@@ -84,17 +86,8 @@ class GradientsByHand:
         return loss
 
 
-def _reader(states_LNd: Array, rows_M: NDArray[np.int64] | None) -> Callable[[int, Array], None]:
+def _reader(batch: PackedBatch, rows_M: NDArray[np.int64] | None) -> Callable[[int, Array], None]:
     """Reads layers; PyTorch makes float32 of float16 ten times as fast as numpy."""
-    if rows_M is not None:
-        chosen = torch.from_numpy(rows_M)
-
-    def read(layer: int, out: Array) -> None:
-        states_Nd = torch.from_numpy(states_LNd[layer])
-        wanted = states_Nd if rows_M is None else states_Nd.index_select(0, chosen)
-        torch.from_numpy(out).copy_(wanted)
-
-    def copy(layer: int, out: Array) -> None:
-        np.copyto(out, states_LNd[layer])
-
-    return read if states_LNd.dtype == np.float16 or rows_M is not None else copy
+    states = PackedStates(torch.from_numpy(batch.states), torch.from_numpy(batch.lengths))
+    rows = None if rows_M is None else torch.from_numpy(rows_M)
+    return lambda layer, out: states.read_into(torch.from_numpy(out), layer, rows)

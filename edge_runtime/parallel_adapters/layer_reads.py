@@ -71,7 +71,7 @@ class _Read(torch.autograd.Function):
         sums: bool,
     ) -> Tensor:
         """Computes the products."""
-        ctx.inputs = states, layers, rows_M, sums
+        ctx.inputs = states, layers, rows_M, sums, weight_Kdw.shape[1]
         tokens = states.layers.shape[1] if rows_M is None else len(rows_M)
         count, _, width = weight_Kdw.shape
         found = weight_Kdw.new_zeros((tokens, width) if sums else (count, tokens, width))
@@ -83,10 +83,9 @@ class _Read(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         """Computes the gradients of the matrices."""
-        states, layers, rows_M, sums = ctx.inputs
+        states, layers, rows_M, sums, channels = ctx.inputs
         (gradient,) = gradients
-        shape = len(layers), states.layers.shape[2], gradient.shape[-1]
-        of_weight = gradient.new_empty(shape)
+        of_weight = gradient.new_empty((len(layers), channels, gradient.shape[-1]))
         for place, layer in enumerate(layers):
             normed_Md = normalize(states.decoded(layer, gradient.dtype, rows_M))
             torch.mm(normed_Md.t(), gradient if sums else gradient[place], out=of_weight[place])

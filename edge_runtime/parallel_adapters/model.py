@@ -13,7 +13,7 @@ from torch.nn import functional
 from edge_runtime.side_gradients.network import is_by_hand
 
 from .attention_context import PackedStates
-from .batch import Batch, PackedBatch
+from .batch import Batch, PackedBatch, channels
 from .by_hand import GradientsByHand
 from .candidate_loss import candidate_loss
 from .language import token_losses, total_loss
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from edge_runtime.contract.adapter import AdapterConfig
     from edge_runtime.language_head.frozen_head import FrozenHead
 
+    from .batch import Kept
     from .candidate_loss import StepSample
     from .module import ParallelAdapter
 
@@ -259,9 +260,8 @@ def _groups(batch: PackedBatch, config: AdapterConfig) -> Iterator[PackedBatch]:
         (batch.encoder_states, batch.encoder_lengths),
     ):
         if states is not None and lengths is not None:
-            layers, _, channels = states.shape
             tokens = int(lengths.max(initial=0))
-            values += layers * tokens * (channels + tokens * config.score_heads)
+            values += len(states) * tokens * (channels(states) + tokens * config.score_heads)
     size = max(1, CHUNK_VALUES // max(1, values))
     for first in range(0, batch.size, size):
         yield batch if size >= batch.size else batch.rows(slice(first, first + size))
@@ -271,7 +271,7 @@ def _states(states: NDArray[Any], lengths: NDArray[np.int64]) -> PackedStates:
     return PackedStates(torch.from_numpy(states), torch.from_numpy(lengths))
 
 
-def _check_shape(name: str, states: NDArray[Any], expected: tuple[int, int]) -> None:
-    found = (states.shape[0], states.shape[-1])
+def _check_shape(name: str, states: Kept, expected: tuple[int, int]) -> None:
+    found = (len(states), channels(states))
     if found != expected:
         raise ValueError(f"{name} has (L, d) = {found}, the adapter {expected}")

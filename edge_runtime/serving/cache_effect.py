@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_runtime.cache.encoding import check_range, decode_into, encode
 from edge_runtime.contract.adapter import AdapterConfig
+from edge_runtime.contract.cache_format.encoding import check_range, decode_into, encode
 from edge_runtime.contract.manifest import HIDDEN_PREFIX, Manifest, Stream
 from edge_runtime.contract.messages import Array, CacheDtype
 from edge_runtime.inference.session import GraphSession

@@ -10,9 +10,9 @@ from typing import Protocol
 import numpy as np
 
 from edge_runtime.backbone.row_buffer import RowBuffer
-from edge_runtime.cache.encoding import check_encoded, decode_into
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.cache_format import row_bytes
+from edge_runtime.contract.cache_format.encoding import check_encoded, decode_into
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.generation import Sequences
 from edge_runtime.contract.manifest import HIDDEN_PREFIX, Stream

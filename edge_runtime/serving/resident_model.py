@@ -14,10 +14,10 @@ import numpy as np
 
 from edge_runtime.backbone.encoded_states import encoded_layers
 from edge_runtime.backbone.role import BackboneRole
-from edge_runtime.cache.encoding import decode_into
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.activations import LIVE_STATES
 from edge_runtime.contract.adapter import AdapterConfig
+from edge_runtime.contract.cache_format.encoding import decode_into
 from edge_runtime.contract.ids import DeviceId
 from edge_runtime.contract.manifest import Manifest, Stream
 from edge_runtime.contract.sample import Ragged, Samples

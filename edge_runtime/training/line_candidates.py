@@ -98,8 +98,7 @@ def sum_tails_here(owned: OwnedSamples, lines: LineCandidates, held: Array) -> A
 def _last_states(batch: PackedBatch, at: int) -> Array:
     """Last hidden states of a sample's counted tokens."""
     places = int(batch.lengths[:at].sum()) + counted(batch.targets[at])
-    states: Array = batch.states[-1, places].astype(np.float32, copy=False)
-    return states
+    return batch.last_states(places)
 
 
 def _certain(batch: PackedBatch, at: int) -> Array:

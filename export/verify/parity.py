@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from edge_runtime.cache.encoding import decode_into, encode
 from edge_runtime.contract.cache_format import FP16_MAX
+from edge_runtime.contract.cache_format.encoding import decode_into, encode
 from edge_runtime.contract.errors import PacplusError
 from edge_runtime.contract.manifest import Parity, Quantization, Stream
 from export.checkpoint.load import LoadedModel

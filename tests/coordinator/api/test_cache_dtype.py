@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from coordinator.api.cache_dtype import choose_cache_dtype
-from edge_runtime.cache.encoding import decode_into, encode
 from edge_runtime.contract.adapter import AdapterConfig
+from edge_runtime.contract.cache_format.encoding import decode_into, encode
 from edge_runtime.contract.errors import UsageError
 from edge_runtime.contract.manifest import Manifest, Parity
 from export.verify.parity import fp16_error, int8_error

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from edge_runtime.cache.encoding import encode
 from edge_runtime.cache.store import ActivationCache
+from edge_runtime.contract.cache_format.encoding import encode
 
 DIGEST = "ab" * 32
 HIDDEN_SIZE = 8

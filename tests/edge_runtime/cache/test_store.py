@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_runtime.cache.encoding import decode_into, encode
 from edge_runtime.cache.store import ActivationCache, CacheMiss
 from edge_runtime.contract.cache_format import CACHE_DTYPES
+from edge_runtime.contract.cache_format.encoding import decode_into, encode
 from edge_runtime.contract.errors import BadInputError
 from tests.edge_runtime.cache.samples import (
     ALL_LAYERS,

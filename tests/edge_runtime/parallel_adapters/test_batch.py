@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from edge_runtime.contract.adapter import AdapterConfig
+from edge_runtime.contract.cache_format.encoding import decode_into, encode
+from edge_runtime.contract.messages import CacheDtype
 from edge_runtime.parallel_adapters import Batch, PackedBatch, Trainer
 from tests.edge_runtime.parallel_adapters import language_samples
 from tests.edge_runtime.parallel_adapters.samples import batch, config, moved, rows, trainer
@@ -81,25 +83,39 @@ def test_padding_changes_neither_gradients_nor_outputs(shape: AdapterConfig) -> 
 
 
 @EVERY
-def test_float16_states_are_the_float32_ones_that_they_stand_for(shape: AdapterConfig) -> None:
+@pytest.mark.parametrize("dtype", ["fp16", "int8"])
+def test_states_as_a_cache_has_them_are_the_float32_ones_that_they_stand_for(
+    shape: AdapterConfig, dtype: CacheDtype
+) -> None:
     engine, data = engine_and_batch(shape)
-    half, wide = (in_precision(data.packed(), dtype) for dtype in (np.float16, np.float32))
-    loss = engine.gradients(half)
+    kept, wide = as_cached(data.packed(), dtype)
+    loss = engine.gradients(kept)
     found = engine.flat_gradient.copy()
 
+    assert kept.states.dtype == (np.float16 if dtype == "fp16" else np.uint8)
     assert engine.gradients(wide) == loss
     np.testing.assert_array_equal(engine.flat_gradient, found)
-    np.testing.assert_array_equal(engine.outputs(half), engine.outputs(wide))
+    np.testing.assert_array_equal(engine.outputs(kept), engine.outputs(wide))
 
 
-def in_precision(data: PackedBatch, dtype: type[np.floating]) -> PackedBatch:
-    """Values that float16 has, as ``dtype``."""
-    encoder = data.encoder_states
-    return dataclasses.replace(
-        data,
-        states=data.states.astype(np.float16).astype(dtype),
-        encoder_states=None if encoder is None else encoder.astype(np.float16).astype(dtype),
-    )
+@pytest.mark.parametrize("dtype", ["fp16", "int8"])
+def test_last_states_of_some_tokens_are_decoded(dtype: CacheDtype) -> None:
+    kept, wide = as_cached(language_samples.batch(SHAPES["pointer"], 4).packed(), dtype)
+    places = np.array([0, 3])
+    assert kept.last_states(places).dtype == np.float32
+    np.testing.assert_array_equal(kept.last_states(places), wide.states[-1, places])
+
+
+def as_cached(data: PackedBatch, dtype: CacheDtype) -> tuple[PackedBatch, PackedBatch]:
+    """The batch with states as a cache of this dtype has them, and the same in float32."""
+    parts = {"states": data.states, "encoder_states": data.encoder_states}
+    given = {name: each for name, each in parts.items() if each is not None}
+    kept = {name: encode(each, dtype) for name, each in given.items()}
+    wide = {name: np.empty(each.shape, np.float32) for name, each in given.items()}
+    for name, encoded in kept.items():
+        decode_into(encoded, wide[name], dtype)
+        kept[name] = encoded.view(np.float16) if dtype == "fp16" else encoded
+    return dataclasses.replace(data, **kept), dataclasses.replace(data, **wide)
 
 
 @EVERY

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from edge_runtime.cache.encoding import decode_into, encode
 from edge_runtime.contract.activations import OPTIMIZER_COPIES
 from edge_runtime.contract.adapter import AdapterKind, TrainingOptions, adapter_weights
+from edge_runtime.contract.cache_format.encoding import decode_into, encode
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.tensors import read_tensors, write_tensors
 from edge_runtime.parallel_adapters import Batch, Predictor, Trainer

@@ -3,8 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from edge_runtime.cache.encoding import encode
 from edge_runtime.contract.adapter import AdapterConfig
+from edge_runtime.contract.cache_format.encoding import encode
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.generation import GenerationOptions, Sequences
 from edge_runtime.contract.messages import SetUpGeneration, States

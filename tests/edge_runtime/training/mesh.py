@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_runtime.cache.encoding import encode as encode_states
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.adapter import TrainingOptions
+from edge_runtime.contract.cache_format.encoding import encode as encode_states
 from edge_runtime.contract.codec import decode, encode
 from edge_runtime.contract.ids import DeviceId, Sha256
 from edge_runtime.contract.manifest import FileSpec, Stream

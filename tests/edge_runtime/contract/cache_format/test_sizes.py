@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_runtime.cache.encoding import encode
-from edge_runtime.contract.cache_format import CACHE_DTYPES, row_bytes
+from edge_runtime.contract.cache_format import CACHE_DTYPES, int8_hidden_size, row_bytes
+from edge_runtime.contract.cache_format.encoding import encode
 from edge_runtime.contract.errors import BadInputError
 
 
@@ -24,3 +24,8 @@ def test_int8_has_one_two_byte_scale_for_each_begun_group_of_64_channels() -> No
 def test_an_unknown_dtype_is_refused() -> None:
     with pytest.raises(BadInputError, match="int3"):
         row_bytes("int3", 64)
+
+
+def test_the_bytes_of_an_int8_row_tell_its_channels() -> None:
+    sizes = range(1, 1000)
+    assert [int8_hidden_size(row_bytes("int8", size)) for size in sizes] == list(sizes)

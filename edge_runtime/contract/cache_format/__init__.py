@@ -1,12 +1,12 @@
 """Sizes of cached activations, which planner and devices must agree on.
 
-Encoding is the device's part; see :mod:`edge_runtime.cache.encoding`.
+Encoding is the device's part; see :mod:`edge_runtime.contract.cache_format.encoding`.
 """
 
 from typing import get_args
 
-from .errors import BadInputError
-from .messages import CacheDtype
+from edge_runtime.contract.errors import BadInputError
+from edge_runtime.contract.messages import CacheDtype
 
 CACHE_DTYPES: tuple[CacheDtype, ...] = get_args(CacheDtype)
 
@@ -39,3 +39,8 @@ def row_bytes(dtype: CacheDtype, hidden_size: int) -> int:
     if dtype == "int8":
         return hidden_size + 2 * -(-hidden_size // GROUP_CHANNELS)
     raise BadInputError(f"cache dtype {dtype!r} is not one of {', '.join(CACHE_DTYPES)}")
+
+
+def int8_hidden_size(row_bytes: int) -> int:
+    """Channels of a row of ``int8``: the inverse of :func:`row_bytes`."""
+    return row_bytes - 2 * -(-row_bytes // (GROUP_CHANNELS + 2))

@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.cache.encoding import (
+from edge_runtime.contract.cache_format import CACHE_DTYPES, GROUP_CHANNELS, row_bytes
+from edge_runtime.contract.cache_format.encoding import (
     FP16_MAX,
     check_encoded,
     check_range,
     decode_into,
     encode,
 )
-from edge_runtime.contract.cache_format import CACHE_DTYPES, GROUP_CHANNELS, row_bytes
 from edge_runtime.contract.errors import BadInputError, UnresumableError
 
 HIDDEN_SIZES = st.sampled_from([1, 2, 63, 64, 65, 128, 200])

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.contract.cache_format import FP16_MAX, GROUP_CHANNELS, row_bytes
+from edge_runtime.contract.cache_format import FP16_MAX, GROUP_CHANNELS, int8_hidden_size, row_bytes
 from edge_runtime.contract.errors import UnresumableError
 from edge_runtime.contract.messages import CacheDtype
 
@@ -148,6 +148,14 @@ def decode_into(encoded: Encoded, out: Hidden, dtype: CacheDtype) -> None:
             _decode_fp16(codes, values)
         else:
             _decode_int8(codes, values)
+
+
+def decode_int8(encoded: Encoded) -> Hidden:
+    """Decodes rows of ``int8``, (..., R) uint8, to (..., d) float32."""
+    hidden_size = int8_hidden_size(encoded.shape[-1])
+    out = np.empty((*encoded.shape[:-1], hidden_size), np.float32)
+    decode_into(encoded, out, "int8")
+    return out
 
 
 def _parts(values: Hidden, encoded: Encoded) -> Iterator[tuple[Hidden, Encoded]]:

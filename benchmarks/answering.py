@@ -92,7 +92,7 @@ def in_turns(arguments: argparse.Namespace) -> None:
 
     import pacplus
 
-    models = {
+    models: dict[str, Any] = {
         "bare": Bare(str(arguments.model), str(arguments.tokenizer)),
         "pacplus": pacplus.load(arguments.run),
     }

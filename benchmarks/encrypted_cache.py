@@ -24,10 +24,10 @@ def measure(root: Path, arguments: argparse.Namespace, key: bytes | None) -> dic
     shape = (arguments.layers, BATCH * tokens, arguments.hidden)
     encoded = encode(generator.standard_normal(shape).astype(np.float32), arguments.dtype)
     lengths, layers = np.full(BATCH, tokens), range(arguments.layers)
-    options = {"numerics": "benchmark", "key": key}
 
     def opened() -> ActivationCache:
-        return ActivationCache(root, "ab" * 32, arguments.dtype, arguments.hidden, **options)
+        shape = root, "ab" * 32, arguments.dtype, arguments.hidden
+        return ActivationCache(*shape, numerics="benchmark", key=key)
 
     seconds = {}
     with opened() as cache:

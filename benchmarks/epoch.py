@@ -79,7 +79,7 @@ def _epoch(inputs: Prepared, owned: OwnedSamples, way: str) -> tuple[dict[str, o
     gradients = updates = loss = 0.0
     clock = time.process_time
     wall, began = time.perf_counter(), clock()
-    with BatchReader(owned, steps, packs=trainer.packs, ahead=way == AHEAD) as reader:
+    with BatchReader(owned, steps, ahead=way == AHEAD) as reader:
         for number in range(len(steps)):
             count, write = 0, trainer.gradients
             for _, batch in reader.step(number):

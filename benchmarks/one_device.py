@@ -158,6 +158,7 @@ def own_all(prepared: Prepared) -> m.OwnSamples:
     """All samples are this device's."""
     table = prepared.tables["train"]
     samples = table.samples
+    assert isinstance(table.targets, np.ndarray)  # one a sample
     return m.OwnSamples(
         which="train",
         total=len(table),

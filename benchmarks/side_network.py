@@ -18,7 +18,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,7 @@ def _tokens(path: Path, lines: int, *fields: str) -> Iterator[tuple[int, ...]]:
 class _Steps:
     """Steps of 16 samples as a trainer gets them, each a list of pieces."""
 
-    def __init__(self, config: AdapterConfig, samples: list[tuple[int, int]]) -> None:
+    def __init__(self, config: AdapterConfig, samples: Sequence[tuple[int, ...]]) -> None:
         self._config, self._samples = config, samples
         self._pool = RANDOM.standard_normal(BATCH_BYTES // 2, np.float32)
 

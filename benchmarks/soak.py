@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import json
 import random
@@ -137,9 +138,13 @@ def _soak(run: Run, seconds: float, seed: int) -> tuple[list[dict[str, Held]], i
         run.signal(device, number)
         _sample_until(run, samples, generator.uniform(0.0, 2 * SAMPLE_SECONDS))
         run.start_by_hand(device)
-        run.wait_until(lambda d=device, n=joined: len(_joins(run, d)) > n)
+        run.wait_until(functools.partial(_has_joined, run, device, joined))
         _sample_until(run, samples, generator.uniform(0.0, 4 * SAMPLE_SECONDS))
     raise AssertionError
+
+
+def _has_joined(run: Run, device: str, before: int) -> bool:
+    return len(_joins(run, device)) > before
 
 
 def _joins(run: Run, device: str) -> list[object]:

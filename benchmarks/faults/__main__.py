@@ -97,7 +97,8 @@ class Laboratory:
             if run.finish():
                 raise RunError(f"the planner's own run failed: {run.last_words()}")
         self._keep_home(run)
-        return json.loads((place / "run/plan.json").read_text())
+        plan: dict[str, Any] = json.loads((place / "run/plan.json").read_text())
+        return plan
 
     def _keep_home(self, run: Run) -> None:
         """Keeps what was measured, without what was cached."""
@@ -107,7 +108,7 @@ class Laboratory:
 
     def _place(self, name: str) -> Path:
         """A folder for a run, with a home that knows the devices' measurements."""
-        place = self.folder / name
+        place: Path = self.folder / name
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
         if self.home.exists():

@@ -35,13 +35,15 @@ def main() -> None:
     threading.Thread(target=_obey, daemon=True).start()
     from coordinator.cli.main import main as pacplus
 
-    sys.exit(pacplus())
+    pacplus()
 
 
 def _hasten(silence_seconds: float) -> None:
     """Has devices speak more often, and gives them up sooner."""
     liveness.SILENCE_SECONDS = silence_seconds
-    Job.__init__.__kwdefaults__["heartbeat_seconds"] = silence_seconds / BEATS
+    defaults = Job.__init__.__kwdefaults__
+    assert defaults is not None
+    defaults["heartbeat_seconds"] = silence_seconds / BEATS
 
 
 def _attach_and_note(self: EmulatedLinks, device: Any, link: Link) -> None:

@@ -89,7 +89,7 @@ def applied(events: list[Event]) -> list[Event]:
 def _may_be_computed_again(run: Run, undisturbed: Undisturbed) -> int:
     """Samples that one device alone can have held by the first plan, and those in flight."""
     plan = json.loads((run.plan or run.output / "plan.json").read_text())
-    shards = max(len(owner["shards"]) for owner in plan["owners"])
+    shards: int = max(len(owner["shards"]) for owner in plan["owners"])
     samples = undisturbed.samples + undisturbed.evaluated
     held = -(-samples * shards // plan["num_shards"])
     return held + LEASED_BATCHES * int(plan["micro_batch_size"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from coordinator.api.adapter_config import AdapterChoice, DataTraits, adapter_config
+from edge_runtime.contract.sample import Ragged
 from edge_runtime.language_head.candidates import counted, find_candidates, sum_tails
 from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.language_head.tail_sample import draw_tail
@@ -42,6 +44,7 @@ def some_states(checkpoint: Path, table: SampleTable) -> tuple[States, int]:
             hidden = backbone(input_ids=ids[None]).last_hidden_state[0].numpy()
         places = counted(follow.numpy())
         states.append((np.ascontiguousarray(hidden[places]), follow.numpy()[places]))
+    assert isinstance(table.targets, Ragged)
     return states, int((table.targets.values >= 0).sum())
 
 
@@ -70,7 +73,9 @@ def measure_head(head: FrozenHead, states: States, tokens: int, batch_size: int)
     seconds = {"exact": 0.0, "candidates": 0.0}
     for step, first in enumerate(range(0, len(states), batch_size)):
         chosen = slice(first, first + batch_size)
-        both = _Step(head, states[chosen], lines[chosen], lambda s=step: _drawn(counts, s, head))
+        both = _Step(
+            head, states[chosen], lines[chosen], functools.partial(_drawn, counts, step, head)
+        )
         seconds["exact"] += _timed(both.exact)[0]
         seconds["candidates"] += _timed(both.over_candidates)[0]
     share = tokens / max(1, measured)
@@ -93,13 +98,15 @@ class _Step:
     draw: Callable[[], StepSample]
 
     def exact(self) -> None:
-        total_loss(self._features(), self._targets(), self.head).backward()
+        loss = total_loss(self._features(), self._targets(), self.head)
+        loss.backward()  # type: ignore[no-untyped-call]
 
     def over_candidates(self) -> None:
         features = self._features()
-        candidate_loss(
+        loss = candidate_loss(
             *(features, features.detach(), self._targets(), self.lines, self.draw(), self.head)
-        ).backward()
+        )
+        loss.backward()  # type: ignore[no-untyped-call]
 
     def _features(self) -> torch.Tensor:
         joined = np.concatenate([hidden for hidden, _ in self.states])

@@ -114,7 +114,8 @@ class Lora:
         for group in self._optimizer.param_groups:
             group["lr"] = self._options.rate * min(part, 1.0)
         loss, counted = self._loss(self._tables["train"], batch.tolist())
-        (loss / max(1, counted)).backward()
+        mean = loss / max(1, counted)
+        mean.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
         self._optimizer.step()
         self._optimizer.zero_grad()

@@ -6,6 +6,7 @@ import dataclasses
 import resource
 import shutil
 from pathlib import Path
+from typing import Literal
 
 from coordinator import AdapterChoice, TrainingOptions, train
 
@@ -16,12 +17,12 @@ from .results import Row
 class Options:
     """How to train; ``loss`` is ``candidates`` or ``exact``."""
 
-    loss: str
+    loss: Literal["candidates", "exact"]
     seed: int
     epochs: int
     rate: float
     batch_size: int
-    adapter: str
+    adapter: Literal["attention", "mlp", "pointer"]
     reduction: int
     max_length: int | None
 

@@ -18,7 +18,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def _workloads(data: Path) -> dict[str, tuple[AdapterConfig, FrozenHead | None, 
     weight = RANDOM.integers(-127, 128, (49152, 576)).astype(np.int8)
     head = FrozenHead(weight=weight, row_scale=np.full((49152, 1), 1e-3, np.float32))
     sst2 = [(0, tokens + 2) for (tokens,) in _tokens(data / "sst2/train.jsonl", 6000, "text")]
-    gsm8k = list(_tokens(data / "gsm8k/train.jsonl", 96, "prompt", "completion"))
+    gsm8k = [(p, c) for p, c in _tokens(data / "gsm8k/train.jsonl", 96, "prompt", "completion")]
     return {
         "MiniLM, SST-2, an epoch of 6,000": (minilm, None, _Steps(minilm, sst2)),
         "T5-Base's encoder, 10 steps of 16 x 128": (t5, None, _Steps(t5, [(0, 128)] * 160)),
@@ -130,7 +130,7 @@ def _tokens(path: Path, lines: int, *fields: str) -> Iterator[tuple[int, ...]]:
 class _Steps:
     """Steps of 16 samples as a trainer gets them, each a list of pieces."""
 
-    def __init__(self, config: AdapterConfig, samples: Sequence[tuple[int, ...]]) -> None:
+    def __init__(self, config: AdapterConfig, samples: list[tuple[int, int]]) -> None:
         self._config, self._samples = config, samples
         self._pool = RANDOM.standard_normal(BATCH_BYTES // 2, np.float32)
 

@@ -91,7 +91,7 @@ def _may_be_computed_again(run: Run, undisturbed: Undisturbed) -> int:
     plan = json.loads((run.plan or run.output / "plan.json").read_text())
     shards: int = max(len(owner["shards"]) for owner in plan["owners"])
     samples = undisturbed.samples + undisturbed.evaluated
-    held = -(-samples * shards // plan["num_shards"])
+    held: int = -(-samples * shards // plan["num_shards"])
     return held + LEASED_BATCHES * int(plan["micro_batch_size"])
 
 

@@ -92,7 +92,7 @@ def plan(
         auto_batch_size=auto_batch_size,
     )
     manifest, cluster = prepared.bundle.manifest, cluster or Cluster()
-    dtype, notes = choose_cache_dtype(manifest, prepared.config, cache_dtype)
+    dtype, notes = choose_cache_dtype(manifest, prepared.config.layers, cache_dtype)
     for note in notes:
         observer.note(note)
     if given is None:

@@ -71,9 +71,9 @@ def train(
         adapter: shape of the adapter.
         options: how to train.
         fields: other names of the data's fields.
-        cache_dtype: how activations are stored; ``auto`` takes int8 for language models and fp16
-            for others, where these hold them (see :func:`.cache_dtype.choose_cache_dtype`), and
-            what the run has when going on.
+        cache_dtype: how activations are stored; ``auto`` takes int8, or else fp16, where these hold
+            them well (see :func:`.cache_dtype.choose_cache_dtype`), and what the run has when
+            going on.
         cache_quota_bytes: limit of each device's cache; when going on, None keeps the run's.
         encrypt_cache: devices keep activations encrypted, here and in later commands with the
             run; going on keeps the run's, and may begin with it.
@@ -122,7 +122,7 @@ def train(
         auto_batch_size=auto_batch_size and begun is None,
     )
     config, tuning = prepared.config, Tuning.of(prepared, tune)
-    dtype, notes = choose_cache_dtype(prepared.bundle.manifest, config, cache_dtype)
+    dtype, notes = choose_cache_dtype(prepared.bundle.manifest, config.layers, cache_dtype)
     chosen = choose_kept(
         config.task, evaluates=evaluates, keep=keep, patience=patience, begun=begun
     )

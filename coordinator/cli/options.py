@@ -225,8 +225,7 @@ Reduction = Annotated[int, _adapter("Backbone width / adapter width.")]
 Dtype = Annotated[
     Literal["auto", "fp32", "fp16", "int8"],
     _cache(
-        "How activations are stored: auto takes int8 for language models and fp16 for others, "
-        "where these hold them."
+        "How activations are stored: auto takes int8, or else fp16, where these hold them well."
     ),
 ]
 CacheQuota = Annotated[str, _cache("Limit of each device's cache, e.g. 2G.", metavar="SIZE")]

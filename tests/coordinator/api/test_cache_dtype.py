@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from coordinator.api.cache_dtype import choose_cache_dtype
-from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.cache_format.encoding import decode_into, encode
 from edge_runtime.contract.errors import UsageError
 from edge_runtime.contract.manifest import Manifest, Parity
@@ -25,20 +24,8 @@ class Model:
     model_id: str = "gemma"
 
 
-@dataclasses.dataclass(frozen=True)
-class Adapter:
-    """The part of an adapter that decides."""
-
-    layers: tuple[int, ...]
-    generative: bool = False
-
-
-def choose(manifest: Manifest, layers, wanted, generative: bool = False):
-    return choose_cache_dtype(manifest, cast(AdapterConfig, Adapter(layers, generative)), wanted)
-
-
 def manifest(
-    largest=(900.0, 1e5, 2e4), error=(3e-4, 0.2, 3e-4), int8_error=(0.02, 0.3, 0.02)
+    largest=(900.0, 1e5, 2e4), error=(3e-4, 0.2, 3e-4), int8_error=(0.3, 0.3, 0.3)
 ) -> Manifest:
     parity = Parity(
         worst=0.0,
@@ -53,7 +40,7 @@ def manifest(
 
 
 def test_states_beyond_fp16_are_cached_in_fp32_with_a_note() -> None:
-    dtype, notes = choose(manifest(), (0, 1, 2), "auto")
+    dtype, notes = choose_cache_dtype(manifest(), (0, 1, 2), "auto")
     assert dtype == "fp32"
     assert notes == (
         "the cache is in fp32: hidden state 1 of gemma reaches 100000, too close to fp16's 65504",
@@ -61,48 +48,40 @@ def test_states_beyond_fp16_are_cached_in_fp32_with_a_note() -> None:
 
 
 def test_states_that_the_adapter_does_not_read_do_not_matter() -> None:
-    assert choose(manifest(), (0, 2), "auto") == ("fp16", ())
+    assert choose_cache_dtype(manifest(), (0, 2), "auto") == ("fp16", ())
 
 
-def test_language_models_get_int8_where_it_moves_states_little() -> None:
-    assert choose(manifest(), (0, 2), "auto", generative=True) == ("int8", ())
-    assert choose(manifest(int8_error=(0.02, 0.3, 0.03)), (0, 2), "auto", generative=True) == (
-        "fp16",
-        (),
-    )
-
-
-def test_states_that_fit_neither_are_cached_in_fp32() -> None:
-    dtype, notes = choose(manifest(), (0, 1, 2), "auto", generative=True)
-    assert (dtype, len(notes)) == ("fp32", 1)
+def test_int8_is_taken_where_it_moves_states_little() -> None:
+    little = manifest(int8_error=(0.02, 0.3, 0.02))
+    assert choose_cache_dtype(little, (0, 2), "auto") == ("int8", ())
+    much = manifest(int8_error=(0.02, 0.3, 0.03))
+    assert choose_cache_dtype(much, (0, 2), "auto") == ("fp16", ())
 
 
 def test_states_that_do_not_fit_fp16_may_fit_int8() -> None:
     small = manifest((900.0, 1e5), (3e-4, 0.2), (0.02, 0.02))
-    dtype, (note,) = choose(small, (0, 1), "auto")
-    assert dtype == "int8"
-    assert note.startswith("the cache is in int8: hidden state 1 of gemma reaches 100000")
+    assert choose_cache_dtype(small, (0, 1), "auto") == ("int8", ())
 
 
 def test_other_data_may_have_larger_states() -> None:
-    dtype, notes = choose(manifest((4e4,), (3e-4,), (0.3,)), (0,), "auto")
+    dtype, notes = choose_cache_dtype(manifest((4e4,), (3e-4,), (0.3,)), (0,), "auto")
     assert (dtype, len(notes)) == ("fp32", 1)
 
 
 def test_states_too_small_for_fp16_are_cached_in_fp32() -> None:
-    dtype, (note,) = choose(manifest((1e-6,), (0.03,), (0.3,)), (0,), "auto")
+    dtype, (note,) = choose_cache_dtype(manifest((1e-6,), (0.03,), (0.3,)), (0,), "auto")
     assert dtype == "fp32"
     assert "fp16 would move hidden state 0 by 3.00%" in note
 
 
 def test_fp16_is_refused_where_it_is_known_not_to_do() -> None:
     with pytest.raises(UsageError, match="--cache-dtype fp16: hidden state 1 of gemma reaches"):
-        choose(manifest(), (0, 1, 2), "fp16")
-    assert choose(manifest(), (0, 2), "fp16") == ("fp16", ())
+        choose_cache_dtype(manifest(), (0, 1, 2), "fp16")
+    assert choose_cache_dtype(manifest(), (0, 2), "fp16") == ("fp16", ())
 
 
 def test_fp16_that_loses_digits_is_taken_and_said() -> None:
-    dtype, notes = choose(manifest((1e-6,), (0.03,), (0.3,)), (0,), "fp16")
+    dtype, notes = choose_cache_dtype(manifest((1e-6,), (0.03,), (0.3,)), (0,), "fp16")
     assert dtype == "fp16"
     assert notes == (
         "--cache-dtype fp16 moves hidden state 0 by up to 3.00%; auto would take fp32",
@@ -111,18 +90,17 @@ def test_fp16_that_loses_digits_is_taken_and_said() -> None:
 
 @pytest.mark.parametrize("wanted", ["fp32", "int8"])
 def test_other_dtypes_are_taken_as_they_are(wanted) -> None:
-    assert choose(manifest(), (0, 1, 2), wanted) == (wanted, ())
+    assert choose_cache_dtype(manifest(), (0, 1, 2), wanted) == (wanted, ())
 
 
-@pytest.mark.parametrize("generative", [False, True])
-def test_nothing_is_known_of_an_earlier_bundle(generative) -> None:
+def test_nothing_is_known_of_an_earlier_bundle() -> None:
     parity = Parity(worst=0.0, limit=1.0, per_state=(0.0,), tokens=9)
     bundle = cast(Manifest, Model(parity))
-    assert choose(bundle, (0,), "auto", generative) == ("fp16", ())
+    assert choose_cache_dtype(bundle, (0,), "auto") == ("fp16", ())
 
 
 def test_of_an_earlier_bundle_int8_is_not_known_to_do() -> None:
-    assert choose(manifest(int8_error=None), (0, 2), "auto", generative=True) == ("fp16", ())
+    assert choose_cache_dtype(manifest(int8_error=None), (0, 2), "auto") == ("fp16", ())
 
 
 def test_an_export_measures_the_states(tiny_bundle: TinyBundleMaker) -> None:
@@ -131,8 +109,7 @@ def test_an_export_measures_the_states(tiny_bundle: TinyBundleMaker) -> None:
     assert all(0 < error < 1e-3 for error in manifest.parity.fp16_error or ())
     assert all(1e-3 < error < 0.025 for error in manifest.parity.int8_error or ())
     layers = range(len(manifest.blocks))
-    assert choose(manifest, layers, "auto") == ("fp16", ())
-    assert choose(manifest, layers, "auto", generative=True) == ("int8", ())
+    assert choose_cache_dtype(manifest, layers, "auto") == ("int8", ())
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,9 @@ def main() -> None:
         os.environ["PACPLUS_HOME"] = str(folder / "home")
         files = {"train": folder / "train.jsonl", "dev": folder / "dev.jsonl"}
         for part, path in files.items():
-            source = (arguments.data / path.name).read_text(encoding="utf-8").splitlines(True)
-            path.write_text("".join(source[: arguments.lines if part == "train" else None]))
+            count = arguments.lines if part == "train" else None
+            with (arguments.data / path.name).open(encoding="utf-8") as lines:
+                path.write_text("".join(itertools.islice(lines, count)), encoding="utf-8")
         means = {}
         for method in arguments.methods:
             if method == "adapter":

@@ -37,7 +37,7 @@ class TorchBaseline:
         self._method, self._checkpoint, self._batch_size = method, checkpoint, batch_size
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
         texts = {
-            part: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            part: [json.loads(line) for line in path.open(encoding="utf-8")]
             for part, path in files.items()
         }
         self._labels = sorted({row["label"] for row in texts["train"]})
@@ -59,9 +59,10 @@ class TorchBaseline:
         optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=0.01)
         steps = epochs * -(-len(self._data["train"]) // self._batch_size)
         warmup = max(1, round(0.06 * steps))
+        decay = max(1, steps - warmup)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
-            lambda step: min((step + 1) / warmup, max(0.0, (steps - step) / (steps - warmup))),
+            lambda step: min((step + 1) / warmup, max(0.0, (steps - step) / decay)),
         )
         model.train()
         began = time.process_time()

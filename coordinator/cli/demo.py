@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from coordinator.api.adapter_config import AdapterChoice
+from coordinator.api.cache_dtype import choose_cache_dtype
 from coordinator.api.inputs import prepare
 from coordinator.api.plan import plan
 from coordinator.api.train import train
@@ -103,7 +104,8 @@ def capped_devices(bundle: Path, data: Path, console: Console) -> tuple[Emulated
     options, choice = TrainingOptions(), AdapterChoice()
     prepared = prepare(bundle, train_file, eval_file, "classification", choice, options, None)
     manifest, config, tables = prepared.bundle.manifest, prepared.config, prepared.tables
-    problem = unmeasured_problem(manifest, config, options, tables, "fp16")
+    dtype, _ = choose_cache_dtype(manifest, config.layers, "auto")
+    problem = unmeasured_problem(manifest, config, options, tables, dtype)
     whole = stage_memory_bytes(problem, 0, problem.num_blocks, 1)
     halves = [stage_memory_bytes(problem, 0, HALF_BLOCKS, size) for size in MICRO_BATCH_SIZES]
     half = max(size for size in halves if size < whole)  # or small micro-batches let it fit

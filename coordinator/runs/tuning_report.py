@@ -52,7 +52,7 @@ class TuningReport:
         best: number of the setting whose adapter is kept.
         step: updates behind that adapter.
         steps: after how many updates the settings were evaluated.
-        shared_cpu_seconds: of reading and decoding the cache for all settings at once.
+        shared_cpu_seconds: of reading the cache for all settings at once.
         repeat: options of ``pacplus train`` that train the best one alone.
         settings: all of them.
     """

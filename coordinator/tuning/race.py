@@ -47,7 +47,7 @@ class Reached:
         stop: which.
         worth: of each setting, on held-out samples.
         seconds: processor time of each from the stop before to this one.
-        shared_seconds: likewise, of reading and decoding for all.
+        shared_seconds: likewise, of reading for all.
     """
 
     stop: Stop

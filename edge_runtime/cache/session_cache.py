@@ -192,7 +192,8 @@ class SampleCache:
     def read_packed(self, keys: Array, stream: Stream) -> tuple[Array, Array]:
         """The states of one sequence without padding: (L, N, d), and lengths (B,) int64.
 
-        float32, or as a cache has them: float16, or rows of int8, (L, N, R) uint8.
+        float32, or as the cache has them: float16, or rows of int8, (L, N, R) uint8. What is in
+        memory for now comes as float32, whatever the cache's dtype.
 
         Raises:
             CacheMiss: as of :meth:`read`.

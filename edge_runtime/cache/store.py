@@ -212,7 +212,9 @@ class ActivationCache:
         located, lengths = self._locate(keys, layers)
         if len(located) == 1 and len(located[0][1].runs) == 1:
             ((_, _, rows),) = self._read(located)
-            return lengths, rows  # a language model's are large, and often one line's
+            # A language model's are large, and often one line's; but not with all of a record.
+            whole = rows if rows.base is None else rows.base
+            return lengths, rows if whole.nbytes <= rows.nbytes else rows.copy()
         ends = np.cumsum(lengths)
         encoded = np.empty((len(layers), int(lengths.sum()), self.row_bytes), np.uint8)
         for at, targets, rows in self._read(located):

@@ -30,7 +30,8 @@ PROTOCOL_VERSION = 6
 MAX_HEADER_BYTES = 1 << 20
 MAX_CONTAINERS = 1 << 16
 """Most lists and maps of a header; the largest, of a stage, names some hundred files."""
-MAX_FRAMES = 64
+MAX_FRAMES = 256
+"""More than a message of 15 arrays has, all of which are large."""
 WHOLE_BYTES = 8 << 20
 """Most of an array in one frame; larger ones are in ``PARTS`` frames of about equal size."""
 PARTS = 16
@@ -55,7 +56,8 @@ def encode(message: Message, tag: Tag = UNTAGGED) -> list[Frame]:
     Arrays are handed on without a copy where they are contiguous.
 
     Raises:
-        ValueError: an array has a dtype that never crosses the wire (a bug of ours).
+        ValueError: an array has a dtype that never crosses the wire, or there are too many of them
+            (bugs of ours).
     """
     frames: list[Frame] = [b""]
 
@@ -73,6 +75,8 @@ def encode(message: Message, tag: Tag = UNTAGGED) -> list[Frame]:
     belongs = (tag.session, tag.term, tag.reply)
     header = (PROTOCOL_VERSION, *belongs, type(message).__name__, message)
     frames[0] = msgspec.msgpack.encode(header, enc_hook=pack_array)
+    if len(frames) > MAX_FRAMES:
+        raise ValueError(f"{type(message).__name__} takes {len(frames)} frames")
     return frames
 
 

@@ -174,6 +174,10 @@ class PackedBatch:
         longest = int(self.lengths.max(initial=0))
         if self.targets.shape not in ((self.size,), (self.size, longest)):
             raise ValueError(f"targets must have shape ({self.size},) or ({self.size}, {longest})")
+        if self.second_starts.shape != (self.size,):
+            raise ValueError(f"second_starts must have shape ({self.size},)")
+        if self.candidates is not None and len(self.candidates) != self.size:
+            raise ValueError(f"candidates must be of {self.size} samples")
         if self.tokens is not None and self.tokens.shape != self.states.shape[1:2]:
             raise ValueError(f"tokens must have shape ({self.states.shape[1]},)")
 
@@ -230,7 +234,7 @@ def channels(states: Kept) -> int:
 
 def _tokens_of(lengths: NDArray[np.int64], span: slice) -> slice:
     """The tokens of some samples among those of all."""
-    first = int(lengths[: span.start].sum())
+    first = int(lengths[: span.start or 0].sum())
     return slice(first, first + int(lengths[span].sum()))
 
 

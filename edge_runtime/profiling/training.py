@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,13 +14,14 @@ import numpy as np
 from edge_runtime.backbone.encoded_states import parts_for_owners
 from edge_runtime.contract.activations import answering_bytes, output_stream, training_bytes
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
+from edge_runtime.contract.cache_format.encoding import encode
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.manifest import Stream
-from edge_runtime.contract.messages import ProfileRequest
+from edge_runtime.contract.messages import CacheDtype, ProfileRequest
 from edge_runtime.contract.profile import TrainerProfile
 from edge_runtime.language_head.candidates import Candidates, find_candidates, usual_candidates
 from edge_runtime.language_head.frozen_head import FrozenHead
-from edge_runtime.parallel_adapters import Batch
+from edge_runtime.parallel_adapters import Batch, PackedBatch
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED
 from edge_runtime.serving.onnx_adapter import AdapterSession
 from edge_runtime.serving.pieces import BATCH_BYTES, EVALUATION_BATCH
@@ -66,7 +68,7 @@ def measure_training(request: ProfileRequest, config: AdapterConfig, home: Path)
     large = max(2, samples_at_once(config, tokens, LARGEST_BATCH))
     small = max(1, large // 8)
     seconds = {
-        size: _step_seconds(trainer, synthetic_batch(request, config, tokens, size))
+        size: _step_seconds(trainer, cached_batch(request, config, tokens, size))
         for size in (small, large)
     }
     per_sample = max(
@@ -74,14 +76,14 @@ def measure_training(request: ProfileRequest, config: AdapterConfig, home: Path)
     )
     lengths = fitting_lengths(usual_tokens(request), held, room)
     longest = samples_at_once(config, lengths, EVALUATION_BATCH)
-    widest = synthetic_batch(request, config, lengths, longest)
+    widest = cached_batch(request, config, lengths, longest)
     trainer.gradients(widest)
     trainer.outputs(widest)
     gc.collect()
     outlier_bytes = max(0, held(request.max_tokens) - longest * held(lengths))
     shorter = request.tokens[output_stream(tokens)] / tokens[output_stream(tokens)]
     return TrainerProfile(
-        seconds_per_sample=per_sample * shorter + reading_seconds(request, home),
+        seconds_per_sample=per_sample * shorter + reading_seconds(request, home, padded=False),
         seconds_per_new_sample=_finding_seconds(request, config, head) if head else 0.0,
         seconds_per_step=max(0.0, seconds[large] - large * per_sample),
         memory_bytes=max(0, resident_bytes() - before_bytes) + outlier_bytes,
@@ -109,19 +111,20 @@ def measure_answering(
     adapter.outputs(synthetic_batch(request, config, lengths, longest))
     outlier_bytes = max(0, held(request.max_tokens) - longest * held(lengths))
     return TrainerProfile(
-        seconds_per_sample=seconds / size + reading_seconds(request, home),
+        seconds_per_sample=seconds / size + reading_seconds(request, home, padded=True),
         memory_bytes=max(0, resident_bytes() - before_bytes) + outlier_bytes,
     )
 
 
-def reading_seconds(request: ProfileRequest, home: Path) -> float:
-    """Times reading and decoding a sample's states, of a cache that memory holds."""
+def reading_seconds(request: ProfileRequest, home: Path, *, padded: bool) -> float:
+    """Times reading a sample's states, of a cache that memory holds; padded ones are decoded."""
     batch, states = synthetic_micro_batch(request)
     stream = next(iter(batch.lengths))
     with temporary_cache(request, batch.keys, home) as cache:
         for _, part in parts_for_owners(batch, stream, states, request.cache_dtype):
             cache.append(part)
-        seconds = _seconds_per_run(lambda: cache.read(batch.keys, stream))
+        read = cache.read if padded else cache.read_packed
+        seconds = _seconds_per_run(lambda: read(batch.keys, stream))
     per_row = seconds / (len(batch.keys) * request.tokens[stream] * len(states))
     rows = sum(len(layers) * request.tokens[each] for each, layers in layers_of(request).items())
     return per_row * rows
@@ -188,6 +191,26 @@ def synthetic_batch(
     )
 
 
+def cached_batch(
+    request: ProfileRequest, config: AdapterConfig, lengths: Mapping[Stream, int], size: int
+) -> PackedBatch:
+    """The same as a trainer reads it, in the form of the cache."""
+    batch = synthetic_batch(request, config, lengths, size).packed()
+    encoder = batch.encoder_states
+    return dataclasses.replace(
+        batch,
+        states=_as_cached(batch.states, request.cache_dtype),
+        encoder_states=None if encoder is None else _as_cached(encoder, request.cache_dtype),
+    )
+
+
+def _as_cached(states: Array, dtype: CacheDtype) -> Array:
+    if dtype == "fp32":
+        return states
+    encoded = encode(states, dtype)
+    return encoded.view(np.float16) if dtype == "fp16" else encoded
+
+
 def _tokens(config: AdapterConfig, size: int, tokens: int) -> Array | None:
     """Ids of the context; each is a candidate of its line."""
     return np.zeros((size, tokens), np.int64) if config.copies else None
@@ -230,7 +253,7 @@ def _counted(request: ProfileRequest, tokens: int) -> int:
     return min(tokens, max(1, counted))
 
 
-def _step_seconds(trainer: Trainer, batch: Batch) -> float:
+def _step_seconds(trainer: Trainer, batch: PackedBatch) -> float:
     def step() -> None:
         trainer.gradients(batch)
         trainer.apply(trainer.flat_gradient)

@@ -84,7 +84,7 @@ class OwnedSamples:
         )
 
     def _padded_bytes(self, chosen: Array) -> int:
-        """Counts their states as they are trained on."""
+        """Counts their states as if padded and in float32: no less than they take."""
         if not len(chosen):
             return 0
         tokens = sum(

@@ -1,4 +1,4 @@
-"""Trains several settings side by side: each batch is read and decoded once for all of them."""
+"""Trains several settings side by side: each batch is read once for all of them."""
 
 from __future__ import annotations
 
@@ -301,5 +301,6 @@ def summed_loss(config: AdapterConfig, outputs: m.Array, batch: PackedBatch) -> 
 
 def _mean(lane: _Lane) -> float:
     """The mean loss; infinite where it is no number, and never below 0 by rounding."""
-    loss = max(0.0, lane.loss / max(1, lane.count))
-    return loss if lane.count and not lane.diverged and math.isfinite(loss) else math.inf
+    loss = lane.loss / max(1, lane.count)
+    is_sound = lane.count and not lane.diverged and math.isfinite(loss)
+    return max(0.0, loss) if is_sound else math.inf  # max() would make 0 of what is no number

@@ -1,6 +1,6 @@
 """Sizes of cached activations, which planner and devices must agree on.
 
-Encoding is the device's part; see :mod:`edge_runtime.contract.cache_format.encoding`.
+Devices encode and decode (:mod:`.encoding`); the export measures what that changes.
 """
 
 from typing import get_args

@@ -71,7 +71,7 @@ class SettingsTrained(Message):
         correct: (K,) int64, evaluation samples that are given their class; 0 where training
             diverges, and without classes.
         seconds: (K,) float64 of the processor, for each one's own gradients, updates, evaluation.
-        shared_seconds: likewise, for what was done once for all: reading and decoding.
+        shared_seconds: likewise, for what was done once for all: reading.
         sums: of the epoch.
         parameters: (K,) int64.
         state: of the best one by ``HeldOut.rank``, the first of equals; empty where none was

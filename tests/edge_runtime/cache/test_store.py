@@ -257,6 +257,15 @@ def test_a_flipped_byte_costs_its_own_record_only(tmp_path):
             assert_reads(cache, intact)
 
 
+def test_some_layers_of_a_record_do_not_keep_all_of_it_in_memory(tmp_path):
+    with open_cache(tmp_path) as cache:
+        append(cache, [1])
+    with open_cache(tmp_path) as cache:  # reads a record whole the first time, to check it
+        for layers in ([1], ALL_LAYERS):
+            _, encoded = cache.read_encoded(keys_of([1]), layers)
+            assert encoded.base is None or encoded.base.nbytes == encoded.nbytes
+
+
 def test_a_damaged_record_is_replaced_by_appending_it_again(tmp_path, caplog):
     with open_cache(tmp_path) as cache:
         append(cache, [1, 2])

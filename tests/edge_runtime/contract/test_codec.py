@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_runtime.contract import codec
 from edge_runtime.contract.codec import (
     MAX_HEADER_BYTES,
     PARTS,
@@ -31,6 +32,7 @@ from edge_runtime.contract.messages import (
     Heartbeat,
     Hello,
     LoadStage,
+    Message,
     MicroBatch,
     Outputs,
     OwnSamples,
@@ -39,6 +41,7 @@ from edge_runtime.contract.messages import (
     States,
 )
 from edge_runtime.contract.messages.tag import Tag
+from tests.edge_runtime.contract.examples import EXAMPLES
 
 PREFIX = (PROTOCOL_VERSION, "", 0, 0)
 
@@ -96,6 +99,14 @@ def test_a_very_large_array_travels_in_parts_that_must_all_be_there() -> None:
     for wrong in (frames[:-1], [*frames, b""], moved, [*frames[:-1], b""]):
         with pytest.raises(DecodeError):
             decode(wrong)
+
+
+@pytest.mark.parametrize("message", EXAMPLES, ids=lambda each: type(each).__name__)
+def test_a_message_all_of_whose_arrays_are_large_survives(message: Message, monkeypatch) -> None:
+    monkeypatch.setattr(codec, "WHOLE_BYTES", 0)
+    frames = encode(message)
+    again = encode(decode(frames))
+    assert [bytes(each) for each in again] == [bytes(each) for each in frames]
 
 
 def test_a_dictionary_of_arrays_and_an_empty_array_survive() -> None:

@@ -74,12 +74,29 @@ def test_samples_of_a_packed_batch_are_those_of_the_padded_one(shape: AdapterCon
 @EVERY
 def test_padding_changes_neither_gradients_nor_outputs(shape: AdapterConfig) -> None:
     engine, data = engine_and_batch(shape)
-    loss, outputs = engine.gradients(data), engine.outputs(data)
+    loss, outputs = engine.gradients(data.packed()), engine.outputs(data.packed())
     expected = engine.flat_gradient.copy()
 
-    assert engine.gradients(data.packed()) == loss
+    padded = with_more_padding(data, tokens=3, junk=7.0)
+    assert engine.gradients(padded) == loss
     np.testing.assert_array_equal(engine.flat_gradient, expected)
-    np.testing.assert_array_equal(engine.outputs(data.packed()), outputs)
+    np.testing.assert_array_equal(engine.outputs(padded), outputs)
+
+
+def with_more_padding(data: Batch, tokens: int, junk: float) -> Batch:
+    def longer(hidden: np.ndarray | None) -> np.ndarray | None:
+        places = ((0, 0), (0, 0), (0, tokens), (0, 0))
+        return None if hidden is None else np.pad(hidden, places, constant_values=junk)
+
+    places, ids = ((0, 0), (0, tokens)), data.tokens
+    targets = data.targets
+    return dataclasses.replace(
+        data,
+        hidden=longer(data.hidden),
+        encoder_hidden=longer(data.encoder_hidden),
+        targets=targets if targets.ndim == 1 else np.pad(targets, places, constant_values=-1),
+        tokens=None if ids is None else np.pad(ids, places),
+    )
 
 
 @EVERY
@@ -160,5 +177,9 @@ def test_lengths_and_tokens_that_are_not_of_the_states_are_refused() -> None:
             encoder_states=whole.encoder_states[:, :1],
             encoder_lengths=np.ones(1, np.int64),
         )
+    with pytest.raises(ValueError, match="second_starts must have shape"):
+        dataclasses.replace(whole, second_starts=np.zeros(1, np.int64))
+    with pytest.raises(ValueError, match="candidates must be of 3"):
+        dataclasses.replace(whole, candidates=())
     with pytest.raises(ValueError, match="tokens must have shape"):
         dataclasses.replace(whole, tokens=np.zeros(1, np.int64))

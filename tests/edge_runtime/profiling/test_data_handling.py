@@ -47,5 +47,6 @@ def test_layers_belong_to_the_sequence_that_they_are_states_of():
 def test_samples_of_two_sequences_take_as_long_to_read_as_both(monkeypatch, tmp_path):
     monkeypatch.setattr(training_profile, "seconds_per_run", lambda run, cores: run() and 1.6)
     # 16 samples of two layers of the encoder's 6 tokens were read in 1.6 seconds.
-    found = training_profile.reading_seconds(REQUEST, tmp_path)
-    assert found == pytest.approx(0.1 * (2 * 6 + 2 * 4) / (2 * 6))
+    for padded in (True, False):
+        found = training_profile.reading_seconds(REQUEST, tmp_path, padded=padded)
+        assert found == pytest.approx(0.1 * (2 * 6 + 2 * 4) / (2 * 6))

@@ -9,6 +9,7 @@ from edge_runtime.contract.messages import ProfileRequest
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED
 from edge_runtime.profiling.training import (
     LARGEST_BATCH,
+    cached_batch,
     measure_answering,
     measure_training,
     samples_at_once,
@@ -97,6 +98,16 @@ def test_synthetic_batches_have_the_datas_lengths_and_counts():
     longest = synthetic_batch(REQUEST, TRANSFORMATIONS, REQUEST.max_tokens, 1)
     assert (longest.targets != NOT_COUNTED).sum() == 6
     assert synthetic_batch(TEXTS, CLASSES, TEXTS.tokens, 3).encoder_hidden is None
+
+
+@pytest.mark.parametrize(("dtype", "kept"), [("fp32", 4), ("fp16", 2), ("int8", 1)])
+def test_steps_are_timed_on_states_as_the_cache_has_them(dtype, kept):
+    request = dataclasses.replace(REQUEST, cache_dtype=dtype)
+    batch = cached_batch(request, TRANSFORMATIONS, REQUEST.tokens, 5)
+    assert batch.states.itemsize == batch.encoder_states.itemsize == kept
+    assert batch.states.shape[:2] == (2, 5 * 4)
+    assert batch.encoder_states.shape[:2] == (2, 5 * 6)
+    assert batch.count == 5 * 3
 
 
 def test_a_synthetic_head_is_of_the_bundles_kind():

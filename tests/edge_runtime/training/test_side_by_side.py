@@ -241,6 +241,23 @@ def test_progress_is_told_while_a_step_is_trained_with_each_setting(mesh, data, 
     assert before_update == [3] * 3
 
 
+def test_a_held_out_loss_that_is_no_number_is_the_worst(mesh, data, monkeypatch):
+    only, asked = mesh(A), []
+
+    def broken_first(config, outputs, batch):
+        asked.append(config)
+        loss, count = really(config, outputs, batch)
+        return (np.nan if config.kind == "attention" else loss), count
+
+    really = side_by_side.summed_loss
+    ready(only, data)
+    monkeypatch.setattr(side_by_side, "summed_loss", broken_first)
+    done = try_all(only, request(settings(data, 1e-2, 1e-3), sends_state=True))
+    assert asked
+    assert np.isinf(done.losses).tolist() == [True, False]
+    assert done.losses[1] > 0
+
+
 def test_all_that_diverge_after_an_epoch_that_was_good_leave_its_best(mesh, data, monkeypatch):
     only = mesh(A)
     ready(only, data)

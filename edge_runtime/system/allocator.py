@@ -10,7 +10,9 @@ logger = logging.getLogger(__name__)
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _LARGEST_REUSED_BYTES = 32 << 20
-_KEPT_BYTES = 32 << 20
+_KEPT_BYTES = 16 << 20
+"""Free memory that is kept for the next step. With 32 MB a trainer of SmolLM2-135M holds 37 MB
+more; with 8 an epoch of SST-2 takes 5 % longer: pages are given back and faulted in again."""
 _ARENAS = 2
 
 

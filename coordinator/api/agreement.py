@@ -32,15 +32,14 @@ def cache_note(run: RunFolder, bundle: Bundle) -> tuple[str, ...]:
     moved = cache_effect(bundle.path, bundle.manifest, config, adapter, dtype, texts)
     if moved <= AGREEMENT:
         return ()
-    unit = "logits"
+    told = f"its logits differ by up to {moved:.2g} from those of evaluate and predict"
     if config.task == "regression":
-        unit = "values (in standard deviations of the labels)"
+        told = told.replace("logits", "values (in standard deviations of the labels)")
     elif config.generative:
-        unit = "loss"
+        told = f"the loss of some texts differs by {moved:.2g} from that of evaluate"
     return (
-        f"the run caches hidden states in int8 and this model does not round them: its {unit} "
-        f"differ by up to {moved:.2g} from those of evaluate and predict; a run with --cache-dtype "
-        "fp16 agrees within 0.001",
+        f"the run caches hidden states in int8 and this model does not round them: {told}; "
+        "a run with --cache-dtype fp16 agrees within 0.001",
     )
 
 

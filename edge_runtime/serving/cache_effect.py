@@ -36,7 +36,7 @@ def cache_effect(
     dtype: CacheDtype,
     texts: Sequence[TokenizedText],
 ) -> float:
-    """Computes the largest difference between outputs of cached and of exact hidden states.
+    """Computes the difference that outputs of cached hidden states make to those of exact ones.
 
     Args:
         bundle: the backbone's graph, weights and head.
@@ -47,8 +47,9 @@ def cache_effect(
         texts: whose outputs are compared.
 
     Returns:
-        Of logits; of a regression's values, in standard deviations of the labels; of a
-        language model's mean loss of a text, in nats.
+        The largest of logits; of a regression's values, in standard deviations of the labels. Of a
+        language model, that of the mean loss a token over all texts, as evaluations have it, in
+        nats: a single token's moves far more, one way or the other.
 
     Raises:
         UnresumableError: the cache cannot hold the states of such texts.
@@ -57,7 +58,8 @@ def cache_effect(
     spec = manifest.head if config.generative else None
     head = FrozenHead.open(bundle / spec.path, config) if spec is not None else None
     session = AdapterSession(adapter, config, head)
-    worst = 0.0
+    worst = summed = 0.0
+    count = 0
     for text in texts:
         exact = _batch(backbone, manifest, config, text)
         rounded = dataclasses.replace(
@@ -67,13 +69,14 @@ def cache_effect(
             if exact.encoder_hidden is not None
             else None,
         )
-        moved = np.abs(session.outputs(rounded) - session.outputs(exact))
+        moved = session.outputs(rounded) - session.outputs(exact)
         if config.generative:  # summed loss, counted tokens, hits
-            moved = moved[:, :1] / max(1, exact.count)
-        elif config.task == "regression":
+            summed, count = summed + float(moved[:, 0].sum()), count + exact.count
+            continue
+        if config.task == "regression":
             moved = moved / config.target_scale
-        worst = max(worst, float(moved.max()))
-    return worst
+        worst = max(worst, float(np.abs(moved).max()))
+    return abs(summed) / max(1, count) if config.generative else worst
 
 
 def _batch(

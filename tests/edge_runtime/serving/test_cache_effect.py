@@ -90,3 +90,22 @@ def test_an_adapter_that_reads_tokens_has_them(
         cache_effect(bundle.path, bundle.manifest, shape, adapter, "fp16", [TEXT])
         tokens = [None if each.tokens is None else each.tokens.tolist() for each in noting.batches]
         assert tokens == [expected] * 2
+
+
+def test_of_a_language_model_it_is_what_the_mean_over_all_tokens_moves(
+    tiny_bundle: TinyBundleMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tiny_bundle("llama", "none")
+    config, adapter = adapter_for(bundle)
+    sums = iter([5.3, 5.0, 2.9, 3.0])  # of each text, with rounded states and with exact ones
+    counts = []
+
+    class Scripted(Noting):
+        def outputs(self, batch: Batch) -> np.ndarray[Any, Any]:
+            counts.append(batch.count)
+            return np.array([[next(sums), batch.count, 0.0]])
+
+    monkeypatch.setattr(cache_effect_module, "AdapterSession", Scripted)
+    found = cache_effect(bundle.path, bundle.manifest, config, adapter, "int8", [TEXT, TEXT])
+    assert counts[0] > 1
+    assert found == pytest.approx((0.3 - 0.1) / (2 * counts[0]))

@@ -32,11 +32,13 @@ def cache_note(run: RunFolder, bundle: Bundle) -> tuple[str, ...]:
     moved = cache_effect(bundle.path, bundle.manifest, config, adapter, dtype, texts)
     if moved <= AGREEMENT:
         return ()
-    told = f"its logits differ by up to {moved:.2g} from those of evaluate and predict"
-    if config.task == "regression":
-        told = told.replace("logits", "values (in standard deviations of the labels)")
-    elif config.generative:
-        told = f"the loss of some texts differs by {moved:.2g} from that of evaluate"
+    told = f"differ by up to {moved:.2g} from those of evaluate and predict"
+    if config.generative:
+        told = f"the loss of four texts differs by {moved:.2g} from that of evaluate"
+    elif config.task == "regression":
+        told = f"its values (in standard deviations of the labels) {told}"
+    else:
+        told = f"its logits {told}"
     return (
         f"the run caches hidden states in int8 and this model does not round them: {told}; "
         "a run with --cache-dtype fp16 agrees within 0.001",

@@ -30,7 +30,10 @@ def normalize(x: Tensor) -> Tensor:
 
 def read_each(states: PackedStates, weight_Ldw: Tensor, rows_M: Tensor | None = None) -> Tensor:
     """Computes norm(h_l) W_l of every layer, (L, M, w), of all tokens or of some."""
-    return _read(weight_Ldw, states, range(len(weight_Ldw)), rows_M, sums=False)
+    found: Tensor = _Read.apply(  # type: ignore[no-untyped-call]
+        weight_Ldw, states, range(len(weight_Ldw)), rows_M, False
+    )
+    return found
 
 
 def read_sum(
@@ -41,25 +44,14 @@ def read_sum(
 ) -> Tensor:
     """Computes the sum of norm(h_l) W_l, (M, w), over all layers or over K of them."""
     layers = range(len(weight_Kdw)) if layers is None else layers
-    return _read(weight_Kdw, states, layers, rows_M, sums=True)
-
-
-def _read(
-    weight_Kdw: Tensor,
-    states: PackedStates,
-    layers: Sequence[int],
-    rows_M: Tensor | None,
-    *,
-    sums: bool,
-) -> Tensor:
     found: Tensor = _Read.apply(  # type: ignore[no-untyped-call]
-        weight_Kdw, states, layers, rows_M, sums
+        weight_Kdw, states, layers, rows_M, True
     )
     return found
 
 
 class _Read(torch.autograd.Function):
-    """Both; the hidden states have no gradient."""
+    """The products, or their sum over layers; the hidden states have no gradient."""
 
     @staticmethod
     def forward(

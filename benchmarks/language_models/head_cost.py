@@ -14,11 +14,14 @@ import torch
 
 from coordinator.api.adapter_config import AdapterChoice, DataTraits, adapter_config
 from edge_runtime.contract.sample import Ragged
-from edge_runtime.language_head.candidates import counted, find_candidates, sum_tails
+from edge_runtime.language_head.candidates import count_tokens, counted, find_candidates
 from edge_runtime.language_head.frozen_head import FrozenHead
+from edge_runtime.language_head.shortlist import Shortlist
 from edge_runtime.language_head.tail_sample import draw_tail
+from edge_runtime.language_head.token_counts import tail_of
 from edge_runtime.parallel_adapters.candidate_loss import StepSample, candidate_loss
 from edge_runtime.parallel_adapters.language import total_loss
+from edge_runtime.training.line_candidates import COUNTED_LINES
 from export.partition.stages import open_bundle
 
 from .lora import load_model, sample
@@ -67,9 +70,9 @@ def measure_head(head: FrozenHead, states: States, tokens: int, batch_size: int)
     """CPU-seconds of an epoch's steps by both losses, and of what is found once."""
     torch.set_num_threads(1)
     measured = sum(len(targets) for _, targets in states)
-    finding, lines = _timed(lambda: find_candidates(states, head))
-    pairs = [(hidden, line) for (hidden, _), line in zip(states, lines, strict=True)]
-    summing, counts = _timed(lambda: sum_tails(pairs, head))
+    counting, counts = _timed(lambda: count_tokens(states, head))
+    shortlist = Shortlist.of(counts)
+    finding, lines = _timed(lambda: find_candidates(states, head, shortlist=shortlist))
     seconds = {"exact": 0.0, "candidates": 0.0}
     for step, first in enumerate(range(0, len(states), batch_size)):
         chosen = slice(first, first + batch_size)
@@ -85,7 +88,7 @@ def measure_head(head: FrozenHead, states: States, tokens: int, batch_size: int)
         "measured_tokens": measured,
         "candidates_a_line": round(float(np.mean([len(line.tokens) for line in lines])), 1),
         "finding_cpu_seconds": round(finding * share, 3),
-        "tails_cpu_seconds": round(summing, 3),
+        "counting_cpu_seconds": round(counting * COUNTED_LINES / len(states), 3),
         **{f"{name}_cpu_seconds": round(value * share, 3) for name, value in seconds.items()},
     }
 
@@ -118,7 +121,7 @@ class _Step:
 
 
 def _drawn(counts: Any, step: int, head: FrozenHead) -> StepSample:
-    return StepSample.gather(draw_tail(counts, seed=0, step=step), head)
+    return StepSample.gather(draw_tail(tail_of(counts), seed=0, step=step), head)
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -155,7 +155,7 @@ WORDS: dict[type[m.Message], str] = {
     m.SetUpTraining: "making the adapter",
     m.SetUpGeneration: "getting ready to write",
     m.TakeState: "taking the adapter's state over",
-    m.SumTails: "finding candidates of the loss",
+    m.CountTokens: "counting likely tokens",
     m.FormGroup: "joining the group of trainers",
     m.SendState: "sending the adapter's state",
     m.Evaluate: "computing outputs",

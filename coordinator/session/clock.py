@@ -25,7 +25,7 @@ PATIENCE_SECONDS: dict[type[m.Message], float] = {
     m.SetUpTraining: 600.0,
     m.SetUpGeneration: 600.0,
     m.TakeState: 120.0,
-    m.SumTails: 720.0,
+    m.CountTokens: 720.0,
     m.FormGroup: 30.0,
     m.SendState: 120.0,
     m.Evaluate: 1800.0,

@@ -32,7 +32,7 @@ from .value_checks import (
     check_link,
     check_profile,
     check_state,
-    check_tail,
+    check_token_counts,
     not_finite,
     step_of,
 )
@@ -158,9 +158,9 @@ def _keep_group(state: State, device: DeviceId, _: Ask, __: m.GroupFormed) -> No
     state.members.here[device].in_group = True
 
 
-def _keep_tail(state: State, device: DeviceId, _: Ask, message: m.TailSums) -> None:
-    check_tail(device, message.counts, state.job.config.num_outputs)
-    state.members.here[device].tail = message.counts
+def _keep_token_counts(state: State, device: DeviceId, _: Ask, message: m.TokenCounts) -> None:
+    check_token_counts(device, message.counts, state.job.config.num_outputs)
+    state.members.here[device].token_counts = message.counts
     state.last_progress = state.now
 
 
@@ -340,7 +340,7 @@ _KEEP: dict[type[m.Message], Callable[[State, DeviceId, Ask, Any], None]] = {
     m.SamplesHeld: _keep_held,
     m.TrainingReady: _keep_adapter,
     m.StateTaken: _keep_taken,
-    m.TailSums: _keep_tail,
+    m.TokenCounts: _keep_token_counts,
     m.GroupFormed: _keep_group,
     m.GenerationReady: _keep_generation,
     m.EpochDone: _keep_part,

@@ -43,7 +43,7 @@ class Member:
         stage: blocks ``[first, last)`` that it has loaded.
         owned: shards whose samples it knows and has, by data set.
         replica: of the adapter, in this term.
-        tail: its part of what tokens are sampled by, (V,) int64, in this term.
+        token_counts: how likely tokens are in its lines, (2, V) int64, in this term.
         in_group: it trains with the others of this term.
         generates: it is ready to continue prompts, in this term.
         counts: the phase that its CPU time counts for.
@@ -63,7 +63,7 @@ class Member:
     stage: tuple[int, int] | None = None
     owned: dict[m.SampleSet, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     replica: Replica | None = None
-    tail: Array | None = None
+    token_counts: Array | None = None
     in_group: bool = False
     generates: bool = False
     counts: m.Phase | None = None
@@ -73,7 +73,7 @@ class Member:
 
     def end_term(self) -> None:
         """Forgets what belongs to the plan that has ended."""
-        self.replica, self.in_group, self.generates, self.tail = None, False, False, None
+        self.replica, self.in_group, self.generates, self.token_counts = None, False, False, None
 
     def fail(self) -> None:
         """Forgets what a device that failed may not have any more."""

@@ -115,8 +115,8 @@ class State:
         race_term: the term that the tuning under way has begun in, and ``race_sums`` the sums of
             the epochs that its settings have ended, by setting and epoch.
         raced: state of the best setting so far, of ``raced_parameters`` values.
-        tail: what tokens of the vocabulary are sampled by, (V,) int64; None until it is known. With
-            the first update it becomes a part of the trainers' state.
+        token_counts: how likely tokens are in all trainers' lines, (2, V) int64; None until it is
+            known. With the first update it becomes a part of the trainers' state.
         target: update up to which the group is to train before its state is saved.
         training_begun: this session has applied updates, or is about to.
         steps: lines of every step of an epoch, which is named before.
@@ -171,7 +171,7 @@ class State:
         self.race_term, self.raced_parameters = 0, 0
         self.race_sums: dict[tuple[int, int], m.EpochSums] = {}
         self.raced: SavedState | None = None
-        self.tail: Array | None = None
+        self.token_counts: Array | None = None
         self.target = job.steps_done
         self.step_seconds: float | None = None
         self.part_began: tuple[float, int] | None = None

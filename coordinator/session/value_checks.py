@@ -39,7 +39,7 @@ MAX_CORES = 1 << 16
 MAX_VALUES = 1 << 40
 MAX_TIMINGS = 64
 MAX_BLOCK_CLASSES = 1024
-MOST_TAIL_COUNTS = 1 << 52
+MOST_COUNTS = 1 << 52
 MIN_BITS_PER_SECOND, MAX_BITS_PER_SECOND = 1.0, 1e15
 
 
@@ -217,15 +217,15 @@ def check_state(device: DeviceId, state: bytes, before: bytes) -> None:
             raise not_finite(device, "adapter")
 
 
-def check_tail(device: DeviceId, counts: Array, vocabulary: int) -> None:
-    """Refuses sums of tails of another vocabulary, or that make a sum of several too large.
+def check_token_counts(device: DeviceId, counts: Array, vocabulary: int) -> None:
+    """Refuses counts of another vocabulary, or that make a sum of several too large.
 
     Raises:
         DeviceFailedError: they are that.
     """
-    sound = counts.shape == (vocabulary,) and counts.dtype == np.int64 and counts.min() >= 0
-    if not sound or counts.sum(dtype=np.float64) > MOST_TAIL_COUNTS:
-        raise DeviceFailedError(f"{device}: sent sums of tails that cannot be")
+    sound = counts.shape == (2, vocabulary) and counts.dtype == np.int64 and counts.min() >= 0
+    if not sound or counts.sum(dtype=np.float64) > MOST_COUNTS:
+        raise DeviceFailedError(f"{device}: sent counts of tokens that cannot be")
 
 
 def not_finite(device: DeviceId, what: str) -> UnresumableError:

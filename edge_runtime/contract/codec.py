@@ -26,7 +26,7 @@ from .messages.tag import UNTAGGED, Tag
 from .structure import from_msgpack
 from .text import excerpt, one_line
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 MAX_HEADER_BYTES = 1 << 20
 MAX_CONTAINERS = 1 << 16
 """Most lists and maps of a header; the largest, of a stage, names some hundred files."""

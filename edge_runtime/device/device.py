@@ -123,7 +123,7 @@ class Device:
             m.MoveSamples: trainer.move,
             m.OwnSamples: trainer.own,
             m.TakeState: trainer.take_state,
-            m.SumTails: lambda _: trainer.sum_tails(),
+            m.CountTokens: lambda _: trainer.count_tokens(),
             m.TrainEpoch: trainer.train_epoch,
             m.TrainSettings: trainer.train_settings,
             m.HoldSamples: trainer.hold,

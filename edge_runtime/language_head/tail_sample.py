@@ -3,10 +3,8 @@
 Each line's loss is computed over its candidates exactly; what is left of the vocabulary, the
 tail, is estimated from a sample of tokens that is drawn once a step, for all trainers alike (see
 :mod:`.candidates`). Tokens are drawn in proportion to the mean tail probability that the backbone
-gives them in the training data.
-
-That mean is kept in whole numbers, so that a sum over trainers is the same in any order; all
-chance comes from raw words of Philox, so that every device draws the same tokens.
+gives them in the training data (:mod:`.token_counts`). All chance comes from raw words of Philox,
+so that every device draws the same tokens.
 """
 
 import dataclasses
@@ -19,15 +17,10 @@ from edge_runtime.contract.order import random_words
 SAMPLED_TOKENS = 512
 """Draws a step."""
 
-COUNTS_PER_TOKEN = 1 << 36
-"""Of a tail probability of 1: of up to 2**26 tokens, sums fit int64."""
-
 EVEN_SHARE = 50
 """One in so many draws is of any token, likely or not: training makes others likely."""
 
 _SAMPLE_DOMAIN = 3
-
-Counts = npt.NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,23 +37,14 @@ class TailSample:
     log_weights: npt.NDArray[np.float32]
 
 
-def tail_counts(probabilities: npt.NDArray[np.float64]) -> Counts:
-    """Rounds tail probabilities, summed over some tokens of one line, to whole numbers."""
-    return np.rint(probabilities * COUNTS_PER_TOKEN).astype(np.int64)
-
-
-def is_tail(counts: Counts) -> bool:
-    """Tells whether tokens can be drawn by ``counts``."""
-    largest = np.iinfo(np.int64).max // 2
-    total = float(counts.sum(dtype=np.float64))
-    return bool(len(counts)) and bool((counts >= 0).all()) and total < largest
-
-
-def draw_tail(counts: Counts, *, seed: int, step: int, draws: int = SAMPLED_TOKENS) -> TailSample:
+def draw_tail(
+    counts: npt.NDArray[np.int64], *, seed: int, step: int, draws: int = SAMPLED_TOKENS
+) -> TailSample:
     """Draws tokens in proportion to ``counts``: systematic sampling, one point in each part.
 
     Args:
-        counts: (V,) of each token of the vocabulary, not negative; see :func:`tail_counts`.
+        counts: (V,) of each token of the vocabulary, not negative; see
+            :func:`.tail_of`.
         seed: of the run.
         step: update that they are drawn for, from 0.
         draws: points on the line of all tokens, equally far apart.

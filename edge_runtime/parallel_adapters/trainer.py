@@ -12,7 +12,8 @@ import torch
 from edge_runtime.contract.adapter import settled
 from edge_runtime.contract.errors import BadInputError
 from edge_runtime.contract.tensors import read_tensors, write_tensors
-from edge_runtime.language_head.tail_sample import draw_tail, is_tail
+from edge_runtime.language_head.tail_sample import draw_tail
+from edge_runtime.language_head.token_counts import is_counts, tail_of
 
 from .candidate_loss import StepSample
 from .flat import FlatParameters, check_tensor
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
 
     from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
     from edge_runtime.language_head.frozen_head import FrozenHead
-    from edge_runtime.language_head.tail_sample import Counts
+    from edge_runtime.language_head.token_counts import Counts
 
 from .batch import Batch, PackedBatch
 
 # The weights that training goes on from; in the state only.
 _CURRENT = "optimizer.current_weights"
-_TAIL = "optimizer.tail_counts"
+_COUNTS = "optimizer.tail_counts"
 _SMALLEST_NORMAL = sys.float_info.min
 
 
@@ -106,7 +107,7 @@ class Trainer:
         self._average_steps = options.average_fraction * total_steps
         self._model, self._average_model = Model(adapter, head), Model(averaged, head)
         self._head, self._seed = head, options.seed
-        self._tail: Counts | None = None
+        self._counts: Counts | None = None
         self._sample: tuple[int, StepSample] | None = None
         self._optimizer = AdamW(self._parameters, settled(options, config), total_steps)
         self.flat_gradient: NDArray[np.float32] = self._parameters.gradients.numpy()
@@ -154,19 +155,19 @@ class Trainer:
         return self._sample_of_step() if batch.candidates is not None and batch.size else None
 
     @property
-    def tail(self) -> Counts | None:
-        """What tokens are sampled by, (V,); see :func:`.draw_tail`. A part of the state."""
-        return self._tail
+    def token_counts(self) -> Counts | None:
+        """What tokens are sampled by. A part of the state."""
+        return self._counts
 
-    @tail.setter
-    def tail(self, counts: Counts) -> None:
-        self._tail, self._sample = counts, None
+    @token_counts.setter
+    def token_counts(self, counts: Counts) -> None:
+        self._counts, self._sample = counts, None
 
     def _sample_of_step(self) -> StepSample:
-        if self._tail is None or self._head is None:
+        if self._counts is None or self._head is None:
             raise ValueError("a batch with candidates came before what to sample others by")
         if self._sample is None or self._sample[0] != self.step:
-            tail = draw_tail(self._tail, seed=self._seed, step=self.step)
+            tail = draw_tail(tail_of(self._counts), seed=self._seed, step=self.step)
             self._sample = self.step, StepSample.gather(tail, self._head)
         return self._sample[1]
 
@@ -199,8 +200,8 @@ class Trainer:
     def state(self) -> bytes:
         """Averaged weights by name, and all that training needs to go on, as safetensors."""
         own: dict[str, NDArray[Any]] = {_CURRENT: self.flat_parameters}
-        if self._tail is not None:
-            own[_TAIL] = self._tail
+        if self._counts is not None:
+            own[_COUNTS] = self._counts
         return write_tensors({**self._average.named(), **self._optimizer.state(), **own})
 
     def load_state(self, data: bytes, step: int | None = None) -> None:
@@ -214,16 +215,15 @@ class Trainer:
         self._optimizer.check(tensors, where, step)
         shape = self.flat_parameters.shape
         check_tensor(tensors, _CURRENT, shape, self.flat_parameters.dtype, where)
-        if _TAIL in tensors:
-            vocabulary = self._head.vocabulary if self._head else 0
-            check_tensor(tensors, _TAIL, (vocabulary,), np.dtype(np.int64), where)
-            if not is_tail(tensors[_TAIL]):
-                raise BadInputError(f"{where}: {_TAIL!r} is not what tokens are drawn by")
+        if _COUNTS in tensors:
+            counts, vocabulary = tensors[_COUNTS], self._head.vocabulary if self._head else 0
+            if counts.dtype != np.int64 or not is_counts(counts, vocabulary):
+                raise BadInputError(f"{where}: {_COUNTS!r} is not what tokens are drawn by")
         self._average.load(tensors, where)
         np.copyto(self.flat_parameters, tensors[_CURRENT])
         self._optimizer.load(tensors)
-        if _TAIL in tensors:
-            self.tail = tensors[_TAIL].copy()
+        if _COUNTS in tensors:
+            self.token_counts = tensors[_COUNTS].copy()
 
 
 class Predictor:

@@ -20,7 +20,7 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.language_head.candidates import BEST
 from edge_runtime.language_head.frozen_head import FrozenHead
-from edge_runtime.language_head.tail_sample import is_tail
+from edge_runtime.language_head.token_counts import is_counts
 from edge_runtime.messaging.outbox import Outbox
 from edge_runtime.messaging.tagging import current_tag, peer_tag, tagged
 from edge_runtime.serving.generator import Generator
@@ -32,7 +32,7 @@ from edge_runtime.system.usage import available_memory_bytes
 from .allreduce import AllReduce
 from .engine_ahead import import_engine_ahead
 from .epoch import train_steps
-from .line_candidates import LineCandidates, sum_tails_here
+from .line_candidates import LineCandidates, count_tokens_here
 from .part_checks import Limits
 from .replica import TRAINING_THREADS, Replica
 from .samples import OwnedSamples
@@ -224,10 +224,10 @@ class TrainerRole:
         from edge_runtime.parallel_adapters.rounding import HalfPrecision
 
         replica = self._trained()
-        if request.tail is not None:
-            if request.tail.shape != (replica.config.num_outputs,) or not is_tail(request.tail):
+        if request.token_counts is not None:
+            if not is_counts(request.token_counts, replica.config.num_outputs):
                 raise RemoteError("what tokens are to be sampled by is not of this vocabulary")
-            replica.trainer.tail = request.tail
+            replica.trainer.token_counts = request.token_counts
         all_reduce = AllReduce(
             me=self._me,
             trainers=request.trainers,
@@ -268,8 +268,10 @@ class TrainerRole:
         if group[0] > term:
             raise AllReduceClosedError("the term of these steps has ended")
         lines = self._line_candidates(replica)
-        if lines is not None and replica.trainer.tail is None:
-            raise RemoteError("nothing was said of what tokens are to be sampled by")
+        if lines is not None:
+            if replica.trainer.token_counts is None:
+                raise RemoteError("nothing was said of what tokens are to be sampled by")
+            lines.search_by(replica.trainer.token_counts)
         train_steps(request, replica, owned, group[1], self._outbox, lines)
 
     def train_settings(self, request: m.TrainSettings) -> None:
@@ -279,16 +281,16 @@ class TrainerRole:
         if (settings := self._settings) is not None:
             settings.train(request, *samples, lines, self._outbox)
 
-    def sum_tails(self) -> None:
-        """Sums the tails of the lines that all trainers choose, as far as they are here.
+    def count_tokens(self) -> None:
+        """Counts how likely tokens are in the lines that all trainers choose, as far as here.
 
         Where the loss is over the whole vocabulary, that is nothing.
         """
         replica, owned = self._trained(), self._samples("train")
-        counts = np.zeros(replica.config.num_outputs, np.int64)
+        counts = np.zeros((2, replica.config.num_outputs), np.int64)
         if (lines := self._line_candidates(replica)) is not None:
-            counts += sum_tails_here(owned, lines, self._opened().held_now(owned.request.keys))
-        self._outbox.to_coordinator(m.TailSums(counts=counts))
+            counts += count_tokens_here(owned, lines, self._opened().held_now(owned.request.keys))
+        self._outbox.to_coordinator(m.TokenCounts(counts=counts))
 
     def _line_candidates(self, replica: Replica) -> LineCandidates | None:
         """Opens the candidates of lines; None where the loss is over the whole vocabulary."""

@@ -88,6 +88,7 @@ class SideBySide:
             owned.check_for(each.config)
             held_out.check_for(each.config)
         self._choose(request)
+        self._search(lines)
         lanes = [_Lane(self._replicas[each.number]) for each in request.settings]
         clock = _Clock(outbox)
         for chosen in batches:
@@ -131,8 +132,8 @@ class SideBySide:
                     run="",
                 )
                 replica = Replica.make(alone, self._head, self._files)
-                if request.tail is not None:
-                    replica.trainer.tail = request.tail
+                if request.token_counts is not None:
+                    replica.trainer.token_counts = request.token_counts
                 self._replicas[each.number] = replica
         if not set(numbers) <= self._replicas.keys():
             raise RemoteError("was told to go on with a setting that it does not train")
@@ -144,6 +145,14 @@ class SideBySide:
                 raise RemoteError(
                     f"a setting is not at step {request.first_step} of epoch {request.epoch}"
                 )
+
+    def _search(self, lines: LineCandidates | None) -> None:
+        """Has candidates searched by what the settings sample by, which is the same for all."""
+        counts = next(iter(self._replicas.values())).trainer.token_counts
+        if lines is not None:
+            if counts is None:
+                raise RemoteError("nothing was said of what tokens are to be sampled by")
+            lines.search_by(counts)
 
     def _step(
         self,

@@ -21,7 +21,7 @@ CASES: dict[type[m.Message], Callable[[World], m.Message]] = {
     m.SetUpTraining: World.set_up_training,
     m.SetUpGeneration: lambda world: FENCE,
     m.TakeState: lambda world: world.take_state(world.state(A)),
-    m.SumTails: lambda world: m.SumTails(),
+    m.CountTokens: lambda world: m.CountTokens(),
     m.FormGroup: lambda world: m.FormGroup(trainers=(A,)),
     m.TrainEpoch: lambda world: m.TrainEpoch(epoch=1),
     m.TrainSettings: World.train_settings,

@@ -52,7 +52,7 @@ LIES: dict[type[m.Message], Lie] = {
     m.TrainingReady: lambda told, chance: dataclasses.replace(
         told, step=told.step + chance.choice((1, 10**6))
     ),
-    m.TailSums: lambda told, _: dataclasses.replace(told, counts=-told.counts),
+    m.TokenCounts: lambda told, _: dataclasses.replace(told, counts=-told.counts),
     m.StateTaken: lambda told, _: dataclasses.replace(told, step=told.step + 1),
     m.CacheStatus: lambda told, _: dataclasses.replace(told, held=np.ones(3 * 99, bool)),
     m.StageReady: lambda told, _: dataclasses.replace(told, last=told.last + 1),

@@ -22,7 +22,7 @@ worked on::
     evaluate_epoch  an epoch that is over is evaluated, if it is to be: before it, fill and
                     own of evaluation samples after a loss    filling, evaluating
     next_part       samples of the next steps are readable: see below         filling
-    sum_tails       before the first update: what tokens a loss samples     training
+    count_tokens    before the first update: how likely tokens are          training
     train           the group has formed and applied the steps of a part      training
     save            the coordinator has the state; with the last part, passed training
     fill, own       after a loss amid training: the evaluation samples
@@ -85,7 +85,7 @@ _CACHED: tuple[Goal, ...] = (
     epoch_ends.evaluate_epoch,
     training.next_part,
     partial(filling.own, "train"),
-    training.sum_tails,
+    training.count_tokens,
     training.train,
     training.save,
 )

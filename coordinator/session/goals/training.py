@@ -108,22 +108,22 @@ def next_part(state: State) -> Todo | None:
             return todo
 
 
-def sum_tails(state: State) -> Todo | None:
-    """Has every trainer say what tokens its lines would have sampled, before the first update.
+def count_tokens(state: State) -> Todo | None:
+    """Has every trainer count how likely tokens are in its lines, before the first update.
 
-    After it, what all of them sample by is in the state of each.
+    After it, the sum over all of them is in the state of each.
     """
     job, here = state.job, state.members.here
     samples = job.config.generative and job.options.loss == "candidates"
-    if not samples or not state.trains or state.saved.step or state.tail is not None:
+    if not samples or not state.trains or state.saved.step or state.token_counts is not None:
         return None
-    parts = {device: here[device].tail for device in state.owners}
+    parts = {device: here[device].token_counts for device in state.owners}
     if lacking := [device for device, part in parts.items() if part is None]:
-        ask = Ask(kind=m.SumTails, make=m.SumTails)
+        ask = Ask(kind=m.CountTokens, make=m.CountTokens)
         begin_epoch(state, epoch=1)
         return Todo("training", dict.fromkeys(lacking, ask))
     known = [part for part in parts.values() if part is not None]
-    state.tail = np.sum(np.stack(known), axis=0)
+    state.token_counts = np.sum(np.stack(known), axis=0)
     return None
 
 
@@ -140,8 +140,8 @@ def train(state: State) -> Todo | None:
     if not late:
         return None
     here = state.members.here
-    tail = None if state.saved.step else state.tail
-    form = partial(m.FormGroup, trainers=state.owners, run=group_name(state), tail=tail)
+    counts = None if state.saved.step else state.token_counts
+    form = partial(m.FormGroup, trainers=state.owners, run=group_name(state), token_counts=counts)
     asks = {
         device: Ask(kind=m.FormGroup, make=form)
         for device in state.owners

@@ -17,7 +17,7 @@ from edge_runtime.contract.errors import DeviceFailedError, InfeasibleError
 from edge_runtime.contract.held_out import HeldOut
 from edge_runtime.contract.ids import DeviceId
 
-from .training import begin_epoch, set_up, sum_tails
+from .training import begin_epoch, count_tokens, set_up
 
 
 def tune(state: State) -> Todo | None:
@@ -28,7 +28,7 @@ def tune(state: State) -> Todo | None:
     """
     if not state.job.settings or state.setting is not None:
         return None
-    if (todo := sum_tails(state)) is not None:
+    if (todo := count_tokens(state)) is not None:
         return todo
     race, owner = _race(state), _owner(state)
     if (stop := race.next) is None:
@@ -85,7 +85,7 @@ def _request(state: State, race: Race, stop: Stop) -> m.TrainSettings:
         first_step=race.step - (epoch - 1) * state.job.steps_per_epoch,
         num_steps=stop.step - race.step,
         total_steps=state.job.total_steps,
-        tail=state.tail if not race.step else None,
+        token_counts=state.token_counts if not race.step else None,
         sends_state=stop.ends_epoch,
     )
 

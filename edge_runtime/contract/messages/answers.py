@@ -199,8 +199,10 @@ class StateTaken(Message):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class TailSums(Message):
-    """What the tokens outside of the lines' candidates weigh, (V,) int64 ``counts``.
+class TokenCounts(Message):
+    """How likely tokens are in some lines: where they are no candidates, and anywhere.
+
+    ``counts`` is (2, V) int64.
 
     In whole numbers, so that their sum over trainers does not depend on its order.
     """
@@ -208,7 +210,7 @@ class TailSums(Message):
     counts: Array
 
     def __post_init__(self) -> None:
-        check_array("counts", self.counts, np.int64, (self.counts.size,))
+        check_array("counts", self.counts, np.int64, (2, self.counts.size // 2))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

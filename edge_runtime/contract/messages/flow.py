@@ -19,7 +19,7 @@ ANSWER_OF: dict[type[Message], type[Message]] = {
     requests.HoldSamples: answers.SamplesHeld,
     requests.SetUpGeneration: answers.GenerationReady,
     training.TakeState: answers.StateTaken,
-    training.SumTails: answers.TailSums,
+    training.CountTokens: answers.TokenCounts,
     training.FormGroup: answers.GroupFormed,
     training.TrainEpoch: answers.EpochDone,
     tuning.TrainSettings: tuning.SettingsTrained,

@@ -115,8 +115,8 @@ class TakeState(Message):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class SumTails(Message):
-    """Sum the tail probabilities of some of your samples' tokens. Answered by ``TailSums``.
+class CountTokens(Message):
+    """Count how likely tokens are in some of your samples. Answered by ``TokenCounts``.
 
     The samples are readable, and were named as training samples.
     """
@@ -130,17 +130,20 @@ class FormGroup(Message):
         trainers: all of them, in the order that fixes who reduces which part.
         run: what the adapter is known by from now on, as in ``SetUpTraining``: one that went
             another way is not gone on with.
-        tail: what tokens are sampled by from the first step on, (V,) int64: the sum of all
-            trainers' ``TailSums``; None where the adapter's state has it, or nothing is sampled.
+        token_counts: what candidates are searched and others sampled by from the first step on,
+            (2, V) int64: the sum of all trainers' ``TokenCounts``; None where the adapter's state
+            has it, or nothing is sampled.
     """
 
     trainers: tuple[DeviceId, ...]
     run: str = ""
-    tail: Array | None = None
+    token_counts: Array | None = None
 
     def __post_init__(self) -> None:
-        if self.tail is not None:
-            check_array("tail", self.tail, np.int64, (self.tail.size,))
+        if self.token_counts is not None:
+            check_array(
+                "token_counts", self.token_counts, np.int64, (2, self.token_counts.size // 2)
+            )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

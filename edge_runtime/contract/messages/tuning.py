@@ -38,7 +38,7 @@ class TrainSettings(Message):
         first_step: in the epoch, from 0.
         num_steps: how many.
         total_steps: of the whole training.
-        tail: as in ``FormGroup``.
+        token_counts: as in ``FormGroup``.
         sends_state: the state of the best one is wanted.
     """
 
@@ -47,7 +47,7 @@ class TrainSettings(Message):
     first_step: int
     num_steps: int
     total_steps: int
-    tail: Array | None = None
+    token_counts: Array | None = None
     sends_state: bool = False
 
     def __post_init__(self) -> None:
@@ -58,8 +58,10 @@ class TrainSettings(Message):
         require(len(orders) == 1, "settings must have the same batches")
         require(len({each.config.layers for each in self.settings}) == 1, "and the same layers")
         require_amounts(self, "first_step", "num_steps", "total_steps")
-        if self.tail is not None:
-            check_array("tail", self.tail, np.int64, (self.tail.size,))
+        if self.token_counts is not None:
+            check_array(
+                "token_counts", self.token_counts, np.int64, (2, self.token_counts.size // 2)
+            )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

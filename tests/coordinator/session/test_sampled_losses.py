@@ -37,24 +37,26 @@ def cluster_of(*, epochs_done: int = 0, **options) -> Cluster:
 
 
 def tails(cluster: Cluster) -> list[np.ndarray | None]:
-    return [device.trainer.tail for device in cluster.devices.values()]
+    return [device.trainer.token_counts for device in cluster.devices.values()]
 
 
 def test_every_trainer_is_told_the_sum_over_all():
     cluster = cluster_of()
     finish(cluster)
     for tail in tails(cluster):
-        assert set(tail) == {len(TEXTS)}
+        assert set(tail.reshape(-1)) == {len(TEXTS)}
 
 
 def test_a_trainer_that_is_lost_while_it_sums_takes_its_part_along():
     cluster = cluster_of()
-    name, _, _ = answering(cluster, m.TailSums)
+    name, _, _ = answering(cluster, m.TokenCounts)
     lose(cluster, name, "gone")
     finish(cluster)
-    left = [device.trainer.tail for other, device in cluster.devices.items() if other != name]
+    left = [
+        device.trainer.token_counts for other, device in cluster.devices.items() if other != name
+    ]
     for tail in left:
-        assert set(tail) == {len(TEXTS)}
+        assert set(tail.reshape(-1)) == {len(TEXTS)}
 
 
 def test_after_the_first_update_a_new_group_has_it_from_the_state():
@@ -88,9 +90,9 @@ def test_the_exact_loss_asks_for_nothing():
 def test_sums_that_cannot_be_are_not_believed(counts):
     cluster = cluster_of()
     vocabulary = cluster.job.config.num_outputs
-    counts = np.resize(counts, vocabulary + 1 if len(counts) > 1 else vocabulary)
-    name = alter(cluster, m.TailSums, counts=counts.astype(np.int64))
+    counts = np.resize(counts, (2, vocabulary + 1 if len(counts) > 1 else vocabulary))
+    name = alter(cluster, m.TokenCounts, counts=counts.astype(np.int64))
     finish(cluster)
     assert cluster.session.state.members.blame(name), "nobody was blamed before"
     for tail in tails(cluster):
-        assert tail is None or set(tail) == {len(TEXTS)}
+        assert tail is None or set(tail.reshape(-1)) == {len(TEXTS)}

@@ -89,7 +89,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.SamplesReady(which="train", missing=np.zeros(0, np.int32), cache_bytes=10, cache_samples=2),
     m.TrainingReady(parameters=100),
     m.StateTaken(step=3),
-    m.TailSums(counts=ROWS.astype(np.int64)),
+    m.TokenCounts(counts=np.stack((ROWS, ROWS)).astype(np.int64)),
     m.GroupFormed(),
     m.Progress(sums=SUMS),
     m.Awaiting(step=3, peers=(A, B)),
@@ -165,8 +165,8 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.BeginTerm(),
     m.Rejoin(),
     m.TakeState(data=BYTES, step=3, sums=SUMS),
-    m.SumTails(),
-    m.FormGroup(trainers=(A, B), tail=ROWS.astype(np.int64)),
+    m.CountTokens(),
+    m.FormGroup(trainers=(A, B), token_counts=np.stack((ROWS, ROWS)).astype(np.int64)),
     m.TrainEpoch(epoch=1),
     m.TrainSettings(
         settings=(m.Setting(number=0, config=CONFIG, options=TrainingOptions()),),
@@ -299,7 +299,8 @@ def _resized(frames: list[bytes], choice: random.Random) -> list[bytes]:
     dtype = choice.randrange(len(DTYPES))
     if choice.random() < 0.5:
         shape = choice.choice(([], [0], [1], [2], [3], [2, 0], [2, 2], [2, 32], [1, 3, 8]))
-    if not 0 <= int(np.prod(shape, dtype=float)) < 10_000 or min(shape, default=0) < 0:
+    sides = [*shape, int(np.prod(shape, dtype=float))]  # a side may be long where there is nothing
+    if min(sides) < 0 or max(sides) >= 10_000:
         return frames
     values = np.zeros(shape, DTYPES[dtype])
     if choice.random() < 0.5:

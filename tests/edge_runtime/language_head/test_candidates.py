@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from edge_runtime.language_head import candidates
+from edge_runtime.language_head import candidates, tail_sample
+from edge_runtime.language_head import shortlist as shortlists
 from edge_runtime.language_head.candidates import (
     Candidates,
+    count_tokens,
     find_candidates,
-    sum_tails,
     usual_candidates,
 )
 from edge_runtime.language_head.frozen_head import FrozenHead
-from edge_runtime.language_head.tail_sample import COUNTS_PER_TOKEN
+from edge_runtime.language_head.shortlist import Shortlist
+from edge_runtime.language_head.token_counts import COUNTS_PER_TOKEN
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,30 +105,33 @@ def test_a_lines_candidates_do_not_depend_on_other_lines() -> None:
     together, alone = find_candidates(lines, head), find_candidates(lines[1:2], head)
     np.testing.assert_array_equal(together[1].tokens, alone[0].tokens)
     np.testing.assert_array_equal(together[1].log_rest, alone[0].log_rest)
-    parts = [(hidden, each) for (hidden, _), each in zip(lines, together, strict=True)]
-    whole = sum_tails(parts, head)
-    np.testing.assert_array_equal(whole, sum_tails(parts[:1], head) + sum_tails(parts[1:], head))
+    whole = count_tokens(lines, head)
+    np.testing.assert_array_equal(
+        whole, count_tokens(lines[:1], head) + count_tokens(lines[1:], head)
+    )
 
 
 def test_a_line_without_counted_tokens_has_none() -> None:
     (found,) = find_candidates(make_lines((0,)), make_head())
     assert found.tokens.shape == found.log_rest.shape == (0,)
-    assert not sum_tails([(make_lines((0,))[0][0], found)], make_head()).any()
+    assert not count_tokens(make_lines((0,)), make_head()).any()
 
 
 @pytest.mark.parametrize("form", ["plain", "int8", "capped"])
-def test_tails_are_probabilities_of_tokens_that_are_no_candidates(form: str) -> None:
+def test_tokens_are_counted_by_probability_anywhere_and_where_they_are_no_candidates(
+    form: str,
+) -> None:
     head, lines = make_head(form=form), make_lines((7, 40))
-    found = find_candidates(lines, head)
-    expected: Any = 0
-    for (hidden, _), each in zip(lines, found, strict=True):
-        logits = head.logits(hidden).astype(np.float64)
-        shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-        shares[:, each.tokens] = 0
-        chosen = slice(None) if len(hidden) < 32 else np.arange(32) * 40 // 32
-        expected = expected + shares[chosen].sum(0)
-    parts = [(hidden, each) for (hidden, _), each in zip(lines, found, strict=True)]
-    counts = sum_tails(parts, head) / COUNTS_PER_TOKEN
+    expected: Any = np.zeros((2, VOCABULARY))
+    for hidden, targets in lines:
+        chosen = slice(None) if len(hidden) < 16 else np.arange(16) * 40 // 16
+        (found,) = find_candidates([(hidden[chosen], targets)], head)
+        logits = head.logits(hidden[chosen]).astype(np.float64)
+        shares = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).sum(0)
+        expected[1] += shares
+        shares[found.tokens] = 0
+        expected[0] += shares
+    counts = count_tokens(lines, head) / COUNTS_PER_TOKEN
     np.testing.assert_allclose(counts, expected, rtol=1e-4, atol=1e-9)
 
 
@@ -150,3 +156,86 @@ def test_where_no_line_lacks_candidates_the_head_is_not_decoded() -> None:
             raise AssertionError("the vocabulary was passed over for nothing")
 
     assert find_candidates([], Untouched()) == []  # type: ignore[arg-type]
+
+
+def make_shortlist(head: FrozenHead, lines: list[Line]) -> Shortlist:
+    """Of the tokens that are likely in lines."""
+    shortlist = Shortlist.of(count_tokens(lines, head))
+    assert shortlist is not None
+    return shortlist
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shortlist of a ninth of the vocabulary."""
+    monkeypatch.setattr(shortlists, "SHORTLIST_TOKENS", 1000)
+    monkeypatch.setattr(shortlists, "OUTSIDE_DRAWS", 500)
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("form", ["plain", "int8", "capped"])
+def test_in_a_shortlist_the_best_are_found_among_its_tokens_and_the_targets(form: str) -> None:
+    head, lines = make_head(form=form), make_lines((7, 1, 0))
+    shortlist = make_shortlist(head, lines[:1])
+    found = find_candidates(lines, head, 4, shortlist)
+    for (hidden, targets), each in zip(lines, found, strict=True):
+        searched = np.union1d(shortlist.tokens, targets)
+        assert len(searched) == len(shortlist.tokens) + len(np.setdiff1d(targets, shortlist.tokens))
+        logits = head.logits(hidden)[:, searched]
+        best = searched[np.argsort(-logits, axis=1)[:, :4]]
+        np.testing.assert_array_equal(each.tokens, np.union1d(best, targets))
+
+
+@pytest.mark.usefixtures("short")
+def test_what_is_outside_of_a_shortlist_is_estimated_without_bias(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(candidates, "MOST_OUTSIDE", np.inf)
+    head, lines = make_head(), make_lines((12,))
+    hidden, targets = lines[0]
+    counts = count_tokens(make_lines((40, 40)), head)
+    weights = []
+    draw = tail_sample.draw_tail
+    for step in range(400):
+        monkeypatch.setattr(
+            shortlists,
+            "draw_tail",
+            lambda tail, at=step, **options: draw(tail, **{**options, "step": at}),
+        )
+        shortlist = Shortlist.of(counts)
+        assert shortlist is not None
+        (found,) = find_candidates(lines, head, 4, shortlist)
+        weights.append(np.exp(found.log_rest.astype(np.float64)))
+    logits = head.logits(hidden).astype(np.float64)
+    expected = np.delete(np.exp(logits), found.tokens, axis=1).sum(1)
+    searched = np.setdiff1d(shortlist.tokens, found.tokens)
+    outside = expected - np.exp(logits[:, searched]).sum(1)
+    assert (outside > 0.1 * expected).all(), "nothing much is estimated"
+    noise = np.std(weights, axis=0) / np.sqrt(len(weights))
+    assert (np.abs(np.mean(weights, axis=0) - expected) < 4 * noise).all()
+    assert set(targets) <= set(found.tokens)
+
+
+@pytest.mark.usefixtures("short")
+def test_what_is_outside_of_a_shortlist_weighs_no_more_than_what_is_searched() -> None:
+    head, lines = make_head(), make_lines((5,))
+    shortlist = make_shortlist(head, lines)
+    heavy = dataclasses.replace(
+        shortlist.outside, log_weights=np.full(len(shortlist.outside.tokens), 50, np.float32)
+    )
+    (usual,) = find_candidates(lines, head, 4, shortlist)
+    (found,) = find_candidates(lines, head, 4, dataclasses.replace(shortlist, outside=heavy))
+    searched = np.union1d(shortlist.tokens, lines[0][1])
+    most = np.log(2 * np.exp(head.logits(lines[0][0])[:, searched]).sum(1))
+    assert (found.log_rest > usual.log_rest).all()
+    assert (found.log_rest < most).all()
+
+
+@pytest.mark.usefixtures("short")
+def test_a_lines_candidates_in_a_shortlist_do_not_depend_on_other_lines() -> None:
+    head, lines = make_head(), make_lines((7, 3, 9))
+    shortlist = make_shortlist(head, lines)
+    together = find_candidates(lines, head, shortlist=shortlist)
+    (alone,) = find_candidates(lines[1:2], head, shortlist=shortlist)
+    np.testing.assert_array_equal(together[1].tokens, alone.tokens)
+    np.testing.assert_array_equal(together[1].log_rest, alone.log_rest)

@@ -10,9 +10,10 @@ import pytest
 
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
 from edge_runtime.contract.errors import BadInputError
-from edge_runtime.language_head.candidates import counted, find_candidates, sum_tails
+from edge_runtime.language_head.candidates import count_tokens, counted, find_candidates
 from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.language_head.tail_sample import TailSample, draw_tail
+from edge_runtime.language_head.token_counts import tail_of
 from edge_runtime.parallel_adapters import Batch, Trainer, candidate_loss, trainer
 from tests.edge_runtime.parallel_adapters.language_samples import (
     batch,
@@ -50,8 +51,7 @@ def engine(
     candidates = find_candidates(certain, frozen, best)
     options = TrainingOptions(seed=seed, learning_rate=1e-2)
     made = Trainer(shape, options, 20, head=frozen)
-    parts = [(hidden, each) for (hidden, _), each in zip(lines, candidates, strict=True)]
-    made.tail = sum_tails(parts, frozen)
+    made.token_counts = count_tokens(certain, frozen)
     return made, dataclasses.replace(data, candidates=tuple(candidates))
 
 
@@ -99,13 +99,13 @@ def test_gradients_are_those_of_the_whole_vocabulary_in_the_mean_of_draws(
     frozen = head(shape, bias=True)
     made, data = engine(shape, frozen, batch(shape, 2))
     moved(made, 0.003)  # what the head reads changes by a fifth
-    assert made.tail is not None
+    assert made.token_counts is not None
     made.gradients(whole(data))
     expected, draws = made.flat_gradient.copy(), []
     for step in range(1000):
-        drawn = draw_tail(made.tail, seed=0, step=step)
+        drawn = draw_tail(tail_of(made.token_counts), seed=0, step=step)
         monkeypatch.setattr(trainer, "draw_tail", lambda *_, drawn=drawn, **__: drawn)
-        made.tail = made.tail  # draws anew
+        made.token_counts = made.token_counts  # draws anew
         made.gradients(data)
         draws.append(made.flat_gradient.copy())
     off, noise = np.mean(draws, 0) - expected, np.std(draws, 0) / np.sqrt(len(draws))
@@ -196,8 +196,8 @@ def test_a_state_has_what_is_sampled_by() -> None:
         again.gradients(data)
     again.load_state(made.state())
     assert again.gradients(data) == made.gradients(data)
-    assert made.tail is not None
-    made.tail = made.tail - made.tail.max() - 1
+    assert made.token_counts is not None
+    made.token_counts = made.token_counts - made.token_counts.max() - 1
     with pytest.raises(BadInputError, match="tail_counts"):
         again.load_state(made.state())
 

@@ -94,8 +94,7 @@ def test_a_loss_over_candidates_costs_a_fraction_and_something_once() -> None:
     )
     assert candidates.seconds_per_sample < exact.seconds_per_sample / 10
     assert exact.seconds_per_new_sample == 0
-    once, step = candidates.seconds_per_new_sample, exact.seconds_per_sample
-    assert step / 2 < once < 2 * step
+    assert 0 < candidates.seconds_per_new_sample < exact.seconds_per_sample / 10
 
 
 def test_longer_samples_and_larger_heads_cost_more() -> None:

@@ -207,11 +207,13 @@ def files_of(mesh: Mesh, data: Data) -> WeightStore:
     return store
 
 
-def form_group(mesh: Mesh, term: int = 0, tail: np.ndarray | None = None) -> None:
+def form_group(mesh: Mesh, term: int = 0, token_counts: np.ndarray | None = None) -> None:
     """All of the mesh train together."""
     for name, role in mesh.roles.items():
         with tagged(Tag(term=term)):
-            role.form_group(m.FormGroup(trainers=tuple(mesh.roles), run=RUN, tail=tail))
+            role.form_group(
+                m.FormGroup(trainers=tuple(mesh.roles), run=RUN, token_counts=token_counts)
+            )
         mesh.answer(name, m.GroupFormed)
 
 
@@ -229,14 +231,14 @@ def prepare(mesh: Mesh, data: Data, shards: dict[DeviceId, tuple[int, ...]], sta
         role.set_up(set_up(data, state=state, run=RUN), files_of(mesh, data))
         mesh.answer(name, m.TrainingReady)
     samples = data.config.generative and not state
-    form_group(mesh, tail=sum_tails(mesh) if samples else None)
+    form_group(mesh, token_counts=count_tokens(mesh) if samples else None)
 
 
-def sum_tails(mesh: Mesh) -> np.ndarray:
+def count_tokens(mesh: Mesh) -> np.ndarray:
     """What tokens are sampled by, over all of the mesh."""
     for role in mesh.roles.values():
-        role.sum_tails()
-    return np.sum([mesh.answer(name, m.TailSums).counts for name in mesh.roles], axis=0)
+        role.count_tokens()
+    return np.sum([mesh.answer(name, m.TokenCounts).counts for name in mesh.roles], axis=0)
 
 
 def train(mesh: Mesh, epoch: int, term: int = 0, **steps: int) -> m.EpochSums:

@@ -8,8 +8,10 @@ import pytest
 from edge_runtime.cache.candidate_cache import CandidateCache
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import RemoteError
+from edge_runtime.contract.tensors import read_tensors, write_tensors
+from edge_runtime.language_head import shortlist
 from edge_runtime.training import line_candidates
-from edge_runtime.training.line_candidates import TAIL_LINES, LineCandidates, is_in_tail
+from edge_runtime.training.line_candidates import COUNTED_LINES, LineCandidates, is_counted
 from edge_runtime.training.role import TrainerRole
 from tests.edge_runtime.parallel_adapters import language_samples
 from tests.edge_runtime.training.mesh import (
@@ -21,18 +23,20 @@ from tests.edge_runtime.training.mesh import (
     Mesh,
     MeshOutbox,
     Rich,
+    count_tokens,
     files_of,
     form_group,
     open_cache,
     prepare,
+    run,
     set_up,
     state_of,
-    sum_tails,
     train,
 )
 
 DATA = Rich()
 ALL = {A: tuple(range(SHARDS))}
+COUNTS = "optimizer.tail_counts"
 
 
 @pytest.fixture
@@ -41,9 +45,9 @@ def found(monkeypatch) -> list[int]:
     calls: list[int] = []
     search = line_candidates.find_candidates
 
-    def spy(lines, head):
+    def spy(lines, head, **options):
         calls.append(len(lines))
-        return search(lines, head)
+        return search(lines, head, **options)
 
     monkeypatch.setattr(line_candidates, "find_candidates", spy)
     return calls
@@ -71,7 +75,7 @@ def test_candidates_are_found_once_and_serve_every_epoch_and_later_runs(mesh, fo
     again(only)
     only.roles[A].set_up(set_up(DATA, run="other"), files_of(only, DATA))
     only.answer(A, m.TrainingReady)
-    form_group(only, tail=sum_tails(only))
+    form_group(only, token_counts=count_tokens(only))
     for epoch in (1, 2):
         train(only, epoch)
     assert sum(found) == len(DATA.keys)
@@ -110,7 +114,7 @@ def test_damaged_candidates_are_found_anew(mesh, found):
     again(only)
     only.roles[A].set_up(set_up(DATA, run="other"), files_of(only, DATA))
     only.answer(A, m.TrainingReady)
-    form_group(only, tail=sum_tails(only))
+    form_group(only, token_counts=count_tokens(only))
     train(only, 1)
     assert sum(found) == before + 1
 
@@ -126,7 +130,7 @@ def test_other_targets_of_the_same_texts_have_other_candidates(mesh, found):
     again(only, other)
     only.roles[A].set_up(set_up(other, run="other"), files_of(only, other))
     only.answer(A, m.TrainingReady)
-    form_group(only, tail=sum_tails(only))
+    form_group(only, token_counts=count_tokens(only))
     train(only, 1)
     counted = [line for line in range(len(other.keys)) if other.count([line])]
     assert sum(found) >= before + len(counted)
@@ -138,6 +142,63 @@ def lines_of(folder, head) -> LineCandidates:
     states.mkdir(exist_ok=True)
     options = {"quota_bytes": None, "numerics": "these", "key": None}
     return LineCandidates(head, CandidateCache(states, "ab" * 32, 16, **options))
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """A vocabulary of 900 is large."""
+    monkeypatch.setattr(shortlist, "SHORTLIST_TOKENS", 120)
+    monkeypatch.setattr(shortlist, "OUTSIDE_DRAWS", 60)
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("shards", [{A: (0, 3), B: (1, 2)}, {A: (), B: (0, 1, 2, 3)}])
+def test_in_a_shortlist_it_does_not_matter_who_owns_the_lines(mesh, found, shards):
+    losses, (alone,) = run(mesh(A), DATA, ALL)
+    searched = sum(found)
+    found.clear()
+    again, states = run(mesh(*shards), DATA, shards)
+    assert sum(found) == searched
+    np.testing.assert_allclose(again, losses, rtol=1e-3)
+    np.testing.assert_array_equal(states[0][COUNTS], alone[COUNTS])
+    assert alone[COUNTS].shape == (2, DATA.config.num_outputs)
+
+
+@pytest.mark.usefixtures("short")
+def test_what_was_found_in_one_shortlist_does_not_serve_for_another(mesh, found):
+    only = mesh(A)
+    prepare(only, DATA, ALL)
+    train(only, 1)
+    counts = count_tokens(only)
+    assert sum(found) == len(DATA.keys)
+    for run_name, likely, expected in (
+        ("the same", counts, len(DATA.keys)),
+        ("another", counts[:, ::-1], 2 * len(DATA.keys)),
+    ):
+        again(only)
+        only.roles[A].set_up(set_up(DATA, run=run_name), files_of(only, DATA))
+        only.answer(A, m.TrainingReady)
+        form_group(only, token_counts=np.ascontiguousarray(likely))
+        train(only, 1)
+        assert sum(found) == expected, run_name
+
+
+@pytest.mark.usefixtures("short")
+def test_a_state_of_an_earlier_version_has_the_whole_vocabulary_searched(mesh):
+    only = mesh(A)
+    prepare(only, DATA, ALL)
+    train(only, 1)
+    tensors = read_tensors(state_of(only, A), "state")
+    tensors[COUNTS] = tensors[COUNTS][0]  # that of the tail alone
+    again(only)
+    sums = m.EpochSums(epoch=1, steps=5, samples=18, count=1, loss_sum=0.0)
+    state = write_tensors({name: np.array(each) for name, each in tensors.items()})
+    request = dataclasses.replace(set_up(DATA, state=state, run="older"), sums=sums)
+    only.roles[A].set_up(request, files_of(only, DATA))
+    only.answer(A, m.TrainingReady)
+    form_group(only)
+    train(only, 2)
+    assert read_tensors(state_of(only, A), "state")[COUNTS].shape == (DATA.config.num_outputs,)
 
 
 def test_tokens_that_may_be_copied_are_candidates_and_kept_under_keys_of_their_own(tmp_path):
@@ -177,15 +238,15 @@ def test_what_tokens_are_sampled_by_does_not_depend_on_who_owns_the_lines(mesh):
     one, two = mesh(A), mesh(A, B)
     prepare(one, DATA, ALL)
     prepare(two, DATA, {A: (0, 3), B: (1, 2)})
-    tail = sum_tails(one)
-    np.testing.assert_array_equal(tail, sum_tails(two))
-    assert tail.any()
+    counts = count_tokens(one)
+    np.testing.assert_array_equal(counts, count_tokens(two))
+    assert counts.any()
 
 
 def test_lines_of_the_tail_are_spread_over_the_order_of_samples():
-    assert is_in_tail(np.arange(10), 10).all()
-    chosen = is_in_tail(np.arange(1000), 1000)
-    assert chosen.sum() == TAIL_LINES
+    assert is_counted(np.arange(10), 10).all()
+    chosen = is_counted(np.arange(1000), 1000)
+    assert chosen.sum() == COUNTED_LINES
     assert np.diff(np.flatnonzero(chosen)).max() <= 16
 
 
@@ -201,8 +262,8 @@ def test_the_exact_loss_finds_and_keeps_nothing(mesh, found, monkeypatch):
     form_group(only)
     train(only, 1)
     assert not found
-    only.roles[A].sum_tails()
-    assert not only.answer(A, m.TailSums).counts.any()
+    only.roles[A].count_tokens()
+    assert not only.answer(A, m.TokenCounts).counts.any()
 
 
 def test_nothing_is_trained_before_it_is_known_what_is_sampled(mesh):
@@ -215,6 +276,6 @@ def test_nothing_is_trained_before_it_is_known_what_is_sampled(mesh):
     form_group(only)
     with pytest.raises(RemoteError, match="to be sampled by"):
         role.train_epoch(m.TrainEpoch(epoch=1))
-    for wrong in (np.zeros(3, np.int64), np.full(900, -1, np.int64)):
+    for wrong in (np.zeros((2, 3), np.int64), np.full((2, 900), -1, np.int64)):
         with pytest.raises(RemoteError, match="of this vocabulary"):
-            role.form_group(m.FormGroup(trainers=(A,), tail=wrong))
+            role.form_group(m.FormGroup(trainers=(A,), token_counts=wrong))

@@ -11,9 +11,9 @@ from edge_runtime.training.samples import OwnedSamples
 from tests.edge_runtime.training.mesh import (
     A,
     Transformations,
+    count_tokens,
     prepare,
     set_up,
-    sum_tails,
 )
 
 POINTER = dataclasses.replace(
@@ -95,7 +95,7 @@ def test_an_adapter_that_reads_tokens_is_not_trained_without_the_right_ones(owne
 
 def test_epochs_settings_and_outputs_begin_with_the_check(owner, monkeypatch):
     only, data = owner
-    role, checked, tail = only.roles[A], [], sum_tails(only)
+    role, checked, counts = only.roles[A], [], count_tokens(only)
     monkeypatch.setattr(
         OwnedSamples, "check_for", lambda owned, config: checked.append((owned, config))
     )
@@ -108,5 +108,5 @@ def test_epochs_settings_and_outputs_begin_with_the_check(owner, monkeypatch):
     setting = m.Setting(number=0, config=data.config, options=set_up(data).options)
     total = set_up(data).total_steps
     steps = {"epoch": 1, "first_step": 0, "num_steps": 1, "total_steps": total}
-    role.train_settings(m.TrainSettings(settings=(setting,), tail=tail, **steps))
+    role.train_settings(m.TrainSettings(settings=(setting,), token_counts=counts, **steps))
     assert checked == [(train, data.config), (held_out, data.config)]

@@ -24,9 +24,9 @@ from tests.edge_runtime.training.mesh import (
     Mesh,
     Rich,
     Transformations,
+    count_tokens,
     prepare,
     run,
-    sum_tails,
 )
 
 STEPS = steps_per_epoch(COUNT, SHARDS)
@@ -61,7 +61,7 @@ def ready(mesh: Mesh, data: Data) -> np.ndarray | None:
     own = dataclasses.replace(data.own(HELD_OUT, "eval"), total=len(HELD_OUT))
     mesh.roles[A].own(own)
     mesh.answer(A, m.SamplesReady)
-    return sum_tails(mesh) if data.config.generative else None
+    return count_tokens(mesh) if data.config.generative else None
 
 
 def try_all(mesh: Mesh, asked: m.TrainSettings) -> m.SettingsTrained:
@@ -75,9 +75,9 @@ def try_all(mesh: Mesh, asked: m.TrainSettings) -> m.SettingsTrained:
 def test_a_setting_comes_to_the_same_bits_as_alone(mesh, data, monkeypatch):
     chosen = settings(data, 1e-2, 3e-3, 3e-2)
     only = mesh(A)
-    tail = ready(only, data)
+    counts = ready(only, data)
     for epoch in (1, 2):
-        first = request(chosen, epoch, num_steps=2, tail=tail)
+        first = request(chosen, epoch, num_steps=2, token_counts=counts)
         try_all(only, first)
         done = try_all(
             only, request(chosen, epoch, first_step=2, num_steps=STEPS - 2, sends_state=True)
@@ -156,8 +156,8 @@ def test_the_state_is_that_of_the_most_accurate_classifier_whatever_its_loss(
 def test_without_classes_nothing_is_right_or_wrong(mesh):
     data = Transformations()
     only = mesh(A)
-    tail = ready(only, data)
-    done = try_all(only, request(settings(data, 1e-2), tail=tail))
+    counts = ready(only, data)
+    done = try_all(only, request(settings(data, 1e-2), token_counts=counts))
     assert done.correct.tolist() == [0]
 
 

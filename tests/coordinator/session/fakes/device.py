@@ -255,7 +255,7 @@ class FakeDevice:
                 done = self.trainer.settings.train(message, *samples, self.cached.reads)
                 post(m.Progress(sums=done.sums[0]))
                 post(done)
-            case m.TakeState() | m.SumTails() | m.SendState():
+            case m.TakeState() | m.CountTokens() | m.SendState():
                 self._trained()
                 post(self.trainer.answer(message, self.owned.get("train")))
             case m.SetUpGeneration() | m.Forget():

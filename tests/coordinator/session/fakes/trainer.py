@@ -85,7 +85,7 @@ class FakeTrainer:
         self.reject: Callable[[DeviceId, str], None]
         self.request: m.SetUpTraining | None = None
         self.replica: Replica | None = None
-        self.tail: np.ndarray | None = None
+        self.token_counts: np.ndarray | None = None
         self.sums = m.NOTHING_SUMMED
         self.applied: list[tuple[int, int]] = []
         self.settings = FakeSettings()
@@ -149,37 +149,37 @@ class FakeTrainer:
         return self.replica
 
     def answer(
-        self, message: m.TakeState | m.SumTails | m.SendState, owned: m.OwnSamples | None
+        self, message: m.TakeState | m.CountTokens | m.SendState, owned: m.OwnSamples | None
     ) -> m.Message:
         """Answers what is asked between steps."""
         match message:
             case m.TakeState():
                 return self.take_state(message)
-            case m.SumTails():
-                return self.sum_tails(owned)
+            case m.CountTokens():
+                return self.count_tokens(owned)
             case m.SendState():
                 return self.state()
 
     # ---- steps
 
-    def sum_tails(self, owned: m.OwnSamples | None) -> m.TailSums:
+    def count_tokens(self, owned: m.OwnSamples | None) -> m.TokenCounts:
         """Counts its samples as the weight of every token."""
         self._replica()
         if owned is None:
             raise RemoteError("this device owns no train samples")
         assert self.request is not None
         vocabulary = self.request.config.num_outputs
-        return m.TailSums(counts=np.full(vocabulary, len(owned.keys), np.int64))
+        return m.TokenCounts(counts=np.full((2, vocabulary), len(owned.keys), np.int64))
 
     def form_group(self, request: m.FormGroup, term: int) -> None:
         """Takes parts of these trainers from now on."""
         replica = self._replica()
         assert self.request is not None
         samples = self.request.config.generative and self.request.options.loss == "candidates"
-        if (request.tail is not None) != (samples and replica.step == 0):
+        if (request.token_counts is not None) != (samples and replica.step == 0):
             raise RemoteError("only a new adapter is told what tokens are sampled by")
-        if request.tail is not None:
-            self.tail = request.tail
+        if request.token_counts is not None:
+            self.token_counts = request.token_counts
         if self._me not in request.trainers:
             raise RemoteError("a device was told to train but is not among the trainers")
         self._group = _Group(term, request.trainers)

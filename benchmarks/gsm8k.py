@@ -9,7 +9,8 @@ the whole vocabulary; LoRA (peft, r = 8 on all linear layers) on the checkpoint 
 was exported from, in fp32. ``--out`` gets results.jsonl, to which every run and point is added
 at once: given again, the command goes on where it was stopped. At the end it prints the table
 and draws curve.svg, the held-out loss against CPU-seconds. ``--data`` may be gsm8k, instructions
-or tinyshakespeare; ``--random-head 150000`` measures the cost of such a head alone.
+or tinyshakespeare; ``--fewer-lines 32 64 128 256`` trains the side network on fewer lines too,
+for smaller budgets; ``--random-head 150000`` measures the cost of such a head alone.
 
 For a first look: --lines 100 --dev-lines 60 --seeds 0. LoRA needs ``peft``.
 """
@@ -35,13 +36,13 @@ def main() -> None:
     os.environ["PACPLUS_HOME"] = str(out / "home")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     _check_settings(arguments)
-    counts = {"train": arguments.lines, "dev": arguments.dev_lines}
-    files = write_lines(arguments.data, out, counts)
+    files = _write_lines(arguments, arguments.lines, out)
     results = Results(out / "results.jsonl")
     if arguments.only in (None, "head"):
         _measure_heads(arguments, files, results)
     if arguments.only in (None, "side"):
         _train_side_networks(arguments, files, results)
+        _train_on_fewer_lines(arguments, results)
     if arguments.lora and arguments.only in (None, "lora"):
         _train_lora(arguments, files, results)
     from .language_models.summary import summary
@@ -68,6 +69,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--losses", nargs="+", default=["candidates", "exact"])
+    parser.add_argument(
+        "--fewer-lines",
+        type=int,
+        nargs="*",
+        default=[],
+        help="first lines to train on besides, for smaller budgets of CPU-seconds",
+    )
     kinds = ("attention", "mlp", "pointer")
     parser.add_argument("--adapter", choices=kinds, default="pointer")
     parser.add_argument("--reduction", type=int, default=8)
@@ -90,6 +98,11 @@ def _check_settings(arguments: argparse.Namespace) -> None:
     settings |= {"data": arguments.data.resolve().name, "model": manifest["model_id"]}
     out: Path = arguments.out
     check_settings(out / "settings.json", settings, out / "results.jsonl")
+
+
+def _write_lines(arguments: argparse.Namespace, lines: int, out: Path) -> dict[str, Path]:
+    out.mkdir(parents=True, exist_ok=True)
+    return write_lines(arguments.data, out, {"train": lines, "dev": arguments.dev_lines})
 
 
 def _measure_heads(arguments: argparse.Namespace, files: dict[str, Path], results: Results) -> None:
@@ -136,6 +149,33 @@ def _train_side_networks(
             )
             row = train_side_network(arguments.bundle, files, options, arguments.out / "run")
             results.add({"method": "side", **settings, **row})
+
+
+def _train_on_fewer_lines(arguments: argparse.Namespace, results: Results) -> None:
+    """Trains on the first lines alone, each time with an empty cache."""
+    from .language_models.side_network import Options, train_side_network
+
+    for lines in arguments.fewer_lines:
+        folder = arguments.out / f"lines-{lines}"
+        for seed in arguments.seeds:
+            settings = {"lines": lines, "seed": seed, "rate": arguments.learning_rate}
+            if results.find(method="fewer", **settings):
+                continue
+            options = Options(
+                loss="candidates",
+                seed=seed,
+                epochs=arguments.epochs,
+                rate=arguments.learning_rate,
+                batch_size=arguments.batch_size,
+                adapter=arguments.adapter,
+                reduction=arguments.reduction,
+                max_length=arguments.max_length,
+            )
+            files = _write_lines(arguments, lines, folder)
+            os.environ["PACPLUS_HOME"] = str(folder / "home")
+            row = train_side_network(arguments.bundle, files, options, folder / "run")
+            results.add({"method": "fewer", **settings, **row})
+            shutil.rmtree(folder)
 
 
 def _train_lora(arguments: argparse.Namespace, files: dict[str, Path], results: Results) -> None:

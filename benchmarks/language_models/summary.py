@@ -6,18 +6,23 @@ import platform
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .curves import Curve, lora_curves, side_curves
+from .curves import Curve, fewer_lines_curves, lora_curves, side_curves
 from .drawing import draw
 from .results import Row
 
 
 def summary(rows: Sequence[Row]) -> tuple[str, str]:
     """Table and remarks in Markdown, and the drawing."""
-    side, lora = side_curves(rows), lora_curves(rows)
+    side, fewer, lora = side_curves(rows), fewer_lines_curves(rows), lora_curves(rows)
     heads = [row for row in rows if row["method"] == "head"]
-    lines = [*_table(side, lora, heads), "", *_heads(heads), *_where_lora_is_better(side, lora)]
+    lines = [
+        *_table(side, lora, heads),
+        "",
+        *_heads(heads),
+        *_where_lora_is_better(side, fewer, lora),
+    ]
     lines.append(f"Processor: {processor()}.")
-    return "\n".join(lines) + "\n", draw(side, lora)
+    return "\n".join(lines) + "\n", draw([*side, *fewer], lora)
 
 
 def processor() -> str:
@@ -79,15 +84,22 @@ def _heads(heads: list[Row]) -> Iterator[str]:
         )
 
 
-def _where_lora_is_better(side: list[Curve], lora: list[Curve]) -> Iterator[str]:
+def _where_lora_is_better(
+    side: list[Curve], fewer: list[Curve], lora: list[Curve]
+) -> Iterator[str]:
+    """Compares at each of LoRA's points; a budget may be spent on fewer lines."""
     if not lora or len(lora[0].points) < 2:
         return
     best = lora[0]
     for curve in side:
+
+        def at(seconds: float, curve: Curve = curve) -> float:
+            return min(each.at(seconds) for each in (curve, *fewer))
+
         within = [point for point in best.points[1:] if point.epoch <= 1]
-        ahead = [point for point in within if point.loss < curve.at(point.cpu_seconds)]
+        ahead = [point for point in within if point.loss < at(point.cpu_seconds)]
         budgets = ", ".join(
-            f"{point.cpu_seconds:.0f} CPU-s ({point.loss:.3f} to {curve.at(point.cpu_seconds):.3f})"
+            f"{point.cpu_seconds:.0f} CPU-s ({point.loss:.3f} to {at(point.cpu_seconds):.3f})"
             for point in ahead
         )
         upto = f"up to {within[-1].cpu_seconds:.0f} CPU-s, what LoRA has done within an epoch"

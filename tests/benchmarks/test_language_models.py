@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.language_models.curves import lora_curves, side_curves
+from benchmarks.language_models.curves import fewer_lines_curves, lora_curves, side_curves
 from benchmarks.language_models.lines import write_lines
 from benchmarks.language_models.results import Results, Row
 from benchmarks.language_models.summary import summary
@@ -68,6 +68,19 @@ def test_the_table_says_how_far_both_fall_and_where_lora_is_better() -> None:
     assert "ahead of LoRA at all of its 2 points" not in text
     assert "LoRA is ahead at 120 CPU-s (1.100 to 1.200)" in text
     assert "LoRA is better for who can wait: below 1.200 from 120 CPU-s on" in text
+
+
+def test_a_smaller_budget_may_be_spent_on_fewer_lines() -> None:
+    fewer = side(2, 1.25, 40.0, method="fewer", lines=100, all_computed=True)
+
+    (curve,) = fewer_lines_curves([*SIDE, fewer])
+    assert [point.cpu_seconds for point in curve.points] == [0.0, 50.0]
+    slow = [dict(row, cpu_seconds={"start": 70.0, "train": 9.0}) for row in SIDE]
+    text, drawing = summary([*slow, *LORA])
+    assert "LoRA is ahead at 60 CPU-s (1.300 to 1.700), 120" in text
+    text, drawing = summary([*slow, fewer, *LORA])
+    assert "LoRA is ahead at 120 CPU-s" in text
+    assert "side network, 100 lines" in drawing
 
 
 @pytest.mark.parametrize("rows", [[], SIDE, LORA, [*SIDE, *LORA]])

@@ -19,6 +19,7 @@ def summary(rows: Sequence[Row]) -> tuple[str, str]:
         *_table(side, lora, heads),
         "",
         *_heads(heads),
+        *_smaller(fewer),
         *_where_lora_is_better(side, fewer, lora),
     ]
     lines.append(f"Processor: {processor()}.")
@@ -82,6 +83,12 @@ def _heads(heads: list[Row]) -> Iterator[str]:
             f"it; found once in {row['finding_cpu_seconds']:.1f}, likely tokens counted "
             f"once in {row['counting_cpu_seconds']:.1f}."
         )
+
+
+def _smaller(fewer: list[Curve]) -> Iterator[str]:
+    for curve in fewer:
+        points = (f"{each.loss:.3f} for {each.cpu_seconds:.0f} CPU-s" for each in curve.points[1:])
+        yield f"{curve.name}, start and fill included: {', '.join(points)}."
 
 
 def _where_lora_is_better(

@@ -80,6 +80,7 @@ def test_a_smaller_budget_may_be_spent_on_fewer_lines() -> None:
     assert "LoRA is ahead at 60 CPU-s (1.300 to 1.700), 120" in text
     text, drawing = summary([*slow, fewer, *LORA])
     assert "LoRA is ahead at 120 CPU-s" in text
+    assert "side network, 100 lines, start and fill included: 1.250 for 50 CPU-s." in text
     assert "side network, 100 lines" in drawing
 
 

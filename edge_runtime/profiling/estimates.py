@@ -29,7 +29,7 @@ from edge_runtime.contract.profile import (
     TrainerProfile,
 )
 from edge_runtime.language_head.candidates import usual_candidates
-from edge_runtime.language_head.shortlist import searched_tokens
+from edge_runtime.language_head.shortlist import usually_searched
 from edge_runtime.language_head.tail_sample import SAMPLED_TOKENS
 from edge_runtime.serving.pieces import EVALUATION_BATCH
 from edge_runtime.side_gradients.network import is_by_hand
@@ -206,7 +206,7 @@ def estimate_training(
     by_candidates = trains and config.generative and request.loss == "candidates"
     by_hand = trains and is_by_hand(config) and not config.pair
     way = "by hand" if by_hand else "autograd"
-    searched = searched_tokens(config.num_outputs)
+    searched = usually_searched(config.num_outputs)
     finding = FINDING * _products_flops(request, config, searched) / speed.flops
     return TrainerProfile(
         source="estimated",

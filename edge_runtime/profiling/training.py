@@ -21,7 +21,7 @@ from edge_runtime.contract.messages import CacheDtype, ProfileRequest
 from edge_runtime.contract.profile import TrainerProfile
 from edge_runtime.language_head.candidates import Candidates, find_candidates, usual_candidates
 from edge_runtime.language_head.frozen_head import FrozenHead
-from edge_runtime.language_head.shortlist import Shortlist
+from edge_runtime.language_head.shortlist import OUTSIDE_DRAWS, Shortlist, usually_searched
 from edge_runtime.parallel_adapters import Batch, PackedBatch
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED
 from edge_runtime.serving.onnx_adapter import AdapterSession
@@ -237,7 +237,9 @@ def _finding_seconds(request: ProfileRequest, config: AdapterConfig, head: Froze
     counted = max(1, request.counted_tokens)
     hidden = np.random.default_rng(0).standard_normal((counted, config.hidden_size), np.float32)
     line = hidden, np.zeros(counted, np.int64)
-    shortlist = Shortlist.of(np.ones((2, config.num_outputs), np.int64))
+    counts = np.ones((2, config.num_outputs), np.int64)
+    counts[1, usually_searched(config.num_outputs) - OUTSIDE_DRAWS :] = 0
+    shortlist = Shortlist.of(counts)
     seconds = _seconds_per_run(
         lambda: find_candidates([line] * LINES_AT_ONCE, head, shortlist=shortlist)
     )

@@ -167,8 +167,8 @@ def make_shortlist(head: FrozenHead, lines: list[Line]) -> Shortlist:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shortlist of a ninth of the vocabulary."""
-    monkeypatch.setattr(shortlists, "SHORTLIST_TOKENS", 1000)
+    """A shortlist of a part of the vocabulary."""
+    monkeypatch.setattr(shortlists, "COVERED", 0.7)
     monkeypatch.setattr(shortlists, "OUTSIDE_DRAWS", 500)
 
 

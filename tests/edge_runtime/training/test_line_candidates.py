@@ -147,7 +147,7 @@ def lines_of(folder, head) -> LineCandidates:
 @pytest.fixture
 def short(monkeypatch):
     """A vocabulary of 900 is large."""
-    monkeypatch.setattr(shortlist, "SHORTLIST_TOKENS", 120)
+    monkeypatch.setattr(shortlist, "COVERED", 0.3)
     monkeypatch.setattr(shortlist, "OUTSIDE_DRAWS", 60)
 
 

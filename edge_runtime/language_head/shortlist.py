@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .tail_sample import TailSample, draw_tail
-from .token_counts import anywhere_of, tail_of
+from .token_counts import COUNTS_PER_TOKEN, anywhere_of, tail_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,6 +29,10 @@ SHORTLIST_TOKENS = 4096
 
 OUTSIDE_DRAWS = 1024
 """Draws that stand for the others."""
+
+LEAST_COUNTED = 16
+"""Tokens by which a shortlist is chosen, at least: where disks are full, of the lines that are to
+be counted few or none are at hand."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,13 +51,18 @@ class Shortlist:
 
     @classmethod
     def of(cls, counts: Counts) -> Shortlist | None:
-        """Chooses the likeliest tokens; None where the whole vocabulary is searched.
+        """Chooses the likeliest tokens.
 
         Args:
             counts: of all trainers together.
+
+        Returns:
+            None where the whole vocabulary is searched: it is small, or too little was counted.
         """
         anywhere, tail = anywhere_of(counts), tail_of(counts)
         if anywhere is None or searched_tokens(len(tail)) == len(tail):
+            return None
+        if anywhere.sum() < (LEAST_COUNTED - 0.5) * COUNTS_PER_TOKEN:  # sums of float32 shares
             return None
         order = np.argsort(-anywhere, kind="stable")  # of equal ones the first, on every device
         tokens, others = np.sort(order[:SHORTLIST_TOKENS]), np.sort(order[SHORTLIST_TOKENS:])

@@ -171,6 +171,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """A shortlist of a ninth of the vocabulary."""
     monkeypatch.setattr(shortlists, "SHORTLIST_TOKENS", 1000)
     monkeypatch.setattr(shortlists, "OUTSIDE_DRAWS", 500)
+    monkeypatch.setattr(shortlists, "LEAST_COUNTED", 1)
 
 
 @pytest.mark.usefixtures("short")

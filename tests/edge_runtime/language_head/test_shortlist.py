@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from edge_runtime.language_head import shortlist as shortlists
-from edge_runtime.language_head.shortlist import Shortlist, searched_tokens
-from edge_runtime.language_head.token_counts import Counts, whole_numbers
+from edge_runtime.language_head.shortlist import LEAST_COUNTED, Shortlist, searched_tokens
+from edge_runtime.language_head.token_counts import COUNTS_PER_TOKEN, Counts, whole_numbers
 
 VOCABULARY = 700
 
@@ -20,7 +20,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def counts_of(seed: int = 0) -> Counts:
     anywhere = np.random.default_rng(seed).dirichlet(np.full(VOCABULARY, 0.1))
-    return whole_numbers(np.stack((anywhere / 2, anywhere)))
+    return whole_numbers(LEAST_COUNTED * np.stack((anywhere / 2, anywhere)))
 
 
 def shortlist_of(counts: Counts) -> Shortlist:
@@ -41,7 +41,7 @@ def test_it_has_the_likeliest_tokens_and_samples_only_others() -> None:
 
 
 def test_of_equally_likely_tokens_the_first_are_taken() -> None:
-    made = shortlist_of(np.ones((2, VOCABULARY), np.int64))
+    made = shortlist_of(np.full((2, VOCABULARY), COUNTS_PER_TOKEN, np.int64))
     np.testing.assert_array_equal(made.tokens, np.arange(100))
 
 
@@ -56,6 +56,12 @@ def test_small_vocabularies_are_searched_as_a_whole() -> None:
     assert Shortlist.of(counts_of()[:, :300]) is None
     assert searched_tokens(300) == 300
     assert searched_tokens(301) == 150
+
+
+def test_by_few_counted_tokens_or_none_nothing_is_chosen() -> None:
+    counts = counts_of()
+    assert Shortlist.of(counts // 2) is None
+    assert Shortlist.of(counts * 0) is None
 
 
 def test_counts_of_an_earlier_version_lead_to_none() -> None:

@@ -168,7 +168,8 @@ def make_shortlist(head: FrozenHead, lines: list[Line]) -> Shortlist:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shortlist of a ninth of the vocabulary."""
+    """A shortlist of a ninth of the vocabulary, which is searched in pieces."""
+    monkeypatch.setattr(candidates, "CHUNK_TOKENS", 300)
     monkeypatch.setattr(shortlists, "SHORTLIST_TOKENS", 1000)
     monkeypatch.setattr(shortlists, "OUTSIDE_DRAWS", 500)
     monkeypatch.setattr(shortlists, "LEAST_COUNTED", 1)

@@ -2,12 +2,20 @@
 
 import pytest
 
+from edge_runtime.language_head import shortlist
 from tests.edge_runtime.training.mesh import Data, Mesh
 
 
 @pytest.fixture
 def data() -> Data:
     return Data()
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """A vocabulary of 900 is large."""
+    monkeypatch.setattr(shortlist, "SHORTLIST_TOKENS", 120)
+    monkeypatch.setattr(shortlist, "OUTSIDE_DRAWS", 60)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from edge_runtime.cache.candidate_cache import CandidateCache
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.tensors import read_tensors, write_tensors
-from edge_runtime.language_head import shortlist
 from edge_runtime.training import line_candidates
 from edge_runtime.training.line_candidates import COUNTED_LINES, LineCandidates, is_counted
 from edge_runtime.training.role import TrainerRole
@@ -144,13 +143,6 @@ def lines_of(folder, head) -> LineCandidates:
     return LineCandidates(head, CandidateCache(states, "ab" * 32, 16, **options))
 
 
-@pytest.fixture
-def short(monkeypatch):
-    """A vocabulary of 900 is large."""
-    monkeypatch.setattr(shortlist, "SHORTLIST_TOKENS", 120)
-    monkeypatch.setattr(shortlist, "OUTSIDE_DRAWS", 60)
-
-
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("shards", [{A: (0, 3), B: (1, 2)}, {A: (), B: (0, 1, 2, 3)}])
 def test_in_a_shortlist_it_does_not_matter_who_owns_the_lines(mesh, found, shards):
@@ -243,7 +235,7 @@ def test_what_tokens_are_sampled_by_does_not_depend_on_who_owns_the_lines(mesh):
     assert counts.any()
 
 
-def test_lines_of_the_tail_are_spread_over_the_order_of_samples():
+def test_lines_that_are_counted_are_spread_over_the_order_of_samples():
     assert is_counted(np.arange(10), 10).all()
     chosen = is_counted(np.arange(1000), 1000)
     assert chosen.sum() == COUNTED_LINES

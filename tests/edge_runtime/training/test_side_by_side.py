@@ -69,6 +69,7 @@ def try_all(mesh: Mesh, asked: m.TrainSettings) -> m.SettingsTrained:
     return mesh.answer(A, m.SettingsTrained)
 
 
+@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize(
     "data", [Data(), Transformations(), Rich()], ids=["classes", "tokens", "many tokens"]
 )

@@ -40,9 +40,17 @@ def test_it_has_the_likeliest_tokens_and_samples_only_others() -> None:
     assert (np.diff(made.outside.tokens) > 0).all()
 
 
-def test_of_equally_likely_tokens_the_first_are_taken() -> None:
+def test_of_equally_likely_tokens_the_first_are_taken_and_the_others_drawn_alike() -> None:
     made = shortlist_of(np.full((2, VOCABULARY), COUNTS_PER_TOKEN, np.int64))
     np.testing.assert_array_equal(made.tokens, np.arange(100))
+    assert len(made.outside.tokens) == 50
+    np.testing.assert_allclose(made.outside.log_weights, np.log(600 / 50), rtol=1e-6)
+
+
+def test_among_ties_the_first_are_taken_on_every_processor() -> None:
+    anywhere = np.where(np.arange(VOCABULARY) % 3, 1, 2) * COUNTS_PER_TOKEN
+    made = shortlist_of(np.stack((anywhere, anywhere)))
+    np.testing.assert_array_equal(made.tokens, np.arange(100) * 3)
 
 
 def test_the_same_counts_lead_to_the_same_shortlist_and_others_to_another() -> None:

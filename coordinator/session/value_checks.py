@@ -220,10 +220,13 @@ def check_state(device: DeviceId, state: bytes, before: bytes) -> None:
 def check_token_counts(device: DeviceId, counts: Array, vocabulary: int) -> None:
     """Refuses counts of another vocabulary, or that make a sum of several too large.
 
+    A token is not likelier where it is no candidate than anywhere.
+
     Raises:
         DeviceFailedError: they are that.
     """
     sound = counts.shape == (2, vocabulary) and counts.dtype == np.int64 and counts.min() >= 0
+    sound = sound and bool((counts[0] <= counts[1]).all())
     if not sound or counts.sum(dtype=np.float64) > MOST_COUNTS:
         raise DeviceFailedError(f"{device}: sent counts of tokens that cannot be")
 

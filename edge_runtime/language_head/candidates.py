@@ -59,6 +59,9 @@ MOST_OUTSIDE = 1.0
 """Of the weight that is searched, what is outside of a shortlist at most: one draw may stand for
 very many tokens."""
 
+LARGEST_LOG = 80.0
+"""Of a sampled weight over the largest that is searched: its exponential is a float32."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Candidates:
@@ -178,7 +181,8 @@ class _Best:
 
     def take_sample(self, logits_NS: NDArray[np.float32]) -> None:
         """Takes in weighted logits of a sample of all tokens that were not taken in."""
-        weight = np.exp(logits_NS - self._largest[:, None]).sum(1, dtype=np.float64)
+        logits_NS = np.minimum(logits_NS - self._largest[:, None], np.float32(LARGEST_LOG))
+        weight = np.exp(logits_NS, out=logits_NS).sum(1, dtype=np.float64)
         self._total += np.minimum(weight, MOST_OUTSIDE * self._total)
 
     def _keep_best(self, logits_NC: NDArray[np.float32], tokens_C: NDArray[np.int64]) -> None:

@@ -3,8 +3,9 @@
 Each line's loss is computed over its candidates exactly; what is left of the vocabulary, the
 tail, is estimated from a sample of tokens that is drawn once a step, for all trainers alike (see
 :mod:`.candidates`). Tokens are drawn in proportion to the mean tail probability that the backbone
-gives them in the training data (:mod:`.token_counts`). All chance comes from raw words of Philox,
-so that every device draws the same tokens.
+gives them in the training data (:mod:`.token_counts`). What a shortlist leaves out is sampled in
+the same way, once (:mod:`.shortlist`). All chance comes from raw words of Philox, so that every
+device draws the same tokens.
 """
 
 import dataclasses

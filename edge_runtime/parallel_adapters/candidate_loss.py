@@ -7,8 +7,9 @@ others weigh at u = 0 (``language_head/candidates.py``), and S the sampled token
 
 where w_s = drawn / expected (``language_head/tail_sample.py``). In code that is one softmax over C
 and S in which row s of token i has log w_s + log R_i - logsumexp_s(W_s h_i + log w_s) added.
-Exact at u = 0; consistent as S grows; where nothing is left of S, the rest stays R. Tokens of the
-context that an adapter copies are candidates too, so what it adds to their logits is exact.
+As exact at u = 0 as R is; consistent as S grows; where nothing is left of S, the rest stays R.
+Tokens of the context that an adapter copies are candidates too, so what it adds to their logits
+is exact.
 
 Shapes: N counted tokens, d channels, M candidates of a line, S sampled tokens.
 """

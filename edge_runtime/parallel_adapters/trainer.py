@@ -156,7 +156,7 @@ class Trainer:
 
     @property
     def token_counts(self) -> Counts | None:
-        """What tokens are sampled by. A part of the state."""
+        """How likely tokens are, by which others are sampled. A part of the state."""
         return self._counts
 
     @token_counts.setter

@@ -22,6 +22,7 @@ from edge_runtime.contract.profile import TrainerProfile
 from edge_runtime.language_head.candidates import Candidates, find_candidates, usual_candidates
 from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.language_head.shortlist import OUTSIDE_DRAWS, Shortlist, usually_searched
+from edge_runtime.language_head.token_counts import COUNTS_PER_TOKEN
 from edge_runtime.parallel_adapters import Batch, PackedBatch
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED
 from edge_runtime.serving.onnx_adapter import AdapterSession
@@ -62,7 +63,7 @@ def measure_training(request: ProfileRequest, config: AdapterConfig, home: Path)
 
     head = synthetic_head(request, config) if config.generative else None
     trainer = Trainer(config, TrainingOptions(), 1, threads=TRAINING_THREADS, head=head)
-    trainer.token_counts = np.ones((2, config.num_outputs), np.int64)
+    trainer.token_counts = _even_counts(config)
     held, room = partial(training_bytes, config), room_bytes()
     tokens = fitting_lengths(request.tokens, lambda lengths: 2 * held(lengths), room)
     # Two sizes separate the time of a sample from the overhead of a step.
@@ -237,13 +238,18 @@ def _finding_seconds(request: ProfileRequest, config: AdapterConfig, head: Froze
     counted = max(1, request.counted_tokens)
     hidden = np.random.default_rng(0).standard_normal((counted, config.hidden_size), np.float32)
     line = hidden, np.zeros(counted, np.int64)
-    counts = np.ones((2, config.num_outputs), np.int64)
+    counts = _even_counts(config)
     counts[1, usually_searched(config.num_outputs) - OUTSIDE_DRAWS :] = 0
     shortlist = Shortlist.of(counts)
     seconds = _seconds_per_run(
         lambda: find_candidates([line] * LINES_AT_ONCE, head, shortlist=shortlist)
     )
     return seconds / LINES_AT_ONCE
+
+
+def _even_counts(config: AdapterConfig) -> Array:
+    """Counts by which any token is as likely, (2, V) int64."""
+    return np.full((2, config.num_outputs), COUNTS_PER_TOKEN, np.int64)
 
 
 def _targets(request: ProfileRequest, config: AdapterConfig, size: int, tokens: int) -> Array:

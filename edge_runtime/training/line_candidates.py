@@ -11,6 +11,7 @@ import hashlib
 import numpy as np
 
 from edge_runtime.cache.candidate_cache import CandidateCache
+from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.messages import Array
 from edge_runtime.language_head.candidates import (
     Candidates,
@@ -41,8 +42,14 @@ class LineCandidates:
         self._shortlist: Shortlist | None = None
         self._found = 0
 
-    def search_by(self, counts: Array) -> None:
-        """Searches from now on where tokens are likely by what all trainers have counted."""
+    def search_by(self, counts: Array | None) -> None:
+        """Searches from now on where tokens are likely by what all trainers have counted.
+
+        Raises:
+            RemoteError: nothing was said of that.
+        """
+        if counts is None:
+            raise RemoteError("nothing was said of what tokens are to be sampled by")
         if self._counts is not counts:
             self._counts, self._shortlist = counts, Shortlist.of(counts)
 

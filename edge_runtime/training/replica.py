@@ -8,9 +8,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from edge_runtime.contract.adapter import AdapterConfig, TrainingOptions
-from edge_runtime.contract.messages import NOTHING_SUMMED, EpochSums, SetUpTraining, TakeState
+from edge_runtime.contract.errors import RemoteError
+from edge_runtime.contract.messages import (
+    NOTHING_SUMMED,
+    Array,
+    EpochSums,
+    SetUpTraining,
+    TakeState,
+)
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.language_head.frozen_head import FrozenHead
+from edge_runtime.language_head.token_counts import is_counts
 
 if TYPE_CHECKING:
     from edge_runtime.parallel_adapters import Trainer
@@ -66,6 +74,16 @@ class Replica:
         """Makes it known by another name: replicas that go another way from here are others."""
         if run:
             self.identity = (run, *self.identity[1:])
+
+    def take_counts(self, token_counts: Array) -> None:
+        """Searches candidates and samples others by these counts from now on.
+
+        Raises:
+            RemoteError: they are of another vocabulary, or none.
+        """
+        if not is_counts(token_counts, self.config.num_outputs):
+            raise RemoteError("what tokens are to be sampled by is not of this vocabulary")
+        self.trainer.token_counts = token_counts
 
     def take(self, request: TakeState) -> None:
         """Goes on from another trainer's state; unchanged if it raises.

@@ -20,7 +20,6 @@ from edge_runtime.contract.ids import DeviceId
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.language_head.candidates import BEST
 from edge_runtime.language_head.frozen_head import FrozenHead
-from edge_runtime.language_head.token_counts import is_counts
 from edge_runtime.messaging.outbox import Outbox
 from edge_runtime.messaging.tagging import current_tag, peer_tag, tagged
 from edge_runtime.serving.generator import Generator
@@ -219,15 +218,14 @@ class TrainerRole:
         """Takes in gradients of these trainers from now on, in this term.
 
         Raises:
-            RemoteError: there is no adapter, or this device is not among the trainers.
+            RemoteError: there is no adapter, this device is not among the trainers, or counts are
+                of another vocabulary.
         """
         from edge_runtime.parallel_adapters.rounding import HalfPrecision
 
         replica = self._trained()
         if request.token_counts is not None:
-            if not is_counts(request.token_counts, replica.config.num_outputs):
-                raise RemoteError("what tokens are to be sampled by is not of this vocabulary")
-            replica.trainer.token_counts = request.token_counts
+            replica.take_counts(request.token_counts)
         all_reduce = AllReduce(
             me=self._me,
             trainers=request.trainers,
@@ -269,8 +267,6 @@ class TrainerRole:
             raise AllReduceClosedError("the term of these steps has ended")
         lines = self._line_candidates(replica)
         if lines is not None:
-            if replica.trainer.token_counts is None:
-                raise RemoteError("nothing was said of what tokens are to be sampled by")
             lines.search_by(replica.trainer.token_counts)
         train_steps(request, replica, owned, group[1], self._outbox, lines)
 

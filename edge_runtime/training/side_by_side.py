@@ -78,7 +78,8 @@ class SideBySide:
         """Trains the steps with every setting, evaluates each, and says what they come to.
 
         Raises:
-            RemoteError: the settings are at another step, or samples are another device's.
+            RemoteError: the settings are at another step, samples are another device's, or what
+                tokens are to be sampled by is unknown or of another vocabulary.
             AllReduceClosedError: the term or the session ended.
             UnresumableError: not one setting's numbers are finite, nor were they after an epoch.
         """
@@ -88,7 +89,8 @@ class SideBySide:
             owned.check_for(each.config)
             held_out.check_for(each.config)
         self._choose(request)
-        self._search(lines)
+        if lines is not None:  # which all settings search alike
+            lines.search_by(next(iter(self._replicas.values())).trainer.token_counts)
         lanes = [_Lane(self._replicas[each.number]) for each in request.settings]
         clock = _Clock(outbox)
         for chosen in batches:
@@ -133,7 +135,7 @@ class SideBySide:
                 )
                 replica = Replica.make(alone, self._head, self._files)
                 if request.token_counts is not None:
-                    replica.trainer.token_counts = request.token_counts
+                    replica.take_counts(request.token_counts)
                 self._replicas[each.number] = replica
         if not set(numbers) <= self._replicas.keys():
             raise RemoteError("was told to go on with a setting that it does not train")
@@ -145,14 +147,6 @@ class SideBySide:
                 raise RemoteError(
                     f"a setting is not at step {request.first_step} of epoch {request.epoch}"
                 )
-
-    def _search(self, lines: LineCandidates | None) -> None:
-        """Has candidates searched by what the settings sample by, which is the same for all."""
-        counts = next(iter(self._replicas.values())).trainer.token_counts
-        if lines is not None:
-            if counts is None:
-                raise RemoteError("nothing was said of what tokens are to be sampled by")
-            lines.search_by(counts)
 
     def _step(
         self,

@@ -36,18 +36,18 @@ def cluster_of(*, epochs_done: int = 0, **options) -> Cluster:
     return made
 
 
-def tails(cluster: Cluster) -> list[np.ndarray | None]:
+def counts_of(cluster: Cluster) -> list[np.ndarray | None]:
     return [device.trainer.token_counts for device in cluster.devices.values()]
 
 
 def test_every_trainer_is_told_the_sum_over_all():
     cluster = cluster_of()
     finish(cluster)
-    for tail in tails(cluster):
-        assert set(tail.reshape(-1)) == {len(TEXTS)}
+    for told in counts_of(cluster):
+        assert set(told.reshape(-1)) == {len(TEXTS)}
 
 
-def test_a_trainer_that_is_lost_while_it_sums_takes_its_part_along():
+def test_a_trainer_that_is_lost_while_it_counts_takes_its_part_along():
     cluster = cluster_of()
     name, _, _ = answering(cluster, m.TokenCounts)
     lose(cluster, name, "gone")
@@ -55,8 +55,19 @@ def test_a_trainer_that_is_lost_while_it_sums_takes_its_part_along():
     left = [
         device.trainer.token_counts for other, device in cluster.devices.items() if other != name
     ]
-    for tail in left:
-        assert set(tail.reshape(-1)) == {len(TEXTS)}
+    for told in left:
+        assert set(told.reshape(-1)) == {len(TEXTS)}
+
+
+def test_a_trainer_that_is_lost_before_the_group_has_formed_leaves_what_it_counted():
+    cluster = cluster_of()
+    name, _, _ = answering(cluster, m.GroupFormed)
+    assert cluster.session.state.token_counts is not None
+    lose(cluster, name, "gone")
+    finish(cluster)
+    for other, device in cluster.devices.items():
+        if other != name:
+            assert set(device.trainer.token_counts.reshape(-1)) == {len(TEXTS)}
 
 
 def test_after_the_first_update_a_new_group_has_it_from_the_state():
@@ -70,16 +81,16 @@ def test_after_the_first_update_a_new_group_has_it_from_the_state():
     assert len(happened(cluster, "group_formed")) == 2
 
 
-def test_a_run_that_is_gone_on_with_does_not_sum_again():
+def test_a_run_that_is_gone_on_with_does_not_count_again():
     cluster = cluster_of(epochs_done=1)
     finish(cluster)
-    assert tails(cluster) == [None] * 3
+    assert counts_of(cluster) == [None] * 3
 
 
 def test_the_exact_loss_asks_for_nothing():
     cluster = cluster_of(loss="exact")
     finish(cluster)
-    assert tails(cluster) == [None] * 3
+    assert counts_of(cluster) == [None] * 3
 
 
 @pytest.mark.parametrize(
@@ -87,12 +98,12 @@ def test_the_exact_loss_asks_for_nothing():
     [np.full(4, 1), np.full(1, -1), np.full(1, 1 << 60)],
     ids=["other vocabulary", "negative", "too many"],
 )
-def test_sums_that_cannot_be_are_not_believed(counts):
+def test_counts_that_cannot_be_are_not_believed(counts):
     cluster = cluster_of()
     vocabulary = cluster.job.config.num_outputs
     counts = np.resize(counts, (2, vocabulary + 1 if len(counts) > 1 else vocabulary))
     name = alter(cluster, m.TokenCounts, counts=counts.astype(np.int64))
     finish(cluster)
     assert cluster.session.state.members.blame(name), "nobody was blamed before"
-    for tail in tails(cluster):
-        assert tail is None or set(tail.reshape(-1)) == {len(TEXTS)}
+    for told in counts_of(cluster):
+        assert told is None or set(told.reshape(-1)) == {len(TEXTS)}

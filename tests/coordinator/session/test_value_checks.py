@@ -5,7 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from coordinator.session.value_checks import check_link, check_loss, check_profile, check_state
+from coordinator.session.value_checks import (
+    MOST_COUNTS,
+    check_link,
+    check_loss,
+    check_profile,
+    check_state,
+    check_token_counts,
+)
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import DeviceFailedError, UnresumableError
 from edge_runtime.contract.ids import DeviceId
@@ -114,3 +121,25 @@ def test_a_state_that_nobody_could_go_on_with_is_refused(wrong, reason):
 def test_a_state_that_is_not_finite_is_refused(value):
     with pytest.raises(UnresumableError, match="adapter is not a finite"):
         check_state(A, state(gate=np.full(3, value, np.float32)), b"")
+
+
+COUNTS = np.array([[0, 2, 3], [5, 2, 4]], np.int64)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        COUNTS[0],
+        COUNTS[:, :2],
+        np.stack([*COUNTS, COUNTS[1]]),
+        COUNTS.astype(np.int32),
+        COUNTS - 1,
+        COUNTS[::-1],
+        COUNTS + MOST_COUNTS,
+    ],
+    ids=["one row", "narrow", "three rows", "int32", "negative", "more in the tail", "too many"],
+)
+def test_counts_of_tokens_that_cannot_be_are_refused(wrong):
+    check_token_counts(A, COUNTS, 3)
+    with pytest.raises(DeviceFailedError, match="d0: sent counts of tokens"):
+        check_token_counts(A, wrong, 3)

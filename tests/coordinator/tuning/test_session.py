@@ -23,11 +23,13 @@ TEXTS, EVAL = tuple(range(16)), (20, 21, 22)
 NAMES = [DeviceId(f"d{i}") for i in range(2)]
 
 
-def cluster_of(*, owners: int = 1, settings: int = 4, devices: int = 2, epochs: int = 2) -> Cluster:
+def cluster_of(
+    *, owners: int = 1, settings: int = 4, devices: int = 2, epochs: int = 2, **model
+) -> Cluster:
     """Some devices, of which the first ones own samples; epochs of four updates."""
     plan, profiles = plan_of((0, 1, 2, 3)), {name: profile(name) for name in NAMES[:devices]}
     fields = {"layers": (0, 1), "train": TEXTS, "evaluation": EVAL}
-    job = job_of(plan, profiles, epochs=epochs, model=manifest([1] * BLOCKS), **fields)
+    job = job_of(plan, profiles, epochs=epochs, model=manifest([1] * BLOCKS, **model), **fields)
     drawn = draw_settings(job.config, job.options, settings)
     job = dataclasses.replace(job, wait_seconds=None, settings=drawn)
 
@@ -48,6 +50,14 @@ def cluster_of(*, owners: int = 1, settings: int = 4, devices: int = 2, epochs: 
 def played(cluster: Cluster) -> SessionRecord:
     cluster.run(random.Random(1))
     return cluster.session.record
+
+
+def test_settings_of_a_language_model_are_told_once_what_tokens_are_sampled_by():
+    cluster = cluster_of(encoder_blocks=0, task="causal-lm")
+    record = played(cluster)  # fake settings refuse to be told again, or not to be
+    assert cluster.finished, (cluster.session.phase, cluster.failure)
+    assert record.race.best is not None
+    assert (cluster.session.state.token_counts == len(TEXTS)).all()
 
 
 def test_settings_are_halved_and_the_best_one_s_adapter_is_kept():

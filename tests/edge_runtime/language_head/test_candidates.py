@@ -18,6 +18,7 @@ from edge_runtime.language_head.candidates import (
 )
 from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.language_head.shortlist import Shortlist
+from edge_runtime.language_head.tail_sample import TailSample
 from edge_runtime.language_head.token_counts import COUNTS_PER_TOKEN
 
 if TYPE_CHECKING:
@@ -167,9 +168,11 @@ def make_shortlist(head: FrozenHead, lines: list[Line]) -> Shortlist:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shortlist of a part of the vocabulary."""
+    """A shortlist of a part of the vocabulary, which is searched in pieces."""
+    monkeypatch.setattr(candidates, "CHUNK_TOKENS", 300)
     monkeypatch.setattr(shortlists, "COVERED", 0.7)
     monkeypatch.setattr(shortlists, "OUTSIDE_DRAWS", 500)
+    monkeypatch.setattr(shortlists, "LEAST_COUNTED", 1)
 
 
 @pytest.mark.usefixtures("short")
@@ -216,6 +219,24 @@ def test_what_is_outside_of_a_shortlist_is_estimated_without_bias(
     assert set(targets) <= set(found.tokens)
 
 
+@pytest.mark.parametrize("form", ["plain", "int8", "capped"])
+def test_where_all_others_are_drawn_what_is_left_is_exact_and_no_candidate_counts_twice(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "MOST_OUTSIDE", np.inf)
+    head, ((hidden, targets),) = make_head(form=form), make_lines((7,))
+    likely = np.argsort(-head.logits(hidden), axis=1)[:, :40].reshape(-1)  # some on either side
+    certain = np.concatenate([targets, likely])
+    tokens, others = np.arange(5000), np.arange(5000, VOCABULARY)
+    outside = TailSample(tokens=others, log_weights=np.zeros(len(others), np.float32))
+    shortlist = Shortlist(tokens=tokens, outside=outside, digest=b"")
+    (found,) = find_candidates([(hidden, certain)], head, 4, shortlist)
+    logits = head.logits(hidden).astype(np.float64)
+    rest = np.delete(np.exp(logits), found.tokens, axis=1).sum(1)
+    assert rest.max() < 0.9 * np.exp(logits).sum(1).max()
+    np.testing.assert_allclose(found.log_rest, np.log(rest), atol=1e-4)
+
+
 @pytest.mark.usefixtures("short")
 def test_what_is_outside_of_a_shortlist_weighs_no_more_than_what_is_searched() -> None:
     head, lines = make_head(), make_lines((5,))
@@ -229,6 +250,18 @@ def test_what_is_outside_of_a_shortlist_weighs_no_more_than_what_is_searched() -
     most = np.log(2 * np.exp(head.logits(lines[0][0])[:, searched]).sum(1))
     assert (found.log_rest > usual.log_rest).all()
     assert (found.log_rest < most).all()
+
+
+@pytest.mark.usefixtures("short")
+def test_outside_of_a_shortlist_logits_may_be_larger_by_any_amount() -> None:
+    head, lines = make_head(), make_lines((5,))
+    shortlist = make_shortlist(head, lines)
+    hidden = 100 * head.rows_of(shortlist.outside.tokens[:6])
+    logits = head.logits(hidden)
+    ahead = logits[:, shortlist.outside.tokens].max(1) - logits[:, shortlist.tokens].max(1)
+    assert ahead.max() > 90, "its exponential is a float32"
+    (found,) = find_candidates([(hidden, lines[0][1])], head, shortlist=shortlist)
+    assert np.isfinite(found.log_rest).all()
 
 
 @pytest.mark.usefixtures("short")

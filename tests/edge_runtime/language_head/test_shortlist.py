@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from edge_runtime.language_head import shortlist as shortlists
-from edge_runtime.language_head.shortlist import Shortlist, usually_searched
-from edge_runtime.language_head.token_counts import Counts, whole_numbers
+from edge_runtime.language_head.shortlist import LEAST_COUNTED, Shortlist, usually_searched
+from edge_runtime.language_head.token_counts import COUNTS_PER_TOKEN, Counts, whole_numbers
 
 VOCABULARY = 700
 
@@ -19,7 +19,7 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def counts_of(concentration: float = 0.05) -> Counts:
     anywhere = np.random.default_rng(0).dirichlet(np.full(VOCABULARY, concentration))
-    return whole_numbers(np.stack((anywhere / 2, anywhere)))
+    return whole_numbers(LEAST_COUNTED * np.stack((anywhere / 2, anywhere)))
 
 
 def shortlist_of(counts: Counts) -> Shortlist:
@@ -50,10 +50,25 @@ def test_more_various_data_have_a_longer_one() -> None:
     assert sizes == sorted(set(sizes))
 
 
-def test_of_equally_likely_tokens_the_first_are_taken() -> None:
+def test_of_equally_likely_tokens_the_first_are_taken_and_the_others_drawn_alike() -> None:
     counts = np.zeros((2, VOCABULARY), np.int64)
-    counts[:, 200:500] = 7
-    np.testing.assert_array_equal(shortlist_of(counts).tokens, np.arange(200, 497))
+    counts[0], counts[1, 200:500] = 7, 7 * COUNTS_PER_TOKEN
+    made = shortlist_of(counts)
+    np.testing.assert_array_equal(made.tokens, np.arange(200, 497))
+    assert len(made.outside.tokens) == 50
+    np.testing.assert_allclose(made.outside.log_weights, np.log(403 / 50), rtol=1e-6)
+
+
+def test_among_ties_the_first_are_taken_on_every_processor() -> None:
+    anywhere = np.where(np.arange(VOCABULARY) % 3, 0, 2) * COUNTS_PER_TOKEN
+    anywhere[1::6] = COUNTS_PER_TOKEN
+    made = shortlist_of(np.stack((anywhere, anywhere)))
+    ties = np.arange(1, VOCABULARY, 6)
+    count = len(made.tokens) - 234
+    assert 0 < count < len(ties)
+    np.testing.assert_array_equal(
+        made.tokens, np.union1d(np.arange(0, VOCABULARY, 3), ties[:count])
+    )
 
 
 def test_the_same_counts_lead_to_the_same_shortlist_and_others_to_another() -> None:
@@ -65,17 +80,23 @@ def test_the_same_counts_lead_to_the_same_shortlist_and_others_to_another() -> N
 
 
 def test_what_would_be_hardly_shorter_is_searched_as_a_whole() -> None:
-    even = np.ones((2, VOCABULARY), np.int64)
+    even = np.full((2, VOCABULARY), 2 * COUNTS_PER_TOKEN)
     assert Shortlist.of(even) is None
     assert Shortlist.of(even[:, :40]) is None
     even[1, 475:] = 0  # 471 tokens and 50 draws are less than three quarters
     assert Shortlist.of(even) is not None
-    even[1, 475:485] = 1
+    even[1, 475:485] = 2 * COUNTS_PER_TOKEN
     assert Shortlist.of(even) is None
 
 
 def test_where_nothing_is_counted_the_whole_vocabulary_is_searched() -> None:
     assert Shortlist.of(np.zeros((2, VOCABULARY), np.int64)) is None
+
+
+def test_by_few_counted_tokens_or_none_nothing_is_chosen() -> None:
+    counts = counts_of()
+    assert Shortlist.of(counts // 2) is None
+    assert Shortlist.of(counts * 0) is None
 
 
 def test_counts_of_an_earlier_version_lead_to_none() -> None:

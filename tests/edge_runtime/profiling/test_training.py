@@ -6,7 +6,10 @@ import pytest
 from edge_runtime.contract.adapter import adapter_weights
 from edge_runtime.contract.ids import Sha256
 from edge_runtime.contract.messages import ProfileRequest
+from edge_runtime.language_head.candidates import find_candidates
+from edge_runtime.language_head.shortlist import USUAL_TOKENS
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED
+from edge_runtime.profiling import training
 from edge_runtime.profiling.training import (
     LARGEST_BATCH,
     cached_batch,
@@ -75,6 +78,26 @@ def test_a_loss_over_candidates_is_measured_with_what_it_takes_once(request_, ad
     assert found.seconds_per_new_sample > 0
     batch = synthetic_batch(request, adapter, request.max_tokens, 2)
     assert [len(each.log_rest) for each in batch.candidates] == [batch.count // 2] * 2
+
+
+@pytest.mark.parametrize("vocabulary", [300, 13_000])
+def test_what_it_takes_once_is_measured_where_candidates_are_searched(
+    vocabulary, tmp_path, monkeypatch
+):
+    searched = []
+
+    def find(lines, head, **options):
+        if "shortlist" in options:
+            shortlist = options["shortlist"]
+            searched.append(vocabulary if shortlist is None else len(shortlist.tokens))
+        return find_candidates(lines, head, **options)
+
+    monkeypatch.setattr(training, "find_candidates", find)
+    large = dataclasses.replace(COPYING, num_outputs=vocabulary)
+    measure_training(dataclasses.replace(LINES, adapter=large, loss="candidates"), large, tmp_path)
+    usual = 300 if vocabulary == 300 else USUAL_TOKENS
+    assert searched
+    assert all(0.95 * usual < tokens <= usual for tokens in searched)
 
 
 @EVERY

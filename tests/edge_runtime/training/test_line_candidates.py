@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from edge_runtime.cache.candidate_cache import CandidateCache
+from edge_runtime.cache.session_cache import SampleCache
 from edge_runtime.contract import messages as m
 from edge_runtime.contract.errors import RemoteError
 from edge_runtime.contract.tensors import read_tensors, write_tensors
-from edge_runtime.language_head import shortlist
 from edge_runtime.training import line_candidates
 from edge_runtime.training.line_candidates import COUNTED_LINES, LineCandidates, is_counted
 from edge_runtime.training.role import TrainerRole
@@ -144,13 +144,6 @@ def lines_of(folder, head) -> LineCandidates:
     return LineCandidates(head, CandidateCache(states, "ab" * 32, 16, **options))
 
 
-@pytest.fixture
-def short(monkeypatch):
-    """A vocabulary of 900 is large."""
-    monkeypatch.setattr(shortlist, "COVERED", 0.3)
-    monkeypatch.setattr(shortlist, "OUTSIDE_DRAWS", 60)
-
-
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("shards", [{A: (0, 3), B: (1, 2)}, {A: (), B: (0, 1, 2, 3)}])
 def test_in_a_shortlist_it_does_not_matter_who_owns_the_lines(mesh, found, shards):
@@ -201,6 +194,19 @@ def test_a_state_of_an_earlier_version_has_the_whole_vocabulary_searched(mesh):
     assert read_tensors(state_of(only, A), "state")[COUNTS].shape == (DATA.config.num_outputs,)
 
 
+@pytest.mark.usefixtures("short")
+def test_other_counts_have_another_shortlist_searched_from_then_on(tmp_path):
+    config = language_samples.pointer(num_outputs=3000)
+    batch = language_samples.batch(config, 6).packed()
+    keys = np.random.default_rng(0).integers(0, 256, (6, 32)).astype(np.uint8)
+    lines = lines_of(tmp_path, language_samples.head(config))
+    counts = lines.count_tokens(batch)
+    for searched, expected in ((counts, 6), (counts.copy(), 0), (counts[:, ::-1], 6), (counts, 0)):
+        lines.search_by(searched)
+        lines.add(keys, batch)
+        assert lines.take_found() == expected
+
+
 def test_tokens_that_may_be_copied_are_candidates_and_kept_under_keys_of_their_own(tmp_path):
     config = language_samples.pointer(num_outputs=3000)
     batch = language_samples.batch(config, 6).packed()
@@ -243,7 +249,22 @@ def test_what_tokens_are_sampled_by_does_not_depend_on_who_owns_the_lines(mesh):
     assert counts.any()
 
 
-def test_lines_of_the_tail_are_spread_over_the_order_of_samples():
+def test_lines_that_cannot_be_read_are_left_out_of_what_is_counted(mesh, monkeypatch):
+    only = mesh(A)
+    prepare(only, DATA, ALL)
+    whole, parts = count_tokens(only), []
+    for readable in (lambda at: at % 2 == 0, lambda at: at % 2 == 1, lambda at: at < 0):
+        monkeypatch.setattr(
+            SampleCache, "held_now", lambda _, keys, chosen=readable: chosen(np.arange(len(keys)))
+        )
+        parts.append(count_tokens(only))
+    assert parts[0].any()
+    assert parts[1].any()
+    assert not parts[2].any()
+    np.testing.assert_array_equal(parts[0] + parts[1], whole)
+
+
+def test_lines_that_are_counted_are_spread_over_the_order_of_samples():
     assert is_counted(np.arange(10), 10).all()
     chosen = is_counted(np.arange(1000), 1000)
     assert chosen.sum() == COUNTED_LINES

@@ -69,6 +69,7 @@ def try_all(mesh: Mesh, asked: m.TrainSettings) -> m.SettingsTrained:
     return mesh.answer(A, m.SettingsTrained)
 
 
+@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize(
     "data", [Data(), Transformations(), Rich()], ids=["classes", "tokens", "many tokens"]
 )
@@ -159,6 +160,18 @@ def test_without_classes_nothing_is_right_or_wrong(mesh):
     counts = ready(only, data)
     done = try_all(only, request(settings(data, 1e-2), token_counts=counts))
     assert done.correct.tolist() == [0]
+
+
+def test_no_setting_is_trained_before_it_is_known_what_is_sampled(mesh):
+    data = Rich()
+    only = mesh(A)
+    ready(only, data)
+    role, chosen = only.roles[A], settings(data, 1e-2)
+    with pytest.raises(RemoteError, match="to be sampled by"):
+        role.train_settings(request(chosen))
+    for wrong in (np.zeros((2, 3), np.int64), np.full((2, 900), -1, np.int64)):
+        with pytest.raises(RemoteError, match="of this vocabulary"):
+            role.train_settings(request(chosen, token_counts=wrong))
 
 
 def test_a_setting_that_is_not_named_any_more_is_forgotten(mesh, data):

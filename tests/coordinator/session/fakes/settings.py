@@ -60,6 +60,10 @@ class FakeSettings:
         sizes = step_sizes(owned.total, options.batch_size, seed=options.seed, epoch=request.epoch)
         first = (request.epoch - 1) * len(sizes) + request.first_step
         step, numbers = first + request.num_steps, [each.number for each in request.settings]
+        config = request.settings[0].config
+        samples = config.generative and options.loss == "candidates"
+        if (request.token_counts is not None) != (samples and not first):
+            raise RemoteError("only new settings are told what tokens are sampled by")
         if not first:
             self._steps = dict.fromkeys(numbers, 0)
         if {self._steps.get(number) for number in numbers} != {first}:

@@ -176,6 +176,7 @@ def _train_on_fewer_lines(arguments: argparse.Namespace, results: Results) -> No
             row = train_side_network(arguments.bundle, files, options, folder / "run")
             results.add({"method": "fewer", **settings, **row})
             shutil.rmtree(folder)
+    os.environ["PACPLUS_HOME"] = str(arguments.out / "home")
 
 
 def _train_lora(arguments: argparse.Namespace, files: dict[str, Path], results: Results) -> None:

@@ -30,8 +30,9 @@ from .results import Row
 if TYPE_CHECKING:
     from coordinator.samples.samples import SampleTable
 
-LINES = 16
-"""Of which the cost is measured; that of an epoch is as much more as it has counted tokens."""
+EVERY = 4
+"""Of the lines in which tokens are counted, every fourth is measured; an epoch costs as much more as
+it has counted tokens."""
 
 States = list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
 """Last hidden states and targets of each line's counted tokens."""
@@ -41,7 +42,9 @@ def some_states(checkpoint: Path, table: SampleTable) -> tuple[States, int]:
     """States of some lines, spread over the data; and the counted tokens of all lines."""
     backbone = load_model(checkpoint).model
     states = []
-    for index in np.linspace(0, len(table) - 1, min(LINES, len(table))).astype(int).tolist():
+    for index in (
+        np.linspace(0, len(table) - 1, min(COUNTED_LINES, len(table))).astype(int).tolist()
+    ):
         ids, follow = sample(table, index)
         with torch.inference_mode():
             hidden = backbone(input_ids=ids[None]).last_hidden_state[0].numpy()
@@ -69,9 +72,9 @@ def random_head(vocabulary: int, channels: int) -> FrozenHead:
 def measure_head(head: FrozenHead, states: States, tokens: int, batch_size: int) -> Row:
     """CPU-seconds of an epoch's steps by both losses, and of what is found once."""
     torch.set_num_threads(1)
-    measured = sum(len(targets) for _, targets in states)
     counting, counts = _timed(lambda: count_tokens(states, head))
-    shortlist = Shortlist.of(counts)
+    shortlist, states = Shortlist.of(counts), states[::EVERY]
+    measured = sum(len(targets) for _, targets in states)
     finding, lines = _timed(lambda: find_candidates(states, head, shortlist=shortlist))
     seconds = {"exact": 0.0, "candidates": 0.0}
     for step, first in enumerate(range(0, len(states), batch_size)):
@@ -88,7 +91,8 @@ def measure_head(head: FrozenHead, states: States, tokens: int, batch_size: int)
         "measured_tokens": measured,
         "candidates_a_line": round(float(np.mean([len(line.tokens) for line in lines])), 1),
         "finding_cpu_seconds": round(finding * share, 3),
-        "counting_cpu_seconds": round(counting * COUNTED_LINES / len(states), 3),
+        "searched": len(shortlist.tokens) if shortlist else head.vocabulary,
+        "counting_cpu_seconds": round(counting, 3),
         **{f"{name}_cpu_seconds": round(value * share, 3) for name, value in seconds.items()},
     }
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from coordinator.samples.samples import SampleTable
 
 EVERY = 4
-"""Of the lines in which tokens are counted, every fourth is measured; an epoch costs as much more as
-it has counted tokens."""
+"""Of the lines in which tokens are counted, one in so many is measured; an epoch costs as much more
+as it has counted tokens."""
 
 States = list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
 """Last hidden states and targets of each line's counted tokens."""

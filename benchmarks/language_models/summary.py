@@ -80,8 +80,8 @@ def _heads(heads: list[Row]) -> Iterator[str]:
             f"An epoch's loss ({row['tokens']} counted tokens, {kind} of {row['vocabulary']} "
             f"tokens): {exact:.1f} CPU-s over the whole vocabulary, {candidates:.2f} over "
             f"candidates ({row['candidates_a_line']:.0f} a line), 1/{exact / candidates:.0f} of "
-            f"it; found once in {row['finding_cpu_seconds']:.1f} among {row['searched']}, likely tokens counted "
-            f"once in {row['counting_cpu_seconds']:.1f}."
+            f"it; found once in {row['finding_cpu_seconds']:.1f}, among {row['searched']}; likely "
+            f"tokens counted once in {row['counting_cpu_seconds']:.1f}."
         )
 
 

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TypeAlias
 
 from coordinator.cluster.observer import Observer
-from coordinator.data import DataFile, DataSet, FieldNames, LanguageData, Source, Texts
+from coordinator.data import (
+    DataFile,
+    DataSet,
+    FieldNames,
+    LanguageData,
+    Source,
+    Texts,
+    form_of_data,
+)
 from coordinator.runs.run_folder import Settings
 from coordinator.samples.samples import SampleTable
 from coordinator.tokenization import LanguageTokenizer, SampleTokenizer
@@ -213,14 +221,15 @@ def run_settings(
     held_out: float | None = None,
 ) -> Settings:
     """Collects what decides the run's result, and what later commands go by."""
-    options, config = prepared.options, prepared.config
+    options, config, names = prepared.options, prepared.config, fields or FieldNames()
+    form = form_of_data(prepared.files["train"].lines, config.task, names)
     return Settings(
         bundle=str(prepared.bundle.path.resolve()),
         bundle_digest=prepared.bundle.manifest.digest,
         data_sha256=prepared.files["train"].sha256,
         eval_sha256=prepared.files["eval"].sha256 if "eval" in prepared.files else "",
         held_out=held_out,
-        fields=fields or FieldNames(),
+        fields=names,
         task=config.task,
         adapter=config.kind,
         adapter_layers=config.layers,
@@ -238,4 +247,5 @@ def run_settings(
         adapter_seed=options.adapter_seed,
         weight_decay=options.weight_decay,
         schedule=options.schedule,
+        chats=form in ("chat", "instruction"),
     )

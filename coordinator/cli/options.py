@@ -301,7 +301,7 @@ def training_options(
 ) -> TrainingOptions:
     """Makes the options of training; where the batch size is to be chosen, it is the default.
 
-    Raises UsageError if a value is out of range.
+    Raises UsageError if a value is out of range, or of drawing where nothing is drawn.
     """
     from edge_runtime.contract.adapter import TrainingOptions
 
@@ -363,6 +363,13 @@ def generation_options(**given: int | float | None) -> GenerationOptions | None:
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if not chosen:
         return None
+    if not chosen.get("temperature"):
+        for name in ("top_k", "top_p", "seed"):
+            if name in chosen:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is for --temperature above 0; without it the most "
+                    "probable token is taken"
+                )
     try:
         return GenerationOptions(**chosen)
     except ValueError as error:

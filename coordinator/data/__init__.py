@@ -22,7 +22,7 @@ from .language import (
     read_language_data,
 )
 from .lines import DataFile
-from .prompts import Prompts, read_prompts
+from .prompts import Prompts, read_prompts, said_by_user
 from .read import Source, read_data
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "read_prompts",
     "read_texts",
     "read_training_data",
+    "said_by_user",
     "split",
     "unread_fields",
 ]

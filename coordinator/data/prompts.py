@@ -1,6 +1,7 @@
 """Lines to be continued: prompts, chats up to an answer, or an encoder-decoder's sources."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from export.chat.conversation import ASSISTANT, Conversation
 
@@ -30,6 +31,12 @@ class Prompts:
 
     def __len__(self) -> int:
         return len(self.places)
+
+
+def said_by_user(texts: Sequence[str], places: tuple[str, ...]) -> Prompts:
+    """Makes chats of which each text is the only turn, the user's."""
+    chats = (Conversation.of({"role": "user", "content": text}) for text in texts)
+    return Prompts(chats=tuple(chats), places=places)
 
 
 def read_prompts(

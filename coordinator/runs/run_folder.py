@@ -32,7 +32,7 @@ WEIGHTS = "adapter_model.safetensors"
 ADAPTER_GRAPH = "adapter.onnx"
 CHECKSUMS = "checksums.json"
 
-_NOT_COMPARED = ("bundle", "cache_quota_bytes", "encrypt_cache")
+_NOT_COMPARED = ("bundle", "cache_quota_bytes", "encrypt_cache", "chats")
 _FILES = {
     "bundle_digest": "contents of the bundle",
     "data_sha256": "training data (--data)",
@@ -51,6 +51,8 @@ class Settings:
     takes, ``loss`` a language model's; runs from before there was a choice have the exact one, and
     kept their last epoch. ``keep`` and ``patience`` are as :class:`.Job` has them.
     ``tune`` counts the settings that are compared, of which those given here are the first.
+    ``chats`` tells whether a language model was trained on chats, so that a text to answer is what
+    a user says; runs from before it was kept do not say so.
     """
 
     bundle: str
@@ -80,6 +82,7 @@ class Settings:
     schedule: Schedule = "linear"
     keep: Keep = "last"
     patience: int = 0
+    chats: bool = False
 
 
 class RunFolder:
@@ -190,6 +193,11 @@ class RunFolder:
         Raises:
             BadInputError: the run has not got so far, or a file is damaged.
         """
+        if not (self.path / "adapter" / CONFIG).exists() and (self.path / "run.json").exists():
+            raise BadInputError(
+                f"{self.path}: its training is not finished; give the same `pacplus train` again "
+                "with --resume"
+            )
         config, weights = self._read(AdapterConfig, f"adapter/{CONFIG}"), f"adapter/{WEIGHTS}"
         try:
             return config, (self.path / weights).read_bytes()
@@ -240,7 +248,7 @@ class RunFolder:
         path = self.path / name
         try:
             plain = json.loads(path.read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise BadInputError(
                 f"{path}: is missing; give the -o folder of a `pacplus train` that has got so far"
             ) from None

@@ -96,6 +96,10 @@ class PromptTokenizer:
         kept = ([token for token in ids if token not in stops] for ids in self._ids(turns))
         return tuple(self._tokenizer.decode(ids) for ids in kept)
 
+    def count_longer(self, texts: Sequence[str], tokens: int) -> int:
+        """Counts the texts that have more than so many tokens."""
+        return sum(len(ids) > tokens for ids in self._ids(texts))
+
     def _ids(self, texts: Sequence[str]) -> Iterator[list[int]]:
         for encoding in encodings(self._tokenizer, texts):
             yield encoding.ids

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import pacplus as pacplus_api
 from coordinator.api import run as running
 from coordinator.api.adapter_config import AdapterChoice, DataTraits, adapter_config
 from coordinator.api.use.engines import engine_of
@@ -29,7 +32,7 @@ from edge_runtime.contract.sample import Ragged, Samples, sample_keys
 from edge_runtime.language_head.frozen_head import FrozenHead
 from edge_runtime.parallel_adapters import Batch, Predictor, Trainer
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED
-from export.partition.stages import Bundle
+from export.partition.stages import Bundle, open_bundle
 from tests.conftest import TinyBundleMaker
 from tests.edge_runtime.parallel_adapters.samples import moved
 from tests.processes import pacplus, succeed, write_jsonl
@@ -274,10 +277,46 @@ def test_evaluation_compares_what_is_written(
     report = succeed(home, "evaluate", run, "--data", data, "--generate", "--json").report
     assert set(report) == {"loss", "perplexity", "token_accuracy", "exact_match"}
     assert report["exact_match"] == 0.5
+    ended = succeed(
+        *(home, "evaluate", run, "--data", data, "--generate", "--max-new-tokens", "1", "--json")
+    )
+    assert "1 of 2 references are longer than 1 tokens" in " ".join(ended.err.split())
     plain = succeed(home, "evaluate", run, "--data", data, "--json").report
     assert set(plain) == {"loss", "perplexity", "token_accuracy"}
     wrong = pacplus(home, "evaluate", run, "--data", data, "--max-new-tokens", "3")
     assert (wrong.code, wrong.err.count("\n")) == (2, 1)
+
+
+def test_a_text_is_what_a_user_says_where_the_run_was_trained_on_chats(
+    tiny_bundle: TinyBundleMaker, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tiny_bundle("llama", "none")
+    monkeypatch.setenv("PACPLUS_HOME", str(home))
+    template = "{% for m in messages %}[{{ m.content }}]{% endfor %}"
+    tokenizer = tmp_path / "bundle" / "tokenizer"
+    shutil.copytree(bundle.path, tmp_path / "bundle")
+    (tokenizer / "chat_template.jinja").write_text(template)
+    chats = open_bundle(tmp_path / "bundle")
+    language_run(chats, tmp_path / "run", scale=0.3)
+    settings = tmp_path / "run" / "run.json"
+    how = GenerationOptions(max_new_tokens=8)
+
+    def answer(chat: bool, text: str) -> str | None:
+        settings.write_text(json.dumps(json.loads(settings.read_text()) | {"chats": chat}))
+        (found,) = pacplus_api.predict(tmp_path / "run", [text], generation=how)
+        return found.text
+
+    assert answer(True, "the cat") == answer(False, "[the cat]")
+    assert answer(True, "the cat") != answer(False, "the cat")
+
+
+def test_bytes_that_are_no_text_are_refused(
+    tiny_bundle: TinyBundleMaker, home: Path, tmp_path: Path
+) -> None:
+    language_run(tiny_bundle("llama", "none"), tmp_path / "run", scale=0.0)
+    ended = pacplus(home, "predict", tmp_path / "run", "--text", os.fsdecode(b"\xff\xfe"))
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "text 1: is no text in UTF-8" in ended.err
 
 
 def test_long_prompts_are_cut_and_it_is_said(

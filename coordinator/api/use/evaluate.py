@@ -96,7 +96,14 @@ def scores(
     table = prepared.tables["eval"]
     result = metrics(config.task, engine.outputs(table, observer), table.targets)
     if expected is not None and generation is not None:
-        written = generate(trained, expected, file.name, generation, engine, observer)
         tokenizer = trained.prompt_tokenizer(generation.max_new_tokens)
-        result["exact_match"] = exact_match(written, tokenizer.expected(expected, file.name))
+        references = tokenizer.expected(expected, file.name)
+        if longer := tokenizer.count_longer(references, generation.max_new_tokens):
+            observer.note(
+                f"{longer} of {len(references)} references are longer than "
+                f"{generation.max_new_tokens} tokens, so they count as missed; raise "
+                "--max-new-tokens"
+            )
+        written = generate(trained, expected, file.name, generation, engine, observer)
+        result["exact_match"] = exact_match(written, references)
     return result

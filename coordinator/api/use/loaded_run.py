@@ -44,7 +44,8 @@ class LoadedRun:
 
         Args:
             texts: strings, or a file with ``text``; with ``prompt``, ``messages`` or ``source``
-                where the run is a language model.
+                where the run is a language model. Strings are what a user says where it was
+                trained on chats.
             ignored: fields that are not to be read, besides those of the training.
             generation: how a language model writes; by default greedily, 64 tokens at most.
             observer: is told of progress.
@@ -68,7 +69,7 @@ class LoadedRun:
         """Writes what follows each of ``prompts``, or of an encoder-decoder's sources.
 
         Args:
-            prompts: strings.
+            prompts: strings, continued as they are, also where the run was trained on chats.
             generation: how to write; by default greedily, 64 tokens at most.
             observer: is told of progress.
 

@@ -12,7 +12,16 @@ import numpy as np
 from coordinator.api.inputs import check_pairs
 from coordinator.api.reading import check_fields
 from coordinator.cluster.observer import NullObserver, Observer
-from coordinator.data import DataFile, DataSet, Prompts, Texts, read_data, read_prompts, read_texts
+from coordinator.data import (
+    DataFile,
+    DataSet,
+    Prompts,
+    Texts,
+    read_data,
+    read_prompts,
+    read_texts,
+    said_by_user,
+)
 from edge_runtime.contract.adapter import AdapterConfig
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.errors import UsageError
@@ -58,7 +67,8 @@ def predict(
     Args:
         run: folder of a finished run.
         texts: strings, or a file with ``text``; with ``prompt``, ``messages`` or ``source`` where
-            the run is a language model.
+            the run is a language model. Strings are what a user says where it was trained on
+            chats.
         bundle: where the bundle is now, if it has moved.
         ignored: fields that are not to be read, besides those of the training.
         generation: how a language model writes; by default greedily, 64 tokens at most.
@@ -100,10 +110,14 @@ def predictions(
         for note in check_fields(file, config.task, fields, learning=False):
             observer.note(note)
     places = tuple(f"text {number}" for number in range(1, len(given) + 1))
+    _check_unicode(given, places)
     if config.task == "causal-lm" or config.task == "seq2seq":
-        prompts = Prompts(texts=given, places=places)
         if file is not None:
             prompts = read_prompts(file, config.task, fields)
+        elif trained.settings.chats:
+            prompts = said_by_user(given, places)
+        else:
+            prompts = Prompts(texts=given, places=places)
         how = generation or GenerationOptions()
         written = generate(trained, prompts, name, how, engine, observer) if len(prompts) else ()
         return tuple(Prediction(text=text) for text in written)
@@ -118,6 +132,15 @@ def predictions(
     prepared = trained.tokenize(unlabelled, file, observer)
     outputs = engine.outputs(prepared.tables["eval"], observer)
     return tuple(_prediction(config, row) for row in outputs)
+
+
+def _check_unicode(texts: Sequence[str], places: Sequence[str]) -> None:
+    """Refuses what the command line makes of bytes that are no text."""
+    for place, text in zip(places, texts, strict=True):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{place}: is no text in UTF-8; mend it, or give a file") from None
 
 
 def _prediction(config: AdapterConfig, row: Array) -> Prediction:

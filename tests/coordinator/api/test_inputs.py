@@ -14,6 +14,7 @@ from tests.coordinator.bundles import CLS, SEP
 
 OPTIONS = TrainingOptions(batch_size=4, epochs=2, seed=7)
 CHOICE = AdapterChoice(reduction=2)
+ANSWER = {"role": "assistant", "content": "c"}
 LINES = [{"text": "a b", "label": "no"}, {"text": "c", "label": "yes"}]
 
 
@@ -189,9 +190,8 @@ def test_lines_and_layers_that_are_not_as_given_are_noted(decoder, write):
     (decoder / "tokenizer" / "chat_template.jinja").write_text(
         "{% for m in messages %}{{ m.content + ' ' }}{% endfor %}"
     )
-    answer = {"role": "assistant", "content": "c"}
     chats = [
-        {"messages": [{"role": "user", "content": asked}, answer]} for asked in ("a", "a " * 20)
+        {"messages": [{"role": "user", "content": asked}, ANSWER]} for asked in ("a", "a " * 20)
     ]
     found = prepared(decoder, write("train", chats), task=None, choice=choice)
     assert found.config.layers == (0, 1, 2)
@@ -200,3 +200,21 @@ def test_lines_and_layers_that_are_not_as_given_are_noted(decoder, write):
     assert added == "adapter layers: added 2, the last of a stack"
     assert "train: skipped 1 of its lines, without a token to learn within 8" in skipped
     assert len(found.tables["train"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "chats"),
+    [
+        ({"messages": [{"role": "user", "content": "a"}, ANSWER]}, True),
+        ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "c"}]}, True),
+        ({"instruction": "a", "output": "c"}, True),
+        ({"prompt": "a", "completion": " c"}, False),
+        ({"text": "a c"}, False),
+    ],
+)
+def test_settings_say_whether_a_language_model_was_trained_on_chats(decoder, write, line, chats):
+    (decoder / "tokenizer" / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.content + ' ' }}{% endfor %}"
+    )
+    found = prepared(decoder, write("train", [line]), task=None)
+    assert run_settings(found, None, "fp16").chats is chats

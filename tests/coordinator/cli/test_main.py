@@ -155,6 +155,8 @@ def test_help_has_an_example(name: str, pacplus: Callable[..., Ended]) -> None:
         ["predict", "run", "--text", "hello", "--data", "data.jsonl"],
         ["predict", "run", "--text", "hello", "--temperature", "-1"],
         ["predict", "run", "--text", "hello", "--top-p", "1.5"],
+        ["predict", "run", "--text", "hello", "--top-k", "5"],
+        ["predict", "run", "--text", "hello", "--seed", "5", "--temperature", "0"],
         ["predict", "run", "--text", "hello", "--max-new-tokens", "0"],
         ["evaluate", "run", "--data", "data.jsonl", "--max-new-tokens", "5"],
     ],

@@ -201,7 +201,7 @@ def test_a_folder_of_checkpoints_that_cannot_be_made_is_the_storages_fault(run):
 
 def test_every_setting_but_the_bundles_place_and_how_caches_lie_is_compared():
     fields = {field.name for field in dataclasses.fields(Settings)}
-    assert fields == {*OTHERS, "bundle", "cache_quota_bytes", "encrypt_cache"}
+    assert fields == {*OTHERS, "bundle", "cache_quota_bytes", "encrypt_cache", "chats"}
 
 
 @pytest.mark.parametrize("field", sorted(OTHERS))
@@ -267,6 +267,24 @@ def test_what_is_no_run_is_said_to_be_none(tmp_path):
         RunFolder.resume(tmp_path / "absent", SETTINGS)
     with pytest.raises(BadInputError, match=r"adapter_config\.json: is missing"):
         RunFolder(tmp_path).read_adapter()
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(
+        BadInputError, match=r"adapter_config\.json: is missing; give the -o folder"
+    ):
+        RunFolder(tmp_path / "file").read_adapter()
+
+
+def test_an_unfinished_run_is_said_to_be_one(run):
+    with pytest.raises(BadInputError, match=r"its training is not finished; give .* --resume"):
+        run.read_adapter()
+
+
+def test_a_run_from_before_chats_were_told_apart_is_read_and_gone_on_with(run):
+    content = json.loads((run.path / "run.json").read_text())
+    del content["chats"]
+    (run.path / "run.json").write_text(json.dumps(content))
+    assert not run.settings().chats
+    RunFolder.resume(run.path, dataclasses.replace(SETTINGS, chats=True))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"bundle": 3}', '{"more": 1}'])

@@ -91,6 +91,14 @@ def test_what_a_chat_should_answer_is_what_its_template_writes_without_the_stop_
     assert PromptTokenizer(bundle, decoder(), 8).expected(chats, FILE) == ("(hm)a",)
 
 
+def test_texts_of_more_tokens_than_may_be_written_are_counted(tmp_path: Path) -> None:
+    tokenizer = PromptTokenizer(llama(tmp_path), decoder(), 8)
+    lengths = [len(ids) for ids in tokenizer._ids(["the", "the cat", "the cat is"])]
+    assert lengths == sorted(set(lengths))
+    assert tokenizer.count_longer(["the", "the cat", "the cat is"], lengths[1]) == 1
+    assert tokenizer.count_longer(["the", "the cat", "the cat is"], lengths[1] - 1) == 2
+
+
 def test_a_chat_needs_a_template(tmp_path: Path) -> None:
     chats = Prompts(chats=(Conversation.of({"role": "user", "content": "ab"}),), places=places(1))
     with pytest.raises(BadInputError, match="no chat template"):

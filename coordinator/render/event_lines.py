@@ -95,7 +95,7 @@ def _healing(event: str, fields: Mapping[str, Any]) -> tuple[str, str | None] | 
 def _off_pace(fields: Mapping[str, Any]) -> str:
     factor = fields["factor"]
     speed = f"{factor:.1f}x slower" if factor > 1 else f"{1 / factor:.1f}x faster"
-    text = f"{fields['device']} is {speed} than it measured itself"
+    text = f"{fields['device']} is {speed} than expected"
     if "shares" not in fields:
         return text
     shares = ", ".join(f"{device} {share:.0%}" for device, share in fields["shares"].items())

@@ -126,10 +126,9 @@ class LiveDisplay:
             done = epoch.sums.samples
             pace = max(0, done - epoch.resumed) / max(1e-3, now - epoch.began)
             loss = epoch.train_loss
-            text = (
-                f"epoch {epoch.epoch} of {session.job.options.epochs}: {done} of {total} samples, "
-                f"{pace:.0f} samples/s, loss {loss:.4f}"
-            )
+            text = f"epoch {epoch.epoch} of {session.job.options.epochs}: {done} of {total} samples"
+            if done:
+                text += f", {pace:.0f} samples/s, loss {loss:.4f}"
             if record.rest is not None:
                 said, seconds = record.rest
                 text += _left(seconds - (now - said), 1.0)

@@ -40,7 +40,7 @@ def show_report(report: Report, run: Path, console: Console | None = None) -> No
     cache, fill = report.cache, report.fill
     say(
         console,
-        f"cache: {cache.bytes / MEGA:.1f} MB in {cache.dtype}, "
+        f"cache of this model: {cache.bytes / MEGA:.1f} MB in {cache.dtype}, "
         f"{cache.bytes_per_sample / 1000:.1f} kB a sample; "
         f"{fill.computed + fill.eval_computed} samples computed, "
         f"{fill.reused + fill.eval_reused} reused",

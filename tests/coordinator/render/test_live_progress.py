@@ -110,11 +110,11 @@ def test_who_is_waited_for_is_said_and_for_what(phase, here, asked, said):
         ),
         ("generation_finished", {"tokens": 30, "seconds": 2.0}, "30 tokens in 2.0 s, 15.0"),
         ("notice", {"device": "pi", "text": "read again"}, "pi: read again\n"),
-        ("device_off_pace", {"device": "pi", "factor": 0.5}, "pi is 2.0x faster than it measured"),
+        ("device_off_pace", {"device": "pi", "factor": 0.5}, "pi is 2.0x faster than expected"),
         (
             "rebalanced",
             {"device": "pi", "factor": 2.0, "stage": 0, "shares": {"pi": 0.25, "nano": 0.75}},
-            "pi is 2.0x slower than it measured itself; stage 1 is shared anew: pi 25%, nano 75%\n",
+            "pi is 2.0x slower than expected; stage 1 is shared anew: pi 25%, nano 75%\n",
         ),
         ("device_joined", {"device": "pi"}, ""),
         ("device_lost", {"device": "pi", "reason": "silent"}, "pi was lost: silent\n"),

@@ -19,7 +19,7 @@ from coordinator.data import (
     form_of_data,
 )
 from coordinator.data.fields import listed
-from coordinator.data.quality import asked, notes_on
+from coordinator.data.quality import asked, notes_on, questions
 from coordinator.tokenization import LanguageTokenizer, SampleTokenizer, decoder_of, keys_to_write
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.manifest import Manifest, Task
@@ -125,7 +125,7 @@ def describe_data(
     check_named(file, names)
     notes = check_fields(file, chosen, names)
     found = read_alone(file, chosen, names)
-    every = asked(found)
+    every = questions(found)
     description = DataDescription(
         name=file.name,
         sha256=file.sha256,

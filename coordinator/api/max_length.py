@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from coordinator.data.lines import first_places
 from coordinator.samples.samples import SampleTable
 from edge_runtime.contract.errors import UsageError
 from edge_runtime.contract.manifest import Manifest
@@ -15,8 +16,6 @@ MaxLength: TypeAlias = int | Literal["auto"]
 
 LEAST = 4
 """Special tokens of a pair, and one token of it."""
-
-SHOWN_PLACES = 5
 
 
 def limited(manifest: Manifest, most: int | None) -> Manifest:
@@ -51,6 +50,6 @@ def usual_limit(tables: Iterable[SampleTable]) -> int | None:
 
 def note_on_cut(places: Sequence[str], lines: int, most: int) -> str:
     """Says how many lines were cut, and names the first of them."""
-    shown = ", ".join(places[:SHOWN_PLACES]) + (", ..." if len(places) > SHOWN_PLACES else "")
+    named = first_places(places)
     are, were = ("is", "was") if len(places) == 1 else ("are", "were")
-    return f"{len(places)} of {lines} lines {are} longer than {most} tokens and {were} cut: {shown}"
+    return f"{len(places)} of {lines} lines {are} longer than {most} tokens and {were} cut: {named}"

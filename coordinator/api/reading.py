@@ -24,7 +24,7 @@ from coordinator.data import (
 )
 from coordinator.data.fields import INSTRUCTION, SHAREGPT, listed, quoted
 from coordinator.data.lines import Line
-from coordinator.data.quality import notes_on, notes_on_overlap
+from coordinator.data.quality import check_answers, notes_on, notes_on_overlap
 from edge_runtime.contract.errors import BadInputError, UsageError
 from edge_runtime.contract.manifest import Task
 from edge_runtime.contract.messages import SampleSet
@@ -94,6 +94,7 @@ def read_inputs(
     else:
         found = labelled = _read_labelled(files, task, fields, labels)
         traits = _traits(labelled["train"], task)
+    check_answers(found["train"], files["train"].name)
     notes += notes_on(found["train"], files["train"].name)
     if "eval" in found:
         name = files["eval"].name + " (held out)" * (held_out is not None)
@@ -146,7 +147,9 @@ def guess_task(data: Source, task: Task | None, fields: FieldNames) -> tuple[Dat
 def read_alone(file: DataFile, task: Task, fields: FieldNames) -> DataSet | LanguageData:
     """Reads one file as training data."""
     if task == "causal-lm" or task == "seq2seq":
-        return read_language_data(file, task, fields)
+        found = read_language_data(file, task, fields)
+        check_answers(found, file.name)
+        return found
     return read_training_data(file, task, fields)
 
 

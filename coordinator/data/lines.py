@@ -1,12 +1,14 @@
 """Holds the lines of data files: one object each, and where it stands."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edge_runtime.contract.errors import BadInputError
 
 from .fields import FieldNames, listed
+
+SHOWN_PLACES = 5
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,11 @@ class DataFile:
     name: str
     lines: tuple[Line, ...]
     sha256: str
+
+
+def first_places(places: Sequence[str]) -> str:
+    """Lists where lines stand for a message, the first of many."""
+    return ", ".join(places[:SHOWN_PLACES]) + (", ..." if len(places) > SHOWN_PLACES else "")
 
 
 def shown(value: Any) -> str:

@@ -22,7 +22,17 @@ from coordinator.data import (
     split,
     unread_fields,
 )
-from coordinator.data.fields import INSTRUCTION, SHAREGPT, listed, quoted
+from coordinator.data.fields import (
+    ANSWERS,
+    ASKS,
+    INPUT,
+    INSTRUCTION,
+    OUTPUT,
+    SHAREGPT,
+    Form,
+    listed,
+    quoted,
+)
 from coordinator.data.lines import Line
 from coordinator.data.quality import check_answers, notes_on, notes_on_overlap
 from edge_runtime.contract.errors import BadInputError, UsageError
@@ -188,10 +198,11 @@ def check_fields(
     values = (line.values for line in file.lines)
     idle, meaning = unread_fields(values, fields, form, learning=learning)
     for index, name, means in meaning:
-        raise file.lines[index].error(
-            f"field {quoted(name)} is not read, though by its name it {means}; rename or remove "
-            f"it, or say --ignore-field {shlex.quote(name)}"
+        line = file.lines[index]
+        mend = _stands_for(line, name, form, fields) or (
+            f"rename or remove it, or say --ignore-field {shlex.quote(name)}"
         )
+        raise line.error(f"field {quoted(name)} is not read, though by its name it {means}; {mend}")
     if not idle or not learning:
         return []
     notes = [f"{file.name}: fields that are not read: {listed(idle)}"]
@@ -202,6 +213,22 @@ def check_fields(
             "the lines of one of them, and others by --eval"
         )
     return notes
+
+
+def _stands_for(line: Line, name: str, form: Form, fields: FieldNames) -> str:
+    """Says how a field becomes the one that its line lacks; nothing where it lacks none."""
+    usual, missing = name.lower(), None
+    if form == "instruction":
+        missing = OUTPUT if usual in ANSWERS else INPUT if usual == "context" else None
+    elif form == "completion":
+        missing = (
+            fields.completion if usual in ANSWERS else fields.prompt if usual in ASKS else None
+        )
+    if missing is None or missing in line.values:
+        return ""
+    if form == "instruction":
+        return f"rename it to {missing!r}"
+    return f"for want of {missing!r}, say {fields.option(missing)} {shlex.quote(name)}"
 
 
 def _check_task(first: Line, task: Task, fields: FieldNames) -> None:

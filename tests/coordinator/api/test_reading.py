@@ -98,3 +98,22 @@ def test_only_blank_completions_are_not_trained_on_but_may_be_evaluated_on(tmp_p
     ):
         with pytest.raises(BadInputError, match=r"blank\.jsonl: all completions are blank"):
             read()
+
+
+@pytest.mark.parametrize(
+    ("line", "mend"),
+    [
+        ({"prompt": "a", "response": "b"}, "for want of 'completion', say --completion-field resp"),
+        ({"completion": "b", "Input": "a"}, "for want of 'prompt', say --prompt-field Input"),
+        ({"prompt": "a", "thinking": "b", "response": "c"}, "say --ignore-field thinking"),
+        ({"instruction": "a", "response": "b"}, "rename it to 'output'"),
+        ({"instruction": "a", "context": "c", "output": "b"}, "rename it to 'input'"),
+        ({"prompt": "a", "completion": "b", "response": "c"}, "or say --ignore-field response"),
+    ],
+)
+def test_a_field_that_stands_for_one_that_is_missing_is_told_to_be_it(
+    tmp_path: Path, line: object, mend: str
+) -> None:
+    data = write(tmp_path / "a.jsonl", line)
+    with pytest.raises(BadInputError, match=f"line 1: field .*; .*{mend}"):
+        read_inputs(data, None, "causal-lm", FieldNames())

@@ -27,6 +27,8 @@ def show_data(found: DataDescription, console: Console | None = None) -> None:
     if found.labels:
         _show_labels(found, console)
     _show_lengths(found, console)
+    if found.longest_place:
+        say(console, f"longest line: {found.longest_place}, {found.longest} {found.unit}")
     if found.duplicates:
         say(console, f"lines that ask the same as an earlier one: {found.duplicates}")
     if found.truncated:

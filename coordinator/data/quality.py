@@ -86,10 +86,17 @@ def questions(data: DataSet | LanguageData) -> list[Hashable]:
 
 
 def _question(chat: Conversation) -> str:
-    """Writes a chat up to its last learnt turn."""
-    last = max((i for i, learnt in enumerate(chat.learnt) if learnt), default=None)
-    given = (chat.messages[:last], chat.tools, chat.variables)
+    given = (chat.messages[: _answering(chat)], chat.tools, chat.variables)
     return json.dumps(given, sort_keys=True, default=str)
+
+
+def _answer(chat: Conversation) -> str:
+    return json.dumps(chat.messages[_answering(chat) :], sort_keys=True, default=str)
+
+
+def _answering(chat: Conversation) -> int:
+    """Index of the last learnt turn."""
+    return max(index for index, learnt in enumerate(chat.learnt) if learnt)
 
 
 def _blank(data: LanguageData) -> Iterator[bool]:
@@ -184,7 +191,8 @@ def _on_torn(data: DataSet | LanguageData, name: str) -> Iterator[str]:
         of_question[question].add(answer)
     if torn := sum(len(answers) > 1 for answers in of_question.values()):
         asking, answering = _called(data)
-        yield f"{name}: {torn} {asking} stand on several lines with different {answering}"
+        stand = f"{asking} stands" if torn == 1 else f"{asking}s stand"
+        yield f"{name}: {torn} {stand} on several lines with different {answering}"
 
 
 def _answers(data: DataSet | LanguageData) -> Sequence[Hashable]:
@@ -195,12 +203,14 @@ def _answers(data: DataSet | LanguageData) -> Sequence[Hashable]:
         return data.completions
     if isinstance(data, Transformations):
         return data.targets
-    return asked(data) if isinstance(data, Conversations) else ()
+    if isinstance(data, Conversations):
+        return [_answer(chat) for chat in data.conversations]
+    return ()
 
 
 def _called(data: DataSet | LanguageData) -> tuple[str, str]:
     if isinstance(data, DataSet):
-        return "texts", "labels" if data.labels else "values"
+        return "text", "labels" if data.labels else "values"
     if isinstance(data, Completions):
-        return "prompts", "completions"
-    return ("chats", "answers") if isinstance(data, Conversations) else ("sources", "targets")
+        return "prompt", "completions"
+    return ("chat", "answers") if isinstance(data, Conversations) else ("source", "targets")

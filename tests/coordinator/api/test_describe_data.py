@@ -20,7 +20,7 @@ def test_a_prompt_that_comes_again_with_another_answer_asks_the_same(write) -> N
     lines = [{"prompt": "a", "completion": said} for said in ("b", "b", "c")]
     found = describe_data(write("data", lines))
     assert found.duplicates == 2
-    assert any("1 prompts stand on several lines" in note for note in found.notes)
+    assert any("1 prompt stands on several lines" in note for note in found.notes)
     assert found.lengths == (LengthRange(least=2, greatest=2, count=3),)
 
 

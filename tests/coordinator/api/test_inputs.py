@@ -171,7 +171,7 @@ def test_a_language_models_targets_are_its_next_tokens(decoder, write):
     assert found.truncated == ()
     blank, torn, both = found.notes
     assert f"1 of 2 completions are blank: {data}, line 2" in blank
-    assert "1 prompts stand on several lines with different completions" in torn
+    assert "1 prompt stands on several lines with different completions" in torn
     assert "2 of 2 lines to evaluate on are among those to train on" in both
 
 

@@ -46,7 +46,7 @@ def test_texts_with_several_labels_and_blank_texts_are_counted(tmp_path: Path) -
     pairs = [("a", "x"), ("a", "y"), (" ", "x"), ("b", "y")]
     blank, torn = labelled(tmp_path, *pairs)
     assert "1 of 4 texts are blank" in blank
-    assert "1 texts stand on several lines with different labels" in torn
+    assert "1 text stands on several lines with different labels" in torn
 
 
 def test_lines_that_are_trained_and_evaluated_on_are_counted(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_texts_with_several_values_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "data"
     path.write_text('{"text": "a", "label": 2}\n{"text": "a", "label": 3}\n')
     notes = notes_on(read_training_data(path, "regression"), "data")
-    assert notes == ["data: 1 texts stand on several lines with different values"]
+    assert notes == ["data: 1 text stands on several lines with different values"]
 
 
 def test_answers_that_are_blank_are_counted(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_data_of_which_all_that_is_learnt_is_blank_are_refused(tmp_path: Path) -
 
 def test_prompts_with_several_completions_are_counted(tmp_path: Path) -> None:
     data = completions(tmp_path, ("a", "b"), ("a", "b"), ("a", "c"), ("d", "b"))
-    note = "1 prompts stand on several lines with different completions"
+    note = "1 prompt stands on several lines with different completions"
     assert notes_on(data, "data") == [f"data: {note}"]
     assert questions(data) == ["a", "a", "a", "d"]
 
@@ -123,7 +123,7 @@ def test_chats_with_several_answers_are_counted(tmp_path: Path) -> None:
     said = [(q, {"role": "assistant", "content": a}) for q, a in ("ab", "ab", "ac", "de")]
     data = chats(tmp_path, *said)
     notes = notes_on(data, "data")
-    assert notes == ["data: 1 chats stand on several lines with different answers"]
+    assert notes == ["data: 1 chat stands on several lines with different answers"]
     assert len(set(questions(data))) == 2
     assert not notes_on(chats(tmp_path, *said[:2]), "data"), "they agree"
 

@@ -19,7 +19,7 @@ from coordinator.data import (
     form_of_data,
 )
 from coordinator.data.fields import listed
-from coordinator.data.quality import asked, notes_on
+from coordinator.data.quality import asked, notes_on, questions
 from coordinator.tokenization import LanguageTokenizer, SampleTokenizer, decoder_of, keys_to_write
 from edge_runtime.contract.checks import Array
 from edge_runtime.contract.manifest import Manifest, Task
@@ -27,6 +27,7 @@ from edge_runtime.contract.sample import Ragged, Samples
 from export.partition.stages import open_bundle
 
 from .adapter_config import task_for
+from .max_length import longest_of, note_on_longest
 from .reading import check_fields, check_named, guess_task, read_alone
 
 SHOWN_SAMPLES = 3
@@ -74,6 +75,8 @@ class DataDescription:
         labels: lines of each class; empty for other tasks.
         unit: of the lengths: tokens, or characters without a bundle.
         lengths: of each sample or line, counted in ranges.
+        longest: the greatest of the lengths.
+        longest_place: where the first line of that length stands.
         limit: the model's longest sample; 0 without a bundle.
         truncated: samples that are longer.
         duplicates: lines that ask the same as an earlier one.
@@ -90,6 +93,8 @@ class DataDescription:
     labels: dict[str, int]
     unit: str
     lengths: tuple[LengthRange, ...]
+    longest: int = 0
+    longest_place: str = ""
     limit: int = 0
     truncated: int = 0
     duplicates: int
@@ -125,7 +130,8 @@ def describe_data(
     check_named(file, names)
     notes = check_fields(file, chosen, names)
     found = read_alone(file, chosen, names)
-    every = asked(found)
+    every = questions(found)
+    characters = [_characters(each) for each in _written(found)]
     description = DataDescription(
         name=file.name,
         sha256=file.sha256,
@@ -134,7 +140,9 @@ def describe_data(
         lines=len(file.lines),
         labels=_labels(found),
         unit="characters",
-        lengths=length_ranges([_characters(each) for each in _written(found)]),
+        lengths=length_ranges(characters),
+        longest=max(characters),
+        longest_place=file.lines[characters.index(max(characters))].place,
         duplicates=len(every) - len(set(every)),
         notes=(*notes, *notes_on(found, file.name)),
     )
@@ -221,16 +229,20 @@ def _tokenized(
         shown = range(min(len(samples), SHOWN_SAMPLES))
         pieces = [_learnt(samples, language.targets, row, decode) for row in shown]
         labels = [""] * len(pieces)
+    longest = longest_of(samples)
+    of_sample = [file.lines[line].place for line in lines.tolist()]
+    notes += note_on_longest([(longest, of_sample.__getitem__)])
     rendered = (
-        RenderedSample(place=file.lines[line].place, pieces=tuple(each), label=label)
-        for line, each, label in zip(lines.tolist(), pieces, labels, strict=False)
+        RenderedSample(place=place, pieces=tuple(each), label=label)
+        for place, each, label in zip(of_sample, pieces, labels, strict=False)
     )
-    longest = np.max(list(samples.lengths_of.values()), axis=0)
     return dataclasses.replace(
         description,
         samples=len(samples),
         unit="tokens",
         lengths=length_ranges(longest.tolist()),
+        longest=int(longest.max()),
+        longest_place=of_sample[int(longest.argmax())],
         limit=manifest.max_length,
         truncated=int((longest > manifest.max_length).sum()),
         notes=tuple(notes),

@@ -37,7 +37,7 @@ from .adapter_config import (
     indistinct_values,
     task_for,
 )
-from .max_length import MaxLength, limited, note_on_cut, usual_limit
+from .max_length import MaxLength, limited, longest_of, note_on_cut, note_on_longest, usual_limit
 from .reading import read_inputs
 from .training_choice import auto_batch_size as batch_size_for
 
@@ -115,7 +115,11 @@ def prepare(
         prepared = tokenize(*tokenized, limit) if limit is not None else whole
     else:
         prepared = tokenize(*tokenized, max_length)
-    notes = [*indistinct_values(config, inputs.traits), *inputs.notes, *prepared.notes]
+    long = []
+    if max_length is None:
+        tables = prepared.tables.values()
+        long = note_on_longest([(longest_of(each.samples), each.line_name) for each in tables])
+    notes = [*indistinct_values(config, inputs.traits), *inputs.notes, *prepared.notes, *long]
     if added := added_layers(choice.layers, config.layers):
         notes.insert(0, f"adapter layers: added {', '.join(map(str, added))}, the last of a stack")
     return dataclasses.replace(prepared, notes=tuple(notes))

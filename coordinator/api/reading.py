@@ -22,9 +22,19 @@ from coordinator.data import (
     split,
     unread_fields,
 )
-from coordinator.data.fields import INSTRUCTION, SHAREGPT, listed, quoted
+from coordinator.data.fields import (
+    ANSWERS,
+    ASKS,
+    INPUT,
+    INSTRUCTION,
+    OUTPUT,
+    SHAREGPT,
+    Form,
+    listed,
+    quoted,
+)
 from coordinator.data.lines import Line
-from coordinator.data.quality import notes_on, notes_on_overlap
+from coordinator.data.quality import check_answers, notes_on, notes_on_overlap
 from edge_runtime.contract.errors import BadInputError, UsageError
 from edge_runtime.contract.manifest import Task
 from edge_runtime.contract.messages import SampleSet
@@ -94,6 +104,7 @@ def read_inputs(
     else:
         found = labelled = _read_labelled(files, task, fields, labels)
         traits = _traits(labelled["train"], task)
+    check_answers(found["train"], files["train"].name)
     notes += notes_on(found["train"], files["train"].name)
     if "eval" in found:
         name = files["eval"].name + " (held out)" * (held_out is not None)
@@ -146,7 +157,9 @@ def guess_task(data: Source, task: Task | None, fields: FieldNames) -> tuple[Dat
 def read_alone(file: DataFile, task: Task, fields: FieldNames) -> DataSet | LanguageData:
     """Reads one file as training data."""
     if task == "causal-lm" or task == "seq2seq":
-        return read_language_data(file, task, fields)
+        found = read_language_data(file, task, fields)
+        check_answers(found, file.name)
+        return found
     return read_training_data(file, task, fields)
 
 
@@ -185,10 +198,11 @@ def check_fields(
     values = (line.values for line in file.lines)
     idle, meaning = unread_fields(values, fields, form, learning=learning)
     for index, name, means in meaning:
-        raise file.lines[index].error(
-            f"field {quoted(name)} is not read, though by its name it {means}; rename or remove "
-            f"it, or say --ignore-field {shlex.quote(name)}"
+        line = file.lines[index]
+        mend = _stands_for(line, name, form, fields) or (
+            f"rename or remove it, or say --ignore-field {shlex.quote(name)}"
         )
+        raise line.error(f"field {quoted(name)} is not read, though by its name it {means}; {mend}")
     if not idle or not learning:
         return []
     notes = [f"{file.name}: fields that are not read: {listed(idle)}"]
@@ -199,6 +213,22 @@ def check_fields(
             "the lines of one of them, and others by --eval"
         )
     return notes
+
+
+def _stands_for(line: Line, name: str, form: Form, fields: FieldNames) -> str:
+    """Says how a field becomes the one that its line lacks; nothing where it lacks none."""
+    usual, missing = name.lower(), None
+    if form == "instruction":
+        missing = OUTPUT if usual in ANSWERS else INPUT if usual == "context" else None
+    elif form == "completion":
+        missing = (
+            fields.completion if usual in ANSWERS else fields.prompt if usual in ASKS else None
+        )
+    if missing is None or missing in line.values:
+        return ""
+    if form == "instruction":
+        return f"rename it to {missing!r}"
+    return f"for want of {missing!r}, say {fields.option(missing)} {shlex.quote(name)}"
 
 
 def _check_task(first: Line, task: Task, fields: FieldNames) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from coordinator.data.lines import SHOWN_PLACES
 from coordinator.protocol.actions import KeepEvaluation, Kept, Record
 from coordinator.protocol.record import SessionRecord
 from coordinator.runs.report import (
@@ -33,7 +34,6 @@ from edge_runtime.contract.structure import to_plain
 from export.partition.stages import import_ahead
 
 from .inputs import Prepared
-from .max_length import SHOWN_PLACES
 from .metrics import metrics
 from .run import Finished
 from .tune import Tuning

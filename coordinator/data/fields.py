@@ -17,6 +17,10 @@ INSTRUCTION, INPUT, OUTPUT = "instruction", "input", "output"
 SYSTEM, HISTORY = "system", "history"
 TOOLS, FUNCTIONS, VARIABLES = "tools", "functions", "chat_template_kwargs"
 
+ASKS = ("question", "query", "input", "problem", "user")
+ANSWERS = ("answer", "response", "output", "solution", "assistant")
+"""What others call a prompt and its completion, in lower case."""
+
 _ROLES: Mapping[Task, tuple[str, ...]] = {
     "classification": ("text", "text_pair", "label"),
     "regression": ("text", "text_pair", "label"),

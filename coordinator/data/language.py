@@ -6,6 +6,7 @@ completion; a chat in one of three notations; or, for encoder-decoders, source a
 
 import dataclasses
 import functools
+import shlex
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
@@ -13,7 +14,7 @@ from edge_runtime.contract.manifest import Task
 from export.chat.conversation import ASSISTANT, Conversation
 
 from .chats import read_conversation, read_instruction
-from .fields import INSTRUCTION, OUTPUT, SHAREGPT, FieldNames, Form
+from .fields import ANSWERS, ASKS, INSTRUCTION, OUTPUT, SHAREGPT, FieldNames, Form, quoted
 from .lines import Line
 from .read import Source, read_data
 
@@ -156,7 +157,7 @@ def _form(line: Line, names: FieldNames) -> Form:
         raise line.error(
             f"has {line.has}; language modelling needs {names.text!r}, or {names.prompt!r} and "
             f"{names.completion!r}, or {names.messages!r} (--text-field and the like rename), or "
-            f"{SHAREGPT!r}, or {INSTRUCTION!r} and {OUTPUT!r}"
+            f"{SHAREGPT!r}, or {INSTRUCTION!r} and {OUTPUT!r}{_renaming(line)}"
         )
     chats = [field for form, field in told if form == "chat"]
     other = next((field for form, field in told if form != told[0][0]), chats[1:] and chats[1])
@@ -166,6 +167,17 @@ def _form(line: Line, names: FieldNames) -> Form:
             f"or say --ignore-field {other}"
         )
     return told[0][0]
+
+
+def _renaming(line: Line) -> str:
+    """Names the options for a line of a question and its answer under usual names."""
+    asks, answers = (
+        next((name for name in line.values if name.lower() in usual), None)
+        for usual in (ASKS, ANSWERS)
+    )
+    if asks is None or answers is None:
+        return ""
+    return f"; say --prompt-field {shlex.quote(asks)} --completion-field {shlex.quote(answers)}"
 
 
 def read_chat(line: Line, names: FieldNames, form: Form) -> Conversation:
@@ -183,7 +195,10 @@ def _learnable(line: Line, names: FieldNames, form: Form) -> Conversation:
     if any(chat.learnt):
         return chat
     if form == "instruction":
-        raise line.error(f"field {OUTPUT!r} is missing, so there is nothing to learn")
+        raise line.error(
+            f"field {OUTPUT!r} is missing, so there is nothing to learn (the line has {line.has})"
+            f"{_unfolding(line)}"
+        )
     if any(message["role"] == ASSISTANT for message in chat.messages):
         raise line.error(
             "has weight 0 on every turn of the assistant, so there is nothing to learn; leave the "
@@ -193,3 +208,13 @@ def _learnable(line: Line, names: FieldNames, form: Form) -> Conversation:
         f"has no turn of the role {ASSISTANT!r}, so there is nothing to learn; "
         "add the answer or leave the line out"
     )
+
+
+def _unfolding(line: Line) -> str:
+    """Says what to do with a field that holds several outputs, as tasks of Self-Instruct do."""
+    for name, value in line.values.items():
+        if isinstance(value, list) and any(
+            OUTPUT in each for each in value if isinstance(each, dict)
+        ):
+            return f"; give each of {quoted(name)} a line of its own, with {INSTRUCTION!r}"
+    return ""

@@ -1,12 +1,15 @@
 """Holds the lines of data files: one object each, and where it stands."""
 
 import dataclasses
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edge_runtime.contract.errors import BadInputError
 
 from .fields import FieldNames, listed
+
+SHOWN_PLACES = 5
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +78,7 @@ class Line:
             BadInputError: it is no text.
         """
         if not isinstance(value, str):
-            raise self.wrong(name, "a string", value)
+            raise BadInputError(f"{self.wrong(name, 'a string', value)}{_as_text(value)}")
         try:
             value.encode()
         except UnicodeEncodeError:
@@ -96,6 +99,22 @@ class DataFile:
     name: str
     lines: tuple[Line, ...]
     sha256: str
+
+
+def _as_text(value: Any) -> str:
+    """Says how a value that is no text becomes one; of most, nobody knows."""
+    if value is None:
+        return "; give a text, or leave the line out"
+    if isinstance(value, int | float):
+        return f'; put it in quotes: "{json.dumps(value)}"'
+    if isinstance(value, list) and value and isinstance(value[0], dict) and "role" in value[0]:
+        return "; a chat is one list of all its messages, in a field 'messages'"
+    return ""
+
+
+def first_places(places: Sequence[str]) -> str:
+    """Lists where lines stand for a message, the first of many."""
+    return ", ".join(places[:SHOWN_PLACES]) + (", ..." if len(places) > SHOWN_PLACES else "")
 
 
 def shown(value: Any) -> str:

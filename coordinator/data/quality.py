@@ -6,11 +6,13 @@ import math
 import unicodedata
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 
+from edge_runtime.contract.errors import BadInputError
 from export.chat.conversation import Conversation
 
 from .fields import listed, quoted
 from .labelled import DataSet, number_of, plain
 from .language import Completions, Conversations, Documents, LanguageData, Transformations
+from .lines import first_places
 
 _MANY_NUMBERS = 50
 _MISSING = ("nan", "NaN", "None", "null", "NULL", "<NA>", "#N/A")
@@ -27,9 +29,21 @@ def notes_on(data: DataSet | LanguageData, name: str, *, learning: bool = True) 
     notes = list(_on_texts(data, name))
     if isinstance(data, DataSet) and data.labels and learning:
         notes += _on_labels(data, name)
-    if isinstance(data, DataSet):
-        notes += _on_torn(data, name)
-    return notes
+    return notes + list(_on_torn(data, name))
+
+
+def check_answers(data: DataSet | LanguageData, name: str) -> None:
+    """Refuses data for language models in which all that would be learnt is blank.
+
+    Raises:
+        BadInputError: names what is blank.
+    """
+    if isinstance(data, DataSet) or any(not blank for blank in _blank(data)):
+        return
+    what = next(_texts(data))[0]
+    raise BadInputError(
+        f"{name}: all {what} are blank, so there is nothing to learn; add what is to be said"
+    )
 
 
 def notes_on_overlap(
@@ -62,26 +76,72 @@ def asked(data: DataSet | LanguageData) -> list[Hashable]:
     return list(data.sources)
 
 
+def questions(data: DataSet | LanguageData) -> list[Hashable]:
+    """Lists what each line asks, as :func:`asked` does but without what answers it."""
+    if isinstance(data, Completions):
+        return list(data.prompts)
+    if isinstance(data, Conversations):
+        return [_question(chat) for chat in data.conversations]
+    return asked(data)
+
+
+def _question(chat: Conversation) -> str:
+    given = (chat.messages[: _answering(chat)], chat.tools, chat.variables)
+    return json.dumps(given, sort_keys=True, default=str)
+
+
+def _answer(chat: Conversation) -> str:
+    return json.dumps(chat.messages[_answering(chat) :], sort_keys=True, default=str)
+
+
+def _answering(chat: Conversation) -> int:
+    """Index of the last learnt turn."""
+    return max(index for index, learnt in enumerate(chat.learnt) if learnt)
+
+
+def _blank(data: LanguageData) -> Iterator[bool]:
+    """Tells of each text to be learnt whether nothing stands there."""
+    if not isinstance(data, Conversations):
+        yield from (not text.strip() for _, texts, _ in _texts(data) for text in texts)
+        return
+    for chat in data.conversations:
+        for message, learnt in zip(chat.messages, chat.learnt, strict=True):
+            if learnt:
+                said = (value for key, value in message.items() if key != "role")
+                yield not any(each.strip() if isinstance(each, str) else each for each in said)
+
+
 def _on_texts(data: DataSet | LanguageData, name: str) -> Iterator[str]:
-    for what, texts in _texts(data):
-        if empty := sum(not text.strip() for text in texts):
-            yield f"{name}: {empty} of {len(texts)} {what} are blank"
+    for what, texts, places in _texts(data):
+        blank = [place for text, place in zip(texts, places, strict=True) if not text.strip()]
+        if blank:
+            found = f"{len(blank)} of {len(texts)} {what} are blank"
+            yield f"{name}: {found}: {first_places(blank)}"
         for text, count in collections.Counter(each for each in texts if each in _MISSING).items():
             yield f"{name}: {count} of {len(texts)} {what} are {text!r}; {_IF_MISSING}"
 
 
-def _texts(data: DataSet | LanguageData) -> Iterator[tuple[str, Sequence[str]]]:
+def _texts(
+    data: DataSet | LanguageData,
+) -> Iterator[tuple[str, Sequence[str], Sequence[str]]]:
+    """Lists what is called how, the texts, and where each stands."""
     if isinstance(data, DataSet):
-        yield "texts", data.inputs.texts
-        yield "second texts", data.inputs.pairs or ()
+        places = data.inputs.places
+        yield "texts", data.inputs.texts, places
+        yield "second texts", data.inputs.pairs or (), places if data.inputs.pairs else ()
     elif isinstance(data, Documents):
-        yield "texts", data.texts
+        yield "texts", data.texts, data.places
     elif isinstance(data, Completions):
-        yield "completions", data.completions
+        yield "completions", data.completions, data.places
     elif isinstance(data, Transformations):
-        yield "targets", data.targets
+        yield "targets", data.targets, data.places
     else:
-        yield "learnt turns", [turn for chat in data.conversations for turn in _learnt(chat)]
+        turns = [
+            (turn, place)
+            for chat, place in zip(data.conversations, data.places, strict=True)
+            for turn in _learnt(chat)
+        ]
+        yield "learnt turns", [turn for turn, _ in turns], [place for _, place in turns]
 
 
 def _learnt(chat: Conversation) -> Iterator[str]:
@@ -125,10 +185,32 @@ def _on_alike(lines: Mapping[str, int], name: str) -> Iterator[str]:
             )
 
 
-def _on_torn(data: DataSet, name: str) -> Iterator[str]:
-    of_text: dict[Hashable, set[float]] = collections.defaultdict(set)
-    for line, target in zip(asked(data), data.targets.tolist(), strict=True):
-        of_text[line].add(target)
-    if torn := sum(len(targets) > 1 for targets in of_text.values()):
-        what = "labels" if data.labels else "values"
-        yield f"{name}: {torn} texts stand on several lines with different {what}"
+def _on_torn(data: DataSet | LanguageData, name: str) -> Iterator[str]:
+    of_question: dict[Hashable, set[Hashable]] = collections.defaultdict(set)
+    for question, answer in zip(questions(data), _answers(data), strict=False):
+        of_question[question].add(answer)
+    if torn := sum(len(answers) > 1 for answers in of_question.values()):
+        asking, answering = _called(data)
+        stand = f"{asking} stands" if torn == 1 else f"{asking}s stand"
+        yield f"{name}: {torn} {stand} on several lines with different {answering}"
+
+
+def _answers(data: DataSet | LanguageData) -> Sequence[Hashable]:
+    """Lists what answers each of :func:`questions`; nothing where lines ask nothing."""
+    if isinstance(data, DataSet):
+        return [*data.targets.tolist()]
+    if isinstance(data, Completions):
+        return data.completions
+    if isinstance(data, Transformations):
+        return data.targets
+    if isinstance(data, Conversations):
+        return [_answer(chat) for chat in data.conversations]
+    return ()
+
+
+def _called(data: DataSet | LanguageData) -> tuple[str, str]:
+    if isinstance(data, DataSet):
+        return "text", "labels" if data.labels else "values"
+    if isinstance(data, Completions):
+        return "prompt", "completions"
+    return ("chat", "answers") if isinstance(data, Conversations) else ("source", "targets")

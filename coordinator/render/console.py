@@ -27,6 +27,11 @@ def table_of(title: str, *columns: str, left: int = 1, devices: bool = False) ->
     return table
 
 
+def counted(number: int, what: str) -> str:
+    """Writes a number with what it counts, which has a plural with an s."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def printable(text: str) -> str:
     """Replaces escape sequences, which would speak to the terminal."""
     return "".join(

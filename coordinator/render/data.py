@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from .console import printable, say, table_of
+from .console import counted, printable, say, table_of
 
 if TYPE_CHECKING:
     from coordinator.api.describe_data import DataDescription
@@ -21,11 +21,14 @@ SHOWN_CHARACTERS = 1500
 def show_data(found: DataDescription, console: Console | None = None) -> None:
     """Prints form, labels, lengths as a histogram, oddities and the first samples."""
     console = console or Console()
-    made = f", {found.samples} samples" if found.samples not in (0, found.lines) else ""
-    say(console, f"{found.name}: {found.lines} lines{made} for {found.task} ({found.form})")
+    made = f", {counted(found.samples, 'sample')}" if found.samples not in (0, found.lines) else ""
+    lines = counted(found.lines, "line")
+    say(console, f"{found.name}: {lines}{made} for {found.task} ({found.form})")
     if found.labels:
         _show_labels(found, console)
     _show_lengths(found, console)
+    if found.longest_place:
+        say(console, f"longest line: {found.longest_place}, {found.longest} {found.unit}")
     if found.duplicates:
         say(console, f"lines that ask the same as an earlier one: {found.duplicates}")
     if found.truncated:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from edge_runtime.contract import messages as m
 
-from .console import cell, say
+from .console import cell, counted, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +43,7 @@ class LiveDisplay:
     def prepared(self, lines: int, truncated: int) -> None:
         """Says what was read."""
         cut = f", {truncated} of them cut" if truncated else ""
-        say(self._console, f"{lines} lines of data{cut}")
+        say(self._console, f"{counted(lines, 'line')} of data{cut}")
 
     def note(self, text: str) -> None:
         """Prints it."""

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from coordinator.runs.report import Report
 
-from .console import cell, say, table_of
+from .console import cell, counted, say, table_of
 from .tuning import repeated, tuning_table
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def show_report(report: Report, run: Path, console: Console | None = None) -> No
         console,
         f"cache of this model: {cache.bytes / MEGA:.1f} MB in {cache.dtype}, "
         f"{cache.bytes_per_sample / 1000:.1f} kB a sample; "
-        f"{fill.computed + fill.eval_computed} samples computed, "
+        f"{counted(fill.computed + fill.eval_computed, 'sample')} computed, "
         f"{fill.reused + fill.eval_reused} reused",
     )
     say(console, _which(report))
@@ -93,7 +93,7 @@ def _time(report: Report) -> Table:
         share = fill.samples / max(1, fill.samples + fill.eval_computed)
         predicted_fill = f"{share * predicted.fill_seconds:.1f}"
     table.add_row("fill with training samples (once)", f"{fill.seconds:.1f}", predicted_fill)
-    table.add_row(f"{count} adapter epochs", f"{epochs:.1f}", predicted_epochs)
+    table.add_row(counted(count, "adapter epoch"), f"{epochs:.1f}", predicted_epochs)
     table.add_row("start, profile, weights, evaluation", f"{rest:.1f}", "")
     table.add_row("total", f"{report.total_seconds:.1f}", "")
     return table

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib
+import shlex
 import threading
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -60,6 +61,13 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
     Raises:
         BadInputError: no bundle, or a file is missing or damaged; says which.
     """
+    if path.exists() and _is_model(path):
+        raise BadInputError(
+            f"{path}: is a model, not a bundle; make one with: "
+            f"pacplus export {shlex.quote(str(path))} -o NEW"
+        )
+    if path.exists() and not path.is_dir():
+        raise BadInputError(f"{path}: is a file, not the folder of a bundle")
     if not path.is_dir():
         raise BadInputError(
             f"{path}: no such bundle; make one with: pacplus export MODEL -o {path}"
@@ -75,6 +83,13 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
     for spec in manifest.files:
         _check_file(path / spec.path, spec, verify)
     return Bundle(path=path, manifest=manifest)
+
+
+def _is_model(path: Path) -> bool:
+    """Tells a GGUF file and a folder that transformers saved, which can be made into a bundle."""
+    if path.is_dir():
+        return (path / "config.json").is_file() and not (path / MANIFEST).exists()
+    return path.suffix == ".gguf"
 
 
 def _check_file(path: Path, spec: FileSpec, verify: bool) -> None:

@@ -16,6 +16,24 @@ def test_without_a_bundle_the_fields_tell_what_would_be_learnt(write) -> None:
     assert describe_data(write("c", [{"prompt": "a", "completion": "b"}])).form == "completion"
 
 
+def test_a_prompt_that_comes_again_with_another_answer_asks_the_same(write) -> None:
+    lines = [{"prompt": "a", "completion": said} for said in ("b", "b", "c")]
+    found = describe_data(write("data", lines))
+    assert found.duplicates == 2
+    assert any("1 prompt stands on several lines" in note for note in found.notes)
+    assert found.lengths == (LengthRange(least=2, greatest=2, count=3),)
+
+
+def test_the_longest_line_is_named(decoder, write) -> None:
+    lines = [{"text": "a"}, {"text": "a b"}, {"text": "ab" * 3}] + [{"text": "b"}] * 20
+    found = describe_data(data := write("data", lines))
+    assert (found.longest, found.longest_place) == (6, f"{data}, line 3")
+    lines[1] = {"text": "a " * 300}
+    found = describe_data(data := write("data", lines), bundle=decoder)
+    assert (found.longest, found.longest_place) == (302, f"{data}, line 2")
+    assert found.notes[-1].startswith(f"{data}, line 2 has 302 tokens, all others at most ")
+
+
 def test_lengths_are_counted_in_ranges_that_hold_them_all() -> None:
     assert length_ranges([7, 7]) == (LengthRange(least=7, greatest=7, count=2),)
     lengths = [0, 1, 1, 2, 5, 9, 40, 41, 999, 1000]

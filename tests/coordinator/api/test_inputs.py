@@ -170,8 +170,9 @@ def test_a_language_models_targets_are_its_next_tokens(decoder, write):
         ]
         assert [row.tolist() for row in table.targets] == [[-1, 5, 6, SEP, -1], [-1, SEP, -1]]
     assert found.truncated == ()
-    blank, both = found.notes
-    assert "1 of 2 completions are blank" in blank
+    blank, torn, both = found.notes
+    assert f"1 of 2 completions are blank: {data}, line 2" in blank
+    assert "1 prompt stands on several lines with different completions" in torn
     assert "2 of 2 lines to evaluate on are among those to train on" in both
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.api.reading import read_inputs
+from coordinator.api.reading import read_alone, read_inputs
 from coordinator.api.use.predict import predict
-from coordinator.data import FieldNames
+from coordinator.data import FieldNames, read_data
 from edge_runtime.contract.errors import BadInputError, UsageError
 
 
@@ -84,5 +84,36 @@ def test_evaluation_data_are_looked_at_for_texts_that_stand_for_nothing(tmp_path
     train = write(tmp_path / "train.jsonl", *labelled(2) * 2)
     odd = write(tmp_path / "dev.jsonl", {"text": " ", "label": "label 0"})
     notes = read_inputs(train, odd, "classification", FieldNames()).notes
-    assert f"{odd}: 1 of 1 texts are blank" in notes
+    assert f"{odd}: 1 of 1 texts are blank: {odd}, line 1" in notes
     assert not any("no line to train on" in note for note in notes)
+
+
+def test_only_blank_completions_are_not_trained_on_but_may_be_evaluated_on(tmp_path: Path) -> None:
+    blank = write(tmp_path / "blank.jsonl", {"prompt": "a", "completion": " "})
+    said = write(tmp_path / "said.jsonl", {"prompt": "a", "completion": "b"})
+    assert read_inputs(said, blank, "causal-lm", FieldNames()).notes
+    for read in (
+        lambda: read_inputs(blank, said, "causal-lm", FieldNames()),
+        lambda: read_alone(read_data(blank), "causal-lm", FieldNames()),
+    ):
+        with pytest.raises(BadInputError, match=r"blank\.jsonl: all completions are blank"):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("line", "mend"),
+    [
+        ({"prompt": "a", "response": "b"}, "for want of 'completion', say --completion-field resp"),
+        ({"completion": "b", "Input": "a"}, "for want of 'prompt', say --prompt-field Input"),
+        ({"prompt": "a", "thinking": "b", "response": "c"}, "say --ignore-field thinking"),
+        ({"instruction": "a", "response": "b"}, "rename it to 'output'"),
+        ({"instruction": "a", "context": "c", "output": "b"}, "rename it to 'input'"),
+        ({"prompt": "a", "completion": "b", "response": "c"}, "or say --ignore-field response"),
+    ],
+)
+def test_a_field_that_stands_for_one_that_is_missing_is_told_to_be_it(
+    tmp_path: Path, line: object, mend: str
+) -> None:
+    data = write(tmp_path / "a.jsonl", line)
+    with pytest.raises(BadInputError, match=f"line 1: field .*; .*{mend}"):
+        read_inputs(data, None, "causal-lm", FieldNames())

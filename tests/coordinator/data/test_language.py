@@ -78,7 +78,20 @@ def test_fields_can_be_renamed(tmp_path: Path, task, line, names) -> None:
         ({"messages": [ASSISTANT], "text": "b"}, "'text' and 'messages'"),
         ({"prompt": "a"}, "'completion' is missing .*--completion-field renames"),
         ({"completion": "a"}, "'prompt' is missing .*--prompt-field renames"),
-        ({"text": 1}, "'text' must be a string, got 1"),
+        ({"text": 1}, "'text' must be a string, got 1; put it in quotes: \"1\""),
+        ({"prompt": "a", "completion": True}, 'must be a string, got True; .*: "true"'),
+        ({"prompt": "a", "completion": None}, "got None; give a text, or leave the line out"),
+        ({"prompt": [USER], "completion": [ASSISTANT]}, "one list of all its messages, in a field"),
+        (
+            {"question": "a", "The Answer": "", "Answer": "b"},
+            "has 'question', .* say --prompt-field question --completion-field Answer$",
+        ),
+        ({"question": "a"}, "'instruction' and 'output'$"),
+        (
+            {"instruction": "a", "instances": [{"input": "b", "output": "c"}]},
+            r"'output' is missing, .* \(the line has 'instruction', 'instances'\); give each of "
+            "'instances' a line of its own, with 'instruction'$",
+        ),
         ({"messages": []}, "'messages' must be a list of messages"),
         ({"messages": "hi"}, "'messages' must be a list of messages"),
         ({"messages": ["hi"]}, r"'messages\[0\]' must be an object with 'role' and 'content'"),

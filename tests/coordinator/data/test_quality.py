@@ -1,8 +1,12 @@
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from coordinator.data import read_language_data, read_training_data
-from coordinator.data.quality import notes_on, notes_on_overlap
+import pytest
+
+from coordinator.data import LanguageData, read_language_data, read_training_data
+from coordinator.data.quality import check_answers, notes_on, notes_on_overlap, questions
+from edge_runtime.contract.errors import BadInputError
 
 
 def labelled(folder: Path, *pairs: tuple[str, object]) -> list[str]:
@@ -42,7 +46,7 @@ def test_texts_with_several_labels_and_blank_texts_are_counted(tmp_path: Path) -
     pairs = [("a", "x"), ("a", "y"), (" ", "x"), ("b", "y")]
     blank, torn = labelled(tmp_path, *pairs)
     assert "1 of 4 texts are blank" in blank
-    assert "1 texts stand on several lines with different labels" in torn
+    assert "1 text stands on several lines with different labels" in torn
 
 
 def test_lines_that_are_trained_and_evaluated_on_are_counted(tmp_path: Path) -> None:
@@ -72,7 +76,7 @@ def test_texts_with_several_values_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "data"
     path.write_text('{"text": "a", "label": 2}\n{"text": "a", "label": 3}\n')
     notes = notes_on(read_training_data(path, "regression"), "data")
-    assert notes == ["data: 1 texts stand on several lines with different values"]
+    assert notes == ["data: 1 text stands on several lines with different values"]
 
 
 def test_answers_that_are_blank_are_counted(tmp_path: Path) -> None:
@@ -80,6 +84,60 @@ def test_answers_that_are_blank_are_counted(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": " "}]
     path.write_text(json.dumps({"messages": turns}))
     notes = notes_on(read_language_data(path, "causal-lm"), "data")
-    assert notes == ["data: 1 of 1 learnt turns are blank"]
+    assert notes == [f"data: 1 of 1 learnt turns are blank: {path}, line 1"]
     path.write_text('{"source": "a", "target": ""}')
-    assert notes_on(read_language_data(path, "seq2seq"), "d") == ["d: 1 of 1 targets are blank"]
+    (note,) = notes_on(read_language_data(path, "seq2seq"), "d")
+    assert note == f"d: 1 of 1 targets are blank: {path}, line 1"
+
+
+def test_the_first_lines_that_are_blank_are_named(tmp_path: Path) -> None:
+    data = completions(tmp_path, ("a", "b"), *((f"a{i}", " ") for i in range(6)))
+    (note,) = notes_on(data, "data")
+    named = ", ".join(f"{tmp_path / 'data'}, line {number}" for number in range(2, 7))
+    assert note == f"data: 6 of 7 completions are blank: {named}, ..."
+
+
+def test_data_of_which_all_that_is_learnt_is_blank_are_refused(tmp_path: Path) -> None:
+    check_answers(completions(tmp_path, ("a", ""), ("b", "c")), "data")
+    with pytest.raises(BadInputError, match="data: all completions are blank, so there is nothing"):
+        check_answers(completions(tmp_path, ("a", ""), ("b", "\n")), "data")
+    call = {"function": {"name": "now", "arguments": "{}"}}
+    blank: dict[str, object] = {"role": "assistant", "content": ""}
+    for turn in (blank, {**blank, "tool_calls": [call]}, {**blank, "thinking": "so"}):
+        data = chats(tmp_path, ("q", turn))
+        if turn is blank:
+            with pytest.raises(BadInputError, match="data: all learnt turns are blank"):
+                check_answers(data, "data")
+        else:
+            check_answers(data, "data")
+
+
+def test_prompts_with_several_completions_are_counted(tmp_path: Path) -> None:
+    data = completions(tmp_path, ("a", "b"), ("a", "b"), ("a", "c"), ("d", "b"))
+    note = "1 prompt stands on several lines with different completions"
+    assert notes_on(data, "data") == [f"data: {note}"]
+    assert questions(data) == ["a", "a", "a", "d"]
+
+
+def test_chats_with_several_answers_are_counted(tmp_path: Path) -> None:
+    said = [(q, {"role": "assistant", "content": a}) for q, a in ("ab", "ab", "ac", "de")]
+    data = chats(tmp_path, *said)
+    notes = notes_on(data, "data")
+    assert notes == ["data: 1 chat stands on several lines with different answers"]
+    assert len(set(questions(data))) == 2
+    assert not notes_on(chats(tmp_path, *said[:2]), "data"), "they agree"
+
+
+def completions(folder: Path, *pairs: tuple[str, str]) -> LanguageData:
+    lines = [{"prompt": prompt, "completion": completion} for prompt, completion in pairs]
+    return read_lines(folder / "data", lines)
+
+
+def chats(folder: Path, *pairs: tuple[str, object]) -> LanguageData:
+    lines = [{"messages": [{"role": "user", "content": q}, a]} for q, a in pairs]
+    return read_lines(folder / "data", lines)
+
+
+def read_lines(path: Path, lines: Sequence[object]) -> LanguageData:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return read_language_data(path, "causal-lm")

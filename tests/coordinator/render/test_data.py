@@ -21,6 +21,8 @@ def test_what_is_learnt_is_marked_and_escapes_do_not_reach_the_terminal() -> Non
             LengthRange(least=1, greatest=3, count=2),
             LengthRange(least=4, greatest=4, count=1),
         ),
+        longest=4,
+        longest_place="data, line 2",
         limit=3,
         truncated=1,
         duplicates=0,
@@ -32,6 +34,7 @@ def test_what_is_learnt_is_marked_and_escapes_do_not_reach_the_terminal() -> Non
     shown = written.getvalue()
     assert "data: 2 lines, 3 samples for causal-lm (text)" in shown
     assert "1 to 3" in shown
+    assert "longest line: data, line 2, 4 tokens" in shown
     assert "longer than 3 tokens, will be cut: 1" in shown
     assert "earlier one" not in shown, "nothing repeats"
     assert "⟦answer⟧" in shown

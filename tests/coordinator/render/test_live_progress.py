@@ -25,6 +25,16 @@ def test_escape_sequences_do_not_reach_the_terminal():
     assert "\x1b" not in text_of(seen)
 
 
+@pytest.mark.parametrize(
+    ("lines", "cut", "said"),
+    [(1, 0, "1 line of data\n"), (2, 1, "2 lines of data, 1 of them cut\n")],
+)
+def test_the_lines_that_were_read_are_counted(lines, cut, said):
+    seen = console()
+    LiveDisplay(seen).prepared(lines, cut)
+    assert text_of(seen).startswith(said)
+
+
 def test_the_rate_of_an_epoch_is_counted_from_its_own_start():
     sums = EpochSums(epoch=2, steps=5, samples=50, count=400, loss_sum=600.0)
     record = SessionRecord(

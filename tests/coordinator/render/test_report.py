@@ -99,6 +99,17 @@ def test_the_predicted_fill_is_that_of_the_training_samples():
     assert "7.5" in line  # 60 of the 80 samples whose fill takes 10 s
 
 
+def test_one_is_counted_as_one():
+    for count, named in ((1, "1 adapter epoch "), (2, "2 adapter epochs ")):
+        seen = console()
+        show_report(dataclasses.replace(REPORT, epochs=REPORT.epochs * count), Path("run"), seen)
+        assert named in text_of(seen)
+    seen = console()
+    one = dataclasses.replace(REPORT.fill, computed=1, eval_computed=0)
+    show_report(dataclasses.replace(REPORT, fill=one), Path("run"), seen)
+    assert "; 1 sample computed, " in text_of(seen)
+
+
 def test_interruptions_are_shown_where_there_were_any():
     seen = console()
     show_report(REPORT, Path("run"), seen)

@@ -165,6 +165,20 @@ def test_a_folder_that_is_no_bundle_and_one_that_is_not_there_are_told_apart(tmp
         open_bundle(tmp_path / "absent")
 
 
+def test_a_model_in_place_of_a_bundle_is_told_how_to_become_one(tmp_path):
+    checkpoint, file, other = (tmp_path / name for name in ("a model", "model.gguf", "notes.txt"))
+    checkpoint.mkdir()
+    (checkpoint / "config.json").write_text("{}")
+    file.write_bytes(b"GGUF")
+    other.write_text("")
+    for model, shown in ((checkpoint, f"'{checkpoint}'"), (file, str(file))):
+        with pytest.raises(BadInputError, match="is a model, not a bundle") as caught:
+            open_bundle(model)
+        assert str(caught.value).endswith(f"pacplus export {shown} -o NEW")
+    with pytest.raises(BadInputError, match="is a file, not the folder of a bundle"):
+        open_bundle(other)
+
+
 def test_opening_and_cutting_needs_neither_torch_nor_transformers(tiny_bundle):
     code = (
         "import sys\n"

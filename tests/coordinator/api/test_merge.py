@@ -78,9 +78,7 @@ def test_what_exists_is_not_overwritten(run: Path, tmp_path: Path) -> None:
 
 def test_a_run_that_has_not_finished_is_bad_input(bundle: Bundle, tmp_path: Path) -> None:
     unfinished_run(bundle, tmp_path / "run")
-    with pytest.raises(
-        BadInputError, match=r"adapter_config\.json: is missing; give the -o folder"
-    ):
+    with pytest.raises(BadInputError, match="its training is not finished"):
         merge(tmp_path / "run", tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
 

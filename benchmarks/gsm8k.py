@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from .language_models.lines import tables, write_lines
-from .language_models.results import Results
+from .language_models.results import Results, Row
 from .settings import check_settings
 
 
@@ -128,55 +128,52 @@ def _measure_heads(arguments: argparse.Namespace, files: dict[str, Path], result
 def _train_side_networks(
     arguments: argparse.Namespace, files: dict[str, Path], results: Results
 ) -> None:
-    from .language_models.side_network import Options, train_side_network
-
     if not results.find(method="side", all_computed=True):
         shutil.rmtree(arguments.out / "home", ignore_errors=True)  # what a stopped run has filled
     for seed in arguments.seeds:
         for loss in arguments.losses:
-            settings = {
-                "loss": loss,
-                "seed": seed,
-                "epochs": arguments.epochs,
-                "rate": arguments.learning_rate,
-                "adapter": arguments.adapter,
-                "reduction": arguments.reduction,
-            }
-            if results.find(method="side", **settings):
-                continue
-            options = Options(
-                batch_size=arguments.batch_size, max_length=arguments.max_length, **settings
-            )
-            row = train_side_network(arguments.bundle, files, options, arguments.out / "run")
-            results.add({"method": "side", **settings, **row})
+            settings = _settings(arguments, loss, seed)
+            if not results.find(method="side", **settings):
+                row = _trained(arguments, files, settings, arguments.out / "run")
+                results.add({"method": "side", **settings, **row})
 
 
 def _train_on_fewer_lines(arguments: argparse.Namespace, results: Results) -> None:
     """Trains on the first lines alone, each time with an empty cache."""
-    from .language_models.side_network import Options, train_side_network
-
     for lines in arguments.fewer_lines:
         folder = arguments.out / f"lines-{lines}"
         for seed in arguments.seeds:
-            settings = {"lines": lines, "seed": seed, "rate": arguments.learning_rate}
-            if results.find(method="fewer", **settings):
+            settings = _settings(arguments, "candidates", seed)
+            if results.find(method="fewer", lines=lines, **settings):
                 continue
-            options = Options(
-                loss="candidates",
-                seed=seed,
-                epochs=arguments.epochs,
-                rate=arguments.learning_rate,
-                batch_size=arguments.batch_size,
-                adapter=arguments.adapter,
-                reduction=arguments.reduction,
-                max_length=arguments.max_length,
-            )
+            shutil.rmtree(folder, ignore_errors=True)
             files = _write_lines(arguments, lines, folder)
             os.environ["PACPLUS_HOME"] = str(folder / "home")
-            row = train_side_network(arguments.bundle, files, options, folder / "run")
-            results.add({"method": "fewer", **settings, **row})
+            row = _trained(arguments, files, settings, folder / "run")
+            results.add({"method": "fewer", "lines": lines, **settings, **row})
             shutil.rmtree(folder)
     os.environ["PACPLUS_HOME"] = str(arguments.out / "home")
+
+
+def _settings(arguments: argparse.Namespace, loss: str, seed: int) -> dict[str, Any]:
+    """What tells one training of the side network from another, on the same lines."""
+    return {
+        "loss": loss,
+        "seed": seed,
+        "epochs": arguments.epochs,
+        "rate": arguments.learning_rate,
+        "adapter": arguments.adapter,
+        "reduction": arguments.reduction,
+    }
+
+
+def _trained(
+    arguments: argparse.Namespace, files: dict[str, Path], settings: dict[str, Any], run: Path
+) -> Row:
+    from .language_models.side_network import Options, train_side_network
+
+    options = Options(batch_size=arguments.batch_size, max_length=arguments.max_length, **settings)
+    return train_side_network(arguments.bundle, files, options, run)
 
 
 def _train_lora(arguments: argparse.Namespace, files: dict[str, Path], results: Results) -> None:

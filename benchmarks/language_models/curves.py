@@ -76,20 +76,21 @@ def side_curves(rows: Sequence[Row]) -> list[Curve]:
 
 
 def fewer_lines_curves(rows: Sequence[Row]) -> list[Curve]:
-    """The side network on ever fewer lines, each run whole: what a smaller budget comes to."""
+    """The side network on ever more lines, each run whole: what a smaller budget comes to."""
     fewer = [row for row in rows if row["method"] == "fewer"]
-    if not fewer:
-        return []
-    points = [Point(cpu_seconds=0.0, loss=fewer[0]["before"], epoch=0)]
-    for lines in sorted({row["lines"] for row in fewer}):
-        group = [row for row in fewer if row["lines"] == lines]
-        seconds = _mean(_seconds_before(row) + _training(row) for row in group)
-        points.append(
-            Point(cpu_seconds=seconds, loss=_mean(row["after"] for row in group), epoch=0)
-        )
-    seeds = len({row["seed"] for row in fewer})
-    name = "side network, " + ", ".join(str(each) for each in sorted({r["lines"] for r in fewer}))
-    return [_curve(f"{name} lines", points, 0.0, seeds)]
+    curves = []
+    for name, group in _groups(fewer, ("adapter", "reduction", "rate", "epochs")):
+        points = [Point(cpu_seconds=0.0, loss=_mean(row["before"] for row in group), epoch=0)]
+        sizes = sorted({row["lines"] for row in group})
+        for lines in sizes:
+            at = [row for row in group if row["lines"] == lines]
+            seconds = _mean(_seconds_before(row) + _training(row) for row in at)
+            loss = _mean(row["after"] for row in at)
+            points.append(Point(cpu_seconds=seconds, loss=loss, epoch=0))
+        seeds = len({row["seed"] for row in group})
+        shown = ", ".join(str(lines) for lines in sizes)
+        curves.append(_curve(f"side network, {shown} lines, {name}", points, 0.0, seeds))
+    return curves
 
 
 def lora_curves(rows: Sequence[Row]) -> list[Curve]:

@@ -42,9 +42,8 @@ def some_states(checkpoint: Path, table: SampleTable) -> tuple[States, int]:
     """States of some lines, spread over the data; and the counted tokens of all lines."""
     backbone = load_model(checkpoint).model
     states = []
-    for index in (
-        np.linspace(0, len(table) - 1, min(COUNTED_LINES, len(table))).astype(int).tolist()
-    ):
+    chosen = np.linspace(0, len(table) - 1, min(COUNTED_LINES, len(table)))
+    for index in chosen.astype(int).tolist():
         ids, follow = sample(table, index)
         with torch.inference_mode():
             hidden = backbone(input_ids=ids[None]).last_hidden_state[0].numpy()

@@ -301,7 +301,7 @@ def training_options(
 ) -> TrainingOptions:
     """Makes the options of training; where the batch size is to be chosen, it is the default.
 
-    Raises UsageError if a value is out of range, or of drawing where nothing is drawn.
+    Raises UsageError if a value is out of range.
     """
     from edge_runtime.contract.adapter import TrainingOptions
 
@@ -356,7 +356,7 @@ def max_length(given: str) -> int | Literal["auto"] | None:
 def generation_options(**given: int | float | None) -> GenerationOptions | None:
     """Makes the options of writing text, None where nothing of it is given.
 
-    Raises UsageError if a value is out of range.
+    Raises UsageError if a value is out of range, or of drawing where nothing is drawn.
     """
     from edge_runtime.contract.generation import GenerationOptions
 

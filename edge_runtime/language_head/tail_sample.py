@@ -44,8 +44,7 @@ def draw_tail(
     """Draws tokens in proportion to ``counts``: systematic sampling, one point in each part.
 
     Args:
-        counts: (V,) of each token of the vocabulary, not negative; see
-            :func:`.tail_of`.
+        counts: (V,) of each token of the vocabulary, not negative.
         seed: of the run.
         step: update that they are drawn for, from 0.
         draws: points on the line of all tokens, equally far apart.

@@ -21,7 +21,7 @@ from edge_runtime.contract.messages import CacheDtype, ProfileRequest
 from edge_runtime.contract.profile import TrainerProfile
 from edge_runtime.language_head.candidates import Candidates, find_candidates, usual_candidates
 from edge_runtime.language_head.frozen_head import FrozenHead
-from edge_runtime.language_head.shortlist import OUTSIDE_DRAWS, Shortlist, usually_searched
+from edge_runtime.language_head.shortlist import USUAL_TOKENS, Shortlist
 from edge_runtime.language_head.token_counts import COUNTS_PER_TOKEN
 from edge_runtime.parallel_adapters import Batch, PackedBatch
 from edge_runtime.parallel_adapters.batch import NOT_COUNTED
@@ -239,7 +239,7 @@ def _finding_seconds(request: ProfileRequest, config: AdapterConfig, head: Froze
     hidden = np.random.default_rng(0).standard_normal((counted, config.hidden_size), np.float32)
     line = hidden, np.zeros(counted, np.int64)
     counts = _even_counts(config)
-    counts[1, usually_searched(config.num_outputs) - OUTSIDE_DRAWS :] = 0
+    counts[1, USUAL_TOKENS:] = 0  # as data have it: most tokens are not likely anywhere
     shortlist = Shortlist.of(counts)
     seconds = _seconds_per_run(
         lambda: find_candidates([line] * LINES_AT_ONCE, head, shortlist=shortlist)

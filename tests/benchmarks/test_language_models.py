@@ -74,13 +74,17 @@ def test_a_smaller_budget_may_be_spent_on_fewer_lines() -> None:
     fewer = side(2, 1.25, 40.0, method="fewer", lines=100, all_computed=True)
 
     (curve,) = fewer_lines_curves([*SIDE, fewer])
+    assert len(fewer_lines_curves([fewer, {**fewer, "adapter": "pointer"}])) == 2
     assert [point.cpu_seconds for point in curve.points] == [0.0, 50.0]
     slow = [dict(row, cpu_seconds={"start": 70.0, "train": 9.0}) for row in SIDE]
     text, drawing = summary([*slow, *LORA])
     assert "LoRA is ahead at 60 CPU-s (1.300 to 1.700), 120" in text
     text, drawing = summary([*slow, fewer, *LORA])
     assert "LoRA is ahead at 120 CPU-s" in text
-    assert "side network, 100 lines, start and fill included: 1.250 for 50 CPU-s." in text
+    assert (
+        "100 lines, mlp, r = 8, rate 0.002, epochs: 2, start and fill included: 1.250 for 50"
+        in text
+    )
     assert "side network, 100 lines" in drawing
 
 

@@ -81,10 +81,8 @@ def test_a_smaller_budget_may_be_spent_on_fewer_lines() -> None:
     assert "LoRA is ahead at 60 CPU-s (1.300 to 1.700), 120" in text
     text, drawing = summary([*slow, fewer, *LORA])
     assert "LoRA is ahead at 120 CPU-s" in text
-    assert (
-        "100 lines, mlp, r = 8, rate 0.002, epochs: 2, start and fill included: 1.250 for 50"
-        in text
-    )
+    name = "side network, 100 lines, mlp, r = 8, rate 0.002, epochs: 2"
+    assert f"{name}, start and fill included: 1.250 for 50 CPU-s." in text
     assert "side network, 100 lines" in drawing
 
 

@@ -168,13 +168,23 @@ class LinkProfile:
         require(0 <= self.latency_seconds < math.inf, "latency_seconds must not be negative")
 
 
+THREAD_GAIN = 0.6
+"""What each thread besides the first adds to a stage's pace, where threads are worth it."""
+
+
+def pace_of(threads: int) -> float:
+    """Estimates the pace of a stage with so many threads, over that with one."""
+    return 1 + THREAD_GAIN * (threads - 1)
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class KnownTimes:
     """What is known of a device's pace from earlier sessions, whatever they computed.
 
     Attributes:
         core: its speed.
-        reached: FLOPs a second that its stages have reached, by the backbone's quantization.
+        reached: FLOPs a second that its stages have reached, by the backbone's quantization; where
+            they used several threads, what one would have, see :func:`pace_of`.
         blocks: timings by ``block_class``, which is the same for blocks of the same operators,
             shapes and quantization, whatever their weights.
         trainer: of the adapter and the shape of data in question, if there was such a run.

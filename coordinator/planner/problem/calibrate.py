@@ -11,6 +11,7 @@ from edge_runtime.contract.profile import (
     HandlingProfile,
     KnownTimes,
     TrainerProfile,
+    pace_of,
 )
 
 Timed = TypeVar("Timed", BlockTiming, HandlingProfile, TrainerProfile)
@@ -102,6 +103,7 @@ def known_times(manifest: Manifest, profile: DeviceProfile) -> KnownTimes | None
     rates = [
         layers[name].flops_per_token
         / (timings[0].seconds_per_token * _factor(timings[0]) / CONTENTION_FACTOR)
+        / pace_of(timings[0].threads)
         for name, timings in told.items()
         if name in layers and layers[name].flops_per_token > 0
     ]

@@ -144,7 +144,8 @@ def test_blocks_are_estimated_by_their_products_and_by_the_kernel_that_does_them
 
 
 def test_a_part_of_a_core_takes_longer_and_a_second_one_helps_where_there_is_much_to_do() -> None:
-    (whole, _), (half, _), (both, _) = (blocks_of(cores=cores) for cores in (1.0, 0.5, 2.0))
+    much = dataclasses.replace(WIDE, flops_per_token={"layer": 100_000_000})
+    (whole, _), (half, _), (both, _) = (blocks_of(much, cores=cores) for cores in (1.0, 0.5, 2.0))
     assert half.seconds_per_token > 1.5 * whole.seconds_per_token
     assert (whole.threads, half.threads, both.threads) == (1, 1, 2)
     assert both.seconds_per_token < whole.seconds_per_token

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 
 import numpy as np
 import pytest
 
 from edge_runtime.cache.store import CacheMiss
-from edge_runtime.training import batch_reader, samples
+from edge_runtime.training import batch_reader, epoch, samples
 from edge_runtime.training.batch_reader import BatchReader
 from tests.edge_runtime.training.mesh import A, run
 
@@ -83,11 +84,54 @@ def test_reading_ends_with_its_steps():
     assert not [each for each in threading.enumerate() if each.name.startswith("read-ahead")]
 
 
+class Clocks:
+    """Time that reading takes, of which this thread computes a part."""
+
+    def __init__(self, waiting: float) -> None:
+        self.wall_seconds = self.own_seconds = 0.0
+        self._waiting = waiting
+
+    def read(self) -> None:
+        self.wall_seconds += 1.0
+        self.own_seconds += 1.0 - self._waiting
+
+    def compute(self) -> None:
+        self.wall_seconds += 4.0
+        self.own_seconds += 4.0
+
+
+@pytest.mark.parametrize(("waiting", "is_ahead"), [(0.0, False), (0.4, False), (0.9, True)])
+def test_a_thread_reads_ahead_once_reading_waits_for_the_disk(monkeypatch, waiting, is_ahead):
+    clocks, owned = Clocks(waiting), Owned()
+    read = owned.packed_batch
+    owned.packed_batch = lambda piece: (clocks.read(), read(piece))[1]
+    monkeypatch.setattr(batch_reader, "has_core_to_spare", lambda: True)
+    monkeypatch.setattr(batch_reader.time, "perf_counter", lambda: clocks.wall_seconds)
+    monkeypatch.setattr(batch_reader.time, "thread_time", lambda: clocks.own_seconds)
+    steps = [np.array([number]) for number in range(20)]
+    with BatchReader(owned, steps) as reader:
+        for number in range(len(steps)):
+            for _ in reader.step(number):
+                clocks.compute()
+    assert owned.read == [[number] for number in range(20)]
+    assert any(each.startswith("read-ahead") for each in owned.threads) == is_ahead
+
+
+def test_without_a_core_to_spare_batches_are_read_in_turn_whatever_it_takes(monkeypatch):
+    monkeypatch.setattr(batch_reader, "has_core_to_spare", lambda: False)
+    monkeypatch.setattr(batch_reader, "FIRST_READS", 1)
+    monkeypatch.setattr(batch_reader, "WORTH_A_THREAD", -1.0)
+    owned = Owned()
+    read_all(owned, None)
+    assert owned.threads == {threading.current_thread().name}
+
+
 def test_training_is_equal_to_the_bit_in_turn_and_ahead(mesh, data, monkeypatch):
     monkeypatch.setattr(samples, "BATCH_BYTES", 4000)  # several pieces a step
     everything, found = {A: (0, 1, 2, 3)}, []
     for ahead in (False, True):
-        monkeypatch.setattr(batch_reader, "has_core_to_spare", lambda ahead=ahead: ahead)
+        made = functools.partial(BatchReader, ahead=ahead)
+        monkeypatch.setattr(epoch, "BatchReader", made)
         found.append(run(mesh(A), data, everything))
     (losses, (state,)), (losses_ahead, (state_ahead,)) = found
     assert losses == losses_ahead

@@ -2,9 +2,9 @@ import dataclasses
 
 import pytest
 
-from coordinator.planner.problem.calibrate import CONTENTION_FACTOR, calibrated
-from edge_runtime.contract.profile import HandlingProfile
-from tests.coordinator.planner.problems import profile
+from coordinator.planner.problem.calibrate import CONTENTION_FACTOR, calibrated, known_times
+from edge_runtime.contract.profile import CoreSpeed, HandlingProfile, pace_of
+from tests.coordinator.planner.problems import manifest, profile
 
 
 def test_every_time_grows_by_the_contention_factor_and_nothing_else_changes() -> None:
@@ -19,3 +19,16 @@ def test_every_time_grows_by_the_contention_factor_and_nothing_else_changes() ->
     assert run.trainer.seconds_per_sample == pytest.approx(CONTENTION_FACTOR * 1e-3)
     assert run.trainer.memory_bytes == alone.trainer.memory_bytes
     assert run.memory_bytes == alone.memory_bytes
+
+
+def test_what_stages_reached_is_kept_as_one_thread_would_have_reached_it() -> None:
+    alone = dataclasses.replace(profile("a"), core=CoreSpeed(flops=1e10, slower=1.0))
+    (timing,) = alone.blocks["layer"]
+    both = dataclasses.replace(
+        timing, threads=2, seconds_per_token=timing.seconds_per_token / pace_of(2)
+    )
+    faster = dataclasses.replace(alone, blocks={**alone.blocks, "layer": (both,)})
+    one, two = (known_times(manifest(), each) for each in (alone, faster))
+    assert one is not None
+    assert two is not None
+    assert two.reached == pytest.approx(one.reached)

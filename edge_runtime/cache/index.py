@@ -27,6 +27,11 @@ class Run:
     target: int
     count: int
 
+    @property
+    def targets(self) -> slice:
+        """Their places in the answer."""
+        return slice(self.target, self.target + self.count)
+
 
 @functools.lru_cache(maxsize=1024)
 def place(held: tuple[tuple[int, ...], ...], wanted: tuple[int, ...]) -> tuple[Run, ...] | None:

@@ -27,6 +27,7 @@ from .record import (
     pack_tail,
     scan_records,
     unpack_tail,
+    write_rows,
 )
 
 _LAYOUT = struct.Struct("<8sIIIIHH32s")
@@ -79,6 +80,12 @@ class PlainFormat:
         record.verified = True
         return whole[first : first + count]
 
+    def read_rows(self, read: ReadInto, record: Record, first: int, rows: Encoded) -> bool:
+        """Reads layers to where they are wanted, at once where they were checked before."""
+        if record.verified:
+            return read(record.segment, record.offset + first * record.layer_bytes, list(rows))
+        return write_rows(self.rows(read, record, first, len(rows)), rows)
+
 
 SEALED_SEGMENT_MAGIC = b"PACSEAL1"
 """First bytes of an encrypted segment; see :mod:`.sealed_format`."""
@@ -87,7 +94,7 @@ SEALED_SEGMENT_MAGIC = b"PACSEAL1"
 def _fetch(read: ReadInto, record: Record, first: int, count: int) -> Encoded | None:
     rows = np.empty((count, record.tokens, record.row_bytes), np.uint8)
     offset = record.offset + first * record.layer_bytes
-    return rows if read(record.segment, offset, rows) else None
+    return rows if read(record.segment, offset, [rows]) else None
 
 
 def _header(key: bytes, record: Record) -> bytes:

@@ -25,8 +25,8 @@ MAX_NUMERICS_BYTES = 64
 _SEARCH_BYTES = 1 << 20
 
 Buffer: TypeAlias = bytes | memoryview
-ReadInto: TypeAlias = Callable[[int, int, Encoded], bool]
-"""Fills an array from a segment at an offset; False when that cannot be read."""
+ReadInto: TypeAlias = Callable[[int, int, Sequence[Encoded]], bool]
+"""Fills arrays one after another from a segment at an offset; False when that cannot be read."""
 
 
 @dataclass(slots=True)
@@ -97,6 +97,21 @@ class RecordFormat(Protocol):
 
     def rows(self, read: ReadInto, record: Record, first: int, count: int) -> Encoded | None:
         """Reads (count, tokens, R) of a record's layers; ``None`` when they are damaged."""
+
+    def read_rows(self, read: ReadInto, record: Record, first: int, rows: Encoded) -> bool:
+        """Reads the same into (count, tokens, R), whose layers may lie apart.
+
+        Returns:
+            False when they are damaged; ``rows`` may have been written to.
+        """
+
+
+def write_rows(found: Encoded | None, to: Encoded) -> bool:
+    """Copies what was found; False if there is nothing."""
+    if found is None:
+        return False
+    to[...] = found
+    return True
 
 
 @functools.lru_cache(maxsize=256)

@@ -44,6 +44,7 @@ from .record import (
     pack_tail,
     scan_records,
     unpack_tail,
+    write_rows,
 )
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class SealedFormat:
     def rows(self, read: ReadInto, record: Record, first: int, count: int) -> Encoded | None:
         """Reads and authenticates some layers."""
         stored = np.empty((count, record.layer_bytes), np.uint8)
-        if not read(record.segment, record.offset + first * record.layer_bytes, stored):
+        if not read(record.segment, record.offset + first * record.layer_bytes, [stored]):
             return None
         cipher, invalid = self._ciphers[record.segment], _invalid_tag()
         nonce, tag = record.seal[:_NONCE_BYTES], record.seal[_NONCE_BYTES:]
@@ -141,6 +142,10 @@ class SealedFormat:
         except invalid:
             return None
         return rows.reshape(count, record.tokens, record.row_bytes)
+
+    def read_rows(self, read: ReadInto, record: Record, first: int, rows: Encoded) -> bool:
+        """Reads and authenticates layers, and copies them to where they are wanted."""
+        return write_rows(self.rows(read, record, first, len(rows)), rows)
 
     def _parse(
         self, segment: int, file: int, position: int, size: int

@@ -150,18 +150,37 @@ class Segments:
         self._sizes[number] = position
         self._unsynced.setdefault(number, start)
 
-    def read_into(self, number: int, offset: int, buffer: Encoded) -> bool:
-        """Fills a contiguous buffer; False when the file ends before it or cannot be read."""
-        wanted, got = buffer.nbytes, 0
-        view = buffer.reshape(-1).data
-        while got < wanted:
+    def read_into(self, number: int, offset: int, buffers: Sequence[Encoded]) -> bool:
+        """Fills contiguous buffers one after another.
+
+        Returns:
+            False when the file ends before that or cannot be read.
+        """
+        for first in range(0, len(buffers), _MAX_BUFFERS):
+            some = [each.data for each in buffers[first : first + _MAX_BUFFERS]]
+            wanted = sum(each.nbytes for each in some)
             try:
-                count = os.preadv(self._files[number], [view[got:]], offset + got)
+                got = os.preadv(self._files[number], some, offset)
             except OSError:
                 return False
-            if count == 0:
+            if got < wanted and not self._read_rest(number, offset, some, got):
                 return False
-            got += count
+            offset += wanted
+        return True
+
+    def _read_rest(self, number: int, offset: int, buffers: list[memoryview], got: int) -> bool:
+        """Reads on behind the first ``got`` bytes, which a system may stop at."""
+        for buffer in buffers:
+            view, got = buffer.cast("B")[got:], max(0, got - buffer.nbytes)
+            offset += buffer.nbytes
+            while view:
+                try:
+                    count = os.preadv(self._files[number], [view], offset - len(view))
+                except OSError:
+                    return False
+                if count == 0:
+                    return False
+                view = view[count:]
         return True
 
     def void(self, number: int, offset: int, count: int) -> None:

@@ -14,7 +14,7 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,18 +26,17 @@ from edge_runtime.contract.errors import BadInputError, PacplusError
 from edge_runtime.contract.messages import CacheDtype
 
 from .folder_names import folder_name
-from .index import Index, Located
+from .index import Index, Located, Run
 from .packing import MicroBatch, Pending, pack
 from .plain_format import PlainFormat
 from .record import KEY_BYTES, MAGIC_BYTES, Buffer, Record, RecordFormat
 from .refusals import FULL, explaining
 from .sealed_format import SealedFormat
 from .segments import CacheLock, Segments
-from .streams import count_samples
+from .streams import Keys, count_samples, split_keys
 
 logger = logging.getLogger(__name__)
 
-Keys = npt.NDArray[np.uint8]
 Lengths = npt.NDArray[np.int64]
 
 SEGMENT_BYTES = 256 << 20
@@ -134,7 +133,7 @@ class ActivationCache:
     def held(self, keys: Keys, layers: Sequence[int]) -> npt.NDArray[np.bool_]:
         """(N,) bool: every one of ``layers`` of the sample is there."""
         wanted = tuple(layers)
-        found = (self._index.locate(key, wanted) is not None for key in _split(keys))
+        found = (self._index.locate(key, wanted) is not None for key in split_keys(keys))
         return np.fromiter(found, np.bool_, len(keys))
 
     def append(
@@ -164,7 +163,7 @@ class ActivationCache:
         """
         wanted = tuple(int(layer) for layer in layers)
         tag = self.numerics if numerics is None else numerics
-        batch = MicroBatch(_split(keys), lengths.tolist(), wanted, encoded, tag)
+        batch = MicroBatch(split_keys(keys), lengths.tolist(), wanted, encoded, tag)
         batch.check(self.row_bytes)
         check_encoded(encoded, self.dtype, self.hidden_size)
         with self._writing, explaining(self.folder, "write"):
@@ -196,8 +195,15 @@ class ActivationCache:
         hidden = np.empty((len(layers), len(located), longest, self.hidden_size), np.float32)
         for at, tokens in enumerate(lengths.tolist()):
             hidden[:, at, tokens:] = 0
-        for at, targets, rows in self._read(located):
-            decode_into(rows, hidden[targets, at, : rows.shape[1]], self.dtype)
+        read = self._segments.read_into
+
+        def decode(at: int, record: Record, run: Run) -> bool:
+            rows = self._form.rows(read, record, run.source, run.count)
+            if rows is not None:
+                decode_into(rows, hidden[run.targets, at, : record.tokens], self.dtype)
+            return rows is not None
+
+        self._visit(located, decode)
         return hidden, lengths
 
     def read_encoded(self, keys: Keys, layers: Sequence[int]) -> tuple[Lengths, Encoded]:
@@ -210,15 +216,15 @@ class ActivationCache:
             CacheMiss: as for :meth:`read_batch`.
         """
         located, lengths = self._locate(keys, layers)
-        if len(located) == 1 and len(located[0][1].runs) == 1:
-            ((_, _, rows),) = self._read(located)
-            # A language model's are large, and often one line's; but not with all of a record.
-            whole = rows if rows.base is None else rows.base
-            return lengths, rows if whole.nbytes <= rows.nbytes else rows.copy()
-        ends = np.cumsum(lengths)
         encoded = np.empty((len(layers), int(lengths.sum()), self.row_bytes), np.uint8)
-        for at, targets, rows in self._read(located):
-            encoded[targets, ends[at] - rows.shape[1] : ends[at]] = rows
+        ends = np.cumsum(lengths).tolist()
+        read = self._segments.read_into
+
+        def fetch(at: int, record: Record, run: Run) -> bool:
+            rows = encoded[run.targets, ends[at] - record.tokens : ends[at]]
+            return self._form.read_rows(read, record, run.source, rows)
+
+        self._visit(located, fetch)
         return lengths, encoded
 
     def flush(self) -> None:
@@ -353,7 +359,7 @@ class ActivationCache:
         wanted = tuple(layers)
         located: list[tuple[bytes, Located]] = []
         misses: list[bytes] = []
-        for key in _split(keys):
+        for key in split_keys(keys):
             sample = self._index.locate(key, wanted)
             if sample is None:
                 misses.append(key)
@@ -363,21 +369,20 @@ class ActivationCache:
             raise CacheMiss(misses)
         return located, np.array([sample.tokens for _, sample in located], np.int64)
 
-    def _read(self, located: list[tuple[bytes, Located]]) -> Iterator[tuple[int, slice, Encoded]]:
-        """Yields each run of layers: sample, places of the layers, rows (l, n, R)."""
-        misses: dict[bytes, None] = {}
+    def _visit(
+        self, located: list[tuple[bytes, Located]], take: Callable[[int, Record, Run], bool]
+    ) -> None:
+        """Has every run of every sample taken; those where that fails are damaged."""
+        misses: list[bytes] = []
         for at, (key, sample) in enumerate(located):
             for run in sample.runs:
                 record = sample.records[run.number]
-                read = self._segments.read_into
-                rows = self._form.rows(read, record, run.source, run.count)
-                if rows is None:
+                if not take(at, record, run):
                     self._drop_damaged(key, record)
-                    misses[key] = None
+                    misses.append(key)
                     break
-                yield at, slice(run.target, run.target + run.count), rows
         if misses:
-            raise CacheMiss(list(misses))
+            raise CacheMiss(list(dict.fromkeys(misses)))
 
     def _drop_damaged(self, key: bytes, record: Record) -> None:
         logger.warning(_DAMAGED)
@@ -391,10 +396,3 @@ class ActivationCache:
         self._index.drop(key, record)
         start = record.offset - self._header_bytes(record)
         self._segments.void(record.segment, start, MAGIC_BYTES)
-
-
-def _split(keys: Keys) -> list[bytes]:
-    if keys.ndim != 2 or keys.shape[1] != KEY_BYTES or keys.dtype != np.uint8:
-        raise ValueError(f"keys are {keys.dtype} {keys.shape}, not uint8 (N, {KEY_BYTES})")
-    raw = keys.tobytes()
-    return [raw[at : at + KEY_BYTES] for at in range(0, len(raw), KEY_BYTES)]

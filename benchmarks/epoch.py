@@ -89,8 +89,7 @@ def _epoch(inputs: Prepared, owned: OwnedSamples, way: str) -> tuple[dict[str, o
                 gradients += clock() - at
                 count += batch.count
             at = clock()
-            trainer.flat_gradient /= max(1, count)
-            trainer.apply(trainer.flat_gradient)
+            trainer.apply(trainer.flat_gradient, max(1, count))
             updates += clock() - at
     cpu = clock() - began
     row: dict[str, object] = {"batches": way, "cpu_seconds": round(cpu, 3)}

@@ -11,7 +11,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from edge_runtime.contract.cache_format.encoding import decode_int8, decode_into
+from edge_runtime.contract.cache_format.encoding import decode_int8
 
 # Added to the scores of what must not be seen; its exponential is exactly 0.
 MASKED = -1e30
@@ -38,22 +38,12 @@ class PackedStates:
 
     def decoded(self, layer: int, dtype: torch.dtype, rows_M: Tensor | None = None) -> Tensor:
         """One layer's states, (N, d), or those of some tokens, (M, d)."""
-        states = self._rows(layer, rows_M)
+        states = self.layers[layer]
+        if rows_M is not None:
+            states = states.index_select(0, rows_M)
         if states.dtype == torch.uint8:
             states = torch.from_numpy(decode_int8(states.numpy()))
         return states.to(dtype)
-
-    def read_into(self, out_Md: Tensor, layer: int, rows_M: Tensor | None = None) -> None:
-        """Writes the same to float32 memory."""
-        states = self._rows(layer, rows_M)
-        if states.dtype == torch.uint8:
-            decode_into(states.numpy(), out_Md.numpy(), "int8")
-        else:
-            out_Md.copy_(states)
-
-    def _rows(self, layer: int, rows_M: Tensor | None) -> Tensor:
-        states = self.layers[layer]
-        return states if rows_M is None else states.index_select(0, rows_M)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

@@ -71,30 +71,34 @@ class AdamW:
         self._size = size
         self._first = torch.zeros(size)
         self._second = torch.zeros(size)
-        # One counter for each range, as the fused kernel wants it.
-        self._counters = [torch.zeros(()), torch.zeros(())]
+        self._updates = torch.zeros(())  # as the fused kernel wants it
         self._sizes = [parameters.decayed, size - parameters.decayed]
         buffers = (parameters.values, self._first, self._second)
         self._ranges = list(zip(*(torch.split(each, self._sizes) for each in buffers), strict=True))
         self._decays = options.decay, 0.0
 
-    def apply(self, mean_gradient: NDArray[np.float32]) -> None:
-        """Clips by the global norm, in place, and updates the parameters in place.
+    def apply(self, gradient_P: NDArray[np.float32], count: int = 1) -> None:
+        """Clips the mean gradient by its norm, in place, and updates the parameters in place.
+
+        Args:
+            gradient_P: summed over ``count`` samples or tokens, (P,).
+            count: at least 1.
 
         Raises:
             UnresumableError: the gradient is not finite; nothing was changed.
-            ValueError: ``mean_gradient`` is not (P,) float32.
+            ValueError: it is not (P,) float32.
         """
-        if mean_gradient.shape != (self._size,) or mean_gradient.dtype != np.float32:
-            raise ValueError(f"mean_gradient must be float32 of shape {(self._size,)}")
-        gradient = torch.from_numpy(mean_gradient)
+        if gradient_P.shape != (self._size,) or gradient_P.dtype != np.float32:
+            raise ValueError(f"a gradient must be float32 of shape {(self._size,)}")
+        gradient = torch.from_numpy(gradient_P)
         # A dot product, since PyTorch's norm of a vector is not vectorised.
-        norm = math.sqrt(float(torch.dot(gradient, gradient)))
+        norm = math.sqrt(float(torch.dot(gradient, gradient))) / count
         if not math.isfinite(norm):
             raise UnresumableError("the gradient is not finite; lower the learning rate")
         limit = self._options.max_gradient_norm
-        if limit and norm > limit:
-            gradient *= limit / norm
+        factor = (limit / norm if limit and norm > limit else 1) / count
+        if factor != 1:  # one pass for the mean and for clipping: P values are megabytes
+            gradient *= factor
         self._update(gradient)
         self.step += 1
 
@@ -106,12 +110,12 @@ class AdamW:
         """
         rate = learning_rate(self.step, self._total_steps, self._options)
         parts = torch.split(gradient, self._sizes)
-        for (values, first, second), part, counter, decay in zip(
-            self._ranges, parts, self._counters, self._decays, strict=True
+        self._updates += 1
+        for (values, first, second), part, decay in zip(
+            self._ranges, parts, self._decays, strict=True
         ):
-            counter += 1
             torch._fused_adamw_(
-                *([values], [part], [first], [second], [], [counter]),
+                *([values], [part], [first], [second], [], [self._updates]),
                 lr=rate,
                 beta1=0.9,
                 beta2=0.999,
@@ -123,7 +127,7 @@ class AdamW:
 
     def state(self) -> dict[str, np.ndarray]:
         """Returns moments and counters, as views."""
-        counters = [self.step, int(self._counters[0])]
+        counters = [self.step, int(self._updates)]
         return {
             _FIRST: self._first.numpy(),
             _SECOND: self._second.numpy(),
@@ -149,5 +153,4 @@ class AdamW:
         np.copyto(self._first.numpy(), tensors[_FIRST])
         np.copyto(self._second.numpy(), tensors[_SECOND])
         self.step, updates = map(int, tensors[_STEP])
-        for counter in self._counters:
-            counter.fill_(updates)
+        self._updates.fill_(updates)

@@ -61,8 +61,8 @@ class Trainer:
     """One replica of the adapter and its optimizer.
 
     Neither networking nor cache I/O: a device calls :meth:`gradients`, sums
-    ``flat_gradient`` over all trainers, divides by the global count and calls
-    :meth:`apply` with the same values everywhere. Initial weights are a function of
+    ``flat_gradient`` over all trainers and calls :meth:`apply` with the same values and the
+    global count everywhere. Initial weights are a function of
     ``options.initial_seed`` alone. Outputs and saved weights are those of a running mean
     (``options.average_fraction``).
 
@@ -176,13 +176,18 @@ class Trainer:
         return self._parameters.named_gradients()
 
     @_flushing_subnormals()
-    def apply(self, mean_gradient: NDArray[np.float32]) -> None:
-        """Clips and applies the mean gradient over the global batch; ``step`` advances.
+    def apply(self, gradient_P: NDArray[np.float32], count: int = 1) -> None:
+        """Clips and applies the global batch's mean gradient; ``step`` advances.
+
+        Args:
+            gradient_P: summed over ``count`` samples or tokens, (P,); may be written to.
+            count: of the global batch; where nothing counts, the gradient is 0 and this 1.
 
         Raises:
-            ValueError: ``mean_gradient`` is not (P,) float32.
+            UnresumableError: the gradient is not finite; nothing was changed.
+            ValueError: it is not (P,) float32.
         """
-        self._optimizer.apply(mean_gradient)
+        self._optimizer.apply(gradient_P, count)
         update_average(
             self._average.values, self._parameters.values, self.step, self._average_steps
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import TYPE_CHECKING
 
@@ -39,9 +40,9 @@ def attend(
     Keys come before queries: numpy sums over an inner dimension several times faster than over
     a short last one.
     """
-    q, k, v = _by_head(layout.pad(qkv_N3w), 3, heads, layout)
+    q, k, v = _by_head(layout.spread(qkv_N3w), 3, heads, layout)
     shares = np.matmul(k, q.swapaxes(2, 3))
-    np.multiply(shares, _scale(q), out=shares)
+    np.multiply(shares, _scale(q.shape[3]), out=shares)
     if bias is not None:
         np.add(shares, bias, out=shares)
     np.subtract(shares, np.maximum.reduce(shares, 2, keepdims=True), out=shares)
@@ -60,7 +61,7 @@ def attention_gradient(gradient_Nw: Array, of: Attended, layout: Layout) -> Arra
     along = np.add.reduce(np.multiply(scores, shares), 2, keepdims=True)
     np.subtract(scores, along, out=scores)
     np.multiply(scores, shares, out=scores)
-    np.multiply(scores, _scale(of.q), out=scores)
+    np.multiply(scores, _scale(of.q.shape[3]), out=scores)
     found = np.empty((len(padded), 3 * padded.shape[1]), np.float32)
     q, k, v = _by_head(found, 3, heads, layout)
     np.matmul(scores.swapaxes(2, 3), of.k, out=q)
@@ -69,8 +70,9 @@ def attention_gradient(gradient_Nw: Array, of: Attended, layout: Layout) -> Arra
     return layout.pack(found)
 
 
-def _scale(q: Array) -> np.float32:
-    found: np.float32 = np.float32(1 / math.sqrt(q.shape[3]))
+@functools.lru_cache(16)
+def _scale(width: int) -> np.float32:
+    found: np.float32 = np.float32(1 / math.sqrt(width))
     return found
 
 

@@ -22,19 +22,24 @@ class Layout:
         lengths: tokens of each sample, (B,).
         tokens: T, those of the longest.
         places: (N,) indices of the tokens among B * T places; None where there is no padding.
+        sources: (B * T,) indices of the tokens that :meth:`spread` puts in the places; or None.
     """
 
     lengths: Array
     tokens: int
     places: Array | None
+    sources: Array | None
 
     @classmethod
     def of(cls, lengths: Array) -> Layout:
         """Lays out samples of these lengths, (B,), each at least 1."""
         tokens = int(lengths.max())
         if int(lengths.min()) == tokens:
-            return cls(lengths, tokens, None)
-        return cls(lengths, tokens, np.flatnonzero(np.arange(tokens) < lengths[:, None]))
+            return cls(lengths, tokens, None, None)
+        within, of_each = np.arange(tokens), lengths[:, None]
+        starts = np.cumsum(lengths)[:, None] - of_each
+        sources = (starts + np.minimum(within, of_each - 1)).reshape(-1)
+        return cls(lengths, tokens, np.flatnonzero(within < of_each), sources)
 
     @property
     def count(self) -> int:
@@ -50,6 +55,13 @@ class Layout:
         padded = np.zeros((len(self.lengths) * self.tokens, x_Nc.shape[1]), np.float32)
         padded[self.places] = x_Nc
         return padded
+
+    def spread(self, x_Nc: Array) -> Array:
+        """Puts tokens in their places, (B * T, c), and each sample's last one in its padding.
+
+        For what is masked there anyway: it takes half as long as :meth:`pad`.
+        """
+        return x_Nc if self.sources is None else x_Nc.take(self.sources, 0, mode="clip")
 
     def pack(self, x: Array, out: Array | None = None) -> Array:
         """Takes the tokens out of their places (B * T, c): (N, c)."""

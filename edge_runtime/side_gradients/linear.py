@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +33,7 @@ class Linear:
         """Writes the parameters' gradients; returns that of ``x``."""
         write_product(x.T, gradient, self._gradient, adds)
         if self._bias_gradient is not None:
-            write_sum(gradient, 0, self._bias_gradient, adds)
+            write_sum(gradient, self._bias_gradient, adds)
         found: Array = np.matmul(gradient, self._transposed)
         return found
 
@@ -45,9 +46,14 @@ def write_product(left: Array, right: Array, to: Array, adds: bool) -> None:
         np.matmul(left, right, out=to)
 
 
-def write_sum(values: Array, axis: int, to: Array, adds: bool) -> None:
-    """Writes a sum over an axis; with ``adds``, on top of what is there."""
-    if adds:
-        np.add(to, np.add.reduce(values, axis), out=to)
-    else:
-        np.add.reduce(values, axis, out=to)
+def write_sum(values: Array, to: Array, adds: bool) -> None:
+    """Writes the sum over the tokens of (..., N, w); with ``adds``, on top of what is there.
+
+    A product is four times as fast as numpy's sum over an axis that is not the last.
+    """
+    write_product(_ones(values.shape[-2]), values, to, adds)
+
+
+@functools.lru_cache(64)
+def _ones(count: int) -> Array:
+    return np.ones(count, np.float32)

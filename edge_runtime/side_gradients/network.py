@@ -146,7 +146,7 @@ class _Reading:
     def backward(self, gradient_LNw: Array, adds: bool) -> None:
         """Writes the gradients; ``gradient_LNw`` is overwritten."""
         assert self._factors is not None
-        write_sum(gradient_LNw, 1, self._bias_gradient, adds)
+        write_sum(gradient_LNw, self._bias_gradient, adds)
         np.multiply(gradient_LNw, self._factors, out=gradient_LNw)
         for x, gradient, total in zip(self.centred, gradient_LNw, self._gradient, strict=True):
             write_product(x.T, gradient, total, adds)

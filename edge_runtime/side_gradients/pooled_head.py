@@ -47,11 +47,10 @@ class PooledHead:
             IndexError: a target is no class.
         """
         normed_Nw, scale_N1 = normalize(state_Nw)
-        starts_B = np.cumsum(lengths) - lengths
-        share_B1 = (1 / lengths).astype(np.float32)[:, None]
-        side_Bw = np.add.reduceat(normed_Nw, starts_B) * share_B1
+        means_BN = _means(lengths)
+        side_Bw = np.matmul(means_BN, normed_Nw)
         pooled_Bd = self._up.forward(side_Bw)
-        np.add(pooled_Bd, np.add.reduceat(last_Nd, starts_B) * share_B1, out=pooled_Bd)
+        np.add(pooled_Bd, np.matmul(means_BN, last_Nd), out=pooled_Bd)
         embedding_Bd, scale_B1 = normalize(pooled_Bd, out=pooled_Bd)
         features_Bd = np.multiply(embedding_Bd, self._scale)
         loss, of_outputs_BC = self._judge(self._head.forward(features_Bd), targets)
@@ -59,7 +58,7 @@ class PooledHead:
         np.multiply(of_features, self._scale, out=of_features)
         of_pooled = np.zeros_like(of_features)
         add_gradient(of_features, embedding_Bd, scale_B1, of_pooled)
-        of_tokens = np.repeat(self._up.backward(side_Bw, of_pooled, adds) * share_B1, lengths, 0)
+        of_tokens = np.matmul(means_BN.T, self._up.backward(side_Bw, of_pooled, adds))
         of_state = np.zeros_like(state_Nw)
         add_gradient(of_tokens, normed_Nw, scale_N1, of_state)
         return loss, of_state
@@ -80,3 +79,14 @@ class PooledHead:
         shares_BC /= total_B1
         shares_BC[samples, targets] -= 1
         return loss, shares_BC
+
+
+def _means(lengths: Array) -> Array:
+    """(B, N) that takes the mean over each sample's tokens.
+
+    Its products are several times as fast as sums of rows, though most of it is zeros.
+    """
+    samples = np.arange(len(lengths))
+    belongs = np.repeat(samples, lengths) == samples[:, None]
+    found: Array = belongs * (1 / lengths).astype(np.float32)[:, None]
+    return found

@@ -138,8 +138,7 @@ def _step(
     try:
         total = group.reduce(gradient, own, size)
         summed = time.monotonic()
-        gradient /= max(1, total.count)
-        trainer.apply(gradient)
+        trainer.apply(gradient, max(1, total.count))
     except UnresumableError:
         raise _diverged("gradient", replica) from None
     replica.sums = m.EpochSums(

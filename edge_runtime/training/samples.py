@@ -12,6 +12,8 @@ from edge_runtime.parallel_adapters.batch import NOT_COUNTED
 from edge_runtime.serving.pieces import BATCH_BYTES, halved
 from edge_runtime.system.memory_guard import MemoryGuard
 
+_FLOAT_BYTES = np.dtype(np.float32).itemsize
+
 
 class OwnedSamples:
     """One data set's samples on this device, with their cached states."""
@@ -25,6 +27,7 @@ class OwnedSamples:
         """True where every token has a target."""
         self.tokens: Array = np.sum([each.astype(np.int64) for each in request.lengths.values()], 0)
         """Of each sample, over all of its sequences, (N,) int64."""
+        self._counted: tuple[Array | None, int] = None, 0
         if "decoder" in request.lengths:
             self._ends = np.cumsum(request.lengths["decoder"], dtype=np.int64)
 
@@ -84,14 +87,20 @@ class OwnedSamples:
         )
 
     def _padded_bytes(self, chosen: Array) -> int:
-        """Counts their states as if padded and in float32: no less than they take."""
-        if not len(chosen):
-            return 0
-        tokens = sum(
-            len(layers) * len(chosen) * int(self.request.lengths[stream][chosen].max())
-            for stream, layers in self._cache.layers.items()
-        )
-        return tokens * self._cache.hidden_size * np.dtype(np.float32).itemsize
+        """Counts their states as if padded and in float32: no less than they take.
+
+        The same batch is asked for before it is read, and when it was computed with.
+        """
+        if chosen is not self._counted[0]:
+            longest = {
+                stream: int(np.maximum.reduce(self.request.lengths[stream][chosen], initial=0))
+                for stream in self._cache.layers
+            }
+            tokens = len(chosen) * sum(
+                len(layers) * longest[stream] for stream, layers in self._cache.layers.items()
+            )
+            self._counted = chosen, tokens * self._cache.hidden_size * _FLOAT_BYTES
+        return self._counted[1]
 
     def _targets(self, chosen: Array, longest: int) -> Array:
         if not self._of_tokens:

@@ -267,12 +267,10 @@ def _apply(lane: _Lane, of_step: m.EpochSums) -> None:
     """Applies the gradient as a trainer does that is alone; what diverges stays as it is."""
     replica, sums = lane.replica, lane.replica.sums
     trainer = replica.trainer
-    gradient = trainer.flat_gradient
-    gradient /= max(1, of_step.count)
     try:
         if not math.isfinite(of_step.loss_sum):
             raise UnresumableError("the loss is not a finite number")
-        trainer.apply(gradient)
+        trainer.apply(trainer.flat_gradient, max(1, of_step.count))
     except UnresumableError:
         lane.diverged = True
     else:

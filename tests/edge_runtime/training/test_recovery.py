@@ -63,8 +63,8 @@ def test_a_trainer_alone_stops_between_two_steps_when_its_term_ends(mesh, data):
     role, trainer = only.roles[A], only.roles[A].replica.trainer
     apply = trainer.apply
 
-    def last(gradient):
-        apply(gradient)
+    def last(gradient, count):
+        apply(gradient, count)
         if trainer.step == 2:
             role.begin_term()
 

@@ -268,8 +268,8 @@ def test_weights_that_only_the_last_step_spoils_are_found(mesh, data):
     trainer = only.roles[A].replica.trainer
     apply = trainer.apply
 
-    def spoil(gradient):
-        apply(gradient)
+    def spoil(gradient, count):
+        apply(gradient, count)
         if trainer.step == steps_per_epoch(COUNT, SHARDS):
             trainer.flat_parameters[3] = np.inf
 

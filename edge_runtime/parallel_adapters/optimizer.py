@@ -98,7 +98,7 @@ class AdamW:
         limit = self._options.max_gradient_norm
         factor = (limit / norm if limit and norm > limit else 1) / count
         if factor != 1:  # one pass for the mean and for clipping: P values are megabytes
-            gradient *= factor
+            gradient_P *= np.float32(factor)
         self._update(gradient)
         self.step += 1
 

@@ -195,7 +195,8 @@ def _encode_int8(hidden: Hidden, out: Encoded) -> None:
 
 def _decode_int8(encoded: Encoded, out: Hidden) -> None:
     for values, codes, scales in _groups(out, encoded):
-        np.multiply(codes.astype(np.float32), _from_bfloat16(scales)[..., None], out=values)
+        np.copyto(values, codes)
+        np.multiply(values, _from_bfloat16(scales)[..., None], out=values)
 
 
 def _groups(values: Hidden, encoded: Encoded) -> Iterator[tuple[Hidden, Codes, Scales]]:

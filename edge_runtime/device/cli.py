@@ -161,6 +161,7 @@ def _pair_with(home: Path, address: str, token: str, name: str, *, new_key: bool
 def _start(options: argparse.Namespace) -> int:
     from edge_runtime.cache.keys import CacheKeys, read_passphrase
     from edge_runtime.inference.session import keep_choice_in
+    from edge_runtime.system.deferred_imports import defer_compiler_of_pytorch
     from edge_runtime.training.engine_ahead import import_engine_ahead
     from edge_runtime.transport import KnownCoordinators, home_directory
 
@@ -169,6 +170,7 @@ def _start(options: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, _stop)
     tune_allocator()
+    defer_compiler_of_pytorch()
     keep_choice_in(home_directory)
     if options.threads is not None and options.threads < 1:
         raise BadInputError("--threads must be at least 1")

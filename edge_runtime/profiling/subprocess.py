@@ -29,6 +29,7 @@ from edge_runtime.contract.profile import DeviceProfile, Role
 from edge_runtime.inference.session import keep_choice_in
 from edge_runtime.inference.weight_store import WeightStore
 from edge_runtime.messaging.failures import explain
+from edge_runtime.system.deferred_imports import defer_compiler_of_pytorch
 from edge_runtime.system.usage import resident_bytes
 from edge_runtime.transport import home_directory
 
@@ -113,6 +114,7 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING)
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
     keep_choice_in(home_directory)
+    defer_compiler_of_pytorch()
     sys.stdout = sys.stderr  # prints of libraries must not be taken for the answer
     request = _read(stdin)
     if not isinstance(request, ProfileRequest):

@@ -9,7 +9,7 @@ import sys
 import types
 from typing import Any
 
-_COMPILER = ("torch._meta_registrations", "torch.export")
+COMPILER = ("torch._meta_registrations", "torch.export")
 """Kernels of tensors without data, by which a compiler learns shapes; and what writes graphs."""
 
 
@@ -20,7 +20,7 @@ def defer_compiler_of_pytorch() -> None:
     to ask for these modules first.
     """
     if "torch" not in sys.modules:
-        for name in _COMPILER:
+        for name in COMPILER:
             sys.modules.setdefault(name, _Deferred(name))
 
 

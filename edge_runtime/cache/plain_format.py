@@ -64,10 +64,7 @@ class PlainFormat:
 
     def buffers(self, key: bytes, record: Record, payload: Sequence[Encoded]) -> list[Buffer]:
         """Header and payload, from where the payload lies: a copy would cost as much as the CRC."""
-        crc = 0
-        for rows in payload:
-            crc = zlib.crc32(rows.data, crc)
-        record.payload_crc = crc
+        record.payload_crc = _crc(payload)
         return [_header(key, record), *(rows.data for rows in payload)]
 
     def rows(self, read: ReadInto, record: Record, first: int, count: int) -> Encoded | None:
@@ -81,14 +78,26 @@ class PlainFormat:
         return whole[first : first + count]
 
     def read_rows(self, read: ReadInto, record: Record, first: int, rows: Encoded) -> bool:
-        """Reads layers to where they are wanted, at once where they were checked before."""
-        if record.verified:
-            return read(record.segment, record.offset + first * record.layer_bytes, list(rows))
-        return write_rows(self.rows(read, record, first, len(rows)), rows)
+        """Reads layers to where they are wanted, without a copy but where it has to check more."""
+        if not record.verified and len(rows) < len(record.layers):
+            return write_rows(self.rows(read, record, first, len(rows)), rows)
+        layers = list(rows)
+        if not read(record.segment, record.offset + first * record.layer_bytes, layers):
+            return False
+        record.verified = record.verified or _crc(layers) == record.payload_crc
+        return record.verified
 
 
 SEALED_SEGMENT_MAGIC = b"PACSEAL1"
 """First bytes of an encrypted segment; see :mod:`.sealed_format`."""
+
+
+def _crc(layers: Sequence[Encoded]) -> int:
+    """CRC-32 of layers one after another."""
+    crc = 0
+    for rows in layers:
+        crc = zlib.crc32(rows.data, crc)
+    return crc
 
 
 def _fetch(read: ReadInto, record: Record, first: int, count: int) -> Encoded | None:

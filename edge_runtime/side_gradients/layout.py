@@ -37,7 +37,7 @@ class Layout:
         if int(lengths.min()) == tokens:
             return cls(lengths, tokens, None, None)
         within, of_each = np.arange(tokens), lengths[:, None]
-        starts = np.cumsum(lengths)[:, None] - of_each
+        starts = np.cumsum(lengths, dtype=np.int64)[:, None] - of_each
         sources = (starts + np.minimum(within, of_each - 1)).reshape(-1)
         return cls(lengths, tokens, np.flatnonzero(within < of_each), sources)
 

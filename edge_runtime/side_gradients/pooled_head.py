@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     Parameters: TypeAlias = Mapping[str, Array]
 
 
+FEW_SAMPLES = 32
+"""With more, sums of rows are as fast as products, and take less memory."""
+
+
 class PooledHead:
     """out = h_L + U(norm(s_L)); mean over the sample; norm; linear.
 
@@ -47,10 +51,10 @@ class PooledHead:
             IndexError: a target is no class.
         """
         normed_Nw, scale_N1 = normalize(state_Nw)
-        means_BN = _means(lengths)
-        side_Bw = np.matmul(means_BN, normed_Nw)
+        samples = _Samples(lengths)
+        side_Bw = samples.means(normed_Nw)
         pooled_Bd = self._up.forward(side_Bw)
-        np.add(pooled_Bd, np.matmul(means_BN, last_Nd), out=pooled_Bd)
+        np.add(pooled_Bd, samples.means(last_Nd), out=pooled_Bd)
         embedding_Bd, scale_B1 = normalize(pooled_Bd, out=pooled_Bd)
         features_Bd = np.multiply(embedding_Bd, self._scale)
         loss, of_outputs_BC = self._judge(self._head.forward(features_Bd), targets)
@@ -58,7 +62,7 @@ class PooledHead:
         np.multiply(of_features, self._scale, out=of_features)
         of_pooled = np.zeros_like(of_features)
         add_gradient(of_features, embedding_Bd, scale_B1, of_pooled)
-        of_tokens = np.matmul(means_BN.T, self._up.backward(side_Bw, of_pooled, adds))
+        of_tokens = samples.of_tokens(self._up.backward(side_Bw, of_pooled, adds))
         of_state = np.zeros_like(state_Nw)
         add_gradient(of_tokens, normed_Nw, scale_N1, of_state)
         return loss, of_state
@@ -81,12 +85,36 @@ class PooledHead:
         return loss, shares_BC
 
 
-def _means(lengths: Array) -> Array:
-    """(B, N) that takes the mean over each sample's tokens.
+class _Samples:
+    """Means over the tokens of each of B samples.
 
-    Its products are several times as fast as sums of rows, though most of it is zeros.
+    Of few samples they are a product with (B, N), most of which is zeros: twice as fast as sums of
+    rows with 16 samples, as fast with 32.
     """
-    samples = np.arange(len(lengths))
-    belongs = np.repeat(samples, lengths) == samples[:, None]
-    found: Array = belongs * (1 / lengths).astype(np.float32)[:, None]
-    return found
+
+    def __init__(self, lengths: Array) -> None:
+        self._lengths = lengths
+        self._shares_B1 = (1 / lengths).astype(np.float32)[:, None]
+        self._means_BN: Array | None = None
+        if len(lengths) <= FEW_SAMPLES:
+            samples = np.arange(len(lengths))
+            self._means_BN = (np.repeat(samples, lengths) == samples[:, None]) * self._shares_B1
+
+    def means(self, x_Nc: Array) -> Array:
+        """Takes the mean over each sample's tokens, (B, c)."""
+        found: Array
+        if self._means_BN is not None:
+            found = np.matmul(self._means_BN, x_Nc)
+        else:
+            starts = np.cumsum(self._lengths) - self._lengths
+            found = np.add.reduceat(x_Nc, starts) * self._shares_B1
+        return found
+
+    def of_tokens(self, gradient_Bc: Array) -> Array:
+        """Computes the tokens' gradient, (N, c), from that of the means."""
+        found: Array
+        if self._means_BN is not None:
+            found = np.matmul(self._means_BN.T, gradient_Bc)
+        else:
+            found = np.repeat(gradient_Bc * self._shares_B1, self._lengths, 0)
+        return found

@@ -1,7 +1,8 @@
 """Leaves out what PyTorch imports to compile and to export models, until it is asked for.
 
 A device that trains does neither, but ``import torch`` loads all of it: a third of the time that
-the import takes, and 18 MB.
+the import takes, and 18 MB. What else needs a compiler asks for it: ``torch.optim``,
+``torch.utils.checkpoint``.
 """
 
 import importlib
@@ -9,15 +10,16 @@ import sys
 import types
 from typing import Any
 
-COMPILER = ("torch._meta_registrations", "torch.export")
-"""Kernels of tensors without data, by which a compiler learns shapes; and what writes graphs."""
+COMPILER = ("torch._meta_registrations", "torch.export", "torch._dynamo")
+"""Kernels of tensors without data, by which a compiler learns shapes, what writes graphs, and what
+traces programs. PyTorch imports the first before the others, which fail without it."""
 
 
 def defer_compiler_of_pytorch() -> None:
     """Has PyTorch imported without it, where it is not imported yet.
 
-    For processes of the device alone: whoever compiles or exports in the same process would have
-    to ask for these modules first.
+    For processes of a device alone: until one of the modules is asked for, tensors without data
+    (``device="meta"``) have few operations.
     """
     if "torch" not in sys.modules:
         for name in COMPILER:
@@ -30,6 +32,8 @@ class _Deferred(types.ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name != "__path__":  # Python looks at every module for these
             raise AttributeError(name)
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-        return getattr(importlib.import_module(self.__name__), name)
+        for each in (COMPILER[0], self.__name__):
+            if isinstance(sys.modules.get(each), _Deferred):
+                del sys.modules[each]
+                importlib.import_module(each)
+        return getattr(sys.modules[self.__name__], name)

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
 
-WORTH_A_THREAD = 0.1
+WORTH_A_THREAD = 0.2
 """Part of the time for which reading has to wait before it is worth a thread: with one, an epoch of
-SST-2 from a cache in memory took 1.09 times the processor time, and no less time."""
+SST-2 from a cache in memory took 1.09 times the processor time, and no less time. Where other
+processes want the core, reading waits for it too, a tenth of the time say."""
 
 FIRST_READS = 8
 """Their waits tell nothing yet: little else was done."""

@@ -185,3 +185,14 @@ def test_outputs_are_those_of_the_averaged_weights() -> None:
             engine.apply(engine.flat_gradient / np.float32(5))
     np.testing.assert_array_equal(smooth.flat_parameters, plain.flat_parameters)
     assert np.abs(smooth.outputs(data) - plain.outputs(data)).max() > 1e-3
+
+
+@pytest.mark.parametrize("scale", [1e-3, 10.0], ids=["as it is", "clipped"])
+def test_a_sum_over_samples_is_applied_as_their_mean(scale: float) -> None:
+    given_sum, given_mean = trainer(), trainer()
+    limit = TrainingOptions().max_gradient_norm
+    gradient = np.random.default_rng(0).standard_normal(given_sum.parameters).astype(np.float32)
+    gradient *= np.float32(scale * limit / np.linalg.norm(gradient))
+    given_mean.apply(gradient.copy())
+    given_sum.apply(gradient * np.float32(8), 8)
+    assert given_sum.state() == given_mean.state()  # Adam's first step alone hides a scale

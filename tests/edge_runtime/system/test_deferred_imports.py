@@ -40,13 +40,22 @@ def test_it_trains_to_the_same_bit_without_the_compiler():
     assert imported == "False False"
 
 
-@pytest.mark.parametrize("ask", ["torch.export.export", "torch.compiler.is_compiling"])
-def test_what_is_asked_for_is_there(ask):
-    assert said(f"{DEFER}; import torch; print(callable({ask}))") == ["True"]
+ASKED = (
+    "torch.export.export(torch.nn.Linear(2, 3), (x,)).module()(x)",
+    "torch.compile(torch.sin, backend='eager')(x)",
+    "torch.utils.checkpoint.checkpoint(torch.sin, x, use_reentrant=False)",
+    "torch.optim.AdamW([torch.nn.Parameter(x)]).step()",
+)
+
+
+@pytest.mark.parametrize("asked", [ASKED, ASKED[::-1]], ids=["export first", "optimizer first"])
+def test_what_is_asked_for_works(asked):
+    lines = (DEFER, "import torch, torch.utils.checkpoint", "x = torch.ones(4, 2)", *asked)
+    assert said("\n".join((*lines, "print('done')"))) == ["done"]
 
 
 def test_modules_of_what_was_left_out_can_be_imported():
-    code = f"{DEFER}; import torch, torch.export.graph_signature as g; print(g.__name__)"
+    code = f"{DEFER}\nimport torch, torch.export.graph_signature as g\nprint(g.__name__)"
     assert said(code) == ["torch.export.graph_signature"]
 
 

@@ -96,11 +96,11 @@ class Clocks:
         self.own_seconds += 1.0 - self._waiting
 
     def compute(self) -> None:
-        self.wall_seconds += 4.0
-        self.own_seconds += 4.0
+        self.wall_seconds += 3.5
+        self.own_seconds += 3.5
 
 
-@pytest.mark.parametrize(("waiting", "is_ahead"), [(0.0, False), (0.4, False), (0.9, True)])
+@pytest.mark.parametrize(("waiting", "is_ahead"), [(0.0, False), (0.8, False), (1.0, True)])
 def test_a_thread_reads_ahead_once_reading_waits_for_the_disk(monkeypatch, waiting, is_ahead):
     clocks, owned = Clocks(waiting), Owned()
     read = owned.packed_batch

@@ -52,6 +52,7 @@ class TorchBaseline:
         """Trains and evaluates once."""
         import torch
 
+        torch.set_num_threads(1)  # several wait for each other in loops, which counts as work
         torch.manual_seed(seed)
         chance = random.Random(seed)
         model = self._model()
